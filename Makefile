@@ -1,0 +1,42 @@
+# `make` lists what there is. Everything installs what it needs into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# One process a core, each with XLA's own threads, is fastest on small machines.
+WORKERS ?= auto
+
+.PHONY: help demo test lint bench clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
+
+$(VENV)/.base: pyproject.toml
+	@echo "installing zojax into $(VENV) (about a minute) …"
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml
+	@echo "installing zojax and what its tests need into $(VENV) (about two minutes) …"
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) "torch==2.13.0"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
+	@$(BIN)/zojax train --config configs/demo.py --fresh
+
+test: $(VENV)/.test  ## run all tests
+	@$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.test  ## ruff, pyright and the import contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.test  ## remake the tables in docs/
+	@$(BIN)/python benchmarks/fold_policies.py --write-docs
+
+clean:  ## remove the environment and the caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

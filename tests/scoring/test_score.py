@@ -1,0 +1,213 @@
+"""Scores against transformers' own logits, and against themselves in other packings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zojax.adapters import adapter_state, draw_direction, draw_subspace, make_pool, trainable_sites
+from zojax.adapters.fold import fold
+from zojax.models import Model, random_model, save
+from zojax.models.opt import OPTConfig
+from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_needed
+
+BASE = OPTConfig(
+    vocab_size=97,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    ffn_dim=40,
+    max_position_embeddings=48,
+    word_embed_proj_dim=24,
+)
+SHAPES = {
+    "pre-LN, odd heads": BASE,
+    "as 350M": dataclasses.replace(BASE, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "untied head": dataclasses.replace(BASE, tie_word_embeddings=False),
+    "one head": dataclasses.replace(BASE, num_attention_heads=1),
+    "without biases": dataclasses.replace(BASE, enable_bias=False),
+}
+# Both sides compute in float32 and sum in other orders; logits here are of the order of 1.
+LOGIT_TOLERANCE = 2e-4
+PACKING_TOLERANCE = 1e-5
+
+
+def roughened(model: Model) -> Model:
+    """Weights ten times the usual, random biases and norms, so that no term can go missing."""
+    leaves, tree = jax.tree.flatten(model.weights)
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    noisy = [
+        4 * leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return dataclasses.replace(model, weights=jax.tree.unflatten(tree, noisy))
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=str)
+def model(request) -> Model:
+    return roughened(random_model(SHAPES[request.param], seed=1))
+
+
+def reference_logprobs(model: Model, weights, directory, sequences) -> list[np.ndarray]:
+    """Log-probabilities ``(t, vocab)`` of each sequence alone, from transformers in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    save(dataclasses.replace(model, weights=weights), directory)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        return [
+            theirs(torch.tensor(tokens[None].astype(np.int64))).logits[0].log_softmax(-1).numpy()
+            for tokens in sequences
+        ]
+
+
+def random_sequences(lengths, seed=0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(3, BASE.vocab_size, n).astype(np.int32) for n in lengths]
+
+
+def full_span(tokens: np.ndarray) -> Item:
+    """Every token but the first scored."""
+    return from_span(tokens, 1, len(tokens))
+
+
+def scored_by_example(model: Model, pool, items, *, slots=(0,), page_len=64, weights=None):
+    """``[slot][example][candidate] -> logprobs of its tokens``."""
+    shape = shape_needed(items, page_len, multiple_of=2)
+    pages = pack(items, shape)
+    logprobs = []
+    for slot in slots:
+        in_slot = dataclasses.replace(pages, slot_p=np.full_like(pages.slot_p, slot))
+        logprobs.append(in_slot)
+    together = jax.tree.map(lambda *parts: np.concatenate(parts), *logprobs)
+    logprob_pc = jax.jit(score, static_argnames="graphdef")(
+        model.weights if weights is None else weights, pool, together, graphdef=model.graphdef
+    )
+    out = []
+    for part in np.split(np.asarray(logprob_pc), len(slots)):
+        out.append(
+            [
+                [
+                    part[
+                        (pages.weight_pc > 0) & (pages.example_pc == i) & (pages.candidate_pc == c)
+                    ]
+                    for c in range(len(item.candidates))
+                ]
+                for i, item in enumerate(items)
+            ]
+        )
+    return out
+
+
+def gold(reference_tv: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    return reference_tv[np.arange(len(tokens) - 1), tokens[1:]]
+
+
+def test_packed_pages_score_as_transformers_does(model, tmp_path):
+    longest = BASE.max_position_embeddings
+    sequences = random_sequences([2, 3, 17, longest, 9, 5])
+    items = [full_span(tokens) for tokens in sequences]
+    [ours] = scored_by_example(model, {}, items)
+    theirs = reference_logprobs(model, model.weights, tmp_path, sequences)
+    for (logprobs,), reference, tokens in zip(ours, theirs, sequences, strict=True):
+        np.testing.assert_allclose(logprobs, gold(reference, tokens), atol=LOGIT_TOLERANCE)
+
+
+def test_candidate_trees_score_as_each_candidate_alone_in_transformers(model, tmp_path):
+    prompts = random_sequences([1, 4, 11, BASE.max_position_embeddings - 5])
+    tails = random_sequences([1, 3, 1, 2, 5, 4, 1, 1], seed=5)
+    items = [Item(prompt, (tails[2 * i], tails[2 * i + 1])) for i, prompt in enumerate(prompts)]
+    [ours] = scored_by_example(model, {}, items)
+    for item, by_candidate in zip(items, ours, strict=True):
+        sequences = [np.concatenate([item.prompt, tail]) for tail in item.candidates]
+        theirs = reference_logprobs(model, model.weights, tmp_path, sequences)
+        for logprobs, reference, tokens in zip(by_candidate, theirs, sequences, strict=True):
+            expected = gold(reference, tokens)[len(item.prompt) - 1 :]
+            np.testing.assert_allclose(logprobs, expected, atol=LOGIT_TOLERANCE)
+
+
+@pytest.mark.parametrize("trainable", ["linear", "full"])
+def test_adapter_slots_score_as_merged_weights_in_transformers(model, trainable, tmp_path):
+    sites = trainable_sites(model.weights, trainable)
+    states, merged = [], []
+    for seed in (1, 2):
+        params = draw_direction(jax.random.key(seed), sites, rank=2)
+        params = {path: 0.02 * value for path, value in params.items()}
+        subspace = draw_subspace(jax.random.key(10 + seed), sites, rank=2)
+        states.append(adapter_state(params, subspace))
+        merged.append(merge(model.weights, params, subspace))
+    sequences = random_sequences([2, 7, 19])
+    items = [full_span(tokens) for tokens in sequences]
+    ours = scored_by_example(model, make_pool(states), items, slots=(0, 1, 2))
+    for in_slot, weights in zip(ours, [model.weights, *merged], strict=True):
+        theirs = reference_logprobs(model, weights, tmp_path, sequences)
+        for (logprobs,), reference, tokens in zip(in_slot, theirs, sequences, strict=True):
+            np.testing.assert_allclose(logprobs, gold(reference, tokens), atol=LOGIT_TOLERANCE)
+    moved = np.abs(ours[1][2][0] - ours[0][2][0]).max()
+    assert moved > 100 * LOGIT_TOLERANCE, "the adapter must matter for this test to say anything"
+
+
+def merge(weights, params, subspace):
+    """The adapter added to the weights: factors through the fold, deltas by a sum."""
+    from zojax.adapters.sites import nest
+
+    copy = jax.tree.map(jnp.copy, weights)
+    folded, rest = fold(copy, params, subspace, jax.random.key(0), "nearest")
+    deltas = nest({path: value for path, value in rest.items() if path not in subspace})
+
+    def add(weight_tree, delta_tree):
+        return {
+            name: (
+                add(weight, delta_tree.get(name, {}))
+                if isinstance(weight, dict)
+                else weight + delta_tree[name]
+                if name in delta_tree
+                else weight
+            )
+            for name, weight in weight_tree.items()
+        }
+
+    return add(folded, deltas)
+
+
+def test_packing_does_not_change_a_score(model):
+    items = [full_span(tokens) for tokens in random_sequences([2, 6, 13, 31, 8])]
+    [packed] = scored_by_example(model, {}, items, page_len=40)
+    for item, (logprobs,) in zip(items, packed, strict=True):
+        [[[alone]]] = scored_by_example(model, {}, [item])
+        np.testing.assert_allclose(logprobs, alone, atol=PACKING_TOLERANCE)
+
+
+def test_bare_logits_rank_single_token_candidates_as_logprobs_do(model):
+    prompts = random_sequences([3, 9, 14])
+    tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
+    items = [Item(prompt, tails) for prompt in prompts]
+    pages = pack(items, shape_needed(items, 64))
+    probabilities = []
+    for normalize in (True, False):
+        logprob_pc = score(model.weights, {}, pages, graphdef=model.graphdef, normalize=normalize)
+        scores_bk = candidate_scores(logprob_pc, pages, num_examples=3, num_candidates=3)
+        probabilities.append(jax.nn.softmax(scores_bk, axis=-1))
+    np.testing.assert_allclose(*probabilities, atol=PACKING_TOLERANCE)
+
+
+def test_bare_logits_see_the_adapter_as_logprobs_do(model):
+    sites = trainable_sites(model.weights, "full")
+    params = draw_direction(jax.random.key(1), sites, rank=2)
+    params = {path: 0.05 * value for path, value in params.items()}
+    pool = make_pool([adapter_state(params, draw_subspace(jax.random.key(2), sites, rank=2))])
+    tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
+    items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
+    pages = pack(items, shape_needed(items, 64))
+    pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
+    probabilities = []
+    for normalize in (True, False):
+        logprob_pc = score(model.weights, pool, pages, graphdef=model.graphdef, normalize=normalize)
+        scores_bk = candidate_scores(logprob_pc, pages, num_examples=2, num_candidates=3)
+        probabilities.append(jax.nn.softmax(scores_bk, axis=-1))
+    np.testing.assert_allclose(*probabilities, atol=PACKING_TOLERANCE)

@@ -1,0 +1,290 @@
+"""The files of a Hugging Face checkpoint: which tensors they hold, and their rows piece by piece.
+
+Nothing here knows a model. A file is first listed from its header alone, so that every mistake is
+found before memory is taken, and then read in pieces of rows with plain file reads: a mapped file
+would count into the process's memory page by page as it is copied to the device.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from zojax.errors import InputError
+
+DTYPES = {
+    "float32": jnp.dtype("float32"),
+    "float16": jnp.dtype("float16"),
+    "bfloat16": jnp.dtype("bfloat16"),
+}
+"""Weight dtypes by the name that ``config.json``, PyTorch and JAX share."""
+
+_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_SAFETENSORS_DTYPES = {short: DTYPES[name] for name, short in _SAFETENSORS_NAMES.items()}
+
+_SINGLE_AND_INDEX = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+"""Weight files of the two formats, the one that we prefer first."""
+
+_REMAP_BYTES = 128 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as its file's header describes it; ``offset`` (bytes) only in safetensors."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    offset: int = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the leading axis."""
+        return self.dtype.itemsize * math.prod(self.shape[1:])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ``InputError`` names the file if it is anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes an object as indented JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+class SafetensorsFile:
+    """A ``.safetensors`` file: an 8-byte length, a JSON header, then the tensors' bytes."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or 8 + length > size:
+                raise InputError(f"{path}: truncated, {size} bytes do not hold its own header")
+            raw = file.read(length)
+        try:
+            header = json.loads(raw)
+            header.pop("__metadata__", None)
+            self.tensors = {
+                name: self._stored(name, entry, 8 + length, size) for name, entry in header.items()
+            }
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: its header is no safetensors header ({error!r})") from error
+
+    def _stored(self, name: str, entry: Mapping[str, Any], base: int, size: int) -> StoredTensor:
+        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise _unknown_dtype(self.path, name, entry["dtype"])
+        begin, end = entry["data_offsets"]
+        stored = StoredTensor(name, tuple(entry["shape"]), dtype, base + begin)
+        if end - begin != dtype.itemsize * math.prod(stored.shape):
+            raise InputError(
+                f"{self.path}: tensor {name} has {end - begin} bytes, too many or too few for "
+                f"shape {stored.shape} in {dtype.name}"
+            )
+        if begin < 0 or base + end > size:
+            raise InputError(
+                f"{self.path}: truncated, tensor {name} {stored.shape} ends at byte {base + end} "
+                f"and the file has {size}; fetch it again"
+            )
+        return stored
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start:stop`` of a tensor as a fresh array in the file's dtype."""
+        stored = self.tensors[name]
+        shape = (stop - start, *stored.shape[1:])
+        count = math.prod(shape)
+        offset = stored.offset + start * stored.row_bytes
+        values = np.fromfile(self.path, stored.dtype, count, offset=offset)
+        if values.size != count:
+            raise InputError(f"{self.path}: tensor {name} ended while it was read")
+        return values.reshape(shape)
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+
+class TorchFile:
+    """A ``pytorch_model*.bin`` file, through torch's restricted unpickler."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.tensors = {name: self._stored(name, value) for name, value in self._map().items()}
+        self._mapped: dict[str, Any] | None = None
+        self._touched = 0
+
+    def _map(self) -> dict[str, Any]:
+        try:
+            import torch
+        except ImportError as error:
+            raise InputError(
+                f"{self.path}: reading a .bin checkpoint needs PyTorch; run `pip install torch`"
+            ) from error
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"{self.path}: truncated or no PyTorch weight file ({reason})"
+            ) from error
+        if not isinstance(loaded, dict):
+            raise InputError(f"{self.path}: holds {type(loaded).__name__}, not a dict of tensors")
+        return loaded
+
+    def _stored(self, name: str, value: Any) -> StoredTensor:
+        if not hasattr(value, "untyped_storage"):
+            raise InputError(f"{self.path}: {name} is {type(value).__name__}, not a tensor")
+        torch_name = str(value.dtype).removeprefix("torch.")
+        if torch_name not in DTYPES:
+            raise _unknown_dtype(self.path, name, torch_name)
+        return StoredTensor(name, tuple(value.shape), DTYPES[torch_name])
+
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows ``start:stop`` of a tensor as a fresh array in the file's dtype."""
+        import torch
+
+        stored = self.tensors[name]
+        # The pages that we read stay in our resident memory until the file is unmapped.
+        self._touched += (stop - start) * stored.row_bytes
+        if self._mapped is None or self._touched > _REMAP_BYTES:
+            self._mapped = None
+            self._mapped = self._map()
+            self._touched = (stop - start) * stored.row_bytes
+        rows = self._mapped[name][start:stop].clone(memory_format=torch.contiguous_format)
+        if stored.dtype == DTYPES["bfloat16"]:
+            return rows.view(torch.int16).numpy().view(stored.dtype)
+        return rows.numpy()
+
+    def close(self) -> None:
+        """Unmaps the file."""
+        self._mapped = None
+
+
+CheckpointFile = SafetensorsFile | TorchFile
+
+
+def _unknown_dtype(path: Path, name: str, dtype: str) -> InputError:
+    return InputError(f"{path}: tensor {name} is {dtype}; zojax reads {', '.join(DTYPES)}")
+
+
+def _open(path: Path) -> CheckpointFile:
+    return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
+
+
+def list_files(directory: Path) -> list[CheckpointFile]:
+    """Every weight file of a checkpoint, listed; safetensors where both formats lie there.
+
+    Raises:
+        InputError: no weights, a shard that the index names and that is not there, a tensor that
+            the index promises and its shard lacks, or a file that is truncated or corrupt.
+    """
+    for single, index in _SINGLE_AND_INDEX:
+        if (directory / single).is_file():
+            return [_open(directory / single)]
+        if (directory / index).is_file():
+            return _list_sharded(directory / index)
+    expected = ", ".join(name for pair in _SINGLE_AND_INDEX for name in pair)
+    raise InputError(f"{directory}: holds no weights (none of {expected})")
+
+
+def _list_sharded(index: Path) -> list[CheckpointFile]:
+    shard_of = read_json(index).get("weight_map")
+    if not isinstance(shard_of, dict) or not shard_of:
+        raise InputError(f"{index}: has no weight_map from tensors to files")
+    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shard_of.values()):
+        raise InputError(f"{index}: its weight_map names something that is no file beside it")
+    shards = sorted(set(shard_of.values()))
+    for shard in shards:
+        if not (index.parent / shard).is_file():
+            raise InputError(f"{index.parent / shard}: missing, but {index.name} lists it")
+    files = {shard: _open(index.parent / shard) for shard in shards}
+    for name, shard in shard_of.items():
+        if name not in files[shard].tensors:
+            raise InputError(
+                f"{index.parent / shard}: lacks tensor {name}, which {index.name} places there"
+            )
+    return list(files.values())
+
+
+def pieces(file: CheckpointFile, name: str, max_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
+    """``(first row, rows)`` of one tensor, in equal pieces of at most ``max_bytes`` or one row."""
+    stored = file.tensors[name]
+    num_rows = stored.shape[0]
+    num_pieces = max(1, math.ceil(num_rows * stored.row_bytes / max(max_bytes, stored.row_bytes)))
+    step = math.ceil(num_rows / num_pieces)
+    for start in range(0, num_rows, step):
+        yield start, file.read_rows(name, start, min(start + step, num_rows))
+
+
+Produce = Callable[[str], np.ndarray]
+"""Makes the values of one named tensor, when they are about to be written."""
+
+
+def write_safetensors(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype,
+    produce: Produce,
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes tensors one at a time (the library's own writer wants them all in memory)."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + dtype.itemsize * math.prod(shape)
+        header[name] = {
+            "dtype": _SAFETENSORS_NAMES[dtype.name],
+            "shape": list(shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            values = np.ascontiguousarray(produce(name)).astype(dtype, copy=False)
+            if values.shape != shape:
+                raise ValueError(f"{name}: got {values.shape}, promised {shape}")
+            file.write(values.reshape(-1).view(np.uint8).data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_torch(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, produce: Produce
+) -> None:
+    """Writes a ``.bin`` file with torch; the file's tensors are all in memory meanwhile."""
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{path}: writing a .bin checkpoint needs PyTorch; run `pip install torch`"
+        ) from error
+    tensors = {}
+    for name in shapes:
+        # The copy is ours: torch refuses no read-only array, but writing to one is undefined.
+        values = np.array(produce(name), dtype)
+        bits = torch.from_numpy(values.view(np.int16) if dtype.itemsize == 2 else values)
+        tensors[name] = bits.view(getattr(torch, dtype.name))
+    torch.save(tensors, path)

@@ -1,0 +1,200 @@
+"""Pages: fixed-shape blocks of tokens that hold whole sequences back to back.
+
+A sequence is a prompt with one or more candidates. The candidates share the prompt's tokens and
+branch off it like a tree: a token sees its own prompt and its own candidate, nothing else. The
+last token of a candidate is only ever predicted, so it is never computed; where candidates are
+single tokens, the prompt's last position answers for all of them and the page holds the prompt
+alone.
+
+Axes: p pages, t tokens of a page, r reads (positions whose hidden state goes to the head),
+c scored tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from zojax.errors import InputError
+
+IntArray = np.ndarray
+
+Array = jax.Array | np.ndarray
+"""Packed on the host as NumPy's, scored on the device as JAX's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One example in token ids.
+
+    Attributes:
+        prompt: the tokens that are not scored, BOS first; ``(≥1,)`` int32.
+        candidates: the continuations to score, each ``(≥1,)`` int32. A plain sequence with a
+            scored span is an item with one candidate (see :func:`from_span`).
+        label: index of the right candidate.
+        name: where the example comes from, for error messages.
+    """
+
+    prompt: IntArray
+    candidates: tuple[IntArray, ...]
+    label: int = 0
+    name: str = "example"
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens the model computes: the prompt and each candidate but for its last token."""
+        return len(self.prompt) + sum(len(c) - 1 for c in self.candidates)
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens whose log-probability is asked for."""
+        return sum(len(c) for c in self.candidates)
+
+    @property
+    def num_reads(self) -> int:
+        """Distinct positions that are read: the prompt's end once, and inside candidates."""
+        return 1 + sum(len(c) - 1 for c in self.candidates)
+
+
+def from_span(tokens: IntArray, start: int, stop: int, *, name: str = "example") -> Item:
+    """The item that scores ``tokens[start:stop]`` given all before (``1 ≤ start < stop``).
+
+    >>> from_span(np.array([0, 7, 8, 9]), 2, 3).candidates
+    (array([8]),)
+    """
+    if not 1 <= start < stop <= len(tokens):
+        raise InputError(f"{name}: no scored span [{start}, {stop}) in {len(tokens)} tokens")
+    return Item(tokens[:start], (tokens[start:stop],), name=name)
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class PageShape:
+    """A bucket: the shapes that one executable is compiled for, per batch and per page."""
+
+    pages: int
+    tokens: int
+    reads: int
+    scored: int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pages:
+    """A batch of pages, as the score function takes it. All integers are int32.
+
+    Attributes:
+        tokens_pt: token ids; unused places hold 0.
+        positions_pt: position of each token in its own sequence.
+        segments_pt: 1, 2, … for the sequences of a page; 0 where unused.
+        branches_pt: 0 in a prompt, 1, 2, … in its candidates.
+        slot_p: adapter slot that the page is scored under.
+        reads_pr: token index whose hidden state goes to the head.
+        read_pc: index on the read axis that predicts each scored token.
+        targets_pc: id of each scored token.
+        example_pc: index of its example in the batch.
+        candidate_pc: index of its candidate in the example.
+        weight_pc: 1 / length of its candidate; 0 where unused (float32).
+    """
+
+    tokens_pt: Array
+    positions_pt: Array
+    segments_pt: Array
+    branches_pt: Array
+    slot_p: Array
+    reads_pr: Array
+    read_pc: Array
+    targets_pc: Array
+    example_pc: Array
+    candidate_pc: Array
+    weight_pc: Array
+
+
+def assign(items: Sequence[Item], num_pages: int) -> list[list[int]]:
+    """Spreads items over pages evenly: the longest first, each to the page with the most room.
+
+    >>> items = [Item(np.zeros(n, np.int32), (np.zeros(1, np.int32),)) for n in (3, 5, 4, 2)]
+    >>> assign(items, 2)
+    [[1, 3], [2, 0]]
+    """
+    fill = [0] * num_pages
+    members: list[list[int]] = [[] for _ in range(num_pages)]
+    for i in sorted(range(len(items)), key=lambda i: -items[i].num_computed):
+        page = fill.index(min(fill))
+        members[page].append(i)
+        fill[page] += items[i].num_computed
+    return members
+
+
+def shape_needed(items: Sequence[Item], page_len: int, multiple_of: int = 1) -> PageShape:
+    """The smallest shape that holds a batch.
+
+    Args:
+        items: the batch.
+        page_len: the most tokens a page should have; a longer single item makes it longer.
+        multiple_of: the page count is a multiple of this (the mesh's data axis).
+    """
+    total = sum(item.num_computed for item in items)
+    num_pages = -(-total // page_len)
+    num_pages = max(1, -(-num_pages // multiple_of)) * multiple_of
+    members = assign(items, num_pages)
+
+    def largest(attribute: str) -> int:
+        return max(1, *(sum(getattr(items[i], attribute) for i in page) for page in members))
+
+    return PageShape(num_pages, *map(largest, ("num_computed", "num_reads", "num_scored")))
+
+
+def pack(items: Sequence[Item], shape: PageShape) -> Pages:
+    """Packs a batch into pages of a given shape, in slot 0, as numpy arrays on the host.
+
+    Raises:
+        InputError: a prompt or a candidate has no token, or the items do not fit ``shape``.
+    """
+    by_token = {
+        name: np.zeros((shape.pages, shape.tokens), np.int32)
+        for name in ("tokens_pt", "positions_pt", "segments_pt", "branches_pt")
+    }
+    reads_pr = np.zeros((shape.pages, shape.reads), np.int32)
+    by_scored = {
+        name: np.zeros((shape.pages, shape.scored), np.int32)
+        for name in ("read_pc", "targets_pc", "example_pc", "candidate_pc")
+    }
+    weight_pc = np.zeros((shape.pages, shape.scored), np.float32)
+    for page, members in enumerate(assign(items, shape.pages)):
+        at = reads = scored = 0
+        for segment, i in enumerate(members, start=1):
+            item = items[i]
+            if not len(item.prompt) or not all(len(c) for c in item.candidates):
+                raise InputError(f"{item.name}: a prompt or a candidate has no token")
+            if at + item.num_computed > shape.tokens or scored + item.num_scored > shape.scored:
+                raise InputError(f"{item.name}: the batch does not fit pages of shape {shape}")
+            prompt_len = len(item.prompt)
+            prompt_read = reads
+            runs = [(item.prompt, 0, 0)]  # tokens, first position, branch
+            runs += [(c[:-1], prompt_len, b) for b, c in enumerate(item.candidates, start=1)]
+            for branch, (tokens, position, _) in enumerate(runs):
+                here = slice(at, at + len(tokens))
+                by_token["tokens_pt"][page, here] = tokens
+                by_token["positions_pt"][page, here] = position + np.arange(len(tokens))
+                by_token["segments_pt"][page, here] = segment
+                by_token["branches_pt"][page, here] = branch
+                first_read = at + len(tokens) - 1 if branch == 0 else at
+                num_reads = 1 if branch == 0 else len(tokens)
+                reads_pr[page, reads : reads + num_reads] = first_read + np.arange(num_reads)
+                if branch > 0:
+                    candidate = item.candidates[branch - 1]
+                    there = slice(scored, scored + len(candidate))
+                    by_scored["read_pc"][page, there] = [
+                        prompt_read,
+                        *range(reads, reads + num_reads),
+                    ]
+                    by_scored["targets_pc"][page, there] = candidate
+                    by_scored["example_pc"][page, there] = i
+                    by_scored["candidate_pc"][page, there] = branch - 1
+                    weight_pc[page, there] = 1.0 / len(candidate)
+                    scored += len(candidate)
+                at += len(tokens)
+                reads += num_reads
+    slot_p = np.zeros((shape.pages,), np.int32)
+    return Pages(**by_token, slot_p=slot_p, reads_pr=reads_pr, **by_scored, weight_pc=weight_pc)

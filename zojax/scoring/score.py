@@ -1,0 +1,77 @@
+"""The score function: pages in, the log-probability of every scored token out."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from zojax.scoring.attention import page_attention
+from zojax.scoring.pages import Pages
+
+Tree = Any
+"""A nested dict of arrays."""
+
+
+def score(
+    weights: Tree,
+    pool: Tree,
+    pages: Pages,
+    *,
+    graphdef: nnx.GraphDef,
+    normalize: bool = True,
+) -> jax.Array:
+    """Scores every page under its slot's adapter. Pure; jit it with ``graphdef`` bound.
+
+    Args:
+        weights: the base model's parameters, as ``zojax.models.Model.weights``.
+        pool: adapter states stacked on a leading slot axis; ``{}`` for the base model.
+        pages: what to score; the vocabulary is only looked at where pages read.
+        graphdef: the model's structure, static.
+        normalize: True for log-probabilities. False leaves out the vocabulary's log-sum-exp and
+            returns bare logits of the scored tokens, which is enough to compare candidates that
+            share a read, and costs one column of the head per token instead of all.
+
+    Returns:
+        ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.
+    """
+    model = nnx.merge(graphdef, weights)
+    hidden_ptn = model(
+        pages.tokens_pt, pages.positions_pt, pages.slot_p, page_attention(pages), pool
+    )
+    hidden_prn = jnp.take_along_axis(hidden_ptn, pages.reads_pr[:, :, None], axis=1)
+    if not normalize:
+        hidden_pcn = jnp.take_along_axis(hidden_prn, pages.read_pc[:, :, None], axis=1)
+        return model.logits_at(hidden_pcn, pages.targets_pc, pages.slot_p, pool)
+    logits_prv = model.logits(hidden_prn, pages.slot_p, pool)
+    log_z_pr = jax.nn.logsumexp(logits_prv, axis=-1)
+    p_p1 = jnp.arange(logits_prv.shape[0])[:, None]
+    logit_pc = logits_prv[p_p1, pages.read_pc, pages.targets_pc]
+    return logit_pc - jnp.take_along_axis(log_z_pr, pages.read_pc, axis=1)
+
+
+def repeat_for_slots(pages: Pages, first_slot: int, num_slots: int) -> Pages:
+    """The same pages once for each of ``num_slots`` slots: ``(num_slots · p, …)``, slot-major."""
+
+    def tile(a: jax.Array) -> jax.Array:
+        return jnp.tile(a, (num_slots,) + (1,) * (a.ndim - 1))
+
+    slots = first_slot + jnp.arange(num_slots, dtype=jnp.int32)
+    tiled = jax.tree.map(tile, pages)
+    return dataclasses.replace(tiled, slot_p=jnp.repeat(slots, pages.slot_p.shape[0]))
+
+
+def candidate_scores(
+    logprob_pc: jax.Array, pages: Pages, *, num_examples: int, num_candidates: int
+) -> jax.Array:
+    """Mean token log-probability of every candidate: ``(examples, candidates)``.
+
+    Candidates that an example does not have get ``-inf``.
+    """
+    index = (pages.example_pc, pages.candidate_pc)
+    empty = jnp.zeros((num_examples, num_candidates), jnp.float32)
+    weight_pc = pages.weight_pc
+    total = empty.at[index].add(jnp.where(weight_pc > 0, weight_pc * logprob_pc, 0.0))
+    exists = empty.at[index].add(weight_pc) > 0
+    return jnp.where(exists, total, -jnp.inf)

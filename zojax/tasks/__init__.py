@@ -1,0 +1,7 @@
+"""Tasks: records to prompts and candidates, and those to token ids."""
+
+from zojax.tasks.dataset import Splits, load_splits
+from zojax.tasks.example import Example
+from zojax.tasks.tokenize import encode, load_tokenizer
+
+__all__ = ["Example", "Splits", "encode", "load_splits", "load_tokenizer"]

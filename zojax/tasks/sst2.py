@@ -1,0 +1,19 @@
+"""SST-2: the sentiment of a film review's sentence, with MeZO's template."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zojax.tasks.example import Example
+
+HUB = ("nyu-mll/glue", "sst2")
+FIELDS = ("sentence", "label")
+CANDIDATES = (" terrible", " great")
+
+
+def render(record: Mapping[str, Any], name: str) -> Example:
+    """``{sentence} It was`` with `` terrible`` (label 0) and `` great`` (label 1).
+
+    >>> render({"sentence": "a gripping film ", "label": 1}, "train:1").prompt
+    'a gripping film It was'
+    """
+    return Example(f"{record['sentence'].strip()} It was", CANDIDATES, record["label"], name)

@@ -1,0 +1,5 @@
+"""Runs: the compiled step, the loop around it, the journal, and evaluation."""
+
+from zojax.training.train import evaluate_run, train
+
+__all__ = ["evaluate_run", "train"]

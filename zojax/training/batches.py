@@ -1,0 +1,102 @@
+"""Which examples a step sees, and packing them ahead of the device on a thread."""
+
+import functools
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from zojax.scoring import Item, PageShape, pack, shape_needed
+from zojax.scoring.buckets import bucket_for
+from zojax.training.step import Batch
+
+T = TypeVar("T")
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, num_examples: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def batch_indices(seed: int, num_examples: int, batch_size: int, step: int) -> list[int]:
+    """The examples of a step: a window on an endless row of shuffled epochs.
+
+    A pure function of its arguments, so that a resumed run sees what the first would have seen.
+
+    >>> sorted(i for step in range(3) for i in batch_indices(0, 6, 2, step))
+    [0, 1, 2, 3, 4, 5]
+    """
+    at = range(step * batch_size, (step + 1) * batch_size)
+    return [int(_epoch_order(seed, num_examples, i // num_examples)[i % num_examples]) for i in at]
+
+
+class BatchSource:
+    """All batches of a data set in a fixed order, as items and as packed pages.
+
+    Args:
+        items: the data set.
+        order: ``(step) -> indices`` of a step's examples.
+        page_len: the most tokens a page should have.
+        buckets: shapes to pack into.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        order: Callable[[int], list[int]],
+        page_len: int,
+        buckets: Sequence[PageShape],
+    ):
+        self._items, self._order, self._page_len = items, order, page_len
+        self._buckets = buckets
+
+    def __call__(self, step: int) -> tuple[PageShape, Batch, int]:
+        """Bucket, packed batch and computed tokens of a step."""
+        items = [self._items[i] for i in self._order(step)]
+        shape = bucket_for(shape_needed(items, self._page_len), self._buckets)
+        labels_b = np.array([item.label for item in items], np.int32)
+        return shape, Batch(pack(items, shape), labels_b), sum(i.num_computed for i in items)
+
+
+def abstract_batch(shape: PageShape, batch_size: int) -> Batch:
+    """The shapes and dtypes of a bucket's batch, for compiling ahead of time."""
+    batch = Batch(pack([], shape), np.zeros(batch_size, np.int32))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
+
+
+def prefetch(make: Callable[[int], T], steps: range, depth: int = 8) -> Generator[T, None, None]:
+    """Yields ``make(step)`` for every step, made ahead on a thread; closing it ends the thread.
+
+    An error in ``make`` is raised here, at the step it belongs to.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
+    closed = threading.Event()
+
+    def offer(entry: tuple[T | None, BaseException | None]) -> None:
+        while not closed.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        for step in steps:
+            if closed.is_set():
+                return
+            try:
+                offer((make(step), None))
+            except Exception as error:
+                return offer((None, error))
+
+    threading.Thread(target=work, name="zojax-pack", daemon=True).start()
+    try:
+        for _ in steps:
+            made, error = ready.get()
+            if error is not None:
+                raise error
+            yield made  # pyright: ignore[reportReturnType]
+    finally:
+        closed.set()

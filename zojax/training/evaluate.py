@@ -1,0 +1,87 @@
+"""Evaluation: candidate scores of a whole data set under one adapter state."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from zojax.estimators import Estimator
+from zojax.scoring import Item, PageShape, pack, shape_needed
+from zojax.scoring.buckets import bucket_for, choose_buckets
+from zojax.training.compiling import Executables, compile_buckets
+from zojax.training.step import Batch, Objective, TrainState, score_slots
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSet:
+    """A data set packed once, to be scored many times.
+
+    Attributes:
+        batches: bucket, packed batch and the examples' places in the data set.
+        labels: ``(n,)``.
+        batch_size: examples in a batch; the last batch may hold fewer.
+    """
+
+    batches: list[tuple[PageShape, Batch, np.ndarray]]
+    labels: np.ndarray
+    batch_size: int
+
+
+def make_eval_set(
+    items: Sequence[Item], batch_size: int, page_len: int, max_buckets: int = 4
+) -> EvalSet:
+    """Packs items in order of length, so that the batches need few and tight buckets."""
+    order = np.argsort([item.num_computed for item in items], kind="stable")
+    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    shapes = [shape_needed([items[i] for i in group], page_len) for group in groups]
+    buckets = choose_buckets(shapes, max_buckets)
+    batches = []
+    for group, needed in zip(groups, shapes, strict=True):
+        bucket = bucket_for(needed, buckets)
+        labels_b = np.zeros(batch_size, np.int32)
+        labels_b[: len(group)] = [items[i].label for i in group]
+        batches.append((bucket, Batch(pack([items[i] for i in group], bucket), labels_b), group))
+    return EvalSet(batches, np.array([item.label for item in items]), batch_size)
+
+
+class Evaluator:
+    """Scores evaluation sets; compiles one executable for every bucket of theirs when made."""
+
+    def __init__(
+        self,
+        weights: Tree,
+        state: TrainState,
+        estimator: Estimator,
+        objective: Objective,
+        eval_sets: Sequence[EvalSet],
+    ):
+        def function(weights: Tree, params: Tree, subspace: Tree, batch: Batch) -> jax.Array:
+            state = estimator.state(params, subspace)
+            return score_slots(weights, [state], batch, objective)[0]
+
+        self._num_candidates = objective.num_candidates
+        self._executables: Executables = {}
+        for batch_size in {s.batch_size for s in eval_sets}:
+            buckets = {b for s in eval_sets if s.batch_size == batch_size for b, *_ in s.batches}
+            args = (weights, state.params, state.subspace)
+            self._executables |= compile_buckets(function, sorted(buckets), batch_size, *args)
+
+    def scores(self, weights: Tree, state: TrainState, eval_set: EvalSet) -> np.ndarray:
+        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`."""
+        scored = [
+            self._executables[bucket](weights, state.params, state.subspace, batch)
+            for bucket, batch, _ in eval_set.batches
+        ]
+        scores = np.zeros((len(eval_set.labels), self._num_candidates), np.float32)
+        for (_, _, group), scores_bk in zip(eval_set.batches, jax.device_get(scored), strict=True):
+            scores[group] = scores_bk[: len(group)]
+        return scores
+
+    def accuracy(self, weights: Tree, state: TrainState, eval_set: EvalSet) -> float:
+        """Share of the examples whose best candidate is the label."""
+        scores = self.scores(weights, state, eval_set)
+        return float((scores.argmax(-1) == eval_set.labels).mean())

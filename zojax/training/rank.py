@@ -1,0 +1,57 @@
+"""Ranking the candidates of one text under a base model: what ``zojax score`` prints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zojax.models import load, read_config
+from zojax.scoring import pack, score, shape_needed
+from zojax.tasks import Example, encode, load_tokenizer
+
+
+def rank_candidates(
+    model_path: str, text: str, candidates: Sequence[str], dtype: str = "float32"
+) -> list[dict[str, Any]]:
+    """Scores candidates after a text.
+
+    Returns:
+        For each candidate, in the order given: ``candidate``, ``logprob`` (sum over its tokens,
+        nats), ``mean_logprob``, ``share`` (softmax of the means over the candidates), ``tokens``.
+
+    Raises:
+        InputError: no such model, or a candidate that cannot be scored.
+    """
+    architecture = read_config(model_path)
+    tokenizer = load_tokenizer(model_path, None)
+    item = encode(
+        tokenizer,
+        Example(text, tuple(candidates), 0, "--text"),
+        max_length=architecture.max_position_embeddings,
+        max_positions=architecture.max_position_embeddings,
+        truncate="error",
+    )
+    model = load(model_path, dtype=jnp.dtype(dtype))
+    pages = pack([item], shape_needed([item], page_len=architecture.max_position_embeddings))
+    logprob_pc = np.asarray(
+        jax.jit(score, static_argnames="graphdef")(
+            model.weights, {}, pages, graphdef=model.graphdef
+        )
+    )
+    owner_c = np.asarray(pages.candidate_pc)[0]
+    sums = np.array([logprob_pc[0, owner_c == i].sum() for i in range(len(candidates))])
+    lengths = np.array([len(c) for c in item.candidates])
+    means = sums / lengths
+    shares = np.exp(means - np.logaddexp.reduce(means))
+    return [
+        {
+            "candidate": candidate,
+            "logprob": float(sums[i]),
+            "mean_logprob": float(means[i]),
+            "share": float(shares[i]),
+            "tokens": item.candidates[i].tolist(),
+        }
+        for i, candidate in enumerate(candidates)
+    ]

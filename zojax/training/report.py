@@ -1,0 +1,89 @@
+"""What a run tells: a progress bar, ``metrics.jsonl`` and TensorBoard event files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from zojax.training.run_dir import METRICS
+
+
+class Reporter:
+    """Writes a run's metrics where people and machines look for them.
+
+    Args:
+        directory: the run directory.
+        console: where the progress goes; off a terminal it is a plain line now and then.
+        first_step: steps done before, in a resumed run.
+        total_steps: of the whole run.
+    """
+
+    def __init__(self, directory: Path, console: Console, first_step: int, total_steps: int):
+        self._console = console
+        self._total = total_steps
+        self._every = max(1, total_steps // 10)
+        self._last_line = first_step
+        self._metrics = (directory / METRICS).open("a")
+        self._board = SummaryWriter(logdir=str(directory / "tb"))
+        self._dev_accuracy: float | None = None
+        self._bar = Progress(
+            TextColumn("[bold]train[/]"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, completed=first_step, status="")
+
+    def start(self) -> None:
+        """Shows the bar."""
+        self._bar.start()
+
+    def chunk(
+        self, steps: list[Mapping[str, Any]], *, steps_per_second: float, tokens_per_second: float
+    ) -> None:
+        """Reports the steps of a chunk; each mapping has ``step`` and ``loss`` at least."""
+        for metrics in steps:
+            self._write(metrics)
+            step = metrics["step"]
+            for name, value in metrics.items():
+                if name != "step":
+                    self._board.add_scalar(f"train/{name}", value, step)
+        done = steps[-1]["step"]
+        self._board.add_scalar("speed/steps_per_second", steps_per_second, done)
+        self._board.add_scalar("speed/tokens_per_second", tokens_per_second, done)
+        loss = sum(metrics["loss"] for metrics in steps) / len(steps)
+        status = f"loss {loss:.4f}"
+        if self._dev_accuracy is not None:
+            status += f" · dev {100 * self._dev_accuracy:.1f} %"
+        status += f" · {tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
+        self._bar.update(self._task, completed=done, status=status)
+        if not self._console.is_terminal and (
+            done - self._last_line >= self._every or done == self._total
+        ):
+            self._last_line = done
+            left = (self._total - done) / steps_per_second
+            self._console.print(f"step {done}/{self._total} · {status} · {left:.0f} s left")
+
+    def evaluation(self, step: int, name: str, accuracy: float) -> None:
+        """Reports an accuracy, ``dev`` or ``eval``, after ``step`` steps."""
+        if name == "dev":
+            self._dev_accuracy = accuracy
+        self._write({"step": step, f"{name}_accuracy": accuracy})
+        self._board.add_scalar(f"accuracy/{name}", accuracy, step)
+
+    def _write(self, metrics: Mapping[str, Any]) -> None:
+        self._metrics.write(json.dumps(metrics) + "\n")
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Takes the bar away and closes the files."""
+        self._bar.stop()
+        self._metrics.close()
+        self._board.close()

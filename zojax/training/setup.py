@@ -1,0 +1,169 @@
+"""From a configuration to everything that a run needs: data, buckets, model, method."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from zojax.adapters import trainable_sites
+from zojax.config import Config, TrainConfig
+from zojax.estimators import lozo
+from zojax.models import Model, content_hash, load, read_config
+from zojax.scoring import Item, PageShape, shape_needed
+from zojax.scoring.buckets import choose_buckets
+from zojax.tasks import encode, load_splits, load_tokenizer
+from zojax.training.batches import BatchSource, batch_indices
+from zojax.training.evaluate import EvalSet, make_eval_set
+from zojax.training.objective import classification_loss
+from zojax.training.step import Method, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A run's examples as token ids.
+
+    Attributes:
+        train: to learn from.
+        dev: to choose the best step by.
+        eval: held out, for the final figure.
+    """
+
+    train: list[Item]
+    dev: list[Item]
+    eval: list[Item]
+
+
+def load_data(config: Config) -> Data:
+    """Reads, renders and tokenises a run's examples; touches no weights.
+
+    Raises:
+        InputError: what is wrong with the model's directory, the data or an example.
+    """
+    architecture = read_config(config.model.path)
+    splits = load_splits(config.data)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+
+    def tokenise(examples: list) -> list[Item]:
+        return [
+            encode(
+                tokenizer,
+                example,
+                max_length=config.data.max_length,
+                max_positions=architecture.max_position_embeddings,
+                truncate=config.data.truncate,
+            )
+            for example in examples
+        ]
+
+    return Data(tokenise(splits.train), tokenise(splits.dev), tokenise(splits.eval))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything about a run that does not change while it runs.
+
+    Attributes:
+        config: as given.
+        data: its examples.
+        model: the base model.
+        base_hash: its content hash.
+        method: how to train.
+        objective: what to minimise.
+        key: what every draw comes from.
+    """
+
+    config: Config
+    data: Data
+    model: Model
+    base_hash: str
+    method: Method
+    objective: Objective
+    key: jax.Array
+
+
+def prepare(config: Config, console: Console) -> Run:
+    """Reads the data, then the model; ``InputError`` says what is wrong with either."""
+    with console.status("reading data"):
+        data = load_data(config)
+    with console.status("loading the model"):
+        model = load_model(config)
+        base_hash = content_hash(model.weights)
+    return Run(
+        config,
+        data,
+        model,
+        base_hash,
+        make_method(config, model),
+        make_objective(data, model),
+        jax.random.key(config.train.seed),
+    )
+
+
+def load_model(config: Config) -> Model:
+    """The base model in the dtype that the run wants."""
+    return load(config.model.path, dtype=jnp.dtype(config.model.dtype))
+
+
+def make_schedule(config: TrainConfig) -> optax.Schedule:
+    """The learning rate over the steps: warm-up, then constant, linear or cosine to zero."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = max(1, config.steps - warmup)
+    after = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
+    }[config.schedule]()
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_method(config: Config, model: Model) -> Method:
+    """The estimator and the optimizer of a configuration."""
+    settings = config.estimator
+    sites = trainable_sites(model.weights, settings.trainable)
+    estimator = lozo(sites, rank=settings.rank, epsilon=settings.epsilon, scale=settings.scale)
+    decay = config.train.weight_decay
+    optimizer = optax.chain(
+        optax.add_decayed_weights(decay) if decay else optax.identity(),
+        optax.sgd(make_schedule(config.train)),
+    )
+    return Method(estimator, optimizer, sites, settings.interval, settings.fold)
+
+
+def make_objective(data: Data, model: Model) -> Objective:
+    """Cross-entropy over the candidates; bare logits do where all candidates are one token."""
+    items = [*data.train, *data.dev, *data.eval]
+    return Objective(
+        graphdef=model.graphdef,
+        num_candidates=max(len(item.candidates) for item in items),
+        normalize=any(len(c) > 1 for item in items for c in item.candidates),
+        loss=classification_loss,
+    )
+
+
+def make_train_source(config: Config, data: Data) -> tuple[BatchSource, list[PageShape]]:
+    """The run's batches, and the buckets that hold every one of them."""
+    train = config.train
+    order = functools.partial(batch_indices, train.seed, len(data.train), train.batch_size)
+    page_len = config.data.page_len
+    buckets = choose_buckets(
+        shape_needed([data.train[i] for i in order(step)], page_len) for step in range(train.steps)
+    )
+    return BatchSource(data.train, order, page_len, buckets), buckets
+
+
+def pack_eval_set(config: Config, items: list[Item]) -> EvalSet:
+    """An evaluation set in batches of as many tokens as a training step scores."""
+    return make_eval_set(items, 2 * config.train.batch_size, config.data.page_len)
+
+
+def learning_rates(config: TrainConfig) -> np.ndarray:
+    """The learning rate of every step, ``(steps,)`` float32, on the host."""
+    schedule = make_schedule(config)
+    steps = jnp.arange(config.steps)
+    return np.asarray(jax.vmap(lambda step: jnp.float32(schedule(step)))(steps))

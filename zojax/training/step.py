@@ -1,0 +1,174 @@
+"""One training step: perturb, score every variant, combine, update. Pure; the loop jits it.
+
+The weights are read, never written; the adapter state is small, traced and donated. What a step
+leaves is a handful of scalars, and :func:`update` turns those alone into the next state, in
+training and in a replay alike.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from zojax.adapters import FoldPolicy, Sites, fold, make_pool
+from zojax.estimators import Estimator
+from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
+from zojax.scoring.pages import Array
+
+Tree = Any
+
+_ROUNDING = 2  # the stream of the run's key that the fold's rounding draws from
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+        step: steps done, int32.
+        params: the trainable tree, float32.
+        subspace: what a redraw replaces (LoZO's V).
+        opt_state: optax's.
+    """
+
+    step: jax.Array
+    params: Tree
+    subspace: Tree
+    opt_state: Tree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One packed batch and its labels ``(b,)``."""
+
+    pages: Pages
+    labels_b: Array
+
+
+class StepRecord(NamedTuple):
+    """The scalars of one step: ``losses_v`` of the variants, ``projected_grad_q``."""
+
+    losses_v: jax.Array
+    projected_grad_q: jax.Array
+
+
+class Method(NamedTuple):
+    """How to train: the estimator, optax's transformation of its gradient, and the fold.
+
+    Attributes:
+        estimator: where to probe.
+        optimizer: what to do with the estimated gradient.
+        sites: what is trained.
+        interval: steps between redraws of the subspace (ν).
+        fold_policy: how folding rounds; ``none`` keeps the first subspace for ever.
+    """
+
+    estimator: Estimator
+    optimizer: optax.GradientTransformation
+    sites: Sites
+    interval: int
+    fold_policy: FoldPolicy
+
+
+class Objective(NamedTuple):
+    """What the losses are made of.
+
+    Attributes:
+        graphdef: the model's structure.
+        num_candidates: the most candidates that an example has.
+        normalize: False where all candidates are single tokens, so that the vocabulary's
+            log-sum-exp cancels.
+        loss: ``(scores_bk, labels_b) -> scalar``.
+    """
+
+    graphdef: nnx.GraphDef
+    num_candidates: int
+    normalize: bool
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def init_state(method: Method, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    params, subspace = method.estimator.init(key)
+    return TrainState(jnp.int32(0), params, subspace, method.optimizer.init(params))
+
+
+def update(
+    method: Method, state: TrainState, key: jax.Array, projected_grad_q: jax.Array
+) -> TrainState:
+    """The state after a step with these projected gradients. No model, no data."""
+    gradient = method.estimator.gradient(key, state.step, projected_grad_q)
+    updates, opt_state = method.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, state.subspace, opt_state)
+
+
+def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Objective) -> jax.Array:
+    """Candidate scores of a batch under several adapter states: ``(states, b, candidates)``."""
+    pool = make_pool(states)
+    pages = repeat_for_slots(batch.pages, first_slot=1, num_slots=len(states))
+    logprob_pc = score(
+        weights, pool, pages, graphdef=objective.graphdef, normalize=objective.normalize
+    )
+    logprob_vpc = logprob_pc.reshape(len(states), -1, logprob_pc.shape[-1])
+
+    def scores(logprob_pc: jax.Array) -> jax.Array:
+        return candidate_scores(
+            logprob_pc,
+            batch.pages,
+            num_examples=batch.labels_b.shape[0],
+            num_candidates=objective.num_candidates,
+        )
+
+    return jax.vmap(scores)(logprob_vpc)
+
+
+def train_step(
+    weights: Tree,
+    state: TrainState,
+    key: jax.Array,
+    batch: Batch,
+    *,
+    method: Method,
+    objective: Objective,
+) -> tuple[TrainState, StepRecord]:
+    """One step; donate ``state``.
+
+    Args:
+        weights: the base weights, only read.
+        state: before the step.
+        key: the run's key.
+        batch: packed in slot 0.
+        method: static.
+        objective: static.
+
+    Returns:
+        The state after the step, and its scalars.
+    """
+    estimator = method.estimator
+    variants = estimator.perturb(key, state.step, state.params, state.subspace)
+    scores_vbk = score_slots(weights, variants, batch, objective)
+    losses_v = jax.vmap(objective.loss, in_axes=(0, None))(scores_vbk, jnp.asarray(batch.labels_b))
+    projected_grad_q = estimator.projected_grad(losses_v)
+    return update(method, state, key, projected_grad_q), StepRecord(losses_v, projected_grad_q)
+
+
+def next_interval(
+    weights: Tree, state: TrainState, key: jax.Array, *, method: Method
+) -> tuple[Tree, TrainState]:
+    """Folds the interval that ends before ``state.step`` and redraws; donate both arguments."""
+    fold_key = jax.random.fold_in(jax.random.fold_in(key, _ROUNDING), state.step)
+    weights, params = fold(weights, state.params, state.subspace, fold_key, method.fold_policy)
+    subspace = method.estimator.redraw(key, state.step)
+    return weights, dataclasses.replace(state, params=params, subspace=subspace)
+
+
+def starts_interval(method: Method, step: int) -> bool:
+    """Whether the subspace is redrawn before this step (known without asking the device)."""
+    return method.fold_policy != "none" and step > 0 and step % method.interval == 0
