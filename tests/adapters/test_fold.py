@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.adapters import (
-    fold,
-)
+from zojax.adapters import fold
 from zojax.adapters.fold import round_stochastically
 
 HALVES = [jnp.bfloat16, jnp.float16]
@@ -25,11 +23,19 @@ def rounded(value: float, dtype, seed: int = 0) -> np.ndarray:
     )
 
 
-def neighbours(value: float, dtype) -> tuple[float, float]:
-    """The numbers of ``dtype`` next below and above, by a search over all of its bit patterns."""
-    every = np.arange(2**16, dtype=np.uint16).view(dtype).astype(np.float64)
-    every = every[np.isfinite(every)]
-    return every[every <= value].max(), every[every >= value].min()
+def finite_numbers(dtype) -> np.ndarray:
+    """Every finite number of a 16-bit dtype, in the order of its bits."""
+    exponent = {jnp.bfloat16: 0x7F80, jnp.float16: 0x7C00}[dtype]  # all ones: infinite or NaN
+    bits = np.arange(2**16, dtype=np.uint16)
+    return bits[(bits & exponent) != exponent].view(dtype)
+
+
+def neighbours(x: np.ndarray | float, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of ``dtype`` next below and above each of x, by a search over all of them."""
+    every = np.unique(finite_numbers(dtype).astype(np.float64))
+    below = every[np.searchsorted(every, x, side="right") - 1]
+    above = every[np.searchsorted(every, x, side="left")]
+    return below, above
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -47,9 +53,9 @@ def test_stochastic_rounding_is_unbiased_and_lands_on_neighbours_only(dtype, val
 @pytest.mark.parametrize("dtype", HALVES)
 def test_representable_numbers_stay(dtype):
     # Float32's own subnormals (bfloat16 shares them) are zero to XLA on the CPU.
-    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    every = finite_numbers(dtype)
     magnitude = np.abs(every.astype(np.float64))
-    kept = every[np.isfinite(magnitude) & ((magnitude == 0) | (magnitude >= 2.0**-126))]
+    kept = every[(magnitude == 0) | (magnitude >= 2.0**-126)]
     for seed in range(3):
         drawn = round_stochastically(jax.random.key(seed), jnp.float32(kept), dtype)
         np.testing.assert_array_equal(np.asarray(drawn), kept)
@@ -61,6 +67,8 @@ def test_float32_is_not_rounded():
 
 
 LAYERS, M, N, RANK = 3, 37, 29, 2
+# Of a sum of products below 0.2 in float32, with a margin.
+FLOAT32_ERROR = 1e-8
 
 
 def small_tree(dtype, seed: int = 0):
@@ -87,74 +95,95 @@ def small_tree(dtype, seed: int = 0):
     return weights, params, subspace
 
 
-def exact_fold(weights, params, subspace) -> dict[str, np.ndarray]:
-    """``W + A Vᵀ`` of both matrices in float64."""
+def wide_matrices(weights) -> dict[str, np.ndarray]:
+    """The two matrices in float64."""
     flat = {
         "layers/fc/weight": weights["layers"]["fc"]["weight"],
         "table/weight": weights["table"]["weight"],
     }
-    wide = {path: np.asarray(w).astype(np.float64) for path, w in flat.items()}
+    return {path: np.asarray(weight).astype(np.float64) for path, weight in flat.items()}
+
+
+def exact_fold(weights, params, subspace) -> dict[str, np.ndarray]:
+    """``W + A Vᵀ`` of both matrices in float64."""
     return {
-        path: w
+        path: weight
         + np.asarray(params[path], np.float64)
         @ np.swapaxes(np.asarray(subspace[path], np.float64), -1, -2)
-        for path, w in wide.items()
+        for path, weight in wide_matrices(weights).items()
     }
 
 
-def folded(weights, params, subspace, policy, seed: int = 0):
-    """The two matrices as float64, the whole weights and the params after a compiled fold."""
+def folded(weights, params, subspace, policy, seed: int = 0) -> dict[str, np.ndarray]:
+    """The two matrices after a compiled fold, in float64."""
     run = jax.jit(fold, static_argnums=4)
-    out, rest = run(weights, params, subspace, jax.random.key(seed), policy)
-    matrices = {
-        "layers/fc/weight": np.asarray(out["layers"]["fc"]["weight"]).astype(np.float64),
-        "table/weight": np.asarray(out["table"]["weight"]).astype(np.float64),
-    }
-    return matrices, out, rest
+    return wide_matrices(run(weights, params, subspace, jax.random.key(seed), policy)[0])
+
+
+def test_a_fold_zeroes_what_it_folded_and_leaves_vectors_alone():
+    weights, params, subspace = small_tree(jnp.bfloat16)
+    run = jax.jit(fold, static_argnums=4)
+    out, rest = run(weights, params, subspace, jax.random.key(0), "stochastic")
+    assert rest.keys() == params.keys()
+    for path in subspace:
+        assert rest[path].shape == params[path].shape
+        assert not rest[path].any()
+    bias = "layers/fc/bias"
+    np.testing.assert_array_equal(rest[bias], params[bias])
+    np.testing.assert_array_equal(out["layers"]["fc"]["bias"], weights["layers"]["fc"]["bias"])
 
 
 def test_a_float32_fold_is_the_sum_of_weight_and_movement():
     tree = small_tree(jnp.float32)
     exact = exact_fold(*tree)
     for policy in ("nearest", "stochastic"):
-        matrices, _, _ = folded(*tree, policy)
+        matrices = folded(*tree, policy)
         for path, matrix in matrices.items():
-            np.testing.assert_allclose(matrix, exact[path], rtol=0, atol=1e-8)
+            np.testing.assert_allclose(matrix, exact[path], rtol=0, atol=FLOAT32_ERROR)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_nearest_lands_on_the_nearest_number(dtype):
     tree = small_tree(dtype)
-    matrices, _, _ = folded(*tree, "nearest")
+    matrices = folded(*tree, "nearest")
     for path, exact in exact_fold(*tree).items():
         expected = exact.astype(np.float32).astype(dtype).astype(np.float64)
         # The sum is taken in float32, which can tip a number that lies on a tie.
         assert (matrices[path] == expected).mean() > 0.999
-        spacing = np.spacing(np.abs(matrices[path]).astype(np.float16)).astype(np.float64)
-        spacing *= 8 if dtype == jnp.bfloat16 else 1  # 8 bits of significand against 11
-        assert (np.abs(matrices[path] - exact) <= 0.5001 * np.maximum(spacing, 0)).all()
+        below, above = neighbours(exact, dtype)
+        distance = np.minimum(exact - below, above - exact)
+        assert (np.abs(matrices[path] - exact) <= distance + FLOAT32_ERROR).all()
+
+
+def bernstein(variance: np.ndarray, probability: float) -> np.ndarray:
+    """What a sum of independent deviations, each at most 1, exceeds with this probability at most.
+
+    Bernstein's inequality; unlike the normal tail it holds for rare events too.
+    """
+    log = np.log(2 / probability)
+    return log / 3 + np.sqrt((log / 3) ** 2 + 2 * variance * log)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_the_mean_of_many_stochastic_folds_is_the_unrounded_fold(dtype):
     tree = small_tree(dtype)
     draws = 300
-    together = {path: [] for path in tree[2]}
-    for seed in range(draws):
-        matrices, _, _ = folded(*tree, "stochastic", seed)
-        for path, matrix in matrices.items():
-            together[path].append(matrix)
+    keys = jax.random.split(jax.random.key(0), draws)
+    many = jax.jit(jax.vmap(lambda key: fold(*tree, key, "stochastic")[0]))(keys)
     for path, exact in exact_fold(*tree).items():
-        drawn = np.stack(together[path])
-        # Each entry's own mean within 5 standard errors (thousands of entries), and the error of
-        # all entries together, which would show a small common drift, within 4.
-        sd = drawn.std(0) + 1e-12
-        deviation = (drawn.mean(0) - exact) / (sd / np.sqrt(draws))
-        moves = drawn.std(0) > 0
-        frequent = moves & (np.abs(drawn - drawn[0]) > 0).mean(0).clip(0, 1).__gt__(0.1)
-        assert np.abs(deviation[frequent]).max() < 5
-        total_error = (drawn.mean(0) - exact).sum()
-        assert abs(total_error) < 4 * np.sqrt((drawn.var(0) / draws).sum())
+        drawn = wide_matrices(many)[path]
+        below, above = neighbours(exact, dtype)
+        gap = above - below
+        assert (gap > 0).all()
+        up = (exact - below) / gap  # the share that must go up for the mean to be exact
+        excess = ((drawn - exact) / gap).sum(0)  # times up, less what is expected
+        variance = draws * up * (1 - up)
+        slack = draws * FLOAT32_ERROR / gap
+        assert (np.abs(excess) < bernstein(variance, 1e-6 / exact.size) + slack).all()
+        # Small errors that entries have in common: a drift, one away from zero, one to the nearest.
+        for weight in (np.ones_like(up), np.sign(exact), up - 0.5):
+            together = abs((weight * excess).sum())
+            assert together < 5 * np.sqrt((weight**2 * variance).sum())
 
 
 def test_layers_and_sites_draw_their_rounding_apart():
@@ -166,7 +195,7 @@ def test_layers_and_sites_draw_their_rounding_apart():
             flat["layers/fc/weight"][:1], flat["layers/fc/weight"].shape
         )
         flat["table/weight"] = flat["layers/fc/weight"][0]
-    matrices, _, _ = folded(weights, params, subspace, "stochastic")
+    matrices = folded(weights, params, subspace, "stochastic")
     stacked = matrices["layers/fc/weight"]
     draws = [*stacked, matrices["table/weight"]]
     for i, one in enumerate(draws):
@@ -177,9 +206,9 @@ def test_layers_and_sites_draw_their_rounding_apart():
 @pytest.mark.parametrize("dtype", [*HALVES, jnp.float32])
 def test_a_fold_depends_on_its_key_alone(dtype):
     tree = small_tree(dtype)
-    once, _, _ = folded(*tree, "stochastic", seed=3)
-    again, _, _ = folded(*tree, "stochastic", seed=3)
-    other, _, _ = folded(*tree, "stochastic", seed=4)
+    once = folded(*tree, "stochastic", seed=3)
+    again = folded(*tree, "stochastic", seed=3)
+    other = folded(*tree, "stochastic", seed=4)
     for path in once:
         np.testing.assert_array_equal(once[path], again[path])
         assert (once[path] == other[path]).all() == (dtype == jnp.float32)
