@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test crash-test lint bench clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
 
@@ -28,6 +28,10 @@ demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
 
 test: $(VENV)/.test  ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS)
+
+N ?= 300
+crash-test: $(VENV)/.test  ## kill training N times (default 300), compare with a run left alone
+	@$(BIN)/python tests/training/crash_campaign.py --kills $(N)
 
 lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/ruff check .

@@ -2,10 +2,12 @@
 
 import dataclasses
 import difflib
+import reprlib
 import runpy
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -14,9 +16,15 @@ from zojax.errors import InputError
 
 _STRICT_FIELDS = ConfigDict(extra="forbid", validate_assignment=True)
 
-Count = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Strict: a configuration that says ``steps=True`` or ``steps="10"`` is a mistake.
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Switch = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+NonNegative = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+OneDevice = Annotated[int, Field(strict=True, ge=1, le=1)]
 
 
 @dataclass(config=_STRICT_FIELDS)
@@ -30,7 +38,7 @@ class ModelConfig:
             OPT). The MeZO and LoZO scripts use 0.
     """
 
-    path: str
+    path: Text
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     bos_token_id: NonNegative | None = None
 
@@ -50,20 +58,18 @@ class DataConfig:
         truncate: what to do with a sequence that is too long: ``error``, or ``left`` to drop
             its oldest prompt tokens, as MeZO does.
         max_length: the longest sequence, in tokens; the model's positions bound it too.
-        page_len: tokens that a page should have at most.
         shuffle_labels: permute the training labels: a control, which must not learn.
     """
 
-    task: str = "sst2"
-    path: str | None = None
+    task: Text = "sst2"
+    path: Text | None = None
     num_train: Count = 1000
     num_dev: Count = 500
     num_eval: Count = 1000
-    seed: NonNegative = 0
+    seed: Seed = 0
     truncate: Literal["error", "left"] = "error"
     max_length: Count = 2048
-    page_len: Count = 512
-    shuffle_labels: bool = False
+    shuffle_labels: Switch = False
 
 
 @dataclass(config=_STRICT_FIELDS)
@@ -80,6 +86,8 @@ class TrainConfig:
         eval_every: steps between dev evaluations.
         chunk: steps between the host's waits for the device; the journal's unit of loss.
         seed: of perturbations and of the order of examples.
+        nonfinite: what to do with a step whose loss is not finite: ``skip`` it, so that nothing
+            moves, or ``stop`` the run. Either way it is counted and journaled.
     """
 
     steps: Count = 20_000
@@ -87,10 +95,11 @@ class TrainConfig:
     learning_rate: Positive = 1e-7
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
     eval_every: Count = 4_000
     chunk: Count = 32
-    seed: NonNegative = 42
+    seed: Seed = 42
+    nonfinite: Literal["skip", "stop"] = "skip"
 
 
 @dataclass(config=_STRICT_FIELDS)
@@ -126,19 +135,30 @@ class MeshConfig:
         model: shards of the weights.
     """
 
-    data: Literal[1] = 1
-    model: Literal[1] = 1
+    data: OneDevice = 1
+    model: OneDevice = 1
 
 
 @dataclass(config=_STRICT_FIELDS)
 class RunConfig:
-    """Where a run lives.
+    """Where a run lives, and what it keeps there; unlike the rest, this may change on a resume.
+
+    Checkpoints are off by default because the journal restores a run without them: a replay of
+    LoZO's scalars takes about a hundredth of the training's time, while every checkpoint of a
+    folded run is as large as the model.
 
     Attributes:
         dir: its directory.
+        checkpoint_every: steps between checkpoints; 0 is never. A thousand or more suits runs
+            whose replay is long, and runs that may go on with another version of JAX.
+        keep_last: how many of the newest checkpoints stay.
+        keep_best: how many of those with the best dev accuracy stay beside them.
     """
 
-    dir: str
+    dir: Text
+    checkpoint_every: NonNegative = 0
+    keep_last: Count = 1
+    keep_best: NonNegative = 1
 
 
 @dataclass(config=_STRICT_FIELDS)
@@ -160,6 +180,10 @@ class Config:
 
 
 _ADAPTER = TypeAdapter(Config)
+_PARTS: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(Config)}
+_FIELDS: dict[str, Any] = {
+    f"{part}.{f.name}": f.type for part, of in _PARTS.items() for f in dataclasses.fields(of)
+}
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -175,70 +199,111 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         raise InputError(_describe(error)) from None
 
 
-def field_names() -> list[str]:
-    """Every field as ``part.field``."""
-    parts = {part.name: part.type for part in dataclasses.fields(Config)}
-    return [f"{name}.{field.name}" for name, part in parts.items() for field in _fields(part)]
-
-
-def _fields(part: Any) -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(part)
-
-
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """A new configuration with ``part.field=value`` texts applied; ``none`` stands for None.
+    """A new configuration with ``part.field=value`` texts applied.
+
+    ``none`` stands for None where a field may be None.
 
     Raises:
         InputError: no such field (and the nearest one), or a value that it cannot take.
     """
     tree = to_dict(config)
     for override in overrides:
-        name, equals, text = override.partition("=")
-        name = name.strip()
+        name, equals, text = (piece.strip() for piece in override.partition("="))
         if not equals:
             raise InputError(f"--set {override}: write it as FIELD=VALUE")
-        if name not in field_names():
-            raise InputError(f"--set {override}: no field {name!r}{_nearest(name)}")
+        if name not in _FIELDS:
+            raise InputError(f"--set {override}: no field {name!r}{_hint(name, list(_FIELDS))}")
         part, field = name.split(".")
-        tree[part][field] = None if text.lower() == "none" else text
+        try:
+            tree[part][field] = _parse(_FIELDS[name], text)
+        except ValidationError as error:
+            raise InputError(f"--set {override}: {name} {_reason(error)}") from None
     return from_dict(tree)
 
 
-def _nearest(name: str) -> str:
-    """A hint at the field that was meant, or nothing."""
-    names = field_names()
-    by_last = [n for n in names if n.split(".")[1] == name.split(".")[-1]]
-    close = by_last or difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+def _parse(field_type: Any, text: str) -> Any:
+    if text.lower() == "none" and type(None) in get_args(field_type):
+        return None
+    return TypeAdapter(field_type).validate_strings(text)
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    """The field that was meant: one of another part, abbreviated (lr), or misspelt."""
+    part, _, field = name.rpartition(".")
+    here = [n for n in names if n.startswith(f"{part}.")] or names
+    fields = {n: n.rpartition(".")[2] for n in names}
+    close = (
+        [n for n in names if fields[n] == field]
+        or [n for n in here if "".join(word[0] for word in fields[n].split("_")) == field]
+        or difflib.get_close_matches(name, here, n=1, cutoff=0.7)
+    )
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    [nearest] = difflib.get_close_matches(name, here, n=1, cutoff=0)
+    return f"; the nearest is {nearest}, of {', '.join(here)}"
+
+
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "text"}
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    kind, _, problem = first["type"].partition("_")
+    if kind in _KINDS and problem in ("type", "parsing"):
+        return f"should be {_KINDS[kind]}"
+    if first["type"] == "string_too_short":
+        return "should not be empty"
+    message = first["msg"].removeprefix("Input ")
+    return message[0].lower() + message[1:]
 
 
 def _describe(error: ValidationError) -> str:
+    """The first mistake; a part that was made on its own knows its fields, but not its name."""
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "unexpected_keyword_argument":
-        return f"no field {name!r}{_nearest(name)}"
+    by_class = {of.__name__: (name, of) for name, of in _PARTS.items()}
+    part, of = by_class.get(error.title, ("", Config))
+    by_position: dict[Any, str] = dict(enumerate(f.name for f in dataclasses.fields(of)))
+    pieces = [by_position.get(piece, str(piece)) for piece in first["loc"]]
+    name = ".".join(filter(None, [part, *pieces]))
+    if first["type"] in ("unexpected_keyword_argument", "no_such_attribute"):
+        return f"no field {name!r}{_hint(name, list(_FIELDS if '.' in name else _PARTS))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
-    reason = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name}={first['input']!r}: {reason}"
+    return f"{name}={reprlib.repr(first['input'])}: {_reason(error)}"
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Runs a configuration file's ``get_config()`` and applies overrides.
 
     Raises:
-        InputError: no such file, what went wrong in it, or a bad override.
+        InputError: no such file, what went wrong in it (and in which line), or a bad override.
     """
     if not Path(path).is_file():
-        raise InputError(f"--config {path}: no such file")
+        what = "is a directory" if Path(path).is_dir() else "no such file"
+        raise InputError(f"--config {path}: {what}; give a Python file with get_config()")
     try:
-        config = runpy.run_path(path)["get_config"]()
-    except KeyError:
-        raise InputError(f"{path}: has no get_config()") from None
-    except ValidationError as error:
-        raise InputError(f"{path}: {_describe(error)}") from None
-    except Exception as error:
-        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+        get_config = runpy.run_path(path).get("get_config")
+        config = get_config() if callable(get_config) else None
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{path}{_line(path, error)}: {_what(error)}") from error
+    if not callable(get_config):
+        raise InputError(f"{path}: has no get_config()")
     if not isinstance(config, Config):
-        raise InputError(f"{path}: get_config() returned {type(config).__name__}, not Config")
+        raise InputError(f"{path}: get_config() returned {type(config).__name__}, not a Config")
     return apply_overrides(config, overrides)
+
+
+def _line(path: str, error: BaseException) -> str:
+    """``:LINE`` of the configuration file that failed, or nothing where there is none."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    if isinstance(error, SyntaxError) and error.filename == path:
+        lines.append(error.lineno)
+    return f":{lines[-1]}" if lines and lines[-1] else ""
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, ValidationError):
+        return _describe(error)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

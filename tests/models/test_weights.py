@@ -474,13 +474,44 @@ def test_we_read_what_transformers_saves(name, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [("opt-125m", 125), ("opt-350m", 331), ("opt-1.3b", 1316), ("opt-13b", 12853)],
-)
-def test_published_shapes_have_their_published_sizes(name, millions):
-    parameters = sum(math.prod(shape) for shape in tensor_shapes(OPT_SHAPES[name]).values())
-    assert parameters // 10**6 == millions
+# Layers, heads and width of each size (2205.01068, table 1), and its exact number of parameters.
+PUBLISHED = {
+    "opt-125m": (12, 12, 768, 125_239_296),
+    "opt-350m": (24, 16, 1024, 331_196_416),
+    "opt-1.3b": (24, 32, 2048, 1_315_758_080),
+    "opt-2.7b": (32, 32, 2560, 2_651_596_800),
+    "opt-6.7b": (32, 32, 4096, 6_658_473_984),
+    "opt-13b": (40, 40, 5120, 12_853_473_280),
+    "opt-30b": (48, 56, 7168, 29_974_540_288),
+    "opt-66b": (64, 72, 9216, 65_719_701_504),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_shapes_have_their_published_sizes(name):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    layers, heads, width, parameters = PUBLISHED[name]
+    config = transformers.OPTConfig(
+        vocab_size=50272,
+        max_position_embeddings=2048,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        hidden_size=width,
+        ffn_dim=4 * width,
+        word_embed_proj_dim=512 if name == "opt-350m" else width,
+        do_layer_norm_before=name != "opt-350m",
+    )
+    with torch.device("meta"):
+        theirs = transformers.OPTForCausalLM(config)
+    shapes = {path: tuple(p.shape) for path, p in theirs.named_parameters()}
+    assert tensor_shapes(OPT_SHAPES[name]) == shapes
+    assert sum(math.prod(shape) for shape in shapes.values()) == parameters
+    assert OPT_SHAPES[name].num_attention_heads == heads
+
+
+def test_every_published_size_is_known():
+    assert OPT_SHAPES.keys() == PUBLISHED.keys()
 
 
 # In processes of their own: device placement and memory.

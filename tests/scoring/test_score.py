@@ -31,6 +31,7 @@ SHAPES = {
 }
 # Both sides compute in float32 and sum in other orders; logits here are of the order of 1.
 LOGIT_TOLERANCE = 2e-4
+jitted_score = jax.jit(score, static_argnames=("graphdef", "normalize"))
 PACKING_TOLERANCE = 1e-5
 
 
@@ -76,18 +77,15 @@ def full_span(tokens: np.ndarray) -> Item:
     return from_span(tokens, 1, len(tokens))
 
 
-def scored_by_example(model: Model, pool, items, *, slots=(0,), page_len=64, weights=None):
+def scored_by_example(model: Model, pool, items, *, slots=(0,), shape=None):
     """``[slot][example][candidate] -> logprobs of its tokens``."""
-    shape = shape_needed(items, page_len, multiple_of=2)
-    pages = pack(items, shape)
+    pages = pack(items, shape_needed(items, 4) if shape is None else shape)
     logprobs = []
     for slot in slots:
         in_slot = dataclasses.replace(pages, slot_p=np.full_like(pages.slot_p, slot))
         logprobs.append(in_slot)
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *logprobs)
-    logprob_pc = jax.jit(score, static_argnames="graphdef")(
-        model.weights if weights is None else weights, pool, together, graphdef=model.graphdef
-    )
+    logprob_pc = jitted_score(model.weights, pool, together, graphdef=model.graphdef)
     out = []
     for part in np.split(np.asarray(logprob_pc), len(slots)):
         out.append(
@@ -177,9 +175,10 @@ def merge(weights, params, subspace):
 
 def test_packing_does_not_change_a_score(model):
     items = [full_span(tokens) for tokens in random_sequences([2, 6, 13, 31, 8])]
-    [packed] = scored_by_example(model, {}, items, page_len=40)
+    [packed] = scored_by_example(model, {}, items)
+    largest = shape_needed([items[3]])
     for item, (logprobs,) in zip(items, packed, strict=True):
-        [[[alone]]] = scored_by_example(model, {}, [item])
+        [[[alone]]] = scored_by_example(model, {}, [item], shape=largest)
         np.testing.assert_allclose(logprobs, alone, atol=PACKING_TOLERANCE)
 
 
@@ -187,10 +186,12 @@ def test_bare_logits_rank_single_token_candidates_as_logprobs_do(model):
     prompts = random_sequences([3, 9, 14])
     tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
     items = [Item(prompt, tails) for prompt in prompts]
-    pages = pack(items, shape_needed(items, 64))
+    pages = pack(items, shape_needed(items, 2))
     probabilities = []
     for normalize in (True, False):
-        logprob_pc = score(model.weights, {}, pages, graphdef=model.graphdef, normalize=normalize)
+        logprob_pc = jitted_score(
+            model.weights, {}, pages, graphdef=model.graphdef, normalize=normalize
+        )
         scores_bk = candidate_scores(logprob_pc, pages, num_examples=3, num_candidates=3)
         probabilities.append(jax.nn.softmax(scores_bk, axis=-1))
     np.testing.assert_allclose(*probabilities, atol=PACKING_TOLERANCE)
@@ -203,11 +204,13 @@ def test_bare_logits_see_the_adapter_as_logprobs_do(model):
     pool = make_pool([adapter_state(params, draw_subspace(jax.random.key(2), sites, rank=2))])
     tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
     items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
-    pages = pack(items, shape_needed(items, 64))
+    pages = pack(items, shape_needed(items, 2))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
     probabilities = []
     for normalize in (True, False):
-        logprob_pc = score(model.weights, pool, pages, graphdef=model.graphdef, normalize=normalize)
+        logprob_pc = jitted_score(
+            model.weights, pool, pages, graphdef=model.graphdef, normalize=normalize
+        )
         scores_bk = candidate_scores(logprob_pc, pages, num_examples=2, num_candidates=3)
         probabilities.append(jax.nn.softmax(scores_bk, axis=-1))
     np.testing.assert_allclose(*probabilities, atol=PACKING_TOLERANCE)

@@ -1,6 +1,6 @@
 """Zeroth-order gradient estimators: where to probe, and what the losses say of the gradient."""
 
-from zojax.estimators.estimator import Estimator
+from zojax.estimators.estimator import DIRECTION, Estimator, stream_key
 from zojax.estimators.lozo import lozo
 
-__all__ = ["Estimator", "lozo"]
+__all__ = ["DIRECTION", "Estimator", "lozo", "stream_key"]

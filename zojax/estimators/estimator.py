@@ -7,6 +7,14 @@ import jax
 
 Tree = Any
 
+DIRECTION = 0
+"""The stream of a run's key that every estimator draws its directions from."""
+
+
+def stream_key(key: jax.Array, stream: int, step: jax.Array | int) -> jax.Array:
+    """The key of one stream at one step; the journal keeps that of :data:`DIRECTION`."""
+    return jax.random.fold_in(jax.random.fold_in(key, stream), step)
+
 
 class Estimator(NamedTuple):
     """A zeroth-order gradient estimator.

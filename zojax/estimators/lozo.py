@@ -15,16 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Flat, Sites, adapter_state, draw_direction, draw_subspace, zero_params
-from zojax.estimators.estimator import Estimator
+from zojax.estimators.estimator import DIRECTION, Estimator, stream_key
 
 Scale = Literal["none", "rms", "paper"]
 
-# Streams of a run's key, so that no two uses share a draw.
-_DIRECTION, _SUBSPACE = 0, 1
-
-
-def _stream_key(key: jax.Array, stream: int, step: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(key, stream), step)
+_SUBSPACE = 1  # the stream of the run's key that V is drawn from
 
 
 def lozo(sites: Sites, *, rank: int = 2, epsilon: float = 1e-3, scale: Scale = "none") -> Estimator:
@@ -51,14 +46,14 @@ def lozo(sites: Sites, *, rank: int = 2, epsilon: float = 1e-3, scale: Scale = "
     update_scale = 1.0 / rank if scale == "paper" else probe_scale
 
     def direction(key: jax.Array, step: jax.Array, matrix_scale: float) -> Flat:
-        drawn = draw_direction(_stream_key(key, _DIRECTION, step), sites, rank)
+        drawn = draw_direction(stream_key(key, DIRECTION, step), sites, rank)
         return {
             site.path: drawn[site.path] * matrix_scale if site.is_matrix else drawn[site.path]
             for site in sites
         }
 
     def redraw(key: jax.Array, step: jax.Array) -> Flat:
-        return draw_subspace(_stream_key(key, _SUBSPACE, step), sites, rank)
+        return draw_subspace(stream_key(key, _SUBSPACE, step), sites, rank)
 
     def init(key: jax.Array) -> tuple[Flat, Flat]:
         return zero_params(sites, rank), redraw(key, jnp.int32(0))

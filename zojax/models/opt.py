@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zojax.errors import InputError
-from zojax.models.layers import Adapter, Attend, Embedding, LayerNorm, Linear
+from zojax.models.layers import Adapter, Attend, Embedding, LayerNorm, Linear, bind
 
 POSITION_OFFSET = 2
 """Rows of the position table that no token uses (an inheritance from fairseq)."""
@@ -68,6 +68,11 @@ class OPTConfig:
         return config
 
 
+def _take(x_ptn: jax.Array, at_pr: jax.Array | None) -> jax.Array:
+    """The tokens ``at_pr`` of each page; all of them for None."""
+    return x_ptn if at_pr is None else jnp.take_along_axis(x_ptn, at_pr[:, :, None], axis=1)
+
+
 class Attention(nnx.Module):
     """Multi-head self-attention; who sees whom is the caller's ``attend``."""
 
@@ -81,17 +86,19 @@ class Attention(nnx.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (linear() for _ in range(4))
 
     def __call__(
-        self, x_ptn: jax.Array, slot_p: jax.Array, attend: Attend, adapter: Adapter
+        self, x_ptn: jax.Array, attend: Attend, adapter: Adapter, at_pr: jax.Array | None
     ) -> jax.Array:
-        """The sublayer's output ``(p, t, n)``, float32."""
+        """The sublayer's output at ``at_pr``: ``(p, r, n)``, float32."""
 
-        def heads(name: str) -> jax.Array:
-            y_ptn = getattr(self, name)(x_ptn, slot_p, adapter.get(name, {}))
+        def heads(name: str, x_ptn: jax.Array) -> jax.Array:
+            y_ptn = getattr(self, name)(x_ptn, adapter.get(name, {}))
             y_ptn = y_ptn.astype(self.q_proj.weight[...].dtype)
             return y_ptn.reshape(*y_ptn.shape[:2], self.num_heads, -1)
 
-        out_pthd = attend(heads("q_proj"), heads("k_proj"), heads("v_proj"))
-        return self.out_proj(out_pthd.reshape(x_ptn.shape), slot_p, adapter.get("out_proj", {}))
+        q_prhd = heads("q_proj", _take(x_ptn, at_pr))
+        out_prhd = attend(q_prhd, heads("k_proj", x_ptn), heads("v_proj", x_ptn), at_pr)
+        out_prn = out_prhd.reshape(*out_prhd.shape[:2], -1)
+        return self.out_proj(out_prn, adapter.get("out_proj", {}))
 
 
 class Block(nnx.Module):
@@ -107,25 +114,38 @@ class Block(nnx.Module):
         self.final_layer_norm = LayerNorm(d, dtype=dtype)
 
     def __call__(
-        self, x_ptn: jax.Array, slot_p: jax.Array, attend: Attend, adapter: Adapter
+        self,
+        x_ptn: jax.Array,
+        attend: Attend,
+        adapter: Adapter,
+        at_pr: jax.Array | None = None,
     ) -> jax.Array:
-        """The residual stream ``(p, t, n)`` behind this layer, float32."""
+        """The residual stream behind this layer, float32.
+
+        Args:
+            x_ptn: the residual stream before it.
+            attend: attention over a page.
+            adapter: this layer's, bound to the pages.
+            at_pr: the only tokens that are asked for, if not all; nothing but keys and values
+                is computed for the others.
+        """
 
         def norm(name: str, y_ptn: jax.Array) -> jax.Array:
-            return getattr(self, name)(y_ptn, slot_p, adapter.get(name, {}))
+            return getattr(self, name)(y_ptn, adapter.get(name, {}))
 
         def attention(y_ptn: jax.Array) -> jax.Array:
-            return self.self_attn(y_ptn, slot_p, attend, adapter.get("self_attn", {}))
+            return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr)
 
-        def mlp(y_ptn: jax.Array) -> jax.Array:
-            y_ptm = jax.nn.relu(self.fc1(y_ptn, slot_p, adapter.get("fc1", {})))
-            return self.fc2(y_ptm, slot_p, adapter.get("fc2", {}))
+        def mlp(y_prn: jax.Array) -> jax.Array:
+            y_prm = jax.nn.relu(self.fc1(y_prn, adapter.get("fc1", {})))
+            return self.fc2(y_prm, adapter.get("fc2", {}))
 
+        x_prn = _take(x_ptn, at_pr)
         if self.norm_first:
-            x_ptn += attention(norm("self_attn_layer_norm", x_ptn))
-            return x_ptn + mlp(norm("final_layer_norm", x_ptn))
-        x_ptn = norm("self_attn_layer_norm", x_ptn + attention(x_ptn))
-        return norm("final_layer_norm", x_ptn + mlp(x_ptn))
+            x_prn += attention(norm("self_attn_layer_norm", x_ptn))
+            return x_prn + mlp(norm("final_layer_norm", x_prn))
+        x_prn = norm("self_attn_layer_norm", x_prn + attention(x_ptn))
+        return norm("final_layer_norm", x_prn + mlp(x_prn))
 
 
 class OPT(nnx.Module):
@@ -141,6 +161,7 @@ class OPT(nnx.Module):
         self, config: OPTConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs | None = None
     ):
         rngs = nnx.Rngs(0) if rngs is None else rngs
+        self.num_layers = config.num_hidden_layers
         d, width = config.hidden_size, config.word_embed_proj_dim
         rows = config.max_position_embeddings + POSITION_OFFSET
         self.embed_tokens = Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
@@ -173,8 +194,9 @@ class OPT(nnx.Module):
         slot_p: jax.Array,
         attend: Attend,
         adapter: Adapter,
+        reads_pr: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states ready for the head: ``(p, t, word_embed_proj_dim)`` in float32.
+        """Hidden states ready for the head: ``(p, r, word_embed_proj_dim)`` in float32.
 
         Args:
             tokens_pt: token ids.
@@ -182,32 +204,46 @@ class OPT(nnx.Module):
             slot_p: the adapter slot of each page.
             attend: attention over a page, see :data:`zojax.models.layers.Attend`.
             adapter: the pool, in this module's tree; layers as ``(slots, layers, …)``.
+            reads_pr: the tokens of each page that are wanted; None for all.
         """
+
+        def project(module: Linear | LayerNorm, name: str, x_ptn: jax.Array) -> jax.Array:
+            return module(x_ptn, bind(adapter.get(name, {}), slot_p))
+
         x_ptn = self.embed_tokens(tokens_pt, slot_p, adapter.get("embed_tokens", {}))
         if self.project_in is not None:
-            x_ptn = self.project_in(x_ptn, slot_p, adapter.get("project_in", {}))
+            x_ptn = project(self.project_in, "project_in", x_ptn)
         x_ptn += self.embed_positions(
             positions_pt + POSITION_OFFSET, slot_p, adapter.get("embed_positions", {})
         )
-        x_ptn = self._scan_layers(x_ptn, slot_p, attend, adapter.get("layers", {}))
+        x_prn = self._run_layers(x_ptn, slot_p, attend, adapter.get("layers", {}), reads_pr)
         if self.final_layer_norm is not None:
-            x_ptn = self.final_layer_norm(x_ptn, slot_p, adapter.get("final_layer_norm", {}))
+            x_prn = project(self.final_layer_norm, "final_layer_norm", x_prn)
         if self.project_out is not None:
-            x_ptn = self.project_out(x_ptn, slot_p, adapter.get("project_out", {}))
-        return x_ptn
+            x_prn = project(self.project_out, "project_out", x_prn)
+        return x_prn
 
-    def _scan_layers(
-        self, x_ptn: jax.Array, slot_p: jax.Array, attend: Attend, adapter: Adapter
+    def _run_layers(
+        self,
+        x_ptn: jax.Array,
+        slot_p: jax.Array,
+        attend: Attend,
+        adapter: Adapter,
+        reads_pr: jax.Array | None,
     ) -> jax.Array:
+        """A scan over the layers but the last, which runs at the reads alone."""
         graphdef, stacked = nnx.split(self.layers)
-        adapter_by_layer = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), adapter)
+        last = self.num_layers - 1
 
-        def body(x_ptn, layer):
-            weights, adapter = layer
-            return nnx.merge(graphdef, weights)(x_ptn, slot_p, attend, adapter), None
+        def run(x_ptn: jax.Array, layer: jax.Array | int, at_pr: jax.Array | None) -> jax.Array:
+            # Indexing in the body, not slicing the stack before the scan, copies no weights.
+            block = nnx.merge(graphdef, jax.tree.map(lambda a: a[layer], stacked))
+            return block(x_ptn, attend, bind(adapter, slot_p, layer), at_pr)
 
-        x_ptn, _ = jax.lax.scan(body, x_ptn, (stacked, adapter_by_layer))
-        return x_ptn
+        x_ptn, _ = jax.lax.scan(
+            lambda x_ptn, layer: (run(x_ptn, layer, None), None), x_ptn, jnp.arange(last)
+        )
+        return run(x_ptn, last, reads_pr)
 
     def _head(self, adapter: Adapter) -> tuple[Embedding, Adapter]:
         name = "embed_tokens" if self.lm_head is None else "lm_head"

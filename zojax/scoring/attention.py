@@ -21,9 +21,18 @@ def tree_mask(pages: Pages) -> jax.Array:
 
 def page_attention(pages: Pages) -> Attend:
     """The ``attend`` that a model takes, for these pages."""
-    mask_p1ts = tree_mask(pages)[:, None]
+    mask_pts = tree_mask(pages)
 
-    def attend(q_pthd: jax.Array, k_pshd: jax.Array, v_pshd: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(q_pthd, k_pshd, v_pshd, mask=mask_p1ts)
+    def attend(
+        q_prhd: jax.Array, k_pthd: jax.Array, v_pthd: jax.Array, at_pr: jax.Array | None
+    ) -> jax.Array:
+        mask_prs = mask_pts
+        if at_pr is not None:
+            mask_prs = jnp.take_along_axis(mask_pts, at_pr[:, :, None], axis=1)
+        dtype = q_prhd.dtype
+        if dtype == jnp.float16:  # JAX asks for a float16 matmul that CPUs and TPUs do not have
+            q_prhd, k_pthd, v_pthd = (x.astype(jnp.float32) for x in (q_prhd, k_pthd, v_pthd))
+        out_prhd = jax.nn.dot_product_attention(q_prhd, k_pthd, v_pthd, mask=mask_prs[:, None])
+        return out_prhd.astype(dtype)
 
     return attend

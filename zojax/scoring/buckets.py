@@ -1,38 +1,82 @@
 """Buckets: the few page shapes that a run compiles for, chosen from the batches it will see."""
 
+import collections
+import math
 from collections.abc import Iterable, Sequence
 
-from zojax.scoring.pages import PageShape
+from zojax.scoring.pages import Item, PageShape, shape_needed
 
-_GRANULARITIES = tuple(8 * 2**i for i in range(12))
+_MULTIPLE = 8
+"""Page lengths are multiples of this, a vector's width."""
+
+_SAMPLED_BATCHES = 32
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+def choose_num_pages(
+    batches: Sequence[Sequence[Item]], hidden_size: int, *, multiple_of: int = 1
+) -> int:
+    """Pages to spread each of these batches over: more pad more, fewer attend to more.
+
+    A token is taken to cost ``1 + page tokens / (3 · hidden_size)``: attention over a page has
+    1 / 6 of the matmuls' FLOPs where a page is as long as the model is wide, and about half their
+    speed (measured on CPUs).
+
+    Args:
+        batches: examples, a batch each; a sample of them is looked at.
+        hidden_size: the model's width.
+        multiple_of: the page count is a multiple of this (the mesh's data axis).
+    """
+    sample = batches[:: math.ceil(len(batches) / _SAMPLED_BATCHES)]
+
+    def cost(num_pages: int) -> float:
+        shapes = [shape_needed(items, num_pages) for items in sample]
+        return sum(s.pages * s.tokens * (1 + s.tokens / (3 * hidden_size)) for s in shapes)
+
+    most = max(multiple_of, *(len(items) for items in sample))
+    return min(range(multiple_of, most + 1, multiple_of), key=cost)
 
 
 def choose_buckets(needed: Iterable[PageShape], max_buckets: int = 8) -> list[PageShape]:
-    """The finest buckets that cover all needed shapes with at most ``max_buckets`` executables.
+    """The buckets, at most ``max_buckets``, that pad the given shapes by the fewest tokens in all.
 
-    Token counts are rounded up to the smallest multiple of 8, 16, 32, … that keeps the number
-    of buckets down. Reads and scored tokens, which cost little, take the largest of their page
-    count.
+    Args:
+        needed: the shape of every batch, with one number of pages.
+        max_buckets: executables that may be compiled.
 
-    >>> choose_buckets([PageShape(1, 100, 4, 8), PageShape(1, 107, 5, 8)], max_buckets=1)
-    [PageShape(pages=1, tokens=112, reads=5, scored=8)]
+    >>> shapes = [PageShape(1, tokens, 4, 8) for tokens in (100, 100, 101, 60)]
+    >>> [bucket.tokens for bucket in choose_buckets(shapes, max_buckets=2)]
+    [64, 104]
     """
-    shapes = set(needed)
-    reads: dict[int, int] = {}
-    scored: dict[int, int] = {}
-    for shape in shapes:
-        reads[shape.pages] = max(reads.get(shape.pages, 0), shape.reads)
-        scored[shape.pages] = max(scored.get(shape.pages, 0), shape.scored)
-    sizes: set[tuple[int, int]] = set()
-    for granularity in _GRANULARITIES:
-        sizes = {(s.pages, _round_up(s.tokens, granularity)) for s in shapes}
-        if len(sizes) <= max_buckets:
-            break
-    return [PageShape(p, t, reads[p], scored[p]) for p, t in sorted(sizes)]
+    shapes = collections.Counter(needed)
+    [num_pages] = {shape.pages for shape in shapes}
+    count_by_tokens: collections.Counter[int] = collections.Counter()
+    for shape, count in shapes.items():
+        count_by_tokens[_MULTIPLE * -(-shape.tokens // _MULTIPLE)] += count
+    reads, scored = (max(getattr(s, name) for s in shapes) for name in ("reads", "scored"))
+    return [
+        PageShape(num_pages, tokens, reads, scored)
+        for tokens in _fewest_padded(sorted(count_by_tokens.items()), max_buckets)
+    ]
+
+
+def _fewest_padded(sizes: Sequence[tuple[int, int]], max_buckets: int) -> list[int]:
+    """The sizes to round up to, of ``(size, count)`` in order, so that the sum is least.
+
+    Dynamic programming over the prefixes: the last bucket of a prefix is its largest size.
+    """
+    best = [(0, [])]  # of each prefix: total size, buckets
+    for _ in range(max_buckets):
+        extended = [(0, [])]
+        for stop in range(1, len(sizes) + 1):
+            top, count, options = sizes[stop - 1][0], 0, []
+            for start in range(stop - 1, -1, -1):
+                count += sizes[start][1]
+                if start < len(best):
+                    total, buckets = best[start]
+                    options.append((total + top * count, [*buckets, top]))
+            extended.append(min(options))
+        best = extended
+    return best[-1][1]
 
 
 def bucket_for(shape: PageShape, buckets: Sequence[PageShape]) -> PageShape:

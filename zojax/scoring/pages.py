@@ -11,6 +11,7 @@ c scored tokens.
 """
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -126,17 +127,8 @@ def assign(items: Sequence[Item], num_pages: int) -> list[list[int]]:
     return members
 
 
-def shape_needed(items: Sequence[Item], page_len: int, multiple_of: int = 1) -> PageShape:
-    """The smallest shape that holds a batch.
-
-    Args:
-        items: the batch.
-        page_len: the most tokens a page should have; a longer single item makes it longer.
-        multiple_of: the page count is a multiple of this (the mesh's data axis).
-    """
-    total = sum(item.num_computed for item in items)
-    num_pages = -(-total // page_len)
-    num_pages = max(1, -(-num_pages // multiple_of)) * multiple_of
+def shape_needed(items: Sequence[Item], num_pages: int = 1) -> PageShape:
+    """The smallest shape that holds a batch on this many pages."""
     members = assign(items, num_pages)
 
     def largest(attribute: str) -> int:
@@ -167,7 +159,8 @@ def pack(items: Sequence[Item], shape: PageShape) -> Pages:
             item = items[i]
             if not len(item.prompt) or not all(len(c) for c in item.candidates):
                 raise InputError(f"{item.name}: a prompt or a candidate has no token")
-            if at + item.num_computed > shape.tokens or scored + item.num_scored > shape.scored:
+            after = (at + item.num_computed, reads + item.num_reads, scored + item.num_scored)
+            if any(map(operator.gt, after, (shape.tokens, shape.reads, shape.scored))):
                 raise InputError(f"{item.name}: the batch does not fit pages of shape {shape}")
             prompt_len = len(item.prompt)
             prompt_read = reads

@@ -37,10 +37,14 @@ def score(
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.
     """
     model = nnx.merge(graphdef, weights)
-    hidden_ptn = model(
-        pages.tokens_pt, pages.positions_pt, pages.slot_p, page_attention(pages), pool
+    hidden_prn = model(
+        pages.tokens_pt,
+        pages.positions_pt,
+        pages.slot_p,
+        page_attention(pages),
+        pool,
+        pages.reads_pr,
     )
-    hidden_prn = jnp.take_along_axis(hidden_ptn, pages.reads_pr[:, :, None], axis=1)
     if not normalize:
         hidden_pcn = jnp.take_along_axis(hidden_prn, pages.read_pc[:, :, None], axis=1)
         return model.logits_at(hidden_pcn, pages.targets_pc, pages.slot_p, pool)

@@ -2,6 +2,6 @@
 
 from zojax.tasks.dataset import Splits, load_splits
 from zojax.tasks.example import Example
-from zojax.tasks.tokenize import encode, load_tokenizer
+from zojax.tasks.tokenize import encode, load_tokenizer, tokenise
 
-__all__ = ["Example", "Splits", "encode", "load_splits", "load_tokenizer"]
+__all__ = ["Example", "Splits", "encode", "load_splits", "load_tokenizer", "tokenise"]

@@ -40,7 +40,8 @@ def load_splits(config: DataConfig) -> Splits:
 
     As MeZO does: ``num_train + num_dev`` records from a permutation of the train split seeded
     with ``seed`` (NumPy's legacy generator), the last ``num_dev`` of them for dev; and up to
-    ``num_eval`` of the validation split.
+    ``num_eval`` of the validation split's permutation. Where records are too few for train and
+    dev, MeZO takes what there is with a warning; here it is an error.
 
     Raises:
         InputError: names file and line of a bad record, or the fix for missing data.
@@ -87,9 +88,10 @@ def _render(task: ModuleType, record: Mapping[str, Any], name: str) -> Example:
     for field in task.FIELDS:
         if field not in record:
             raise InputError(f"{name}: no field {field!r}; there are {', '.join(record) or 'none'}")
-    if not isinstance(record["label"], int) or not 0 <= record["label"] < len(task.CANDIDATES):
+    label = record["label"]
+    if type(label) is not int or not 0 <= label < len(task.CANDIDATES):  # true is an int to Python
         words = ", ".join(f"{i} ({word!r})" for i, word in enumerate(task.CANDIDATES))
-        raise InputError(f"{name}: label {record['label']!r} has no word; labels are {words}")
+        raise InputError(f"{name}: label {label!r} has no word; labels are {words}")
     for field in task.FIELDS:
         if field != "label" and not isinstance(record[field], str):
             raise InputError(f"{name}: {field} is {record[field]!r}, which is no text")
@@ -110,25 +112,37 @@ def _read(config: DataConfig, task: ModuleType, split: str) -> list[Record]:
 
 def _read_jsonl(path: Path) -> list[Record]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (data.path names its directory)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(_what_is_missing(path)) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     records = []
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines: JSON strings may hold other line separators, such as U+2028, as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: is not JSON ({error})") from None
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg} at column {error.colno}"
+            raise InputError(f"{path}:{number}: is not JSON ({reason})") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}:{number}: is not a JSON object")
         records.append((f"{path}:{number}", record))
     if not records:
         raise InputError(f"{path}: holds no record")
     return records
+
+
+def _what_is_missing(path: Path) -> str:
+    directory = path.parent
+    if directory.is_dir():
+        return f"{path}: no such file, and data.path={str(directory)!r} should hold it"
+    what = "is a file" if directory.is_file() else "no such directory"
+    return f"data.path={str(directory)!r}: {what}; give a directory that holds {path.name}"
 
 
 def _read_hub(task: ModuleType, split: str) -> list[Record]:

@@ -16,4 +16,5 @@ def render(record: Mapping[str, Any], name: str) -> Example:
     >>> render({"sentence": "a gripping film ", "label": 1}, "train:1").prompt
     'a gripping film It was'
     """
-    return Example(f"{record['sentence'].strip()} It was", CANDIDATES, record["label"], name)
+    prompt = f"{record['sentence'].strip()} It was".lstrip()  # of an empty sentence, "It was"
+    return Example(prompt, CANDIDATES, record["label"], name)

@@ -1,97 +1,140 @@
 """From text to token ids: prompts and candidates as items for the scorer."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from zojax.errors import InputError
+from zojax.models import read_config
 from zojax.scoring import Item
 from zojax.tasks.example import Example
 
-Tokenizer = Any
-"""A transformers tokenizer."""
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A checkpoint's tokenizer.
+
+    Attributes:
+        tokens: transformers' own.
+        bos: id that prompts start with.
+        vocab_size: ids that the model knows: 0 up to this.
+    """
+
+    tokens: Any
+    bos: int
+    vocab_size: int
+
+    def ids(self, text: str) -> list[int]:
+        """The text's token ids, without BOS."""
+        return self.tokens(text, add_special_tokens=False)["input_ids"]
 
 
-def load_tokenizer(path: str, bos_token_id: int | None) -> tuple[Tokenizer, int]:
-    """A checkpoint's tokenizer and the BOS id that prompts start with.
+def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
+    """A checkpoint's tokenizer.
 
     Args:
         path: local directory or hub id.
         bos_token_id: in place of the tokenizer's own, if not None.
 
     Raises:
-        InputError: the checkpoint has no tokenizer that can be read.
+        InputError: the checkpoint has no tokenizer that can be read, or a BOS that its model does
+            not know.
     """
     from transformers import AutoTokenizer  # seconds to import
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+        tokens = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
     except Exception as error:  # the library raises many kinds; all mean that it is not to be had
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: has no tokenizer that can be read ({reason})") from error
-    bos = tokenizer.bos_token_id if bos_token_id is None else bos_token_id
+    vocab_size = read_config(path).vocab_size
+    bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
         raise InputError(f"{path}: the tokenizer has no BOS; give one: --set model.bos_token_id=ID")
-    return tokenizer, bos
+    tokenizer = Tokenizer(tokens, bos, vocab_size)
+    if not tokenizer.ids("a"):  # what the library makes of a directory without vocabulary
+        raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
+    if bos >= vocab_size:
+        raise InputError(
+            f"{path}: prompts would start with token {bos}, but the model's vocabulary has "
+            f"{vocab_size}; give another: --set model.bos_token_id=ID"
+        )
+    return tokenizer
+
+
+def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
+    """Tokenises an example, however long it is.
+
+    As MeZO does: the prompt's tokens are a prefix of those of prompt and candidate together, and
+    what is behind it is the candidate. Where a merge crosses the border, so that it is none, the
+    candidate is tokenised alone (MeZO would count its tokens wrongly).
+
+    Raises:
+        InputError: names the example: a candidate of no token or like another, or a token that the
+            model does not know.
+    """
+    prompt = tokenizer.ids(example.prompt)
+    candidates = []
+    for text in example.candidates:
+        together = tokenizer.ids(example.prompt + text)
+        is_prefix = together[: len(prompt)] == prompt
+        candidate = together[len(prompt) :] if is_prefix else tokenizer.ids(text)
+        if not candidate:
+            raise InputError(f"{example.name}: candidate {text!r} tokenises to nothing")
+        if candidate in candidates:
+            other = example.candidates[candidates.index(candidate)]
+            raise InputError(f"{example.name}: candidate {text!r} tokenises like {other!r}")
+        candidates.append(candidate)
+    largest = max(max(ids) for ids in [[tokenizer.bos, *prompt], *candidates])
+    if largest >= tokenizer.vocab_size:
+        raise InputError(
+            f"{example.name}: has token {largest}, but the model's vocabulary has "
+            f"{tokenizer.vocab_size}; this is another model's tokenizer"
+        )
+    return Item(
+        np.array([tokenizer.bos, *prompt], np.int32),
+        tuple(np.array(candidate, np.int32) for candidate in candidates),
+        example.label,
+        example.name,
+    )
 
 
 def encode(
-    tokenizer: tuple[Tokenizer, int],
+    tokenizer: Tokenizer,
     example: Example,
     *,
     max_length: int,
     max_positions: int,
     truncate: Literal["error", "left"],
 ) -> Item:
-    """Tokenises an example.
-
-    As MeZO does: the prompt's tokens are a prefix of those of prompt and candidate together, and
-    what is behind it is the candidate. Where a merge crosses the border, so that it is none, the
-    candidate is tokenised alone.
+    """Tokenises an example (see :func:`tokenise`) of limited length.
 
     Args:
         tokenizer: from :func:`load_tokenizer`.
         example: in text.
         max_length: the longest sequence wanted, BOS included.
         max_positions: the longest that the model can take.
-        truncate: ``left`` drops the oldest prompt tokens of a longer one, but keeps the BOS.
+        truncate: ``left`` drops the oldest prompt tokens of a longer one, but keeps the BOS, as
+            MeZO does. The candidates share the prompt, so the longest of them says how many.
 
     Raises:
-        InputError: names the example: too long, or a candidate of no token or like another.
+        InputError: names the example: too long, or as for :func:`tokenise`.
     """
-    tokens, bos = tokenizer
-
-    def ids(text: str) -> list[int]:
-        return tokens(text, add_special_tokens=False)["input_ids"]
-
-    prompt = ids(example.prompt)
-    candidates = []
-    for text in example.candidates:
-        together = ids(example.prompt + text)
-        is_prefix = together[: len(prompt)] == prompt
-        candidate = together[len(prompt) :] if is_prefix else ids(text)
-        if not candidate:
-            raise InputError(f"{example.name}: candidate {text!r} tokenises to nothing")
-        if candidate in candidates:
-            raise InputError(f"{example.name}: candidate {text!r} tokenises like another one")
-        candidates.append(candidate)
-
-    limit = min(max_length, max_positions)
-    room = limit - max(map(len, candidates)) - 1
-    if len(prompt) > room:
-        length = 1 + len(prompt) + max(map(len, candidates))
-        if room < 0:
-            raise InputError(f"{example.name}: a candidate alone is longer than {limit} tokens")
-        if truncate == "error":
-            raise InputError(
-                f"{example.name}: {length} tokens are longer than the limit of {limit}; "
-                "--set data.truncate=left drops the oldest"
-            )
-        prompt = prompt[len(prompt) - room :]
-    return Item(
-        np.array([bos, *prompt], np.int32),
-        tuple(np.array(candidate, np.int32) for candidate in candidates),
-        example.label,
-        example.name,
-    )
+    item = tokenise(tokenizer, example)
+    longest = max(len(candidate) for candidate in item.candidates)
+    length, limit = len(item.prompt) + longest, min(max_length, max_positions)
+    if length <= limit:
+        return item
+    by_model = max_positions <= max_length
+    but = f"but the model has {limit} positions" if by_model else f"but data.max_length is {limit}"
+    if 1 + longest > limit:
+        raise InputError(f"{item.name}: BOS and a candidate alone are {1 + longest} tokens, {but}")
+    if truncate == "error":
+        raise InputError(
+            f"{item.name}: the sequence has {length} tokens, {but}; --set data.truncate=left drops "
+            "the oldest"
+        )
+    kept = item.prompt[1 + length - limit :]
+    return dataclasses.replace(item, prompt=np.concatenate([item.prompt[:1], kept]))

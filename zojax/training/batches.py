@@ -39,24 +39,21 @@ class BatchSource:
     Args:
         items: the data set.
         order: ``(step) -> indices`` of a step's examples.
-        page_len: the most tokens a page should have.
-        buckets: shapes to pack into.
+        buckets: shapes to pack into, all of one number of pages.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
         order: Callable[[int], list[int]],
-        page_len: int,
         buckets: Sequence[PageShape],
     ):
-        self._items, self._order, self._page_len = items, order, page_len
-        self._buckets = buckets
+        self._items, self._order, self._buckets = items, order, buckets
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, int]:
         """Bucket, packed batch and computed tokens of a step."""
         items = [self._items[i] for i in self._order(step)]
-        shape = bucket_for(shape_needed(items, self._page_len), self._buckets)
+        shape = bucket_for(shape_needed(items, self._buckets[0].pages), self._buckets)
         labels_b = np.array([item.label for item in items], np.int32)
         return shape, Batch(pack(items, shape), labels_b), sum(i.num_computed for i in items)
 

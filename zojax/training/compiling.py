@@ -39,13 +39,15 @@ def compile_buckets(
 
 
 class CompilationCounter:
-    """Counts the programs that XLA is asked for while it is open."""
+    """Counts the programs that XLA is asked for while it is open, and the seconds they take."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count, self.seconds = 0, 0.0
 
     def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
-        self.count += event == _COMPILE_EVENT
+        if event == _COMPILE_EVENT:
+            self.count += 1
+            self.seconds += duration_secs
 
     def __enter__(self) -> "CompilationCounter":
         jax.monitoring.register_event_duration_secs_listener(self._listen)

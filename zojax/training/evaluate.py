@@ -9,7 +9,7 @@ import numpy as np
 
 from zojax.estimators import Estimator
 from zojax.scoring import Item, PageShape, pack, shape_needed
-from zojax.scoring.buckets import bucket_for, choose_buckets
+from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.step import Batch, Objective, TrainState, score_slots
 
@@ -32,19 +32,28 @@ class EvalSet:
 
 
 def make_eval_set(
-    items: Sequence[Item], batch_size: int, page_len: int, max_buckets: int = 4
+    items: Sequence[Item], batch_size: int, hidden_size: int, max_buckets: int = 4
 ) -> EvalSet:
-    """Packs items in order of length, so that the batches need few and tight buckets."""
+    """Packs items in order of length, so that the batches need few and tight buckets.
+
+    Args:
+        items: the data set.
+        batch_size: examples in a batch.
+        hidden_size: the model's width, see :func:`zojax.scoring.buckets.choose_num_pages`.
+        max_buckets: executables that may be compiled.
+    """
     order = np.argsort([item.num_computed for item in items], kind="stable")
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    shapes = [shape_needed([items[i] for i in group], page_len) for group in groups]
+    by_group = [[items[i] for i in group] for group in groups]
+    num_pages = choose_num_pages(by_group, hidden_size)
+    shapes = [shape_needed(group, num_pages) for group in by_group]
     buckets = choose_buckets(shapes, max_buckets)
     batches = []
-    for group, needed in zip(groups, shapes, strict=True):
+    for group, members, needed in zip(groups, by_group, shapes, strict=True):
         bucket = bucket_for(needed, buckets)
         labels_b = np.zeros(batch_size, np.int32)
-        labels_b[: len(group)] = [items[i].label for i in group]
-        batches.append((bucket, Batch(pack([items[i] for i in group], bucket), labels_b), group))
+        labels_b[: len(group)] = [item.label for item in members]
+        batches.append((bucket, Batch(pack(members, bucket), labels_b), group))
     return EvalSet(batches, np.array([item.label for item in items]), batch_size)
 
 

@@ -2,21 +2,21 @@
 
 import dataclasses
 import functools
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 
+from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training.batches import BatchSource, prefetch
 from zojax.training.compiling import Executables, compile_buckets
-from zojax.training.journal import JournalWriter
+from zojax.training.journal import SKIPPED, JournalWriter
+from zojax.training.metrics import step_metrics
+from zojax.training.replay import step_keys
 from zojax.training.report import Reporter
 from zojax.training.step import (
     Batch,
@@ -28,8 +28,11 @@ from zojax.training.step import (
     starts_interval,
     train_step,
 )
+from zojax.training.stopping import Stop
 
 Tree = Any
+
+_POLL_SECONDS = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Programs:
     """Everything that runs on the device inside the loop, compiled.
 
     Attributes:
-        step: one executable a bucket, ``(weights, state, key, batch) -> (state, record)``.
+        step: one executable a bucket, ``(weights, state, key, rate, batch) -> (state, record)``.
         fold: ``(weights, state, key) -> (weights, state)``; None where nothing is folded.
     """
 
@@ -56,11 +59,10 @@ def compile_programs(
     batch_size: int,
     steps: int,
 ) -> Programs:
-    """Compiles the step for every bucket and the fold, if the run will come to one."""
+    """Compiles the step for every bucket, and the fold if the run comes to one."""
     step = functools.partial(train_step, method=method, objective=objective)
-    executables = compile_buckets(
-        step, buckets, batch_size, weights, state, key, donate_argnums=(1,)
-    )
+    args = (weights, state, key, np.float32(0))
+    executables = compile_buckets(step, buckets, batch_size, *args, donate_argnums=(1,))
     if method.fold_policy == "none" or steps <= method.interval:
         return Programs(executables, None)
     fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
@@ -85,25 +87,6 @@ class Speed:
             "tokens_per_second": self.computed_tokens / self.seconds,
             "token_efficiency": self.computed_tokens / self.page_tokens,
         }
-
-
-@contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for a stop after the chunk in hand; the second is Python's own."""
-    stop = threading.Event()
-
-    def on_signal(signum: int, _frame: Any) -> None:
-        stop.set()
-        signal.signal(signum, previous)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def chunk_ends(first: int, steps: int, chunk: int, eval_every: int) -> list[int]:
@@ -131,23 +114,27 @@ class Trainer:
         first_step: int,
         programs: Programs,
         method: Method,
-        learning_rates: np.ndarray,
         journal: JournalWriter,
         reporter: Reporter,
+        stops_if_skipped: bool,
     ):
         self.weights, self.state, self.step = weights, state, first_step
         self.speed = Speed()
         self._key, self._programs, self._method = key, programs, method
-        self._learning_rates, self._journal, self._reporter = learning_rates, journal, reporter
+        self._journal, self._reporter = journal, reporter
+        self._stops_if_skipped = stops_if_skipped
+        self._step_keys = step_keys(key, len(method.learning_rates))
 
     def run(
-        self,
-        source: BatchSource,
-        ends: list[int],
-        stop: threading.Event,
-        at_end: Callable[[int], None],
+        self, source: BatchSource, ends: list[int], stop: Stop, at_end: Callable[[], None]
     ) -> None:
-        """Trains chunk by chunk up to each of ``ends``; ``at_end(step)`` is called after each."""
+        """Trains chunk by chunk up to each of ``ends``; ``at_end()`` is called after each.
+
+        Ends early where ``stop`` is asked for. Every step up to ``self.step`` is journaled then.
+
+        Raises:
+            InputError: the journal cannot be written, or a loss was not finite and that stops it.
+        """
         if not ends:
             return
         steps = range(self.step, ends[-1])
@@ -155,26 +142,29 @@ class Trainer:
         try:
             for end in ends:
                 started = time.perf_counter()
-                records, tokens = self._dispatch(batches, end)
-                self._gather(records, tokens, started)
-                at_end(self.step)
-                if stop.is_set():
+                records, tokens = self._dispatch(batches, end, stop)
+                self._gather(records[: _finished(records, stop)], tokens, started)
+                if stop.is_asked:
                     return
+                at_end()
         finally:
             batches.close()
 
     def _dispatch(
-        self, batches: Iterator[tuple[PageShape, Batch, int]], end: int
+        self, batches: Iterator[tuple[PageShape, Batch, int]], end: int, stop: Stop
     ) -> tuple[list[StepRecord], list[tuple[int, int]]]:
         """Sends the steps of a chunk to the device without waiting for any of them."""
         records, tokens = [], []
         for step in range(self.step, end):
+            if stop.is_asked:
+                break
             if starts_interval(self._method, step):
                 assert self._programs.fold is not None
                 self.weights, self.state = self._programs.fold(self.weights, self.state, self._key)
             bucket, batch, computed = next(batches)
+            learning_rate = self._method.learning_rates[step]
             self.state, record = self._programs.step[bucket](
-                self.weights, self.state, self._key, batch
+                self.weights, self.state, self._key, learning_rate, batch
             )
             records.append(record)
             tokens.append((computed, bucket.pages * bucket.tokens))
@@ -183,34 +173,59 @@ class Trainer:
     def _gather(
         self, records: list[StepRecord], tokens: list[tuple[int, int]], started: float
     ) -> None:
-        """Waits for a chunk, journals its scalars and reports them."""
+        """Fetches the scalars of finished steps, journals them and reports them."""
+        if not records:
+            return
         on_host = jax.device_get(records)  # the chunk's one synchronisation
         seconds = time.perf_counter() - started
         first, self.step = self.step, self.step + len(records)
-        losses_sv = np.stack([record.losses_v for record in on_host])
-        grads_sq = np.stack([record.projected_grad_q for record in on_host])
-        rates_s = self._learning_rates[first : self.step]
-        self._journal.append(first, rates_s, grads_sq, losses_sv)
-
+        journaled = self._journal.append(
+            first,
+            key_data=self._step_keys[first : self.step],
+            learning_rates=self._method.learning_rates[first : self.step],
+            projected_grads=np.stack([record.projected_grad_q for record in on_host]),
+            losses=np.stack([record.losses_v for record in on_host]),
+            flags=np.array([SKIPPED * bool(record.skipped) for record in on_host], np.uint32),
+        )
         computed, in_pages = (sum(column) for column in zip(*tokens, strict=True))
         self.speed.step_seconds.append(seconds / len(records))
         self.speed.seconds += seconds
         self.speed.computed_tokens += computed
         self.speed.page_tokens += in_pages
         self._reporter.chunk(
-            [
-                {
-                    "step": first + i + 1,
-                    "loss": float(losses_sv[i].mean()),
-                    "projected_grad": float(grads_sq[i].mean()),
-                    "learning_rate": float(rates_s[i]),
-                    "seconds": seconds / len(records),
-                }
-                for i in range(len(records))
-            ],
+            [{**metrics, "seconds": seconds / len(records)} for metrics in step_metrics(journaled)],
             steps_per_second=len(records) / seconds,
             tokens_per_second=computed / seconds,
         )
+        if self._stops_if_skipped:
+            refuse_skipped(journaled)
+
+
+def refuse_skipped(records: np.ndarray) -> None:
+    """Raises ``InputError`` if a journaled step had a loss that is not finite."""
+    skipped = records["step"][records["flags"] & SKIPPED != 0]
+    if len(skipped):
+        raise InputError(
+            f"step {skipped[0]}: its loss is not finite; use a smaller train.learning_rate or "
+            "estimator.epsilon, or model.dtype=float32, or skip such steps: "
+            "--set train.nonfinite=skip (with --fresh)"
+        )
+
+
+def _finished(records: list[StepRecord], stop: Stop) -> int:
+    """How many of the chunk's steps are done: all of them, unless an urgent stop cannot wait.
+
+    Looks again and again rather than waiting inside the runtime, where no signal would be heard.
+    """
+
+    def is_done(record: StepRecord) -> bool:
+        return record.losses_v.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+
+    while records and not is_done(records[-1]):
+        if stop.is_urgent:
+            return sum(map(is_done, records))
+        time.sleep(_POLL_SECONDS)
+    return len(records)
 
 
 def _on_device(made: tuple[PageShape, Batch, int]) -> tuple[PageShape, Batch, int]:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zojax.errors import InputError
 from zojax.models import load, read_config
 from zojax.scoring import pack, score, shape_needed
-from zojax.tasks import Example, encode, load_tokenizer
+from zojax.tasks import Example, load_tokenizer, tokenise
 
 
 def rank_candidates(
@@ -22,19 +23,20 @@ def rank_candidates(
         nats), ``mean_logprob``, ``share`` (softmax of the means over the candidates), ``tokens``.
 
     Raises:
-        InputError: no such model, or a candidate that cannot be scored.
+        InputError: no such model, a candidate that cannot be scored, or more tokens than the model
+            has positions.
     """
-    architecture = read_config(model_path)
+    positions = read_config(model_path).max_position_embeddings
     tokenizer = load_tokenizer(model_path, None)
-    item = encode(
-        tokenizer,
-        Example(text, tuple(candidates), 0, "--text"),
-        max_length=architecture.max_position_embeddings,
-        max_positions=architecture.max_position_embeddings,
-        truncate="error",
-    )
+    item = tokenise(tokenizer, Example(text, tuple(candidates), 0, "--text"))
+    length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
+    if length > positions:
+        raise InputError(
+            f"--text: with its longest candidate it has {length} tokens, but the model has "
+            f"{positions} positions"
+        )
     model = load(model_path, dtype=jnp.dtype(dtype))
-    pages = pack([item], shape_needed([item], page_len=architecture.max_position_embeddings))
+    pages = pack([item], shape_needed([item]))
     logprob_pc = np.asarray(
         jax.jit(score, static_argnames="graphdef")(
             model.weights, {}, pages, graphdef=model.graphdef

@@ -1,12 +1,26 @@
-"""Replay: the base weights and a journal's scalars give the trained model, with no forward pass."""
+"""Replay: the base weights and a journal's scalars give the trained model, with no forward pass.
+
+The programs are those of the training loop, the update of a step and the fold of an interval, so
+that the result is the run's own bit for bit on the same kind of device. Nothing is read back
+before the end of an interval: the device works while the host sends the next steps. A checkpoint
+spares the steps before it.
+"""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
+from zojax.config import Config, from_dict, to_dict
+from zojax.errors import InputError
+from zojax.estimators import DIRECTION, stream_key
+from zojax.training.checkpoint import check_note, restore, saved_steps
+from zojax.training.journal import SKIPPED, Journal
 from zojax.training.step import (
     Method,
     TrainState,
@@ -18,39 +32,221 @@ from zojax.training.step import (
 
 Tree = Any
 
+_RATE_TOLERANCE = 1e-6  # relative; cosines may differ in a last bit between machines
 
-def replay(
-    weights: Tree, method: Method, key: jax.Array, projected_grads: np.ndarray
-) -> tuple[Tree, TrainState]:
-    """Redoes the updates of a run.
+
+def step_keys(key: jax.Array, steps: int) -> np.ndarray:
+    """Data of the keys that the steps' directions are drawn from: ``(steps, words)`` uint32.
+
+    >>> step_keys(jax.random.key(0), 3).shape
+    (3, 2)
+    """
+    keys = jax.vmap(functools.partial(stream_key, key, DIRECTION))(jnp.arange(steps))
+    return np.asarray(jax.random.key_data(keys))
+
+
+def header_key(journal: Journal) -> jax.Array:
+    """The run's key, as the header has it."""
+    data = jnp.array(journal.header["key_data"], jnp.uint32)
+    return jax.random.wrap_key_data(data, impl=journal.header["key_impl"])
+
+
+def check_run(journal: Journal, config: Config, base_hash: str) -> None:
+    """Raises ``InputError`` unless the journal is of this base model and of this way to train.
 
     Args:
-        weights: the base weights; their buffers are used up if an interval is folded.
-        method: that of the run.
-        key: that of the run.
-        projected_grads: ``(steps, queries)`` float32, as journaled.
+        journal: as read.
+        config: what a replay would follow; where model and data lie does not matter.
+        base_hash: content hash of the weights that a replay would start from.
+    """
+    header = journal.header
+    if header["base_hash"] != base_hash:
+        raise InputError(
+            f"{journal.path}: was made on another base model than {config.model.path} "
+            f"(weights' hash there {header['base_hash']}, here {base_hash})"
+        )
+    theirs, ours = to_dict(from_dict(header["config"])), to_dict(config)
+    for part in ("train", "estimator"):
+        for name, value in ours[part].items():
+            if theirs[part][name] != value:
+                raise InputError(
+                    f"{journal.path}: was made with {part}.{name} {theirs[part][name]!r}, "
+                    f"not {value!r}"
+                )
+
+
+def check_records(journal: Journal, learning_rates: np.ndarray) -> None:
+    """Raises ``InputError`` if a record is not of the run that the header describes.
+
+    Args:
+        journal: as read, so that its checksums and steps are right.
+        learning_rates: of the run's steps, as its configuration gives them.
+    """
+    records = journal.records
+    if len(records) > len(learning_rates):
+        raise InputError(
+            f"{journal.path}: holds {len(records)} steps of a run of {len(learning_rates)}"
+        )
+    keys = step_keys(header_key(journal), len(learning_rates))[: len(records)]
+    rates = learning_rates[: len(records)]
+    off = np.abs(records["learning_rate"] - rates)
+    wrong = {
+        "key": (records["key_data"] != keys).any(axis=1),
+        "learning rate": ~(off <= _RATE_TOLERANCE * rates),  # so that NaN is wrong
+        "flags": records["flags"] > SKIPPED,
+    }
+    for name, wrong_s in wrong.items():
+        if wrong_s.any():
+            step = int(wrong_s.argmax())
+            raise InputError(
+                f"{journal.path}: the {name} of step {step} cannot come from the run in the header"
+            )
+
+
+class Replay(Protocol):
+    """A function that redoes the updates of a run, from :func:`make_replay`."""
+
+    def __call__(
+        self,
+        weights: Tree,
+        key: jax.Array,
+        records: np.ndarray,
+        on_progress: Callable[[int], None] = ...,
+        start: TrainState | None = ...,
+    ) -> tuple[Tree, TrainState]:
+        """Weights and state after the last record, bit for bit those of the run.
+
+        Args:
+            weights: the base weights, or those of ``start``; their buffers are used up if an
+                interval is folded.
+            key: the run's.
+            records: of steps 0, 1, 2, …, as journaled; or of those from ``start.step`` on.
+            on_progress: told at the end of each interval how many steps are done.
+            start: a state that the run was in, to go on from; its buffers are used up. None is
+                the state before the first step.
+        """
+        ...
+
+
+def make_replay(method: Method) -> Replay:
+    """A run's replay, whose programs are compiled once.
+
+    The learning rates are the records'; those of ``method`` are not looked at.
+    """
+    init = jax.jit(functools.partial(init_state, method))
+    fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
+    advance = jax.jit(functools.partial(update, method), donate_argnums=0)
+
+    def replay(
+        weights: Tree,
+        key: jax.Array,
+        records: np.ndarray,
+        on_progress: Callable[[int], None] = lambda step: None,
+        start: TrainState | None = None,
+    ) -> tuple[Tree, TrainState]:
+        state = init(key) if start is None else start
+        scalars = zip(
+            np.ascontiguousarray(records["projected_grad"]),
+            records["learning_rate"],
+            records["flags"] & SKIPPED != 0,
+            strict=True,
+        )
+        first = int(state.step)
+        for step, (projected_grad_q, learning_rate, skipped) in enumerate(scalars, first):
+            if starts_interval(method, step):
+                weights, state = fold(weights, state, key)
+            state = advance(state, key, projected_grad_q, learning_rate, skipped)
+            if (step + 1) % method.interval == 0:
+                # The host is far ahead by now; wait, so that work in flight stays bounded.
+                on_progress(int(state.step))
+        return weights, state
+
+    return replay
+
+
+def restore_or_replay(
+    replay: Replay,
+    directory: Path,
+    journal: Journal,
+    method: Method,
+    base_weights: Tree,
+    *,
+    reload_base: Callable[[], Tree],
+    warn: Callable[[str], None],
+    steps: int | None = None,
+    on_progress: Callable[[int], None] = lambda step: None,
+) -> tuple[Tree, TrainState, int]:
+    """Weights and state after a run's first steps, bit for bit those of the run.
+
+    From the newest good checkpoint and the journal behind it; with none, from the base weights.
+    A checkpoint that cannot be used is named in a warning, and the next older one is taken.
+
+    Args:
+        replay: from :func:`make_replay` of ``method``.
+        directory: of the run's checkpoints; need not exist.
+        journal: the run's, of this base and this method (:func:`check_run`).
+        method: how the run trains.
+        base_weights: of the base model; their buffers are used up if anything is folded. Their
+            shapes, dtypes and shardings are those of the result.
+        reload_base: gives the base weights again, if a checkpoint turns out to be bad after
+            they were dropped to make room for its weights.
+        warn: told a line about every checkpoint that cannot be used.
+        steps: how many steps; None for all that the journal has.
+        on_progress: told at the end of each replayed interval how many steps are done.
 
     Returns:
-        Weights and state after the last of these steps, bit for bit those of the run.
+        Weights, state, and the step of the checkpoint that they come from (0: the base).
     """
-    state = jax.jit(functools.partial(init_state, method))(key)
+    key, records = header_key(journal), journal.records[:steps]
+    _, start = replay(base_weights, key, records[:0])
+    abstract_weights, abstract_state = _abstract(base_weights), _abstract(start)
+    weights: Tree | None = base_weights
+    for step in reversed([s for s in saved_steps(directory) if s <= len(records)]):
+        folded = is_folded(method, step)
+        try:
+            check_note(directory / str(step), journal, folded)
+            if folded:
+                _free(weights)  # a model and its checkpoint need not fit in memory together
+                weights = None
+            saved, state = restore(
+                directory, step, journal, abstract_weights if folded else None, abstract_state
+            )
+        except InputError as error:
+            warn(f"{error}; going on without this checkpoint")
+            continue
+        weights = saved if folded else reload_base() if weights is None else weights
+        return *replay(weights, key, records[step:], on_progress, state), step
+    weights = reload_base() if weights is None else weights
+    return *replay(weights, key, records, on_progress), 0
+
+
+def _abstract(tree: Tree) -> Tree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+    )
+
+
+def _free(weights: Tree | None) -> None:
+    for leaf in jax.tree.leaves(weights):
+        leaf.delete()
+
+
+def is_folded(method: Method, steps: int) -> bool:
+    """Whether these first steps fold anything, so that the weights are no longer the base's."""
+    return any(starts_interval(method, step) for step in range(steps))
+
+
+def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> Tree:
+    """One set of weights: those of a state with its outstanding ``A Vᵀ`` and deltas in them.
+
+    Rounds to the weights' dtype as the next fold would, and deltas to nearest; ``weights`` are
+    used up.
+    """
     fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: TrainState, key: jax.Array, grads_sq: jax.Array, count: jax.Array):
-        def body(i: jax.Array, state: TrainState) -> TrainState:
-            return update(method, state, key, grads_sq[i])
-
-        return jax.lax.fori_loop(0, count, body, state)
-
-    step, total = 0, len(projected_grads)
-    width = method.interval
-    while step < total:
-        if starts_interval(method, step):
-            weights, state = fold(weights, state, key)
-        stop = min(total, (step // width + 1) * width)
-        grads_sq = np.zeros((width, projected_grads.shape[1]), np.float32)
-        grads_sq[: stop - step] = projected_grads[step:stop]
-        state = advance(state, key, grads_sq, jnp.int32(stop - step))
-        step = stop
-    return weights, state
+    weights, state = fold(weights, state, key)
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+    for site in method.sites:
+        if not site.is_matrix:
+            moved = flat[site.path].astype(jnp.float32) + state.params[site.path]
+            flat[site.path] = moved.astype(flat[site.path].dtype)
+    return traverse_util.unflatten_dict(flat, sep="/")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from zojax.errors import InputError
 from zojax.training.run_dir import METRICS
 
 
@@ -41,9 +43,15 @@ class Reporter:
         )
         self._task = self._bar.add_task("train", total=total_steps, completed=first_step, status="")
 
-    def start(self) -> None:
-        """Shows the bar."""
+    def __enter__(self) -> "Reporter":
         self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        with suppress(OSError):  # a full disk has been told of before
+            self._metrics.close()
+            self._board.close()
 
     def chunk(
         self, steps: list[Mapping[str, Any]], *, steps_per_second: float, tokens_per_second: float
@@ -51,15 +59,14 @@ class Reporter:
         """Reports the steps of a chunk; each mapping has ``step`` and ``loss`` at least."""
         for metrics in steps:
             self._write(metrics)
-            step = metrics["step"]
             for name, value in metrics.items():
-                if name != "step":
-                    self._board.add_scalar(f"train/{name}", value, step)
+                if name != "step" and value is not None:
+                    self._board.add_scalar(f"train/{name}", value, metrics["step"])
         done = steps[-1]["step"]
         self._board.add_scalar("speed/steps_per_second", steps_per_second, done)
         self._board.add_scalar("speed/tokens_per_second", tokens_per_second, done)
-        loss = sum(metrics["loss"] for metrics in steps) / len(steps)
-        status = f"loss {loss:.4f}"
+        losses = [metrics["loss"] for metrics in steps if metrics["loss"] is not None]
+        status = f"loss {sum(losses) / len(losses):.4f}" if losses else "no finite loss"
         if self._dev_accuracy is not None:
             status += f" · dev {100 * self._dev_accuracy:.1f} %"
         status += f" · {tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
@@ -79,11 +86,11 @@ class Reporter:
         self._board.add_scalar(f"accuracy/{name}", accuracy, step)
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
-        self._metrics.write(json.dumps(metrics) + "\n")
-        self._metrics.flush()
-
-    def close(self) -> None:
-        """Takes the bar away and closes the files."""
-        self._bar.stop()
-        self._metrics.close()
-        self._board.close()
+        try:
+            self._metrics.write(json.dumps(metrics) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise InputError(
+                f"{self._metrics.name}: cannot be written ({error.strerror}); mend that and give "
+                "the same command again"
+            ) from error

@@ -2,13 +2,14 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
+from zojax.training import lock
 
 CONFIG, JOURNAL, METRICS = "config.json", "journal.zj", "metrics.jsonl"
 PROGRESS, RESULT, CURVES = "progress.json", "result.json", "curves.png"
@@ -16,15 +17,16 @@ PROGRESS, RESULT, CURVES = "progress.json", "result.json", "curves.png"
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    # Not tempfile's: its files are for their owner alone, and runs are shared.
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -36,16 +38,31 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; ``InputError`` names the file."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return value
 
 
 def read_config(directory: Path) -> Config:
     """The configuration of the run in a directory."""
-    if not (directory / CONFIG).exists():
-        raise InputError(f"{directory}: no run here (it has no {CONFIG})")
-    return from_dict(read_json(directory / CONFIG))
+    path = directory / CONFIG
+    if not os.path.exists(path):
+        raise InputError(f"{directory}: {_what_is_there(directory)}")
+    try:
+        return from_dict(read_json(path))
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _what_is_there(directory: Path) -> str:
+    if not os.path.exists(directory):
+        return "no such directory, so no run"
+    if not directory.is_dir():
+        return "is a file; give the directory of a run"
+    return f"no run here (it has no {CONFIG})"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -61,39 +78,80 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def holds_run(directory: Path, config: Config) -> bool:
     """Whether the directory holds this very run, to go on with; False if it is free.
 
+    Free is what does not exist but can be made, is empty, or was left by a run that was killed
+    before it began.
+
     Raises:
-        InputError: it holds another run, or things that are not a run.
+        InputError: it holds another run, or things that are not a run, or cannot be written.
     """
-    if not directory.exists():
+    _check_writable(directory)
+    if not directory.exists() or all(map(_is_remnant, directory.iterdir())):
         return False
-    if not directory.is_dir():
-        raise InputError(f"run.dir {directory} is a file; choose another with --set run.dir=DIR")
-    if not (directory / CONFIG).exists():
-        if any(directory.iterdir()):
-            raise InputError(
-                f"run.dir {directory} holds files but no run; choose another with --set run.dir=DIR"
-            )
-        return False
+    if not all((directory / name).exists() for name in (CONFIG, JOURNAL)):
+        raise InputError(f"run.dir {directory} holds files but no run; {_ELSEWHERE}")
     theirs, ours = _flatten(read_json(directory / CONFIG)), _flatten(to_dict(config))
     differing = [
         f"{name} (there {theirs.get(name)!r}, now {ours.get(name)!r})"
         for name in sorted(theirs | ours)
-        if name != "run.dir" and theirs.get(name) != ours.get(name)
+        if not name.startswith("run.") and theirs.get(name) != ours.get(name)
     ]
     if differing:
         raise InputError(
             f"run.dir {directory} already holds another run, which differs in "
-            f"{', '.join(differing)}; choose another with --set run.dir=DIR"
+            f"{', '.join(differing)}; {_ELSEWHERE}, or start anew with --fresh"
         )
     return True
 
 
-def set_aside(directory: Path) -> Path | None:
-    """Renames a directory to the first free ``NAME.1``, ``NAME.2``, …; None if there is no run."""
-    if not directory.exists():
-        return None
+_ELSEWHERE = "choose another with --set run.dir=DIR"
+
+
+def _check_writable(directory: Path) -> None:
+    """Finds out before a large model is read that there will be no place for its run."""
+    place = directory
+    while not os.path.exists(place):
+        place = place.parent
+    if not place.is_dir():
+        what = "is a file" if place == directory else f"cannot be made, {place} is a file"
+        raise InputError(f"run.dir {directory} {what}; {_ELSEWHERE}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"run.dir {directory}: {place} is not writable; {_ELSEWHERE}")
+
+
+def _is_remnant(path: Path) -> bool:
+    """Whether a file is nothing to lose: a run without its journal, or a half-written file."""
+    partial = (f".{JOURNAL}-", f".{CONFIG}-")
+    return path.name in (CONFIG, lock.LOCK) or path.name.startswith(partial)
+
+
+def make(directory: Path) -> None:
+    """Makes a directory for a run; ``InputError`` if it cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"run.dir {directory} cannot be made: {error.strerror}") from None
+
+
+@contextmanager
+def set_aside(directory: Path) -> Iterator[Path | None]:
+    """Renames a run's directory to the first free ``NAME.1``, ``NAME.2``, …, if it holds a run.
+
+    It gets its name back if nothing has taken its place in the end. Gives the new name, or None.
+    """
+    if not any((directory / name).exists() for name in (CONFIG, JOURNAL)):
+        yield None
+        return
+    directory = Path(os.path.abspath(directory))  # "." has no name to put a number to
     number = 1
     while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1
-    directory.rename(aside)
-    return aside
+    try:
+        with lock.hold(directory):
+            directory.rename(aside)
+    except OSError as error:
+        raise InputError(f"run.dir {directory} cannot be renamed: {error.strerror}") from None
+    try:
+        yield aside
+    finally:
+        if not directory.exists():
+            aside.rename(directory)

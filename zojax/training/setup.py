@@ -14,7 +14,7 @@ from zojax.config import Config, TrainConfig
 from zojax.estimators import lozo
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item, PageShape, shape_needed
-from zojax.scoring.buckets import choose_buckets
+from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import encode, load_splits, load_tokenizer
 from zojax.training.batches import BatchSource, batch_indices
 from zojax.training.evaluate import EvalSet, make_eval_set
@@ -108,18 +108,28 @@ def load_model(config: Config) -> Model:
     return load(config.model.path, dtype=jnp.dtype(config.model.dtype))
 
 
-def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """The learning rate over the steps: warm-up, then constant, linear or cosine to zero."""
+def learning_rates(config: TrainConfig) -> np.ndarray:
+    """The learning rate of every step, ``(steps,)`` float32, from optax's schedules.
+
+    Warm-up from zero, then constant, or linear or cosine to zero. Evaluated in float64 on the
+    host, so that every machine gets the same.
+
+    >>> learning_rates(TrainConfig(steps=5, learning_rate=1.0, schedule="linear", warmup_steps=1))
+    array([0.  , 1.  , 0.75, 0.5 , 0.25], dtype=float32)
+    """
     peak, warmup = config.learning_rate, config.warmup_steps
     decay_steps = max(1, config.steps - warmup)
-    after = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
-    }[config.schedule]()
-    if not warmup:
-        return after
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        schedule = {
+            "constant": lambda: optax.constant_schedule(peak),
+            "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
+            "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
+        }[config.schedule]()
+        if warmup:
+            rising = optax.linear_schedule(0.0, peak, warmup)
+            schedule = optax.join_schedules([rising, schedule], [warmup])
+        rates = np.asarray(schedule(jnp.arange(config.steps, dtype=jnp.float64)))
+    return np.broadcast_to(rates, config.steps).astype(np.float32)
 
 
 def make_method(config: Config, model: Model) -> Method:
@@ -128,11 +138,13 @@ def make_method(config: Config, model: Model) -> Method:
     sites = trainable_sites(model.weights, settings.trainable)
     estimator = lozo(sites, rank=settings.rank, epsilon=settings.epsilon, scale=settings.scale)
     decay = config.train.weight_decay
-    optimizer = optax.chain(
-        optax.add_decayed_weights(decay) if decay else optax.identity(),
-        optax.sgd(make_schedule(config.train)),
-    )
-    return Method(estimator, optimizer, sites, settings.interval, settings.fold)
+
+    def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
+        decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
+        return optax.chain(decayed, optax.sgd(learning_rate))
+
+    rates = learning_rates(config.train)
+    return Method(estimator, optimizer, sites, settings.interval, settings.fold, rates)
 
 
 def make_objective(data: Data, model: Model) -> Objective:
@@ -146,24 +158,16 @@ def make_objective(data: Data, model: Model) -> Objective:
     )
 
 
-def make_train_source(config: Config, data: Data) -> tuple[BatchSource, list[PageShape]]:
+def make_train_source(config: Config, run: Run) -> tuple[BatchSource, list[PageShape]]:
     """The run's batches, and the buckets that hold every one of them."""
-    train = config.train
-    order = functools.partial(batch_indices, train.seed, len(data.train), train.batch_size)
-    page_len = config.data.page_len
-    buckets = choose_buckets(
-        shape_needed([data.train[i] for i in order(step)], page_len) for step in range(train.steps)
-    )
-    return BatchSource(data.train, order, page_len, buckets), buckets
+    train, items = config.train, run.data.train
+    order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
+    batches = [[items[i] for i in order(step)] for step in range(train.steps)]
+    num_pages = choose_num_pages(batches, run.model.config.hidden_size)
+    buckets = choose_buckets(shape_needed(batch, num_pages) for batch in batches)
+    return BatchSource(items, order, buckets), buckets
 
 
-def pack_eval_set(config: Config, items: list[Item]) -> EvalSet:
+def pack_eval_set(run: Run, items: list[Item]) -> EvalSet:
     """An evaluation set in batches of as many tokens as a training step scores."""
-    return make_eval_set(items, 2 * config.train.batch_size, config.data.page_len)
-
-
-def learning_rates(config: TrainConfig) -> np.ndarray:
-    """The learning rate of every step, ``(steps,)`` float32, on the host."""
-    schedule = make_schedule(config)
-    steps = jnp.arange(config.steps)
-    return np.asarray(jax.vmap(lambda step: jnp.float32(schedule(step)))(steps))
+    return make_eval_set(items, 2 * run.config.train.batch_size, run.model.config.hidden_size)

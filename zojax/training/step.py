@@ -3,6 +3,10 @@
 The weights are read, never written; the adapter state is small, traced and donated. What a step
 leaves is a handful of scalars, and :func:`update` turns those alone into the next state, in
 training and in a replay alike.
+
+The update is the branch of a conditional, which XLA compiles as a computation of its own: fused
+with the forward pass, its products and sums would round otherwise than in a replay (a fused
+multiply-add rounds once where two operations round twice), and a replay would miss the run's bits.
 """
 
 import dataclasses
@@ -11,11 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from zojax.adapters import FoldPolicy, Sites, fold, make_pool
-from zojax.estimators import Estimator
+from zojax.estimators import Estimator, stream_key
 from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
 from zojax.scoring.pages import Array
 
@@ -52,10 +57,17 @@ class Batch:
 
 
 class StepRecord(NamedTuple):
-    """The scalars of one step: ``losses_v`` of the variants, ``projected_grad_q``."""
+    """The scalars of one step.
+
+    Attributes:
+        losses_v: of the variants.
+        projected_grad_q: what the estimator makes of them.
+        skipped: whether any of these is infinite or NaN, so that nothing must move.
+    """
 
     losses_v: jax.Array
     projected_grad_q: jax.Array
+    skipped: jax.Array
 
 
 class Method(NamedTuple):
@@ -63,17 +75,21 @@ class Method(NamedTuple):
 
     Attributes:
         estimator: where to probe.
-        optimizer: what to do with the estimated gradient.
+        optimizer: what optax does with the estimated gradient, at a given learning rate.
         sites: what is trained.
         interval: steps between redraws of the subspace (ν).
         fold_policy: how folding rounds; ``none`` keeps the first subspace for ever.
+        learning_rates: of every step, ``(steps,)`` float32 on the host. A table, since a schedule
+            evaluated inside a program rounds as that program happens to be compiled, and the
+            journal could not say what a step used.
     """
 
     estimator: Estimator
-    optimizer: optax.GradientTransformation
+    optimizer: Callable[[float | jax.Array], optax.GradientTransformation]
     sites: Sites
     interval: int
     fold_policy: FoldPolicy
+    learning_rates: np.ndarray
 
 
 class Objective(NamedTuple):
@@ -96,17 +112,40 @@ class Objective(NamedTuple):
 def init_state(method: Method, key: jax.Array) -> TrainState:
     """The state before the first step."""
     params, subspace = method.estimator.init(key)
-    return TrainState(jnp.int32(0), params, subspace, method.optimizer.init(params))
+    return TrainState(jnp.int32(0), params, subspace, method.optimizer(0.0).init(params))
 
 
 def update(
-    method: Method, state: TrainState, key: jax.Array, projected_grad_q: jax.Array
+    method: Method,
+    state: TrainState,
+    key: jax.Array,
+    projected_grad_q: jax.Array,
+    learning_rate: jax.Array,
+    skipped: jax.Array,
 ) -> TrainState:
-    """The state after a step with these projected gradients. No model, no data."""
-    gradient = method.estimator.gradient(key, state.step, projected_grad_q)
-    updates, opt_state = method.optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, state.subspace, opt_state)
+    """The state after a step that left these scalars. No model, no data; donate ``state``.
+
+    Args:
+        method: static.
+        state: before the step.
+        key: the run's key.
+        projected_grad_q: float32.
+        learning_rate: float32.
+        skipped: bool; True counts the step and moves nothing.
+    """
+
+    def stay(state: TrainState) -> TrainState:
+        return dataclasses.replace(state, step=state.step + 1)
+
+    def move(state: TrainState) -> TrainState:
+        gradient = method.estimator.gradient(key, state.step, projected_grad_q)
+        updates, opt_state = method.optimizer(learning_rate).update(
+            gradient, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        return dataclasses.replace(stay(state), params=params, opt_state=opt_state)
+
+    return jax.lax.cond(skipped, stay, move, state)
 
 
 def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Objective) -> jax.Array:
@@ -133,6 +172,7 @@ def train_step(
     weights: Tree,
     state: TrainState,
     key: jax.Array,
+    learning_rate: jax.Array,
     batch: Batch,
     *,
     method: Method,
@@ -144,6 +184,7 @@ def train_step(
         weights: the base weights, only read.
         state: before the step.
         key: the run's key.
+        learning_rate: of this step, float32.
         batch: packed in slot 0.
         method: static.
         objective: static.
@@ -156,14 +197,16 @@ def train_step(
     scores_vbk = score_slots(weights, variants, batch, objective)
     losses_v = jax.vmap(objective.loss, in_axes=(0, None))(scores_vbk, jnp.asarray(batch.labels_b))
     projected_grad_q = estimator.projected_grad(losses_v)
-    return update(method, state, key, projected_grad_q), StepRecord(losses_v, projected_grad_q)
+    skipped = ~(jnp.isfinite(losses_v).all() & jnp.isfinite(projected_grad_q).all())
+    after = update(method, state, key, projected_grad_q, learning_rate, skipped)
+    return after, StepRecord(losses_v, projected_grad_q, skipped)
 
 
 def next_interval(
     weights: Tree, state: TrainState, key: jax.Array, *, method: Method
 ) -> tuple[Tree, TrainState]:
     """Folds the interval that ends before ``state.step`` and redraws; donate both arguments."""
-    fold_key = jax.random.fold_in(jax.random.fold_in(key, _ROUNDING), state.step)
+    fold_key = stream_key(key, _ROUNDING, state.step)
     weights, params = fold(weights, state.params, state.subspace, fold_key, method.fold_policy)
     subspace = method.estimator.redraw(key, state.step)
     return weights, dataclasses.replace(state, params=params, subspace=subspace)

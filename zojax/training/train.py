@@ -1,36 +1,34 @@
 """A whole run, top to bottom: set up, go on from the journal, train, evaluate, write the result."""
 
+import dataclasses
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 from rich.console import Console
 
 from zojax import __version__
 from zojax.config import Config, to_dict
 from zojax.errors import InputError
-from zojax.training import run_dir
+from zojax.training import lock, run_dir, stopping
+from zojax.training.batches import BatchSource
 from zojax.training.compiling import CompilationCounter
 from zojax.training.curves import draw_curves
 from zojax.training.evaluate import EvalSet, Evaluator
-from zojax.training.journal import JournalWriter, read_journal
-from zojax.training.loop import Trainer, chunk_ends, compile_programs, stop_on_interrupt
-from zojax.training.replay import replay
+from zojax.training.journal import SKIPPED, JournalWriter, read_journal
+from zojax.training.loop import Trainer, chunk_ends, compile_programs, refuse_skipped
+from zojax.training.metrics import mend_metrics
+from zojax.training.progress import Progress, read_progress
+from zojax.training.replay import check_records, check_run, make_replay
 from zojax.training.report import Reporter
-from zojax.training.setup import (
-    Run,
-    learning_rates,
-    load_model,
-    make_train_source,
-    pack_eval_set,
-    prepare,
-)
+from zojax.training.setup import Run, load_model, make_train_source, pack_eval_set, prepare
 from zojax.training.step import TrainState
 
 Tree = Any
 
 
-def train(config: Config, console: Console) -> dict[str, Any] | None:
+def train(config: Config, console: Console) -> dict[str, Any]:
     """Trains as configured, or goes on with the run that ``run.dir`` holds.
 
     Args:
@@ -38,22 +36,102 @@ def train(config: Config, console: Console) -> dict[str, Any] | None:
         console: where progress goes.
 
     Returns:
-        The result, as ``result.json`` holds it; None if the run was interrupted.
+        The result, as ``result.json`` holds it.
 
     Raises:
         InputError: bad input; nothing was written then.
+        zojax.training.stopping.Stopped: the run was asked to stop.
     """
     directory = Path(config.run.dir)
-    resuming = run_dir.holds_run(directory, config)
+    if run_dir.holds_run(directory, config):
+        with lock.hold(directory):
+            if (directory / run_dir.RESULT).exists():
+                console.print("this run is finished; --fresh starts it anew")
+                return run_dir.read_json(directory / run_dir.RESULT)
+            return _train(prepare(config, console), directory, console)
     run = prepare(config, console)
-    source, buckets = make_train_source(config, run.data)
-    dev_set, eval_set = (pack_eval_set(config, items) for items in (run.data.dev, run.data.eval))
-    if not resuming:
-        _create(directory, run)
-    weights, state, done = _rebuild(directory, run, run.model.weights)
-    if resuming:
-        console.print(f"going on after step {done} of {config.train.steps}")
+    run_dir.make(directory)
+    with lock.hold(directory):
+        if not run_dir.holds_run(directory, config):
+            _create(directory, run)
+        return _train(run, directory, console)
 
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A run while it is being trained.
+
+    Attributes:
+        run: what does not change.
+        directory: where it lives; locked.
+        trainer: weights, state and step.
+        source: the batches.
+        evaluator: compiled for the two sets.
+        dev_set: to choose the best step by.
+        eval_set: held out.
+        progress: the evaluations so far.
+        reporter: tells people and machines.
+    """
+
+    run: Run
+    directory: Path
+    trainer: Trainer
+    source: BatchSource
+    evaluator: Evaluator
+    dev_set: EvalSet
+    eval_set: EvalSet
+    progress: Progress
+    reporter: Reporter
+
+
+def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
+    """Trains what is left of the run in a locked directory, and writes the result."""
+    config = run.config.train
+    with closing(JournalWriter.resume(directory / run_dir.JOURNAL)) as journal:
+        if journal.lost_steps:
+            console.print(
+                f"the journal's end was damaged: {journal.lost_steps} steps are done again"
+            )
+        session = _set_up(run, directory, journal, console)
+        trainer = session.trainer
+        ends = chunk_ends(trainer.step, config.steps, config.chunk, config.eval_every)
+        with session.reporter, CompilationCounter() as compilations, stopping.listen() as stop:
+            _evaluate_base(session, console)
+            _evaluate_dev(session)
+            trainer.run(session.source, ends, stop, lambda: _evaluate_dev(session))
+    if stop.is_asked:
+        raise stopping.Stopped(
+            f"stopped after step {trainer.step} of {config.steps}, nothing is lost; "
+            "give the same command again to go on",
+            stop.exit_code,
+        )
+    records = read_journal(directory / run_dir.JOURNAL).records
+    result = {
+        "steps": config.steps,
+        "skipped_steps": int((records["flags"] & SKIPPED != 0).sum()),
+        **session.progress.as_dict(),
+        "eval_accuracy": _evaluate_best(session),
+        "eval_examples": len(session.eval_set.labels),
+        **trainer.speed.summary(),
+        "compilations_after_start": compilations.count,
+    }
+    draw_curves(directory)
+    run_dir.write_json(directory / run_dir.RESULT, result)
+    return result
+
+
+def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console) -> Session:
+    """Rebuilds what the journal holds, and compiles everything that the loop runs."""
+    config = run.config.train
+    source, buckets = make_train_source(run.config, run)
+    dev_set, eval_set = (pack_eval_set(run, items) for items in (run.data.dev, run.data.eval))
+    records = read_journal(directory / run_dir.JOURNAL).records
+    if config.nonfinite == "stop":
+        refuse_skipped(records)
+    mend_metrics(directory / run_dir.METRICS, records)
+    weights, state, done = _rebuild(directory, run, run.model.weights)
+    if done:
+        console.print(f"going on after step {done} of {config.steps}")
     with console.status(f"compiling {len(buckets)} buckets of up to {buckets[-1].tokens} tokens"):
         programs = compile_programs(
             weights,
@@ -62,12 +140,11 @@ def train(config: Config, console: Console) -> dict[str, Any] | None:
             run.method,
             run.objective,
             buckets,
-            batch_size=config.train.batch_size,
-            steps=config.train.steps,
+            batch_size=config.batch_size,
+            steps=config.steps,
         )
         evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
-    journal = JournalWriter.resume(directory / run_dir.JOURNAL)
-    reporter = Reporter(directory, console, done, config.train.steps)
+    reporter = Reporter(directory, console, done, config.steps)
     trainer = Trainer(
         weights,
         state,
@@ -75,63 +152,48 @@ def train(config: Config, console: Console) -> dict[str, Any] | None:
         first_step=done,
         programs=programs,
         method=run.method,
-        learning_rates=learning_rates(config.train),
         journal=journal,
         reporter=reporter,
+        stops_if_skipped=config.nonfinite == "stop",
     )
-    del weights, state  # the trainer's are the only ones: a fold uses the old buffers up
-    progress = _read_progress(directory)
+    progress = read_progress(directory, done)
+    return Session(
+        run, directory, trainer, source, evaluator, dev_set, eval_set, progress, reporter
+    )
 
-    def evaluate_dev(step: int) -> None:
-        if step % config.train.eval_every and step != config.train.steps:
-            return
-        accuracy = evaluator.accuracy(trainer.weights, trainer.state, dev_set)
-        reporter.evaluation(step, "dev", accuracy)
-        if accuracy > progress.get("best_dev_accuracy", -1.0):
-            progress.update(best_step=step, best_dev_accuracy=accuracy)
-            run_dir.write_json(directory / run_dir.PROGRESS, progress)
 
-    with CompilationCounter() as compilations, stop_on_interrupt() as stop:
-        try:
-            if not progress:
-                before = evaluator.accuracy(trainer.weights, trainer.state, eval_set)
-                progress["eval_accuracy_before"] = before
-                reporter.evaluation(0, "eval", before)
-                console.print(f"held-out accuracy before: {100 * before:.1f} %")
-                evaluate_dev(0)
-            train_config = config.train
-            ends = chunk_ends(done, train_config.steps, train_config.chunk, train_config.eval_every)
-            reporter.start()
-            trainer.run(source, ends, stop, evaluate_dev)
-        finally:
-            reporter.close()
-            journal.close()
-    if trainer.step < config.train.steps:
-        console.print(
-            f"stopped after step {trainer.step} of {config.train.steps}, nothing is lost; "
-            "give the same command again to go on"
-        )
-        return None
+def _evaluate_base(session: Session, console: Console) -> None:
+    """Evaluates the base model on the held-out data, once in a run."""
+    trainer, progress = session.trainer, session.progress
+    if progress.eval_accuracy_before is not None or trainer.step > 0:
+        return
+    accuracy = session.evaluator.accuracy(trainer.weights, trainer.state, session.eval_set)
+    progress.eval_accuracy_before = accuracy
+    session.reporter.evaluation(0, "eval", accuracy)
+    console.print(f"held-out accuracy before: {100 * accuracy:.1f} %")
 
-    if progress["best_step"] != trainer.step:
+
+def _evaluate_dev(session: Session) -> None:
+    """Evaluates on the dev set, if this is a step for it and it has not been done."""
+    trainer, progress, config = session.trainer, session.progress, session.run.config.train
+    step = trainer.step
+    is_due = step % config.eval_every == 0 or step == config.steps
+    if not is_due or step in progress.dev_accuracy:
+        return
+    accuracy = session.evaluator.accuracy(trainer.weights, trainer.state, session.dev_set)
+    session.reporter.evaluation(step, "dev", accuracy)
+    progress.dev_accuracy[step] = accuracy
+    progress.write(session.directory)
+
+
+def _evaluate_best(session: Session) -> float:
+    """Held-out accuracy of the best step's model."""
+    trainer, run, best = session.trainer, session.run, session.progress.best_step
+    if best != trainer.step:
         trainer.weights, trainer.state = {}, None  # make room before the model is read again
-        weights, state, _ = _rebuild(
-            directory, run, load_model(config).weights, progress["best_step"]
-        )
-        trainer.weights, trainer.state = weights, state
-    after = evaluator.accuracy(trainer.weights, trainer.state, eval_set)
-    result = {
-        "steps": config.train.steps,
-        **progress,
-        "eval_accuracy": after,
-        "eval_examples": len(eval_set.labels),
-        **trainer.speed.summary(),
-        "buckets": len(buckets),
-        "compilations_after_start": compilations.count,
-    }
-    run_dir.write_json(directory / run_dir.RESULT, result)
-    draw_curves(directory)
-    return result
+        weights = load_model(run.config).weights
+        trainer.weights, trainer.state, _ = _rebuild(session.directory, run, weights, best)
+    return session.evaluator.accuracy(trainer.weights, trainer.state, session.eval_set)
 
 
 def evaluate_run(directory: Path, console: Console, step: int | None = None) -> dict[str, Any]:
@@ -148,11 +210,11 @@ def evaluate_run(directory: Path, console: Console, step: int | None = None) -> 
     """
     config = run_dir.read_config(directory)
     if step is None:
-        step = _read_progress(directory).get("best_step")
+        step = read_progress(directory, config.train.steps).best_step
     run = prepare(config, console)
     with console.status("replaying the journal"):
         weights, state, done = _rebuild(directory, run, run.model.weights, step)
-    eval_set = pack_eval_set(config, run.data.eval)
+    eval_set = pack_eval_set(run, run.data.eval)
     evaluator = make_evaluator(run, weights, state, [eval_set])
     accuracy = evaluator.accuracy(weights, state, eval_set)
     return {"step": done, "eval_accuracy": accuracy, "eval_examples": len(eval_set.labels)}
@@ -166,20 +228,21 @@ def make_evaluator(
 
 
 def _create(directory: Path, run: Run) -> None:
-    """Makes the run directory with an empty journal; the configuration last, as the seal."""
+    """Makes the run directory; the journal comes last, for a directory without one is free."""
     estimator = run.method.estimator
     header = {
-        "version": 1,
         "zojax": __version__,
+        "jax": jax.__version__,
         "config": to_dict(run.config),
         "base_hash": run.base_hash,
+        "key_impl": str(jax.random.key_impl(run.key)),
+        "key_data": jax.random.key_data(run.key).tolist(),
         "num_queries": estimator.num_queries,
         "num_variants": estimator.num_variants,
     }
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        JournalWriter.create(directory / run_dir.JOURNAL, header).close()
         run_dir.write_json(directory / run_dir.CONFIG, to_dict(run.config))
+        JournalWriter.create(directory / run_dir.JOURNAL, header).close()
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
 
@@ -191,20 +254,11 @@ def _rebuild(
 
     Uses up ``base_weights``.
     """
-    path = directory / run_dir.JOURNAL
-    header, records, _ = read_journal(path)
-    if header["base_hash"] != run.base_hash:
-        raise InputError(
-            f"{path}: was made on another base model than {run.config.model.path} "
-            f"(weights' hash there {header['base_hash']}, here {run.base_hash})"
-        )
-    if steps is not None and steps > len(records):
-        raise InputError(f"{path}: holds {len(records)} steps, not {steps}")
-    grads_sq = np.array(records["projected_grad"][:steps])
-    weights, state = replay(base_weights, run.method, run.key, grads_sq)
-    return weights, state, len(grads_sq)
-
-
-def _read_progress(directory: Path) -> dict[str, Any]:
-    path = directory / run_dir.PROGRESS
-    return run_dir.read_json(path) if path.exists() else {}
+    journal = read_journal(directory / run_dir.JOURNAL)
+    check_run(journal, run.config, run.base_hash)
+    check_records(journal, run.method.learning_rates)
+    if steps is not None and steps > len(journal.records):
+        raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
+    records = journal.records[:steps]
+    weights, state = make_replay(run.method)(base_weights, run.key, records)
+    return weights, state, len(records)

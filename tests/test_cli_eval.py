@@ -1,0 +1,55 @@
+"""``zojax eval``: it finds what training found, and says what else it found."""
+
+import json
+
+import pytest
+
+
+def test_eval_finds_the_accuracies_that_training_found(run, trained):
+    result = json.loads((trained / "result.json").read_text())
+    code, out, err = run("eval", trained, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "step": result["best_step"],
+        "eval_accuracy": result["eval_accuracy"],
+        "eval_examples": 12,
+    }
+    code, out, _ = run("eval", trained, "--step", 0)
+    before = 100 * result["eval_accuracy_before"]
+    assert (code, out) == (0, f"held-out accuracy {before:.1f} % (12 examples) after step 0\n")
+
+
+def test_eval_changes_nothing_in_the_run(run, another):
+    before = {path: path.read_bytes() for path in another.rglob("*") if path.is_file()}
+    assert run("eval", another, "--step", 3)[0] == 0
+    after = {path: path.read_bytes() for path in another.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_eval_refuses_steps_that_the_journal_does_not_hold(run, trained, refusal):
+    line = refusal(run("eval", trained, "--step", 5))
+    assert line == f"{trained}/journal.zj: holds 4 steps, not 5"
+
+
+def test_eval_says_what_is_there_instead_of_a_run(run, tmp_path, refusal):
+    file = tmp_path / "file"
+    file.touch()
+    for path, reason in [
+        (tmp_path / "nothing", "no such directory, so no run"),
+        (tmp_path, "no run here (it has no config.json)"),
+        (file, "is a file; give the directory of a run"),
+    ]:
+        assert refusal(run("eval", path)) == f"{path}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "cannot be read (Expecting property name"),
+        ("[]", "holds no JSON object"),
+        ('{"model": {"path": 5}}', "model.path=5: should be text"),
+    ],
+)
+def test_eval_names_a_configuration_that_is_damaged(run, another, text, reason, refusal):
+    (another / "config.json").write_text(text)
+    assert refusal(run("eval", another)).startswith(f"{another}/config.json: {reason}")

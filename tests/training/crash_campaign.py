@@ -1,0 +1,169 @@
+"""Kills training at random moments and lets it go on, until it has had enough; then compares.
+
+    python tests/training/crash_campaign.py --kills 300
+
+A training process is forked, killed with SIGKILL after a random part of an undisturbed run's
+life, and started again on the same directory, until the run is finished; then a new run begins.
+Every finished run must have the journal (so all losses, in which every bit of the weights has its
+part), the evaluations and the metrics of the undisturbed one.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+# All that a child needs is imported before it is forked; JAX starts its threads in the child.
+import transformers  # noqa: F401
+from rich.console import Console
+
+from zojax.config import (
+    Config,
+    DataConfig,
+    EstimatorConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    apply_overrides,
+)
+from zojax.models import random_model, save
+from zojax.models.opt import OPTConfig
+from zojax.training import run_dir, train
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 60
+_SENTENCES = ("the acting is superb.", "the script is awful.")
+
+
+def make_config(directory: Path) -> Config:
+    """A small run with many chunks, folds and evaluations."""
+    return Config(
+        ModelConfig(str(directory / "model"), dtype="bfloat16"),
+        RunConfig(str(directory / "run")),
+        DataConfig("sst2", str(directory / "data"), num_train=32, num_dev=8, num_eval=8),
+        TrainConfig(steps=STEPS, batch_size=4, learning_rate=1e-2, eval_every=15, chunk=4),
+        EstimatorConfig("lozo", interval=7, fold="stochastic"),
+    )
+
+
+def make_inputs(directory: Path) -> None:
+    """A tiny OPT with the demo's tokenizer, and sentences of one length (few programs)."""
+    config = OPTConfig(1024, 16, 2, 2, 32, 64, 16)
+    save(random_model(config, seed=1), directory / "model")
+    for file in (ROOT / "demo" / "model").glob("*.*"):
+        if file.name not in ("config.json", "model.safetensors"):
+            shutil.copy(file, directory / "model")
+    lines = [json.dumps({"sentence": _SENTENCES[i % 2], "label": 1 - i % 2}) for i in range(40)]
+    (directory / "data").mkdir()
+    for split in ("train", "validation"):
+        (directory / "data" / f"{split}.jsonl").write_text("\n".join(lines))
+
+
+def in_child(action, *arguments) -> int:
+    """Forks a process that does something and ends; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        warnings.filterwarnings("ignore")
+        action(*arguments)
+        code = 0
+    except BaseException as error:
+        print(f"crash campaign: a run ended with {error!r}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
+
+
+def run_to_its_end(config: Config, cache: Path) -> None:
+    """What ``zojax train`` does."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    train(config, Console(quiet=True))
+
+
+def outcome(directory: Path) -> dict:
+    """What must not depend on how often a run was killed."""
+    metrics = [json.loads(line) for line in (directory / run_dir.METRICS).read_text().splitlines()]
+    return {
+        "journal": (directory / run_dir.JOURNAL).read_bytes()[-STEPS * 40 :],
+        "progress": json.loads((directory / run_dir.PROGRESS).read_text()),
+        "metrics": [(m["step"], m["loss"]) for m in metrics if "loss" in m],
+        "eval": json.loads((directory / run_dir.RESULT).read_text())["eval_accuracy"],
+    }
+
+
+def campaign(kills: int, seed: int, directory: Path, overrides: list[str]) -> dict[str, int]:
+    """Runs the campaign; raises ``AssertionError`` where a run differs, or fails."""
+    waiting = in_child(make_inputs, directory)
+    assert os.waitpid(waiting, 0)[1] == 0
+    rng, cache = random.Random(seed), directory / "cache"
+    base = apply_overrides(make_config(directory), overrides)
+
+    def start(name: str) -> tuple[Path, int]:
+        config = apply_overrides(base, [f"run.dir={directory / name}"])
+        return directory / name, in_child(run_to_its_end, config, cache)
+
+    for name in ("warm-up", "undisturbed"):  # the first one fills the compile cache
+        began = time.monotonic()
+        undisturbed, child = start(name)
+        assert os.waitpid(child, 0)[1] == 0
+        life = time.monotonic() - began
+    expected = outcome(undisturbed)
+
+    killed = finished = kills_of_this_run = 0
+    while killed < kills or kills_of_this_run:
+        path, child = start(f"run{finished}")
+        deadline = time.monotonic() + rng.uniform(0, life)
+        status = None
+        while killed < kills and status is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+            status = os.waitpid(child, os.WNOHANG)[1] if is_over(child) else None
+        if status is None and killed < kills:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            killed, kills_of_this_run = killed + 1, kills_of_this_run + 1
+            continue
+        status = os.waitpid(child, 0)[1] if status is None else status
+        assert status == 0, f"a run on {path} ended with status {status}"
+        found = outcome(path)
+        for name, value in expected.items():
+            assert found[name] == value, f"{name} differs after {kills_of_this_run} kills: {path}"
+        finished, kills_of_this_run = finished + 1, 0
+    return {"kills": killed, "finished": finished}
+
+
+def is_over(child: int) -> bool:
+    """Whether a child has ended; it still has to be waited for."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=40, help="default: 40")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="FIELD=VALUE"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        counts = campaign(args.kills, args.seed, Path(directory), args.overrides)
+    print(
+        f"{counts['kills']} kills; {counts['finished']} runs finished, "
+        "each as if it had never been disturbed"
+    )
+
+
+if __name__ == "__main__":
+    main()

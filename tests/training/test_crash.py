@@ -1,0 +1,22 @@
+"""A run that is killed again and again ends as one that was left alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CAMPAIGN = Path(__file__).with_name("crash_campaign.py")
+
+
+@pytest.mark.slow
+def test_forty_kills_at_random_moments_change_nothing():
+    done = subprocess.run(
+        [sys.executable, str(CAMPAIGN), "--kills", "40"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("40 kills; ")

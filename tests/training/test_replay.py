@@ -1,0 +1,391 @@
+"""Replay: the weights that a real training loop reached, bit for bit, from its journal alone."""
+
+import dataclasses
+import functools
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from zojax.adapters import draw_direction
+from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from zojax.models import Model, random_model
+from zojax.models.opt import OPTConfig
+from zojax.scoring import Item, shape_needed
+from zojax.scoring.buckets import choose_buckets
+from zojax.training.batches import BatchSource
+from zojax.training.journal import SKIPPED, Journal, JournalWriter, read_journal
+from zojax.training.loop import Programs, Trainer, compile_programs
+from zojax.training.objective import classification_loss
+from zojax.training.replay import (
+    Replay,
+    header_key,
+    make_replay,
+    merge,
+)
+from zojax.training.setup import make_method
+from zojax.training.step import Batch, Method, Objective, StepRecord, TrainState, init_state
+from zojax.training.stopping import Stop
+
+Tree = Any
+
+
+class Silence:
+    """A reporter that tells nobody."""
+
+    def chunk(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model's shape, how it is trained, and what of it (fewer sites compile faster)."""
+
+    steps: int = 150
+    hidden: int = 16
+    ffn: int = 33
+    layers: int = 2
+    heads: int = 2
+    tied: bool = True
+    dtype: Any = jnp.float32
+    decay: float = 0.0
+    schedule: Any = "constant"
+    estimator: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sites: str = "."
+
+
+SNAPSHOT = 64
+"""The step, a chunk's end, after which a run's weights and state are kept for comparison."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run was and what it reached."""
+
+    config: Config
+    base: Model
+    method: Method
+    replay: Replay
+    programs: Programs
+    batch: Batch
+    journal: Journal
+    reached: dict[int, tuple[Tree, TrainState]]
+    """Weights and state after :data:`SNAPSHOT` steps and after all."""
+
+
+def make_model(case: Case, seed: int = 0) -> Model:
+    config = OPTConfig(
+        vocab_size=53,
+        hidden_size=case.hidden,
+        num_hidden_layers=case.layers,
+        num_attention_heads=case.heads,
+        ffn_dim=case.ffn,
+        max_position_embeddings=24,
+        word_embed_proj_dim=case.hidden,
+        tie_word_embeddings=case.tied,
+    )
+    return random_model(config, seed, case.dtype)
+
+
+def make_items(seed: int) -> list[Item]:
+    """Short ones and long ones, so that batches fall into several buckets."""
+    rng = np.random.default_rng(seed)
+    lengths = [2, 3, 4, 3, 14, 17, 15, 16, 3, 17]
+    return [
+        Item(
+            rng.integers(3, 50, length).astype(np.int32),
+            tuple(np.array([token], np.int32) for token in rng.choice(50, 2, replace=False)),
+            int(rng.integers(2)),
+        )
+        for length in lengths
+    ]
+
+
+def copied(tree: Tree) -> Tree:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def make_config(case: Case) -> Config:
+    return Config(
+        ModelConfig("base", dtype=jnp.dtype(case.dtype).name),
+        RunConfig("run"),
+        train=TrainConfig(
+            steps=case.steps,
+            learning_rate=1e-3,
+            schedule=case.schedule,
+            warmup_steps=0 if case.schedule == "constant" else 7,
+            weight_decay=case.decay,
+        ),
+        estimator=EstimatorConfig(**{"interval": 20, **case.estimator}),
+    )
+
+
+def train(case: Case, directory: Path, seed: int = 0) -> Trained:
+    """Trains with the programs, the chunks and the journal of ``zojax train``."""
+    model, key, config = make_model(case, seed), jax.random.key(seed), make_config(case)
+    flat = traverse_util.flatten_dict(model.weights, sep="/")
+    seen = {path: leaf for path, leaf in flat.items() if re.search(case.sites, path)}
+    seen_model = dataclasses.replace(model, weights=traverse_util.unflatten_dict(seen, sep="/"))
+    method = make_method(config, seen_model)
+    items = make_items(seed)
+    order = [[2 * (step * 7 % 5), 2 * (step * 7 % 5) + 1] for step in range(case.steps)]
+    buckets = choose_buckets([shape_needed([items[i] for i in order[s]], 1) for s in range(5)], 2)
+    assert len(buckets) == 2
+    source = BatchSource(items, order.__getitem__, buckets)
+    weights, state = copied(model.weights), jax.jit(functools.partial(init_state, method))(key)
+    programs = compile_programs(
+        weights,
+        state,
+        key,
+        method,
+        Objective(model.graphdef, 2, False, classification_loss),
+        buckets,
+        batch_size=2,
+        steps=case.steps,
+    )
+    header = {
+        "config": to_dict(config),
+        "base_hash": "0123",
+        "key_data": jax.random.key_data(key).tolist(),
+        "key_impl": str(jax.random.key_impl(key)),
+        "num_queries": method.estimator.num_queries,
+        "num_variants": method.estimator.num_variants,
+    }
+    path = directory / "journal.zj"
+    writer = JournalWriter.create(path, header)
+    trainer = Trainer(
+        weights,
+        state,
+        key,
+        first_step=0,
+        programs=programs,
+        method=method,
+        journal=writer,
+        reporter=Silence(),  # pyright: ignore[reportArgumentType]
+        stops_if_skipped=False,
+    )
+    reached = {}
+
+    def at_end() -> None:
+        if trainer.step in (SNAPSHOT, case.steps):
+            reached[trainer.step] = copied((trainer.weights, trainer.state))
+
+    ends = [*range(32, case.steps, 32), case.steps]
+    trainer.run(source, ends, Stop(), at_end)
+    writer.close()
+    journal = read_journal(path)
+    return Trained(
+        config, model, method, make_replay(method), programs, source(0)[1], journal, reached
+    )
+
+
+def replayed(run: Trained, records: np.ndarray, **kwargs: Any) -> tuple[Tree, TrainState]:
+    return run.replay(copied(run.base.weights), header_key(run.journal), records, **kwargs)
+
+
+def assert_same_bits(ours: Tree, theirs: Tree) -> None:
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype, jax.tree_util.keystr(path)
+        assert a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)
+
+
+def largest_difference(one: Tree, other: Tree) -> float:
+    differences = jax.tree.map(
+        lambda a, b: np.abs(np.float64(a) - np.float64(b)).max(initial=0), one, other
+    )
+    return max(jax.tree.leaves(differences))
+
+
+CASES = {
+    "linear": Case(ffn=300, layers=1, sites="fc1|q_proj"),
+    "full, rms, decay, cosine": Case(
+        estimator={"trainable": "full", "scale": "rms"},
+        decay=0.1,
+        schedule="cosine",
+        sites="fc2|embed_tokens|layers/self_attn_layer_norm/weight",
+    ),
+    "bfloat16, paper, linear schedule": Case(
+        dtype=jnp.bfloat16,
+        estimator={"scale": "paper", "rank": 4},
+        schedule="linear",
+        decay=0.01,
+        hidden=24,
+        ffn=129,
+        heads=3,
+        sites="fc1|v_proj",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def train_once(tmp_path_factory):
+    """``name of a case -> the run``, trained when it is first asked for."""
+    return functools.cache(lambda name: train(CASES[name], tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture
+def linear(train_once) -> Trained:
+    return train_once("linear")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_replay_has_the_bits_of_the_run(name, train_once):
+    run = train_once(name)
+    assert set(run.reached) == {SNAPSHOT, CASES[name].steps}
+    for steps, theirs in run.reached.items():
+        assert_same_bits(replayed(run, run.journal.records[:steps]), theirs)
+    weights, _ = theirs
+    assert largest_difference(weights, run.base.weights) > 1e-3  # or equal bits would mean little
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_replays_have_the_bits_of_random_runs(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    heads = int(rng.integers(1, 4))
+    case = Case(
+        steps=int(rng.integers(100, 400)),
+        hidden=heads * 2 * int(rng.integers(1, 8)),
+        ffn=int(rng.integers(5, 400)),
+        layers=int(rng.integers(1, 4)),
+        heads=heads,
+        tied=bool(rng.integers(2)),
+        dtype=[jnp.float32, jnp.bfloat16][rng.integers(2)],
+        decay=[0.0, 0.1][rng.integers(2)],
+        schedule=["constant", "linear", "cosine"][rng.integers(3)],
+        estimator={
+            "trainable": ["linear", "full"][seed % 2],
+            "scale": ["none", "rms", "paper"][rng.integers(3)],
+            "fold": ["nearest", "stochastic", "none"][rng.integers(3)],
+            "rank": int(rng.integers(1, 9)),
+            "interval": int(rng.integers(3, 60)),
+        },
+    )
+    run = train(case, tmp_path, seed)
+    assert_same_bits(replayed(run, run.journal.records), run.reached[case.steps])
+
+
+def rebuilt_by_the_document(run: Trained) -> dict[str, np.ndarray]:
+    """docs/journal.md's recipe in numpy's float64; only the random numbers are JAX's."""
+    flat = traverse_util.flatten_dict(run.base.weights, sep="/")
+    weights = {path: np.float64(leaf) for path, leaf in flat.items()}
+    train, settings = run.config.train, run.config.estimator
+    rank, key = settings.rank, header_key(run.journal)
+
+    def normal(key: jax.Array, path: str, shape: tuple[int, ...]) -> np.ndarray:
+        site = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        return np.float64(jax.random.normal(site, shape))
+
+    def stream(i: int, step: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, i), step)
+
+    a: dict[str, Any] = dict.fromkeys(weights, 0.0)
+    v: dict[str, np.ndarray] = {}
+    scale = {"none": 1.0, "rms": rank**-0.5, "paper": 1 / rank}[settings.scale]
+    for step, record in enumerate(run.journal.records):
+        step_key = jax.random.wrap_key_data(jnp.asarray(record["key_data"]))
+        for path in (site.path for site in run.method.sites):
+            w = weights[path]
+            is_matrix = w.ndim - path.startswith("layers/") == 2
+            if is_matrix and step % settings.interval == 0:
+                if step:
+                    weights[path] = w + a[path] @ v[path].swapaxes(-1, -2)
+                a[path] = 0.0
+                v[path] = normal(stream(1, step), path, (*w.shape[:-2], w.shape[-1], rank))
+            u = normal(step_key, path, (*w.shape[:-1], rank) if is_matrix else w.shape)
+            c = record["projected_grad"][0] * (scale if is_matrix else 1.0)
+            a[path] = a[path] - np.float64(record["learning_rate"]) * (
+                c * u + train.weight_decay * a[path]
+            )
+    return {
+        path: w + (a[path] @ v[path].swapaxes(-1, -2) if path in v else a[path])
+        for path, w in weights.items()
+    }
+
+
+def test_the_documents_recipe_gives_the_runs_weights(train_once):
+    run = train_once("full, rms, decay, cosine")
+    expected = rebuilt_by_the_document(run)
+    weights, state = copied(run.reached[CASES["full, rms, decay, cosine"].steps])
+    merged = merge(weights, state, run.method, header_key(run.journal))
+    for path, leaf in traverse_util.flatten_dict(merged, sep="/").items():
+        # Weights of the order of 1 take 150 roundings of float32 of 6e-8 each, at random.
+        np.testing.assert_allclose(leaf, expected[path], rtol=0, atol=2e-6, err_msg=path)
+
+
+def test_a_records_key_alone_draws_the_steps_direction(linear):
+    method, key = linear.method, header_key(linear.journal)
+    gradient = jax.jit(method.estimator.gradient)
+    for step in (0, 1, 149):
+        step_key = jax.random.wrap_key_data(jnp.asarray(linear.journal.records["key_data"][step]))
+        drawn = jax.jit(lambda key: draw_direction(key, method.sites, 2))(step_key)
+        of_step = gradient(key, jnp.int32(step), jnp.ones(1))
+        for path, direction in of_step.items():
+            np.testing.assert_allclose(drawn[path], direction, rtol=1e-6)
+
+
+def test_the_journal_has_the_rates_of_the_schedule(train_once):
+    run = train_once("full, rms, decay, cosine")
+    train = run.config.train
+    step = np.arange(train.steps, dtype=np.float64)
+    done = (step - train.warmup_steps) / (train.steps - train.warmup_steps)
+    expected = np.where(
+        step < train.warmup_steps,
+        1e-3 * step / train.warmup_steps,
+        1e-3 * np.cos(np.pi * done / 2) ** 2,
+    )
+    np.testing.assert_allclose(run.journal.records["learning_rate"], expected, rtol=1e-6)
+
+
+def test_the_records_rates_are_the_ones_that_count(linear):
+    records = linear.journal.records.copy()
+    records["learning_rate"] /= 2
+    halved = replayed(linear, records)
+    records["projected_grad"] /= 2
+    records["learning_rate"] *= 2
+    assert_same_bits(halved, replayed(linear, records))  # powers of two round nothing
+
+
+# Losses that are not finite
+
+
+def test_a_step_without_a_finite_loss_is_marked_and_moves_nothing(linear):
+    step = linear.programs.step[min(linear.programs.step)]
+    state = linear.reached[SNAPSHOT][1]
+
+    def take(weights: Tree) -> tuple[TrainState, StepRecord]:
+        return step(weights, copied(state), header_key(linear.journal), np.float32(1), linear.batch)
+
+    for bad in (np.nan, np.inf):
+        broken = jax.tree.map(lambda w, bad=bad: jnp.full_like(w, bad), linear.base.weights)
+        after, record = take(broken)
+        assert record.skipped
+        assert after.step == SNAPSHOT + 1
+        assert_same_bits(dataclasses.replace(after, step=state.step), state)
+    assert not take(linear.base.weights)[1].skipped
+    assert (linear.journal.records["flags"] == 0).all()
+
+
+def test_a_replay_skips_what_the_run_skipped(linear):
+    records = linear.journal.records.copy()
+    skipped = [0, 19, 20, 77]
+    records["projected_grad"][skipped] = [[np.nan], [np.inf], [0], [1e38]]
+    records["flags"][skipped] = SKIPPED
+    without = linear.journal.records.copy()
+    without["projected_grad"][skipped] = 0  # without weight decay, that is to stay
+    assert_same_bits(replayed(linear, records), replayed(linear, without))
+
+
+def test_progress_is_told_at_the_ends_of_intervals(linear):
+    told: list[int] = []
+    replayed(linear, linear.journal.records[:70], on_progress=told.append)
+    assert told == [20, 40, 60]

@@ -1,0 +1,152 @@
+"""Files of a run are whole or not there, and a directory is never taken from another run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from zojax.config import Config, ModelConfig, RunConfig, apply_overrides, to_dict
+from zojax.errors import InputError
+from zojax.training.run_dir import (
+    CONFIG,
+    JOURNAL,
+    holds_run,
+    read_config,
+    read_json,
+    set_aside,
+    write_atomically,
+    write_json,
+)
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    return Config(ModelConfig("m"), RunConfig(str(tmp_path / "run")))
+
+
+@pytest.fixture
+def directory(config) -> Path:
+    """A run, as far as its directory goes."""
+    directory = Path(config.run.dir)
+    directory.mkdir()
+    write_json(directory / CONFIG, to_dict(config))
+    (directory / JOURNAL).write_bytes(b"precious")
+    return directory
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for broken in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, broken, full)
+            with pytest.raises(OSError, match="No space left"):
+                write_atomically(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_written_is_synced_before_it_takes_its_name(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def note(*arguments, name=name, original=original):
+            done.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, note)
+    write_atomically(tmp_path / "file", b"data")
+    assert done == ["fsync", "replace"]
+
+
+def test_the_configuration_of_a_run_comes_back_as_it_was(config, directory):
+    assert read_config(directory) == config
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "\x00"])
+def test_json_that_is_no_object_is_named(tmp_path, text):
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^{path}: "):
+        read_json(path)
+
+
+def test_the_same_configuration_finds_its_run_again(config, directory):
+    assert holds_run(directory, config)
+
+
+def test_the_place_of_a_run_is_no_part_of_what_it_is(config, directory):
+    assert holds_run(directory, apply_overrides(config, ["run.dir=elsewhere"]))
+
+
+@pytest.mark.parametrize("override", ["train.seed=1", "model.dtype=bfloat16", "data.path=x"])
+def test_any_other_field_makes_it_another_run(config, directory, override):
+    name = override.partition("=")[0]
+    with pytest.raises(InputError, match=rf"another run, which differs in {name} \(there "):
+        holds_run(directory, apply_overrides(config, [override]))
+
+
+def test_free_are_missing_empty_and_hardly_begun_directories(config, tmp_path):
+    assert not holds_run(tmp_path / "a" / "b", config)
+    assert not (tmp_path / "a").exists(), "asking makes nothing"
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    assert not holds_run(begun, config)
+    for name in (CONFIG, f".{CONFIG}-123", f".{JOURNAL}-123"):
+        (begun / name).write_text("{")
+        assert not holds_run(begun, config)
+
+
+def test_a_journal_alone_is_never_overwritten(config, directory):
+    (directory / CONFIG).unlink()
+    with pytest.raises(InputError, match="holds files but no run"):
+        holds_run(directory, config)
+    assert (directory / JOURNAL).read_bytes() == b"precious"
+
+
+def test_set_aside_makes_room_and_keeps_what_was_there(directory):
+    with set_aside(directory) as aside:
+        assert not directory.exists()
+        directory.mkdir()
+    assert aside == directory.with_name("run.1")
+    assert (aside / JOURNAL).read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("error", [InputError("bad input"), KeyboardInterrupt()])
+def test_set_aside_puts_a_run_back_if_nothing_took_its_place(directory, error):
+    with pytest.raises(type(error)), set_aside(directory):
+        raise error
+    assert (directory / JOURNAL).read_bytes() == b"precious"
+    assert list(directory.parent.iterdir()) == [directory]
+
+
+def test_set_aside_works_from_inside_the_directory(directory, monkeypatch):
+    monkeypatch.chdir(directory)
+    with set_aside(Path(".")) as aside:
+        directory.mkdir()
+    assert aside == directory.with_name("run.1")
+
+
+def test_set_aside_leaves_alone_what_is_no_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "nothing", tmp_path / "notes.txt"):
+        with set_aside(path) as aside:
+            assert aside is None
+            assert path.exists() == (path.name != "nothing")
+
+
+def test_a_directory_that_cannot_be_renamed_is_an_error_of_one_line(directory, monkeypatch):
+    def busy(*_):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with (
+        pytest.raises(InputError, match=f"^run.dir {directory} cannot be renamed: Device or res"),
+        set_aside(directory),
+    ):
+        pass
