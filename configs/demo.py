@@ -17,7 +17,14 @@ def get_config() -> Config:
     return Config(
         model=ModelConfig(str(DEMO / "model"), dtype="float32"),
         data=DataConfig("sst2", str(DEMO / "reviews"), num_train=1000, num_dev=200, num_eval=600),
-        train=TrainConfig(steps=3000, batch_size=32, learning_rate=1e-4, eval_every=300, chunk=50),
+        train=TrainConfig(
+            steps=2000,
+            batch_size=32,
+            learning_rate=1e-3,
+            schedule="cosine",
+            eval_every=200,
+            chunk=50,
+        ),
         estimator=EstimatorConfig("lozo", epsilon=1e-3, rank=4, interval=50, fold="nearest"),
         run=RunConfig("runs/demo"),
     )
