@@ -16,13 +16,14 @@ import pytest
 import zojax
 import zojax.training
 from zojax import cli
+from zojax.arguments import make_parser
 from zojax.errors import InputError
 
 # --- Help
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
-    parser = cli.make_parser()
+    parser = make_parser()
     [commands] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return {"zojax": parser, **commands.choices}
 
@@ -52,7 +53,7 @@ def test_examples_parse(root, monkeypatch):
     for parser in parsers().values():
         text = parser.epilog.replace("\\\n", " ")
         for line in re.findall(r"^ +zojax (.*)$", text, re.M):
-            arguments = cli.make_parser().parse_args(shlex.split(line))
+            arguments = make_parser().parse_args(shlex.split(line))
             if arguments.command == "train":
                 assert Path(arguments.config).is_file()
 
@@ -68,7 +69,7 @@ def test_version_is_the_packages(run):
         ["train"],
         ["train", "--config", "x.py", "--sett", "a=b"],
         ["train", "--conf", "x.py"],
-        ["eval"],
+        ["export", "runs/x", "--output", "out"],
         ["eval", "runs/x", "--step", "-1"],
         ["eval", "runs/x", "--step", "ten"],
         ["score", "--model", "m", "--text", "t"],

@@ -53,3 +53,31 @@ def test_eval_says_what_is_there_instead_of_a_run(run, tmp_path, refusal):
 def test_eval_names_a_configuration_that_is_damaged(run, another, text, reason, refusal):
     (another / "config.json").write_text(text)
     assert refusal(run("eval", another)).startswith(f"{another}/config.json: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give RUN alone, or --adapter DIR with RUN or --config FILE"),
+        (["run", "--config", "x.py"], "give RUN alone"),
+        (["run", "--set", "data.task=cb"], "give RUN alone"),
+        (["--adapter", "dir"], "--adapter DIR goes with either RUN or --config FILE"),
+        (["run", "--adapter", "dir", "--config", "x.py"], "goes with either"),
+        (["run", "--adapter", "dir", "--step", "3"], "goes with either"),
+    ],
+)
+def test_eval_says_which_arguments_go_together(arguments, reason, run, refusal):
+    assert reason in refusal(run("eval", *arguments))
+
+
+def test_an_exported_adapter_is_evaluated_on_the_runs_data(run, trained, config_file, tmp_path):
+    adapter = tmp_path / "adapter"
+    exported = run("export", trained, "--format", "peft", "--output", adapter, "--json")
+    assert json.loads(exported[1])["output"] == str(adapter)
+    results = []
+    for base in (["--config", config_file], [trained]):
+        code, out, _ = run("eval", "--adapter", adapter, *base, "--json")
+        assert code == 0
+        results.append(json.loads(out))
+    assert results[0] == results[1]
+    assert results[0]["eval_examples"] == 12

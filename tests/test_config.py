@@ -330,7 +330,10 @@ def refused(path) -> str:
             "    return Config(ModelConfig('m'), RunConfig('r'), train=DataConfig())\n",
             ":3: train=DataConfig(ta..._labels=False): should be a dictionary or an instance of",
         ),
-        (f"{IMPORT}def get_config():\n    return RunConfig('a', 'b')\n", ":3: run.1='b': unexpec"),
+        (
+            f"{IMPORT}def get_config():\n    return RunConfig('a', 0, 1, 1, 'b')\n",
+            ":3: run.4='b': unexpec",
+        ),
     ],
 )
 def test_broken_files_are_named_with_their_line(tmp_path, text, place_and_reason):

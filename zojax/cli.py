@@ -1,4 +1,4 @@
-"""The command line: ``zojax train | eval | journal | score``."""
+"""The command line: ``zojax train | eval | export | journal | score``."""
 
 import argparse
 import json
@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zojax.arguments import make_parser
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,139 +28,6 @@ _QUIET = {
 }
 
 BAD_INPUT, INTERRUPTED = 2, 130
-
-_EXAMPLES = """examples:
-  zojax train --config configs/demo.py
-  zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 --set run.dir=runs/a
-  zojax eval runs/demo
-  zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
-      --candidate " great" --candidate " terrible"
-"""
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    from zojax import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="zojax",
-        description="Fine-tune large language models with inference alone.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"zojax {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def command(name: str, summary: str, example: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    train = command(
-        "train",
-        "train as a configuration says, or go on with the run in its directory",
-        "zojax train --config configs/demo.py --set train.steps=500 --set run.dir=runs/short",
-    )
-    train.add_argument(
-        "--config", required=True, metavar="FILE", help="Python file with get_config()"
-    )
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="overrides",
-        help="override a field, e.g. train.learning_rate=1e-6 (repeatable)",
-    )
-    train.add_argument(
-        "--fresh",
-        action="store_true",
-        help="start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
-    )
-
-    evaluate = command(
-        "eval", "evaluate a run's best model on its held-out data", "zojax eval runs/demo --json"
-    )
-    evaluate.add_argument("run", type=Path, metavar="RUN", help="directory of a run")
-    evaluate.add_argument(
-        "--step",
-        type=_count,
-        metavar="N",
-        help="the model after N steps (default: the best by dev accuracy)",
-    )
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-
-    journal = command(
-        "journal", "show, verify or replay a run's journal", "zojax journal verify runs/demo"
-    )
-    _add_journal_actions(journal)
-
-    score = command(
-        "score",
-        "print candidates' log-probabilities after a text",
-        'zojax score --model demo/model --text "a gripping film . It was" \\\n'
-        '      --candidate " great" --candidate " terrible"',
-    )
-    score.add_argument("--model", required=True, metavar="M", help="directory or hub id")
-    score.add_argument("--text", required=True, help="what comes before the candidates")
-    score.add_argument(
-        "--candidate",
-        action="append",
-        required=True,
-        dest="candidates",
-        metavar="TEXT",
-        help="what may follow, with its leading blank (repeatable)",
-    )
-    score.add_argument(
-        "--dtype",
-        default="float32",
-        choices=["float32", "bfloat16", "float16"],
-        help="of the weights on the device (default: float32)",
-    )
-    score.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
-
-
-def _add_journal_actions(journal: argparse.ArgumentParser) -> None:
-    actions = journal.add_subparsers(dest="action", required=True, metavar="ACTION")
-    summaries = {
-        "show": "print the header and the first and last records",
-        "verify": "check every byte; exit code 1 if the end is damaged",
-        "replay": "rebuild the trained weights from the base model, without data",
-    }
-    parsers = {
-        name: actions.add_parser(
-            name,
-            help=summary,
-            description=summary[0].upper() + summary[1:] + ".",
-            epilog=f"example:\n  zojax journal {name} runs/demo",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        for name, summary in summaries.items()
-    }
-    for name, parser in parsers.items():
-        parser.add_argument(
-            "path", type=Path, metavar="RUN", help="directory of a run, or a journal"
-        )
-        if name != "verify":
-            parser.add_argument("--json", action="store_true", help="print one JSON object")
-    replay = parsers["replay"]
-    replay.add_argument("--output", type=Path, metavar="DIR", help="write a Hugging Face directory")
-    replay.add_argument("--model", metavar="M", help="base model (default: as in the header)")
-    replay.add_argument("--steps", type=_count, metavar="N", help="steps to replay (default: all)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,17 +121,52 @@ def _print_result(console: "Console", directory: Path, result: Mapping[str, Any]
 def _eval(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from zojax.training import evaluate_run
+    from zojax.config import load_config
+    from zojax.errors import InputError
+    from zojax.training import evaluate_run, run_dir
+    from zojax.training.evaluate_adapter import evaluate_adapter
 
     _use_compile_cache()
-    result = evaluate_run(args.run, Console(stderr=True), args.step)
+    console = Console(stderr=True)
+    if args.adapter is None:
+        if args.run is None or args.config or args.overrides:
+            raise InputError("eval: give RUN alone, or --adapter DIR with RUN or --config FILE")
+        result = evaluate_run(args.run, console, args.step)
+        what = f"after step {result['step']}"
+    else:
+        if (args.run is None) == (args.config is None) or args.step is not None:
+            raise InputError("eval: --adapter DIR goes with either RUN or --config FILE")
+        config = (
+            run_dir.read_config(args.run) if args.run else load_config(args.config, args.overrides)
+        )
+        result = evaluate_adapter(args.adapter, config, console)
+        what = f"with {args.adapter}"
     if args.json:
         print(json.dumps(result))
     else:
         print(
             f"held-out accuracy {100 * result['eval_accuracy']:.1f} % "
-            f"({result['eval_examples']} examples) after step {result['step']}"
+            f"({result['eval_examples']} examples) {what}"
         )
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from zojax.training.export_commands import export_run, in_words
+
+    _use_compile_cache()
+    told = export_run(
+        args.run,
+        args.format,
+        args.output,
+        Console(stderr=True),
+        rank=args.rank,
+        step=args.step,
+        dtype=args.dtype,
+    )
+    print(json.dumps(told) if args.json else in_words(told))
     return 0
 
 
@@ -308,7 +212,13 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"train": _train, "eval": _eval, "journal": _journal, "score": _score}
+_COMMANDS = {
+    "train": _train,
+    "eval": _eval,
+    "export": _export,
+    "journal": _journal,
+    "score": _score,
+}
 
 
 def run() -> None:

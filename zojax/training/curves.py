@@ -22,7 +22,7 @@ def draw_curves(directory: Path) -> Path:
     from matplotlib.figure import Figure  # slow to import, and only needed at the end
 
     lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    losses = {line["step"]: line["loss"] for line in lines if line.get("loss") is not None}
     accuracy = {line["step"]: line["dev_accuracy"] for line in lines if "dev_accuracy" in line}
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -1,0 +1,126 @@
+"""Published LoRA adapters (Hu et al., 2106.09685), as PEFT saves them, as adapter states.
+
+A LoRA of rank r adds ``s B A`` to a matrix ``W (m, n)``, with ``A (r, n)``, ``B (m, r)`` and
+``s = lora_alpha / r``. As a side branch that is ``U = s B`` and ``V = Aᵀ``.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, traverse_util
+
+from zojax.adapters.lora_config import CONFIG, rank_and_scale, read_lora_config, targeted
+from zojax.adapters.sites import nest
+from zojax.errors import InputError
+from zojax.models import Model
+from zojax.models.checkpoint_files import CheckpointFile, SafetensorsFile, TorchFile
+from zojax.models.layers import Linear
+from zojax.models.tensor_names import Place, hf_names
+
+WEIGHTS = "adapter_model.safetensors"
+_TORCH_WEIGHTS = "adapter_model.bin"
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the checkpoint's own names."""
+
+A, B = "lora_A.weight", "lora_B.weight"
+"""What it puts behind a module's name."""
+
+Factors = tuple[np.ndarray, np.ndarray]
+"""U ``(m, k)`` and V ``(n, k)`` of one matrix."""
+
+
+def load_lora(directory: Path, model: Model) -> dict[str, Any]:
+    """Reads a PEFT LoRA directory as an adapter state of a model.
+
+    Args:
+        directory: holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
+        model: the base model; of its weights only the shapes are looked at.
+
+    Returns:
+        The state (without the slot axis): ``u (…, m, k)`` and ``v (…, n, k)`` in float32 at every
+        matrix that has a LoRA. Layers are stacked, and k is the largest of their ranks: what a
+        layer's rank leaves over is zero, and so is a layer without a LoRA.
+
+    Raises:
+        InputError: one line that names file and entry: no such files, something beside LoRA on
+            linear layers, a missing or an extra tensor, or one of another shape.
+    """
+    config = read_lora_config(directory)
+    places = linear_places(model)
+    modules = targeted(config, places)
+    file = _open_weights(directory)
+    _check_names(file, modules, places)
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(model.weights, sep="/"))
+    shapes = {site: leaf.shape for site, leaf in flat.items()}
+    factors: dict[str, dict[int | None, Factors]] = {}
+    for module in modules:
+        site, layer = "/".join(places[module][0]), places[module][1]
+        m, n = shapes[site][-2:]
+        rank, scale = rank_and_scale(config, module)
+        a = _read(file, f"{PREFIX}{module}.{A}", (rank, n))
+        b = _read(file, f"{PREFIX}{module}.{B}", (m, rank))
+        factors.setdefault(site, {})[layer] = (scale * b, a.T)
+    return nest({site: _stack(by_layer, shapes[site]) for site, by_layer in factors.items()})
+
+
+def linear_places(model: Model) -> dict[str, Place]:
+    """Where the matrix of every linear layer lives, by the layer's name in the checkpoint."""
+    module = nnx.merge(model.graphdef, model.weights)
+    paths = [
+        (*map(str, path), "weight")
+        for path, layer in nnx.iter_modules(module)
+        if isinstance(layer, Linear)
+    ]
+    names = hf_names(paths, model.config.num_hidden_layers)
+    return {name.removesuffix(".weight"): place for name, place in names.items()}
+
+
+def _open_weights(directory: Path) -> CheckpointFile:
+    if (directory / WEIGHTS).is_file():
+        return SafetensorsFile(directory / WEIGHTS)
+    if (directory / _TORCH_WEIGHTS).is_file():
+        return TorchFile(directory / _TORCH_WEIGHTS)
+    raise InputError(f"{directory}: holds neither {WEIGHTS} nor {_TORCH_WEIGHTS}")
+
+
+def _check_names(file: CheckpointFile, modules: Sequence[str], places: Mapping[str, Place]) -> None:
+    """Refuses tensors that nothing asks for, as well as those that are not there."""
+    wanted = {f"{PREFIX}{module}.{part}" for module in modules for part in (A, B)}
+    for name, stored in file.tensors.items():
+        if name not in wanted:
+            module = name.removeprefix(PREFIX).removesuffix(f".{A}").removesuffix(f".{B}")
+            known = f"{CONFIG} does not target {module}"
+            strange = "it is no LoRA of a linear layer that the model has, and zojax reads no other"
+            raise InputError(
+                f"{file.path}: extra tensor {name} {stored.shape}: "
+                f"{known if module in places else strange}"
+            )
+    for name in sorted(wanted - file.tensors.keys()):
+        raise InputError(f"{file.path}: lacks tensor {name}, which {CONFIG} asks for")
+
+
+def _read(file: CheckpointFile, name: str, shape: tuple[int, int]) -> np.ndarray:
+    stored = file.tensors[name]
+    if stored.shape != shape:
+        raise InputError(
+            f"{file.path}: tensor {name} has shape {stored.shape}, {CONFIG} and the model ask for "
+            f"{shape}"
+        )
+    return file.read_rows(name, 0, shape[0]).astype(np.float32)
+
+
+def _stack(by_layer: Mapping[int | None, Factors], shape: tuple[int, ...]) -> dict[str, Any]:
+    """One site's branch, from the factors of its layers."""
+    rank = max(u.shape[-1] for u, _ in by_layer.values())
+    lead, (m, n) = shape[:-2], shape[-2:]
+    u_mk = np.zeros((*lead, m, rank), np.float32)
+    v_nk = np.zeros((*lead, n, rank), np.float32)
+    for layer, (u, v) in by_layer.items():
+        at = ... if layer is None else layer
+        u_mk[at][:, : u.shape[-1]] = u
+        v_nk[at][:, : v.shape[-1]] = v
+    return {"u": jnp.asarray(u_mk), "v": jnp.asarray(v_nk)}

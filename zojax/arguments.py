@@ -1,0 +1,185 @@
+"""What the command line takes: a parser for every command, with help and examples."""
+
+import argparse
+from pathlib import Path
+
+_EXAMPLES = """examples:
+  zojax train --config configs/demo.py
+  zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 --set run.dir=runs/a
+  zojax eval runs/demo
+  zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
+      --candidate " great" --candidate " terrible"
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    from zojax import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="zojax",
+        description="Fine-tune large language models with inference alone.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"zojax {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, summary: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    train = command(
+        "train",
+        "train as a configuration says, or go on with the run in its directory",
+        "zojax train --config configs/demo.py --set train.steps=500 --set run.dir=runs/short",
+    )
+    train.add_argument(
+        "--config", required=True, metavar="FILE", help="Python file with get_config()"
+    )
+    _add_overrides(train)
+    train.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
+    )
+
+    evaluate = command(
+        "eval",
+        "evaluate a run's best model, or a PEFT LoRA, on held-out data",
+        "zojax eval runs/demo --json\n  zojax eval --adapter DIR --config configs/opt125m_lozo.py",
+    )
+    evaluate.add_argument("run", type=Path, nargs="?", metavar="RUN", help="directory of a run")
+    evaluate.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA on the base model, in place of the run's",
+    )
+    evaluate.add_argument(
+        "--config", metavar="FILE", help="with --adapter: base model and data, in place of RUN"
+    )
+    _add_overrides(evaluate)
+    evaluate.add_argument(
+        "--step",
+        type=_count,
+        metavar="N",
+        help="the model after N steps (default: the best by dev accuracy)",
+    )
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    export = command(
+        "export",
+        "write a run's model for PEFT or transformers, or its journal to give away",
+        "zojax export runs/demo --format hf --output out",
+    )
+    export.add_argument("run", type=Path, metavar="RUN", help="directory of a run")
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=["peft", "hf", "journal"],
+        help="a LoRA, a checkpoint, or what another needs to replay the run",
+    )
+    export.add_argument("--output", required=True, type=Path, metavar="DIR", help="new directory")
+    export.add_argument(
+        "--rank",
+        type=int,
+        metavar="R",
+        help="of a LoRA (default: the run's own if nothing was folded, else 16)",
+    )
+    export.add_argument(
+        "--step",
+        type=_count,
+        metavar="N",
+        help="the model after N steps (default: the best by dev accuracy; of a journal: all)",
+    )
+    export.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the file (default: of hf the run's own, of peft float32)",
+    )
+    export.add_argument("--json", action="store_true", help="print one JSON object")
+
+    journal = command(
+        "journal", "show, verify or replay a run's journal", "zojax journal verify runs/demo"
+    )
+    _add_journal_actions(journal)
+
+    score = command(
+        "score",
+        "print candidates' log-probabilities after a text",
+        'zojax score --model demo/model --text "a gripping film . It was" \\\n'
+        '      --candidate " great" --candidate " terrible"',
+    )
+    score.add_argument("--model", required=True, metavar="M", help="directory or hub id")
+    score.add_argument("--text", required=True, help="what comes before the candidates")
+    score.add_argument(
+        "--candidate",
+        action="append",
+        required=True,
+        dest="candidates",
+        metavar="TEXT",
+        help="what may follow, with its leading blank (repeatable)",
+    )
+    score.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the weights on the device (default: float32)",
+    )
+    score.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="override a field, e.g. train.learning_rate=1e-6 (repeatable)",
+    )
+
+
+def _add_journal_actions(journal: argparse.ArgumentParser) -> None:
+    actions = journal.add_subparsers(dest="action", required=True, metavar="ACTION")
+    summaries = {
+        "show": "print the header and the first and last records",
+        "verify": "check every byte; exit code 1 if the end is damaged",
+        "replay": "rebuild the trained weights from the base model, without data",
+    }
+    parsers = {
+        name: actions.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=f"example:\n  zojax journal {name} runs/demo",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        for name, summary in summaries.items()
+    }
+    for name, parser in parsers.items():
+        parser.add_argument(
+            "path", type=Path, metavar="RUN", help="directory of a run, or a journal"
+        )
+        if name != "verify":
+            parser.add_argument("--json", action="store_true", help="print one JSON object")
+    replay = parsers["replay"]
+    replay.add_argument("--output", type=Path, metavar="DIR", help="write a Hugging Face directory")
+    replay.add_argument("--model", metavar="M", help="base model (default: as in the header)")
+    replay.add_argument("--steps", type=_count, metavar="N", help="steps to replay (default: all)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
+    return int(text)

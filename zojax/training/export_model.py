@@ -1,0 +1,231 @@
+"""A run's model, rebuilt from its journal, as a LoRA directory or as a whole checkpoint."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from rich.console import Console
+
+from zojax.adapters.export import (
+    check_linear,
+    make_lora,
+    named_factors,
+    save_lora,
+    truncated_svd,
+)
+from zojax.adapters.lora import linear_places
+from zojax.models import Model, content_hash, save
+from zojax.models.checkpoint_files import list_files
+from zojax.models.tensor_names import abstract, hf_names, match
+from zojax.training.model_card import Exported, hf_card, peft_card
+from zojax.training.replay import check_run, header_key, make_replay, merge
+from zojax.training.setup import load_model, make_method
+from zojax.training.step import Method, TrainState, starts_interval
+
+Tree = Any
+ReadBase = Callable[[str], np.ndarray]
+
+DEFAULT_RANK = 16
+"""Of a LoRA that stands for a folded run."""
+
+_BESIDE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Files of a base model that its fine-tuned ones need too."""
+
+
+def export_peft(
+    exported: Exported,
+    directory: Path,
+    output: Path,
+    console: Console,
+    *,
+    rank: int | None,
+    dtype: np.dtype,
+) -> dict[str, Any]:
+    """Writes a LoRA directory; arguments and result as for ``export_run``.
+
+    Args:
+        exported: the run and the step.
+        directory: to write to.
+        output: what it will be called.
+        console: where the progress is shown.
+        rank: of the LoRA; None for the run's own, or :data:`DEFAULT_RANK` if it was folded.
+        dtype: of the factors.
+    """
+    base, method = _load(exported, console)
+    places, read_base = linear_places(base), base_tensors(base)
+    check_linear(_abstract_state(method), places)
+    weights, state = _replay(base, method, exported, console)
+    folded = _is_folded(method, exported.step)
+    factors = named_factors(method.estimator.state(state.params, state.subspace), places)
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
+
+    def update(module: str) -> np.ndarray:
+        """All that happened to a matrix ``(m, n)``, in float64."""
+        u, v = (factor.astype(np.float64) for factor in factors[module])
+        if not folded:
+            return u @ v.T
+        path, layer = places[module]
+        now = np.asarray(flat[path] if layer is None else flat[path][layer])
+        return now.astype(np.float64) - read_base(f"{module}.weight").astype(np.float64) + u @ v.T
+
+    own_rank = max(u.shape[-1] for u, _ in factors.values())
+    wanted = rank or (DEFAULT_RANK if folded else own_rank)
+    exact = not folded and wanted == own_rank
+    with console.status("factorising") as status:
+
+        def updates():
+            for i, module in enumerate(factors):
+                status.update(f"factorising: {i} of {len(factors)} matrices")
+                yield module, update(module)
+
+        lora = make_lora(
+            updates(),
+            lambda module, dw: factors[module] if exact else truncated_svd(dw, wanted),
+            dtype,
+        )
+    save_lora(lora, directory, exported.config.model.path)
+    told = {
+        "rank": lora.rank,
+        "relative_error": lora.relative_error,
+        "worst_relative_error": lora.worst[1],
+        "worst_matrix": lora.worst[0],
+    }
+    _write_card(directory, peft_card(_with_details(exported, told, dtype), output))
+    return told
+
+
+def export_hf(
+    exported: Exported, directory: Path, output: Path, console: Console, *, dtype: np.dtype
+) -> dict[str, Any]:
+    """Writes a checkpoint with all that the base model has beside its weights.
+
+    In the run's own dtype the weights are bit for bit those of ``zojax journal replay``.
+
+    Args:
+        exported: the run and the step.
+        directory: to write to.
+        output: what it will be called.
+        console: where the progress is shown.
+        dtype: of the weights.
+    """
+    base, method = _load(exported, console)
+    read_base = base_tensors(base)
+    weights, state = _replay(base, method, exported, console)
+    adapter = jax.device_get(method.estimator.state(state.params, state.subspace))
+    if dtype != jnp.dtype(exported.config.model.dtype):
+        # Or the last interval would be rounded to the run's dtype before it is to this one.
+        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
+    merged = merge(weights, state, method, header_key(exported.journal))
+    model = dataclasses.replace(base, weights=merged)
+    told: dict[str, Any] = {"dtype": dtype.name}
+    if dtype.itemsize == 2 and not _is_folded(method, exported.step):
+        told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
+    metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
+    save(model, directory, dtype=dtype, metadata=metadata)
+    for name in _BESIDE_WEIGHTS:
+        if (Path(base.path) / name).is_file():
+            shutil.copyfile(Path(base.path) / name, directory / name)
+    _write_card(directory, hf_card(_with_details(exported, told, dtype), output))
+    return told
+
+
+def base_tensors(model: Model) -> ReadBase:
+    """``(name) -> values`` of a loaded model's tensors, from its files in the model's dtype.
+
+    So that a base and what became of it need not be in memory together.
+    """
+    directory = Path(model.path)
+    files = list_files(directory)
+    entries = match(files, model.config, abstract(model.config)[1], directory)
+    by_place = {place: (file, stored) for file, stored, place in entries}
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
+    places = hf_names(flat, model.config.num_hidden_layers)
+    dtypes = {path: leaf.dtype for path, leaf in flat.items()}
+
+    def read(name: str) -> np.ndarray:
+        file, stored = by_place[places[name]]
+        rows = file.read_rows(stored, 0, file.tensors[stored].shape[0])
+        return rows.astype(dtypes[places[name][0]])
+
+    return read
+
+
+def _load(exported: Exported, console: Console) -> tuple[Model, Method]:
+    config = exported.config
+    with console.status("loading the model"):
+        base = load_model(config)
+        check_run(exported.journal, config, content_hash(base.weights))
+    return base, make_method(config, base)
+
+
+def _replay(
+    base: Model, method: Method, exported: Exported, console: Console
+) -> tuple[Tree, TrainState]:
+    """Weights and state after the steps; uses up the base's arrays if anything is folded."""
+    records = exported.journal.records[: exported.step]
+    with console.status("replaying the journal") as status:
+        return make_replay(method)(
+            base.weights,
+            header_key(exported.journal),
+            records,
+            lambda step: status.update(f"replaying the journal: {step} of {len(records)} steps"),
+        )
+
+
+def _abstract_state(method: Method) -> Tree:
+    """The shapes of the method's adapter states."""
+    init, state = method.estimator.init, method.estimator.state
+    return jax.eval_shape(lambda: state(*init(jax.random.key(0))))
+
+
+def _is_folded(method: Method, steps: int) -> bool:
+    return any(starts_interval(method, step) for step in range(steps))
+
+
+def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.dtype) -> float:
+    """What rounding does to an adapter in merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
+    branches: dict[Any, Any] = dict(traverse_util.flatten_dict(adapter))
+    sites = {path[:-1] if path[-1] in ("u", "v") else path for path in branches}
+    squared_error = squared_norm = 0.0
+    for name, (path, layer) in hf_names(sorted(sites), model.config.num_hidden_layers).items():
+
+        def part(leaf: Any, layer: int | None = layer) -> np.ndarray:
+            return np.asarray(leaf if layer is None else leaf[layer])
+
+        if (*path, "u") in branches:
+            u, v = (part(branches[*path, side]).astype(np.float64) for side in "uv")
+            exact = u @ v.T
+        else:
+            exact = part(branches[path]).astype(np.float64)
+        after, before = part(flat[path]).astype(dtype), read_base(name).astype(dtype)
+        written = after.astype(np.float64) - before.astype(np.float64)
+        squared_error += np.square(written - exact).sum()
+        squared_norm += np.square(exact).sum()
+    return math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
+
+
+def _with_details(exported: Exported, told: dict[str, Any], dtype: np.dtype) -> Exported:
+    words = {name.replace("_", " "): value for name, value in told.items()}
+    return dataclasses.replace(exported, details={**words, "dtype": dtype.name})
+
+
+def _write_card(directory: Path, text: str) -> None:
+    (directory / "README.md").write_text(text, encoding="utf-8")
