@@ -133,13 +133,12 @@ def campaign(kills: int, seed: int, directory: Path, overrides: list[str]) -> di
     while killed < kills or kills_of_this_run:
         path, child = start(f"run{finished}")
         journal = path / run_dir.JOURNAL
-        at_first, began, deadline = size_of(journal), time.monotonic(), math.inf
-        if killed % 2 == 0:
-            deadline = began + rng.uniform(0, life)
+        without_step = max(size_of(journal), size_of(undisturbed / run_dir.JOURNAL) - STEPS * 40)
+        deadline = time.monotonic() + rng.uniform(0, life) if killed % 2 == 0 else math.inf
         while not is_over(child) and (killed >= kills or time.monotonic() < deadline):
             time.sleep(0.001)
-            if deadline == math.inf and size_of(journal) > at_first > 0:
-                deadline = time.monotonic() + rng.uniform(0, training_time)
+            if deadline == math.inf and size_of(journal) > without_step:
+                deadline = time.monotonic() + rng.uniform(0, training_time / 3)
         if not is_over(child):
             os.kill(child, signal.SIGKILL)
             killed, kills_of_this_run = killed + 1, kills_of_this_run + 1

@@ -89,14 +89,16 @@ class Speed:
         }
 
 
-def chunk_ends(first: int, steps: int, chunk: int, eval_every: int) -> list[int]:
-    """Where the host waits for the device: every ``chunk`` steps, before evaluations, at the end.
+def chunk_ends(first: int, steps: int, *intervals: int) -> list[int]:
+    """Where the host waits for the device: at every multiple of each interval, and at the end.
 
-    >>> chunk_ends(0, 10, 4, 6)
+    An interval of 0 has none.
+
+    >>> chunk_ends(0, 10, 4, 6, 0)
     [4, 6, 8, 10]
     """
-    ends = {*range(chunk, steps, chunk), *range(eval_every, steps, eval_every), steps}
-    return sorted(end for end in ends if end > first)
+    ends = {end for interval in intervals if interval for end in range(interval, steps, interval)}
+    return sorted(end for end in {*ends, steps} if end > first)
 
 
 class Trainer:

@@ -13,6 +13,8 @@ from zojax.config import Config, to_dict
 from zojax.errors import InputError
 from zojax.training import lock, run_dir, stopping
 from zojax.training.batches import BatchSource
+from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
+from zojax.training.checkpoint import CheckpointWriter
 from zojax.training.compiling import CompilationCounter
 from zojax.training.curves import draw_curves
 from zojax.training.evaluate import EvalSet, Evaluator
@@ -20,12 +22,21 @@ from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
 from zojax.training.progress import Progress, read_progress
-from zojax.training.replay import check_records, check_run, make_replay
+from zojax.training.replay import (
+    check_records,
+    check_run,
+    is_folded,
+    make_replay,
+    restore_or_replay,
+)
 from zojax.training.report import Reporter
 from zojax.training.setup import Run, load_model, make_train_source, pack_eval_set, prepare
 from zojax.training.step import TrainState
 
 Tree = Any
+
+_CHECKPOINT_GRACE_SECONDS = 3.0
+"""How long a terminated run waits for a checkpoint that is being written."""
 
 
 def train(config: Config, console: Console) -> dict[str, Any]:
@@ -71,6 +82,7 @@ class Session:
         eval_set: held out.
         progress: the evaluations so far.
         reporter: tells people and machines.
+        checkpoints: where they are written.
     """
 
     run: Run
@@ -82,6 +94,7 @@ class Session:
     eval_set: EvalSet
     progress: Progress
     reporter: Reporter
+    checkpoints: CheckpointWriter
 
 
 def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
@@ -94,11 +107,18 @@ def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
             )
         session = _set_up(run, directory, journal, console)
         trainer = session.trainer
-        ends = chunk_ends(trainer.step, config.steps, config.chunk, config.eval_every)
+        ends = chunk_ends(
+            trainer.step,
+            config.steps,
+            config.chunk,
+            config.eval_every,
+            run.config.run.checkpoint_every,
+        )
         with session.reporter, CompilationCounter() as compilations, stopping.listen() as stop:
             _evaluate_base(session, console)
             _evaluate_dev(session)
-            trainer.run(session.source, ends, stop, lambda: _evaluate_dev(session))
+            trainer.run(session.source, ends, stop, lambda: _after_chunk(session))
+            session.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
     if stop.is_asked:
         raise stopping.Stopped(
             f"stopped after step {trainer.step} of {config.steps}, nothing is lost; "
@@ -110,7 +130,7 @@ def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
         "steps": config.steps,
         "skipped_steps": int((records["flags"] & SKIPPED != 0).sum()),
         **session.progress.as_dict(),
-        "eval_accuracy": _evaluate_best(session),
+        "eval_accuracy": _evaluate_best(session, console),
         "eval_examples": len(session.eval_set.labels),
         **trainer.speed.summary(),
         "compilations_after_start": compilations.count,
@@ -129,7 +149,7 @@ def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console)
     if config.nonfinite == "stop":
         refuse_skipped(records)
     mend_metrics(directory / run_dir.METRICS, records)
-    weights, state, done = _rebuild(directory, run, run.model.weights)
+    weights, state, done = _rebuild(directory, run, run.model.weights, console)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     with console.status(f"compiling {len(buckets)} buckets of up to {buckets[-1].tokens} tokens"):
@@ -156,9 +176,24 @@ def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console)
         reporter=reporter,
         stops_if_skipped=config.nonfinite == "stop",
     )
-    progress = read_progress(directory, done)
+    checkpoints = CheckpointWriter(
+        directory / CHECKPOINTS,
+        directory / run_dir.JOURNAL,
+        keep_last=run.config.run.keep_last,
+        keep_best=run.config.run.keep_best,
+        warn=lambda line: console.print(line, markup=False),
+    )
     return Session(
-        run, directory, trainer, source, evaluator, dev_set, eval_set, progress, reporter
+        run,
+        directory,
+        trainer,
+        source,
+        evaluator,
+        dev_set,
+        eval_set,
+        read_progress(directory, done),
+        reporter,
+        checkpoints,
     )
 
 
@@ -186,13 +221,24 @@ def _evaluate_dev(session: Session) -> None:
     progress.write(session.directory)
 
 
-def _evaluate_best(session: Session) -> float:
+def _after_chunk(session: Session) -> None:
+    """Evaluates and writes a checkpoint, where one or the other is due."""
+    _evaluate_dev(session)
+    trainer, run = session.trainer, session.run
+    step, every = trainer.step, run.config.run.checkpoint_every
+    if every and step % every == 0 and step < run.config.train.steps:
+        weights = trainer.weights if is_folded(run.method, step) else None
+        accuracy = session.progress.dev_accuracy.get(step)
+        session.checkpoints.save(step, weights, trainer.state, accuracy)
+
+
+def _evaluate_best(session: Session, console: Console) -> float:
     """Held-out accuracy of the best step's model."""
     trainer, run, best = session.trainer, session.run, session.progress.best_step
     if best != trainer.step:
         trainer.weights, trainer.state = {}, None  # make room before the model is read again
         weights = load_model(run.config).weights
-        trainer.weights, trainer.state, _ = _rebuild(session.directory, run, weights, best)
+        trainer.weights, trainer.state, _ = _rebuild(session.directory, run, weights, console, best)
     return session.evaluator.accuracy(trainer.weights, trainer.state, session.eval_set)
 
 
@@ -213,7 +259,7 @@ def evaluate_run(directory: Path, console: Console, step: int | None = None) -> 
         step = read_progress(directory, config.train.steps).best_step
     run = prepare(config, console)
     with console.status("replaying the journal"):
-        weights, state, done = _rebuild(directory, run, run.model.weights, step)
+        weights, state, done = _rebuild(directory, run, run.model.weights, console, step)
     eval_set = pack_eval_set(run, run.data.eval)
     evaluator = make_evaluator(run, weights, state, [eval_set])
     accuracy = evaluator.accuracy(weights, state, eval_set)
@@ -248,17 +294,25 @@ def _create(directory: Path, run: Run) -> None:
 
 
 def _rebuild(
-    directory: Path, run: Run, base_weights: Tree, steps: int | None = None
+    directory: Path, run: Run, base_weights: Tree, console: Console, steps: int | None = None
 ) -> tuple[Tree, TrainState, int]:
     """Weights and state after the journal's first ``steps`` steps (None: all), and their number.
 
-    Uses up ``base_weights``.
+    Uses up ``base_weights``. Goes on from a checkpoint where a good one is there.
     """
     journal = read_journal(directory / run_dir.JOURNAL)
     check_run(journal, run.config, run.base_hash)
     check_records(journal, run.method.learning_rates)
     if steps is not None and steps > len(journal.records):
         raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
-    records = journal.records[:steps]
-    weights, state = make_replay(run.method)(base_weights, run.key, records)
-    return weights, state, len(records)
+    weights, state, _ = restore_or_replay(
+        make_replay(run.method),
+        directory / CHECKPOINTS,
+        journal,
+        run.method,
+        base_weights,
+        reload_base=lambda: load_model(run.config).weights,
+        warn=lambda line: console.print(line, markup=False),
+        steps=steps,
+    )
+    return weights, state, len(journal.records[:steps])

@@ -1,0 +1,387 @@
+"""Checkpoints: where a run can go on without replaying its journal from the start.
+
+A checkpoint holds the state after a step, the weights if folds have changed them, and a note that
+says which run and which journal it belongs to and what its arrays' bytes must be. Nothing is lost
+without it: the base weights and the journal give the same bits. ``docs/checkpoints.md`` has the
+layout of the files, which is that of Orbax's ``CheckpointManager``.
+
+Orbax writes, in a thread of ours: those of its ``AsyncCheckpointer`` keep a process alive until a
+hanging disk answers, and know no moment after the commit, when older checkpoints may go.
+"""
+
+import functools
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import xxhash
+
+from zojax import __version__
+from zojax.errors import InputError
+from zojax.models import content_hash
+from zojax.training.journal import Journal, read_journal
+from zojax.training.step import TrainState
+
+Tree = Any
+
+DIRECTORY = "checkpoints"
+"""Where a run's directory has them."""
+
+FORMAT = 1
+
+_NOTE = Path("note", "metadata")
+_PIECE_BYTES = 256 << 20  # a layer's matrix, not the stack: what is compressed and read at once
+_RESERVED_BYTES = 16 << 20  # of the disk, for the journal
+_LEFTOVERS = ("*.orbax-checkpoint-tmp*", ".*-removed", ".*-replaced")
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps after which there are checkpoints, ascending; half-written ones do not count.
+
+    Args:
+        directory: of a run's checkpoints; need not exist.
+    """
+    paths = directory.iterdir() if directory.is_dir() else []
+    names = [path.name for path in paths if path.is_dir()]
+    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
+
+
+def restore(
+    directory: Path,
+    step: int,
+    journal: Journal,
+    abstract_weights: Tree | None,
+    abstract_state: TrainState,
+) -> tuple[Tree | None, TrainState]:
+    """Reads the checkpoint of a step and verifies every byte of its arrays.
+
+    Args:
+        directory: of the run's checkpoints.
+        step: after which it was saved.
+        journal: the run's.
+        abstract_weights: ``jax.ShapeDtypeStruct`` with shardings, which may differ from those it
+            was saved with; None for a checkpoint from before the first fold, which has none.
+        abstract_state: likewise.
+
+    Raises:
+        InputError: it is another run's, of another history of this one, or damaged. Nothing is
+            ever returned but what was saved.
+    """
+    path = directory / str(step)
+    note = check_note(path, journal, abstract_weights is not None)
+    wanted = {"state": _flatten(abstract_state)}
+    if abstract_weights is not None:
+        wanted["weights"] = abstract_weights
+    ocp = _orbax()
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(path.absolute(), args=ocp.args.Composite(**items))
+        hashes = {name: content_hash(restored[name]) for name in wanted}
+    except Exception as error:  # whatever Orbax and its readers make of a damaged file
+        raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
+    for name in wanted:
+        if hashes[name] != note["hashes"][name]:
+            raise InputError(f"{path}: its {name} are not those that were saved")
+    leaves = [restored["state"][name] for name in wanted["state"]]
+    state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+    if int(state.step) != step:
+        raise InputError(f"{path}: holds the state after step {int(state.step)}")
+    return restored.get("weights"), state
+
+
+def check_note(path: Path, journal: Journal, folded: bool) -> dict[str, Any]:
+    """The note of a checkpoint, if that belongs to this journal; reads no arrays.
+
+    Args:
+        path: the checkpoint's directory.
+        journal: of the run.
+        folded: whether the checkpoint must hold weights.
+
+    Raises:
+        InputError: it does not, or cannot be read.
+    """
+    note = _read_note(path)
+    if note is None:
+        raise InputError(f"{path}: is damaged or was never whole")
+    if note["format"] != FORMAT:
+        raise InputError(f"{path}: has format {note['format']}; this zojax reads {FORMAT}")
+    if note["base_hash"] != journal.header["base_hash"]:
+        raise InputError(f"{path}: is a checkpoint of another run, with another base model")
+    if note["header"] != journal.seed:
+        raise InputError(f"{path}: is a checkpoint of another run, with other settings")
+    if note["step"] != int(path.name):
+        raise InputError(f"{path}: is the checkpoint of step {note['step']}")
+    if note["step"] > len(journal.records):
+        raise InputError(f"{path}: the journal has {len(journal.records)} steps only")
+    if note["records"] != _digest(journal, note["step"]):
+        raise InputError(f"{path}: the journal tells of other steps than led to it")
+    if ("weights" in note["hashes"]) != folded:
+        raise InputError(f"{path}: holds {'no' if folded else 'folded'} weights, unlike the run")
+    return note
+
+
+def _read_note(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's note, of whatever run; None if it is damaged.
+
+    One of another format has its ``format`` alone for certain.
+    """
+    try:
+        note = json.loads((path / _NOTE).read_bytes())
+        whole = note["format"] != FORMAT or note == _sealed(note)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return note if whole else None
+
+
+def _sealed(note: Mapping[str, Any]) -> dict[str, Any]:
+    """A note with a checksum, so that none of its own bytes changes unseen."""
+    unsealed = {name: value for name, value in note.items() if name != "checksum"}
+    text = json.dumps(unsealed, sort_keys=True).encode()
+    return {**unsealed, "checksum": xxhash.xxh3_64_hexdigest(text)}
+
+
+def _digest(journal: Journal, steps: int) -> str:
+    """xxh3-128 of the records that led to a checkpoint."""
+    return xxhash.xxh3_128_hexdigest(journal.records[:steps].tobytes(), seed=journal.seed)
+
+
+def _flatten(state: TrainState) -> dict[str, Any]:
+    """A state's leaves by name: ``params.layers/fc1/weight``."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
+
+
+def kept_steps(accuracies: Mapping[int, float | None], keep_last: int, keep_best: int) -> set[int]:
+    """Which checkpoints stay: the newest, and the best of those whose dev accuracy is known.
+
+    Of two that are equally good, the earlier one is better, as for the run's best step.
+
+    >>> sorted(kept_steps({10: 0.5, 20: 0.7, 30: 0.7, 40: None, 50: None}, 1, 1))
+    [20, 50]
+    """
+    known = {step: accuracy for step, accuracy in accuracies.items() if accuracy is not None}
+    best = sorted(known, key=lambda step: (-known[step], step))[:keep_best]
+    return {*sorted(accuracies)[-keep_last:], *best}
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints, one at a time, in a thread that never holds up the run's end.
+
+    A checkpoint that cannot be written is a warning and no more. Older ones go when a newer one
+    is whole and on the disk, never before.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        journal_path: Path,
+        *,
+        keep_last: int,
+        keep_best: int,
+        warn: Callable[[str], None],
+    ):
+        """Removes what a crash has left half written; makes nothing.
+
+        Args:
+            directory: of the run's checkpoints; made with the first of them.
+            journal_path: the run's journal, which has a step's record before its checkpoint.
+            keep_last: how many of the newest stay, at least 1.
+            keep_best: how many of those with the best dev accuracy stay beside them.
+            warn: told a line when checkpoints begin to fail; called in another thread.
+        """
+        self._directory, self._journal_path = directory.absolute(), journal_path
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._warn, self._failing = warn, False
+        self._thread: threading.Thread | None = None
+        self._remove_leftovers()
+
+    def save(
+        self,
+        step: int,
+        weights: Tree | None,
+        state: TrainState,
+        dev_accuracy: float | None = None,
+    ) -> None:
+        """Copies the arrays to the host and returns; they may be donated then.
+
+        Waits for the checkpoint before, if that is still being written.
+
+        Args:
+            step: how many steps are done, all of them journaled.
+            weights: as they are now, if anything was folded
+                (:func:`zojax.training.replay.is_folded`); else None, as the base's will do.
+            state: after the step.
+            dev_accuracy: of these weights and this state, if known.
+        """
+        self.wait()
+        # On a CPU these are views, and XLA does not reuse a donated buffer that has one.
+        trees = jax.device_get({"state": _flatten(state), "weights": weights})
+        if weights is None:
+            del trees["weights"]
+        self._thread = threading.Thread(
+            target=self._try_to_write,
+            args=(step, trees, dev_accuracy),
+            name=f"checkpoint-{step}",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits up to so many seconds for the last checkpoint; True if it is whole or failed.
+
+        If it is neither, the process may end all the same: what is half written will be removed.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout)
+            return not self._thread.is_alive()
+        return True
+
+    def _try_to_write(self, step: int, trees: dict[str, Tree], dev_accuracy: float | None) -> None:
+        path = self._directory / str(step)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            _check_space(self._directory, trees)
+            journal = read_journal(self._journal_path)
+            _write(path, trees, _make_note(step, trees, journal, dev_accuracy))
+            self._remove_old(step, journal)
+            self._failing = False
+        except Exception as error:  # Orbax's errors are of many kinds, and none must stop a run
+            self._remove_leftovers()
+            if not self._failing:
+                self._warn(
+                    f"{path}: the checkpoint failed ({_reason(error)}); training goes on, and the "
+                    "journal keeps every step"
+                )
+            self._failing = True
+
+    def _remove_old(self, newest: int, journal: Journal) -> None:
+        """Removes what need not stay, now that ``newest`` is safe; other runs' are left alone."""
+        paths = {step: self._directory / str(step) for step in saved_steps(self._directory)}
+        notes = {step: _read_note(path) for step, path in paths.items()}
+        foreign = {
+            step
+            for step, note in notes.items()
+            if note and (note["format"] != FORMAT or note["header"] != journal.seed)
+        }
+        # Not what is damaged, nor of steps that the journal does not tell of (any more).
+        accuracies = {
+            step: note["dev_accuracy"]
+            for step, note in notes.items()
+            if note and step not in foreign and step <= newest
+            if note["records"] == _digest(journal, step)
+        }
+        keep = foreign | kept_steps(accuracies, self._keep_last, self._keep_best)
+        for step in paths.keys() - keep:
+            removed = self._directory / f".{step}-removed"
+            paths[step].rename(removed)  # so that none is ever half there
+            shutil.rmtree(removed)
+
+    def _remove_leftovers(self) -> None:
+        with suppress(OSError):
+            for replaced in self._directory.glob(".*-replaced"):
+                path = self._directory / replaced.name[1:].removesuffix("-replaced")
+                if not path.exists():
+                    replaced.rename(path)
+            for pattern in _LEFTOVERS:
+                for path in self._directory.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_note(
+    step: int, trees: Mapping[str, Tree], journal: Journal, dev_accuracy: float | None
+) -> dict[str, Any]:
+    if len(journal.records) < step:
+        raise ValueError(f"the journal has {len(journal.records)} steps only")
+    return _sealed(
+        {
+            "format": FORMAT,
+            "zojax": __version__,
+            "step": step,
+            "examples": step * journal.header["config"]["train"]["batch_size"],
+            "dev_accuracy": dev_accuracy,
+            "base_hash": journal.header["base_hash"],
+            "header": journal.seed,
+            "records": _digest(journal, step),
+            "hashes": {name: content_hash(tree) for name, tree in trees.items()},
+        }
+    )
+
+
+def _write(path: Path, trees: Mapping[str, Tree], note: dict[str, Any]) -> None:
+    """Writes a checkpoint whole and synced, or not at all."""
+    ocp = _orbax()
+    pieces = ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES)
+    items = {
+        name: ocp.args.StandardSave(tree, save_args=jax.tree.map(lambda _: pieces, tree))
+        for name, tree in trees.items()
+    }
+    replaced = path.with_name(f".{path.name}-replaced")
+    if path.exists():  # a bad one, or of steps that were cut off the journal and done again
+        path.rename(replaced)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=ocp.args.Composite(**items, note=ocp.args.JsonSave(note)))
+    _sync(path)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_space(directory: Path, trees: Tree) -> None:
+    """Raises ``OSError`` before a checkpoint takes the room that the journal needs."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
+    free = shutil.disk_usage(directory).free
+    if free < needed + _RESERVED_BYTES:
+        raise OSError(
+            f"it takes {needed / 1e6:,.0f} MB, and of the {free / 1e6:,.0f} MB that are free "
+            f"{_RESERVED_BYTES / 1e6:,.0f} are left for the journal"
+        )
+
+
+def _sync(directory: Path) -> None:
+    """Has the files and their names on the disk, so that older checkpoints may go."""
+    for path in (*directory.rglob("*"), directory, directory.parent):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _reason(error: BaseException) -> str:
+    """An error's cause in a few words; of TensorStore's chain of causes, the last."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    line = text.splitlines()[0]
+    if re.match(r"[A-Z_]+: ", line):
+        line = line.partition(" [")[0].rpartition(": ")[2]
+    return line[:200]
+
+
+@functools.cache
+def _orbax() -> Any:
+    """Orbax, imported when it is first needed (it takes a third of a second), and silenced.
+
+    Its log is for its developers; what fails is told by us, once.
+    """
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    warnings.filterwarnings("ignore", module="orbax")
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # Of reads and writes that were still under way when the first of them failed.
+        source = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
+        if "orbax" not in source and str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    return ocp
