@@ -7,6 +7,8 @@ _EXAMPLES = """examples:
   zojax train --config configs/demo.py
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 --set run.dir=runs/a
   zojax eval runs/demo
+  zojax export runs/demo --format hf --output out
+  zojax journal show runs/demo
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
       --candidate " great" --candidate " terrible"
 """

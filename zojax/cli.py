@@ -97,8 +97,9 @@ def _print_result(console: "Console", directory: Path, result: Mapping[str, Any]
     from zojax.training import run_dir
 
     before, after = result["eval_accuracy_before"], result["eval_accuracy"]
+    was = "?" if before is None else f"{100 * before:.1f} %"
     console.print(
-        f"\n[bold]held-out accuracy {100 * before:.1f} % → {100 * after:.1f} %[/] "
+        f"\n[bold]held-out accuracy {was} → {100 * after:.1f} %[/] "
         f"({result['eval_examples']} examples; best dev {100 * result['best_dev_accuracy']:.1f} % "
         f"at step {result['best_step']})"
     )

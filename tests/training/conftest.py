@@ -1,4 +1,4 @@
-"""Small runs for the tests of exports, trained once in a session."""
+"""Small runs for the tests of exports."""
 
 import dataclasses
 import json

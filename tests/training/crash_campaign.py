@@ -50,7 +50,7 @@ def make_config(directory: Path) -> Config:
     """A small run with many chunks, folds and evaluations."""
     return Config(
         ModelConfig(str(directory / "model"), dtype="bfloat16"),
-        RunConfig(str(directory / "run")),
+        RunConfig(str(directory / "run"), checkpoint_every=60, keep_last=2),
         DataConfig("sst2", str(directory / "data"), num_train=32, num_dev=8, num_eval=8),
         TrainConfig(steps=STEPS, batch_size=4, learning_rate=1e-2, eval_every=50, chunk=4),
         EstimatorConfig("lozo", interval=7, fold="stochastic"),

@@ -552,7 +552,7 @@ def test_a_flipped_byte_is_noticed_or_harmless(run):
     arrays = max(files_of(run, 30), key=lambda path: path.stat().st_size)
     for path in files_of(run, 30):
         data = path.read_bytes()
-        for _ in range(40 if path == arrays else 3):
+        for _ in range(20 if path == arrays else 2):
             damaged = bytearray(data)
             damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
             path.write_bytes(damaged)
@@ -635,7 +635,8 @@ def test_whenever_a_kill_comes_the_files_it_leaves_restore_the_run(run, moments,
         left.writer()  # tidies up
         left_steps = saved_steps(left.checkpoints)
         assert {path.name for path in left.checkpoints.iterdir()} == set(map(str, left_steps))
-        assert left.rebuilt(left_steps[0])[2:] == (left_steps[0], [])  # none is half removed
+        if source == 33:  # no older one is half removed
+            assert left.rebuilt(left_steps[0])[2:] == (left_steps[0], [])
         sources.append((source, left_steps[-1]))
     assert len(moments) > 30
     # Only while 30 is replaced is it missed, and then the one that it replaces comes back.
@@ -671,7 +672,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 
 run = here.make_run(Path(sys.argv[2]))
-weights, state = run.reached(25)
+weights, state = run.reached(7)  # before the first fold, which need not be compiled then
 
 def shardings(shape):
     mesh = Mesh(np.array(jax.devices()).reshape(shape), ("data", "model"))
@@ -681,27 +682,30 @@ def shardings(shape):
     return of_weights, jax.tree.map(lambda _: NamedSharding(mesh, P()), state)
 
 writer = run.writer()
-writer.save(25, *jax.device_put((weights, state), shardings((2, 2))))
+writer.save(7, *jax.device_put((weights, state), shardings((2, 2))))
 writer.wait()
 abstract = jax.tree.map(
     lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
     (weights, state), shardings((4, 1)))
-restored = here.restore(run.checkpoints, 25, run.journal, *abstract)
+restored = here.restore(run.checkpoints, 7, run.journal, *abstract)
 here.assert_same_bits(restored, (weights, state))
 shards = restored[0]["embed_tokens"]["weight"].addressable_shards
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))
-writer.save(30, *run.reached(30))
+writer.save(9, weights, state)
 writer.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 failed = [run.told.copy(), here.saved_steps(run.checkpoints)]
 
 damaged = []
-for path in here.files_of(run, 25):
+for path in here.files_of(run, 7):
     data = path.read_bytes()
     for cut in (0, len(data) // 2):
         path.write_bytes(data[:cut])
-        damaged += run.rebuilt()[3]
+        try:
+            here.restore(run.checkpoints, 7, run.journal, *abstract)
+        except here.InputError as error:
+            damaged.append(str(error))
     path.write_bytes(data)
 print(json.dumps([lazy, [shard.data.shape for shard in shards], failed, damaged]))
 """
@@ -726,9 +730,9 @@ def test_a_checkpoint_of_one_mesh_is_restored_on_another(on_meshes):
 def test_files_that_the_system_refuses_are_a_warning(on_meshes):
     directory, (*_, failed, _), _ = on_meshes
     [warning], steps = failed
-    assert f"{directory}/checkpoints/30: the checkpoint failed (" in warning
+    assert f"{directory}/checkpoints/9: the checkpoint failed (" in warning
     assert "File too large); training goes on" in warning
-    assert steps == [25]
+    assert steps == [7]
 
 
 def test_orbax_is_not_imported_without_need_and_says_nothing(on_meshes):
@@ -736,7 +740,7 @@ def test_orbax_is_not_imported_without_need_and_says_nothing(on_meshes):
     directory, (lazy, *_, damaged), err = on_meshes
     assert lazy
     assert len(damaged) > 5
-    assert all(warning.startswith(f"{directory}/checkpoints/25: ") for warning in damaged)
+    assert all(warning.startswith(f"{directory}/checkpoints/7: ") for warning in damaged)
     assert err == ""
 
 
@@ -749,7 +753,7 @@ run = here.make_run(Path(sys.argv[2]))
 here.ocp.Checkpointer.save = lambda *args, **kwargs: threading.Event().wait()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 writer = run.writer()
-writer.save(25, *run.reached(25))
+writer.save(7, None, run.reached(0)[1])
 assert not writer.wait(0.01)
 print("saving", flush=True)
 writer.wait()

@@ -145,7 +145,8 @@ class Trainer:
             for end in ends:
                 started = time.perf_counter()
                 records, tokens = self._dispatch(batches, end, stop)
-                self._gather(records[: _finished(records, stop)], tokens, started)
+                done = _finished(records, stop)
+                self._gather(records[:done], tokens[:done], started)
                 if stop.is_asked:
                     return
                 at_end()

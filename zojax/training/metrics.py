@@ -38,7 +38,7 @@ def mend_metrics(path: Path, records: np.ndarray) -> None:
     if not path.exists():
         return
     kept: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             entry = json.loads(line)
         except ValueError:

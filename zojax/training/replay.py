@@ -75,6 +75,16 @@ def check_run(journal: Journal, config: Config, base_hash: str) -> None:
                 )
 
 
+def check_data(journal: Journal, data_hash: str) -> None:
+    """Raises ``InputError`` if the run saw other examples than there are now."""
+    theirs = journal.header.get("data_hash", data_hash)
+    if theirs != data_hash:
+        raise InputError(
+            f"{journal.path}: the run's data or tokenizer has changed (hash there {theirs}, here "
+            f"{data_hash}); put the old ones back, or start anew with --fresh"
+        )
+
+
 def check_records(journal: Journal, learning_rates: np.ndarray) -> None:
     """Raises ``InputError`` if a record is not of the run that the header describes.
 

@@ -89,7 +89,7 @@ def holds_run(directory: Path, config: Config) -> bool:
         return False
     if not all((directory / name).exists() for name in (CONFIG, JOURNAL)):
         raise InputError(f"run.dir {directory} holds files but no run; {_ELSEWHERE}")
-    theirs, ours = _flatten(read_json(directory / CONFIG)), _flatten(to_dict(config))
+    theirs, ours = _flatten(to_dict(read_config(directory))), _flatten(to_dict(config))
     differing = [
         f"{name} (there {theirs.get(name)!r}, now {ours.get(name)!r})"
         for name in sorted(theirs | ours)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xxhash
 from rich.console import Console
 
 from zojax.adapters import trainable_sites
@@ -60,6 +61,18 @@ def load_data(config: Config) -> Data:
         ]
 
     return Data(tokenise(splits.train), tokenise(splits.dev), tokenise(splits.eval))
+
+
+def data_hash(data: Data) -> str:
+    """xxh3-128 of all examples' tokens and labels, so that no run goes on with other ones."""
+    digest = xxhash.xxh3_128()
+    for split in (data.train, data.dev, data.eval):
+        digest.update(f"{len(split)} examples\n".encode())
+        for item in split:
+            parts = [item.prompt, *item.candidates]
+            digest.update(f"{item.label} {[len(part) for part in parts]}\n".encode())
+            digest.update(np.concatenate(parts).astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

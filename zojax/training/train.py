@@ -23,6 +23,7 @@ from zojax.training.loop import Trainer, chunk_ends, compile_programs, refuse_sk
 from zojax.training.metrics import mend_metrics
 from zojax.training.progress import Progress, read_progress
 from zojax.training.replay import (
+    check_data,
     check_records,
     check_run,
     is_folded,
@@ -30,7 +31,14 @@ from zojax.training.replay import (
     restore_or_replay,
 )
 from zojax.training.report import Reporter
-from zojax.training.setup import Run, load_model, make_train_source, pack_eval_set, prepare
+from zojax.training.setup import (
+    Run,
+    data_hash,
+    load_model,
+    make_train_source,
+    pack_eval_set,
+    prepare,
+)
 from zojax.training.step import TrainState
 
 Tree = Any
@@ -50,7 +58,8 @@ def train(config: Config, console: Console) -> dict[str, Any]:
         The result, as ``result.json`` holds it.
 
     Raises:
-        InputError: bad input; nothing was written then.
+        InputError: bad input, and nothing was written then; or, later, a disk that cannot be
+            written or a loss that is not finite, and what was done is kept.
         zojax.training.stopping.Stopped: the run was asked to stop.
     """
     directory = Path(config.run.dir)
@@ -69,7 +78,7 @@ def train(config: Config, console: Console) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Session:
+class Training:
     """A run while it is being trained.
 
     Attributes:
@@ -99,14 +108,24 @@ class Session:
 
 def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
     """Trains what is left of the run in a locked directory, and writes the result."""
+    try:
+        return _train_to_the_end(run, directory, console)
+    except OSError as error:
+        raise InputError(
+            f"run.dir {directory} cannot be written ({error.strerror or error}); mend that and "
+            "give the same command again, without --fresh"
+        ) from error
+
+
+def _train_to_the_end(run: Run, directory: Path, console: Console) -> dict[str, Any]:
     config = run.config.train
     with closing(JournalWriter.resume(directory / run_dir.JOURNAL)) as journal:
         if journal.lost_steps:
             console.print(
                 f"the journal's end was damaged: {journal.lost_steps} steps are done again"
             )
-        session = _set_up(run, directory, journal, console)
-        trainer = session.trainer
+        training = _set_up(run, directory, journal, console)
+        trainer = training.trainer
         ends = chunk_ends(
             trainer.step,
             config.steps,
@@ -114,24 +133,27 @@ def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
             config.eval_every,
             run.config.run.checkpoint_every,
         )
-        with session.reporter, CompilationCounter() as compilations, stopping.listen() as stop:
-            _evaluate_base(session, console)
-            _evaluate_dev(session)
-            trainer.run(session.source, ends, stop, lambda: _after_chunk(session))
-            session.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
+        with stopping.listen() as stop, training.reporter, CompilationCounter() as compilations:
+            _evaluate_base(training, console)
+            if not stop.is_asked:
+                _evaluate_dev(training)
+            try:
+                trainer.run(training.source, ends, stop, lambda: _after_chunk(training))
+            finally:
+                training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
     if stop.is_asked:
         raise stopping.Stopped(
             f"stopped after step {trainer.step} of {config.steps}, nothing is lost; "
-            "give the same command again to go on",
+            "give the same command again (without --fresh) to go on",
             stop.exit_code,
         )
     records = read_journal(directory / run_dir.JOURNAL).records
     result = {
         "steps": config.steps,
         "skipped_steps": int((records["flags"] & SKIPPED != 0).sum()),
-        **session.progress.as_dict(),
-        "eval_accuracy": _evaluate_best(session, console),
-        "eval_examples": len(session.eval_set.labels),
+        **training.progress.as_dict(),
+        "eval_accuracy": _evaluate_best(training, console),
+        "eval_examples": len(training.eval_set.labels),
         **trainer.speed.summary(),
         "compilations_after_start": compilations.count,
     }
@@ -140,12 +162,14 @@ def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
     return result
 
 
-def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console) -> Session:
+def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console) -> Training:
     """Rebuilds what the journal holds, and compiles everything that the loop runs."""
     config = run.config.train
+    journaled = read_journal(directory / run_dir.JOURNAL)
+    check_data(journaled, data_hash(run.data))
     source, buckets = make_train_source(run.config, run)
     dev_set, eval_set = (pack_eval_set(run, items) for items in (run.data.dev, run.data.eval))
-    records = read_journal(directory / run_dir.JOURNAL).records
+    records = journaled.records
     if config.nonfinite == "stop":
         refuse_skipped(records)
     mend_metrics(directory / run_dir.METRICS, records)
@@ -183,63 +207,67 @@ def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console)
         keep_best=run.config.run.keep_best,
         warn=lambda line: console.print(line, markup=False),
     )
-    return Session(
-        run,
-        directory,
-        trainer,
-        source,
-        evaluator,
-        dev_set,
-        eval_set,
-        read_progress(directory, done),
-        reporter,
-        checkpoints,
+    return Training(
+        run=run,
+        directory=directory,
+        trainer=trainer,
+        source=source,
+        evaluator=evaluator,
+        dev_set=dev_set,
+        eval_set=eval_set,
+        progress=read_progress(directory, done),
+        reporter=reporter,
+        checkpoints=checkpoints,
     )
 
 
-def _evaluate_base(session: Session, console: Console) -> None:
+def _evaluate_base(training: Training, console: Console) -> None:
     """Evaluates the base model on the held-out data, once in a run."""
-    trainer, progress = session.trainer, session.progress
+    trainer, progress = training.trainer, training.progress
     if progress.eval_accuracy_before is not None or trainer.step > 0:
         return
-    accuracy = session.evaluator.accuracy(trainer.weights, trainer.state, session.eval_set)
+    accuracy = training.evaluator.accuracy(trainer.weights, trainer.state, training.eval_set)
     progress.eval_accuracy_before = accuracy
-    session.reporter.evaluation(0, "eval", accuracy)
+    training.reporter.evaluation(0, "eval", accuracy)
     console.print(f"held-out accuracy before: {100 * accuracy:.1f} %")
 
 
-def _evaluate_dev(session: Session) -> None:
+def _evaluate_dev(training: Training) -> None:
     """Evaluates on the dev set, if this is a step for it and it has not been done."""
-    trainer, progress, config = session.trainer, session.progress, session.run.config.train
+    trainer, progress, config = training.trainer, training.progress, training.run.config.train
     step = trainer.step
     is_due = step % config.eval_every == 0 or step == config.steps
     if not is_due or step in progress.dev_accuracy:
         return
-    accuracy = session.evaluator.accuracy(trainer.weights, trainer.state, session.dev_set)
-    session.reporter.evaluation(step, "dev", accuracy)
+    accuracy = training.evaluator.accuracy(trainer.weights, trainer.state, training.dev_set)
+    training.reporter.evaluation(step, "dev", accuracy)
     progress.dev_accuracy[step] = accuracy
-    progress.write(session.directory)
+    progress.write(training.directory)
 
 
-def _after_chunk(session: Session) -> None:
+def _after_chunk(training: Training) -> None:
     """Evaluates and writes a checkpoint, where one or the other is due."""
-    _evaluate_dev(session)
-    trainer, run = session.trainer, session.run
+    _evaluate_dev(training)
+    trainer, run = training.trainer, training.run
     step, every = trainer.step, run.config.run.checkpoint_every
     if every and step % every == 0 and step < run.config.train.steps:
         weights = trainer.weights if is_folded(run.method, step) else None
-        accuracy = session.progress.dev_accuracy.get(step)
-        session.checkpoints.save(step, weights, trainer.state, accuracy)
+        accuracy = training.progress.dev_accuracy.get(step)
+        training.checkpoints.save(step, weights, trainer.state, accuracy)
 
 
-def _evaluate_best(session: Session, console: Console) -> float:
+def _evaluate_best(training: Training, console: Console) -> float:
     """Held-out accuracy of the best step's model."""
-    trainer, run, best = session.trainer, session.run, session.progress.best_step
+    trainer, run, best = training.trainer, training.run, training.progress.best_step
     if best != trainer.step:
-        trainer.weights, trainer.state = {}, None  # make room before the model is read again
-        weights = load_model(run.config).weights
-        trainer.weights, trainer.state, _ = _rebuild(session.directory, run, weights, console, best)
-    return session.evaluator.accuracy(trainer.weights, trainer.state, session.eval_set)
+        weights = run.model.weights
+        if is_folded(run.method, trainer.step):  # they were used up
+            trainer.weights, trainer.state = {}, None  # room, before the model is read again
+            weights = load_model(run.config).weights
+        trainer.weights, trainer.state, _ = _rebuild(
+            training.directory, run, weights, console, best
+        )
+    return training.evaluator.accuracy(trainer.weights, trainer.state, training.eval_set)
 
 
 def evaluate_run(directory: Path, console: Console, step: int | None = None) -> dict[str, Any]:
@@ -256,7 +284,8 @@ def evaluate_run(directory: Path, console: Console, step: int | None = None) -> 
     """
     config = run_dir.read_config(directory)
     if step is None:
-        step = read_progress(directory, config.train.steps).best_step
+        done = len(read_journal(directory / run_dir.JOURNAL).records)
+        step = read_progress(directory, done).best_step
     run = prepare(config, console)
     with console.status("replaying the journal"):
         weights, state, done = _rebuild(directory, run, run.model.weights, console, step)
@@ -281,6 +310,7 @@ def _create(directory: Path, run: Run) -> None:
         "jax": jax.__version__,
         "config": to_dict(run.config),
         "base_hash": run.base_hash,
+        "data_hash": data_hash(run.data),
         "key_impl": str(jax.random.key_impl(run.key)),
         "key_data": jax.random.key_data(run.key).tolist(),
         "num_queries": estimator.num_queries,
