@@ -367,21 +367,27 @@ def _reason(error: BaseException) -> str:
 
 @functools.cache
 def _orbax() -> Any:
-    """Orbax, imported when it is first needed (it takes a third of a second), and silenced.
-
-    Its log is for its developers; what fails is told by us, once.
-    """
+    """Orbax, imported when it is first needed (it takes a third of a second), and silenced."""
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    _silence()
+    return ocp
+
+
+def _silence() -> None:
+    """Keeps from the user what Orbax logs for its developers; what fails is told by us, once.
+
+    When a read or write fails, those beside it go on, and asyncio finds nobody to tell of them.
+    """
+    theirs = re.compile("orbax|OCDBT|tensorstore|Event loop is closed", re.IGNORECASE)
+    logging.getLogger("absl").addFilter(lambda record: not theirs.search(record.pathname))
+    logging.getLogger("asyncio").addFilter(lambda record: not theirs.search(record.getMessage()))
     warnings.filterwarnings("ignore", module="orbax")
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        # Of reads and writes that were still under way when the first of them failed.
         source = getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
-        if "orbax" not in source and str(unraisable.exc_value) != "Event loop is closed":
+        if not theirs.search(f"{source} {unraisable.exc_value}"):
             previous(unraisable)
 
     sys.unraisablehook = hook
-    return ocp
