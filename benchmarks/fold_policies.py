@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from zojax.adapters import Flat, FoldPolicy, Sites, fold, trainable_sites, zero_params
+from zojax.adapters import Flat, FoldPolicy, Sites, lowrank, trainable_sites
+from zojax.adapters.fold import fold
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
 from zojax.estimators import lozo
@@ -126,16 +127,17 @@ def accumulate(
     Returns:
         A as training sums it in float32, V, and every step's U on a leading axis.
     """
-    estimator = lozo(sites, rank=RANK)
+    space = lowrank(sites, rank=RANK)
+    estimator, start = lozo(space, rank=RANK), space.init({}, key)
 
     def body(a: Flat, at: tuple[jax.Array, jax.Array]) -> tuple[Flat, Flat]:
         step, move = at
-        u = estimator.gradient(key, step, jnp.ones(1))
+        u = estimator.gradient(key, step, start, {}, jnp.ones(1))
         return jax.tree.map(lambda a, u: a - move * u, a, u), u
 
     steps = first + jnp.arange(moves_s.shape[0])
-    a, u = jax.lax.scan(body, zero_params(sites, RANK), (steps, moves_s))
-    return a, estimator.redraw(key, first), u
+    a, u = jax.lax.scan(body, start, (steps, moves_s))
+    return a, space.redraw(key), u
 
 
 def exact_movement(moves_s: np.ndarray, u: Flat, v: Flat) -> Arrays:

@@ -24,6 +24,7 @@ NonNegative = Annotated[int, Field(strict=True, ge=0)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
 OneDevice = Annotated[int, Field(strict=True, ge=1, le=1)]
 
 
@@ -82,7 +83,16 @@ class TrainConfig:
         learning_rate: its peak.
         schedule: after the warm-up: constant, or linear or cosine to zero.
         warmup_steps: linear from zero.
+        optimizer: what becomes of the estimated gradient: ``sgd``; ``momentum``, N ← β₁ N +
+            (1 − β₁) g, with ``lozo`` that is LoZO-M; ``adam``, where what is trained stays beside
+            the weights (``lora``, ``prefix``, or no fold).
+        beta1: decay of the momentum, and Adam's first.
+        beta2: Adam's second.
         weight_decay: of what is trained (the movement, not the base weights).
+        objective: what is minimised: ``classification`` (cross-entropy over the candidates),
+            ``likelihood`` (of the right answer's tokens), or ``accuracy`` (minus the accuracy of
+            the ranking, which has no gradient).
+        micro_batches: parts that a batch is scored in, one after the other, with less memory.
         eval_every: steps between dev evaluations.
         chunk: steps between the host's waits for the device; the journal's unit of loss.
         seed: of perturbations and of the order of examples.
@@ -95,7 +105,12 @@ class TrainConfig:
     learning_rate: Positive = 1e-7
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
+    objective: Literal["classification", "likelihood", "accuracy"] = "classification"
+    micro_batches: Count = 1
     eval_every: Count = 4_000
     chunk: Count = 32
     seed: Seed = 42
@@ -107,23 +122,35 @@ class EstimatorConfig:
     """Where to probe.
 
     Attributes:
-        name: of the estimator.
+        name: ``lozo``; ``mezo``, a dense direction; ``mezo_factorized``, U Vᵀ/√r of a large rank
+            (128 to 512) in its place, redrawn every step; ``fzoo``, one-sided probes that share
+            V and the unperturbed loss, and a normalised step.
         epsilon: length of a probe.
+        num_queries: directions that are probed a step, all in one batch.
         rank: columns of U and V.
-        interval: steps between redraws of V (ν).
+        interval: steps between redraws of V (ν); ``mezo`` and ``mezo_factorized`` draw all anew
+            every step.
         scale: ``none`` (the authors' code), ``rms`` (U Vᵀ/√r) or ``paper`` (estimate times 1/r).
-        trainable: ``linear`` (attention and MLP matrices) or ``full`` (everything).
+        trainable: ``linear`` (attention and MLP matrices), ``full`` (everything), or what stays
+            beside the weights: ``lora`` (PEFT's A and B).
         fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact
             enough for float32 weights only), or ``none``: V stays, nothing is folded.
+        lora_rank: r of the LoRA that ``trainable=lora`` trains.
+        lora_alpha: its ``lora_alpha``, so that it counts alpha / r times.
+        lora_targets: names of the layers that get one.
     """
 
-    name: Literal["lozo"] = "lozo"
+    name: Literal["lozo", "mezo", "mezo_factorized", "fzoo"] = "lozo"
     epsilon: Positive = 1e-3
     rank: Count = 2
     interval: Count = 50
     scale: Literal["none", "rms", "paper"] = "none"
-    trainable: Literal["linear", "full"] = "linear"
+    trainable: Literal["linear", "full", "lora"] = "linear"
     fold: Literal["stochastic", "nearest", "none"] = "stochastic"
+    num_queries: Count = 1
+    lora_rank: Count = 8
+    lora_alpha: Positive = 16.0
+    lora_targets: tuple[Text, ...] = ("q_proj", "v_proj")
 
 
 @dataclass(config=_STRICT_FIELDS)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.adapters import adapter_state, draw_direction, draw_subspace, trainable_sites
+from zojax.adapters import adapter_state, draw_dense, lowrank, trainable_sites
 from zojax.adapters.export import check_linear, make_lora, named_factors, save_lora, truncated_svd
 from zojax.adapters.lora import linear_places, load_lora
 from zojax.errors import InputError
@@ -42,13 +42,10 @@ def model(tmp_path_factory) -> Model:
 
 
 def random_state(model: Model, trainable="linear", rank: int = 3):
-
-    sites = trainable_sites(model.weights, trainable)
-    u, v = (draw(jax.random.key(i), sites, rank) for i, draw in enumerate(DRAWS))
+    space = lowrank(trainable_sites(model.weights, trainable), rank=rank)
+    v = space.redraw(jax.random.key(1))
+    u = draw_dense(jax.random.key(0), space.init({}, jax.random.key(0)), v, jax.random.normal)
     return adapter_state(u, v)
-
-
-DRAWS = (draw_direction, draw_subspace)
 
 
 # The decomposition

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.adapters import fold
-from zojax.adapters.fold import round_stochastically
+from zojax.adapters.fold import fold, round_stochastically
 
 HALVES = [jnp.bfloat16, jnp.float16]
 DRAWS = 40_000

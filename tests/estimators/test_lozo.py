@@ -14,15 +14,15 @@ import torch
 import transformers
 from flax import traverse_util
 
-from zojax.adapters import Sites
+from zojax.adapters import Sites, lowrank, trainable_sites
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
-from zojax.estimators import lozo
+from zojax.estimators import lozo, stream_key
 from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.models.tensor_names import abstract
 from zojax.scoring import Item, pack, shape_needed
+from zojax.training.method import make_method
 from zojax.training.objective import classification_loss
-from zojax.training.setup import make_method
 from zojax.training.step import (
     Batch,
     Method,
@@ -211,10 +211,11 @@ def total_weights(weights: Any, state: Any) -> Arrays:
 
 def zojax_draws(sites: Sites, rank: int) -> Draws:
     """The run's random numbers, as they come: of an estimator without any scale."""
-    estimator = lozo(sites, rank=rank)
+    space = lowrank(sites, rank=rank)
+    estimator, a = lozo(space, rank=rank), space.init({}, KEY)
     return Draws(
-        lambda step: wide(estimator.gradient(KEY, jnp.int32(step), jnp.ones(1))),
-        lambda step: wide(estimator.redraw(KEY, jnp.int32(step))),
+        lambda step: wide(estimator.gradient(KEY, jnp.int32(step), a, {}, jnp.ones(1))),
+        lambda step: wide(space.redraw(stream_key(KEY, 1, step))),
     )
 
 
@@ -237,13 +238,14 @@ def compiled(model: Model, method: Method, batches: list[list[Item]]) -> Program
 
 def packed(items: list[Item]) -> Batch:
     labels_b = np.array([item.label for item in items], np.int32)
-    return Batch(pack(items, shape_needed(items, num_pages=2)), labels_b)
+    lengths_b = np.array([len(item.candidates[item.label]) for item in items], np.float32)
+    return Batch(pack(items, shape_needed(items, num_pages=2)), labels_b, lengths_b)
 
 
 def train(model: Model, method: Method, batches: list[list[Item]]) -> tuple[np.ndarray, Arrays]:
     """Losses ``(steps, 2)`` and final weights of zojax."""
     programs = compiled(model, method, batches)
-    weights, state, losses = model.weights, init_state(method, KEY), []
+    weights, state, losses = model.weights, init_state(method, model.weights, KEY), []
     for step, items in enumerate(batches):
         if starts_interval(method, step):
             weights, state = programs.fold(weights, state, KEY)
@@ -260,16 +262,22 @@ def make(model: Model, training: TrainConfig, **estimator: Any) -> Method:
     return make_method(config, model)
 
 
+def trained_sites(model: Model, method: Method) -> Sites:
+    params = init_state(method, model.weights, KEY).params
+    return tuple(s for s in trainable_sites(model.weights, "full") if s.path in params)
+
+
 def assert_same_training(
     model: Model, method: Method, batches: list[list[Item]], rule: Rule
 ) -> None:
     """Runs both and compares; every trained tensor must have moved far, the others not at all."""
     before = as_arrays(model.weights)
-    draws = zojax_draws(method.sites, rule.rank)
+    sites = trained_sites(model, method)
+    draws = zojax_draws(sites, rule.rank)
     expected_losses, expected = plain_lozo(model.config, before, draws, batches, rule)
     losses, after = train(model, method, batches)
     np.testing.assert_allclose(losses, expected_losses, rtol=LOSS_TOLERANCE)
-    trained = {site.path for site in method.sites}
+    trained = {site.path for site in sites}
     assert after.keys() == expected.keys()
     for path, weight in after.items():
         np.testing.assert_allclose(
@@ -307,11 +315,13 @@ def test_sixty_steps_are_those_of_the_transcription(trainable, candidates, pre_l
 # Few steps from here on, and few trained tensors, since compiling is what takes the time.
 
 
-def only(method: Method, paths: Sequence[str], **estimator: Any) -> Method:
+def only(
+    model: Model, method: Method, paths: Sequence[str], rank: int = 2, **estimator: Any
+) -> Method:
     """The same method, where these sites alone are trained."""
-    sites = tuple(site for site in method.sites if site.path in paths)
+    sites = tuple(s for s in trainable_sites(model.weights, "full") if s.path in paths)
     assert len(sites) == len(paths)
-    return method._replace(sites=sites, estimator=lozo(sites, **estimator))
+    return method._replace(estimator=lozo(lowrank(sites, rank=rank), rank=rank, **estimator))
 
 
 RATE, STEPS, FEW = 1e-3, 9, 5  # a redraw lies within STEPS, none within FEW
@@ -327,14 +337,14 @@ def short(pre_ln) -> Method:
     ("scale", "probe_scale", "estimate_scale"), [("rms", 3**-0.5, 1.0), ("paper", 1.0, 1 / 3)]
 )
 def test_scales(scale, probe_scale, estimate_scale, pre_ln, short):
-    method = only(short, MATRIX_AND_VECTOR, rank=3, scale=scale)
+    method = only(pre_ln, short, MATRIX_AND_VECTOR, rank=3, scale=scale)
     rule = Rule([RATE] * FEW, rank=3, probe_scale=probe_scale, estimate_scale=estimate_scale)
     assert_same_training(pre_ln, method, make_batches(SINGLE_TOKEN, FEW), rule)
 
 
 @pytest.mark.parametrize("candidates", [MULTI_TOKEN, SINGLE_TOKEN], ids=["multi", "single"])
 def test_embedding_and_tied_head_see_the_same_variant(candidates, pre_ln, short):
-    method = only(short, ["embed_tokens/weight"])
+    method = only(pre_ln, short, ["embed_tokens/weight"])
     assert_same_training(pre_ln, method, make_batches(candidates, FEW), Rule([RATE] * FEW))
 
 
@@ -350,11 +360,11 @@ def test_other_architectures(config, paths):
     model = rough_model(config)
     method = make(model, TrainConfig(steps=FEW, learning_rate=RATE), trainable="full")
     batches = make_batches(MULTI_TOKEN, FEW)
-    assert_same_training(model, only(method, paths), batches, Rule([RATE] * FEW))
+    assert_same_training(model, only(model, method, paths), batches, Rule([RATE] * FEW))
 
 
 def test_without_a_fold_the_first_subspace_stays(pre_ln, short):
-    method = only(short, MATRIX_AND_VECTOR)._replace(fold_policy="none")
+    method = only(pre_ln, short, MATRIX_AND_VECTOR)._replace(interval=0)
     rule = Rule([RATE] * STEPS, interval=math.inf)
     assert_same_training(pre_ln, method, make_batches(SINGLE_TOKEN, STEPS), rule)
 
@@ -362,7 +372,7 @@ def test_without_a_fold_the_first_subspace_stays(pre_ln, short):
 def test_weight_decay_and_schedule(pre_ln):
     warmup, peak, decay = 4, 3e-3, 50.0
     training = TrainConfig(STEPS, 4, peak, "cosine", warmup_steps=warmup, weight_decay=decay)
-    method = only(make(pre_ln, training, trainable="full"), MATRIX_AND_VECTOR)
+    method = only(pre_ln, make(pre_ln, training, trainable="full"), MATRIX_AND_VECTOR)
     after = STEPS - warmup
     rates = [peak * step / warmup for step in range(warmup)]
     rates += [peak * (1 + math.cos(math.pi * step / after)) / 2 for step in range(after)]
@@ -373,11 +383,11 @@ def test_weight_decay_and_schedule(pre_ln):
 def test_every_step_moves_along_the_direction_that_it_scored(pre_ln, short):
     """Also on the steps where V is redrawn, where the authors' code moves along another U."""
     epsilon = 0.1  # long, so that the losses tell one direction from another
-    method = only(short, ["layers/fc1/weight", "layers/fc2/weight"], epsilon=epsilon)
+    method = only(pre_ln, short, ["layers/fc1/weight", "layers/fc2/weight"], epsilon=epsilon)
     batches = make_batches(MULTI_TOKEN, STEPS)
     programs = compiled(pre_ln, method, batches)
     theirs = torch_model(PRE_LN)
-    weights, state = pre_ln.weights, init_state(method, KEY)
+    weights, state = pre_ln.weights, init_state(method, pre_ln.weights, KEY)
     redraws = 0
     for step, items in enumerate(batches):
         if starts_interval(method, step):

@@ -7,8 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.adapters import adapter_state, draw_direction, draw_subspace, make_pool, trainable_sites
+from zojax.adapters import (
+    adapter_state,
+    along,
+    draw_dense,
+    lowrank,
+    make_pool,
+    seeded,
+    trainable_sites,
+)
 from zojax.adapters.fold import fold
+from zojax.adapters.seeded import COEFFICIENTS, SEEDS
 from zojax.models import Model, random_model, save
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_needed
@@ -134,9 +143,7 @@ def test_adapter_slots_score_as_merged_weights_in_transformers(model, trainable,
     sites = trainable_sites(model.weights, trainable)
     states, merged = [], []
     for seed in (1, 2):
-        params = draw_direction(jax.random.key(seed), sites, rank=2)
-        params = {path: 0.02 * value for path, value in params.items()}
-        subspace = draw_subspace(jax.random.key(10 + seed), sites, rank=2)
+        params, subspace = drawn(sites, seed, 0.02)
         states.append(adapter_state(params, subspace))
         merged.append(merge(model.weights, params, subspace))
     sequences = random_sequences([2, 7, 19])
@@ -148,6 +155,38 @@ def test_adapter_slots_score_as_merged_weights_in_transformers(model, trainable,
             np.testing.assert_allclose(logprobs, gold(reference, tokens), atol=LOGIT_TOLERANCE)
     moved = np.abs(ours[1][2][0] - ours[0][2][0]).max()
     assert moved > 100 * LOGIT_TOLERANCE, "the adapter must matter for this test to say anything"
+
+
+def drawn(sites, seed, scale):
+    """Random params of some scale, and a subspace."""
+    space = lowrank(sites, rank=2)
+    params, subspace = space.init({}, jax.random.key(0)), space.redraw(jax.random.key(10 + seed))
+    direction = draw_dense(jax.random.key(seed), params, subspace, jax.random.normal)
+    return {path: scale * value for path, value in direction.items()}, subspace
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_seeded_directions_score_as_weights_moved_along_them(model, normalize):
+    """What is drawn row by row in every layer is what a fold puts into the weights."""
+    sites = trainable_sites(model.weights, "full")
+    space = seeded(sites, num_directions=2)
+    subspace = space.redraw(jax.random.key(4))
+    tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
+    items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
+    pages = pack(items, shape_needed(items, 2))
+    scale_d, scores = jnp.array([0.02, -0.03]), []
+    copy = jax.tree.map(jnp.copy, model.weights)
+    moved, _ = space.fold(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
+    pool = make_pool([along(sites, subspace[SEEDS], scale_d)])
+    cases = ((moved, {}, 0), (model.weights, pool, 1), (model.weights, pool, 0))
+    for weights, adapters, slot in cases:
+        pages = dataclasses.replace(pages, slot_p=np.full_like(pages.slot_p, slot))
+        logprob_pc = jitted_score(
+            weights, adapters, pages, graphdef=model.graphdef, normalize=normalize
+        )
+        scores.append(candidate_scores(logprob_pc, pages, num_examples=2, num_candidates=3))
+    np.testing.assert_allclose(scores[1], scores[0], atol=LOGIT_TOLERANCE)
+    assert np.abs(scores[1] - scores[2]).max() > 100 * LOGIT_TOLERANCE  # slot 0 is the base
 
 
 def merge(weights, params, subspace):
@@ -199,9 +238,7 @@ def test_bare_logits_rank_single_token_candidates_as_logprobs_do(model):
 
 def test_bare_logits_see_the_adapter_as_logprobs_do(model):
     sites = trainable_sites(model.weights, "full")
-    params = draw_direction(jax.random.key(1), sites, rank=2)
-    params = {path: 0.05 * value for path, value in params.items()}
-    pool = make_pool([adapter_state(params, draw_subspace(jax.random.key(2), sites, rank=2))])
+    pool = make_pool([adapter_state(*drawn(sites, 1, 0.05))])
     tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
     items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
     pages = pack(items, shape_needed(items, 2))

@@ -28,8 +28,10 @@ from zojax.models.tensor_names import tensor_shapes
 from zojax.models.weights import save_tensors
 from zojax.training import run_dir, train
 from zojax.training.journal import JournalWriter
+from zojax.training.learning_rates import learning_rates
+from zojax.training.method import make_method
 from zojax.training.replay import step_keys
-from zojax.training.setup import learning_rates, load_model, make_method
+from zojax.training.setup import load_model
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 SHAPE = OPTConfig(

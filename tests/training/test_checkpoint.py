@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
-from zojax.adapters import Site
+from zojax.adapters import Site, lowrank
 from zojax.errors import InputError
 from zojax.estimators import lozo
 from zojax.models import content_hash
@@ -148,7 +148,9 @@ def make_run(
     base = make_weights()
     rates = np.full(STEPS, 0.1, np.float32)
     sites = (Site("layers/fc1/weight", (2, 12, 6)),)
-    method = Method(lozo(sites), optimizer, sites, INTERVAL, fold, rates)
+    interval = 0 if fold == "none" else INTERVAL
+    space = lowrank(sites, rank=2, fold_policy="nearest" if fold == "none" else fold)
+    method = Method(lozo(space), optimizer, interval, rates)
     key, rng = jax.random.key(seed), np.random.default_rng(seed)
     header = {
         "config": {"train": {"batch_size": 4, "seed": seed}},

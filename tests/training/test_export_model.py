@@ -22,8 +22,9 @@ from zojax.training.export_commands import export_run, in_words
 from zojax.training.export_model import base_tensors
 from zojax.training.journal import read_journal
 from zojax.training.journal_commands import replay_to
+from zojax.training.method import make_method
 from zojax.training.replay import header_key, make_replay
-from zojax.training.setup import load_model, make_method
+from zojax.training.setup import load_model
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
@@ -41,7 +42,7 @@ def run_logits(directory: Path) -> np.ndarray:
     journal, base = read_journal(directory / run_dir.JOURNAL), load_model(config)
     method = make_method(config, base)
     weights, state = make_replay(method)(base.weights, header_key(journal), journal.records)
-    adapter = method.estimator.state(state.params, state.subspace)
+    adapter = method.estimator.space.state(state.params, state.subspace)
     vocabulary = tuple(np.array([token], np.int32) for token in range(VOCABULARY))
     items = [Item(tokens, vocabulary) for tokens in SEQUENCES]
     pages = pack(items, shape_needed(items))

@@ -18,8 +18,9 @@ from zojax.errors import InputError
 from zojax.models import content_hash, load, random_model, save
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.journal_commands import replay_to, show, verify
+from zojax.training.learning_rates import learning_rates
+from zojax.training.method import make_method
 from zojax.training.replay import check_run, header_key, make_replay, merge, step_keys
-from zojax.training.setup import learning_rates, make_method
 
 STEPS = 13
 

@@ -18,9 +18,10 @@ from zojax.scoring import candidate_scores, pack, score, shape_needed
 from zojax.training import run_dir
 from zojax.training.export_commands import export_run
 from zojax.training.journal import read_journal
+from zojax.training.method import make_method
 from zojax.training.model_card import Exported, peft_card
 from zojax.training.replay import header_key, make_replay
-from zojax.training.setup import load_data, load_model, make_method
+from zojax.training.setup import load_data, load_model
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
@@ -106,7 +107,7 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
     base = load_model(config)
     method, journal = make_method(config, base), read_journal(directory / run_dir.JOURNAL)
     _, state = make_replay(method)(base.weights, header_key(journal), journal.records)
-    pool = make_pool([method.estimator.state(state.params, state.subspace)])
+    pool = make_pool([method.estimator.space.state(state.params, state.subspace)])
     pages = pack([item], shape_needed([item]))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
     logprob_pc = jax.jit(functools.partial(score, graphdef=base.graphdef))(

@@ -1,21 +1,32 @@
 """Small trees of arrays that, with the frozen base weights, name a model."""
 
-from zojax.adapters.fold import FoldPolicy, fold
-from zojax.adapters.lowrank import adapter_state, draw_direction, draw_subspace, zero_params
+from zojax.adapters.factored import draw_factored, factored
+from zojax.adapters.fold import FoldPolicy
+from zojax.adapters.lora_space import lora_sites, lora_space
+from zojax.adapters.lowrank import adapter_state, lowrank
 from zojax.adapters.pool import make_pool
+from zojax.adapters.seeded import along, seeded
 from zojax.adapters.sites import Flat, Site, Sites, Trainable, trainable_sites
+from zojax.adapters.space import Draw, Sample, Space, draw_dense
 
 __all__ = [
+    "Draw",
     "Flat",
     "FoldPolicy",
+    "Sample",
     "Site",
     "Sites",
+    "Space",
     "Trainable",
     "adapter_state",
-    "draw_direction",
-    "draw_subspace",
-    "fold",
+    "along",
+    "draw_dense",
+    "draw_factored",
+    "factored",
+    "lora_sites",
+    "lora_space",
+    "lowrank",
     "make_pool",
+    "seeded",
     "trainable_sites",
-    "zero_params",
 ]

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from zojax.adapters.sites import Flat, site_key
 
-FoldPolicy = Literal["stochastic", "nearest", "none"]
+FoldPolicy = Literal["stochastic", "nearest"]
 
 
 def round_stochastically(key: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -35,8 +35,25 @@ def round_stochastically(key: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.
     return jnp.where(goes_on, other, nearest)
 
 
+def round_to(
+    x: jax.Array, dtype: jnp.dtype, policy: FoldPolicy, key: jax.Array | None, number: Any
+) -> jax.Array:
+    """Rounds float32 ``x`` as the policy says.
+
+    Args:
+        x: float32.
+        dtype: to round to.
+        policy: ``nearest``, or ``stochastic`` from ``fold_in(key, number)``.
+        key: of the whole fold of a matrix; None for ``nearest``.
+        number: of this part of it.
+    """
+    if policy == "nearest" or key is None:
+        return x.astype(dtype)
+    return round_stochastically(jax.random.fold_in(key, number), x, dtype)
+
+
 def fold_matrix(
-    weight: jax.Array, a: jax.Array, v: jax.Array, key: jax.Array, policy: FoldPolicy
+    weight: jax.Array, a: jax.Array, v: jax.Array, key: jax.Array | None, policy: FoldPolicy
 ) -> jax.Array:
     """``W + A Vᵀ`` rounded to W's dtype: ``(l, m, n) + (l, m, k) (l, n, k)ᵀ``.
 
@@ -46,9 +63,7 @@ def fold_matrix(
     def body(layer: jax.Array, weight: jax.Array) -> jax.Array:
         movement = jnp.einsum("mk,nk->mn", a[layer], v[layer], precision="highest")
         moved = weight[layer].astype(jnp.float32) + movement
-        if policy == "stochastic":
-            moved = round_stochastically(jax.random.fold_in(key, layer), moved, weight.dtype)
-        return weight.at[layer].set(moved.astype(weight.dtype))
+        return weight.at[layer].set(round_to(moved, weight.dtype, policy, key, layer))
 
     return jax.lax.fori_loop(0, weight.shape[0], body, weight)
 

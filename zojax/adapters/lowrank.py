@@ -1,4 +1,4 @@
-"""LoZO's adapter: ``W + A Vᵀ`` at matrices, a dense delta at vectors.
+"""LoZO's space: ``W + A Vᵀ`` at matrices, a dense delta at vectors.
 
 Axes: l layers, m rows, n columns, k rank.
 """
@@ -8,34 +8,61 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from zojax.adapters.fold import FoldPolicy, fold
 from zojax.adapters.sites import Flat, Sites, nest, site_key
+from zojax.adapters.space import Space
 
 
-def zero_params(sites: Sites, rank: int) -> Flat:
-    """What is trained, at its start: ``A = 0 (…, m, k)`` and deltas ``0 (…, m)``, float32."""
-    return {
-        site.path: jnp.zeros(
-            (*site.lead, site.shape[-2], rank) if site.is_matrix else site.shape, jnp.float32
+def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> Space:
+    """The space of ``A`` and deltas, on the subspaces that V spans.
+
+    Args:
+        sites: what is trained (:func:`zojax.adapters.trainable_sites`).
+        rank: columns k of A and V.
+        fold_policy: how a fold rounds to the weights' dtype.
+
+    Example:
+        >>> from zojax.adapters.sites import Site
+        >>> space = lowrank((Site("w", (3, 2)), Site("b", (3,))), rank=1)
+        >>> {path: a.shape for path, a in space.init({}, jax.random.key(0)).items()}
+        {'w': (3, 1), 'b': (3,)}
+    """
+    shapes = {
+        site.path: (*site.lead, site.shape[-2], rank) if site.is_matrix else site.shape
+        for site in sites
+    }
+
+    def init(weights: Any, key: jax.Array) -> Flat:
+        return {path: jnp.zeros(shape, jnp.float32) for path, shape in shapes.items()}
+
+    def redraw(key: jax.Array) -> Flat:
+        return {
+            site.path: jax.random.normal(
+                site_key(key, site.path), (*site.lead, site.shape[-1], rank)
+            )
+            for site in sites
+            if site.is_matrix
+        }
+
+    def fold_into(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
+        return fold(weights, params, subspace, key, fold_policy)
+
+    return Space(init, redraw, adapter_state, fold_into, carry, moves_weights=True)
+
+
+def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
+    """LoZO-M's ``N ← N V_oldᵀ V_new / n``: the movement's projection on the new subspace.
+
+    Since ``V_newᵀ V_new ≈ n I``, that is the least-squares fit of ``N V_oldᵀ`` by ``N' V_newᵀ``.
+    """
+    carried = dict(moment)
+    for path, v_new in new.items():
+        overlap = jnp.einsum("...nk,...nj->...kj", old[path], v_new, precision="highest")
+        carried[path] = (
+            jnp.einsum("...mk,...kj->...mj", moment[path], overlap, precision="highest")
+            / v_new.shape[-2]
         )
-        for site in sites
-    }
-
-
-def draw_direction(key: jax.Array, sites: Sites, rank: int) -> Flat:
-    """A standard normal direction shaped like :func:`zero_params`: U at matrices, z at vectors."""
-    return {
-        path: jax.random.normal(site_key(key, path), zeros.shape)
-        for path, zeros in jax.eval_shape(lambda: zero_params(sites, rank)).items()
-    }
-
-
-def draw_subspace(key: jax.Array, sites: Sites, rank: int) -> Flat:
-    """V of every matrix, standard normal: ``(…, n, k)`` in float32."""
-    return {
-        site.path: jax.random.normal(site_key(key, site.path), (*site.lead, site.shape[-1], rank))
-        for site in sites
-        if site.is_matrix
-    }
+    return carried
 
 
 def adapter_state(params: Flat, subspace: Flat) -> dict[str, Any]:

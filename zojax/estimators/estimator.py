@@ -5,15 +5,22 @@ from typing import Any, NamedTuple
 
 import jax
 
+from zojax.adapters import Space
+
 Tree = Any
 
 DIRECTION = 0
 """The stream of a run's key that every estimator draws its directions from."""
 
 
-def stream_key(key: jax.Array, stream: int, step: jax.Array | int) -> jax.Array:
-    """The key of one stream at one step; the journal keeps that of :data:`DIRECTION`."""
-    return jax.random.fold_in(jax.random.fold_in(key, stream), step)
+def stream_key(key: jax.Array, stream: int, number: jax.Array | int) -> jax.Array:
+    """The key number so and so of one stream; the journal keeps those of :data:`DIRECTION`."""
+    return jax.random.fold_in(jax.random.fold_in(key, stream), number)
+
+
+def direction_key(key: jax.Array, step: jax.Array | int, query: int, num_queries: int) -> jax.Array:
+    """The key that a query's direction is drawn from."""
+    return stream_key(key, DIRECTION, step * num_queries + query)
 
 
 class Estimator(NamedTuple):
@@ -23,21 +30,20 @@ class Estimator(NamedTuple):
     scalars between them are all that a journal needs to keep of a step.
 
     Attributes:
-        init: ``(key) -> (params, subspace)``: what is trained, and what a redraw replaces.
+        space: what it moves in.
         perturb: ``(key, step, params, subspace) -> [adapter state of each variant]``.
         projected_grad: ``(losses_v) -> projected_grad_q``, one scalar a query.
-        gradient: ``(key, step, projected_grad_q) -> gradient`` in the space of params.
-        redraw: ``(key, step) -> subspace`` of the interval that starts at ``step``.
-        state: ``(params, subspace) -> adapter state`` of the unperturbed model.
+        gradient: ``(key, step, params, subspace, projected_grad_q) -> gradient``, shaped like
+            params; it is not a function of their values.
         num_variants: losses that a step asks for.
         num_queries: scalars that a step leaves.
+        variants_per_pool: how many of the variants, in their order, are scored at once.
     """
 
-    init: Callable[[jax.Array], tuple[Tree, Tree]]
+    space: Space
     perturb: Callable[[jax.Array, jax.Array, Tree, Tree], list[Tree]]
     projected_grad: Callable[[jax.Array], jax.Array]
-    gradient: Callable[[jax.Array, jax.Array, jax.Array], Tree]
-    redraw: Callable[[jax.Array, jax.Array], Tree]
-    state: Callable[[Tree, Tree], Tree]
+    gradient: Callable[[jax.Array, jax.Array, Tree, Tree, jax.Array], Tree]
     num_variants: int
     num_queries: int
+    variants_per_pool: int

@@ -2,13 +2,15 @@
 
 An *adapter* is a nested dict that follows a module's own tree. At a matrix ``W (m, n)`` it holds
 ``{"u": (slots, m, k), "v": (slots, n, k)}`` and the layer computes ``y = x Wᵀ + (x V) Uᵀ``; at a
-vector it holds a delta ``(slots, m)``. Where it holds nothing the layer is the base layer.
+vector it holds a delta ``(slots, m)``. A matrix may hold a :class:`Seeded` direction in place of
+factors: ``y = x Wᵀ + s x Zᵀ``. Where an adapter holds nothing the layer is the base layer.
 :func:`bind` gives every page its own slot's arrays before a layer sees them; tables alone, whose
 factors are long, pick the rows that they need from all slots themselves.
 
 Arrays carry their axes in their names: p pages, t tokens, r reads, k rank, m rows, n columns.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,6 +37,38 @@ _INIT = nnx.initializers.normal(0.02)
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Seeded:
+    """Dense directions z that are never stored: a matrix's adapter is ``Σ_d scale_d z_d``.
+
+    Attributes:
+        seed: key data ``(d, …, 2)`` uint32, the same for all slots.
+        scale: ``(d, …)`` float32, in a pool with a leading slot axis; ``…`` is the layer axis,
+            where there is one.
+    """
+
+    seed: jax.Array
+    scale: jax.Array
+
+
+def draw_rows(
+    seed: jax.Array, rows: jax.Array, n: int, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """Some rows of the standard normal matrix that a seed names: ``(*rows.shape, n)``.
+
+    A row depends on the seed and its own number alone, so that rows may be drawn in any order.
+    Rounded to the weights' dtype, since it is multiplied in that and must be folded as it was.
+    """
+    key = jax.random.wrap_key_data(seed)
+
+    def draw(row: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, row), (n,))
+
+    flat = jax.vmap(draw)(rows.reshape(-1)).astype(dtype)
+    return flat.reshape(*rows.shape, n)
+
+
 def bind(adapter: Adapter, slot_p: jax.Array, layer: jax.Array | int | None = None) -> Adapter:
     """Each page's row of the slot axis, and one layer of it: leaves ``(p, …)``.
 
@@ -43,14 +77,54 @@ def bind(adapter: Adapter, slot_p: jax.Array, layer: jax.Array | int | None = No
         slot_p: the slot of each page.
         layer: which layer's; what it costs does not depend on the number of slots or layers.
     """
-    index = (slot_p,) if layer is None else (slot_p, layer)
-    return jax.tree.map(lambda leaf: leaf[index], adapter)
+
+    def of_pages(leaf: Any) -> Any:
+        if not isinstance(leaf, Seeded):
+            return leaf[slot_p] if layer is None else leaf[slot_p, layer]
+        if layer is None:
+            return Seeded(leaf.seed, leaf.scale[slot_p])
+        return Seeded(leaf.seed[:, layer], leaf.scale[slot_p, :, layer])
+
+    return jax.tree.map(of_pages, adapter, is_leaf=lambda node: isinstance(node, Seeded))
 
 
-def side_branch(x_ptn: jax.Array, branch: Adapter) -> jax.Array:
-    """Returns ``(x V) Uᵀ`` in float32, each page under its own factors."""
+def side_branch(x_ptn: jax.Array, branch: Adapter | Seeded, weight: jax.Array) -> jax.Array:
+    """Returns ``(x V) Uᵀ``, or ``s x Zᵀ``, in float32, each page under its own adapter.
+
+    Args:
+        x_ptn: the layer's input.
+        branch: bound to the pages.
+        weight: the matrix ``(m, n)`` that it branches off.
+    """
+    if isinstance(branch, Seeded):
+        return _seeded_branch(x_ptn, branch, weight)
     t_ptk = _einsum("ptn,pnk->ptk", x_ptn.astype(jnp.float32), branch["v"])
     return _einsum("ptk,pmk->ptm", t_ptk, branch["u"])
+
+
+_ROWS = 16_384  # of a long table's direction that are drawn at once
+
+
+def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.Array:
+    m, n = weight.shape
+
+    def product(ids_r: jax.Array) -> jax.Array:
+        y_ptr = jnp.zeros((*x_ptn.shape[:2], len(ids_r)), jnp.float32)
+        for d in range(branch.seed.shape[0]):
+            z_rn = draw_rows(branch.seed[d], ids_r, n, weight.dtype)
+            y_ptr += branch.scale[:, d, None, None] * _matmul("ptn,rn->ptr", x_ptn, z_rn)
+        return y_ptr
+
+    if m <= _ROWS:
+        return product(jnp.arange(m))
+    blocks = -(-m // _ROWS)
+    y_bptr = jax.lax.map(product, jnp.arange(blocks * _ROWS).reshape(blocks, _ROWS))
+    return jnp.moveaxis(y_bptr, 0, 2).reshape(*x_ptn.shape[:2], -1)[..., :m]
+
+
+def _matmul(axes: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+    """A product in the weight's dtype that accumulates, and stays, in float32."""
+    return jnp.einsum(axes, x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
 
 
 def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str) -> jax.Array:
@@ -73,14 +147,9 @@ class Linear(nnx.Module):
     def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
         """Maps ``(p, t, n)`` to ``(p, t, m)``, float32."""
         weight_mn = self.weight[...]
-        y_ptm = jnp.einsum(
-            "ptn,mn->ptm",
-            x_ptn.astype(weight_mn.dtype),
-            weight_mn,
-            preferred_element_type=jnp.float32,
-        )
+        y_ptm = _matmul("ptn,mn->ptm", x_ptn, weight_mn)
         if "weight" in adapter:
-            y_ptm += side_branch(x_ptn, adapter["weight"])
+            y_ptm += side_branch(x_ptn, adapter["weight"], weight_mn)
         if self.bias is not None:
             y_ptm += _with_delta(self.bias[...], adapter, "bias")
         return y_ptm
@@ -116,36 +185,39 @@ class Embedding(nnx.Module):
         """Rows of ``W + U Vᵀ``: ``(p, t, n)`` in float32."""
         x_ptn = self.weight[...][rows_pt].astype(jnp.float32)
         if "weight" in adapter:
-            u_ptk = adapter["weight"]["u"][slot_p[:, None], rows_pt]
-            x_ptn += _einsum("ptk,pnk->ptn", u_ptk, adapter["weight"]["v"][slot_p])
+            x_ptn += self._branch_rows(rows_pt, slot_p, adapter["weight"])
         return x_ptn
+
+    def _branch_rows(
+        self, rows_pt: jax.Array, slot_p: jax.Array, branch: Adapter | Seeded
+    ) -> jax.Array:
+        """Rows of ``U Vᵀ`` or of ``s Z``: ``(p, t, n)`` in float32."""
+        if not isinstance(branch, Seeded):
+            u_ptk = branch["u"][slot_p[:, None], rows_pt]
+            return _einsum("ptk,pnk->ptn", u_ptk, branch["v"][slot_p])
+        n, dtype = self.weight.shape[-1], self.weight[...].dtype
+        z_dptn = jnp.stack([draw_rows(seed, rows_pt, n, dtype) for seed in branch.seed])
+        return _einsum("pd,dptn->ptn", branch.scale[slot_p], z_dptn.astype(jnp.float32))
 
     def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
         """Logits of every row: ``(p, r, rows)`` in float32."""
         weight = self.weight[...]
-        logits = jnp.einsum(
-            "prn,vn->prv",
-            hidden_prn.astype(weight.dtype),
-            weight,
-            preferred_element_type=jnp.float32,
-        )
+        logits = _matmul("prn,vn->prv", hidden_prn, weight)
         if "weight" in adapter:
-            logits += side_branch(hidden_prn, bind(adapter["weight"], slot_p))
+            branch = bind({"weight": adapter["weight"]}, slot_p)["weight"]
+            logits += side_branch(hidden_prn, branch, weight)
         return logits
 
     def logits_at(
         self, hidden_pcn: jax.Array, rows_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
     ) -> jax.Array:
         """Logit of one given row for each hidden state: ``(p, c)`` in float32."""
-        rows_pcn = self.weight[...][rows_pc]
-        logits_pc = jnp.einsum(
-            "pcn,pcn->pc",
-            hidden_pcn.astype(rows_pcn.dtype),
-            rows_pcn,
-            preferred_element_type=jnp.float32,
-        )
-        if "weight" in adapter:
-            branch = adapter["weight"]
+        logits_pc = _matmul("pcn,pcn->pc", hidden_pcn, self.weight[...][rows_pc])
+        branch = adapter.get("weight", {})
+        if isinstance(branch, Seeded):
+            z_pcn = self._branch_rows(rows_pc, slot_p, branch)
+            logits_pc += _einsum("pcn,pcn->pc", hidden_pcn, z_pcn)
+        elif branch:
             t_pck = _einsum("pcn,pnk->pck", hidden_pcn, branch["v"][slot_p])
             u_pck = branch["u"][slot_p[:, None], rows_pc]
             logits_pc += _einsum("pck,pck->pc", t_pck, u_pck)

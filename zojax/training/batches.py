@@ -1,5 +1,6 @@
 """Which examples a step sees, and packing them ahead of the device on a thread."""
 
+import dataclasses
 import functools
 import queue
 import threading
@@ -33,6 +34,27 @@ def batch_indices(seed: int, num_examples: int, batch_size: int, step: int) -> l
     return [int(_epoch_order(seed, num_examples, i // num_examples)[i % num_examples]) for i in at]
 
 
+def pack_batch(items: Sequence[Item], shape: PageShape, size: int | None = None) -> Batch:
+    """A batch of items, or of fewer than ``size`` with room for as many."""
+    labels_b = np.zeros(size or len(items), np.int32)
+    labels_b[: len(items)] = [item.label for item in items]
+    lengths_b = np.zeros(len(labels_b), np.float32)
+    lengths_b[: len(items)] = [len(item.candidates[item.label]) for item in items]
+    return Batch(pack(items, shape), labels_b, lengths_b)
+
+
+def micro_batches(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
+    """A batch in so many parts of one size."""
+    size = len(items) // parts
+    return [items[i * size : (i + 1) * size] for i in range(parts)]
+
+
+def shape_of_all(batches: Sequence[Sequence[Item]], num_pages: int) -> PageShape:
+    """The smallest shape that holds each of these batches."""
+    shapes = [dataclasses.astuple(shape_needed(items, num_pages)) for items in batches]
+    return PageShape(*map(max, zip(*shapes, strict=True)))
+
+
 class BatchSource:
     """All batches of a data set in a fixed order, as items and as packed pages.
 
@@ -40,6 +62,7 @@ class BatchSource:
         items: the data set.
         order: ``(step) -> indices`` of a step's examples.
         buckets: shapes to pack into, all of one number of pages.
+        num_micro_batches: parts of a batch; of more than one the leaves are stacked.
     """
 
     def __init__(
@@ -47,20 +70,29 @@ class BatchSource:
         items: Sequence[Item],
         order: Callable[[int], list[int]],
         buckets: Sequence[PageShape],
+        num_micro_batches: int = 1,
     ):
         self._items, self._order, self._buckets = items, order, buckets
+        self._parts = num_micro_batches
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, int]:
         """Bucket, packed batch and computed tokens of a step."""
         items = [self._items[i] for i in self._order(step)]
-        shape = bucket_for(shape_needed(items, self._buckets[0].pages), self._buckets)
-        labels_b = np.array([item.label for item in items], np.int32)
-        return shape, Batch(pack(items, shape), labels_b), sum(i.num_computed for i in items)
+        parts = micro_batches(items, self._parts)
+        shape = bucket_for(shape_of_all(parts, self._buckets[0].pages), self._buckets)
+        batch = stack([pack_batch(part, shape) for part in parts])
+        return shape, batch, sum(item.num_computed for item in items)
 
 
-def abstract_batch(shape: PageShape, batch_size: int) -> Batch:
+def stack(parts: Sequence[Batch]) -> Batch:
+    """Micro-batches as one; a single one as it is."""
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
+
+
+def abstract_batch(shape: PageShape, batch_size: int, num_micro_batches: int = 1) -> Batch:
     """The shapes and dtypes of a bucket's batch, for compiling ahead of time."""
-    batch = Batch(pack([], shape), np.zeros(batch_size, np.int32))
+    part = pack_batch([], shape, batch_size // num_micro_batches)
+    batch = stack([part] * num_micro_batches)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
 
 

@@ -21,6 +21,7 @@ def compile_buckets(
     batch_size: int,
     *args: Any,
     donate_argnums: tuple[int, ...] = (),
+    num_micro_batches: int = 1,
 ) -> Executables:
     """Compiles ``function(*args, batch)`` for every bucket.
 
@@ -30,10 +31,14 @@ def compile_buckets(
         batch_size: examples in a batch.
         *args: the other arguments, as arrays or shape structs.
         donate_argnums: as for ``jax.jit``.
+        num_micro_batches: parts of a batch.
     """
     jitted = jax.jit(function, donate_argnums=donate_argnums)
     # Tracing holds the interpreter's lock, compiling does not.
-    lowered = [jitted.lower(*args, abstract_batch(bucket, batch_size)) for bucket in buckets]
+    lowered = [
+        jitted.lower(*args, abstract_batch(bucket, batch_size, num_micro_batches))
+        for bucket in buckets
+    ]
     with ThreadPoolExecutor() as threads:
         return dict(zip(buckets, threads.map(lambda low: low.compile(), lowered), strict=True))
 

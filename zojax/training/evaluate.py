@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from zojax.estimators import Estimator
-from zojax.scoring import Item, PageShape, pack, shape_needed
+from zojax.scoring import Item, PageShape, shape_needed
 from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages
+from zojax.training.batches import pack_batch
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.step import Batch, Objective, TrainState, score_slots
 
@@ -51,9 +52,7 @@ def make_eval_set(
     batches = []
     for group, members, needed in zip(groups, by_group, shapes, strict=True):
         bucket = bucket_for(needed, buckets)
-        labels_b = np.zeros(batch_size, np.int32)
-        labels_b[: len(group)] = [item.label for item in members]
-        batches.append((bucket, Batch(pack(members, bucket), labels_b), group))
+        batches.append((bucket, pack_batch(members, bucket, batch_size), group))
     return EvalSet(batches, np.array([item.label for item in items]), batch_size)
 
 
@@ -69,7 +68,7 @@ class Evaluator:
         eval_sets: Sequence[EvalSet],
     ):
         def function(weights: Tree, params: Tree, subspace: Tree, batch: Batch) -> jax.Array:
-            state = estimator.state(params, subspace)
+            state = estimator.space.state(params, subspace)
             return score_slots(weights, [state], batch, objective)[0]
 
         self._num_candidates = objective.num_candidates

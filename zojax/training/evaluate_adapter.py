@@ -10,7 +10,8 @@ from rich.console import Console
 from zojax.adapters.lora import load_lora
 from zojax.config import Config
 from zojax.training.evaluate import make_eval_set
-from zojax.training.setup import load_data, load_model, make_objective
+from zojax.training.method import make_objective
+from zojax.training.setup import load_data, load_model
 from zojax.training.step import score_slots
 
 
@@ -33,7 +34,7 @@ def evaluate_adapter(adapter: Path, config: Config, console: Console) -> dict[st
     with console.status("loading the model"):
         model = load_model(config)
         state = load_lora(adapter, model)
-    objective = make_objective(data, model)
+    objective = make_objective(config, data.eval, model)
     eval_set = make_eval_set(data.eval, 2 * config.train.batch_size, model.config.hidden_size)
     score = jax.jit(
         lambda weights, state, batch: score_slots(weights, [state], batch, objective)[0]

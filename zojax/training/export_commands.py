@@ -18,10 +18,10 @@ from zojax.models.checkpoint_files import DTYPES
 from zojax.training import run_dir
 from zojax.training.export_model import export_hf, export_peft
 from zojax.training.journal import read_journal
+from zojax.training.learning_rates import learning_rates
 from zojax.training.model_card import Exported, journal_card
 from zojax.training.progress import Progress, read_progress
 from zojax.training.replay import check_records
-from zojax.training.setup import learning_rates
 
 Format = Literal["peft", "hf", "journal"]
 

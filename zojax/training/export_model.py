@@ -24,10 +24,11 @@ from zojax.adapters.lora import linear_places
 from zojax.models import Model, content_hash, save
 from zojax.models.checkpoint_files import list_files
 from zojax.models.tensor_names import abstract, hf_names, match
+from zojax.training.method import make_method
 from zojax.training.model_card import Exported, hf_card, peft_card
-from zojax.training.replay import check_run, header_key, make_replay, merge
-from zojax.training.setup import load_model, make_method
-from zojax.training.step import Method, TrainState, starts_interval
+from zojax.training.replay import check_run, header_key, is_folded, make_replay, merge
+from zojax.training.setup import load_model
+from zojax.training.step import Method, TrainState, init_state
 
 Tree = Any
 ReadBase = Callable[[str], np.ndarray]
@@ -70,10 +71,10 @@ def export_peft(
     """
     base, method = _load(exported, console)
     places, read_base = linear_places(base), base_tensors(base)
-    check_linear(_abstract_state(method), places)
+    check_linear(_abstract_state(method, base.weights), places)
     weights, state = _replay(base, method, exported, console)
-    folded = _is_folded(method, exported.step)
-    factors = named_factors(method.estimator.state(state.params, state.subspace), places)
+    folded = is_folded(method, exported.step)
+    factors = named_factors(method.estimator.space.state(state.params, state.subspace), places)
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
 
     def update(module: str) -> np.ndarray:
@@ -128,14 +129,14 @@ def export_hf(
     base, method = _load(exported, console)
     read_base = base_tensors(base)
     weights, state = _replay(base, method, exported, console)
-    adapter = jax.device_get(method.estimator.state(state.params, state.subspace))
+    adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Or the last interval would be rounded to the run's dtype before it is to this one.
         weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
     merged = merge(weights, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
     told: dict[str, Any] = {"dtype": dtype.name}
-    if dtype.itemsize == 2 and not _is_folded(method, exported.step):
+    if dtype.itemsize == 2 and not is_folded(method, exported.step):
         told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
     metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)
@@ -189,14 +190,14 @@ def _replay(
         )
 
 
-def _abstract_state(method: Method) -> Tree:
+def _abstract_state(method: Method, weights: Tree) -> Tree:
     """The shapes of the method's adapter states."""
-    init, state = method.estimator.init, method.estimator.state
-    return jax.eval_shape(lambda: state(*init(jax.random.key(0))))
 
+    def make(weights: Tree, key: jax.Array) -> Tree:
+        state = init_state(method, weights, key)
+        return method.estimator.space.state(state.params, state.subspace)
 
-def _is_folded(method: Method, steps: int) -> bool:
-    return any(starts_interval(method, step) for step in range(steps))
+    return jax.eval_shape(make, weights, jax.random.key(0))
 
 
 def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.dtype) -> float:

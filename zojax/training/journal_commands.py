@@ -21,8 +21,10 @@ from zojax.models import Model, content_hash, save
 from zojax.training import run_dir
 from zojax.training.compiling import CompilationCounter
 from zojax.training.journal import SKIPPED, Journal, read_journal
+from zojax.training.learning_rates import learning_rates
+from zojax.training.method import make_method
 from zojax.training.replay import check_records, check_run, header_key, make_replay, merge
-from zojax.training.setup import learning_rates, load_model, make_method
+from zojax.training.setup import load_model
 
 _SHOWN = 5  # records at either end
 

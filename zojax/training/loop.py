@@ -62,8 +62,15 @@ def compile_programs(
     """Compiles the step for every bucket, and the fold if the run comes to one."""
     step = functools.partial(train_step, method=method, objective=objective)
     args = (weights, state, key, np.float32(0))
-    executables = compile_buckets(step, buckets, batch_size, *args, donate_argnums=(1,))
-    if method.fold_policy == "none" or steps <= method.interval:
+    executables = compile_buckets(
+        step,
+        buckets,
+        batch_size,
+        *args,
+        donate_argnums=(1,),
+        num_micro_batches=objective.num_micro_batches,
+    )
+    if not any(starts_interval(method, step) for step in range(steps)):
         return Programs(executables, None)
     fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
     return Programs(executables, fold.lower(weights, state, key).compile())
@@ -125,7 +132,7 @@ class Trainer:
         self._key, self._programs, self._method = key, programs, method
         self._journal, self._reporter = journal, reporter
         self._stops_if_skipped = stops_if_skipped
-        self._step_keys = step_keys(key, len(method.learning_rates))
+        self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
 
     def run(
         self, source: BatchSource, ends: list[int], stop: Stop, at_end: Callable[[], None]

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
+from zojax.adapters.merge import merge_state
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
-from zojax.estimators import DIRECTION, stream_key
+from zojax.estimators import direction_key
 from zojax.training.checkpoint import check_note, restore, saved_steps
 from zojax.training.journal import SKIPPED, Journal
 from zojax.training.step import (
@@ -32,16 +32,19 @@ from zojax.training.step import (
 
 Tree = Any
 
+_LEAST_WAIT = 20  # steps that the host may always be ahead
 _RATE_TOLERANCE = 1e-6  # relative; cosines may differ in a last bit between machines
 
 
-def step_keys(key: jax.Array, steps: int) -> np.ndarray:
+def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
     """Data of the keys that the steps' directions are drawn from: ``(steps, words)`` uint32.
+
+    Of several queries, the first one's.
 
     >>> step_keys(jax.random.key(0), 3).shape
     (3, 2)
     """
-    keys = jax.vmap(functools.partial(stream_key, key, DIRECTION))(jnp.arange(steps))
+    keys = jax.vmap(lambda step: direction_key(key, step, 0, num_queries))(jnp.arange(steps))
     return np.asarray(jax.random.key_data(keys))
 
 
@@ -97,7 +100,8 @@ def check_records(journal: Journal, learning_rates: np.ndarray) -> None:
         raise InputError(
             f"{journal.path}: holds {len(records)} steps of a run of {len(learning_rates)}"
         )
-    keys = step_keys(header_key(journal), len(learning_rates))[: len(records)]
+    num_queries = records["projected_grad"].shape[1]
+    keys = step_keys(header_key(journal), len(learning_rates), num_queries)[: len(records)]
     rates = learning_rates[: len(records)]
     off = np.abs(records["learning_rate"] - rates)
     wrong = {
@@ -145,6 +149,7 @@ def make_replay(method: Method) -> Replay:
     """
     init = jax.jit(functools.partial(init_state, method))
     fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
+    every = max(method.interval, _LEAST_WAIT)
     advance = jax.jit(functools.partial(update, method), donate_argnums=0)
 
     def replay(
@@ -154,7 +159,7 @@ def make_replay(method: Method) -> Replay:
         on_progress: Callable[[int], None] = lambda step: None,
         start: TrainState | None = None,
     ) -> tuple[Tree, TrainState]:
-        state = init(key) if start is None else start
+        state = init(weights, key) if start is None else start
         scalars = zip(
             np.ascontiguousarray(records["projected_grad"]),
             records["learning_rate"],
@@ -166,7 +171,7 @@ def make_replay(method: Method) -> Replay:
             if starts_interval(method, step):
                 weights, state = fold(weights, state, key)
             state = advance(state, key, projected_grad_q, learning_rate, skipped)
-            if (step + 1) % method.interval == 0:
+            if (step + 1) % every == 0:
                 # The host is far ahead by now; wait, so that work in flight stays bounded.
                 on_progress(int(state.step))
         return weights, state
@@ -243,20 +248,19 @@ def _free(weights: Tree | None) -> None:
 
 def is_folded(method: Method, steps: int) -> bool:
     """Whether these first steps fold anything, so that the weights are no longer the base's."""
-    return any(starts_interval(method, step) for step in range(steps))
+    folds = method.estimator.space.moves_weights
+    return folds and any(starts_interval(method, step) for step in range(steps))
 
 
 def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> Tree:
-    """One set of weights: those of a state with its outstanding ``A Vᵀ`` and deltas in them.
+    """One set of weights: those of a state with all that its adapter adds to them.
 
-    Rounds to the weights' dtype as the next fold would, and deltas to nearest; ``weights`` are
-    used up.
+    What a fold would move is rounded to the weights' dtype as the next fold would, the rest to
+    nearest; ``weights`` are used up.
     """
-    fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
-    weights, state = fold(weights, state, key)
-    flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
-    for site in method.sites:
-        if not site.is_matrix:
-            moved = flat[site.path].astype(jnp.float32) + state.params[site.path]
-            flat[site.path] = moved.astype(flat[site.path].dtype)
-    return traverse_util.unflatten_dict(flat, sep="/")
+
+    def fold_and_merge(weights: Tree, state: TrainState, key: jax.Array) -> Tree:
+        weights, state = next_interval(weights, state, key, method=method)
+        return merge_state(weights, method.estimator.space.state(state.params, state.subspace))
+
+    return jax.jit(fold_and_merge, donate_argnums=0)(weights, state, key)

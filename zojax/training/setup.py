@@ -6,20 +6,17 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import xxhash
 from rich.console import Console
 
-from zojax.adapters import trainable_sites
-from zojax.config import Config, TrainConfig
-from zojax.estimators import lozo
+from zojax.config import Config
 from zojax.models import Model, content_hash, load, read_config
-from zojax.scoring import Item, PageShape, shape_needed
+from zojax.scoring import Item, PageShape
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import encode, load_splits, load_tokenizer
-from zojax.training.batches import BatchSource, batch_indices
+from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.evaluate import EvalSet, make_eval_set
-from zojax.training.objective import classification_loss
+from zojax.training.method import make_method, make_objective
 from zojax.training.step import Method, Objective
 
 
@@ -111,7 +108,7 @@ def prepare(config: Config, console: Console) -> Run:
         model,
         base_hash,
         make_method(config, model),
-        make_objective(data, model),
+        make_objective(config, [*data.train, *data.dev, *data.eval], model),
         jax.random.key(config.train.seed),
     )
 
@@ -121,64 +118,18 @@ def load_model(config: Config) -> Model:
     return load(config.model.path, dtype=jnp.dtype(config.model.dtype))
 
 
-def learning_rates(config: TrainConfig) -> np.ndarray:
-    """The learning rate of every step, ``(steps,)`` float32, from optax's schedules.
-
-    Warm-up from zero, then constant, or linear or cosine to zero. Evaluated in float64 on the
-    host, so that every machine gets the same.
-
-    >>> learning_rates(TrainConfig(steps=5, learning_rate=1.0, schedule="linear", warmup_steps=1))
-    array([0.  , 1.  , 0.75, 0.5 , 0.25], dtype=float32)
-    """
-    peak, warmup = config.learning_rate, config.warmup_steps
-    decay_steps = max(1, config.steps - warmup)
-    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        schedule = {
-            "constant": lambda: optax.constant_schedule(peak),
-            "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
-            "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
-        }[config.schedule]()
-        if warmup:
-            rising = optax.linear_schedule(0.0, peak, warmup)
-            schedule = optax.join_schedules([rising, schedule], [warmup])
-        rates = np.asarray(schedule(jnp.arange(config.steps, dtype=jnp.float64)))
-    return np.broadcast_to(rates, config.steps).astype(np.float32)
-
-
-def make_method(config: Config, model: Model) -> Method:
-    """The estimator and the optimizer of a configuration."""
-    settings = config.estimator
-    sites = trainable_sites(model.weights, settings.trainable)
-    estimator = lozo(sites, rank=settings.rank, epsilon=settings.epsilon, scale=settings.scale)
-    decay = config.train.weight_decay
-
-    def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
-        decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
-        return optax.chain(decayed, optax.sgd(learning_rate))
-
-    rates = learning_rates(config.train)
-    return Method(estimator, optimizer, sites, settings.interval, settings.fold, rates)
-
-
-def make_objective(data: Data, model: Model) -> Objective:
-    """Cross-entropy over the candidates; bare logits do where all candidates are one token."""
-    items = [*data.train, *data.dev, *data.eval]
-    return Objective(
-        graphdef=model.graphdef,
-        num_candidates=max(len(item.candidates) for item in items),
-        normalize=any(len(c) > 1 for item in items for c in item.candidates),
-        loss=classification_loss,
-    )
-
-
 def make_train_source(config: Config, run: Run) -> tuple[BatchSource, list[PageShape]]:
     """The run's batches, and the buckets that hold every one of them."""
     train, items = config.train, run.data.train
     order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
-    batches = [[items[i] for i in order(step)] for step in range(train.steps)]
-    num_pages = choose_num_pages(batches, run.model.config.hidden_size)
-    buckets = choose_buckets(shape_needed(batch, num_pages) for batch in batches)
-    return BatchSource(items, order, buckets), buckets
+    batches = [
+        micro_batches([items[i] for i in order(step)], train.micro_batches)
+        for step in range(train.steps)
+    ]
+    hidden_size = run.model.config.hidden_size
+    num_pages = choose_num_pages([part for batch in batches for part in batch], hidden_size)
+    buckets = choose_buckets(shape_of_all(batch, num_pages) for batch in batches)
+    return BatchSource(items, order, buckets, train.micro_batches), buckets
 
 
 def pack_eval_set(run: Run, items: list[Item]) -> EvalSet:

@@ -19,14 +19,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from zojax.adapters import FoldPolicy, Sites, fold, make_pool
+from zojax.adapters import make_pool
 from zojax.estimators import Estimator, stream_key
 from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
 from zojax.scoring.pages import Array
 
 Tree = Any
 
-_ROUNDING = 2  # the stream of the run's key that the fold's rounding draws from
+# Streams of the run's key, beside that of the directions.
+_SUBSPACE = 1
+_ROUNDING = 2
+_START = 3
 
 
 @jax.tree_util.register_dataclass
@@ -37,7 +40,7 @@ class TrainState:
     Attributes:
         step: steps done, int32.
         params: the trainable tree, float32.
-        subspace: what a redraw replaces (LoZO's V).
+        subspace: what a redraw replaces (LoZO's V), ``{}`` where nothing is.
         opt_state: optax's.
     """
 
@@ -50,10 +53,19 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One packed batch and its labels ``(b,)``."""
+    """A packed batch.
+
+    Attributes:
+        pages: in slot 0.
+        labels_b: the right candidate of each example, int32.
+        lengths_b: tokens of that candidate, float32.
+
+    All leaves have a leading axis of micro-batches where a step scores its batch in parts.
+    """
 
     pages: Pages
     labels_b: Array
+    lengths_b: Array
 
 
 class StepRecord(NamedTuple):
@@ -71,14 +83,12 @@ class StepRecord(NamedTuple):
 
 
 class Method(NamedTuple):
-    """How to train: the estimator, optax's transformation of its gradient, and the fold.
+    """How to train: the estimator, and optax's transformation of its gradient.
 
     Attributes:
-        estimator: where to probe.
+        estimator: where to probe, and in which space.
         optimizer: what optax does with the estimated gradient, at a given learning rate.
-        sites: what is trained.
-        interval: steps between redraws of the subspace (ν).
-        fold_policy: how folding rounds; ``none`` keeps the first subspace for ever.
+        interval: steps between redraws of the subspace (ν); 0 keeps the first one for ever.
         learning_rates: of every step, ``(steps,)`` float32 on the host. A table, since a schedule
             evaluated inside a program rounds as that program happens to be compiled, and the
             journal could not say what a step used.
@@ -86,9 +96,7 @@ class Method(NamedTuple):
 
     estimator: Estimator
     optimizer: Callable[[float | jax.Array], optax.GradientTransformation]
-    sites: Sites
     interval: int
-    fold_policy: FoldPolicy
     learning_rates: np.ndarray
 
 
@@ -100,18 +108,22 @@ class Objective(NamedTuple):
         num_candidates: the most candidates that an example has.
         normalize: False where all candidates are single tokens, so that the vocabulary's
             log-sum-exp cancels.
-        loss: ``(scores_bk, labels_b) -> scalar``.
+        loss: ``(scores_bk, labels_b, lengths_b) -> scalar``, the mean over a batch.
+        num_micro_batches: parts that a step's batch is scored in, one after the other.
     """
 
     graphdef: nnx.GraphDef
     num_candidates: int
     normalize: bool
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    num_micro_batches: int = 1
 
 
-def init_state(method: Method, key: jax.Array) -> TrainState:
-    """The state before the first step."""
-    params, subspace = method.estimator.init(key)
+def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
+    """The state before the first step; ``weights`` are the base model's, and only read."""
+    space = method.estimator.space
+    params = space.init(weights, stream_key(key, _START, 0))
+    subspace = space.redraw(stream_key(key, _SUBSPACE, 0))
     return TrainState(jnp.int32(0), params, subspace, method.optimizer(0.0).init(params))
 
 
@@ -138,7 +150,9 @@ def update(
         return dataclasses.replace(state, step=state.step + 1)
 
     def move(state: TrainState) -> TrainState:
-        gradient = method.estimator.gradient(key, state.step, projected_grad_q)
+        gradient = method.estimator.gradient(
+            key, state.step, state.params, state.subspace, projected_grad_q
+        )
         updates, opt_state = method.optimizer(learning_rate).update(
             gradient, state.opt_state, state.params
         )
@@ -168,6 +182,33 @@ def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Obje
     return jax.vmap(scores)(logprob_vpc)
 
 
+def losses_of(
+    weights: Tree, variants: list[Tree], batch: Batch, objective: Objective, per_pool: int
+) -> jax.Array:
+    """The losses ``(v,)`` of a batch under variants, ``per_pool`` of which are scored at once."""
+
+    def of_pool(states: list[Tree], batch: Batch) -> jax.Array:
+        scores_vbk = score_slots(weights, states, batch, objective)
+        return jax.vmap(objective.loss, in_axes=(0, None, None))(
+            scores_vbk, jnp.asarray(batch.labels_b), jnp.asarray(batch.lengths_b)
+        )
+
+    def of_batch(states: list[Tree]) -> jax.Array:
+        if objective.num_micro_batches == 1:
+            return of_pool(states, batch)
+        return jax.lax.map(lambda part: of_pool(states, part), batch).mean(0)
+
+    if per_pool == len(variants):
+        return of_batch(variants)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variants)
+    pools = jax.tree.map(lambda a: a.reshape(-1, per_pool, *a.shape[1:]), stacked)
+
+    def of_part(pool: Tree) -> jax.Array:
+        return of_batch([jax.tree.map(lambda a, i=i: a[i], pool) for i in range(per_pool)])
+
+    return jax.lax.map(of_part, pools).reshape(-1)
+
+
 def train_step(
     weights: Tree,
     state: TrainState,
@@ -194,8 +235,7 @@ def train_step(
     """
     estimator = method.estimator
     variants = estimator.perturb(key, state.step, state.params, state.subspace)
-    scores_vbk = score_slots(weights, variants, batch, objective)
-    losses_v = jax.vmap(objective.loss, in_axes=(0, None))(scores_vbk, jnp.asarray(batch.labels_b))
+    losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
     projected_grad_q = estimator.projected_grad(losses_v)
     skipped = ~(jnp.isfinite(losses_v).all() & jnp.isfinite(projected_grad_q).all())
     after = update(method, state, key, projected_grad_q, learning_rate, skipped)
@@ -206,12 +246,34 @@ def next_interval(
     weights: Tree, state: TrainState, key: jax.Array, *, method: Method
 ) -> tuple[Tree, TrainState]:
     """Folds the interval that ends before ``state.step`` and redraws; donate both arguments."""
-    fold_key = stream_key(key, _ROUNDING, state.step)
-    weights, params = fold(weights, state.params, state.subspace, fold_key, method.fold_policy)
-    subspace = method.estimator.redraw(key, state.step)
-    return weights, dataclasses.replace(state, params=params, subspace=subspace)
+    space = method.estimator.space
+    weights, params = space.fold(
+        weights, state.params, state.subspace, stream_key(key, _ROUNDING, state.step)
+    )
+    subspace = space.redraw(stream_key(key, _SUBSPACE, state.step))
+    opt_state = _carry(method, state, subspace)
+    after = dataclasses.replace(state, params=params, subspace=subspace, opt_state=opt_state)
+    return weights, after
+
+
+def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
+    """The optimizer's state in the new subspace: every tree of it that is shaped like params."""
+    like_params = jax.tree.structure(state.params)
+
+    def is_moment(node: Tree) -> bool:
+        return jax.tree.structure(node) == like_params
+
+    return jax.tree.map(
+        lambda node: (
+            method.estimator.space.carry(node, state.subspace, subspace)
+            if is_moment(node)
+            else node
+        ),
+        state.opt_state,
+        is_leaf=is_moment,
+    )
 
 
 def starts_interval(method: Method, step: int) -> bool:
     """Whether the subspace is redrawn before this step (known without asking the device)."""
-    return method.fold_policy != "none" and step > 0 and step % method.interval == 0
+    return method.interval > 0 and step > 0 and step % method.interval == 0

@@ -1,0 +1,37 @@
+"""Low-rank directions for a space of small matrices, such as LoRA's: ``U Vᵀ`` for a dense z.
+
+The params are small, so that directions are multiplied out and nothing needs to be folded.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from zojax.adapters.sites import Flat, site_key
+from zojax.adapters.space import Sample, Space
+
+
+def factored(space: Space, shapes: dict[str, tuple[int, ...]], *, rank: int) -> Space:
+    """The same space, with a V ``(…, n, k)`` to be redrawn for each of its params ``(…, m, n)``.
+
+    Args:
+        space: whose own subspace is empty.
+        shapes: of its params, all matrices.
+        rank: columns k of V, for :func:`draw_factored`.
+    """
+
+    def redraw(key: jax.Array) -> Flat:
+        return {
+            path: jax.random.normal(site_key(key, path), (*shape[:-2], shape[-1], rank))
+            for path, shape in shapes.items()
+        }
+
+    return space._replace(redraw=redraw)
+
+
+def draw_factored(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) -> Flat:
+    """A direction ``U Vᵀ``, with U drawn and V of the subspace."""
+    direction = {}
+    for path, v in subspace.items():
+        u = sample(site_key(key, path), (*params[path].shape[:-1], v.shape[-1]))
+        direction[path] = jnp.einsum("...mk,...nk->...mn", u, v, precision="highest")
+    return direction

@@ -1,0 +1,138 @@
+"""MeZO's space: every weight itself, moved along dense directions that are never stored.
+
+A direction z is named by a seed, and its rows are drawn where and when a layer needs them
+(:class:`zojax.models.layers.Seeded`). What is trained is one coefficient a direction; before the
+next step it is folded into the weights and the directions are drawn anew, so that neither a probe
+nor an update ever holds a second copy of the weights.
+
+Axes: d directions, l layers, m rows, n columns.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from zojax.adapters.fold import FoldPolicy, round_to
+from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
+from zojax.adapters.space import Space, keep_moment
+from zojax.models.layers import Seeded, draw_rows
+
+COEFFICIENTS, SEEDS = "coefficients", "seeds"
+
+_ROWS = 2048  # of a matrix that are drawn and folded at once
+
+
+def seeded(sites: Sites, *, num_directions: int = 1, fold_policy: FoldPolicy = "nearest") -> Space:
+    """The space of ``W + Σ_d c_d z_d``; it must be redrawn before every step.
+
+    Args:
+        sites: what is trained.
+        num_directions: directions that a step may move along.
+        fold_policy: how a fold rounds to the weights' dtype.
+    """
+
+    def init(weights: Any, key: jax.Array) -> Flat:
+        return {COEFFICIENTS: jnp.zeros(num_directions, jnp.float32)}
+
+    def redraw(key: jax.Array) -> Flat:
+        return {SEEDS: jax.random.key_data(jax.random.split(key, num_directions))}
+
+    def state(params: Flat, subspace: Flat) -> dict[str, Any]:
+        return along(sites, subspace[SEEDS], params[COEFFICIENTS])
+
+    def fold(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
+        flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+        for site in sites:
+            flat[site.path] = _move(
+                flat[site.path],
+                site,
+                subspace[SEEDS],
+                params[COEFFICIENTS],
+                site_key(key, site.path),
+                fold_policy,
+            )
+        return traverse_util.unflatten_dict(flat, sep="/"), init(weights, key)
+
+    return Space(init, redraw, state, fold, keep_moment, moves_weights=True)
+
+
+def along(sites: Sites, seed_d2: jax.Array, scale_d: jax.Array) -> dict[str, Any]:
+    """The adapter state of ``W + Σ_d scale_d z_d`` at every site.
+
+    Args:
+        sites: what is moved.
+        seed_d2: key data ``(d, 2)`` uint32.
+        scale_d: float32.
+    """
+    state = {}
+    for site in sites:
+        seeds = _site_seeds(site, seed_d2)
+        if site.is_matrix:
+            scales = jnp.broadcast_to(
+                scale_d.reshape(-1, *(1,) * len(site.lead)), (len(scale_d), *site.lead)
+            )
+            state[site.path] = Seeded(seeds, scales)
+        else:
+            state[site.path] = jnp.einsum("d,d...->...", scale_d, _vectors(site, seeds))
+    return nest(state)
+
+
+def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:
+    """A seed for every direction and layer of a site: ``(d, 2)`` or ``(d, l, 2)``."""
+
+    def of(seed: jax.Array) -> jax.Array:
+        key = site_key(jax.random.wrap_key_data(seed), site.path)
+        if site.lead:
+            key = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(jnp.arange(site.lead[0]))
+        return jax.random.key_data(key)
+
+    return jax.vmap(of)(seed_d2)
+
+
+def _vectors(site: Site, seeds: jax.Array) -> jax.Array:
+    """The directions of a vector, which is one row: ``(d, m)`` or ``(d, l, m)``."""
+    m = site.shape[-1]
+    flat = jax.vmap(lambda seed: draw_rows(seed, jnp.zeros(1, jnp.int32), m)[0])(
+        seeds.reshape(-1, seeds.shape[-1])
+    )
+    return flat.reshape(*seeds.shape[:-1], m)
+
+
+def _move(
+    weight: jax.Array,
+    site: Site,
+    seed_d2: jax.Array,
+    scale_d: jax.Array,
+    key: jax.Array,
+    policy: FoldPolicy,
+) -> jax.Array:
+    """``W + Σ_d scale_d z_d`` in W's own buffer, a block of rows at a time."""
+    seeds = _site_seeds(site, seed_d2)
+    if not site.is_matrix:
+        moved = weight.astype(jnp.float32) + jnp.einsum(
+            "d,d...->...", scale_d, _vectors(site, seeds)
+        )
+        return round_to(moved, weight.dtype, policy, key, 0)
+    stacked = weight if site.lead else weight[None]
+    seed_dl2 = seeds if site.lead else seeds[:, None]
+    layers, m, n = stacked.shape
+    rows = min(m, _ROWS)
+    blocks = -(-m // rows)
+
+    def body(i: jax.Array, stacked: jax.Array) -> jax.Array:
+        layer, block = i // blocks, i % blocks
+        start = jnp.minimum(block * rows, m - rows)  # the last block reaches back over the others
+        before = jax.lax.dynamic_slice(stacked, (layer, start, 0), (1, rows, n))[0]
+        ids = start + jnp.arange(rows)
+        moved = before.astype(jnp.float32)
+        for d in range(len(seed_d2)):
+            z = draw_rows(seed_dl2[d, layer], ids, n, weight.dtype)
+            moved += scale_d[d] * z.astype(jnp.float32)
+        rounded = round_to(moved, weight.dtype, policy, key, i)
+        after = jnp.where((ids >= block * rows)[:, None], rounded, before)
+        return jax.lax.dynamic_update_slice(stacked, after[None], (layer, start, 0))
+
+    moved = jax.lax.fori_loop(0, layers * blocks, body, stacked)
+    return moved if site.lead else moved[0]

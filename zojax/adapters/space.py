@@ -1,0 +1,57 @@
+"""Spaces: what a run trains, and which model each point of it names."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from zojax.adapters.sites import Flat, site_key
+
+Tree = Any
+
+Sample = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+"""``(key, shape) -> entries`` of mean 0 and variance 1, such as ``jax.random.normal``."""
+
+
+Draw = Callable[[jax.Array, Flat, Flat, Sample], Flat]
+"""``(key, params, subspace, sample) -> direction``, shaped like params."""
+
+
+def draw_dense(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) -> Flat:
+    """A direction whose entries are all drawn; for the params of ``lowrank`` these are U and z."""
+    return {path: sample(site_key(key, path), leaf.shape) for path, leaf in params.items()}
+
+
+class Space(NamedTuple):
+    """A trainable tree, as pure functions; an estimator probes it, a fold empties it.
+
+    ``params`` are trained, ``subspace`` is what a redraw replaces (``{}`` where nothing is). All
+    are float32.
+
+    Attributes:
+        init: ``(weights, key) -> params``.
+        redraw: ``(key) -> subspace``; for the key of the step that an interval starts at.
+        state: ``(params, subspace) -> adapter state`` of the model that they name.
+        fold: ``(weights, params, subspace, key) -> (weights, params)``: moves into the weights
+            what a redraw would lose. Donate both.
+        carry: ``(moment, old, new) -> moment``: a tree like params that an optimizer keeps, such
+            as momentum, when the subspace is redrawn.
+        moves_weights: whether ``fold`` does anything to the weights.
+    """
+
+    init: Callable[[Tree, jax.Array], Flat]
+    redraw: Callable[[jax.Array], Flat]
+    state: Callable[[Flat, Flat], Tree]
+    fold: Callable[[Tree, Flat, Flat, jax.Array], tuple[Tree, Flat]]
+    carry: Callable[[Flat, Flat, Flat], Flat]
+    moves_weights: bool
+
+
+def keep_weights(weights: Tree, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Tree, Flat]:
+    """The fold of a space whose params live beside the weights for ever."""
+    return weights, params
+
+
+def keep_moment(moment: Flat, old: Flat, new: Flat) -> Flat:
+    """The carry of a space whose params mean the same before and after a redraw."""
+    return moment

@@ -1,0 +1,76 @@
+"""FZOO: batched one-sided probes with a step that adapts to the losses (2506.09034).
+
+With n directions u_q of entries ±1 and the losses l₀ at θ and l_q at θ + ε u_q of one batch,
+
+    σ = std(l₁, …, l_n),        θ ← θ − η / (n σ) Σ_q (l_q − l₀) u_q
+
+Since σ ≈ ε ‖∇L‖, that is SGD with a normalised gradient. Like the authors' code it divides by the
+standard deviation of n losses (not n − 1) and not by ε.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from zojax.adapters import Draw, Flat, Space, draw_dense
+from zojax.estimators.estimator import Estimator, direction_key
+from zojax.estimators.two_point import mean_along
+
+_LEAST_SIGMA = 1e-12  # of losses that are all the same: nothing moves, instead of 0 / 0
+
+
+def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.rademacher(key, shape, jnp.float32)
+
+
+def fzoo(
+    space: Space, draw: Draw = draw_dense, *, epsilon: float = 1e-3, num_queries: int = 8
+) -> Estimator:
+    """FZOO; variant 0 is the unperturbed model, which all queries share.
+
+    In the space of :func:`zojax.adapters.lowrank` all queries share V, and U has entries ±1.
+
+    Args:
+        space: what is trained.
+        draw: directions in it.
+        epsilon: the probe's length.
+        num_queries: n, at least 2.
+    """
+
+    def direction(
+        key: jax.Array, step: jax.Array, query: int, params: Flat, subspace: Flat
+    ) -> Flat:
+        return draw(direction_key(key, step, query, num_queries), params, subspace, _signs)
+
+    def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
+        variants = [space.state(params, subspace)]
+        for query in range(num_queries):
+            u = direction(key, step, query, params, subspace)
+            moved = jax.tree.map(lambda a, b: a + epsilon * b, params, u)
+            variants.append(space.state(moved, subspace))
+        return variants
+
+    def projected_grad(losses_v: jax.Array) -> jax.Array:
+        sigma = jnp.maximum(losses_v[1:].std(), _LEAST_SIGMA)
+        return (losses_v[1:] - losses_v[0]) / sigma
+
+    def gradient(
+        key: jax.Array,
+        step: jax.Array,
+        params: Flat,
+        subspace: Flat,
+        projected_grad_q: jax.Array,
+    ) -> Flat:
+        return mean_along(
+            projected_grad_q,
+            [direction(key, step, query, params, subspace) for query in range(num_queries)],
+        )
+
+    return Estimator(
+        space,
+        perturb,
+        projected_grad,
+        gradient,
+        num_variants=num_queries + 1,
+        num_queries=num_queries,
+        variants_per_pool=num_queries + 1,
+    )

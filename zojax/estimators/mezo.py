@@ -1,0 +1,76 @@
+"""MeZO: zeroth-order SGD with inference's memory (Malladi et al., 2305.17333).
+
+With z ~ N(0, 1) over the trainable tree θ, drawn every step, and the losses of one batch,
+
+    c = (L(θ + ε z) − L(θ − ε z)) / 2ε,        θ ← θ − η c z
+
+and n-SPSA: the mean of n such estimates.
+"""
+
+from typing import Any
+
+import jax
+
+from zojax.adapters import Flat, FoldPolicy, Sites, Space, along, draw_dense, seeded
+from zojax.adapters.seeded import COEFFICIENTS, SEEDS
+from zojax.estimators.estimator import Estimator
+from zojax.estimators.two_point import two_point, two_sided
+
+
+def mezo(space: Space, *, epsilon: float = 1e-3, num_queries: int = 1) -> Estimator:
+    """MeZO over a small tree, such as LoRA's matrices or prefixes.
+
+    Args:
+        space: what is trained; its params are stored once for every variant.
+        epsilon: the probe's length.
+        num_queries: directions a step.
+    """
+    return two_point(space, draw_dense, epsilon=epsilon, num_queries=num_queries)
+
+
+def mezo_on_weights(
+    sites: Sites,
+    *,
+    epsilon: float = 1e-3,
+    num_queries: int = 1,
+    fold_policy: FoldPolicy = "nearest",
+) -> Estimator:
+    """MeZO over the weights themselves, whose z is drawn where it is needed and never stored.
+
+    A step's movement is folded into the weights before the next one, so the space must be redrawn
+    every step. Each query is scored by itself: a layer draws the z of one direction at a time.
+
+    Args:
+        sites: what is trained.
+        epsilon: the probe's length.
+        num_queries: directions a step.
+        fold_policy: how the weights are rounded to their dtype.
+    """
+    space = seeded(sites, num_directions=num_queries, fold_policy=fold_policy)
+
+    def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Any]:
+        lengths = jax.numpy.array([[epsilon], [-epsilon]])
+        return [
+            along(sites, subspace[SEEDS][query : query + 1], length)
+            for query in range(num_queries)
+            for length in lengths
+        ]
+
+    def gradient(
+        key: jax.Array,
+        step: jax.Array,
+        params: Flat,
+        subspace: Flat,
+        projected_grad_q: jax.Array,
+    ) -> Flat:
+        return {COEFFICIENTS: projected_grad_q / num_queries}
+
+    return Estimator(
+        space,
+        perturb,
+        lambda losses_v: two_sided(losses_v, epsilon),
+        gradient,
+        num_variants=2 * num_queries,
+        num_queries=num_queries,
+        variants_per_pool=2,
+    )

@@ -1,0 +1,91 @@
+"""The two-sided estimate of one or more queries: SPSA (Spall, 1992), the core of MeZO and LoZO.
+
+c_q = (L(θ + ε z_q) − L(θ − ε z_q)) / 2ε,        gradient = 1/n Σ_q c_q z_q
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from zojax.adapters import Draw, Flat, Space
+from zojax.estimators.estimator import Estimator, direction_key
+
+Rescale = Callable[[Flat, Flat], Flat]
+"""``(direction, subspace) -> direction``."""
+
+
+def two_point(
+    space: Space,
+    draw: Draw,
+    *,
+    epsilon: float,
+    num_queries: int = 1,
+    probe: Rescale = lambda direction, subspace: direction,
+    move: Rescale = lambda direction, subspace: direction,
+) -> Estimator:
+    """Two variants a query: 0 and 1 are the first query's plus and minus, and so on.
+
+    Args:
+        space: what is trained.
+        draw: directions in it.
+        epsilon: the probe's length.
+        num_queries: directions n a step, all scored in one batch.
+        probe: what the losses are asked along, of a direction drawn.
+        move: what the gradient is a multiple of, of a direction drawn.
+    """
+
+    def direction(
+        key: jax.Array, step: jax.Array, query: int, params: Flat, subspace: Flat
+    ) -> Flat:
+        return draw(
+            direction_key(key, step, query, num_queries), params, subspace, jax.random.normal
+        )
+
+    def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
+        variants = []
+        for query in range(num_queries):
+            z = probe(direction(key, step, query, params, subspace), subspace)
+            for length in (epsilon, -epsilon):
+                moved = jax.tree.map(lambda a, b, by=length: a + by * b, params, z)
+                variants.append(space.state(moved, subspace))
+        return variants
+
+    def gradient(
+        key: jax.Array,
+        step: jax.Array,
+        params: Flat,
+        subspace: Flat,
+        projected_grad_q: jax.Array,
+    ) -> Flat:
+        directions = [
+            move(direction(key, step, query, params, subspace), subspace)
+            for query in range(num_queries)
+        ]
+        return mean_along(projected_grad_q, directions)
+
+    return Estimator(
+        space,
+        perturb,
+        lambda losses_v: two_sided(losses_v, epsilon),
+        gradient,
+        num_variants=2 * num_queries,
+        num_queries=num_queries,
+        variants_per_pool=2 * num_queries,
+    )
+
+
+def two_sided(losses_v: jax.Array, epsilon: float) -> jax.Array:
+    """Central differences of losses in pairs, plus before minus: ``(2 q,)`` to ``(q,)``.
+
+    >>> two_sided(jax.numpy.array([1.5, 1.0, 2.0, 2.0]), 0.25)
+    Array([1., 0.], dtype=float32)
+    """
+    return (losses_v[0::2] - losses_v[1::2]) / (2 * epsilon)
+
+
+def mean_along(projected_grad_q: jax.Array, directions: list[Flat]) -> Flat:
+    """``1/n Σ_q c_q z_q``."""
+    total = jax.tree.map(lambda z: projected_grad_q[0] * z, directions[0])
+    for query, z in enumerate(directions[1:], start=1):
+        total = jax.tree.map(lambda a, b, q=query: a + projected_grad_q[q] * b, total, z)
+    return total if len(directions) == 1 else jax.tree.map(lambda a: a / len(directions), total)

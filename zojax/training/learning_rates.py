@@ -1,0 +1,32 @@
+"""The learning rate of every step, as a table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from zojax.config import TrainConfig
+
+
+def learning_rates(config: TrainConfig) -> np.ndarray:
+    """The learning rate of every step, ``(steps,)`` float32, from optax's schedules.
+
+    Warm-up from zero, then constant, or linear or cosine to zero. Evaluated in float64 on the
+    host, so that every machine gets the same.
+
+    >>> learning_rates(TrainConfig(steps=5, learning_rate=1.0, schedule="linear", warmup_steps=1))
+    array([0.  , 1.  , 0.75, 0.5 , 0.25], dtype=float32)
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    decay_steps = max(1, config.steps - warmup)
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        schedule = {
+            "constant": lambda: optax.constant_schedule(peak),
+            "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
+            "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
+        }[config.schedule]()
+        if warmup:
+            rising = optax.linear_schedule(0.0, peak, warmup)
+            schedule = optax.join_schedules([rising, schedule], [warmup])
+        rates = np.asarray(schedule(jnp.arange(config.steps, dtype=jnp.float64)))
+    return np.broadcast_to(rates, config.steps).astype(np.float32)

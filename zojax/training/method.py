@@ -1,0 +1,167 @@
+"""From a configuration to how a run trains: space, estimator, optimizer and objective."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import optax
+
+from zojax.adapters import (
+    Draw,
+    FoldPolicy,
+    Space,
+    draw_dense,
+    draw_factored,
+    factored,
+    lora_sites,
+    lora_space,
+    lowrank,
+    trainable_sites,
+)
+from zojax.config import Config, EstimatorConfig, TrainConfig
+from zojax.errors import InputError
+from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
+from zojax.models import Model
+from zojax.scoring import Item
+from zojax.training.learning_rates import learning_rates
+from zojax.training.objective import accuracy_loss, classification_loss, likelihood_loss
+from zojax.training.step import Method, Objective
+
+OnWeights = ("linear", "full")
+
+
+def make_method(config: Config, model: Model) -> Method:
+    """The estimator and the optimizer of a configuration.
+
+    Raises:
+        InputError: settings that do not go together.
+    """
+    settings = config.estimator
+    _check(settings, config.train)
+    return Method(
+        make_estimator(settings, model),
+        make_optimizer(config.train),
+        redraw_interval(settings),
+        learning_rates(config.train),
+    )
+
+
+def redraw_interval(settings: EstimatorConfig) -> int:
+    """Steps between redraws of the subspace; 0 is never."""
+    if settings.trainable in OnWeights:
+        if settings.name in ("mezo", "mezo_factorized"):
+            return 1
+        return 0 if settings.fold == "none" else settings.interval
+    return settings.interval if settings.name == "lozo" else 0
+
+
+def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
+    """The estimator of a configuration, in the space of what it trains."""
+    probes = {"epsilon": settings.epsilon, "num_queries": settings.num_queries}
+    if settings.trainable in OnWeights and settings.name == "mezo":
+        sites = trainable_sites(model.weights, settings.trainable)
+        return mezo_on_weights(sites, **probes, fold_policy=_rounding(settings))
+    space, draw = _space(settings, model)
+    if settings.name == "mezo":
+        return mezo(space, **probes)
+    if settings.name == "fzoo":
+        return fzoo(space, draw, **probes)
+    scale = "rms" if settings.name == "mezo_factorized" else settings.scale
+    return lozo(space, draw, rank=settings.rank, scale=scale, **probes)
+
+
+def _space(settings: EstimatorConfig, model: Model) -> tuple[Space, Draw]:
+    if settings.trainable in OnWeights:
+        sites = trainable_sites(model.weights, settings.trainable)
+        return lowrank(sites, rank=settings.rank, fold_policy=_rounding(settings)), draw_dense
+    space = _small_space(settings, model)
+    if settings.name != "lozo":
+        return space, draw_dense
+    params = jax.eval_shape(space.init, model.weights, jax.random.key(0))
+    shapes = {path: leaf.shape for path, leaf in params.items()}
+    return factored(space, shapes, rank=settings.rank), draw_factored
+
+
+def _rounding(settings: EstimatorConfig) -> FoldPolicy:
+    """How a fold rounds; where none is made, how an export does."""
+    return "nearest" if settings.fold == "none" else settings.fold
+
+
+def _small_space(settings: EstimatorConfig, model: Model) -> Space:
+    """LoRA's matrices."""
+    try:
+        sites = lora_sites(trainable_sites(model.weights, "linear"), settings.lora_targets)
+    except ValueError as error:
+        raise InputError(f"estimator.lora_targets: {error}") from None
+    return lora_space(sites, rank=settings.lora_rank, alpha=settings.lora_alpha)
+
+
+def make_optimizer(
+    config: TrainConfig,
+) -> Callable[[float | jax.Array], optax.GradientTransformation]:
+    """Optax's transformation at a given learning rate."""
+
+    def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
+        decay = config.weight_decay
+        decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
+        step = {
+            "sgd": lambda: optax.sgd(learning_rate),
+            "momentum": lambda: optax.chain(
+                optax.ema(config.beta1, debias=False), optax.scale_by_learning_rate(learning_rate)
+            ),
+            "adam": lambda: optax.adam(learning_rate, config.beta1, config.beta2),
+        }[config.optimizer]()
+        return optax.chain(decayed, step)
+
+    return optimizer
+
+
+def make_objective(config: Config, items: Sequence[Item], model: Model) -> Objective:
+    """What a run minimises; bare logits do where all candidates are one token and compared."""
+    losses = {
+        "classification": classification_loss,
+        "likelihood": likelihood_loss,
+        "accuracy": accuracy_loss,
+    }
+    name = config.train.objective
+    compares = name != "likelihood"
+    return Objective(
+        graphdef=model.graphdef,
+        num_candidates=max(len(item.candidates) for item in items),
+        normalize=not compares or any(len(c) > 1 for item in items for c in item.candidates),
+        loss=losses[name],
+        num_micro_batches=config.train.micro_batches,
+    )
+
+
+def _check(settings: EstimatorConfig, train: TrainConfig) -> None:
+    """Refuses settings that do not go together, and says which would."""
+    name, trainable = settings.name, settings.trainable
+    folds = trainable in OnWeights and redraw_interval(settings) > 0
+    if trainable not in OnWeights and name == "mezo_factorized":
+        raise InputError(
+            f"estimator.name=mezo_factorized moves the weights, and trainable={trainable} does "
+            "not: use estimator.name=mezo or lozo"
+        )
+    if trainable in OnWeights and name in ("mezo", "mezo_factorized"):
+        if settings.fold == "none":
+            raise InputError(f"estimator.name={name} folds every step: use another estimator.fold")
+        if train.optimizer != "sgd" or train.weight_decay:
+            raise InputError(
+                f"estimator.name={name} with trainable={trainable} keeps nothing from step to "
+                "step: use train.optimizer=sgd and train.weight_decay=0, or estimator.name=lozo"
+            )
+    if folds and train.optimizer == "adam":
+        raise InputError(
+            "train.optimizer=adam has second moments, which a redraw of V would make wrong: use "
+            "sgd or momentum, or estimator.fold=none, or trainable=lora"
+        )
+    if name == "fzoo" and settings.num_queries < 2:
+        raise InputError(
+            "estimator.name=fzoo divides by the standard deviation of its losses: set "
+            "estimator.num_queries to 2 or more (8 is usual)"
+        )
+    if train.batch_size % train.micro_batches:
+        raise InputError(
+            f"train.micro_batches={train.micro_batches} does not divide "
+            f"train.batch_size={train.batch_size}"
+        )
