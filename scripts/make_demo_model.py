@@ -71,10 +71,10 @@ def next_token_loss(weights, rows_pt, *, graphdef) -> jax.Array:
     positions_pt = jnp.broadcast_to(jnp.arange(inputs_pt.shape[1]), inputs_pt.shape)
     slot_p = jnp.zeros(len(inputs_pt), jnp.int32)
 
-    def attend(q, k, v, _):
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    def attend(q, k, v, *_):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True), None
 
-    hidden_ptn = model(inputs_pt, positions_pt, slot_p, attend, {})
+    hidden_ptn, _ = model(inputs_pt, positions_pt, slot_p, attend, {})
     logits_ptv = model.logits(hidden_ptn, slot_p, {})
     loss_pt = optax.softmax_cross_entropy_with_integer_labels(logits_ptv, targets_pt)
     return loss_pt.mean(where=targets_pt != PAD)

@@ -13,7 +13,7 @@ Arrays carry their axes in their names: p pages, t tokens, r reads, k rank, m ro
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,36 @@ from flax import nnx
 Adapter = Mapping[str, Any]
 """Nested dict of stacked side branches; an empty one means the base model."""
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
-"""``attend(q_prhd, k_pthd, v_pthd, at_pr) -> out_prhd``: the scorer decides who sees whom.
 
-The queries are those of the tokens ``at_pr`` of each page, or of all if it is None.
+class Prefix(NamedTuple):
+    """Keys and values of one layer that every query of a page sees besides what it sees else.
+
+    They enter as outputs of k_proj and v_proj do, and take no position.
+
+    Attributes:
+        k_plhd: l keys a page.
+        v_plhd: their values.
+        on_p: 0 where the page has no prefix.
+    """
+
+    k_plhd: jax.Array
+    v_plhd: jax.Array
+    on_p: jax.Array
+
+
+LayerState = Any
+"""One layer's slice of what lives from token to token (a KV cache), or None."""
+
+Attend = Callable[
+    [jax.Array, jax.Array, jax.Array, jax.Array | None, Prefix | None, LayerState],
+    tuple[jax.Array, LayerState],
+]
+"""``attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, layer_state) -> (out_prhd, layer_state)``: the
+caller of a model decides who sees whom, and what is kept.
+
+The queries are those of the tokens ``at_pr`` of each page, or of all if it is None; keys and values
+are always those of all tokens. A model gives each layer its slice of the state, as it stands, and
+stacks what comes back, which may be of another form.
 """
 
 STACKED = "layers"

@@ -14,7 +14,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zojax.errors import InputError
-from zojax.models.layers import Adapter, Attend, Embedding, LayerNorm, Linear, bind
+from zojax.models.layers import (
+    Adapter,
+    Attend,
+    Embedding,
+    LayerNorm,
+    LayerState,
+    Linear,
+    Prefix,
+    bind,
+)
 
 POSITION_OFFSET = 2
 """Rows of the position table that no token uses (an inheritance from fairseq)."""
@@ -74,7 +83,11 @@ def _take(x_ptn: jax.Array, at_pr: jax.Array | None) -> jax.Array:
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention; who sees whom is the caller's ``attend``."""
+    """Multi-head self-attention; who sees whom is the caller's ``attend``.
+
+    Besides the branches of its linear layers its adapter may hold ``prefix``: ``k`` and ``v``
+    ``(p, length, n)`` and ``on (p,)``, see :class:`zojax.models.layers.Prefix`.
+    """
 
     def __init__(self, config: OPTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.num_heads = config.num_attention_heads
@@ -86,19 +99,31 @@ class Attention(nnx.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (linear() for _ in range(4))
 
     def __call__(
-        self, x_ptn: jax.Array, attend: Attend, adapter: Adapter, at_pr: jax.Array | None
-    ) -> jax.Array:
-        """The sublayer's output at ``at_pr``: ``(p, r, n)``, float32."""
+        self,
+        x_ptn: jax.Array,
+        attend: Attend,
+        adapter: Adapter,
+        at_pr: jax.Array | None,
+        state: LayerState,
+    ) -> tuple[jax.Array, LayerState]:
+        """The sublayer's output at ``at_pr`` (``(p, r, n)``, float32), and the new state."""
 
-        def heads(name: str, x_ptn: jax.Array) -> jax.Array:
-            y_ptn = getattr(self, name)(x_ptn, adapter.get(name, {}))
+        def heads(y_ptn: jax.Array) -> jax.Array:
             y_ptn = y_ptn.astype(self.q_proj.weight[...].dtype)
             return y_ptn.reshape(*y_ptn.shape[:2], self.num_heads, -1)
 
-        q_prhd = heads("q_proj", _take(x_ptn, at_pr))
-        out_prhd = attend(q_prhd, heads("k_proj", x_ptn), heads("v_proj", x_ptn), at_pr)
+        def project(name: str, x_ptn: jax.Array) -> jax.Array:
+            return heads(getattr(self, name)(x_ptn, adapter.get(name, {})))
+
+        prefix = None
+        if "prefix" in adapter:
+            given = adapter["prefix"]
+            prefix = Prefix(heads(given["k"]), heads(given["v"]), given["on"])
+        q_prhd = project("q_proj", _take(x_ptn, at_pr))
+        k_pthd, v_pthd = project("k_proj", x_ptn), project("v_proj", x_ptn)
+        out_prhd, state = attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, state)
         out_prn = out_prhd.reshape(*out_prhd.shape[:2], -1)
-        return self.out_proj(out_prn, adapter.get("out_proj", {}))
+        return self.out_proj(out_prn, adapter.get("out_proj", {})), state
 
 
 class Block(nnx.Module):
@@ -119,8 +144,9 @@ class Block(nnx.Module):
         attend: Attend,
         adapter: Adapter,
         at_pr: jax.Array | None = None,
-    ) -> jax.Array:
-        """The residual stream behind this layer, float32.
+        state: LayerState = None,
+    ) -> tuple[jax.Array, LayerState]:
+        """The residual stream behind this layer, float32, and the layer's new state.
 
         Args:
             x_ptn: the residual stream before it.
@@ -128,13 +154,14 @@ class Block(nnx.Module):
             adapter: this layer's, bound to the pages.
             at_pr: the only tokens that are asked for, if not all; nothing but keys and values
                 is computed for the others.
+            state: for ``attend``.
         """
 
         def norm(name: str, y_ptn: jax.Array) -> jax.Array:
             return getattr(self, name)(y_ptn, adapter.get(name, {}))
 
-        def attention(y_ptn: jax.Array) -> jax.Array:
-            return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr)
+        def attention(y_ptn: jax.Array) -> tuple[jax.Array, LayerState]:
+            return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr, state)
 
         def mlp(y_prn: jax.Array) -> jax.Array:
             y_prm = jax.nn.relu(self.fc1(y_prn, adapter.get("fc1", {})))
@@ -142,10 +169,12 @@ class Block(nnx.Module):
 
         x_prn = _take(x_ptn, at_pr)
         if self.norm_first:
-            x_prn += attention(norm("self_attn_layer_norm", x_ptn))
-            return x_prn + mlp(norm("final_layer_norm", x_prn))
-        x_prn = norm("self_attn_layer_norm", x_prn + attention(x_ptn))
-        return norm("final_layer_norm", x_prn + mlp(x_prn))
+            y_prn, state = attention(norm("self_attn_layer_norm", x_ptn))
+            x_prn += y_prn
+            return x_prn + mlp(norm("final_layer_norm", x_prn)), state
+        y_prn, state = attention(x_ptn)
+        x_prn = norm("self_attn_layer_norm", x_prn + y_prn)
+        return norm("final_layer_norm", x_prn + mlp(x_prn)), state
 
 
 class OPT(nnx.Module):
@@ -195,8 +224,9 @@ class OPT(nnx.Module):
         attend: Attend,
         adapter: Adapter,
         reads_pr: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden states ready for the head: ``(p, r, word_embed_proj_dim)`` in float32.
+        state: LayerState = None,
+    ) -> tuple[jax.Array, LayerState]:
+        """Hidden states ready for the head, ``(p, r, word_embed_proj_dim)`` in float32.
 
         Args:
             tokens_pt: token ids.
@@ -205,6 +235,10 @@ class OPT(nnx.Module):
             attend: attention over a page, see :data:`zojax.models.layers.Attend`.
             adapter: the pool, in this module's tree; layers as ``(slots, layers, …)``.
             reads_pr: the tokens of each page that are wanted; None for all.
+            state: what ``attend`` finds from the last call, leaves ``(layers, …)``, or None.
+
+        Returns:
+            The hidden states, and what ``attend`` leaves, stacked on a layer axis likewise.
         """
 
         def project(module: Linear | LayerNorm, name: str, x_ptn: jax.Array) -> jax.Array:
@@ -216,12 +250,14 @@ class OPT(nnx.Module):
         x_ptn += self.embed_positions(
             positions_pt + POSITION_OFFSET, slot_p, adapter.get("embed_positions", {})
         )
-        x_prn = self._run_layers(x_ptn, slot_p, attend, adapter.get("layers", {}), reads_pr)
+        x_prn, state = self._run_layers(
+            x_ptn, slot_p, attend, adapter.get("layers", {}), reads_pr, state
+        )
         if self.final_layer_norm is not None:
             x_prn = project(self.final_layer_norm, "final_layer_norm", x_prn)
         if self.project_out is not None:
             x_prn = project(self.project_out, "project_out", x_prn)
-        return x_prn
+        return x_prn, state
 
     def _run_layers(
         self,
@@ -230,20 +266,23 @@ class OPT(nnx.Module):
         attend: Attend,
         adapter: Adapter,
         reads_pr: jax.Array | None,
-    ) -> jax.Array:
+        state: LayerState,
+    ) -> tuple[jax.Array, LayerState]:
         """A scan over the layers but the last, which runs at the reads alone."""
         graphdef, stacked = nnx.split(self.layers)
         last = self.num_layers - 1
 
-        def run(x_ptn: jax.Array, layer: jax.Array | int, at_pr: jax.Array | None) -> jax.Array:
+        def run(
+            x_ptn: jax.Array, layer: jax.Array | int, at_pr: jax.Array | None = None
+        ) -> tuple[jax.Array, LayerState]:
             # Indexing in the body, not slicing the stack before the scan, copies no weights.
-            block = nnx.merge(graphdef, jax.tree.map(lambda a: a[layer], stacked))
-            return block(x_ptn, attend, bind(adapter, slot_p, layer), at_pr)
+            weights, layer_state = jax.tree.map(lambda a: a[layer], (stacked, state))
+            block = nnx.merge(graphdef, weights)
+            return block(x_ptn, attend, bind(adapter, slot_p, layer), at_pr, layer_state)
 
-        x_ptn, _ = jax.lax.scan(
-            lambda x_ptn, layer: (run(x_ptn, layer, None), None), x_ptn, jnp.arange(last)
-        )
-        return run(x_ptn, last, reads_pr)
+        x_ptn, states = jax.lax.scan(run, x_ptn, jnp.arange(last))
+        x_prn, last_state = run(x_ptn, last, reads_pr)
+        return x_prn, jax.tree.map(lambda a, b: jnp.append(a, b[None], 0), states, last_state)
 
     def _head(self, adapter: Adapter) -> tuple[Embedding, Adapter]:
         name = "embed_tokens" if self.lm_head is None else "lm_head"

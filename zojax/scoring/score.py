@@ -37,7 +37,7 @@ def score(
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.
     """
     model = nnx.merge(graphdef, weights)
-    hidden_prn = model(
+    hidden_prn, _ = model(
         pages.tokens_pt,
         pages.positions_pt,
         pages.slot_p,

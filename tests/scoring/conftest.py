@@ -1,0 +1,45 @@
+"""Small random models that transformers reads too."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from zojax.models import Model, load
+from zojax.models.opt import OPTConfig
+from zojax.models.tensor_names import tensor_shapes
+from zojax.models.weights import save_tensors
+
+PRE_LN = OPTConfig(
+    vocab_size=97,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=3,
+    ffn_dim=40,
+    max_position_embeddings=48,
+    word_embed_proj_dim=24,
+)
+STYLES = {
+    "pre-LN": PRE_LN,
+    "as 350M": dataclasses.replace(PRE_LN, word_embed_proj_dim=16, do_layer_norm_before=False),
+}
+
+
+@pytest.fixture(scope="session")
+def rough_models(tmp_path_factory) -> dict[str, Model]:
+    """Both styles on disk and loaded, float32, with logits of the order of 1."""
+    models, rng = {}, np.random.default_rng(1)
+    for style, config in STYLES.items():
+        directory, shapes = tmp_path_factory.mktemp("rough"), tensor_shapes(config)
+
+        def noise(name: str, shapes=shapes) -> np.ndarray:
+            return ("norm.weight" in name) + 0.15 * rng.standard_normal(shapes[name])
+
+        save_tensors(config, directory, noise, dtype="float32")
+        models[style] = load(str(directory))
+    return models
+
+
+@pytest.fixture(params=STYLES, ids=str)
+def rough_model(request, rough_models) -> Model:
+    return rough_models[request.param]

@@ -1,0 +1,34 @@
+"""The activations of real tokens as a key/value prefix (MeZO's initialisation, 2305.17333)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from zojax.scoring.attention import prompt_attention
+
+
+def prefix_from_tokens(
+    weights: Any, tokens_l: jax.Array, graphdef: nnx.GraphDef
+) -> dict[str, jax.Array]:
+    """Keys and values that the base model computes for tokens that are a sequence by themselves.
+
+    Args:
+        weights: the base model's parameters.
+        tokens_l: token ids, at positions 0, 1, …
+        graphdef: the model's structure, static.
+
+    Returns:
+        ``k`` and ``v``: ``(layers, l, n)`` float32, the heads joined as k_proj and v_proj give
+        them.
+    """
+    model = nnx.merge(graphdef, weights)
+    tokens_pt = tokens_l[None]
+    positions_pt = jnp.arange(len(tokens_l))[None]
+    last_pr = positions_pt[:, -1:]  # of the last layer nothing but keys and values is asked for
+    _, state = model(tokens_pt, positions_pt, jnp.zeros(1, int), prompt_attention, {}, last_pr)
+    return {
+        name: x_yplhd.reshape(len(x_yplhd), len(tokens_l), -1).astype(jnp.float32)
+        for name, x_yplhd in state.items()
+    }
