@@ -1,5 +1,6 @@
 """``zojax train``: what it leaves, and that bad input leaves nothing behind."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zojax.tasks import sst2
+from zojax.tasks.dataset import TASKS
+from zojax.tasks.sst2 import SST2
 
 
 @pytest.fixture
@@ -116,7 +118,10 @@ def no_data(model, reviews, monkeypatch):
 
 
 def candidate_of_nothing(model, reviews, monkeypatch):
-    monkeypatch.setattr(sst2, "CANDIDATES", (" great", ""))
+    def render(record, name):
+        return dataclasses.replace(SST2.render(record, name), candidates=(" great", ""))
+
+    monkeypatch.setitem(TASKS, "sst2", dataclasses.replace(SST2, render=render))
     return "candidate '' tokenises to nothing"
 
 

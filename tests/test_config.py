@@ -328,7 +328,7 @@ def refused(path) -> str:
         (
             f"{IMPORT}def get_config():\n"
             "    return Config(ModelConfig('m'), RunConfig('r'), train=DataConfig())\n",
-            ":3: train=DataConfig(ta..._labels=False): should be a dictionary or an instance of",
+            ":3: train=DataConfig(ta...",
         ),
         (
             f"{IMPORT}def get_config():\n    return RunConfig('a', 0, 1, 1, 'b')\n",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import reprlib
 import runpy
 import traceback
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from zojax.errors import InputError
@@ -44,33 +45,64 @@ class ModelConfig:
     bos_token_id: NonNegative | None = None
 
 
+def _keys_as_text(value: Any) -> Any:
+    """JSON's keys are text: 0 and "0", True and "true" are one label."""
+    if not isinstance(value, Mapping):
+        return value
+    return {json.dumps(k) if isinstance(k, int) else k: word for k, word in value.items()}
+
+
+Words = Annotated[dict[Text, Text], BeforeValidator(_keys_as_text)]
+
+
 @dataclass(config=_STRICT_FIELDS)
 class DataConfig:
-    """What to learn from.
+    r"""What to learn from.
 
     Attributes:
-        task: its name.
-        path: directory with ``train.jsonl`` and ``validation.jsonl``; None reads the Hugging
-            Face hub.
-        num_train: training examples, the first of a shuffled train split.
-        num_dev: examples behind them, to choose the best step by.
-        num_eval: examples of the validation split (all, if it has fewer).
+        task: its name, or ``custom`` for your own data, which ``prompt`` describes.
+        path: directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``;
+            None reads the Hugging Face hub.
+        num_train: training examples, the first of a shuffled train split; None is 1,000, or what
+            ``num_dev`` leaves of fewer.
+        num_dev: examples behind them, to choose the best step by; None is the task's own: 500, or
+            100 where records are few.
+        num_eval: examples of the validation split (all, if it has fewer); None is 1,000.
         seed: of the choice of examples.
         truncate: what to do with a sequence that is too long: ``error``, or ``left`` to drop
             its oldest prompt tokens, as MeZO does.
         max_length: the longest sequence, in tokens; the model's positions bound it too.
         shuffle_labels: permute the training labels: a control, which must not learn.
+        prompt: of your own data: a template such as ``"{review}\nSentiment:"``, with the names of
+            fields in braces.
+        candidates: of your own data: a word for each label, such as ``{0: " bad", 1: " good"}``.
+        label: of your own data: the field that holds the label.
+        answer: of your own data, in place of candidates: the field that holds a free answer.
+        metric: ``accuracy`` or ``f1``; None is the task's own.
+        skip_bad: leave out bad rows and count them, rather than stop at the first.
+        num_demos: demonstrations before every prompt, drawn from the train split; MeZO's in-context
+            learning takes 32.
+        calibration: what to subtract from the candidates' scores: nothing, their scores after a
+            ``content_free`` prompt, or their ``median`` over the dev set.
     """
 
     task: Text = "sst2"
     path: Text | None = None
-    num_train: Count = 1000
-    num_dev: Count = 500
-    num_eval: Count = 1000
+    num_train: Count | None = None
+    num_dev: Count | None = None
+    num_eval: Count | None = None
     seed: Seed = 0
     truncate: Literal["error", "left"] = "error"
     max_length: Count = 2048
     shuffle_labels: Switch = False
+    prompt: Text | None = None
+    candidates: Words | None = None
+    label: Text = "label"
+    answer: Text | None = None
+    metric: Literal["accuracy", "f1"] | None = None
+    skip_bad: Switch = False
+    num_demos: NonNegative = 0
+    calibration: Literal["none", "content_free", "median"] = "none"
 
 
 @dataclass(config=_STRICT_FIELDS)
@@ -252,6 +284,8 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
 def _parse(field_type: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in get_args(field_type):
         return None
+    if Words in get_args(field_type):
+        return TypeAdapter(field_type).validate_json(text)
     return TypeAdapter(field_type).validate_strings(text)
 
 
@@ -281,6 +315,8 @@ def _reason(error: ValidationError) -> str:
         return f"should be {_KINDS[kind]}"
     if first["type"] == "string_too_short":
         return "should not be empty"
+    if first["type"] == "json_invalid":
+        return 'should be JSON, such as {"0": " bad", "1": " good"}'
     message = first["msg"].removeprefix("Input ")
     return message[0].lower() + message[1:]
 

@@ -1,5 +1,6 @@
 """Which records become a run's examples, and what is said of those that cannot."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -10,7 +11,8 @@ import pytest
 
 from zojax.config import DataConfig
 from zojax.errors import InputError
-from zojax.tasks import load_splits, sst2
+from zojax.tasks import load_splits
+from zojax.tasks.dataset import TASKS
 
 
 def config(path, **fields) -> DataConfig:
@@ -199,7 +201,9 @@ def test_missing_directory_missing_file_and_file_for_a_directory_are_told_apart(
     assert refusal(reviews).startswith(f"{reviews}/validation.jsonl: no such file, and data.path")
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("sst", "sst2"), ("SST2", "sst2"), ("cb", "sst2")])
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("sst", "sst2"), ("WSC", "wsc"), ("costum", "custom")]
+)
 def test_unknown_task_names_the_nearest(reviews, name, nearest):
     with pytest.raises(InputError, match=f"^data.task='{name}': no such task; .*'{nearest}'"):
         load_splits(DataConfig(name, str(reviews)))
@@ -248,7 +252,8 @@ def test_hub_layout_is_read_by_the_real_library(monkeypatch, tmp_path, reviews):
         "  - split: train\n    path: sst2/train-*\n"
         "  - split: validation\n    path: sst2/validation-*\n---\n"
     )
-    monkeypatch.setattr(sst2, "HUB", (str(repository), "sst2"))
+    here = dataclasses.replace(TASKS["sst2"], hub=(str(repository), "sst2"))
+    monkeypatch.setitem(TASKS, "sst2", here)
     from_hub, local = load_splits(config(None)), load_splits(config(reviews))
     for ours, theirs in ((from_hub.dev, local.dev), (from_hub.eval, local.eval)):
         assert [(e.prompt, e.label) for e in ours] == [(e.prompt, e.label) for e in theirs]

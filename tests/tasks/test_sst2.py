@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from zojax.tasks import sst2
+from zojax.tasks.sst2 import render_sst2
 from zojax.tasks.tokenize import Tokenizer, load_tokenizer, tokenise
 
 
@@ -36,7 +36,7 @@ SENTENCES = [
 @pytest.mark.parametrize("sentence", SENTENCES)
 @pytest.mark.parametrize("label", [0, 1])
 def test_prompt_and_candidates_are_mezos(sentence, label):
-    example = sst2.render({"sentence": sentence, "label": label}, "train:1")
+    example = render_sst2({"sentence": sentence, "label": label}, "train:1")
     assert example.prompt == mezo_encode(sentence)
     for candidate in (0, 1):
         text = example.prompt + example.candidates[candidate]
@@ -45,7 +45,7 @@ def test_prompt_and_candidates_are_mezos(sentence, label):
 
 def test_label_0_is_terrible_and_1_is_great():
     for label, word in ((0, " terrible"), (1, " great")):
-        example = sst2.render({"sentence": "x", "label": label}, "validation:7")
+        example = render_sst2({"sentence": "x", "label": label}, "validation:7")
         assert example.candidates[example.label] == word
         assert example.name == "validation:7"
 
@@ -63,7 +63,7 @@ def opt_tokenizer(shared_data, tiny_model, tmp_path_factory) -> Tokenizer:
 
 def test_published_tokenizer_makes_each_word_one_token(opt_tokenizer, shared_data):
     vocab = json.loads((shared_data / "opt-tokenizer" / "vocab.json").read_text())
-    item = tokenise(opt_tokenizer, sst2.render({"sentence": "a cat ", "label": 1}, "x"))
+    item = tokenise(opt_tokenizer, render_sst2({"sentence": "a cat ", "label": 1}, "x"))
     assert [c.tolist() for c in item.candidates] == [[vocab["Ġterrible"]], [vocab["Ġgreat"]]]
     assert item.prompt[0] == 0
     assert item.num_computed == len(item.prompt)
@@ -72,7 +72,7 @@ def test_published_tokenizer_makes_each_word_one_token(opt_tokenizer, shared_dat
 
 def test_published_tokenizer_encodes_whole_prompts_as_transformers_does(opt_tokenizer):
     for sentence in SENTENCES:
-        example = sst2.render({"sentence": sentence, "label": 0}, "x")
+        example = render_sst2({"sentence": sentence, "label": 0}, "x")
         item = tokenise(opt_tokenizer, example)
         for candidate, text in zip(item.candidates, example.candidates, strict=True):
             with_native_bos = opt_tokenizer.tokens(example.prompt + text)["input_ids"]

@@ -2,6 +2,7 @@
 
 from zojax.tasks.dataset import Splits, load_splits
 from zojax.tasks.example import Example
+from zojax.tasks.task import Task
 from zojax.tasks.tokenize import encode, load_tokenizer, tokenise
 
-__all__ = ["Example", "Splits", "encode", "load_splits", "load_tokenizer", "tokenise"]
+__all__ = ["Example", "Splits", "Task", "encode", "load_splits", "load_tokenizer", "tokenise"]

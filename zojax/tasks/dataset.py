@@ -1,78 +1,241 @@
-"""Reading a task's records and choosing the examples of a run, as MeZO's scripts choose them."""
+"""Choosing the examples of a run, as MeZO's scripts choose them."""
 
 import dataclasses
 import difflib
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from zojax.config import DataConfig
 from zojax.errors import InputError
-from zojax.tasks import sst2
+from zojax.tasks.copa import COPA
+from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields
+from zojax.tasks.demonstrations import with_demonstrations
+from zojax.tasks.entailment import CB, RTE
 from zojax.tasks.example import Example
+from zojax.tasks.question_answering import DROP, SQUAD
+from zojax.tasks.reading import BOOLQ, MULTIRC
+from zojax.tasks.record import RECORD
+from zojax.tasks.records import OnBad, Row
+from zojax.tasks.sst2 import SST2
+from zojax.tasks.tables import Table, read_tables
+from zojax.tasks.task import Task, make_example
+from zojax.tasks.words import WIC, WSC
 
-TASKS: Mapping[str, ModuleType] = {"sst2": sst2}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (SST2, RTE, CB, BOOLQ, WSC, WIC, MULTIRC, COPA, RECORD, SQUAD, DROP)
+}
+_NAMED_BAD_ROWS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The examples of a run: to learn from, to choose the best step by, and held out."""
+    """The examples of a run: to learn from, to choose the best step by, and held out.
+
+    Attributes:
+        train: to learn from.
+        dev: to choose the best step by.
+        eval: held out.
+        task: what they are examples of.
+        skipped: rows that were left out because they are bad (``data.skip_bad``).
+        notes: what the user should know of the choice, a line each.
+    """
 
     train: list[Example]
     dev: list[Example]
     eval: list[Example]
+    task: Task
+    skipped: int = 0
+    notes: tuple[str, ...] = ()
 
 
-def get_task(name: str) -> ModuleType:
-    """A task's module: ``HUB``, ``FIELDS``, ``CANDIDATES`` and ``render``."""
-    if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1, cutoff=0)
-        raise InputError(f"data.task={name!r}: no such task; did you mean {close[0]!r}?")
-    return TASKS[name]
+def get_task(config: DataConfig) -> Task:
+    """The task of a configuration; ``InputError`` if it has none, or wants what it cannot have."""
+    if config.task == CUSTOM:
+        task = custom_task(config)
+    elif config.task in TASKS:
+        task = TASKS[config.task]
+        refuse_own_fields(config)
+    else:
+        close = difflib.get_close_matches(config.task, [*TASKS, CUSTOM], n=1, cutoff=0)
+        raise InputError(f"data.task={config.task!r}: no such task; did you mean {close[0]!r}?")
+    if config.metric == "f1" and task.metric != "f1":
+        raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels")
+    if config.shuffle_labels and task.kind != "classification":
+        raise InputError(f"data.shuffle_labels permutes labels, but {task.name} has none")
+    if config.calibration != "none" and task.kind == "generation":
+        raise InputError(f"data.calibration is for candidates, but {task.name} has free answers")
+    if config.calibration == "median" and not task.candidates:
+        raise InputError(
+            f"data.calibration='median' is for candidates that stay the same, but those of "
+            f"{task.name} change with the example"
+        )
+    return dataclasses.replace(task, metric=config.metric or task.metric)
 
 
-def load_splits(config: DataConfig) -> Splits:
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many examples a run wants."""
+
+    train: int
+    dev: int
+    eval: int
+
+
+def get_sizes(config: DataConfig, task: Task) -> Sizes:
+    """The configuration's numbers, or else the task's own."""
+    return Sizes(
+        config.num_train or task.num_train,
+        config.num_dev or task.num_dev,
+        config.num_eval or task.num_eval,
+    )
+
+
+def load_splits(
+    config: DataConfig, check: Callable[[Example], object] = lambda example: None
+) -> Splits:
     """Reads, chooses and renders.
 
     As MeZO does: ``num_train + num_dev`` records from a permutation of the train split seeded
     with ``seed`` (NumPy's legacy generator), the last ``num_dev`` of them for dev; and up to
-    ``num_eval`` of the validation split's permutation. Where records are too few for train and
-    dev, MeZO takes what there is with a warning; here it is an error.
+    ``num_eval`` of the validation split's permutation. Where the train split has fewer, training
+    gets what dev leaves, if ``num_train`` is the task's own; a number that was asked for is not
+    lowered.
+
+    With ``num_demos`` every prompt gets demonstrations of its own from the train split, as in
+    MeZO's in-context learning; an example is never among its own.
+
+    With ``skip_bad`` a bad row's place is taken by the next of the permutation, so that the same
+    rows are chosen every time.
+
+    Args:
+        config: which data, and how many.
+        check: raises ``InputError`` for an example that cannot be used, such as one too long.
 
     Raises:
         InputError: names file and line of a bad record, or the fix for missing data.
     """
-    task = get_task(config.task)
-    train, evaluation = (_read(config, task, split) for split in ("train", "validation"))
-    wanted = config.num_train + config.num_dev
-    if len(train) < wanted:
-        raise InputError(
-            f"{_where(config, 'train')}: has {len(train)} records, but data.num_train="
-            f"{config.num_train} and data.num_dev={config.num_dev} need {wanted}"
-        )
-    chosen = _choose(train, wanted, config.seed)
-    examples = [_render(task, record, name) for name, record in chosen]
-    train_examples = examples[: config.num_train]
-    if config.shuffle_labels:
-        train_examples = _shuffle_labels(train_examples, config.seed)
-    held_out = _choose(evaluation, min(config.num_eval, len(evaluation)), config.seed)
+    task, bad = get_task(config), _BadRows(config.skip_bad)
+    sizes = get_sizes(config, task)
+    train, evaluation, notes = read_tables(config, task, bad)
+    most = max(sizes.train + sizes.dev, sizes.eval)
+    demonstrate = _demonstrator(train, task, config, most, bad)
+
+    def choose(table: Table, count: int) -> list[Example]:
+        def make(row: Row, position: int) -> Example:
+            example = demonstrate(make_example(task, row.record or {}, row.name), position)
+            check(example)
+            return example
+
+        return _choose(table.rows, count, config.seed, make, bad)
+
+    learning = choose(train, sizes.train + sizes.dev)
+    num_train = len(learning) - sizes.dev
+    if num_train < sizes.train:
+        notes.append(_make_do(config, train, sizes, num_train, len(bad.messages)))
+    held_out = choose(evaluation, sizes.eval)
+    if not held_out:
+        raise InputError(f"{evaluation.where}: all {len(evaluation.rows)} rows are bad")
+    if bad.messages:
+        notes.append(bad.in_words())
+    examples = learning[:num_train]
     return Splits(
-        train_examples,
-        examples[config.num_train :],
-        [_render(task, record, name) for name, record in held_out],
+        _shuffle_labels(examples, config.seed) if config.shuffle_labels else examples,
+        learning[num_train:],
+        held_out,
+        task,
+        len(bad.messages),
+        tuple(notes),
     )
 
 
-Record = tuple[str, Mapping[str, Any]]
+@dataclasses.dataclass
+class _BadRows:
+    """What is wrong with the bad rows; raises at the first, unless they are to be skipped."""
+
+    skip: bool
+    messages: dict[str, None] = dataclasses.field(default_factory=dict)  # each once, in order
+
+    def __call__(self, error: InputError) -> None:
+        if not self.skip:
+            raise error
+        self.messages[str(error)] = None
+
+    def in_words(self) -> str:
+        count, first = len(self.messages), list(self.messages)[:_NAMED_BAD_ROWS]
+        others = f"; and {count - len(first)} more" if count > len(first) else ""
+        return f"left out {count} bad row{'s' * (count > 1)}: {'; '.join(first)}{others}"
 
 
-def _choose(records: Sequence[Record], count: int, seed: int) -> list[Record]:
-    order = np.random.RandomState(seed).permutation(len(records))[:count]
-    return [records[i] for i in order]
+def _demonstrator(
+    train: Table, task: Task, config: DataConfig, most: int, bad: OnBad
+) -> Callable[[Example, int], Example]:
+    """``(example, its position) -> example`` with demonstrations; a position is below ``most``."""
+    if not config.num_demos:
+        return lambda example, position: example
+    # MeZO draws a seed for every evaluated example, and with it a subset of the train split.
+    seeds: Any = np.random.RandomState(config.seed).randint(0, 10_000, most)
+
+    @functools.cache
+    def shown(index: int) -> Example | None:
+        row = train.rows[index]
+        if row.record is None:
+            return None
+        try:
+            return make_example(task, row.record, row.name)
+        except InputError as error:
+            bad(error)
+            return None
+
+    def demonstrate(example: Example, position: int) -> Example:
+        order = np.random.RandomState(seeds[position]).permutation(len(train.rows)).tolist()
+        others = (shown(i) for i in order if train.rows[i].name != example.name)
+        demonstrations = itertools.islice(filter(None, others), config.num_demos)
+        return with_demonstrations(example, list(demonstrations))
+
+    return demonstrate
+
+
+def _choose(
+    rows: Sequence[Row],
+    count: int,
+    seed: int,
+    make: Callable[[Row, int], Example],
+    bad: OnBad,
+) -> list[Example]:
+    """The first ``count`` good rows of a permutation; all, if there are fewer."""
+    examples: list[Example] = []
+    for i in np.random.RandomState(seed).permutation(len(rows)).tolist():
+        if len(examples) == count:
+            break
+        if rows[i].record is None:  # it has been counted
+            continue
+        try:
+            examples.append(make(rows[i], len(examples)))
+        except InputError as error:
+            bad(error)
+    return examples
+
+
+def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, num_bad: int) -> str:
+    """The note that training has fewer examples than usual; an error where that will not do."""
+    there = f"{train.where}: has {len(train.rows)} records"
+    if num_bad:
+        there += f", {num_bad} bad rows among those read"
+    if config.num_train is not None:
+        raise InputError(
+            f"{there}, but data.num_train={sizes.train} and data.num_dev={sizes.dev} need "
+            f"{sizes.train + sizes.dev}"
+        )
+    if num_train < 1:
+        raise InputError(
+            f"{there}, and data.num_dev={sizes.dev} leaves none to train on; lower it with --set "
+            "data.num_dev=N"
+        )
+    return f"{there}: {num_train} to train on, beside {sizes.dev} for dev"
 
 
 def _shuffle_labels(examples: Sequence[Example], seed: int) -> list[Example]:
@@ -82,84 +245,3 @@ def _shuffle_labels(examples: Sequence[Example], seed: int) -> list[Example]:
         dataclasses.replace(example, label=examples[i].label)
         for example, i in zip(examples, order, strict=True)
     ]
-
-
-def _render(task: ModuleType, record: Mapping[str, Any], name: str) -> Example:
-    for field in task.FIELDS:
-        if field not in record:
-            raise InputError(f"{name}: no field {field!r}; there are {', '.join(record) or 'none'}")
-    label = record["label"]
-    if type(label) is not int or not 0 <= label < len(task.CANDIDATES):  # true is an int to Python
-        words = ", ".join(f"{i} ({word!r})" for i, word in enumerate(task.CANDIDATES))
-        raise InputError(f"{name}: label {label!r} has no word; labels are {words}")
-    for field in task.FIELDS:
-        if field != "label" and not isinstance(record[field], str):
-            raise InputError(f"{name}: {field} is {record[field]!r}, which is no text")
-    return task.render(record, name)
-
-
-def _where(config: DataConfig, split: str) -> str:
-    if config.path is None:
-        return f"split {split!r} on the hub"
-    return str(Path(config.path) / f"{split}.jsonl")
-
-
-def _read(config: DataConfig, task: ModuleType, split: str) -> list[Record]:
-    if config.path is None:
-        return _read_hub(task, split)
-    return _read_jsonl(Path(_where(config, split)))
-
-
-def _read_jsonl(path: Path) -> list[Record]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(_what_is_missing(path)) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    records = []
-    # Not splitlines: JSON strings may hold other line separators, such as U+2028, as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            reason = f"{error.msg} at column {error.colno}"
-            raise InputError(f"{path}:{number}: is not JSON ({reason})") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}:{number}: is not a JSON object")
-        records.append((f"{path}:{number}", record))
-    if not records:
-        raise InputError(f"{path}: holds no record")
-    return records
-
-
-def _what_is_missing(path: Path) -> str:
-    directory = path.parent
-    if directory.is_dir():
-        return f"{path}: no such file, and data.path={str(directory)!r} should hold it"
-    what = "is a file" if directory.is_file() else "no such directory"
-    return f"data.path={str(directory)!r}: {what}; give a directory that holds {path.name}"
-
-
-def _read_hub(task: ModuleType, split: str) -> list[Record]:
-    repository, name = task.HUB
-    try:
-        import datasets
-    except ImportError:
-        raise InputError(
-            f"reading {repository} needs datasets: pip install 'zojax[hub]', or give a local "
-            "directory with --set data.path=DIR"
-        ) from None
-    try:
-        rows = datasets.load_dataset(repository, name, split=split)
-    except Exception as error:  # the library raises many kinds; all mean that it is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{repository} cannot be read from the hub ({reason}); give a local directory with "
-            "--set data.path=DIR"
-        ) from error
-    return [(f"{repository} {split}:{i}", dict(row)) for i, row in enumerate(rows)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zojax.config import Config, to_dict
-from zojax.tasks.dataset import get_task
+from zojax.tasks.dataset import get_sizes, get_task
 from zojax.training.journal import FORMAT, SKIPPED, Journal
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -97,8 +97,9 @@ def _front_matter(config: Config, library: str) -> str:
     base = config.model.path
     if _HUB_ID.fullmatch(base) and not Path(base).exists():
         fields["base_model"] = base
-    if config.data.path is None:
-        fields["datasets"] = [get_task(config.data.task).HUB[0]]
+    hub = get_task(config.data).hub
+    if config.data.path is None and hub is not None:
+        fields["datasets"] = [hub[0]]
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     return "\n".join(["---", *lines, "---"])
 
@@ -107,7 +108,7 @@ def _usage(config: Config, load: str) -> str:
     """Loading, and scoring as in training: the mean log-probability of a candidate's tokens."""
     bos = config.model.bos_token_id
     first = "tokenizer.bos_token_id" if bos is None else str(bos)
-    candidates = list(getattr(get_task(config.data.task), "CANDIDATES", [" one", " another"]))
+    candidates = list(get_task(config.data).candidates) or [" one", " another"]
     return f"""## Use
 
 ```python
@@ -144,12 +145,14 @@ def _sections(exported: Exported) -> list[str]:
         "key": f"{header['key_impl']} {' '.join(map(str, header['key_data']))}",
         "made by": f"zojax {header['zojax']}, jax {header['jax']}",
     }
+    task = get_task(config.data)
+    sizes = get_sizes(config.data, task)
     data = {
         "task": config.data.task,
-        "from": config.data.path or "/".join(get_task(config.data.task).HUB),
-        "training examples": config.data.num_train,
-        "dev examples": config.data.num_dev,
-        "held-out examples": f"up to {config.data.num_eval}",
+        "from": config.data.path or "/".join(filter(None, task.hub or ())),
+        "training examples": f"up to {sizes.train}",
+        "dev examples": sizes.dev,
+        "held-out examples": f"up to {sizes.eval}",
     }
     sections = [f"## Data\n\n{_table(data)}", f"## Results\n\n{_results(exported)}"]
     if exported.details:

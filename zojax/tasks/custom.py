@@ -1,0 +1,166 @@
+"""The user's own data: a template in the configuration, and candidates or a free answer."""
+
+import dataclasses
+import json
+import string
+from typing import Any
+
+from zojax.config import DataConfig
+from zojax.errors import InputError
+from zojax.tasks.example import Example
+from zojax.tasks.task import Record, Task, is_texts
+
+CUSTOM = "custom"
+NUM_DEV = 100
+"""Own data are often few, so that 500 as in MeZO's tables would leave none to train on."""
+
+_OWN_FIELDS = ("prompt", "candidates", "answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A text with names of fields in braces; ``{{`` and ``}}`` are the braces themselves.
+
+    Attributes:
+        parts: the literal texts, each with the field behind it, None behind the last.
+    """
+
+    parts: tuple[tuple[str, str | None], ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are named, each once, in order."""
+        return tuple(dict.fromkeys(field for _, field in self.parts if field is not None))
+
+    def fill(self, values: dict[str, str]) -> str:
+        """The text with values in the place of their fields."""
+        return "".join(text + (values[field] if field else "") for text, field in self.parts)
+
+
+def parse_template(text: str) -> Template:
+    """Reads a template.
+
+    Raises:
+        InputError: a lone brace, or more than a name within braces.
+
+    >>> parse_template("{review} {{it}} was").fill({"review": "Fine."})
+    'Fine. {it} was'
+    """
+    try:
+        parsed = list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise InputError(
+            f"data.prompt={text!r}: {error}; write {{{{ and }}}} for braces themselves"
+        ) from None
+    for _, field, spec, conversion in parsed:
+        if field == "" or spec or conversion:
+            raise InputError(
+                f"data.prompt={text!r}: braces hold the name of a field and nothing else; write "
+                "{{ and }} for braces themselves"
+            )
+    return Template(tuple((literal, field) for literal, field, _, _ in parsed))
+
+
+def custom_task(config: DataConfig) -> Task:
+    """The task that a configuration describes.
+
+    Raises:
+        InputError: what is missing in it, or one thing too many.
+    """
+    if config.prompt is None or config.path is None:
+        what = "data.prompt" if config.prompt is None else "data.path"
+        raise InputError(f"data.task='custom' needs {what}; see docs/data.md for an example")
+    if (config.candidates is None) == (config.answer is None):
+        raise InputError(
+            "data.task='custom' needs either data.candidates, the words of its labels, or "
+            "data.answer, the field of a free answer"
+        )
+    template = parse_template(config.prompt)
+    if not template.fields:
+        raise InputError(f"data.prompt={config.prompt!r}: names no field, as in {{text}}")
+    if config.candidates is None:
+        return _free_answers(template, str(config.answer))
+    return _labelled(template, config.candidates, config.label)
+
+
+def refuse_own_fields(config: DataConfig) -> None:
+    """Refuses fields that mean nothing to a task that has its own template."""
+    for field in _OWN_FIELDS:
+        if getattr(config, field) is not None:
+            raise InputError(
+                f"data.{field} is for data.task='custom', but data.task is {config.task!r}"
+            )
+
+
+def _labelled(template: Template, words: dict[str, str], label_field: str) -> Task:
+    candidates = tuple(words.values())
+    if len(candidates) < 2:
+        raise InputError(f"data.candidates={words}: give at least two")
+    index_by_label = {label: i for i, label in enumerate(words)}
+
+    def render(record: Record, name: str) -> Example:
+        label = record[label_field]
+        key = as_label(label)
+        if key not in index_by_label:
+            known = ", ".join(f"{text} ({word!r})" for text, word in words.items())
+            raise InputError(f"{name}: {label_field} {label!r} has no word; labels are {known}")
+        prompt, content_free = _prompts(template, record, name)
+        return Example(prompt, candidates, index_by_label[key], name, content_free=content_free)
+
+    return Task(
+        "custom",
+        hub=None,
+        fields=dict.fromkeys([*template.fields, label_field], object),
+        render=render,
+        kind="classification",
+        candidates=candidates,
+        num_dev=NUM_DEV,
+    )
+
+
+def _free_answers(template: Template, answer_field: str) -> Task:
+    def render(record: Record, name: str) -> Example:
+        value = record[answer_field]
+        answers = value if is_texts(value) else [_as_text(value, answer_field, name)]
+        first = answers[0].strip()
+        if not first or "\n" in first:
+            raise InputError(
+                f"{name}: {answer_field} is {value!r}; an answer is a line that is not empty"
+            )
+        prompt, _ = _prompts(template, record, name)
+        return Example(prompt, (f" {first}\n",), 0, name, answers=tuple(answers))
+
+    return Task(
+        "custom",
+        hub=None,
+        fields=dict.fromkeys([*template.fields, answer_field], object),
+        render=render,
+        kind="generation",
+        metric="f1",
+        num_dev=NUM_DEV,
+    )
+
+
+def _prompts(template: Template, record: Record, name: str) -> tuple[str, str]:
+    """The prompt, and the same without the fields' content."""
+    values = {field: _as_text(record[field], field, name) for field in template.fields}
+    return template.fill(values).lstrip(), template.fill(dict.fromkeys(values, "")).strip()
+
+
+def _as_text(value: Any, field: str, name: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise InputError(f"{name}: {field} is {value!r}, which is no text")
+
+
+def as_label(value: Any) -> str | None:
+    """How a configuration writes a label, in whose JSON form all keys are text.
+
+    >>> as_label(1), as_label("1"), as_label(True), as_label(1.0)
+    ('1', '1', 'true', None)
+    """
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, int) else None

@@ -1,0 +1,28 @@
+"""In-context learning: examples with their answers before the prompt, as in MeZO's scripts."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from zojax.tasks.example import Example
+
+_SEPARATOR = "\n\n"
+
+
+def with_demonstrations(example: Example, demonstrations: Sequence[Example]) -> Example:
+    r"""The example behind demonstrations; its content-free prompt gets them, too.
+
+    A demonstration is a prompt and its right candidate, stripped. A blank line is between them.
+
+    >>> shown = Example("fine. It was", (" bad", " good"), 1, "train:1")
+    >>> with_demonstrations(Example("dull. It was", (" bad", " good"), 0, "x"), [shown]).prompt
+    'fine. It was good\n\ndull. It was'
+    """
+    if not demonstrations:
+        return example
+    shown = [(d.prompt + d.candidates[d.label]).strip() for d in demonstrations]
+    before = _SEPARATOR.join(shown) + _SEPARATOR
+    return dataclasses.replace(
+        example,
+        prompt=(before + example.prompt).lstrip(),
+        content_free=(before + example.content_free).lstrip(),
+    )

@@ -1,0 +1,92 @@
+"""The tables of a run: which rows there are to learn from, and which to hold out."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from zojax.config import DataConfig
+from zojax.errors import InputError
+from zojax.tasks.custom import CUSTOM
+from zojax.tasks.records import OnBad, Row, find_file, read_file, read_hub
+from zojax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a split, and where they are from."""
+
+    where: str
+    rows: list[Row]
+
+
+def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
+    """The tables to learn from and to hold out, and notes for the user.
+
+    Own data without a validation file are split: a fifth of the rows is held out.
+
+    Raises:
+        InputError: what is missing or cannot be read, or a field of the task that no row has.
+    """
+    train, evaluation, notes = _read(config, task, bad)
+    for table in (train, evaluation):
+        _check_fields(table, task, config)
+    return train, evaluation, notes
+
+
+def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
+    if config.path is None:
+        assert task.hub is not None  # a user's own data have a path
+        tables = [
+            Table(f"split {split!r} on the hub", read_hub(*task.hub, split))
+            for split in task.splits
+        ]
+        return tables[0], tables[1], []
+    directory = Path(config.path)
+    train_path, path = (find_file(directory, split) for split in task.splits)
+    if train_path is None or (path is None and task.name != CUSTOM):
+        split = task.splits[0 if train_path is None else 1]
+        raise InputError(
+            f"{directory / split}.jsonl: no such file, and data.path={str(directory)!r} should "
+            f"hold it, or {split}.csv or {split}.parquet"
+        )
+    train = Table(str(train_path), read_file(train_path, bad))
+    if path is not None:
+        return train, Table(str(path), read_file(path, bad)), []
+    return _hold_out(train)
+
+
+def _hold_out(table: Table) -> tuple[Table, Table, list[str]]:
+    """Splits off a fifth of the rows, the same whatever the configuration."""
+    count = len(table.rows) // 5
+    if not count:
+        raise InputError(
+            f"{table.where}: {len(table.rows)} rows are too few to hold some out; add a file of "
+            "others beside it, named validation"
+        )
+    held_out = set(np.random.RandomState(0).permutation(len(table.rows))[:count].tolist())
+    parts = [
+        [row for i, row in enumerate(table.rows) if (i in held_out) == is_held_out]
+        for is_held_out in (False, True)
+    ]
+    note = (
+        f"{table.where}: no validation file is beside it, so {count} of its {len(table.rows)} rows "
+        "are held out for evaluation, always the same"
+    )
+    return Table(table.where, parts[0]), Table(table.where, parts[1]), [note]
+
+
+def _check_fields(table: Table, task: Task, config: DataConfig) -> None:
+    """Refuses a field that no row has, which is no fault of the rows."""
+    there = dict.fromkeys(field for row in table.rows for field in row.record or ())
+    for field in task.fields:
+        if there and field not in there:
+            by = f" (named in {_namer(field, config)})" if task.name == CUSTOM else ""
+            raise InputError(f"{table.where}: no field {field!r}{by}; there are {', '.join(there)}")
+
+
+def _namer(field: str, config: DataConfig) -> str:
+    """What in the configuration of own data names a field."""
+    if config.candidates is None:
+        return "data.answer" if field == config.answer else "data.prompt"
+    return "data.label" if field == config.label else "data.prompt"
