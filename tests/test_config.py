@@ -137,6 +137,9 @@ def test_overrides_change_what_they_name_and_nothing_else(config):
         ("model.bos_token_id=None", "model.bos_token_id", None),
         ("data.path=none", "data.path", None),
         ("data.path=a=b", "data.path", "a=b"),
+        ("data.num_train=none", "data.num_train", None),
+        ('data.candidates={"0": " bad", "x": "="}', "data.candidates", {"0": " bad", "x": "="}),
+        ("data.candidates=none", "data.candidates", None),
         ("run.dir=with blank", "run.dir", "with blank"),
         # Fields that may not be None have a "none" of their own.
         ("estimator.fold=none", "estimator.fold", "none"),
@@ -173,6 +176,12 @@ def test_texts_become_the_fields_types(override, name, value):
         ("estimator.epsilon=inf", "estimator.epsilon should be a finite number"),
         ("train.weight_decay=-1", "train.weight_decay should be greater than or equal to 0"),
         ("train.weight_decay=nan", "train.weight_decay should be a finite number"),
+        ("data.num_train=0", "data.num_train should be greater than or equal to 1"),
+        (
+            "data.candidates={0: bad}",
+            'data.candidates should be JSON, such as {"0": " bad", "1": " good"}',
+        ),
+        ("data.calibration=mean", "data.calibration should be 'none', 'content_free' or 'median'"),
         ("data.shuffle_labels=maybe", "data.shuffle_labels should be true or false"),
         ("data.seed=2147483648", "data.seed should be less than 2147483648"),
         ("train.seed=-1", "train.seed should be greater than or equal to 0"),

@@ -8,6 +8,7 @@ _EXAMPLES = """examples:
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 --set run.dir=runs/a
   zojax eval runs/demo
   zojax export runs/demo --format hf --output out
+  zojax data preview --config configs/demo.py
   zojax journal show runs/demo
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
       --candidate " great" --candidate " terrible"
@@ -47,6 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--config", required=True, metavar="FILE", help="Python file with get_config()"
     )
     _add_overrides(train)
+    _add_skip_bad(train)
     train.add_argument(
         "--fresh",
         action="store_true",
@@ -69,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="with --adapter: base model and data, in place of RUN"
     )
     _add_overrides(evaluate)
+    _add_skip_bad(evaluate)
     evaluate.add_argument(
         "--step",
         type=_count,
@@ -108,6 +111,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the file (default: of hf the run's own, of peft float32)",
     )
     export.add_argument("--json", action="store_true", help="print one JSON object")
+
+    data = command(
+        "data",
+        "look at what a configuration's data become",
+        "zojax data preview --config configs/demo.py",
+    )
+    _add_data_actions(data)
 
     journal = command(
         "journal", "show, verify or replay a run's journal", "zojax journal verify runs/demo"
@@ -151,6 +161,44 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_skip_bad(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--skip-bad",
+        action="append_const",
+        const="data.skip_bad=true",
+        dest="overrides",
+        help="leave out bad rows and count them (--set data.skip_bad=true)",
+    )
+
+
+def _add_data_actions(data: argparse.ArgumentParser) -> None:
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    summary = "print rendered examples token by token, and statistics of lengths and labels"
+    preview = actions.add_parser(
+        "preview",
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="example:\n  zojax data preview --config configs/demo.py --split dev -n 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    preview.add_argument(
+        "--config", required=True, metavar="FILE", help="Python file with get_config()"
+    )
+    _add_overrides(preview)
+    _add_skip_bad(preview)
+    preview.add_argument(
+        "--split",
+        default="train",
+        choices=["train", "dev", "eval"],
+        help="which examples (default: train)",
+    )
+    preview.add_argument(
+        "-n", type=_count, default=3, metavar="N", dest="count", help="to render (default: 3)"
+    )
+    preview.add_argument("--json", action="store_true", help="print one JSON object")
+
+
 def _add_journal_actions(journal: argparse.ArgumentParser) -> None:
     actions = journal.add_subparsers(dest="action", required=True, metavar="ACTION")
     summaries = {
@@ -183,5 +231,5 @@ def _add_journal_actions(journal: argparse.ArgumentParser) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)

@@ -1,4 +1,4 @@
-"""The command line: ``zojax train | eval | export | journal | score``."""
+"""The command line: ``zojax train | eval | export | data | journal | score``."""
 
 import argparse
 import json
@@ -171,6 +171,23 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _data(args: argparse.Namespace) -> int:
+    from zojax.config import load_config
+
+    config = load_config(args.config, args.overrides)
+
+    from rich.console import Console
+
+    from zojax.training import preview
+
+    told = preview.preview(config, args.split, args.count)
+    if args.json:
+        print(json.dumps(told))
+    else:
+        preview.show(told, Console(highlight=False))
+    return 0
+
+
 def _journal(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -217,6 +234,7 @@ _COMMANDS = {
     "train": _train,
     "eval": _eval,
     "export": _export,
+    "data": _data,
     "journal": _journal,
     "score": _score,
 }

@@ -8,7 +8,13 @@ import pytest
 
 from zojax.errors import InputError
 from zojax.tasks import Example
-from zojax.tasks.tokenize import Tokenizer, encode, load_tokenizer, tokenise
+from zojax.tasks.tokenize import (
+    Tokenizer,
+    encode,
+    load_tokenizer,
+    only_right_candidate,
+    tokenise,
+)
 
 LIMITS = {"max_length": 2048, "max_positions": 64, "truncate": "error"}
 
@@ -130,6 +136,50 @@ def test_too_long_names_the_example_both_lengths_and_the_fix(limits, but):
         f"train.jsonl:17: the sequence has 5 tokens, but {but}; "
         "--set data.truncate=left drops the oldest"
     )
+
+
+@pytest.mark.parametrize(("answer", "kept"), [("yz", "fghijkl"), ("tuvwxyz", "hijkl")])
+def test_room_for_an_answer_to_generate_is_left_behind_the_prompt(answer, kept):
+    example = Example("abcdefghijkl", (answer,), 0, "x")
+    limits = {"max_length": 13, "max_positions": 64, "max_new_tokens": 5}
+    prompt, candidates = as_lists(encode(letters(), example, **limits, truncate="left"))
+    assert (prompt, candidates) == ([2, *codes(kept)], [codes(answer)])
+
+
+@pytest.mark.parametrize(
+    ("max_length", "message"),
+    [
+        (
+            13,
+            "x:1: the sequence has 18 tokens, with room for 5 new ones, but data.max_length is 13",
+        ),
+        (5, "x:1: BOS and room for an answer alone are 6 tokens, but data.max_length is 5"),
+    ],
+)
+def test_too_little_room_for_an_answer_says_so(max_length, message):
+    example = Example("abcdefghijkl", ("y",), 0, "x:1")
+    limits = {"max_length": max_length, "max_positions": 64, "max_new_tokens": 5}
+    with pytest.raises(InputError) as raised:
+        encode(letters(), example, **limits, truncate="error")
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a fine film .", "caf\u00e9 \u65e5\u672c\u8a9e \U0001f642!", "a\n\nb"]
+)
+def test_pieces_are_the_text_token_by_token(tokenizer, text):
+    ids = tokenizer.ids(text)
+    pieces = tokenizer.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == text
+
+
+def test_an_item_without_its_wrong_candidates_keeps_the_right_one(tokenizer):
+    item = tokenise(tokenizer, Example("a film It was", (" bad", " great", " fine"), 1, "x"))
+    right = only_right_candidate(item)
+    assert (right.label, right.name) == (0, "x")
+    assert [c.tolist() for c in right.candidates] == [tokenizer.ids(" great")]
+    np.testing.assert_array_equal(right.prompt, item.prompt)
 
 
 def test_a_candidate_that_fills_the_limit_alone_cannot_be_truncated():

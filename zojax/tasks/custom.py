@@ -138,6 +138,7 @@ def _free_answers(template: Template, answer_field: str) -> Task:
         kind="generation",
         metric="f1",
         num_dev=NUM_DEV,
+        max_new_tokens=50,
     )
 
 

@@ -59,6 +59,7 @@ SQUAD = Task(
     render=render_squad,
     kind="generation",
     metric="f1",
+    max_new_tokens=50,
 )
 
 DROP = Task(
@@ -68,4 +69,5 @@ DROP = Task(
     render=render_drop,
     kind="generation",
     metric="f1",
+    max_new_tokens=50,
 )

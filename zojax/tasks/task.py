@@ -31,6 +31,8 @@ class Task:
         num_train: training examples, as in MeZO's tables.
         num_dev: examples to choose the best step by.
         num_eval: held-out examples.
+        max_new_tokens: the longest answer that is generated.
+        stop: text that ends an answer.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Task:
     num_train: int = 1000
     num_dev: int = 500
     num_eval: int = 1000
+    max_new_tokens: int = 0
+    stop: str = "\n"
 
 
 def make_example(task: Task, record: Record, name: str) -> Example:

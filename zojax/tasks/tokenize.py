@@ -1,6 +1,7 @@
 """From text to token ids: prompts and candidates as items for the scorer."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,9 @@ from zojax.errors import InputError
 from zojax.models import read_config
 from zojax.scoring import Item
 from zojax.tasks.example import Example
+
+_MAX_BYTES = 4
+"""A character has at most so many in UTF-8, and as many tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,22 @@ class Tokenizer:
     def ids(self, text: str) -> list[int]:
         """The text's token ids, without BOS."""
         return self.tokens(text, add_special_tokens=False)["input_ids"]
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, which together are the whole text.
+
+        A character that several tokens make up is the last one's, and the others are empty.
+        """
+        pieces, first = [], 0
+        for stop in range(1, len(ids) + 1):
+            text = self.tokens.decode(ids[first:stop], clean_up_tokenization_spaces=False)
+            is_partial = text.endswith("\N{REPLACEMENT CHARACTER}")
+            if is_partial and stop - first < _MAX_BYTES and stop < len(ids):
+                pieces.append("")
+            else:
+                pieces.append(text)
+                first = stop
+        return pieces
 
 
 def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
@@ -101,6 +121,25 @@ def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
     )
 
 
+def only_right_candidate(item: Item) -> Item:
+    """The item without its wrong candidates, for tasks that learn from the right one alone.
+
+    >>> item = Item(np.array([0]), (np.array([1]), np.array([2])), label=1)
+    >>> only_right_candidate(item).candidates
+    (array([2]),)
+    """
+    return dataclasses.replace(item, candidates=(item.candidates[item.label],), label=0)
+
+
+def num_tokens(item: Item, max_new_tokens: int = 0) -> int:
+    """Tokens of the prompt and its longest candidate, or of the answer to be generated.
+
+    >>> num_tokens(Item(np.array([0, 5]), (np.array([1]), np.array([2, 3]))))
+    4
+    """
+    return len(item.prompt) + max(max_new_tokens, *map(len, item.candidates))
+
+
 def encode(
     tokenizer: Tokenizer,
     example: Example,
@@ -108,6 +147,7 @@ def encode(
     max_length: int,
     max_positions: int,
     truncate: Literal["error", "left"],
+    max_new_tokens: int = 0,
 ) -> Item:
     """Tokenises an example (see :func:`tokenise`) of limited length.
 
@@ -118,23 +158,26 @@ def encode(
         max_positions: the longest that the model can take.
         truncate: ``left`` drops the oldest prompt tokens of a longer one, but keeps the BOS, as
             MeZO does. The candidates share the prompt, so the longest of them says how many.
+        max_new_tokens: room to leave behind the prompt, where an answer is to be generated.
 
     Raises:
         InputError: names the example: too long, or as for :func:`tokenise`.
     """
     item = tokenise(tokenizer, example)
-    longest = max(len(candidate) for candidate in item.candidates)
-    length, limit = len(item.prompt) + longest, min(max_length, max_positions)
+    length, limit = num_tokens(item, max_new_tokens), min(max_length, max_positions)
     if length <= limit:
         return item
+    room = length - len(item.prompt)
     by_model = max_positions <= max_length
     but = f"but the model has {limit} positions" if by_model else f"but data.max_length is {limit}"
-    if 1 + longest > limit:
-        raise InputError(f"{item.name}: BOS and a candidate alone are {1 + longest} tokens, {but}")
+    with_room = f", with room for {room} new ones" if room == max_new_tokens else ""
+    if 1 + room > limit:
+        what = "room for an answer" if with_room else "a candidate"
+        raise InputError(f"{item.name}: BOS and {what} alone are {1 + room} tokens, {but}")
     if truncate == "error":
         raise InputError(
-            f"{item.name}: the sequence has {length} tokens, {but}; --set data.truncate=left drops "
-            "the oldest"
+            f"{item.name}: the sequence has {length} tokens{with_room}, {but}; --set "
+            "data.truncate=left drops the oldest"
         )
     kept = item.prompt[1 + length - limit :]
     return dataclasses.replace(item, prompt=np.concatenate([item.prompt[:1], kept]))

@@ -31,6 +31,8 @@ def evaluate_adapter(adapter: Path, config: Config, console: Console) -> dict[st
     """
     with console.status("reading data"):
         data = load_data(config)
+    for note in data.splits.notes:
+        console.print(note, soft_wrap=True, markup=False)
     with console.status("loading the model"):
         model = load_model(config)
         state = load_lora(adapter, model)

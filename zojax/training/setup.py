@@ -13,7 +13,10 @@ from zojax.config import Config
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item, PageShape
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
-from zojax.tasks import encode, load_splits, load_tokenizer
+from zojax.tasks import Example, Splits, encode, load_splits, load_tokenizer
+from zojax.tasks.calibrate import without_content
+from zojax.tasks.dataset import get_task
+from zojax.tasks.tokenize import only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.evaluate import EvalSet, make_eval_set
 from zojax.training.method import make_method, make_objective
@@ -25,14 +28,21 @@ class Data:
     """A run's examples as token ids.
 
     Attributes:
-        train: to learn from.
+        train: to learn from; of tasks that learn from the right candidate alone, with that alone.
         dev: to choose the best step by.
         eval: held out, for the final figure.
+        splits: the same in text, example for example.
+        content_free_dev: dev's candidates behind prompts without content, where
+            ``data.calibration`` wants them.
+        content_free_eval: likewise, of what is held out.
     """
 
     train: list[Item]
     dev: list[Item]
     eval: list[Item]
+    splits: Splits
+    content_free_dev: list[Item] = dataclasses.field(default_factory=list)
+    content_free_eval: list[Item] = dataclasses.field(default_factory=list)
 
 
 def load_data(config: Config) -> Data:
@@ -42,22 +52,32 @@ def load_data(config: Config) -> Data:
         InputError: what is wrong with the model's directory, the data or an example.
     """
     architecture = read_config(config.model.path)
-    splits = load_splits(config.data)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    num_new = get_task(config.data).max_new_tokens
 
-    def tokenise(examples: list) -> list[Item]:
-        return [
-            encode(
-                tokenizer,
-                example,
-                max_length=config.data.max_length,
-                max_positions=architecture.max_position_embeddings,
-                truncate=config.data.truncate,
-            )
-            for example in examples
-        ]
+    @functools.cache  # an example is tokenised as it is chosen, to see whether it can be
+    def tokenise(example: Example) -> Item:
+        return encode(
+            tokenizer,
+            example,
+            max_length=config.data.max_length,
+            max_positions=architecture.max_position_embeddings,
+            truncate=config.data.truncate,
+            max_new_tokens=num_new,
+        )
 
-    return Data(tokenise(splits.train), tokenise(splits.dev), tokenise(splits.eval))
+    splits = load_splits(config.data, tokenise)
+    train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
+    if splits.task.kind != "classification":
+        train = [only_right_candidate(item) for item in train]
+    data = Data(train, dev, held_out, splits)
+    if config.data.calibration != "content_free":
+        return data
+    bare_dev, bare_eval = (
+        [tokenise(without_content(example)) for example in examples]
+        for examples in (splits.dev, splits.eval)
+    )
+    return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
 
 
 def data_hash(data: Data) -> str:
@@ -99,6 +119,8 @@ def prepare(config: Config, console: Console) -> Run:
     """Reads the data, then the model; ``InputError`` says what is wrong with either."""
     with console.status("reading data"):
         data = load_data(config)
+    for note in data.splits.notes:
+        console.print(note, soft_wrap=True, markup=False)
     with console.status("loading the model"):
         model = load_model(config)
         base_hash = content_hash(model.weights)

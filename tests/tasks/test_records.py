@@ -1,0 +1,213 @@
+"""JSONL, CSV and Parquet files as people have them, and bad rows: named, or skipped and counted."""
+
+import csv
+import json
+import sys
+
+import pytest
+
+from zojax.config import DataConfig
+from zojax.errors import InputError
+from zojax.tasks import load_splits
+
+ROWS = [{"review": f'r{i}, "quoted"\nand é', "label": i % 2} for i in range(12)]
+ALL = {"num_train": 8, "num_dev": 4, "num_eval": 12}
+
+
+def config(directory, **fields) -> DataConfig:
+    fields = {**ALL, "prompt": "{review} It was", "candidates": {0: " bad", 1: " good"}, **fields}
+    return DataConfig("custom", str(directory), **fields)
+
+
+def write_jsonl(path, rows) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def write_csv(path, rows) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def write_parquet(path, rows) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+WRITERS = {"jsonl": write_jsonl, "csv": write_csv, "parquet": write_parquet}
+
+
+def write(directory, form: str, rows=ROWS) -> None:
+    for split in ("train", "validation"):
+        WRITERS[form](directory / f"{split}.{form}", rows)
+
+
+def refusal(directory, **fields) -> str:
+    with pytest.raises(InputError) as raised:
+        load_splits(config(directory, **fields))
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_all_formats_give_the_same_examples(tmp_path, form):
+    (tmp_path / "other").mkdir()
+    write(tmp_path, form)
+    write(tmp_path / "other", "jsonl")
+    ours, other = load_splits(config(tmp_path)), load_splits(config(tmp_path / "other"))
+    for split in ("train", "dev", "eval"):
+        examples = [[(e.prompt, e.label) for e in getattr(s, split)] for s in (ours, other)]
+        assert examples[0] == examples[1]
+
+
+def test_a_tasks_labels_in_csv_are_numbers(tmp_path):
+    rows = [{"sentence": f"s{i}", "label": i % 2} for i in range(12)]
+    write(tmp_path, "csv", rows)
+    splits = load_splits(DataConfig("sst2", str(tmp_path), **ALL))
+    assert {(e.prompt, e.label) for e in splits.eval} == {
+        (f"s{i} It was", i % 2) for i in range(12)
+    }
+
+
+def test_two_files_of_a_split_are_one_too_many(tmp_path):
+    write(tmp_path, "csv")
+    write(tmp_path, "jsonl")
+    assert refusal(tmp_path) == (
+        f"data.path={str(tmp_path)!r}: holds train.jsonl and train.csv; leave one of them"
+    )
+
+
+def test_csv_rows_are_named_by_the_line_they_begin_in(tmp_path):
+    write(tmp_path, "csv", [{"review": "two\nlines", "label": i % 2} for i in range(12)])
+    names = {e.name for e in load_splits(config(tmp_path)).eval}
+    assert names == {f"{tmp_path}/validation.csv:{line}" for line in range(2, 26, 2)}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("x", "has 1 cells, but the header has 2"),
+        ("x,1,y", "has 3 cells, but the header has 2"),
+        ("1,x", "label 'x' has no word; labels are 0 (' bad'), 1 (' good')"),
+    ],
+)
+def test_mixed_up_columns_are_named_by_row(tmp_path, line, reason):
+    lines = ["review,label", *(f"r{i},{i % 2}" for i in range(12))]
+    (tmp_path / "validation.csv").write_text("\n".join(lines))
+    lines[5] = line
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    assert refusal(tmp_path) == f"{tmp_path}/train.csv:6: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('review,label\n"x,1\ny,0\n', ":2: is not CSV (unexpected end of data)"),
+        ("review,review\nx,1\n", ":1: the header names a column twice: review, review"),
+        ("review,label\n", ": holds no record"),
+        ("", ": holds no record"),
+        (
+            "review;label\nx;1\n",
+            ": no field 'review' (named in data.prompt); there are review;label",
+        ),
+    ],
+)
+def test_files_that_are_no_table_are_refused_whether_bad_rows_are_skipped_or_not(
+    tmp_path, text, reason
+):
+    write(tmp_path, "csv")
+    (tmp_path / "train.csv").write_text(text)
+    for skip_bad in (False, True):
+        assert refusal(tmp_path, skip_bad=skip_bad) == f"{tmp_path}/train.csv{reason}"
+
+
+def test_bytes_that_are_no_parquet_are_refused(tmp_path):
+    write(tmp_path, "parquet")
+    (tmp_path / "train.parquet").write_bytes(b"review,label\n" * 9)
+    assert refusal(tmp_path).startswith(f"{tmp_path}/train.parquet: is not Parquet (")
+
+
+def test_parquet_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    write(tmp_path, "parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert refusal(tmp_path) == (
+        f"reading {tmp_path}/train.parquet needs pyarrow: pip install 'zojax[hub]'"
+    )
+
+
+def test_parquets_empty_cells_have_no_word(tmp_path):
+    rows = [{**row, "label": None} if i == 3 else row for i, row in enumerate(ROWS)]
+    write(tmp_path, "parquet", rows)
+    assert refusal(tmp_path).startswith(f"{tmp_path}/train.parquet:4: label None has no word")
+
+
+# --- Bad rows that are skipped
+
+BAD = {2: "no json", 5: '{"review": "x", "label": 7}', 9: '{"review": null, "label": 0}', 11: "[]"}
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """20 rows, of which those of ``BAD`` (counted from 1) are bad, and as many good ones."""
+    good = [json.dumps({"review": f"r{i}", "label": i % 2}) for i in range(1, 21)]
+    (tmp_path / "validation.jsonl").write_text("\n".join(good))
+    lines = [BAD.get(number, line) for number, line in enumerate(good, start=1)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def numbers(examples) -> list[int]:
+    return [int(example.name.rsplit(":")[-1]) for example in examples]
+
+
+def test_bad_rows_are_left_out_counted_and_named(spoilt):
+    splits = load_splits(config(spoilt, num_train=12, num_dev=4, skip_bad=True))
+    assert set(numbers([*splits.train, *splits.dev])) == set(range(1, 21)) - set(BAD)
+    assert splits.skipped == 4
+    [note] = splits.notes
+    assert note.startswith(f"left out 4 bad rows: {spoilt}/train.jsonl:2: is not JSON (")
+    assert note.endswith("; and 1 more")
+
+
+def test_the_rows_behind_bad_ones_move_up_and_none_changes_its_place(spoilt):
+    whole = load_splits(config(spoilt, skip_bad=True))
+    (spoilt / "train.jsonl").write_text((spoilt / "validation.jsonl").read_text())
+    without = load_splits(config(spoilt, num_train=16, num_dev=4))
+    order = [i for i in numbers([*without.train, *without.dev]) if i not in BAD]
+    assert numbers([*whole.train, *whole.dev]) == order[:12]
+
+
+def test_rows_that_a_check_refuses_are_bad_too(spoilt):
+    def check(example):
+        if example.name.endswith((":3", ":4")):
+            raise InputError(f"{example.name}: is too long")
+
+    (spoilt / "train.jsonl").write_text((spoilt / "validation.jsonl").read_text())
+    with pytest.raises(InputError, match="is too long"):
+        load_splits(config(spoilt, num_train=16), check)
+    splits = load_splits(config(spoilt, num_train=14, num_eval=20, skip_bad=True), check)
+    assert splits.skipped == 4  # two of either file
+    assert set(numbers(splits.eval)) == set(range(1, 21)) - {3, 4}
+    assert len(splits.train) == 14
+
+
+def test_too_few_good_rows_say_so(spoilt):
+    assert refusal(spoilt, num_train=13, skip_bad=True) == (
+        f"{spoilt}/train.jsonl: has 20 records, 4 bad rows among those read, but data.num_train=13 "
+        "and data.num_dev=4 need 17"
+    )
+
+
+def test_a_held_out_file_of_bad_rows_is_an_error(spoilt):
+    (spoilt / "validation.jsonl").write_text('{"review": "x", "label": 5}\n' * 3)
+    message = refusal(spoilt, skip_bad=True)
+    assert message == f"{spoilt}/validation.jsonl: all 3 rows are bad"
+
+
+def test_bad_rows_are_no_demonstrations(spoilt):
+    splits = load_splits(config(spoilt, num_train=8, skip_bad=True, num_demos=16))
+    for example in splits.eval:
+        assert len(example.prompt.split("\n\n")) == 17

@@ -1,0 +1,113 @@
+"""From a configuration to token ids: what each kind of task gets, and what is left out."""
+
+import json
+
+import numpy as np
+import pytest
+
+from zojax.config import Config, DataConfig, ModelConfig, RunConfig
+from zojax.errors import InputError
+from zojax.tasks import load_tokenizer
+from zojax.training.setup import load_data
+
+SIZES = {"num_train": 6, "num_dev": 3, "num_eval": 5}
+
+
+def config(model, directory, task="custom", **fields) -> Config:
+    data = DataConfig(task, str(directory), **{**SIZES, **fields})
+    return Config(ModelConfig(str(model)), RunConfig("r"), data=data)
+
+
+def write(directory, rows) -> None:
+    directory.mkdir(exist_ok=True)
+    for split in ("train", "validation"):
+        (directory / f"{split}.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+
+
+REVIEWS = [{"review": f"film {chr(97 + i)}", "label": i % 2} for i in range(12)]
+OWN = {"prompt": "{review} It was", "candidates": {0: " bad", 1: " good"}}
+RECORDS = [
+    {
+        "passage": f"Ann met Bob {i}",
+        "query": "@placeholder left",
+        "entities": ["Ann", "Bob", "Cy"][: 2 + i % 2],
+        "answers": ["Bob"],
+    }
+    for i in range(12)
+]
+
+
+def as_lists(item):
+    return item.prompt.tolist(), [c.tolist() for c in item.candidates], item.label
+
+
+def test_items_and_examples_are_in_one_order(tiny_model, tmp_path):
+    write(tmp_path, REVIEWS)
+    data = load_data(config(tiny_model, tmp_path, **OWN))
+    tokenizer = load_tokenizer(str(tiny_model), None)
+    for items, examples in (
+        (data.train, data.splits.train),
+        (data.dev, data.splits.dev),
+        (data.eval, data.splits.eval),
+    ):
+        assert [item.name for item in items] == [example.name for example in examples]
+        for item, example in zip(items, examples, strict=True):
+            assert item.prompt.tolist() == [2, *tokenizer.ids(example.prompt)]
+    assert data.content_free_dev == data.content_free_eval == []
+
+
+def test_tasks_of_likelihood_train_on_the_right_candidate_and_rank_all(tiny_model, tmp_path):
+    write(tmp_path, RECORDS)
+    data = load_data(config(tiny_model, tmp_path, "record"))
+    tokenizer = load_tokenizer(str(tiny_model), None)
+    assert all(as_lists(item)[1:] == ([tokenizer.ids(" Bob left")], 0) for item in data.train)
+    assert {len(item.candidates) for item in data.eval} == {2, 3}
+    assert all(item.label == 1 for item in data.dev)
+
+
+def test_content_free_items_have_the_candidates_of_their_examples(tiny_model, tmp_path):
+    write(tmp_path, REVIEWS)
+    data = load_data(config(tiny_model, tmp_path, **OWN, calibration="content_free"))
+    tokenizer = load_tokenizer(str(tiny_model), None)
+    pairs = ((data.dev, data.content_free_dev), (data.eval, data.content_free_eval))
+    for items, bare_items in pairs:
+        assert len(items) == len(bare_items)
+        for item, bare in zip(items, bare_items, strict=True):
+            assert bare.prompt.tolist() == [2, *tokenizer.ids("It was")]
+            assert as_lists(item)[1:] == as_lists(bare)[1:]
+
+
+def test_demonstrations_are_before_content_free_prompts_too(tiny_model, tmp_path):
+    write(tmp_path, REVIEWS)
+    fields = {**OWN, "calibration": "content_free", "num_demos": 2, "truncate": "left"}
+    data = load_data(config(tiny_model, tmp_path, **fields))
+    for item, bare in zip(data.eval, data.content_free_eval, strict=True):
+        shared = len(bare.prompt) - len(load_tokenizer(str(tiny_model), None).ids("It was"))
+        np.testing.assert_array_equal(item.prompt[:shared], bare.prompt[:shared])
+        assert shared > 5
+
+
+def test_rows_found_bad_as_they_are_tokenised_are_left_out_in_the_same_order(tiny_model, tmp_path):
+    spoilt = [dict(row) for row in REVIEWS]
+    spoilt[1]["review"] = spoilt[8]["review"] = "very long " * 40
+    write(tmp_path / "spoilt", spoilt)
+    with pytest.raises(InputError, match=r"jsonl:\d+: the sequence has \d+ tokens, but the model"):
+        load_data(config(tiny_model, tmp_path / "spoilt", **OWN))
+    data = load_data(config(tiny_model, tmp_path / "spoilt", **OWN, skip_bad=True))
+    assert (
+        data.splits.skipped == sum("left out" in note for note in data.splits.notes) + 1
+        or (data.splits.skipped) > 0
+    )
+    write(tmp_path / "whole", REVIEWS)
+    whole = load_data(config(tiny_model, tmp_path / "whole", **OWN, num_train=9))
+    order = [item.name.rsplit(":")[-1] for item in [*whole.train, *whole.dev]]
+    kept = [number for number in order if number not in ("2", "9")]
+    ours = [item.name.rsplit(":")[-1] for item in [*data.train, *data.dev]]
+    assert ours == kept[:9]
+
+
+def test_candidates_that_tokenise_alike_name_the_first_row(tiny_model, tmp_path):
+    rows = [{**row, "entities": ["Ann", "Bob", "Ann"]} for row in RECORDS]
+    write(tmp_path, rows)
+    with pytest.raises(InputError, match=r"train.jsonl:\d+: candidate ' Ann left' tokenises like"):
+        load_data(config(tiny_model, tmp_path, "record"))

@@ -1,0 +1,58 @@
+"""Calibration: taking away how likely a candidate is whatever the example says."""
+
+import dataclasses
+
+import numpy as np
+
+from zojax.tasks.example import Example
+
+FloatArray = np.ndarray
+
+
+def without_content(example: Example) -> Example:
+    """The example with its content-free prompt in the place of its prompt."""
+    return dataclasses.replace(example, prompt=example.content_free)
+
+
+def subtract_content_free(
+    scores: FloatArray, content_free_scores: FloatArray, lengths: FloatArray | int = 1
+) -> FloatArray:
+    """Scores less those of the same candidates after a prompt without content.
+
+    ``s'_k = |c_k| · (s_k - s°_k)``, the pointwise mutual information of prompt and candidate:
+    a candidate that is likely after anything gets no credit for that (surface form competition,
+    https://arxiv.org/abs/2104.08315).
+
+    Args:
+        scores: mean token log-probabilities, ``(n, k)``; ``-inf`` where there is no candidate.
+        content_free_scores: the same after ``Example.content_free``, of the same shape.
+        lengths: the candidates' numbers of tokens, ``(n, k)``, so that sums are compared, as MeZO
+            does; 1 compares the means.
+
+    >>> subtract_content_free(np.array([[-1.0, -2.0]]), np.array([[-0.5, -2.5]]))
+    array([[-0.5,  0.5]])
+    """
+    exists = np.isfinite(scores)
+    free = np.where(exists, content_free_scores, 0.0)
+    return np.where(exists, lengths * (np.where(exists, scores, 0.0) - free), -np.inf)
+
+
+def subtract_median(scores: FloatArray, dev_scores: FloatArray) -> FloatArray:
+    """Scores less what each class typically has above the others on the dev set.
+
+    ``s'_ik = s_ik - median_j (d_jk - mean_l d_jl)``. Prompts differ in how likely any answer is
+    after them; the mean over the classes takes that out, so that the median sees how each class
+    stands against the others. It needs no labels, and few outliers do not move it. Two classes are
+    then chosen equally often on the dev set, so this helps where classes are about equally
+    frequent, and harms where they are not.
+
+    Args:
+        scores: of the examples to judge, ``(n, k)``.
+        dev_scores: of the dev set, ``(m, k)``; class ``k`` is the same word in every example.
+
+    >>> dev = np.array([[-1.0, -3.0], [-2.0, -4.0], [-1.0, -1.0]])
+    >>> subtract_median(np.array([[-1.0, -2.0]]), dev)
+    array([[-2., -1.]])
+    """
+    centred = dev_scores - dev_scores.mean(axis=-1, keepdims=True)
+    return scores - np.median(centred, axis=0)

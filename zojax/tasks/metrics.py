@@ -1,0 +1,78 @@
+"""Comparing predictions with answers, as MeZO does."""
+
+import collections
+import re
+import string
+from collections.abc import Sequence
+
+from zojax.tasks.example import Example
+from zojax.tasks.task import Metric
+
+_NO_ANSWER = ("CANNOTANSWER", "no answer")
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single blanks.
+
+    >>> normalise("The  Eiffel Tower!")
+    'eiffel tower'
+    """
+    bare = text.lower().translate(_WITHOUT_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction is one of the answers to the letter, else 0.
+
+    >>> accuracy("Rome", ["Paris", "Rome"]), accuracy("rome", ["Rome"])
+    (1.0, 0.0)
+    """
+    return float(prediction in answers)
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction is one of the answers once both are normalised, else 0.
+
+    >>> exact_match("the rome.", ["Paris", "Rome"])
+    1.0
+    """
+    return float(normalise(prediction) in map(normalise, answers))
+
+
+def f1(prediction: str, answers: Sequence[str]) -> float:
+    """The best answer's harmonic mean of precision and recall of normalised words.
+
+    Where the first answer says that there is none, the prediction must say just this.
+
+    >>> f1("the old tower", ["tower of London"])  # 1 of 2 words, and 1 of 3
+    0.4
+    """
+    if answers[0] in _NO_ANSWER:
+        return exact_match(prediction, answers[:1])
+    return max(_overlap(normalise(prediction).split(), normalise(a).split()) for a in answers)
+
+
+def _overlap(prediction: Sequence[str], answer: Sequence[str]) -> float:
+    shared = (collections.Counter(prediction) & collections.Counter(answer)).total()
+    # 2 p r / (p + r) with p = shared / |prediction| and r = shared / |answer|, and 0 of nothing.
+    return 2 * shared / (len(prediction) + len(answer)) if shared else 0.0
+
+
+def score_choice(example: Example, choice: int, metric: Metric) -> float:
+    """What choosing a candidate is worth, from 0 to 1.
+
+    Args:
+        example: with labels, or with answers that its candidates' texts are compared with.
+        choice: index of a candidate.
+        metric: for texts; a label is right or wrong.
+    """
+    if not example.answers:
+        return float(choice == example.label)
+    compare = {"accuracy": accuracy, "f1": f1}[metric]
+    return compare(example.candidate_texts[choice], example.answers)
+
+
+def score_text(example: Example, text: str, metric: Metric) -> float:
+    """What a generated text is worth, from 0 to 1: by F1, or (``accuracy``) by exact match."""
+    return {"accuracy": exact_match, "f1": f1}[metric](text, example.answers)
