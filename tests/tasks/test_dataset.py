@@ -259,6 +259,41 @@ def test_hub_layout_is_read_by_the_real_library(monkeypatch, tmp_path, reviews):
         assert [(e.prompt, e.label) for e in ours] == [(e.prompt, e.label) for e in theirs]
 
 
+def test_nested_answers_are_read_by_the_real_library(monkeypatch, tmp_path):
+    """SQuAD's and DROP's answers are lists inside of a struct, ReCoRD's are lists."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    written = {
+        "squad": {
+            "title": "t",
+            "context": "c",
+            "question": "q?",
+            "answers": {"text": ["x", "y"], "answer_start": [0, 1]},
+        },
+        "drop": {
+            "passage": "p",
+            "question": "q?",
+            "answers_spans": {"spans": ["x", "y"], "types": ["span", "span"]},
+        },
+        "record": {
+            "passage": "p",
+            "query": "@placeholder",
+            "entities": ["x", "y"],
+            "answers": ["x", "y"],
+        },
+    }
+    for name, row in written.items():
+        for split in ("train", "validation"):
+            table = datasets.Dataset.from_list([row] * 10)
+            table.to_parquet(tmp_path / name / f"{split}-00000-of-00001.parquet")
+        here = dataclasses.replace(TASKS[name], hub=(str(tmp_path / name), None))
+        monkeypatch.setitem(TASKS, name, here)
+        [example, *_] = load_splits(DataConfig(name, num_dev=4)).eval
+        assert example.answers == ("x", "y")
+        assert example.candidates[example.label].strip() == "x"
+
+
 def test_hub_labels_of_minus_one_are_refused(monkeypatch):
     rows = [{"sentence": "x", "label": -1}] * 20
     fake_datasets(monkeypatch, lambda repository, name, *, split: rows)

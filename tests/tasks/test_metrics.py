@@ -1,9 +1,18 @@
 """Metrics against values calculated by hand."""
 
+import numpy as np
 import pytest
 
 from zojax.tasks import Example
-from zojax.tasks.metrics import accuracy, exact_match, f1, normalise, score_choice, score_text
+from zojax.tasks.metrics import (
+    accuracy,
+    exact_match,
+    f1,
+    normalise,
+    score_choice,
+    score_ranking,
+    score_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +87,14 @@ def test_a_generated_text_is_compared_by_words_or_whole():
     assert score_text(example, "ten", "f1") == pytest.approx(2 / 3, abs=1e-12)
     assert score_text(example, "ten", "accuracy") == 0
     assert score_text(example, "Ten points.", "accuracy") == 1
+
+
+def test_a_ranking_is_worth_what_its_best_candidates_are():
+    texts = ("Rome", "New York", "York")
+    examples = [
+        Example("p", ("a", "b", "c"), 1, "x", ("New York",), texts),
+        Example("p", ("a", "b"), 0, "x", ("Rome",), texts[:2]),
+    ]
+    scores = np.array([[-3.0, -2.0, -1.0], [-1.0, -2.0, -np.inf]])
+    assert score_ranking(examples, scores, "f1") == pytest.approx((2 / 3 + 1) / 2, abs=1e-12)
+    assert score_ranking(examples, scores, "accuracy") == 0.5

@@ -1,9 +1,11 @@
 """From a configuration to token ids: what each kind of task gets, and what is left out."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import transformers
 
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig
 from zojax.errors import InputError
@@ -111,3 +113,65 @@ def test_candidates_that_tokenise_alike_name_the_first_row(tiny_model, tmp_path)
     write(tmp_path, rows)
     with pytest.raises(InputError, match=r"train.jsonl:\d+: candidate ' Ann left' tokenises like"):
         load_data(config(tiny_model, tmp_path, "record"))
+
+
+# --- Real data, end to end
+
+
+@pytest.fixture(scope="module")
+def opt(shared_data, tiny_model, tmp_path_factory):
+    """A directory with the published OPT's tokenizer, positions and vocabulary, but no weights."""
+    directory = tmp_path_factory.mktemp("opt")
+    for file in (shared_data / "opt-tokenizer").iterdir():
+        shutil.copyfile(file, directory / file.name)
+    shape = json.loads((tiny_model / "config.json").read_text())
+    shape |= {"vocab_size": 50272, "max_position_embeddings": 2048}
+    (directory / "config.json").write_text(json.dumps(shape))
+    return directory
+
+
+CB_PROMPT = 'Suppose {premise} Can we infer that "{hypothesis}"? Yes, No, or Maybe?\n'
+TEMPLATES = {
+    "sst2": (lambda row: f"{row['sentence'].strip()} It was", [" terrible", " great"]),
+    "cb": (lambda row: CB_PROMPT.format(**row), ["Yes", "No", "Maybe"]),
+}
+
+
+@pytest.mark.parametrize(("task", "sizes"), [("sst2", (1000, 500, 872)), ("cb", (150, 100, 56))])
+def test_real_data_become_the_tokens_of_their_template(opt, shared_data, task, sizes):
+    defaults = DataConfig(task, str(shared_data / task))
+    data = load_data(Config(ModelConfig(str(opt), bos_token_id=0), RunConfig("r"), data=defaults))
+    assert (len(data.train), len(data.dev), len(data.eval)) == sizes
+    rows = {
+        f"{path}:{number}": json.loads(line)
+        for path in (shared_data / task).glob("*.jsonl")
+        for number, line in enumerate(path.read_text().split("\n"), start=1)
+        if line
+    }
+    tokens = transformers.AutoTokenizer.from_pretrained(str(opt), local_files_only=True)
+    prompt_of, words = TEMPLATES[task]
+    for item in [*data.train[:100], *data.dev[:50], *data.eval]:
+        row = rows[item.name]
+        assert item.label == row["label"]
+        for candidate, word in zip(item.candidates, words, strict=True):
+            whole = tokens(prompt_of(row) + word)["input_ids"]
+            assert [*item.prompt, *candidate] == [0, *whole[1:]]
+
+
+@pytest.mark.slow
+def test_cb_trains_end_to_end_with_its_own_numbers(run, config_file, shared_data, tmp_path):
+    overrides = {
+        "data.task": "cb",
+        "data.path": shared_data / "cb",
+        "data.num_train": "none",
+        "data.num_dev": "none",
+        "data.num_eval": "none",
+        "data.truncate": "left",
+        "train.steps": 2,
+        "run.dir": tmp_path / "run",
+    }
+    arguments = [part for name in overrides for part in ("--set", f"{name}={overrides[name]}")]
+    code, out, _ = run("train", "--config", config_file, *arguments)
+    assert code == 0
+    assert "has 250 records: 150 to train on, beside 100 for dev" in out
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["eval_examples"] == 56

@@ -5,6 +5,8 @@ import re
 import string
 from collections.abc import Sequence
 
+import numpy as np
+
 from zojax.tasks.example import Example
 from zojax.tasks.task import Metric
 
@@ -76,3 +78,20 @@ def score_choice(example: Example, choice: int, metric: Metric) -> float:
 def score_text(example: Example, text: str, metric: Metric) -> float:
     """What a generated text is worth, from 0 to 1: by F1, or (``accuracy``) by exact match."""
     return {"accuracy": exact_match, "f1": f1}[metric](text, example.answers)
+
+
+def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> float:
+    """The mean worth of every example's best candidate.
+
+    Args:
+        examples: ``n`` of them.
+        scores: ``(n, k)``, calibrated or not; ``-inf`` where an example has no such candidate.
+        metric: the task's.
+
+    >>> examples = [Example("p", ("a", "b"), label, "x") for label in (0, 1, 1)]
+    >>> score_ranking(examples, np.array([[-1, -2], [-1, -2], [-2, -1]]), "accuracy").__round__(4)
+    0.6667
+    """
+    choices = scores.argmax(-1).tolist()
+    worths = [score_choice(e, choice, metric) for e, choice in zip(examples, choices, strict=True)]
+    return float(np.mean(worths))
