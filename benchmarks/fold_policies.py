@@ -25,7 +25,7 @@ from zojax.adapters import Flat, FoldPolicy, Sites, lowrank, trainable_sites
 from zojax.adapters.fold import fold
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
-from zojax.estimators import lozo
+from zojax.estimators import SUBSPACE, lozo, stream_key
 from zojax.models.checkpoint_files import DTYPES
 from zojax.models.opt_shapes import OPT_SHAPES
 from zojax.models.tensor_names import abstract
@@ -137,7 +137,7 @@ def accumulate(
 
     steps = first + jnp.arange(moves_s.shape[0])
     a, u = jax.lax.scan(body, start, (steps, moves_s))
-    return a, space.redraw(key), u
+    return a, space.redraw(stream_key(key, SUBSPACE, first)), u
 
 
 def exact_movement(moves_s: np.ndarray, u: Flat, v: Flat) -> Arrays:

@@ -122,8 +122,9 @@ class TrainConfig:
         beta2: Adam's second.
         weight_decay: of what is trained (the movement, not the base weights).
         objective: what is minimised: ``classification`` (cross-entropy over the candidates),
-            ``likelihood`` (of the right answer's tokens), or ``accuracy`` (minus the accuracy of
-            the ranking, which has no gradient).
+            ``likelihood`` (of the right answer's tokens), or what has no gradient: ``accuracy``
+            (minus that of the ranking) or ``f1`` (minus that of generated answers). None is the
+            task's own: the first or the second.
         micro_batches: parts that a batch is scored in, one after the other, with less memory.
         eval_every: steps between dev evaluations.
         chunk: steps between the host's waits for the device; the journal's unit of loss.
@@ -141,7 +142,7 @@ class TrainConfig:
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
-    objective: Literal["classification", "likelihood", "accuracy"] = "classification"
+    objective: Literal["classification", "likelihood", "accuracy", "f1"] | None = None
     micro_batches: Count = 1
     eval_every: Count = 4_000
     chunk: Count = 32
@@ -164,12 +165,14 @@ class EstimatorConfig:
             every step.
         scale: ``none`` (the authors' code), ``rms`` (U Vᵀ/√r) or ``paper`` (estimate times 1/r).
         trainable: ``linear`` (attention and MLP matrices), ``full`` (everything), or what stays
-            beside the weights: ``lora`` (PEFT's A and B).
+            beside the weights: ``lora`` (PEFT's A and B) or ``prefix`` (keys and values that
+            every query sees, started from the activations of random tokens).
         fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact
             enough for float32 weights only), or ``none``: V stays, nothing is folded.
         lora_rank: r of the LoRA that ``trainable=lora`` trains.
         lora_alpha: its ``lora_alpha``, so that it counts alpha / r times.
         lora_targets: names of the layers that get one.
+        prefix_length: tokens of a prefix.
     """
 
     name: Literal["lozo", "mezo", "mezo_factorized", "fzoo"] = "lozo"
@@ -177,12 +180,13 @@ class EstimatorConfig:
     rank: Count = 2
     interval: Count = 50
     scale: Literal["none", "rms", "paper"] = "none"
-    trainable: Literal["linear", "full", "lora"] = "linear"
+    trainable: Literal["linear", "full", "lora", "prefix"] = "linear"
     fold: Literal["stochastic", "nearest", "none"] = "stochastic"
     num_queries: Count = 1
     lora_rank: Count = 8
     lora_alpha: Positive = 16.0
     lora_targets: tuple[Text, ...] = ("q_proj", "v_proj")
+    prefix_length: Count = 5
 
 
 @dataclass(config=_STRICT_FIELDS)

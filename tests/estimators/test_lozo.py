@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from zojax.adapters import Sites, lowrank, trainable_sites
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
-from zojax.estimators import lozo, stream_key
+from zojax.estimators import SUBSPACE, lozo, stream_key
 from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.models.tensor_names import abstract
@@ -215,7 +215,7 @@ def zojax_draws(sites: Sites, rank: int) -> Draws:
     estimator, a = lozo(space, rank=rank), space.init({}, KEY)
     return Draws(
         lambda step: wide(estimator.gradient(KEY, jnp.int32(step), a, {}, jnp.ones(1))),
-        lambda step: wide(space.redraw(stream_key(KEY, 1, step))),
+        lambda step: wide(space.redraw(stream_key(KEY, SUBSPACE, step))),
     )
 
 

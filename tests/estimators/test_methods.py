@@ -17,7 +17,7 @@ from flax import traverse_util
 from zojax.adapters import trainable_sites
 from zojax.adapters.sites import site_key
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
-from zojax.estimators import direction_key, stream_key
+from zojax.estimators import SUBSPACE, direction_key, stream_key
 from zojax.models import Model
 from zojax.models.layers import Seeded, draw_rows
 from zojax.training.method import make_method
@@ -127,7 +127,7 @@ def factors(step: int, query: int, n: int, rank: int, interval: int, draw=normal
     """U of a query and V of the interval, of every matrix."""
     key = direction_key(KEY, step, query, n)
     u = {p: draw(key, p, (*s[:-1], rank)) for p, s in SHAPES.items()}
-    v_key = stream_key(KEY, 1, step - step % interval)
+    v_key = stream_key(KEY, SUBSPACE, step - step % interval)
     return u, {p: normal(v_key, p, (*s[:-2], s[-1], rank)) for p, s in SHAPES.items()}
 
 
@@ -212,7 +212,7 @@ def mezo(n: int) -> Iterator[Step]:
     weights = START
     for step in range(STEPS):
         losses, before = [], weights
-        seeds = jax.random.split(stream_key(KEY, 1, step), n)
+        seeds = jax.random.split(stream_key(KEY, SUBSPACE, step), n)
         for query in range(n):
             z = {}
             for path, start in START.items():
@@ -249,7 +249,7 @@ def on_lora(lozo: bool, adam: bool) -> Iterator[Step]:
     theta = lora_start()
     first, second = ({p: np.zeros_like(x) for p, x in theta.items()} for _ in range(2))
     for step in range(STEPS):
-        key, v_key = direction_key(KEY, step, 0, 1), stream_key(KEY, 1, step - step % 3)
+        key, v_key = direction_key(KEY, step, 0, 1), stream_key(KEY, SUBSPACE, step - step % 3)
         z = {}
         for p, x in theta.items():
             if lozo:
@@ -352,7 +352,7 @@ def test_the_mean_of_many_estimates_is_the_gradient(settings):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=0)
     def estimate(step: jax.Array) -> Any:
-        subspace = space.redraw(stream_key(KEY, 1, step))
+        subspace = space.redraw(stream_key(KEY, SUBSPACE, step))
         here = params if on_weights else at
         variants = estimator.perturb(KEY, step, here, subspace)
         losses_v = jnp.stack([value(point_of(state)) for state in variants])

@@ -240,6 +240,9 @@ CASES = {
     "lora, lozo, adam": Case(
         estimator={"trainable": "lora", "lora_rank": 3}, train={"optimizer": "adam"}, sites="proj"
     ),
+    "mezo on a prefix, momentum": Case(
+        estimator={"name": "mezo", "trainable": "prefix"}, train={"optimizer": "momentum"}, sites=""
+    ),
     "fzoo": Case(estimator={"name": "fzoo", "num_queries": 3}, sites="fc1"),
 }
 

@@ -1,12 +1,13 @@
 """Zeroth-order gradient estimators: where to probe, and what the losses say of the gradient."""
 
-from zojax.estimators.estimator import DIRECTION, Estimator, direction_key, stream_key
+from zojax.estimators.estimator import DIRECTION, SUBSPACE, Estimator, direction_key, stream_key
 from zojax.estimators.fzoo import fzoo
 from zojax.estimators.lozo import lozo
 from zojax.estimators.mezo import mezo, mezo_on_weights
 
 __all__ = [
     "DIRECTION",
+    "SUBSPACE",
     "Estimator",
     "direction_key",
     "fzoo",

@@ -9,8 +9,8 @@ from zojax.adapters import Space
 
 Tree = Any
 
-DIRECTION = 0
-"""The stream of a run's key that every estimator draws its directions from."""
+DIRECTION, SUBSPACE = 0, 1
+"""The streams of a run's key that directions, and the subspaces of intervals, are drawn from."""
 
 
 def stream_key(key: jax.Array, stream: int, number: jax.Array | int) -> jax.Array:

@@ -36,7 +36,7 @@ def evaluate_adapter(adapter: Path, config: Config, console: Console) -> dict[st
     with console.status("loading the model"):
         model = load_model(config)
         state = load_lora(adapter, model)
-    objective = make_objective(config, data.eval, model)
+    objective = make_objective(config, data.splits.task, data.scored, model)
     eval_set = make_eval_set(data.eval, 2 * config.train.batch_size, model.config.hidden_size)
     score = jax.jit(
         lambda weights, state, batch: score_slots(weights, [state], batch, objective)[0]

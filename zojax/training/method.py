@@ -1,6 +1,7 @@
 """From a configuration to how a run trains: space, estimator, optimizer and objective."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import optax
@@ -15,6 +16,7 @@ from zojax.adapters import (
     lora_sites,
     lora_space,
     lowrank,
+    prefix_space,
     trainable_sites,
 )
 from zojax.config import Config, EstimatorConfig, TrainConfig
@@ -22,11 +24,15 @@ from zojax.errors import InputError
 from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
 from zojax.models import Model
 from zojax.scoring import Item
+from zojax.scoring.prefix import prefix_from_tokens
+from zojax.tasks import Task
 from zojax.training.learning_rates import learning_rates
 from zojax.training.objective import accuracy_loss, classification_loss, likelihood_loss
 from zojax.training.step import Method, Objective
 
-OnWeights = ("linear", "full")
+Tree = Any
+
+ON_WEIGHTS = ("linear", "full")
 
 
 def make_method(config: Config, model: Model) -> Method:
@@ -47,7 +53,7 @@ def make_method(config: Config, model: Model) -> Method:
 
 def redraw_interval(settings: EstimatorConfig) -> int:
     """Steps between redraws of the subspace; 0 is never."""
-    if settings.trainable in OnWeights:
+    if settings.trainable in ON_WEIGHTS:
         if settings.name in ("mezo", "mezo_factorized"):
             return 1
         return 0 if settings.fold == "none" else settings.interval
@@ -57,7 +63,7 @@ def redraw_interval(settings: EstimatorConfig) -> int:
 def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
     """The estimator of a configuration, in the space of what it trains."""
     probes = {"epsilon": settings.epsilon, "num_queries": settings.num_queries}
-    if settings.trainable in OnWeights and settings.name == "mezo":
+    if settings.trainable in ON_WEIGHTS and settings.name == "mezo":
         sites = trainable_sites(model.weights, settings.trainable)
         return mezo_on_weights(sites, **probes, fold_policy=_rounding(settings))
     space, draw = _space(settings, model)
@@ -70,7 +76,7 @@ def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
 
 
 def _space(settings: EstimatorConfig, model: Model) -> tuple[Space, Draw]:
-    if settings.trainable in OnWeights:
+    if settings.trainable in ON_WEIGHTS:
         sites = trainable_sites(model.weights, settings.trainable)
         return lowrank(sites, rank=settings.rank, fold_policy=_rounding(settings)), draw_dense
     space = _small_space(settings, model)
@@ -87,7 +93,17 @@ def _rounding(settings: EstimatorConfig) -> FoldPolicy:
 
 
 def _small_space(settings: EstimatorConfig, model: Model) -> Space:
-    """LoRA's matrices."""
+    """LoRA's matrices, or a prefix's keys and values."""
+    if settings.trainable == "prefix":
+
+        def start(weights: Tree, key: jax.Array) -> Tree:
+            """The activations of random tokens, as MeZO has it."""
+            tokens_l = jax.random.randint(
+                key, (settings.prefix_length,), 0, model.config.vocab_size
+            )
+            return prefix_from_tokens(weights, tokens_l, model.graphdef)
+
+        return prefix_space(start)
     try:
         sites = lora_sites(trainable_sites(model.weights, "linear"), settings.lora_targets)
     except ValueError as error:
@@ -115,19 +131,32 @@ def make_optimizer(
     return optimizer
 
 
-def make_objective(config: Config, items: Sequence[Item], model: Model) -> Objective:
-    """What a run minimises; bare logits do where all candidates are one token and compared."""
+def objective_name(config: Config, task: Task) -> str:
+    """What is minimised: the configuration's choice, or the task's own."""
+    own = "classification" if task.kind == "classification" else "likelihood"
+    return config.train.objective or own
+
+
+def make_objective(config: Config, task: Task, items: Sequence[Item], model: Model) -> Objective:
+    """What a run minimises; bare logits do where all candidates are one token and compared.
+
+    Args:
+        config: of the run.
+        task: what its examples are.
+        items: all that will be scored.
+        model: the base model.
+    """
+    name = objective_name(config, task)
     losses = {
         "classification": classification_loss,
         "likelihood": likelihood_loss,
         "accuracy": accuracy_loss,
     }
-    name = config.train.objective
-    compares = name != "likelihood"
     return Objective(
         graphdef=model.graphdef,
         num_candidates=max(len(item.candidates) for item in items),
-        normalize=not compares or any(len(c) > 1 for item in items for c in item.candidates),
+        normalize=name == "likelihood"
+        or any(len(c) > 1 for item in items for c in item.candidates),
         loss=losses[name],
         num_micro_batches=config.train.micro_batches,
     )
@@ -136,13 +165,13 @@ def make_objective(config: Config, items: Sequence[Item], model: Model) -> Objec
 def _check(settings: EstimatorConfig, train: TrainConfig) -> None:
     """Refuses settings that do not go together, and says which would."""
     name, trainable = settings.name, settings.trainable
-    folds = trainable in OnWeights and redraw_interval(settings) > 0
-    if trainable not in OnWeights and name == "mezo_factorized":
+    folds = trainable in ON_WEIGHTS and redraw_interval(settings) > 0
+    if trainable not in ON_WEIGHTS and name == "mezo_factorized":
         raise InputError(
             f"estimator.name=mezo_factorized moves the weights, and trainable={trainable} does "
             "not: use estimator.name=mezo or lozo"
         )
-    if trainable in OnWeights and name in ("mezo", "mezo_factorized"):
+    if trainable in ON_WEIGHTS and name in ("mezo", "mezo_factorized"):
         if settings.fold == "none":
             raise InputError(f"estimator.name={name} folds every step: use another estimator.fold")
         if train.optimizer != "sgd" or train.weight_decay:

@@ -19,7 +19,7 @@ from zojax.tasks.dataset import get_task
 from zojax.tasks.tokenize import only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.evaluate import EvalSet, make_eval_set
-from zojax.training.method import make_method, make_objective
+from zojax.training.method import make_method, make_objective, objective_name
 from zojax.training.step import Method, Objective
 
 
@@ -43,6 +43,11 @@ class Data:
     splits: Splits
     content_free_dev: list[Item] = dataclasses.field(default_factory=list)
     content_free_eval: list[Item] = dataclasses.field(default_factory=list)
+
+    @property
+    def scored(self) -> list[Item]:
+        """All items."""
+        return [*self.train, *self.dev, *self.eval, *self.content_free_dev, *self.content_free_eval]
 
 
 def load_data(config: Config) -> Data:
@@ -68,7 +73,7 @@ def load_data(config: Config) -> Data:
 
     splits = load_splits(config.data, tokenise)
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
-    if splits.task.kind != "classification":
+    if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
     data = Data(train, dev, held_out, splits)
     if config.data.calibration != "content_free":
@@ -130,7 +135,7 @@ def prepare(config: Config, console: Console) -> Run:
         model,
         base_hash,
         make_method(config, model),
-        make_objective(config, [*data.train, *data.dev, *data.eval], model),
+        make_objective(config, data.splits.task, data.scored, model),
         jax.random.key(config.train.seed),
     )
 

@@ -20,16 +20,14 @@ import optax
 from flax import nnx
 
 from zojax.adapters import make_pool
-from zojax.estimators import Estimator, stream_key
+from zojax.estimators import SUBSPACE, Estimator, stream_key
 from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
 from zojax.scoring.pages import Array
 
 Tree = Any
 
-# Streams of the run's key, beside that of the directions.
-_SUBSPACE = 1
-_ROUNDING = 2
-_START = 3
+# Streams of the run's key, beside those of the estimators.
+_ROUNDING, _START = 2, 3
 
 
 @jax.tree_util.register_dataclass
@@ -123,7 +121,7 @@ def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
     """The state before the first step; ``weights`` are the base model's, and only read."""
     space = method.estimator.space
     params = space.init(weights, stream_key(key, _START, 0))
-    subspace = space.redraw(stream_key(key, _SUBSPACE, 0))
+    subspace = space.redraw(stream_key(key, SUBSPACE, 0))
     return TrainState(jnp.int32(0), params, subspace, method.optimizer(0.0).init(params))
 
 
@@ -250,7 +248,7 @@ def next_interval(
     weights, params = space.fold(
         weights, state.params, state.subspace, stream_key(key, _ROUNDING, state.step)
     )
-    subspace = space.redraw(stream_key(key, _SUBSPACE, state.step))
+    subspace = space.redraw(stream_key(key, SUBSPACE, state.step))
     opt_state = _carry(method, state, subspace)
     after = dataclasses.replace(state, params=params, subspace=subspace, opt_state=opt_state)
     return weights, after

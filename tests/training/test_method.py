@@ -1,0 +1,124 @@
+"""From a configuration to a method: what goes together, and what a step then does."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zojax.config import (
+    Config,
+    DataConfig,
+    EstimatorConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from zojax.errors import InputError
+from zojax.training.method import make_method, redraw_interval
+from zojax.training.setup import make_train_source, prepare
+from zojax.training.step import init_state, train_step
+
+
+@pytest.fixture(scope="module")
+def configure(tiny_model, tiny_reviews):
+    """``(train settings, estimator settings) -> Config``."""
+
+    def make(train: dict, estimator: dict, task: str = "sst2") -> Config:
+        return Config(
+            ModelConfig(str(tiny_model)),
+            RunConfig("unused"),
+            DataConfig(task, str(tiny_reviews), num_train=16, num_dev=4, num_eval=4),
+            TrainConfig(**{"steps": 4, "batch_size": 8, **train}),
+            EstimatorConfig(**{"epsilon": 0.05, **estimator}),
+        )
+
+    return make
+
+
+def first_losses(config: Config) -> np.ndarray:
+    """Of the first step, under its variants."""
+    run = prepare(config, Console(quiet=True))
+    source, _ = make_train_source(config, run)
+    _, batch, _ = source(0)
+    step = functools.partial(train_step, method=run.method, objective=run.objective)
+    weights = run.model.weights
+    state = init_state(run.method, weights, run.key)
+    _, record = jax.jit(step)(weights, state, run.key, np.float32(0.1), batch)
+    return np.asarray(record.losses_v)
+
+
+@pytest.mark.parametrize("objective", ["classification", "likelihood"])
+def test_micro_batches_give_the_losses_of_the_whole_batch(configure, objective):
+    whole, parts = (
+        first_losses(configure({"micro_batches": parts, "objective": objective}, {}))
+        for parts in (1, 4)
+    )
+    np.testing.assert_allclose(whole, parts, rtol=1e-5)  # sums in float32, in another order
+    assert abs(whole[0] - whole[1]) > 1e-4 * abs(whole[0]), "the probe must matter"
+
+
+def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
+    """Each is scored in a pool of its own, along its own direction."""
+    settings = {"name": "mezo", "trainable": "full"}
+    many = first_losses(configure({}, {**settings, "num_queries": 3}))
+    assert many.shape == (6,)
+    assert len({*many.round(5).tolist()}) == 6
+    middle = many.reshape(3, 2).mean(axis=1)  # L(θ) up to ε², whatever the direction
+    np.testing.assert_allclose(middle, middle.mean(), rtol=0.05)
+
+
+def test_accuracy_as_an_objective_counts_the_right_ones(configure):
+    losses = first_losses(configure({"objective": "accuracy"}, {}))
+    assert set((-8 * losses).tolist()) <= set(range(9))
+
+
+def test_a_prefix_starts_from_activations_and_is_a_probe_away_from_its_neighbours(configure):
+    config = configure({}, {"name": "mezo", "trainable": "prefix", "prefix_length": 3})
+    run = prepare(config, Console(quiet=True))
+    state = init_state(run.method, run.model.weights, run.key)
+    assert {path.rpartition("/")[2]: leaf.shape for path, leaf in state.params.items()} == {
+        "k": (2, 3, 16),
+        "v": (2, 3, 16),
+    }
+    assert all(np.abs(leaf).max() > 0 for leaf in state.params.values())
+    plus, minus = first_losses(config)
+    assert plus != minus
+
+
+@pytest.mark.parametrize(
+    ("settings", "interval"),
+    [
+        ({}, 50),
+        ({"fold": "none"}, 0),
+        ({"name": "mezo"}, 1),
+        ({"name": "mezo_factorized"}, 1),
+        ({"name": "mezo", "trainable": "lora"}, 0),
+        ({"trainable": "lora", "interval": 7}, 7),
+        ({"name": "fzoo", "interval": 9}, 9),
+    ],
+)
+def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval):
+    assert redraw_interval(EstimatorConfig(**settings)) == interval
+
+
+@pytest.mark.parametrize(
+    ("train", "estimator", "says"),
+    [
+        ({}, {"name": "mezo", "fold": "none"}, "use another estimator.fold"),
+        ({"optimizer": "momentum"}, {"name": "mezo"}, "train.optimizer=sgd"),
+        ({"weight_decay": 0.1}, {"name": "mezo_factorized"}, "train.weight_decay=0"),
+        ({}, {"name": "mezo_factorized", "trainable": "lora"}, "estimator.name=mezo or lozo"),
+        ({"optimizer": "adam"}, {}, "trainable=lora"),
+        ({}, {"name": "fzoo"}, "estimator.num_queries to 2 or more"),
+        ({"micro_batches": 3}, {}, "train.micro_batches=3 does not divide train.batch_size=8"),
+        ({}, {"trainable": "lora", "lora_targets": ("w_proj",)}, "there are fc1, fc2"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_those_that_do(
+    train, estimator, says, configure
+):
+    config = configure(train, estimator)
+    with pytest.raises(InputError, match=says):
+        make_method(config, prepare(configure({}, {}), Console(quiet=True)).model)

@@ -1,0 +1,44 @@
+"""Prefix tuning (Li and Liang, 2101.00190) as a space: keys and values that every query sees.
+
+Axes: l layers, s tokens of the prefix, n the model's width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from zojax.adapters.sites import Flat, nest
+from zojax.adapters.space import Space, keep_moment, keep_weights
+
+Tree = Any
+
+SITE = "layers/self_attn/prefix"
+K, V = f"{SITE}/k", f"{SITE}/v"
+
+
+def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Space:
+    """The space of a prefix's keys and values, ``(l, s, n)`` each.
+
+    Args:
+        start: ``(weights, key) -> {"k", "v"}``. MeZO starts with the activations of random tokens,
+            since entries that are drawn from nowhere are hard to train.
+
+    Example:
+        >>> zeros = jnp.zeros((2, 5, 8))
+        >>> space = prefix_space(lambda weights, key: {"k": zeros, "v": zeros})
+        >>> state = space.state(space.init({}, jax.random.key(0)), {})
+        >>> state["layers"]["self_attn"]["prefix"]["on"].tolist()
+        [1.0, 1.0]
+    """
+
+    def init(weights: Tree, key: jax.Array) -> Flat:
+        activations = start(weights, key)
+        return {K: activations["k"].astype(jnp.float32), V: activations["v"].astype(jnp.float32)}
+
+    def state(params: Flat, subspace: Flat) -> dict[str, Any]:
+        # Slot 0 of a pool is all zeros, and so it is off there: the base model has no prefix.
+        return nest({**params, f"{SITE}/on": jnp.ones(params[K].shape[:1], jnp.float32)})
+
+    return Space(init, lambda key: {}, state, keep_weights, keep_moment, moves_weights=False)
