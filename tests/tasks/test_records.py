@@ -195,16 +195,18 @@ def test_rows_that_a_check_refuses_are_bad_too(spoilt):
 
 
 def test_too_few_good_rows_say_so(spoilt):
-    assert refusal(spoilt, num_train=13, skip_bad=True) == (
-        f"{spoilt}/train.jsonl: has 20 records, 4 bad rows among those read, but data.num_train=13 "
-        "and data.num_dev=4 need 17"
+    message = refusal(spoilt, num_train=13, skip_bad=True)
+    assert message.startswith(
+        f"{spoilt}/train.jsonl: has 20 records (of the rows read 4 are bad, the first: "
+        f"{spoilt}/train.jsonl:2: is not JSON ("
     )
+    assert message.endswith("but data.num_train=13 and data.num_dev=4 need 17")
 
 
 def test_a_held_out_file_of_bad_rows_is_an_error(spoilt):
     (spoilt / "validation.jsonl").write_text('{"review": "x", "label": 5}\n' * 3)
     message = refusal(spoilt, skip_bad=True)
-    assert message == f"{spoilt}/validation.jsonl: all 3 rows are bad"
+    assert message.startswith(f"{spoilt}/validation.jsonl: all 3 rows are bad, the last: ")
 
 
 def test_bad_rows_are_no_demonstrations(spoilt):

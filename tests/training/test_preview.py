@@ -117,3 +117,13 @@ def test_skip_bad_trains_on_what_is_left(run, own, tmp_path):
     assert "left out 4 bad rows: " in out
     assert json.loads((directory / "config.json").read_text())["data"]["skip_bad"] is True
     assert json.loads((directory / "result.json").read_text())["eval_examples"] == 8
+
+
+def test_labels_are_not_counted_where_answers_are_texts(run, own, tmp_path):
+    row = {"passage": "p", "query": "@placeholder left", "entities": ["A", "B"], "answers": ["B"]}
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{json.dumps(row)}\n" * 10)
+    names = {"task": "record", "prompt": "none", "candidates": "none"}
+    got = told(run, own, *(part for n in names for part in ("--set", f"data.{n}={names[n]}")))
+    assert got["labels"] == []
+    assert got["shown"][0]["answers"] == ["B"]

@@ -135,10 +135,13 @@ def load_splits(
     learning = choose(train, sizes.train + sizes.dev)
     num_train = len(learning) - sizes.dev
     if num_train < sizes.train:
-        notes.append(_make_do(config, train, sizes, num_train, len(bad.messages)))
+        notes.append(_make_do(config, train, sizes, num_train, bad))
     held_out = choose(evaluation, sizes.eval)
     if not held_out:
-        raise InputError(f"{evaluation.where}: all {len(evaluation.rows)} rows are bad")
+        last = list(bad.messages)[-1]
+        raise InputError(
+            f"{evaluation.where}: all {len(evaluation.rows)} rows are bad, the last: {last}"
+        )
     if bad.messages:
         notes.append(bad.in_words())
     examples = learning[:num_train]
@@ -220,11 +223,12 @@ def _choose(
     return examples
 
 
-def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, num_bad: int) -> str:
+def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, bad: _BadRows) -> str:
     """The note that training has fewer examples than usual; an error where that will not do."""
     there = f"{train.where}: has {len(train.rows)} records"
-    if num_bad:
-        there += f", {num_bad} bad rows among those read"
+    if bad.messages:
+        count, first = len(bad.messages), next(iter(bad.messages))
+        there += f" (of the rows read {count} are bad, the first: {first})"
     if config.num_train is not None:
         raise InputError(
             f"{there}, but data.num_train={sizes.train} and data.num_dev={sizes.dev} need "

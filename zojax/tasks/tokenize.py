@@ -149,11 +149,28 @@ def encode(
     truncate: Literal["error", "left"],
     max_new_tokens: int = 0,
 ) -> Item:
-    """Tokenises an example (see :func:`tokenise`) of limited length.
+    """Tokenises an example (see :func:`tokenise`) of limited length (see :func:`fit`)."""
+    return fit(
+        tokenise(tokenizer, example),
+        max_length=max_length,
+        max_positions=max_positions,
+        truncate=truncate,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def fit(
+    item: Item,
+    *,
+    max_length: int,
+    max_positions: int,
+    truncate: Literal["error", "left"],
+    max_new_tokens: int = 0,
+) -> Item:
+    """The item within a limited length.
 
     Args:
-        tokenizer: from :func:`load_tokenizer`.
-        example: in text.
+        item: from :func:`tokenise`.
         max_length: the longest sequence wanted, BOS included.
         max_positions: the longest that the model can take.
         truncate: ``left`` drops the oldest prompt tokens of a longer one, but keeps the BOS, as
@@ -161,9 +178,8 @@ def encode(
         max_new_tokens: room to leave behind the prompt, where an answer is to be generated.
 
     Raises:
-        InputError: names the example: too long, or as for :func:`tokenise`.
+        InputError: names the example, which is too long.
     """
-    item = tokenise(tokenizer, example)
     length, limit = num_tokens(item, max_new_tokens), min(max_length, max_positions)
     if length <= limit:
         return item

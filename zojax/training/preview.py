@@ -13,9 +13,9 @@ from rich.text import Text
 from zojax.config import Config
 from zojax.models import read_config
 from zojax.scoring import Item
-from zojax.tasks import Example, Task, encode, load_splits, load_tokenizer, tokenise
+from zojax.tasks import Example, Task, load_splits, load_tokenizer, tokenise
 from zojax.tasks.dataset import get_task
-from zojax.tasks.tokenize import Tokenizer, num_tokens
+from zojax.tasks.tokenize import Tokenizer, fit, num_tokens
 
 Split = Literal["train", "dev", "eval"]
 
@@ -45,24 +45,26 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     task = get_task(data)
     positions = read_config(config.model.path).max_position_embeddings
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    whole = functools.cache(functools.partial(tokenise, tokenizer))
     shorten = functools.partial(
-        encode,
-        tokenizer,
+        fit,
         max_length=data.max_length,
         max_positions=positions,
         max_new_tokens=task.max_new_tokens,
     )
     refuse_long = data.skip_bad and data.truncate == "error"
-    splits = load_splits(
-        data, functools.partial(shorten, truncate="error" if refuse_long else "left")
-    )
+
+    def check(example: Example) -> None:
+        shorten(whole(example), truncate="error" if refuse_long else "left")
+
+    splits = load_splits(data, check)
     examples = {"train": splits.train, "dev": splits.dev, "eval": splits.eval}[split]
-    whole = [tokenise(tokenizer, example) for example in examples]
-    lengths = [num_tokens(item, task.max_new_tokens) for item in whole]
+    items = [whole(example) for example in examples]
+    lengths = [num_tokens(item, task.max_new_tokens) for item in items]
     limit = min(data.max_length, positions)
     shown = [
-        _describe(example, shorten(example, truncate="left"), length, tokenizer)
-        for example, length in zip(examples[:count], lengths, strict=False)
+        _describe(example, item, shorten(item, truncate="left"), length, tokenizer)
+        for example, item, length in list(zip(examples, items, lengths, strict=True))[:count]
     ]
     return {
         "task": task.name,
@@ -77,7 +79,9 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     }
 
 
-def _describe(example: Example, item: Item, length: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _describe(
+    example: Example, whole: Item, item: Item, length: int, tokenizer: Tokenizer
+) -> dict[str, Any]:
     prompt, candidates = item.prompt.tolist(), [c.tolist() for c in item.candidates]
     return {
         "name": example.name,
@@ -91,7 +95,7 @@ def _describe(example: Example, item: Item, length: int, tokenizer: Tokenizer) -
         "label": example.label,
         "answers": list(example.answers),
         "length": length,
-        "dropped": len(tokenise(tokenizer, example).prompt) - len(prompt),
+        "dropped": len(whole.prompt) - len(prompt),
     }
 
 
@@ -113,8 +117,8 @@ def _statistics(lengths: Sequence[int], limit: int) -> dict[str, Any]:
 
 
 def _count_labels(examples: Sequence[Example], task: Task) -> list[dict[str, Any]]:
-    """How often each label is right; nothing of tasks with free answers."""
-    if task.kind == "generation":
+    """How often each label is right; nothing where answers are texts."""
+    if any(example.answers for example in examples):
         return []
     counts = collections.Counter(example.label for example in examples)
     labels = range(len(task.candidates)) if task.candidates else sorted(counts)
