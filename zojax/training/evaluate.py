@@ -1,6 +1,8 @@
 """Evaluation: candidate scores of a whole data set under one adapter state."""
 
 import dataclasses
+import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +15,12 @@ from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages
 from zojax.training.batches import pack_batch
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.step import Batch, Objective, TrainState, score_slots
+from zojax.training.stopping import NEVER, Stop
 
 Tree = Any
+
+_IN_FLIGHT = 2  # batches: the device computes one, the next waits, and a stop waits for no more
+_POLL_SECONDS = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +84,42 @@ class Evaluator:
             args = (weights, state.params, state.subspace)
             self._executables |= compile_buckets(function, sorted(buckets), batch_size, *args)
 
-    def scores(self, weights: Tree, state: TrainState, eval_set: EvalSet) -> np.ndarray:
-        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`."""
-        scored = [
-            self._executables[bucket](weights, state.params, state.subspace, batch)
-            for bucket, batch, _ in eval_set.batches
-        ]
+    def scores(
+        self, weights: Tree, state: TrainState, eval_set: EvalSet, stop: Stop = NEVER
+    ) -> np.ndarray:
+        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`.
+
+        Raises:
+            zojax.training.stopping.Halted: a stop was asked for.
+        """
         scores = np.zeros((len(eval_set.labels), self._num_candidates), np.float32)
-        for (_, _, group), scores_bk in zip(eval_set.batches, jax.device_get(scored), strict=True):
-            scores[group] = scores_bk[: len(group)]
+        in_flight: deque[tuple[np.ndarray, jax.Array]] = deque()
+
+        def fetch() -> None:
+            group, scores_bk = in_flight.popleft()
+            _wait(scores_bk, stop)
+            scores[group] = np.asarray(scores_bk)[: len(group)]
+
+        for bucket, batch, group in eval_set.batches:
+            stop.check()
+            if len(in_flight) == _IN_FLIGHT:
+                fetch()
+            scored = self._executables[bucket](weights, state.params, state.subspace, batch)
+            in_flight.append((group, scored))
+        while in_flight:
+            fetch()
         return scores
 
-    def accuracy(self, weights: Tree, state: TrainState, eval_set: EvalSet) -> float:
-        """Share of the examples whose best candidate is the label."""
-        scores = self.scores(weights, state, eval_set)
+    def accuracy(
+        self, weights: Tree, state: TrainState, eval_set: EvalSet, stop: Stop = NEVER
+    ) -> float:
+        """Share of the examples whose best candidate is the label; ``Halted`` as :meth:`scores`."""
+        scores = self.scores(weights, state, eval_set, stop)
         return float((scores.argmax(-1) == eval_set.labels).mean())
+
+
+def _wait(array: jax.Array, stop: Stop) -> None:
+    """Waits outside the runtime, inside which no signal would be heard."""
+    while not array.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
+        stop.check()
+        time.sleep(_POLL_SECONDS)

@@ -1,8 +1,8 @@
 """Stopping a run from outside: Ctrl-C after the steps in hand, SIGTERM within seconds.
 
-Nothing needs to be saved in a hurry, since the journal is whole after every chunk. What counts is
-that a signal is heard while the main thread waits inside a compiled program, where Python's own
-handlers do not run; so a thread of its own listens.
+Nothing needs to be saved in a hurry, since the journal is whole after every chunk; an evaluation
+that is half made is made again. What counts is that a signal is heard while the main thread waits
+inside a compiled program, where Python's own handlers do not run; so a thread of its own listens.
 """
 
 import os
@@ -30,6 +30,10 @@ class Stopped(Exception):  # noqa: N818 - what was asked for is no error
         self.exit_code = exit_code
 
 
+class Halted(Exception):  # noqa: N818
+    """Something was left undone, since a stop was asked for; what it would have made is nothing."""
+
+
 class Stop:
     """Whether a stop was asked for, and by what.
 
@@ -49,6 +53,15 @@ class Stop:
     def is_urgent(self) -> bool:
         """Steps that are not done yet should not be waited for."""
         return self.exit_code == TERMINATED
+
+    def check(self) -> None:
+        """Raises :class:`Halted` if a stop was asked for."""
+        if self.is_asked:
+            raise Halted
+
+
+NEVER = Stop()
+"""The stop that nobody asks for."""
 
 
 @contextmanager

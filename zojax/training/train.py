@@ -92,6 +92,7 @@ class Training:
         progress: the evaluations so far.
         reporter: tells people and machines.
         checkpoints: where they are written.
+        stop: whether one is asked for.
     """
 
     run: Run
@@ -104,12 +105,24 @@ class Training:
     progress: Progress
     reporter: Reporter
     checkpoints: CheckpointWriter
+    stop: stopping.Stop
 
 
 def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
     """Trains what is left of the run in a locked directory, and writes the result."""
     try:
-        return _train_to_the_end(run, directory, console)
+        with (
+            closing(JournalWriter.resume(directory / run_dir.JOURNAL)) as journal,
+            stopping.listen() as stop,
+        ):
+            try:
+                return _train_to_the_end(run, directory, journal, stop, console)
+            except stopping.Halted:
+                raise stopping.Stopped(
+                    f"stopped after step {journal.num_steps} of {run.config.train.steps}, nothing "
+                    "is lost; give the same command again (without --fresh) to go on",
+                    stop.exit_code,
+                ) from None
     except OSError as error:
         raise InputError(
             f"run.dir {directory} cannot be written ({error.strerror or error}); mend that and "
@@ -117,36 +130,30 @@ def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
         ) from error
 
 
-def _train_to_the_end(run: Run, directory: Path, console: Console) -> dict[str, Any]:
+def _train_to_the_end(
+    run: Run, directory: Path, journal: JournalWriter, stop: stopping.Stop, console: Console
+) -> dict[str, Any]:
+    """Trains, evaluates and writes the result; ``Halted`` if a stop is asked for before that."""
     config = run.config.train
-    with closing(JournalWriter.resume(directory / run_dir.JOURNAL)) as journal:
-        if journal.lost_steps:
-            console.print(
-                f"the journal's end was damaged: {journal.lost_steps} steps are done again"
-            )
-        training = _set_up(run, directory, journal, console)
-        trainer = training.trainer
-        ends = chunk_ends(
-            trainer.step,
-            config.steps,
-            config.chunk,
-            config.eval_every,
-            run.config.run.checkpoint_every,
-        )
-        with stopping.listen() as stop, training.reporter, CompilationCounter() as compilations:
+    if journal.lost_steps:
+        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are done again")
+    training = _set_up(run, directory, journal, stop, console)
+    trainer = training.trainer
+    ends = chunk_ends(
+        trainer.step,
+        config.steps,
+        config.chunk,
+        config.eval_every,
+        run.config.run.checkpoint_every,
+    )
+    with training.reporter, CompilationCounter() as compilations:
+        try:
             _evaluate_base(training, console)
-            if not stop.is_asked:
-                _evaluate_dev(training)
-            try:
-                trainer.run(training.source, ends, stop, lambda: _after_chunk(training))
-            finally:
-                training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
-    if stop.is_asked:
-        raise stopping.Stopped(
-            f"stopped after step {trainer.step} of {config.steps}, nothing is lost; "
-            "give the same command again (without --fresh) to go on",
-            stop.exit_code,
-        )
+            _evaluate_dev(training)
+            trainer.run(training.source, ends, stop, lambda: _after_chunk(training))
+        finally:
+            training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
+    stop.check()
     records = read_journal(directory / run_dir.JOURNAL).records
     result = {
         "steps": config.steps,
@@ -162,7 +169,9 @@ def _train_to_the_end(run: Run, directory: Path, console: Console) -> dict[str, 
     return result
 
 
-def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console) -> Training:
+def _set_up(
+    run: Run, directory: Path, journal: JournalWriter, stop: stopping.Stop, console: Console
+) -> Training:
     """Rebuilds what the journal holds, and compiles everything that the loop runs."""
     config = run.config.train
     journaled = read_journal(directory / run_dir.JOURNAL)
@@ -173,9 +182,10 @@ def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console)
     if config.nonfinite == "stop":
         refuse_skipped(records)
     mend_metrics(directory / run_dir.METRICS, records)
-    weights, state, done = _rebuild(directory, run, run.model.weights, console)
+    weights, state, done = _rebuild(directory, run, run.model.weights, console, stop=stop)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
+    stop.check()
     with console.status(f"compiling {len(buckets)} buckets of up to {buckets[-1].tokens} tokens"):
         programs = compile_programs(
             weights,
@@ -187,7 +197,9 @@ def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console)
             batch_size=config.batch_size,
             steps=config.steps,
         )
+        stop.check()
         evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
+    stop.check()
     reporter = Reporter(directory, console, done, config.steps)
     trainer = Trainer(
         weights,
@@ -218,6 +230,7 @@ def _set_up(run: Run, directory: Path, journal: JournalWriter, console: Console)
         progress=read_progress(directory, done),
         reporter=reporter,
         checkpoints=checkpoints,
+        stop=stop,
     )
 
 
@@ -226,7 +239,7 @@ def _evaluate_base(training: Training, console: Console) -> None:
     trainer, progress = training.trainer, training.progress
     if progress.eval_accuracy_before is not None or trainer.step > 0:
         return
-    accuracy = training.evaluator.accuracy(trainer.weights, trainer.state, training.eval_set)
+    accuracy = _accuracy(training, training.eval_set)
     progress.eval_accuracy_before = accuracy
     training.reporter.evaluation(0, "eval", accuracy)
     console.print(f"held-out accuracy before: {100 * accuracy:.1f} %")
@@ -239,10 +252,15 @@ def _evaluate_dev(training: Training) -> None:
     is_due = step % config.eval_every == 0 or step == config.steps
     if not is_due or step in progress.dev_accuracy:
         return
-    accuracy = training.evaluator.accuracy(trainer.weights, trainer.state, training.dev_set)
-    training.reporter.evaluation(step, "dev", accuracy)
+    accuracy = _accuracy(training, training.dev_set)
     progress.dev_accuracy[step] = accuracy
     progress.write(training.directory)
+    training.reporter.evaluation(step, "dev", accuracy)
+
+
+def _accuracy(training: Training, eval_set: EvalSet) -> float:
+    trainer = training.trainer
+    return training.evaluator.accuracy(trainer.weights, trainer.state, eval_set, training.stop)
 
 
 def _after_chunk(training: Training) -> None:
@@ -265,9 +283,9 @@ def _evaluate_best(training: Training, console: Console) -> float:
             trainer.weights, trainer.state = {}, None  # room, before the model is read again
             weights = load_model(run.config).weights
         trainer.weights, trainer.state, _ = _rebuild(
-            training.directory, run, weights, console, best
+            training.directory, run, weights, console, best, training.stop
         )
-    return training.evaluator.accuracy(trainer.weights, trainer.state, training.eval_set)
+    return _accuracy(training, training.eval_set)
 
 
 def evaluate_run(directory: Path, console: Console, step: int | None = None) -> dict[str, Any]:
@@ -324,11 +342,17 @@ def _create(directory: Path, run: Run) -> None:
 
 
 def _rebuild(
-    directory: Path, run: Run, base_weights: Tree, console: Console, steps: int | None = None
+    directory: Path,
+    run: Run,
+    base_weights: Tree,
+    console: Console,
+    steps: int | None = None,
+    stop: stopping.Stop = stopping.NEVER,
 ) -> tuple[Tree, TrainState, int]:
     """Weights and state after the journal's first ``steps`` steps (None: all), and their number.
 
-    Uses up ``base_weights``. Goes on from a checkpoint where a good one is there.
+    Uses up ``base_weights``. Goes on from a checkpoint where a good one is there. ``Halted`` if a
+    stop is asked for.
     """
     journal = read_journal(directory / run_dir.JOURNAL)
     check_run(journal, run.config, run.base_hash)
@@ -344,5 +368,6 @@ def _rebuild(
         reload_base=lambda: load_model(run.config).weights,
         warn=lambda line: console.print(line, markup=False),
         steps=steps,
+        on_progress=lambda step: stop.check(),
     )
     return weights, state, len(journal.records[:steps])

@@ -1,0 +1,177 @@
+"""A stop is heard wherever a run is, and the same command then ends as if there had been none."""
+
+import json
+import runpy
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from zojax.config import Config, apply_overrides
+from zojax.training import Stopped, evaluate, run_dir, stopping, train
+from zojax.training.journal import read_journal
+from zojax.training.stopping import INTERRUPTED, TERMINATED, Stop
+
+QUIET = Console(quiet=True)
+STEPS = 4
+_TRAIN = sys.modules["zojax.training.train"]  # the package's name for it is that of its function
+
+
+def outcome(directory: Path) -> dict:
+    """What a run leaves, without what it took and where it lies."""
+    records = read_journal(directory / run_dir.JOURNAL).records
+    result = run_dir.read_json(directory / run_dir.RESULT)
+    lines = [json.loads(line) for line in (directory / run_dir.METRICS).read_text().splitlines()]
+    return {
+        "journal": {name: records[name].tobytes() for name in ("losses", "projected_grad")},
+        "progress": run_dir.read_json(directory / run_dir.PROGRESS),
+        "result": {name: result[name] for name in ("steps", "eval_accuracy", "eval_examples")},
+        "metrics": [{name: line[name] for name in line if name != "seconds"} for line in lines],
+    }
+
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+
+@pytest.fixture(scope="module")
+def configured(config_file) -> Config:
+    """Evaluations of three batches: of the base, on dev after 0, 2 and 4 steps, and at the end."""
+    config = runpy.run_path(str(config_file))["get_config"]()
+    return apply_overrides(config, ["train.learning_rate=1e-2", "estimator.interval=2"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(configured, compile_cache, tmp_path_factory) -> dict:
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(apply_overrides(configured, [f"run.dir={directory}"]), QUIET)
+    return outcome(directory)
+
+
+@pytest.fixture
+def config(configured, tmp_path) -> Config:
+    return apply_overrides(configured, [f"run.dir={tmp_path}/run"])
+
+
+@pytest.fixture
+def stop(monkeypatch) -> Stop:
+    """What a signal would ask for; no signals are listened to."""
+    stop = Stop()
+
+    @contextmanager
+    def listen():
+        yield stop
+
+    monkeypatch.setattr(stopping, "listen", listen)
+    return stop
+
+
+@pytest.fixture
+def count_batches(monkeypatch):
+    """``count_batches(on_batch)``: calls ``on_batch(n)`` as the n-th batch is evaluated."""
+
+    def count_batches(on_batch) -> None:
+        real, count = evaluate.compile_buckets, 0
+
+        def compile_buckets(*args):
+            def watched(executable):
+                def call(*args):
+                    nonlocal count
+                    count += 1
+                    on_batch(count)
+                    return executable(*args)
+
+                return call
+
+            return {bucket: watched(made) for bucket, made in real(*args).items()}
+
+        monkeypatch.setattr(evaluate, "compile_buckets", compile_buckets)
+
+    return count_batches
+
+
+def go_on(config: Config, monkeypatch) -> dict:
+    """Gives the same command again, and nobody stops it."""
+    monkeypatch.undo()
+    train(config, QUIET)
+    return outcome(Path(config.run.dir))
+
+
+@pytest.mark.parametrize(
+    ("batch", "steps", "recorded", "exit_code"),
+    [
+        (2, 0, 0, INTERRUPTED),
+        (5, 0, 0, TERMINATED),
+        (8, 2, 1, INTERRUPTED),
+        (14, 4, 3, TERMINATED),
+    ],
+)
+def test_no_further_batch_is_evaluated_and_what_is_half_made_is_made_again(
+    config, undisturbed, stop, count_batches, monkeypatch, batch, steps, recorded, exit_code
+):
+    evaluated = []
+
+    def on_batch(number):
+        evaluated.append(number)
+        if number == batch:
+            stop.exit_code = exit_code
+
+    count_batches(on_batch)
+    with pytest.raises(Stopped, match=f"^stopped after step {steps} of {STEPS}, noth") as stopped:
+        train(config, QUIET)
+    assert stopped.value.exit_code == exit_code
+    assert evaluated == list(range(1, batch + 1))
+    directory = Path(config.run.dir)
+    assert not (directory / run_dir.RESULT).exists()
+    progress = directory / run_dir.PROGRESS
+    assert progress.exists() == (batch > 3)
+    assert len(run_dir.read_json(progress)["dev_accuracy"] if batch > 3 else {}) == recorded
+    assert go_on(config, monkeypatch) == undisturbed
+
+
+def test_a_few_batches_at_most_are_in_flight(config, count_batches, monkeypatch):
+    """Or a stop would have to wait for all of them, and their inputs would fill the memory."""
+    fetched = []
+    count_batches(lambda number: fetched.append((number, len(waited))))
+    waited, wait = [], evaluate._wait
+    monkeypatch.setattr(evaluate, "_wait", lambda *args: waited.append(wait(*args)))
+    train(config, QUIET)
+    assert len(fetched) == 15
+    assert max(sent - done for sent, done in fetched) == evaluate._IN_FLIGHT
+
+
+def test_a_stop_is_heard_between_the_parts_of_setting_up(config, stop, monkeypatch):
+    def compiling(*args, **kwargs):
+        stop.exit_code = TERMINATED
+
+    monkeypatch.setattr(_TRAIN, "compile_programs", compiling)
+    monkeypatch.setattr(_TRAIN, "make_evaluator", pytest.fail)
+    with pytest.raises(Stopped, match="after step 0 of 4"):
+        train(config, QUIET)
+
+
+def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop, monkeypatch):
+    real, replayed = _TRAIN._evaluate_best, []
+
+    def evaluate_best(*args):
+        stop.exit_code = INTERRUPTED
+        return real(*args)
+
+    monkeypatch.setattr(_TRAIN, "_evaluate_best", evaluate_best)
+    with pytest.raises(Stopped):
+        train(config, QUIET)
+    restore_or_replay = _TRAIN.restore_or_replay
+
+    def watched(*args, on_progress, **kwargs):
+        def told(step):
+            replayed.append(step)
+            on_progress(step)
+
+        return restore_or_replay(*args, on_progress=told, **kwargs)
+
+    monkeypatch.setattr(_TRAIN, "restore_or_replay", watched)
+    with pytest.raises(Stopped, match="after step 4 of 4"):
+        train(config, QUIET)
+    assert replayed == [2]  # and not 4
+    assert go_on(config, monkeypatch) == undisturbed
