@@ -1,11 +1,14 @@
-"""``metrics.jsonl`` agrees with the journal, whatever a crash left of it."""
+"""``metrics.jsonl`` agrees with journal and progress, whatever a crash left of it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from zojax.training.journal import SKIPPED, record_dtype
 from zojax.training.metrics import mend_metrics, step_metrics
+from zojax.training.progress import Progress
 
 
 def make_records(count: int) -> np.ndarray:
@@ -33,23 +36,70 @@ def test_what_is_not_finite_is_none_and_marked():
     assert (second["loss"], second["skipped"]) == (None, True)
 
 
-def test_missing_lines_come_from_the_journal_and_the_rest_stays(tmp_path):
-    path, records = tmp_path / "metrics.jsonl", make_records(6)
-    lines = [{**line, "seconds": 0.1} for line in step_metrics(records[:4])]
-    lines.insert(2, {"step": 2, "dev_accuracy": 0.5})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "lo')
-    mend_metrics(path, records)
-    assert read(path) == [*lines, *step_metrics(records)[4:]]
+EVALUATED = Progress(0.5, {0: 0.25, 2: 0.75})
 
 
-def test_lines_of_steps_that_the_journal_lost_are_dropped(tmp_path):
-    path, records = tmp_path / "metrics.jsonl", make_records(6)
-    lines = [*step_metrics(records), {"step": 6, "dev_accuracy": 1.0}]
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+@pytest.fixture
+def whole() -> list[dict]:
+    """The lines of four steps and their evaluations, as a run writes them that nobody disturbs."""
+    steps = [{**line, "seconds": 0.1 * line["step"]} for line in step_metrics(make_records(4))]
+    before = [{"step": 0, "eval_accuracy": 0.5}, {"step": 0, "dev_accuracy": 0.25}]
+    return [*before, *steps[:2], {"step": 2, "dev_accuracy": 0.75}, *steps[2:]]
+
+
+def write(path, lines) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    mend_metrics(path, records[:3])
-    assert read(path) == step_metrics(records)[:3]
 
 
-def test_a_file_that_is_not_there_is_not_made(tmp_path):
-    mend_metrics(tmp_path / "metrics.jsonl", make_records(3))
-    assert list(tmp_path.iterdir()) == []
+def test_a_whole_file_stays_as_it_is(path, whole):
+    write(path, whole)
+    before = path.read_bytes()
+    mend_metrics(path, make_records(4), EVALUATED)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("missing", range(7))
+def test_a_missing_line_comes_from_the_journal_or_the_progress(path, whole, missing):
+    write(path, whole[:missing] + whole[missing + 1 :])
+    mend_metrics(path, make_records(4), EVALUATED)
+    whole[missing].pop("seconds", None)
+    assert read(path) == whole
+
+
+@pytest.mark.parametrize("twice", range(7))
+def test_a_line_that_is_there_twice_is_there_once(path, whole, twice):
+    write(path, [*whole[: twice + 1], *whole[twice:]])
+    mend_metrics(path, make_records(4), EVALUATED)
+    assert read(path) == whole
+
+
+def test_lines_that_are_torn_or_strange_are_dropped(path, whole):
+    write(path, whole)
+    with path.open("ab") as file:
+        file.write(b'\xff\xfe\n[]\n5\n{"step": []}\n{"seconds": 1}\n{"step": 4, "lo')
+    mend_metrics(path, make_records(4), EVALUATED)
+    assert read(path) == whole
+
+
+def test_lines_that_the_journal_and_the_progress_lost_are_dropped(path, whole):
+    later = [{**step_metrics(make_records(5))[4], "seconds": 9.0}, {"step": 4, "dev_accuracy": 1.0}]
+    write(path, [*whole, *later])
+    mend_metrics(path, make_records(4), EVALUATED)
+    assert read(path) == whole
+
+
+def test_a_file_that_is_not_there_is_made(path, whole):
+    mend_metrics(path, make_records(4), EVALUATED)
+    for line in whole:
+        line.pop("seconds", None)
+    assert read(path) == whole
+
+
+def test_a_run_that_has_done_nothing_has_no_lines(path):
+    mend_metrics(path, make_records(0), Progress())
+    assert path.read_bytes() == b""

@@ -12,6 +12,8 @@ from rich.console import Console
 from zojax.config import Config, apply_overrides
 from zojax.training import Stopped, evaluate, run_dir, stopping, train
 from zojax.training.journal import read_journal
+from zojax.training.progress import Progress
+from zojax.training.report import Reporter
 from zojax.training.stopping import INTERRUPTED, TERMINATED, Stop
 
 QUIET = Console(quiet=True)
@@ -174,4 +176,44 @@ def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop
     with pytest.raises(Stopped, match="after step 4 of 4"):
         train(config, QUIET)
     assert replayed == [2]  # and not 4
+    assert go_on(config, monkeypatch) == undisturbed
+
+
+class Killed(BaseException):
+    """As good as a kill: nothing catches it."""
+
+
+@pytest.mark.parametrize(
+    ("of", "writing", "time"),
+    [(Reporter, "evaluation", 1), (Reporter, "evaluation", 3), (Progress, "write", 3)],
+)
+def test_a_kill_between_two_files_leaves_no_line_twice_and_none_out(
+    config, undisturbed, monkeypatch, of, writing, time
+):
+    real, times = getattr(of, writing), []
+
+    def killed(*args):
+        times.append(args)
+        if len(times) == time:
+            raise Killed
+        real(*args)
+
+    monkeypatch.setattr(of, writing, killed)
+    with pytest.raises(Killed):
+        train(config, QUIET)
+    assert go_on(config, monkeypatch) == undisturbed
+
+
+def test_metrics_that_were_deleted_are_rebuilt(config, undisturbed, stop, monkeypatch):
+    directory = Path(config.run.dir)
+    after_chunk = _TRAIN._after_chunk
+
+    def stopping_after_two(training):
+        after_chunk(training)
+        stop.exit_code = INTERRUPTED
+
+    monkeypatch.setattr(_TRAIN, "_after_chunk", stopping_after_two)
+    with pytest.raises(Stopped, match="after step 2 of 4"):
+        train(config, QUIET)
+    (directory / run_dir.METRICS).unlink()
     assert go_on(config, monkeypatch) == undisturbed

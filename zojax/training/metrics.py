@@ -2,12 +2,14 @@
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zojax.training.journal import SKIPPED
+from zojax.training.progress import Progress
 from zojax.training.run_dir import write_atomically
 
 
@@ -29,23 +31,34 @@ def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def mend_metrics(path: Path, records: np.ndarray) -> None:
-    """Makes the file agree with the journal again, after a crash between the two.
+def evaluation_metrics(step: int, name: str, accuracy: float) -> dict[str, Any]:
+    """The line of an accuracy, ``dev`` or ``eval``, after ``step`` steps."""
+    return {"step": step, f"{name}_accuracy": accuracy}
 
-    A torn line and lines of steps that the journal does not have are dropped, lines of steps that
-    only the journal has are added.
+
+def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
+    """Writes the file anew from what a run knows for certain, after a crash between the writes.
+
+    Every step of the journal and every evaluation of the progress has one line then, in the order
+    in which they were made. Of the file itself the steps' ``seconds`` are kept, where it has them.
     """
-    if not path.exists():
-        return
-    kept: list[dict[str, Any]] = []
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("step", math.inf) <= len(records):
-            kept.append(entry)
-    have = {entry["step"] for entry in kept if "loss" in entry}
-    kept += [entry for entry in step_metrics(records) if entry["step"] not in have]
-    kept.sort(key=lambda entry: entry["step"])
-    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+    seconds = _read_seconds(path)
+    lines = [
+        line | ({"seconds": seconds[line["step"]]} if line["step"] in seconds else {})
+        for line in step_metrics(records)
+    ]
+    if progress.eval_accuracy_before is not None:
+        lines.append(evaluation_metrics(0, "eval", progress.eval_accuracy_before))
+    lines += [evaluation_metrics(step, "dev", x) for step, x in progress.dev_accuracy.items()]
+    lines.sort(key=lambda line: line["step"])  # of one step, as they are: it was trained first
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _read_seconds(path: Path) -> dict[int, float]:
+    """What the steps took, of those lines that are whole."""
+    seconds: dict[int, float] = {}
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            seconds[line["step"]] = line["seconds"]
+    return seconds

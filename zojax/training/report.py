@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from zojax.errors import InputError
+from zojax.training.metrics import evaluation_metrics
 from zojax.training.run_dir import METRICS
 
 
@@ -82,7 +83,7 @@ class Reporter:
         """Reports an accuracy, ``dev`` or ``eval``, after ``step`` steps."""
         if name == "dev":
             self._dev_accuracy = accuracy
-        self._write({"step": step, f"{name}_accuracy": accuracy})
+        self._write(evaluation_metrics(step, name, accuracy))
         self._board.add_scalar(f"accuracy/{name}", accuracy, step)
 
     def _write(self, metrics: Mapping[str, Any]) -> None:

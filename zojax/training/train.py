@@ -181,7 +181,8 @@ def _set_up(
     records = journaled.records
     if config.nonfinite == "stop":
         refuse_skipped(records)
-    mend_metrics(directory / run_dir.METRICS, records)
+    progress = read_progress(directory, len(records))
+    mend_metrics(directory / run_dir.METRICS, records, progress)
     weights, state, done = _rebuild(directory, run, run.model.weights, console, stop=stop)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
@@ -227,7 +228,7 @@ def _set_up(
         evaluator=evaluator,
         dev_set=dev_set,
         eval_set=eval_set,
-        progress=read_progress(directory, done),
+        progress=progress,
         reporter=reporter,
         checkpoints=checkpoints,
         stop=stop,
@@ -241,6 +242,7 @@ def _evaluate_base(training: Training, console: Console) -> None:
         return
     accuracy = _accuracy(training, training.eval_set)
     progress.eval_accuracy_before = accuracy
+    progress.write(training.directory)
     training.reporter.evaluation(0, "eval", accuracy)
     console.print(f"held-out accuracy before: {100 * accuracy:.1f} %")
 
