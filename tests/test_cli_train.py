@@ -11,6 +11,8 @@ import pytest
 
 from zojax.tasks.dataset import TASKS
 from zojax.tasks.sst2 import SST2
+from zojax.training import lock
+from zojax.training.journal import JournalWriter
 
 
 @pytest.fixture
@@ -266,16 +268,41 @@ def test_fresh_keeps_the_run_before_under_the_next_free_number(run, config_file,
     overrides = settings(f"run.dir={another}", "train.steps=1")
     code, out, _ = run("train", "--config", config_file, *overrides, "--fresh")
     assert code == 0
-    assert f"the run before is kept in {aside}\n" in out
+    assert out.startswith(f"the run before is kept in {aside}\n")
     assert contents(aside) == before
     assert json.loads((another / "result.json").read_text())["steps"] == 1
 
 
-def test_fresh_with_bad_input_leaves_the_run_where_it_was(run, config_file, another, refusal):
+@pytest.mark.parametrize("left", ["nothing", "a configuration without a journal"])
+def test_fresh_gives_a_run_its_name_back_if_no_new_one_begins(
+    run, config_file, another, monkeypatch, left
+):
     before = contents(another)
-    overrides = settings(f"run.dir={another}", "data.num_train=999")
-    line = refusal(run("train", "--config", config_file, *overrides, "--fresh"))
-    assert "has 60 records" in line
+    bad = ["model.path=/no/model"] if left == "nothing" else []
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JournalWriter, "create", full)
+    overrides = settings(f"run.dir={another}", *bad)
+    code, out, err = run("train", "--config", config_file, *overrides, "--fresh")
+    assert code == 2
+    assert out == (
+        f"the run before is kept in {another}.1\n"
+        f"no new run began; the run before is in {another} again\n"
+    )
+    assert err.count("\n") == 1
+    assert ("/no/model" if left == "nothing" else "cannot be written: No space left") in err
+    assert contents(another) == before
+    assert [path.name for path in another.parent.iterdir()] == [another.name]
+
+
+def test_fresh_is_refused_while_the_run_is_in_use(run, config_file, another, refusal):
+    overrides = settings(f"run.dir={another}")
+    with lock.hold(another):
+        before = contents(another)
+        line = refusal(run("train", "--config", config_file, *overrides, "--fresh"))
+    assert f"run.dir {another} is in use by process {os.getpid()}; wait for it" in line
     assert contents(another) == before
     assert [path.name for path in another.parent.iterdir()] == [another.name]
 

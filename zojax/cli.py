@@ -81,14 +81,16 @@ def _train(args: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     _use_compile_cache()
     directory = Path(config.run.dir)
+
+    def tell(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
     try:
-        with run_dir.set_aside(directory) if args.fresh else nullcontext() as aside:
+        with run_dir.set_aside(directory, tell) if args.fresh else nullcontext():
             result = train(config, console)
     except Stopped as stopped:
-        console.print(str(stopped), soft_wrap=True, markup=False)
+        tell(str(stopped))
         return stopped.exit_code
-    if aside is not None:
-        console.print(f"the run before is kept in {aside}", soft_wrap=True, markup=False)
     _print_result(console, directory, result)
     return 0
 

@@ -7,6 +7,7 @@ import pytest
 
 from zojax.config import Config, ModelConfig, RunConfig, apply_overrides, to_dict
 from zojax.errors import InputError
+from zojax.training import lock
 from zojax.training.run_dir import (
     CONFIG,
     JOURNAL,
@@ -109,33 +110,82 @@ def test_a_journal_alone_is_never_overwritten(config, directory):
     assert (directory / JOURNAL).read_bytes() == b"precious"
 
 
-def test_set_aside_makes_room_and_keeps_what_was_there(directory):
-    with set_aside(directory) as aside:
+def begin(directory: Path) -> None:
+    """Makes the journal of a new run."""
+    directory.mkdir()
+    (directory / JOURNAL).write_bytes(b"new")
+
+
+def test_set_aside_makes_room_keeps_what_was_there_and_says_where_at_once(directory):
+    told = []
+    with set_aside(directory, told.append) as aside:
+        assert told == [f"the run before is kept in {aside}"]
         assert not directory.exists()
-        directory.mkdir()
+        begin(directory)
     assert aside == directory.with_name("run.1")
     assert (aside / JOURNAL).read_bytes() == b"precious"
+    assert (directory / JOURNAL).read_bytes() == b"new"
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("error", [InputError("bad input"), KeyboardInterrupt()])
-def test_set_aside_puts_a_run_back_if_nothing_took_its_place(directory, error):
-    with pytest.raises(type(error)), set_aside(directory):
+@pytest.mark.parametrize("left", [None, (), (CONFIG, lock.LOCK, f".{JOURNAL}-12", f".{CONFIG}-12")])
+def test_set_aside_puts_a_run_back_if_no_other_has_begun(directory, error, left):
+    told = []
+    with pytest.raises(type(error)), set_aside(directory, told.append):
+        if left is not None:
+            directory.mkdir()
+            for name in left:
+                (directory / name).write_text("{")
         raise error
     assert (directory / JOURNAL).read_bytes() == b"precious"
+    assert list(directory.parent.iterdir()) == [directory]
+    assert told[1:] == [f"no new run began; the run before is in {directory} again"]
+
+
+@pytest.mark.parametrize("name", [JOURNAL, "notes.txt"])
+def test_set_aside_never_removes_what_is_worth_keeping(directory, name):
+    with pytest.raises(InputError), set_aside(directory, lambda line: None) as aside:
+        directory.mkdir()
+        (directory / name).write_bytes(b"new")
+        raise InputError("a full disk")
+    assert (directory / name).read_bytes() == b"new"
+    assert (aside / JOURNAL).read_bytes() == b"precious"
+
+
+def test_set_aside_leaves_a_directory_in_which_another_process_begins(directory):
+    told = []
+    with set_aside(directory, told.append) as aside:
+        directory.mkdir()
+        holding = lock.hold(directory)
+        holding.__enter__()
+    holding.__exit__(None, None, None)
+    assert (aside / JOURNAL).read_bytes() == b"precious"
+    assert directory.exists()
+    assert len(told) == 1
+
+
+def test_set_aside_refuses_a_run_in_use(directory):
+    with (
+        lock.hold(directory),
+        pytest.raises(InputError, match=f"in use by process {os.getpid()}"),
+        set_aside(directory, pytest.fail),
+    ):
+        pass
     assert list(directory.parent.iterdir()) == [directory]
 
 
 def test_set_aside_works_from_inside_the_directory(directory, monkeypatch):
     monkeypatch.chdir(directory)
-    with set_aside(Path(".")) as aside:
-        directory.mkdir()
+    with set_aside(Path("."), lambda line: None) as aside:
+        begin(directory)
     assert aside == directory.with_name("run.1")
 
 
 def test_set_aside_leaves_alone_what_is_no_run(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "nothing", tmp_path / "notes.txt"):
-        with set_aside(path) as aside:
+        with set_aside(path, pytest.fail) as aside:
             assert aside is None
             assert path.exists() == (path.name != "nothing")
 
@@ -147,6 +197,6 @@ def test_a_directory_that_cannot_be_renamed_is_an_error_of_one_line(directory, m
     monkeypatch.setattr(Path, "rename", busy)
     with (
         pytest.raises(InputError, match=f"^run.dir {directory} cannot be renamed: Device or res"),
-        set_aside(directory),
+        set_aside(directory, pytest.fail),
     ):
         pass

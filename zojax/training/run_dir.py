@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,20 @@ def make(directory: Path) -> None:
 
 
 @contextmanager
-def set_aside(directory: Path) -> Iterator[Path | None]:
+def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | None]:
     """Renames a run's directory to the first free ``NAME.1``, ``NAME.2``, …, if it holds a run.
 
-    It gets its name back if nothing has taken its place in the end. Gives the new name, or None.
+    It gets its name back if no other run has begun under it in the end.
+
+    Args:
+        directory: of the run.
+        tell: told at once, in a line, what the run is called now.
+
+    Returns:
+        The new name, or None if no run was there.
+
+    Raises:
+        InputError: it is in use, or cannot be renamed.
     """
     if not any((directory / name).exists() for name in (CONFIG, JOURNAL)):
         yield None
@@ -151,7 +162,21 @@ def set_aside(directory: Path) -> Iterator[Path | None]:
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be renamed: {error.strerror}") from None
     try:
+        tell(f"the run before is kept in {aside}")
         yield aside
     finally:
-        if not directory.exists():
-            aside.rename(directory)
+        if _put_back(aside, directory):
+            tell(f"no new run began; the run before is in {directory} again")
+
+
+def _put_back(aside: Path, directory: Path) -> bool:
+    """Gives a run its name back unless another has begun under it; whether it has it."""
+    with suppress(OSError, InputError):  # it is kept where it was said to be
+        if directory.exists():
+            with lock.hold(directory):
+                if not all(map(_is_remnant, directory.iterdir())):
+                    return False
+                shutil.rmtree(directory)
+        aside.rename(directory)
+        return True
+    return False
