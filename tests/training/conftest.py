@@ -1,7 +1,8 @@
-"""Small runs for the tests of exports."""
+"""Small runs, to disturb and to export."""
 
 import dataclasses
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
+from tests.training.outcomes import outcome
 from zojax import __version__
 from zojax.config import (
     Config,
@@ -20,6 +22,7 @@ from zojax.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
+    apply_overrides,
     to_dict,
 )
 from zojax.models import content_hash
@@ -65,6 +68,23 @@ def compile_cache(tmp_path_factory):
         compilation_cache.reset_cache()
         if settings is ours:
             yield
+
+
+@pytest.fixture(scope="session")
+def short_config(config_file) -> Config:
+    """Four steps, two intervals, and evaluations of three batches each: of the base, on dev after
+    0, 2 and 4 steps, and at the end.
+    """
+    config = runpy.run_path(str(config_file))["get_config"]()
+    return apply_overrides(config, ["train.learning_rate=1e-2", "estimator.interval=2"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(short_config, compile_cache, tmp_path_factory) -> dict[str, Any]:
+    """The outcome of this run if nobody disturbs it."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(apply_overrides(short_config, [f"run.dir={directory}"]), Console(quiet=True))
+    return outcome(directory)
 
 
 class ExportRuns:

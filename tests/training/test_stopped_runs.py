@@ -1,7 +1,5 @@
 """A stop is heard wherever a run is, and the same command then ends as if there had been none."""
 
-import json
-import runpy
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.training.outcomes import outcome
 from zojax.config import Config, apply_overrides
 from zojax.training import Stopped, evaluate, run_dir, stopping, train
-from zojax.training.journal import read_journal
 from zojax.training.progress import Progress
 from zojax.training.report import Reporter
 from zojax.training.stopping import INTERRUPTED, TERMINATED, Stop
@@ -21,39 +19,12 @@ STEPS = 4
 _TRAIN = sys.modules["zojax.training.train"]  # the package's name for it is that of its function
 
 
-def outcome(directory: Path) -> dict:
-    """What a run leaves, without what it took and where it lies."""
-    records = read_journal(directory / run_dir.JOURNAL).records
-    result = run_dir.read_json(directory / run_dir.RESULT)
-    lines = [json.loads(line) for line in (directory / run_dir.METRICS).read_text().splitlines()]
-    return {
-        "journal": {name: records[name].tobytes() for name in ("losses", "projected_grad")},
-        "progress": run_dir.read_json(directory / run_dir.PROGRESS),
-        "result": {name: result[name] for name in ("steps", "eval_accuracy", "eval_examples")},
-        "metrics": [{name: line[name] for name in line if name != "seconds"} for line in lines],
-    }
-
-
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
-@pytest.fixture(scope="module")
-def configured(config_file) -> Config:
-    """Evaluations of three batches: of the base, on dev after 0, 2 and 4 steps, and at the end."""
-    config = runpy.run_path(str(config_file))["get_config"]()
-    return apply_overrides(config, ["train.learning_rate=1e-2", "estimator.interval=2"])
-
-
-@pytest.fixture(scope="module")
-def undisturbed(configured, compile_cache, tmp_path_factory) -> dict:
-    directory = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(apply_overrides(configured, [f"run.dir={directory}"]), QUIET)
-    return outcome(directory)
-
-
 @pytest.fixture
-def config(configured, tmp_path) -> Config:
-    return apply_overrides(configured, [f"run.dir={tmp_path}/run"])
+def config(short_config, tmp_path) -> Config:
+    return apply_overrides(short_config, [f"run.dir={tmp_path}/run"])
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from zojax.errors import InputError
+from zojax.training.board import Board
 from zojax.training.metrics import evaluation_metrics
 from zojax.training.run_dir import METRICS
 
@@ -31,7 +31,7 @@ class Reporter:
         self._every = max(1, total_steps // 10)
         self._last_line = first_step
         self._metrics = (directory / METRICS).open("a")
-        self._board = SummaryWriter(logdir=str(directory / "tb"))
+        self._board = Board(directory / "tb")
         self._dev_accuracy: float | None = None
         self._bar = Progress(
             TextColumn("[bold]train[/]"),
@@ -50,9 +50,9 @@ class Reporter:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        with suppress(OSError):  # a full disk has been told of before
-            self._metrics.close()
-            self._board.close()
+        for file in (self._metrics, self._board):
+            with suppress(OSError):  # a full disk has been told of before
+                file.close()
 
     def chunk(
         self, steps: list[Mapping[str, Any]], *, steps_per_second: float, tokens_per_second: float
@@ -62,10 +62,10 @@ class Reporter:
             self._write(metrics)
             for name, value in metrics.items():
                 if name != "step" and value is not None:
-                    self._board.add_scalar(f"train/{name}", value, metrics["step"])
+                    self._board.scalar(f"train/{name}", value, metrics["step"])
         done = steps[-1]["step"]
-        self._board.add_scalar("speed/steps_per_second", steps_per_second, done)
-        self._board.add_scalar("speed/tokens_per_second", tokens_per_second, done)
+        self._board.scalar("speed/steps_per_second", steps_per_second, done)
+        self._board.scalar("speed/tokens_per_second", tokens_per_second, done)
         losses = [metrics["loss"] for metrics in steps if metrics["loss"] is not None]
         status = f"loss {sum(losses) / len(losses):.4f}" if losses else "no finite loss"
         if self._dev_accuracy is not None:
@@ -84,7 +84,7 @@ class Reporter:
         if name == "dev":
             self._dev_accuracy = accuracy
         self._write(evaluation_metrics(step, name, accuracy))
-        self._board.add_scalar(f"accuracy/{name}", accuracy, step)
+        self._board.scalar(f"accuracy/{name}", accuracy, step)
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
         try:
