@@ -6,8 +6,8 @@ A training process is forked, killed with SIGKILL, and started again on the same
 the run is finished; then a new run begins. Every other kill comes after a random part of an
 undisturbed run's life, and so often while it is being set up; the others come at a random moment of
 the training itself.
-Every finished run must have the journal (so all losses, in which every bit of the weights has its
-part), the evaluations and the metrics of the undisturbed one.
+Every finished run must have the journal, the evaluations and the metrics of the undisturbed one,
+and have ended with its weights and its state, bit for bit.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from pathlib import Path
 import transformers  # noqa: F401
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.training.outcomes import outcome
 from zojax.config import (
     Config,
     DataConfig,
@@ -36,10 +38,10 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
 )
-from zojax.models import random_model, save
+from zojax.models import content_hash, random_model, save
 from zojax.models.opt import OPTConfig
 from zojax.training import run_dir, train
-from zojax.training.journal import read_journal
+from zojax.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 400
@@ -87,26 +89,36 @@ def in_child(action, *arguments) -> int:
 
 
 def run_to_its_end(config: Config, cache: Path) -> None:
-    """What ``zojax train`` does."""
+    """What ``zojax train`` does; leaves the hashes of its weights and state after the last step.
+
+    Not a replay's, which follow from the journal: those that were trained, or restored from a
+    checkpoint and trained on.
+    """
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    run = Trainer.run
+
+    def run_and_hash(trainer: Trainer, *arguments) -> None:
+        run(trainer, *arguments)
+        leaves = jax.tree_util.tree_leaves_with_path(trainer.state)
+        state = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+        hashes = {"weights": content_hash(trainer.weights), "state": content_hash(state)}
+        run_dir.write_json(hashes_path(Path(config.run.dir)), hashes)
+
+    Trainer.run = run_and_hash
     train(config, Console(quiet=True))
 
 
-def outcome(directory: Path) -> dict:
+def hashes_path(directory: Path) -> Path:
+    """Beside a run's directory: the hashes of its last weights and state."""
+    return directory.with_name(f"{directory.name}-hashes.json")
+
+
+def outcome_and_hashes(directory: Path) -> dict:
     """What must not depend on how often a run was killed."""
-    metrics = [json.loads(line) for line in (directory / run_dir.METRICS).read_text().splitlines()]
-    records = read_journal(directory / run_dir.JOURNAL).records
-    # All but the checksum, which depends on the header, and so on the directory's name.
-    scalars = [name for name in records.dtype.names or () if name != "checksum"]
-    return {
-        "journal": {name: records[name].tobytes() for name in scalars},
-        "progress": json.loads((directory / run_dir.PROGRESS).read_text()),
-        "metrics": [(m["step"], m["loss"]) for m in metrics if "loss" in m],
-        "eval": json.loads((directory / run_dir.RESULT).read_text())["eval_accuracy"],
-    }
+    return {**outcome(directory), **run_dir.read_json(hashes_path(directory))}
 
 
 def campaign(kills: int, seed: int, directory: Path, overrides: list[str]) -> dict[str, int]:
@@ -125,7 +137,7 @@ def campaign(kills: int, seed: int, directory: Path, overrides: list[str]) -> di
         undisturbed, child = start(name)
         assert os.waitpid(child, 0)[1] == 0
         life = time.monotonic() - began
-    expected = outcome(undisturbed)
+    expected = outcome_and_hashes(undisturbed)
     speeds = json.loads((undisturbed / run_dir.RESULT).read_text())
     training_time = STEPS * speeds["median_step_seconds"]
 
@@ -146,7 +158,7 @@ def campaign(kills: int, seed: int, directory: Path, overrides: list[str]) -> di
         if os.WIFSIGNALED(status):
             continue
         assert status == 0, f"a run in {path} ended with status {status}"
-        found = outcome(path)
+        found = outcome_and_hashes(path)
         for name, value in expected.items():
             assert found[name] == value, f"{name} differs after {kills_of_this_run} kills: {path}"
         finished, kills_of_this_run = finished + 1, 0
