@@ -28,8 +28,8 @@ from zojax.adapters import Site, lowrank
 from zojax.errors import InputError
 from zojax.estimators import lozo
 from zojax.models import content_hash
-from zojax.training import checkpoint
 from zojax.training.checkpoint import CheckpointWriter, kept_steps, restore, saved_steps
+from zojax.training.checkpoint_note import seal
 from zojax.training.compiling import CompilationCounter
 from zojax.training.journal import Journal, JournalWriter, read_journal
 from zojax.training.replay import (
@@ -501,7 +501,7 @@ def change_note(run: Run, step: int, **changes: Any) -> None:
     """Forges a note, checksum and all."""
     path = run.checkpoints / str(step) / "note" / "metadata"
     note = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps(checkpoint._sealed(note)))
+    path.write_text(json.dumps(seal(note)))
 
 
 def test_only_directories_named_like_steps_are_checkpoints(run):

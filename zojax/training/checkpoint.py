@@ -10,7 +10,6 @@ hanging disk answers, and know no moment after the commit, when older checkpoint
 """
 
 import functools
-import json
 import logging
 import os
 import re
@@ -24,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import xxhash
 
-from zojax import __version__
 from zojax.errors import InputError
 from zojax.models import content_hash
+from zojax.training.checkpoint_note import FORMAT, check_note, digest, make_note, read_note
 from zojax.training.journal import Journal, read_journal
 from zojax.training.step import TrainState
 
@@ -37,9 +35,6 @@ Tree = Any
 DIRECTORY = "checkpoints"
 """Where a run's directory has them."""
 
-FORMAT = 1
-
-_NOTE = Path("note", "metadata")
 _PIECE_BYTES = 256 << 20  # a layer's matrix, not the stack: what is compressed and read at once
 _RESERVED_BYTES = 16 << 20  # of the disk, for the journal
 _LEFTOVERS = ("*.orbax-checkpoint-tmp*", ".*-removed", ".*-replaced")
@@ -98,62 +93,6 @@ def restore(
     if int(state.step) != step:
         raise InputError(f"{path}: holds the state after step {int(state.step)}")
     return restored.get("weights"), state
-
-
-def check_note(path: Path, journal: Journal, folded: bool) -> dict[str, Any]:
-    """The note of a checkpoint, if that belongs to this journal; reads no arrays.
-
-    Args:
-        path: the checkpoint's directory.
-        journal: of the run.
-        folded: whether the checkpoint must hold weights.
-
-    Raises:
-        InputError: it does not, or cannot be read.
-    """
-    note = _read_note(path)
-    if note is None:
-        raise InputError(f"{path}: is damaged or was never whole")
-    if note["format"] != FORMAT:
-        raise InputError(f"{path}: has format {note['format']}; this zojax reads {FORMAT}")
-    if note["base_hash"] != journal.header["base_hash"]:
-        raise InputError(f"{path}: is a checkpoint of another run, with another base model")
-    if note["header"] != journal.seed:
-        raise InputError(f"{path}: is a checkpoint of another run, with other settings")
-    if note["step"] != int(path.name):
-        raise InputError(f"{path}: is the checkpoint of step {note['step']}")
-    if note["step"] > len(journal.records):
-        raise InputError(f"{path}: the journal has {len(journal.records)} steps only")
-    if note["records"] != _digest(journal, note["step"]):
-        raise InputError(f"{path}: the journal tells of other steps than led to it")
-    if ("weights" in note["hashes"]) != folded:
-        raise InputError(f"{path}: holds {'no' if folded else 'folded'} weights, unlike the run")
-    return note
-
-
-def _read_note(path: Path) -> dict[str, Any] | None:
-    """A checkpoint's note, of whatever run; None if it is damaged.
-
-    One of another format has its ``format`` alone for certain.
-    """
-    try:
-        note = json.loads((path / _NOTE).read_bytes())
-        whole = note["format"] != FORMAT or note == _sealed(note)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return note if whole else None
-
-
-def _sealed(note: Mapping[str, Any]) -> dict[str, Any]:
-    """A note with a checksum, so that none of its own bytes changes unseen."""
-    unsealed = {name: value for name, value in note.items() if name != "checksum"}
-    text = json.dumps(unsealed, sort_keys=True).encode()
-    return {**unsealed, "checksum": xxhash.xxh3_64_hexdigest(text)}
-
-
-def _digest(journal: Journal, steps: int) -> str:
-    """xxh3-128 of the records that led to a checkpoint."""
-    return xxhash.xxh3_128_hexdigest(journal.records[:steps].tobytes(), seed=journal.seed)
 
 
 def _flatten(state: TrainState) -> dict[str, Any]:
@@ -253,7 +192,7 @@ class CheckpointWriter:
             self._directory.mkdir(parents=True, exist_ok=True)
             _check_space(self._directory, trees)
             journal = read_journal(self._journal_path)
-            _write(path, trees, _make_note(step, trees, journal, dev_accuracy))
+            _write(path, trees, make_note(step, trees, journal, dev_accuracy))
             self._remove_old(step, journal)
             self._failing = False
         except Exception as error:  # Orbax's errors are of many kinds, and none must stop a run
@@ -268,7 +207,7 @@ class CheckpointWriter:
     def _remove_old(self, newest: int, journal: Journal) -> None:
         """Removes what need not stay, now that ``newest`` is safe; other runs' are left alone."""
         paths = {step: self._directory / str(step) for step in saved_steps(self._directory)}
-        notes = {step: _read_note(path) for step, path in paths.items()}
+        notes = {step: read_note(path) for step, path in paths.items()}
         foreign = {
             step
             for step, note in notes.items()
@@ -279,7 +218,7 @@ class CheckpointWriter:
             step: note["dev_accuracy"]
             for step, note in notes.items()
             if note and step not in foreign and step <= newest
-            if note["records"] == _digest(journal, step)
+            if note["records"] == digest(journal, step)
         }
         keep = foreign | kept_steps(accuracies, self._keep_last, self._keep_best)
         for step in paths.keys() - keep:
@@ -296,26 +235,6 @@ class CheckpointWriter:
             for pattern in _LEFTOVERS:
                 for path in self._directory.glob(pattern):
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def _make_note(
-    step: int, trees: Mapping[str, Tree], journal: Journal, dev_accuracy: float | None
-) -> dict[str, Any]:
-    if len(journal.records) < step:
-        raise ValueError(f"the journal has {len(journal.records)} steps only")
-    return _sealed(
-        {
-            "format": FORMAT,
-            "zojax": __version__,
-            "step": step,
-            "examples": step * journal.header["config"]["train"]["batch_size"],
-            "dev_accuracy": dev_accuracy,
-            "base_hash": journal.header["base_hash"],
-            "header": journal.seed,
-            "records": _digest(journal, step),
-            "hashes": {name: content_hash(tree) for name, tree in trees.items()},
-        }
-    )
 
 
 def _write(path: Path, trees: Mapping[str, Tree], note: dict[str, Any]) -> None:

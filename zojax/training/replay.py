@@ -19,7 +19,8 @@ from zojax.adapters.merge import merge_state
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
 from zojax.estimators import direction_key
-from zojax.training.checkpoint import check_note, restore, saved_steps
+from zojax.training.checkpoint import restore, saved_steps
+from zojax.training.checkpoint_note import check_note
 from zojax.training.journal import SKIPPED, Journal
 from zojax.training.step import (
     Method,
