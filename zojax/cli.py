@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zojax.arguments import make_parser
+from zojax.errors import BAD_INPUT, INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,8 +27,6 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
-    from zojax.errors import InputError
-
     try:
         return _COMMANDS[args.command](args)
     except InputError as error:
@@ -125,7 +122,6 @@ def _eval(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from zojax.config import load_config
-    from zojax.errors import InputError
     from zojax.training import evaluate_run, run_dir
     from zojax.training.evaluate_adapter import evaluate_adapter
 

@@ -1,4 +1,10 @@
-"""The one error that a user can mend: the command line prints its text alone and exits with 2."""
+"""How a command ends: the one error that a user can mend, and the exit codes."""
+
+BAD_INPUT = 2
+"""The exit code of an :class:`InputError`, whose text alone the command line prints."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes as shells give them: 128 + SIGINT, 128 + SIGTERM."""
 
 
 class InputError(ValueError):

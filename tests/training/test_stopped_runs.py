@@ -9,10 +9,11 @@ from rich.console import Console
 
 from tests.training.outcomes import outcome
 from zojax.config import Config, apply_overrides
+from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.training import Stopped, evaluate, run_dir, stopping, train
 from zojax.training.progress import Progress
 from zojax.training.report import Reporter
-from zojax.training.stopping import INTERRUPTED, TERMINATED, Stop
+from zojax.training.stopping import Stop
 
 QUIET = Console(quiet=True)
 STEPS = 4

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from zojax.training.stopping import INTERRUPTED, TERMINATED, Stop, listen
+from zojax.errors import INTERRUPTED, TERMINATED
+from zojax.training.stopping import Stop, listen
 
 
 def wait_for(stop: Stop, exit_code: int) -> None:

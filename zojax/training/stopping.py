@@ -11,8 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes, as shells give them: 128 + SIGINT, 128 + SIGTERM."""
+from zojax.errors import INTERRUPTED, TERMINATED
 
 _GRACE_SECONDS = 8.0
 """From SIGTERM to the end of the process, whatever it is doing."""
@@ -22,7 +21,7 @@ class Stopped(Exception):  # noqa: N818 - what was asked for is no error
     """A run that ended before its last step because it was asked to.
 
     Attributes:
-        exit_code: :data:`INTERRUPTED` or :data:`TERMINATED`.
+        exit_code: ``INTERRUPTED`` or ``TERMINATED``.
     """
 
     def __init__(self, message: str, exit_code: int):
@@ -38,7 +37,7 @@ class Stop:
     """Whether a stop was asked for, and by what.
 
     Attributes:
-        exit_code: 0 while nobody asked, then :data:`INTERRUPTED` or :data:`TERMINATED`.
+        exit_code: 0 while nobody asked, then ``INTERRUPTED`` or ``TERMINATED``.
     """
 
     def __init__(self) -> None:
@@ -69,7 +68,7 @@ def listen() -> Iterator[Stop]:
     """Listens for signals while it is open; outside the main thread, where it cannot, for none.
 
     The first Ctrl-C asks for a stop, the second is Python's own. SIGTERM asks for one at once, and
-    ends the process with :data:`TERMINATED` if that takes longer than 8 seconds.
+    ends the process with ``TERMINATED`` if that takes longer than 8 seconds.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
