@@ -259,6 +259,7 @@ def test_what_a_run_killed_at_its_start_leaves_is_no_obstacle(run, config_file, 
     (directory / "config.json").write_text("{}")
     overrides = settings(f"run.dir={directory}", "train.steps=1")
     assert run("train", "--config", config_file, *overrides)[0] == 0
+    assert [path.name for path in directory.glob(".*")] == [".lock"]
 
 
 def test_fresh_keeps_the_run_before_under_the_next_free_number(run, config_file, another):

@@ -14,6 +14,7 @@ from zojax.training.run_dir import (
     holds_run,
     read_config,
     read_json,
+    remove_partials,
     set_aside,
     write_atomically,
     write_json,
@@ -49,6 +50,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
                 write_atomically(path, b"new")
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_were_writing_is_removed_and_nothing_else(tmp_path):
+    files = (CONFIG, JOURNAL, "metrics.jsonl", "progress.json", "result.json", "curves.png")
+    partial = [f".{name}-{pid}" for name in files for pid in (7, 123456)]
+    kept = [*files, lock.LOCK, ".mine-7", ".progress.json-x", f".{JOURNAL}", "progress.json-7"]
+    for name in (*partial, *kept):
+        (tmp_path / name).write_text("{")
+    remove_partials(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
 
 
 def test_what_is_written_is_synced_before_it_takes_its_name(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from zojax.training import lock
 
 CONFIG, JOURNAL, METRICS = "config.json", "journal.zj", "metrics.jsonl"
 PROGRESS, RESULT, CURVES = "progress.json", "result.json", "curves.png"
+_WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -29,6 +31,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def remove_partials(directory: Path) -> None:
+    """Removes what killed processes were writing when they were; the directory must be locked."""
+    for path in directory.glob(".*"):
+        if re.fullmatch(rf"\.({'|'.join(map(re.escape, _WRITTEN))})-\d+", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

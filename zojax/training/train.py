@@ -111,6 +111,7 @@ class Training:
 def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
     """Trains what is left of the run in a locked directory, and writes the result."""
     try:
+        run_dir.remove_partials(directory)
         with (
             closing(JournalWriter.resume(directory / run_dir.JOURNAL)) as journal,
             stopping.listen() as stop,
