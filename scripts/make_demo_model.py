@@ -71,7 +71,7 @@ def next_token_loss(weights, rows_pt, *, graphdef) -> jax.Array:
     positions_pt = jnp.broadcast_to(jnp.arange(inputs_pt.shape[1]), inputs_pt.shape)
     slot_p = jnp.zeros(len(inputs_pt), jnp.int32)
 
-    def attend(q, k, v, *_):
+    def attend(_, q, k, v, *__):
         return jax.nn.dot_product_attention(q, k, v, is_causal=True), None
 
     hidden_ptn, _ = model(inputs_pt, positions_pt, slot_p, attend, {})

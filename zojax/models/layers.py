@@ -39,19 +39,24 @@ class Prefix(NamedTuple):
     on_p: jax.Array
 
 
-LayerState = Any
-"""One layer's slice of what lives from token to token (a KV cache), or None."""
+State = Any
+"""What lives from token to token, such as a KV cache: a tree, or None."""
 
-Attend = Callable[
-    [jax.Array, jax.Array, jax.Array, jax.Array | None, Prefix | None, LayerState],
-    tuple[jax.Array, LayerState],
+LayerAttend = Callable[
+    [jax.Array, jax.Array, jax.Array, jax.Array | None, Prefix | None, State],
+    tuple[jax.Array, State],
 ]
-"""``attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, layer_state) -> (out_prhd, layer_state)``: the
-caller of a model decides who sees whom, and what is kept.
+"""``attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, state) -> (out_prhd, state)`` of one layer.
 
 The queries are those of the tokens ``at_pr`` of each page, or of all if it is None; keys and values
-are always those of all tokens. A model gives each layer its slice of the state, as it stands, and
-stacks what comes back, which may be of another form.
+are always those of all tokens.
+"""
+
+Attend = Callable[..., tuple[jax.Array, State]]
+"""``attend(layer, …)``, the rest as for :data:`LayerAttend`: the caller of a model decides who sees
+whom, and what is kept of each layer.
+
+The state is handed from layer to layer as a whole, so that a layer can write its part in place.
 """
 
 STACKED = "layers"

@@ -6,6 +6,7 @@ with depth.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,11 @@ from zojax.models.layers import (
     Adapter,
     Attend,
     Embedding,
+    LayerAttend,
     LayerNorm,
-    LayerState,
     Linear,
     Prefix,
+    State,
     bind,
 )
 
@@ -101,11 +103,11 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x_ptn: jax.Array,
-        attend: Attend,
+        attend: LayerAttend,
         adapter: Adapter,
         at_pr: jax.Array | None,
-        state: LayerState,
-    ) -> tuple[jax.Array, LayerState]:
+        state: State,
+    ) -> tuple[jax.Array, State]:
         """The sublayer's output at ``at_pr`` (``(p, r, n)``, float32), and the new state."""
 
         def heads(y_ptn: jax.Array) -> jax.Array:
@@ -141,12 +143,12 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_ptn: jax.Array,
-        attend: Attend,
+        attend: LayerAttend,
         adapter: Adapter,
         at_pr: jax.Array | None = None,
-        state: LayerState = None,
-    ) -> tuple[jax.Array, LayerState]:
-        """The residual stream behind this layer, float32, and the layer's new state.
+        state: State = None,
+    ) -> tuple[jax.Array, State]:
+        """The residual stream behind this layer, float32, and the new state.
 
         Args:
             x_ptn: the residual stream before it.
@@ -160,7 +162,7 @@ class Block(nnx.Module):
         def norm(name: str, y_ptn: jax.Array) -> jax.Array:
             return getattr(self, name)(y_ptn, adapter.get(name, {}))
 
-        def attention(y_ptn: jax.Array) -> tuple[jax.Array, LayerState]:
+        def attention(y_ptn: jax.Array) -> tuple[jax.Array, State]:
             return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr, state)
 
         def mlp(y_prn: jax.Array) -> jax.Array:
@@ -224,8 +226,8 @@ class OPT(nnx.Module):
         attend: Attend,
         adapter: Adapter,
         reads_pr: jax.Array | None = None,
-        state: LayerState = None,
-    ) -> tuple[jax.Array, LayerState]:
+        state: State = None,
+    ) -> tuple[jax.Array, State]:
         """Hidden states ready for the head, ``(p, r, word_embed_proj_dim)`` in float32.
 
         Args:
@@ -235,10 +237,10 @@ class OPT(nnx.Module):
             attend: attention over a page, see :data:`zojax.models.layers.Attend`.
             adapter: the pool, in this module's tree; layers as ``(slots, layers, …)``.
             reads_pr: the tokens of each page that are wanted; None for all.
-            state: what ``attend`` finds from the last call, leaves ``(layers, …)``, or None.
+            state: for ``attend``.
 
         Returns:
-            The hidden states, and what ``attend`` leaves, stacked on a layer axis likewise.
+            The hidden states, and the state that ``attend`` leaves.
         """
 
         def project(module: Linear | LayerNorm, name: str, x_ptn: jax.Array) -> jax.Array:
@@ -266,23 +268,31 @@ class OPT(nnx.Module):
         attend: Attend,
         adapter: Adapter,
         reads_pr: jax.Array | None,
-        state: LayerState,
-    ) -> tuple[jax.Array, LayerState]:
+        state: State,
+    ) -> tuple[jax.Array, State]:
         """A scan over the layers but the last, which runs at the reads alone."""
         graphdef, stacked = nnx.split(self.layers)
         last = self.num_layers - 1
 
         def run(
-            x_ptn: jax.Array, layer: jax.Array | int, at_pr: jax.Array | None = None
-        ) -> tuple[jax.Array, LayerState]:
+            carry: tuple[jax.Array, State], layer: jax.Array | int, at_pr: jax.Array | None
+        ) -> tuple[jax.Array, State]:
             # Indexing in the body, not slicing the stack before the scan, copies no weights.
-            weights, layer_state = jax.tree.map(lambda a: a[layer], (stacked, state))
-            block = nnx.merge(graphdef, weights)
-            return block(x_ptn, attend, bind(adapter, slot_p, layer), at_pr, layer_state)
+            block = nnx.merge(graphdef, jax.tree.map(lambda a: a[layer], stacked))
+            here, branches = functools.partial(attend, layer), bind(adapter, slot_p, layer)
+            return block(carry[0], here, branches, at_pr, carry[1])
 
-        x_ptn, states = jax.lax.scan(run, x_ptn, jnp.arange(last))
-        x_prn, last_state = run(x_ptn, last, reads_pr)
-        return x_prn, jax.tree.map(lambda a, b: jnp.append(a, b[None], 0), states, last_state)
+        carry, _ = jax.lax.scan(
+            lambda carry, layer: (run(carry, layer, None), None), (x_ptn, state), jnp.arange(last)
+        )
+        return run(carry, last, reads_pr)
+
+    def empty_cache(self, num_rows: int, length: int) -> dict[str, jax.Array]:
+        """Room for keys ``k`` and values ``v``, each ``(layers, rows, length, heads, d)``."""
+        num_heads = self.layers.self_attn.num_heads
+        norm = self.layers.self_attn_layer_norm.weight[...]
+        shape = (*norm.shape[:1], num_rows, length, num_heads, norm.shape[1] // num_heads)
+        return {name: jnp.zeros(shape, norm.dtype) for name in ("k", "v")}
 
     def _head(self, adapter: Adapter) -> tuple[Embedding, Adapter]:
         name = "embed_tokens" if self.lm_head is None else "lm_head"

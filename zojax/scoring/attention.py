@@ -7,7 +7,7 @@ its adapter has one, is seen by every query.
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import Attend, LayerState, Prefix
+from zojax.models.layers import Attend, Prefix, State
 from zojax.scoring.pages import Pages
 
 
@@ -50,35 +50,61 @@ def page_attention(pages: Pages) -> Attend:
     mask_pts = tree_mask(pages)
 
     def attend(
+        layer: jax.Array | int,
         q_prhd: jax.Array,
         k_pthd: jax.Array,
         v_pthd: jax.Array,
         at_pr: jax.Array | None,
         prefix: Prefix | None,
-        layer_state: LayerState,
-    ) -> tuple[jax.Array, LayerState]:
+        state: State,
+    ) -> tuple[jax.Array, State]:
         mask_prs = _rows(mask_pts, at_pr)
-        return masked_attention(q_prhd, k_pthd, v_pthd, mask_prs, prefix), layer_state
+        return masked_attention(q_prhd, k_pthd, v_pthd, mask_prs, prefix), state
 
     return attend
 
 
 def prompt_attention(
+    layer: jax.Array | int,
     q_prhd: jax.Array,
     k_pthd: jax.Array,
     v_pthd: jax.Array,
     at_pr: jax.Array | None,
     prefix: Prefix | None,
-    _: LayerState,
-) -> tuple[jax.Array, LayerState]:
-    """One sequence a page, each token after all before it; keys and values are kept.
+    state: State,
+) -> tuple[jax.Array, State]:
+    """One sequence a page from its start, each token after all before it; fills a cache.
 
-    What pads a shorter sequence stands behind it, where no token of it looks.
+    What pads a shorter sequence stands behind it, where no token of it looks. The state is ``k``
+    and ``v`` ``(layers, p, s, heads, d)`` with ``s ≥ t``.
     """
     pages, length = k_pthd.shape[:2]
     causal_pts = jnp.broadcast_to(jnp.tri(length, dtype=bool), (pages, length, length))
     out_prhd = masked_attention(q_prhd, k_pthd, v_pthd, _rows(causal_pts, at_pr), prefix)
-    return out_prhd, {"k": k_pthd, "v": v_pthd}
+    new = {"k": k_pthd, "v": v_pthd}
+    return out_prhd, {name: state[name].at[layer, :, :length].set(new[name]) for name in new}
+
+
+def cached_attention(position_p: jax.Array) -> Attend:
+    """One token a page, at this place of its page's cache, after all that stand before it."""
+
+    def attend(
+        layer: jax.Array | int,
+        q_prhd: jax.Array,
+        k_pthd: jax.Array,
+        v_pthd: jax.Array,
+        at_pr: jax.Array | None,
+        prefix: Prefix | None,
+        state: State,
+    ) -> tuple[jax.Array, State]:
+        here = layer, jnp.arange(len(position_p)), position_p
+        new = {"k": k_pthd[:, 0], "v": v_pthd[:, 0]}
+        state = {name: state[name].at[here].set(new[name]) for name in new}
+        k_pshd, v_pshd = state["k"][layer], state["v"][layer]
+        mask_prs = jnp.arange(k_pshd.shape[1]) <= position_p[:, None, None]
+        return masked_attention(q_prhd, k_pshd, v_pshd, mask_prs, prefix), state
+
+    return attend
 
 
 def _rows(mask_pts: jax.Array, at_pr: jax.Array | None) -> jax.Array:

@@ -27,7 +27,15 @@ def prefix_from_tokens(
     tokens_pt = tokens_l[None]
     positions_pt = jnp.arange(len(tokens_l))[None]
     last_pr = positions_pt[:, -1:]  # of the last layer nothing but keys and values is asked for
-    _, state = model(tokens_pt, positions_pt, jnp.zeros(1, int), prompt_attention, {}, last_pr)
+    _, state = model(
+        tokens_pt,
+        positions_pt,
+        jnp.zeros(1, int),
+        prompt_attention,
+        {},
+        last_pr,
+        model.empty_cache(1, len(tokens_l)),
+    )
     return {
         name: x_yplhd.reshape(len(x_yplhd), len(tokens_l), -1).astype(jnp.float32)
         for name, x_yplhd in state.items()

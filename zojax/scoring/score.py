@@ -1,7 +1,7 @@
 """The score function: pages in, the log-probability of every scored token out."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import nnx
 
 from zojax.scoring.attention import page_attention
 from zojax.scoring.pages import Pages
+from zojax.scoring.prompts import Prompts
 
 Tree = Any
 """A nested dict of arrays."""
@@ -55,8 +56,11 @@ def score(
     return logit_pc - jnp.take_along_axis(log_z_pr, pages.read_pc, axis=1)
 
 
-def repeat_for_slots(pages: Pages, first_slot: int, num_slots: int) -> Pages:
-    """The same pages once for each of ``num_slots`` slots: ``(num_slots · p, …)``, slot-major."""
+Slotted = TypeVar("Slotted", Pages, Prompts)
+
+
+def repeat_for_slots(pages: Slotted, first_slot: int, num_slots: int) -> Slotted:
+    """The same pages, or prompts, once for each slot: ``(num_slots · p, …)``, slot-major."""
 
     def tile(a: jax.Array) -> jax.Array:
         return jnp.tile(a, (num_slots,) + (1,) * (a.ndim - 1))

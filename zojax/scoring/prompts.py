@@ -1,0 +1,101 @@
+"""Prompts to go on from, one a row, padded on the right to few shapes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from zojax.errors import InputError
+from zojax.scoring.pages import Array, IntArray
+
+_SHORTEST = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """A batch of prompts. All integers are int32.
+
+    Attributes:
+        tokens_pt: token ids, BOS first; unused places behind them hold 0.
+        length_p: tokens of each prompt, at least 1.
+        slot_p: adapter slot that each row is continued under.
+        request_p: a row's number, which with its positions says what it draws.
+        limit_p: tokens that are wanted of each row; 0 for a row that only fills the batch.
+    """
+
+    tokens_pt: Array
+    length_p: Array
+    slot_p: Array
+    request_p: Array
+    limit_p: Array
+
+
+def pack_prompts(
+    prompts: Sequence[IntArray],
+    max_new_tokens: int,
+    *,
+    num_rows: int | None = None,
+    slots: Sequence[int] | None = None,
+    requests: Sequence[int] | None = None,
+) -> Prompts:
+    """Prompts as rows, on the host.
+
+    Args:
+        prompts: token ids of each, ``(≥1,)``.
+        max_new_tokens: wanted of every one.
+        num_rows: at least as many as prompts; None for just as many.
+        slots: of each prompt; None for slot 0, the base model.
+        requests: number of each prompt; None counts them.
+
+    >>> packed = pack_prompts([np.array([2, 7]), np.array([2])], 5, num_rows=3)
+    >>> packed.tokens_pt[:, :3].tolist(), packed.limit_p.tolist()
+    ([[2, 7, 0], [2, 0, 0], [0, 0, 0]], [5, 5, 0])
+    """
+    count = len(prompts)
+    num_rows = count if num_rows is None else num_rows
+    longest = max(len(prompt) for prompt in prompts)
+    tokens_pt = np.zeros((num_rows, padded_length(longest)), np.int32)
+    for row, prompt in zip(tokens_pt, prompts, strict=False):
+        row[: len(prompt)] = prompt
+
+    def column(values: Sequence[int], fill: int) -> np.ndarray:
+        return np.array([*values, *[fill] * (num_rows - count)], np.int32)
+
+    return Prompts(
+        tokens_pt,
+        length_p=column([len(prompt) for prompt in prompts], 1),
+        slot_p=column([0] * count if slots is None else slots, 0),
+        request_p=column(range(count) if requests is None else requests, 0),
+        limit_p=column([max_new_tokens] * count, 0),
+    )
+
+
+def padded_length(length: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96, …: a third is padded at most, in few shapes.
+
+    >>> [padded_length(n) for n in (1, 17, 33, 49, 1025)]
+    [16, 24, 48, 64, 1536]
+    """
+    power = max(_SHORTEST, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if power > _SHORTEST and length <= power * 3 // 4 else power
+
+
+def check_lengths(
+    prompts: Sequence[IntArray], names: Sequence[str], max_new_tokens: int, max_positions: int
+) -> None:
+    """Refuses prompts that a model cannot go on from.
+
+    Raises:
+        InputError: names a prompt of no token, or one that is with its new tokens longer than the
+            model has positions.
+    """
+    for prompt, name in zip(prompts, names, strict=True):
+        if not len(prompt):
+            raise InputError(f"{name}: has no token; begin with BOS")
+        if len(prompt) + max_new_tokens > max_positions:
+            raise InputError(
+                f"{name}: has {len(prompt)} tokens and {max_new_tokens} new ones are wanted, but "
+                f"the model has {max_positions} positions; shorten it, or ask for fewer"
+            )
