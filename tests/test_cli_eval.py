@@ -11,6 +11,7 @@ def test_eval_finds_the_accuracies_that_training_found(run, trained):
     assert (code, err) == (0, "")
     assert json.loads(out) == {
         "step": result["best_step"],
+        "metric": "accuracy",
         "eval_accuracy": result["eval_accuracy"],
         "eval_examples": 12,
     }
@@ -58,16 +59,28 @@ def test_eval_names_a_configuration_that_is_damaged(run, another, text, reason, 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "give RUN alone, or --adapter DIR with RUN or --config FILE"),
-        (["run", "--config", "x.py"], "give RUN alone"),
-        (["run", "--set", "data.task=cb"], "give RUN alone"),
-        (["--adapter", "dir"], "--adapter DIR goes with either RUN or --config FILE"),
-        (["run", "--adapter", "dir", "--config", "x.py"], "goes with either"),
-        (["run", "--adapter", "dir", "--step", "3"], "goes with either"),
+        ([], "give either RUN, or --config FILE"),
+        (["run", "--config", "x.py"], "give either RUN, or --config FILE"),
+        (["run", "--set", "data.task=cb"], "--config FILE with any --set"),
+        (["--adapter", "dir"], "give either RUN, or --config FILE"),
+        (["run", "--adapter", "dir", "--config", "x.py"], "give either RUN"),
+        (["run", "--adapter", "dir", "--step", "3"], "--step goes with RUN alone"),
+        (["--config", "x.py", "--step", "3"], "--step goes with RUN alone"),
     ],
 )
 def test_eval_says_which_arguments_go_together(arguments, reason, run, refusal):
     assert reason in refusal(run("eval", *arguments))
+
+
+def test_a_configuration_alone_evaluates_its_base_model(run, trained, config_file):
+    before = json.loads((trained / "result.json").read_text())["eval_accuracy_before"]
+    code, out, _ = run("eval", "--config", config_file, "--json")
+    assert code == 0
+    assert json.loads(out) == {"metric": "accuracy", "eval_accuracy": before, "eval_examples": 12}
+    code, out, _ = run("eval", "--config", config_file, "--set", "data.num_demos=1")
+    assert code == 0
+    assert out.startswith("held-out accuracy ")
+    assert "(12 examples) of " in out
 
 
 def test_an_exported_adapter_is_evaluated_on_the_runs_data(run, trained, config_file, tmp_path):

@@ -57,8 +57,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     evaluate = command(
         "eval",
-        "evaluate a run's best model, or a PEFT LoRA, on held-out data",
-        "zojax eval runs/demo --json\n  zojax eval --adapter DIR --config configs/opt125m_lozo.py",
+        "evaluate a run's best model, a base model or a PEFT LoRA on held-out data",
+        "zojax eval runs/demo --json\n"
+        "  zojax eval --config configs/opt125m_lozo.py                          # zero-shot\n"
+        "  zojax eval --config configs/opt125m_lozo.py --set data.num_demos=32  # in context\n"
+        "  zojax eval --config configs/opt125m_lozo.py --adapter DIR            # a PEFT LoRA",
     )
     evaluate.add_argument("run", type=Path, nargs="?", metavar="RUN", help="directory of a run")
     evaluate.add_argument(
@@ -67,16 +70,14 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a PEFT LoRA on the base model, in place of the run's",
     )
-    evaluate.add_argument(
-        "--config", metavar="FILE", help="with --adapter: base model and data, in place of RUN"
-    )
+    evaluate.add_argument("--config", metavar="FILE", help="base model and data, in place of RUN")
     _add_overrides(evaluate)
     _add_skip_bad(evaluate)
     evaluate.add_argument(
         "--step",
         type=_count,
         metavar="N",
-        help="the model after N steps (default: the best by dev accuracy)",
+        help="the model after N steps (default: the best on the dev set)",
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -103,7 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--step",
         type=_count,
         metavar="N",
-        help="the model after N steps (default: the best by dev accuracy; of a journal: all)",
+        help="the model after N steps (default: the best on the dev set; of a journal: all)",
     )
     export.add_argument(
         "--dtype",

@@ -95,11 +95,12 @@ def _train(args: argparse.Namespace) -> int:
 def _print_result(console: "Console", directory: Path, result: Mapping[str, Any]) -> None:
     from zojax.training import run_dir
 
-    before, after = result["eval_accuracy_before"], result["eval_accuracy"]
+    metric = result.get("metric", "accuracy")
+    before, after = result[f"eval_{metric}_before"], result[f"eval_{metric}"]
     was = "?" if before is None else f"{100 * before:.1f} %"
     console.print(
-        f"\n[bold]held-out accuracy {was} → {100 * after:.1f} %[/] "
-        f"({result['eval_examples']} examples; best dev {100 * result['best_dev_accuracy']:.1f} % "
+        f"\n[bold]held-out {metric} {was} → {100 * after:.1f} %[/] "
+        f"({result['eval_examples']} examples; best dev {100 * result[f'best_dev_{metric}']:.1f} % "
         f"at step {result['best_step']})"
     )
     if "median_step_seconds" in result:
@@ -123,28 +124,29 @@ def _eval(args: argparse.Namespace) -> int:
 
     from zojax.config import load_config
     from zojax.training import evaluate_run, run_dir
-    from zojax.training.evaluate_adapter import evaluate_adapter
+    from zojax.training.evaluate_command import evaluate_config
 
     _use_compile_cache()
     console = Console(stderr=True)
-    if args.adapter is None:
-        if args.run is None or args.config or args.overrides:
-            raise InputError("eval: give RUN alone, or --adapter DIR with RUN or --config FILE")
+    if (args.run is None) == (args.config is None) or (args.run and args.overrides):
+        raise InputError("eval: give either RUN, or --config FILE with any --set")
+    if args.step is not None and (args.run is None or args.adapter):
+        raise InputError("eval: --step goes with RUN alone")
+    if args.run and args.adapter is None:
         result = evaluate_run(args.run, console, args.step)
         what = f"after step {result['step']}"
     else:
-        if (args.run is None) == (args.config is None) or args.step is not None:
-            raise InputError("eval: --adapter DIR goes with either RUN or --config FILE")
         config = (
             run_dir.read_config(args.run) if args.run else load_config(args.config, args.overrides)
         )
-        result = evaluate_adapter(args.adapter, config, console)
-        what = f"with {args.adapter}"
+        result = evaluate_config(config, console, args.adapter)
+        what = f"with {args.adapter}" if args.adapter else f"of {config.model.path}"
     if args.json:
         print(json.dumps(result))
     else:
+        metric = result["metric"]
         print(
-            f"held-out accuracy {100 * result['eval_accuracy']:.1f} % "
+            f"held-out {metric} {100 * result[f'eval_{metric}']:.1f} % "
             f"({result['eval_examples']} examples) {what}"
         )
     return 0

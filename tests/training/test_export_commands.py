@@ -23,7 +23,7 @@ QUIET = Console(quiet=True)
 @pytest.mark.parametrize("best", [0, 4])
 def test_the_best_step_by_dev_accuracy_is_the_default(best, folded_run, tmp_path):
     directory = Path(shutil.copytree(folded_run, tmp_path / "run"))
-    Progress(0.5, {0: 0.6, 4: 0.5 + 0.1 * best, 6: 0.5}).write(directory)
+    Progress("accuracy", 0.5, {0: 0.6, 4: 0.5 + 0.1 * best, 6: 0.5}).write(directory)
     told = export_run(directory, "hf", tmp_path / "hf", QUIET)
     assert told["step"] == best
     assert ("which is the base model" in in_words(told)) == (best == 0)

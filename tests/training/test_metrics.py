@@ -36,7 +36,7 @@ def test_what_is_not_finite_is_none_and_marked():
     assert (second["loss"], second["skipped"]) == (None, True)
 
 
-EVALUATED = Progress(0.5, {0: 0.25, 2: 0.75})
+EVALUATED = Progress("accuracy", 0.5, {0: 0.25, 2: 0.75})
 
 
 @pytest.fixture

@@ -30,6 +30,16 @@ class Tokenizer:
     bos: int
     vocab_size: int
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The token that ends a text, if there is one."""
+        eos = self.tokens.eos_token_id
+        return () if eos is None else (eos,)
+
+    def text(self, ids: list[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokens.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
     def ids(self, text: str) -> list[int]:
         """The text's token ids, without BOS."""
         return self.tokens(text, add_special_tokens=False)["input_ids"]

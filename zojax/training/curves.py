@@ -1,4 +1,4 @@
-"""``curves.png``: loss and dev accuracy over the steps of a run."""
+"""``curves.png``: loss and dev figures over the steps of a run."""
 
 import io
 import json
@@ -23,7 +23,8 @@ def draw_curves(directory: Path) -> Path:
 
     lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if line.get("loss") is not None}
-    accuracy = {line["step"]: line["dev_accuracy"] for line in lines if "dev_accuracy" in line}
+    name = next((name for line in lines for name in line if name.startswith("dev_")), "dev")
+    dev = {line["step"]: line[name] for line in lines if name in line}
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -33,9 +34,9 @@ def draw_curves(directory: Path) -> Path:
         left.plot(steps, values, color="tab:blue", alpha=0.2, linewidth=0.8)
         left.plot(steps, _moving_mean(values, width), color="tab:blue", label=f"mean of {width}")
         left.legend(frameon=False)
-    left.set(title="training loss", xlabel="step", ylabel="cross-entropy (nats)")
-    right.plot(list(accuracy), [100 * a for a in accuracy.values()], "o-", color="tab:green")
-    right.set(title="dev accuracy", xlabel="step", ylabel="%", ylim=(None, 101))
+    left.set(title="training loss", xlabel="step", ylabel="loss")
+    right.plot(list(dev), [100 * value for value in dev.values()], "o-", color="tab:green")
+    right.set(title=name.replace("_", " "), xlabel="step", ylabel="%", ylim=(None, 101))
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,20 +1,26 @@
-"""Evaluation: candidate scores of a whole data set under one adapter state."""
+"""Evaluation: one code path for zero-shot, in-context and fine-tuned models, ranked or generating.
+
+What differs is the adapter state, and the prompts that the data set has.
+"""
 
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from zojax.estimators import Estimator
-from zojax.scoring import Item, PageShape, shape_needed
-from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages
-from zojax.training.batches import pack_batch
+from zojax.adapters import make_pool
+from zojax.models import Model
+from zojax.scoring.texts import generate
+from zojax.tasks.calibrate import subtract_content_free, subtract_median
+from zojax.tasks.metrics import score_ranking, score_text
+from zojax.tasks.tokenize import Tokenizer
 from zojax.training.compiling import Executables, compile_buckets
-from zojax.training.step import Batch, Objective, TrainState, score_slots
+from zojax.training.eval_set import EvalSet, PackedItems
+from zojax.training.step import Batch, Objective, score_slots
 from zojax.training.stopping import NEVER, Stop
 
 Tree = Any
@@ -23,76 +29,83 @@ _IN_FLIGHT = 2  # batches: the device computes one, the next waits, and a stop w
 _POLL_SECONDS = 1e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class EvalSet:
-    """A data set packed once, to be scored many times.
-
-    Attributes:
-        batches: bucket, packed batch and the examples' places in the data set.
-        labels: ``(n,)``.
-        batch_size: examples in a batch; the last batch may hold fewer.
-    """
-
-    batches: list[tuple[PageShape, Batch, np.ndarray]]
-    labels: np.ndarray
-    batch_size: int
-
-
-def make_eval_set(
-    items: Sequence[Item], batch_size: int, hidden_size: int, max_buckets: int = 4
-) -> EvalSet:
-    """Packs items in order of length, so that the batches need few and tight buckets.
+class Evaluator:
+    """Judges models on data sets; compiles one executable for every bucket of theirs when made.
 
     Args:
-        items: the data set.
-        batch_size: examples in a batch.
-        hidden_size: the model's width, see :func:`zojax.scoring.buckets.choose_num_pages`.
-        max_buckets: executables that may be compiled.
+        model: the base model; its weights are those that shapes are taken from, no more.
+        state_of: ``(carry) -> adapter state``, of whatever names a model beside its weights.
+        carry: such a thing, for its shapes.
+        objective: how candidates are scored.
+        eval_sets: that will be judged.
+        tokenizer: for answers that are generated.
     """
-    order = np.argsort([item.num_computed for item in items], kind="stable")
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    by_group = [[items[i] for i in group] for group in groups]
-    num_pages = choose_num_pages(by_group, hidden_size)
-    shapes = [shape_needed(group, num_pages) for group in by_group]
-    buckets = choose_buckets(shapes, max_buckets)
-    batches = []
-    for group, members, needed in zip(groups, by_group, shapes, strict=True):
-        bucket = bucket_for(needed, buckets)
-        batches.append((bucket, pack_batch(members, bucket, batch_size), group))
-    return EvalSet(batches, np.array([item.label for item in items]), batch_size)
-
-
-class Evaluator:
-    """Scores evaluation sets; compiles one executable for every bucket of theirs when made."""
 
     def __init__(
         self,
-        weights: Tree,
-        state: TrainState,
-        estimator: Estimator,
+        model: Model,
+        state_of: Callable[[Tree], Tree],
+        carry: Tree,
         objective: Objective,
         eval_sets: Sequence[EvalSet],
+        tokenizer: Tokenizer,
     ):
-        def function(weights: Tree, params: Tree, subspace: Tree, batch: Batch) -> jax.Array:
-            state = estimator.space.state(params, subspace)
-            return score_slots(weights, [state], batch, objective)[0]
+        def function(weights: Tree, carry: Tree, batch: Batch) -> jax.Array:
+            return score_slots(weights, [state_of(carry)], batch, objective)[0]
 
+        self._model = dataclasses.replace(model, weights={})
+        self._tokenizer = tokenizer
         self._num_candidates = objective.num_candidates
+        self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
         self._executables: Executables = {}
-        for batch_size in {s.batch_size for s in eval_sets}:
-            buckets = {b for s in eval_sets if s.batch_size == batch_size for b, *_ in s.batches}
-            args = (weights, state.params, state.subspace)
+        packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
+        for batch_size in {p.batch_size for p in packed}:
+            buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
+            args = (model.weights, carry)
             self._executables |= compile_buckets(function, sorted(buckets), batch_size, *args)
 
-    def scores(
-        self, weights: Tree, state: TrainState, eval_set: EvalSet, stop: Stop = NEVER
-    ) -> np.ndarray:
-        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`.
+    def figure(
+        self,
+        weights: Tree,
+        carry: Tree,
+        eval_set: EvalSet,
+        dev_set: EvalSet | None = None,
+        stop: Stop = NEVER,
+    ) -> float:
+        """What a model is worth on a data set by its task's metric, from 0 to 1.
+
+        Args:
+            weights: of the model.
+            carry: what names its adapter state.
+            eval_set: to judge it on.
+            dev_set: whose median calibrates the scores, where they are to be; None for
+                ``eval_set`` itself.
+            stop: a request to end early.
 
         Raises:
             zojax.training.stopping.Halted: a stop was asked for.
         """
-        scores = np.zeros((len(eval_set.labels), self._num_candidates), np.float32)
+        task, examples = eval_set.task, eval_set.examples
+        if eval_set.ranked is None:
+            texts = self.texts(weights, carry, eval_set, stop)
+            worths = [score_text(e, t, task.metric) for e, t in zip(examples, texts, strict=True)]
+            return float(np.mean(worths))
+        scores = self.scores(weights, carry, eval_set.ranked, stop)
+        if eval_set.bare is not None:
+            bare = self.scores(weights, carry, eval_set.bare, stop)
+            lengths = eval_set.lengths(self._num_candidates)
+            scores = subtract_content_free(scores, bare, lengths)
+        if eval_set.calibration == "median":
+            dev = eval_set if dev_set is None else dev_set
+            assert dev.ranked is not None
+            scores = subtract_median(scores, self.scores(weights, carry, dev.ranked, stop))
+        return score_ranking(examples, scores, task.metric)
+
+    def scores(
+        self, weights: Tree, carry: Tree, packed: PackedItems, stop: Stop = NEVER
+    ) -> np.ndarray:
+        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`."""
+        scores = np.zeros((packed.size, self._num_candidates), np.float32)
         in_flight: deque[tuple[np.ndarray, jax.Array]] = deque()
 
         def fetch() -> None:
@@ -100,22 +113,31 @@ class Evaluator:
             _wait(scores_bk, stop)
             scores[group] = np.asarray(scores_bk)[: len(group)]
 
-        for bucket, batch, group in eval_set.batches:
+        for bucket, batch, group in packed.batches:
             stop.check()
             if len(in_flight) == _IN_FLIGHT:
                 fetch()
-            scored = self._executables[bucket](weights, state.params, state.subspace, batch)
-            in_flight.append((group, scored))
+            in_flight.append((group, self._executables[bucket](weights, carry, batch)))
         while in_flight:
             fetch()
         return scores
 
-    def accuracy(
-        self, weights: Tree, state: TrainState, eval_set: EvalSet, stop: Stop = NEVER
-    ) -> float:
-        """Share of the examples whose best candidate is the label; ``Halted`` as :meth:`scores`."""
-        scores = self.scores(weights, state, eval_set, stop)
-        return float((scores.argmax(-1) == eval_set.labels).mean())
+    def texts(self, weights: Tree, carry: Tree, eval_set: EvalSet, stop: Stop = NEVER) -> list[str]:
+        """Greedily generated answers of every example, up to the task's stop string."""
+        task = eval_set.task
+        generated = generate(
+            dataclasses.replace(self._model, weights=weights),
+            [item.prompt for item in eval_set.items],
+            self._tokenizer.text,
+            max_new_tokens=task.max_new_tokens,
+            stop_ids=self._tokenizer.stop_ids,
+            stop_strings=[task.stop],
+            pool=self._pool(carry),
+            slots=[1] * len(eval_set.items),
+            names=[item.name for item in eval_set.items],
+            on_progress=lambda done: stop.check(),
+        )
+        return [generation.text.strip() for generation in generated]
 
 
 def _wait(array: jax.Array, stop: Stop) -> None:

@@ -150,7 +150,7 @@ def _figures(directory: Path, progress: Progress) -> dict[str, Any]:
     path = directory / run_dir.RESULT
     if path.exists():
         return run_dir.read_json(path)
-    return progress.as_dict() if progress.dev_accuracy else {}
+    return progress.as_dict() if progress.dev else {}
 
 
 def _export_journal(exported: Exported, partial: Path, output: Path) -> dict[str, Any]:

@@ -31,9 +31,9 @@ def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def evaluation_metrics(step: int, name: str, accuracy: float) -> dict[str, Any]:
-    """The line of an accuracy, ``dev`` or ``eval``, after ``step`` steps."""
-    return {"step": step, f"{name}_accuracy": accuracy}
+def evaluation_metrics(step: int, name: str, value: float) -> dict[str, Any]:
+    """The line of an evaluation, such as ``dev_accuracy``, after ``step`` steps."""
+    return {"step": step, name: value}
 
 
 def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
@@ -47,9 +47,10 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
         line | ({"seconds": seconds[line["step"]]} if line["step"] in seconds else {})
         for line in step_metrics(records)
     ]
-    if progress.eval_accuracy_before is not None:
-        lines.append(evaluation_metrics(0, "eval", progress.eval_accuracy_before))
-    lines += [evaluation_metrics(step, "dev", x) for step, x in progress.dev_accuracy.items()]
+    metric = progress.metric
+    if progress.eval_before is not None:
+        lines.append(evaluation_metrics(0, f"eval_{metric}", progress.eval_before))
+    lines += [evaluation_metrics(step, f"dev_{metric}", x) for step, x in progress.dev.items()]
     lines.sort(key=lambda line: line["step"])  # of one step, as they are: it was trained first
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 

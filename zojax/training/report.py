@@ -32,7 +32,7 @@ class Reporter:
         self._last_line = first_step
         self._metrics = (directory / METRICS).open("a")
         self._board = Board(directory / "tb")
-        self._dev_accuracy: float | None = None
+        self._dev: float | None = None
         self._bar = Progress(
             TextColumn("[bold]train[/]"),
             BarColumn(bar_width=24),
@@ -68,8 +68,8 @@ class Reporter:
         self._board.scalar("speed/tokens_per_second", tokens_per_second, done)
         losses = [metrics["loss"] for metrics in steps if metrics["loss"] is not None]
         status = f"loss {sum(losses) / len(losses):.4f}" if losses else "no finite loss"
-        if self._dev_accuracy is not None:
-            status += f" · dev {100 * self._dev_accuracy:.1f} %"
+        if self._dev is not None:
+            status += f" · dev {100 * self._dev:.1f} %"
         status += f" · {tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
         self._bar.update(self._task, completed=done, status=status)
         if not self._console.is_terminal and (
@@ -79,12 +79,12 @@ class Reporter:
             left = (self._total - done) / steps_per_second
             self._console.print(f"step {done}/{self._total} · {status} · {left:.0f} s left")
 
-    def evaluation(self, step: int, name: str, accuracy: float) -> None:
-        """Reports an accuracy, ``dev`` or ``eval``, after ``step`` steps."""
-        if name == "dev":
-            self._dev_accuracy = accuracy
-        self._write(evaluation_metrics(step, name, accuracy))
-        self._board.scalar(f"accuracy/{name}", accuracy, step)
+    def evaluation(self, step: int, split: str, metric: str, value: float) -> None:
+        """Reports a figure of a split, ``dev`` or ``eval``, after ``step`` steps."""
+        if split == "dev":
+            self._dev = value
+        self._write(evaluation_metrics(step, f"{split}_{metric}", value))
+        self._board.scalar(f"{metric}/{split}", value, step)
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
         try:

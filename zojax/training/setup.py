@@ -16,9 +16,9 @@ from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import Example, Splits, encode, load_splits, load_tokenizer
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
-from zojax.tasks.tokenize import only_right_candidate
+from zojax.tasks.tokenize import Tokenizer, only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
-from zojax.training.evaluate import EvalSet, make_eval_set
+from zojax.training.eval_set import EvalSet, PackedItems, pack_items
 from zojax.training.method import make_method, make_objective, objective_name
 from zojax.training.step import Method, Objective
 
@@ -32,6 +32,7 @@ class Data:
         dev: to choose the best step by.
         eval: held out, for the final figure.
         splits: the same in text, example for example.
+        tokenizer: the model's.
         content_free_dev: dev's candidates behind prompts without content, where
             ``data.calibration`` wants them.
         content_free_eval: likewise, of what is held out.
@@ -41,6 +42,7 @@ class Data:
     dev: list[Item]
     eval: list[Item]
     splits: Splits
+    tokenizer: Tokenizer
     content_free_dev: list[Item] = dataclasses.field(default_factory=list)
     content_free_eval: list[Item] = dataclasses.field(default_factory=list)
 
@@ -75,7 +77,7 @@ def load_data(config: Config) -> Data:
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
     if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
-    data = Data(train, dev, held_out, splits)
+    data = Data(train, dev, held_out, splits, tokenizer)
     if config.data.calibration != "content_free":
         return data
     bare_dev, bare_eval = (
@@ -159,6 +161,19 @@ def make_train_source(config: Config, run: Run) -> tuple[BatchSource, list[PageS
     return BatchSource(items, order, buckets, train.micro_batches), buckets
 
 
-def pack_eval_set(run: Run, items: list[Item]) -> EvalSet:
-    """An evaluation set in batches of as many tokens as a training step scores."""
-    return make_eval_set(items, 2 * run.config.train.batch_size, run.model.config.hidden_size)
+def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:
+    """The dev and the held-out examples, in batches of as many tokens as a training step scores."""
+    task = data.splits.task
+
+    def packed(items: list[Item]) -> PackedItems | None:
+        batch_size = 2 * config.train.batch_size
+        return pack_items(items, batch_size, model.config.hidden_size) if items else None
+
+    def pack(examples: list[Example], items: list[Item], bare: list[Item]) -> EvalSet:
+        ranked = None if task.kind == "generation" else packed(items)
+        return EvalSet(task, examples, items, ranked, packed(bare), config.data.calibration)
+
+    return (
+        pack(data.splits.dev, data.dev, data.content_free_dev),
+        pack(data.splits.eval, data.eval, data.content_free_eval),
+    )

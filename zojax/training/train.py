@@ -17,7 +17,8 @@ from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
 from zojax.training.checkpoint import CheckpointWriter
 from zojax.training.compiling import CompilationCounter
 from zojax.training.curves import draw_curves
-from zojax.training.evaluate import EvalSet, Evaluator
+from zojax.training.eval_set import EvalSet
+from zojax.training.evaluate import Evaluator
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
@@ -36,7 +37,7 @@ from zojax.training.setup import (
     data_hash,
     load_model,
     make_train_source,
-    pack_eval_set,
+    pack_eval_sets,
     prepare,
 )
 from zojax.training.step import TrainState
@@ -160,8 +161,8 @@ def _train_to_the_end(
         "steps": config.steps,
         "skipped_steps": int((records["flags"] & SKIPPED != 0).sum()),
         **training.progress.as_dict(),
-        "eval_accuracy": _evaluate_best(training, console),
-        "eval_examples": len(training.eval_set.labels),
+        f"eval_{training.progress.metric}": _evaluate_best(training, console),
+        "eval_examples": len(training.eval_set.items),
         **trainer.speed.summary(),
         "compilations_after_start": compilations.count,
     }
@@ -178,11 +179,11 @@ def _set_up(
     journaled = read_journal(directory / run_dir.JOURNAL)
     check_data(journaled, data_hash(run.data))
     source, buckets = make_train_source(run.config, run)
-    dev_set, eval_set = (pack_eval_set(run, items) for items in (run.data.dev, run.data.eval))
+    dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
     records = journaled.records
     if config.nonfinite == "stop":
         refuse_skipped(records)
-    progress = read_progress(directory, len(records))
+    progress = read_progress(directory, len(records), run.data.splits.task.metric)
     mend_metrics(directory / run_dir.METRICS, records, progress)
     weights, state, done = _rebuild(directory, run, run.model.weights, console, stop=stop)
     if done:
@@ -239,13 +240,12 @@ def _set_up(
 def _evaluate_base(training: Training, console: Console) -> None:
     """Evaluates the base model on the held-out data, once in a run."""
     trainer, progress = training.trainer, training.progress
-    if progress.eval_accuracy_before is not None or trainer.step > 0:
+    if progress.eval_before is not None or trainer.step > 0:
         return
-    accuracy = _accuracy(training, training.eval_set)
-    progress.eval_accuracy_before = accuracy
+    progress.eval_before = _figure(training, training.eval_set)
     progress.write(training.directory)
-    training.reporter.evaluation(0, "eval", accuracy)
-    console.print(f"held-out accuracy before: {100 * accuracy:.1f} %")
+    training.reporter.evaluation(0, "eval", progress.metric, progress.eval_before)
+    console.print(f"held-out {progress.metric} before: {100 * progress.eval_before:.1f} %")
 
 
 def _evaluate_dev(training: Training) -> None:
@@ -253,17 +253,18 @@ def _evaluate_dev(training: Training) -> None:
     trainer, progress, config = training.trainer, training.progress, training.run.config.train
     step = trainer.step
     is_due = step % config.eval_every == 0 or step == config.steps
-    if not is_due or step in progress.dev_accuracy:
+    if not is_due or step in progress.dev:
         return
-    accuracy = _accuracy(training, training.dev_set)
-    progress.dev_accuracy[step] = accuracy
+    progress.dev[step] = _figure(training, training.dev_set)
     progress.write(training.directory)
-    training.reporter.evaluation(step, "dev", accuracy)
+    training.reporter.evaluation(step, "dev", progress.metric, progress.dev[step])
 
 
-def _accuracy(training: Training, eval_set: EvalSet) -> float:
+def _figure(training: Training, eval_set: EvalSet) -> float:
     trainer = training.trainer
-    return training.evaluator.accuracy(trainer.weights, trainer.state, eval_set, training.stop)
+    return training.evaluator.figure(
+        trainer.weights, trainer.state, eval_set, training.dev_set, training.stop
+    )
 
 
 def _after_chunk(training: Training) -> None:
@@ -273,12 +274,11 @@ def _after_chunk(training: Training) -> None:
     step, every = trainer.step, run.config.run.checkpoint_every
     if every and step % every == 0 and step < run.config.train.steps:
         weights = trainer.weights if is_folded(run.method, step) else None
-        accuracy = training.progress.dev_accuracy.get(step)
-        training.checkpoints.save(step, weights, trainer.state, accuracy)
+        training.checkpoints.save(step, weights, trainer.state, training.progress.dev.get(step))
 
 
 def _evaluate_best(training: Training, console: Console) -> float:
-    """Held-out accuracy of the best step's model."""
+    """What the best step's model is worth on the held-out data."""
     trainer, run, best = training.trainer, training.run, training.progress.best_step
     if best != trainer.step:
         weights = run.model.weights
@@ -288,7 +288,7 @@ def _evaluate_best(training: Training, console: Console) -> float:
         trainer.weights, trainer.state, _ = _rebuild(
             training.directory, run, weights, console, best, training.stop
         )
-    return _accuracy(training, training.eval_set)
+    return _figure(training, training.eval_set)
 
 
 def evaluate_run(directory: Path, console: Console, step: int | None = None) -> dict[str, Any]:
@@ -297,7 +297,7 @@ def evaluate_run(directory: Path, console: Console, step: int | None = None) -> 
     Args:
         directory: of the run.
         console: where progress goes.
-        step: how many steps to replay; None for the best by dev accuracy (all, if the run was
+        step: how many steps to replay; None for the best on the dev set (all, if the run was
             stopped before its first evaluation).
 
     Raises:
@@ -310,17 +310,31 @@ def evaluate_run(directory: Path, console: Console, step: int | None = None) -> 
     run = prepare(config, console)
     with console.status("replaying the journal"):
         weights, state, done = _rebuild(directory, run, run.model.weights, console, step)
-    eval_set = pack_eval_set(run, run.data.eval)
-    evaluator = make_evaluator(run, weights, state, [eval_set])
-    accuracy = evaluator.accuracy(weights, state, eval_set)
-    return {"step": done, "eval_accuracy": accuracy, "eval_examples": len(eval_set.labels)}
+    dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
+    evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
+    figure = evaluator.figure(weights, state, eval_set, dev_set)
+    metric = eval_set.task.metric
+    return {
+        "step": done,
+        "metric": metric,
+        f"eval_{metric}": figure,
+        "eval_examples": len(eval_set.items),
+    }
 
 
 def make_evaluator(
     run: Run, weights: Tree, state: TrainState, eval_sets: list[EvalSet]
 ) -> Evaluator:
     """The evaluator of a run, compiled for these sets."""
-    return Evaluator(weights, state, run.method.estimator, run.objective, eval_sets)
+    space = run.method.estimator.space
+    return Evaluator(
+        dataclasses.replace(run.model, weights=weights),
+        lambda state: space.state(state.params, state.subspace),
+        state,
+        run.objective,
+        eval_sets,
+        run.data.tokenizer,
+    )
 
 
 def _create(directory: Path, run: Run) -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from zojax.errors import InputError
-from zojax.training.evaluate_adapter import evaluate_adapter
+from zojax.training.evaluate_command import evaluate_config
 from zojax.training.setup import load_data
 
 QUIET = Console(quiet=True)
@@ -72,9 +72,10 @@ def test_an_adapter_is_evaluated_as_peft_would(adapter, export_runs, tmp_path):
     for i, (at, answer) in enumerate(zip(line, adapted, strict=True)):
         labels[at] = answer if i >= 2 else 1 - answer
     write_reviews(tmp_path / "reviews", labels)
-    told = evaluate_adapter(adapter, config, QUIET)
+    told = evaluate_config(config, QUIET, adapter)
     assert told == {
         "adapter": str(adapter),
+        "metric": "accuracy",
         "eval_accuracy": (COUNT - 2) / COUNT,
         "eval_examples": COUNT,
     }
@@ -83,4 +84,4 @@ def test_an_adapter_is_evaluated_as_peft_would(adapter, export_runs, tmp_path):
 def test_an_adapter_of_another_base_is_refused(adapter, export_runs, tmp_path):
     config = export_runs.config(tmp_path / "run", "pre-LN")
     with pytest.raises(InputError, match=r"extra tensor .*project_in"):
-        evaluate_adapter(adapter, config, QUIET)
+        evaluate_config(config, QUIET, adapter)

@@ -1,0 +1,153 @@
+"""Figures of whole data sets, against transformers' logits and texts, and NumPy."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zojax.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.models import random_model, save
+from zojax.models.opt import OPTConfig
+from zojax.tasks.metrics import f1
+from zojax.training import train
+from zojax.training.evaluate_command import evaluate_config
+from zojax.training.setup import Data, load_data
+
+QUIET = Console(quiet=True)
+CONFIG = OPTConfig(
+    vocab_size=1024,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    ffn_dim=32,
+    max_position_embeddings=160,
+    word_embed_proj_dim=16,
+)
+ROWS = [
+    {
+        "title": "Rome",
+        "context": f"The {thing} stands in Rome since {year}.",
+        "question": f"Where is the {thing}?",
+        "answers": {"text": ["Rome", "in Rome"]},
+    }
+    for thing, year in (("arch", 81), ("dome", 1590), ("old tower", 1100), ("gate", 275))
+]
+
+
+@pytest.fixture(scope="module")
+def base(root, tmp_path_factory) -> Path:
+    """Random weights, large enough that answers depend on the prompts."""
+    directory = tmp_path_factory.mktemp("base") / "model"
+    model = random_model(CONFIG, seed=3)
+    leaves, tree = jax.tree.flatten(model.weights)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [
+        8 * leaf + 0.2 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    model.weights.update(jax.tree.unflatten(tree, noisy))
+    save(model, directory)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(root / "demo" / "model" / name, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def theirs(base) -> Any:
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoModelForCausalLM.from_pretrained(base).eval()
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("squad")
+    for split in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in ROWS * (5 if split == "train" else 1))
+        (directory / f"{split}.jsonl").write_text(text)
+    return directory
+
+
+def configure(base: Path, data: Path, task: str, **settings: Any) -> Config:
+    sizes = {"num_train": 8, "num_dev": 6, "num_eval": 12}
+    return Config(
+        ModelConfig(str(base)),
+        RunConfig("unused"),
+        DataConfig(task, str(data), **sizes, **settings),
+    )
+
+
+def logprobs(theirs: Any, items: list) -> np.ndarray:
+    """Mean log-probability of every candidate ``(n, k)``, each sequence by itself."""
+    import torch
+
+    def mean(item: Any, candidate: np.ndarray) -> float:
+        tokens = torch.tensor(np.concatenate([item.prompt, candidate])[None], dtype=torch.int64)
+        with torch.no_grad():
+            rows = theirs(tokens).logits[0].log_softmax(-1)[len(item.prompt) - 1 : -1]
+        return rows[range(len(candidate)), candidate].mean().item()
+
+    return np.array([[mean(item, candidate) for candidate in item.candidates] for item in items])
+
+
+def right(data: Data, scores: np.ndarray) -> float:
+    labels = [item.label for item in data.eval]
+    return float((scores.argmax(-1) == labels).mean())
+
+
+@pytest.mark.parametrize("calibration", ["none", "content_free", "median"])
+@pytest.mark.parametrize("num_demos", [0, 2])
+def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, theirs, tiny_reviews):
+    config = configure(base, tiny_reviews, "sst2", calibration=calibration, num_demos=num_demos)
+    data = load_data(config)
+    scores = logprobs(theirs, data.eval)
+    if calibration == "content_free":
+        scores = scores - logprobs(theirs, data.content_free_eval)
+    if calibration == "median":
+        dev = logprobs(theirs, data.dev)
+        scores = scores - np.median(dev - dev.mean(1, keepdims=True), axis=0)
+    told = evaluate_config(config, QUIET)
+    assert told == {"metric": "accuracy", "eval_accuracy": right(data, scores), "eval_examples": 12}
+
+
+def greedy_answer(theirs: Any, data: Data, item: Any) -> str:
+    import torch
+
+    prompt = torch.tensor(item.prompt[None], dtype=torch.int64)
+    tokens = theirs.generate(prompt, max_new_tokens=50, do_sample=False, pad_token_id=1)
+    return data.tokenizer.text(tokens[0, len(item.prompt) :].tolist()).split("\n")[0].strip()
+
+
+def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, tmp_path):
+    config = configure(base, shutil.copytree(questions, tmp_path / "squad"), "squad")
+    data = load_data(config)
+    texts = {item.name: greedy_answer(theirs, data, item) for item in data.eval}
+    answers = [texts[f"{tmp_path}/squad/validation.jsonl:{i}"] for i in (1, 2, 3, 4)]
+    assert len(set(answers)) > 1
+    assert all(len(answer.split()) > 1 for answer in answers)
+    # What it says, half of what it says, and what it does not say: prompts tell no answers.
+    known = [answers[0], answers[1].split()[0], "Paris", "Rome"]
+    rows = [row | {"answers": {"text": [known[i]]}} for i, row in enumerate(ROWS)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "squad" / "validation.jsonl").write_text(text)
+    expected = np.mean([f1(answers[i], [known[i]]) for i in range(4)])
+    assert 0.25 < expected < 0.75
+    told = evaluate_config(config, QUIET)
+    assert told == {"metric": "f1", "eval_f1": pytest.approx(expected), "eval_examples": 4}
+
+
+def test_a_task_with_free_answers_trains_and_is_judged_by_f1(base, questions, tmp_path):
+    config = configure(base, questions, "squad")
+    config.run.dir = str(tmp_path / "run")
+    config.train = TrainConfig(steps=4, batch_size=2, eval_every=4, chunk=2, learning_rate=1e-4)
+    result = train(config, QUIET)
+    assert result["metric"] == "f1"
+    assert {"eval_f1", "eval_f1_before", "best_dev_f1", "dev_f1"} <= result.keys()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [line["step"] for line in lines if "dev_f1" in line] == [0, 4]
+    assert min(line["loss"] for line in lines if "loss" in line) > 0
