@@ -12,6 +12,7 @@ _EXAMPLES = """examples:
   zojax journal show runs/demo
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
       --candidate " great" --candidate " terrible"
+  zojax generate --model facebook/opt-125m --prompt "The film was"
 """
 
 
@@ -125,6 +126,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_journal_actions(journal)
 
+    generate = command(
+        "generate",
+        "go on from prompts with a base model, a run's best model or a PEFT LoRA",
+        'zojax generate runs/demo --prompt "a gripping film" --prompt "a dull film"\n'
+        "  zojax generate --model facebook/opt-125m --prompts prompts.txt --stop '\\n' \\\n"
+        "      --temperature 0.7 --top-p 0.9 --num-samples 4 --output texts.jsonl\n"
+        '  zojax generate --model facebook/opt-125m --adapter DIR --prompt "Once upon"',
+    )
+    _add_generate(generate)
+
     score = command(
         "score",
         "print candidates' log-probabilities after a text",
@@ -149,6 +160,58 @@ def make_parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_generate(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("run", type=Path, nargs="?", metavar="RUN", help="directory of a run")
+    generate.add_argument("--model", metavar="M", help="directory or hub id, in place of RUN")
+    generate.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA on it"
+    )
+    generate.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        dest="texts",
+        metavar="TEXT",
+        help="what to go on from (repeatable)",
+    )
+    generate.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help=".txt with a prompt a line, or .jsonl with a field 'prompt'",
+    )
+    numbers = [
+        ("--max-new-tokens", int, 50, "of each prompt, at most"),
+        ("--temperature", float, 0.0, "0 takes the most probable token, 1 samples"),
+        ("--top-k", int, 0, "sample from the K most probable tokens; 0: from all"),
+        ("--top-p", float, 1.0, "sample from the fewest that have this probability together"),
+        ("--seed", int, 0, "of the samples"),
+        ("--num-samples", int, 1, "texts of each prompt"),
+        ("--batch-size", int, 16, "texts that are made together"),
+    ]
+    for name, kind, default, what in numbers:
+        generate.add_argument(
+            name, type=kind, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
+    generate.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        type=lambda text: text.replace("\\n", "\n").replace("\\t", "\t"),
+        metavar="TEXT",
+        help="what ends a text and is cut off; \\n is a line break (repeatable)",
+    )
+    generate.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of --model's weights on the device (default: float32)",
+    )
+    generate.add_argument("--json", action="store_true", help="print one JSON object")
+    generate.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
+    )
 
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:

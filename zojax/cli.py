@@ -1,4 +1,4 @@
-"""The command line: ``zojax train | eval | export | data | journal | score``."""
+"""The command line: ``zojax train | eval | export | data | journal | generate | score``."""
 
 import argparse
 import json
@@ -206,6 +206,50 @@ def _journal(args: argparse.Namespace) -> int:
     return 0
 
 
+def _generate(args: argparse.Namespace) -> int:
+    from zojax.errors import InputError
+
+    if (args.run is None) == (args.model is None):
+        raise InputError("generate: give RUN, or --model M")
+    if args.run is not None and (args.adapter or args.dtype):
+        raise InputError("generate: --adapter and --dtype go with --model M")
+    if args.output is not None and not args.output.parent.is_dir():
+        raise InputError(f"--output {args.output}: no directory {args.output.parent}")
+
+    from rich.console import Console
+
+    from zojax.scoring import Sampling
+    from zojax.training import generate_command as command
+
+    _use_compile_cache()
+    console = Console(stderr=True)
+    prompts = command.read_prompts(args.texts, args.prompts)
+    if args.run is not None:
+        source = command.open_run(args.run, console)
+    else:
+        source = command.open_model(args.model, args.adapter, args.dtype or "float32", console)
+    told = command.generate_texts(
+        source,
+        prompts,
+        console,
+        max_new_tokens=args.max_new_tokens,
+        sampling=Sampling(args.temperature, args.top_k, args.top_p),
+        seed=args.seed,
+        stop_strings=args.stop,
+        num_samples=args.num_samples,
+        batch_size=args.batch_size,
+    )
+    if args.output is not None:
+        command.write(told, args.output)
+    if args.json:
+        print(json.dumps(told))
+    elif args.output is not None:
+        print(f"{args.output}: {command.in_words(told)}")
+    else:
+        command.show(told, Console(highlight=False))
+    return 0
+
+
 def _score(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
@@ -236,6 +280,7 @@ _COMMANDS = {
     "export": _export,
     "data": _data,
     "journal": _journal,
+    "generate": _generate,
     "score": _score,
 }
 

@@ -1,0 +1,126 @@
+"""``zojax generate``: what transformers generates, on the screen, as JSON and in a file."""
+
+import json
+
+import pytest
+
+PROMPTS = ("a gripping film", "the plot is", "")
+MAX_NEW = 12
+
+
+@pytest.fixture
+def generate(run, root):
+    def generate(*options: object, prompts=PROMPTS):
+        chosen = [part for prompt in prompts for part in ("--prompt", prompt)]
+        return run("generate", "--model", root / "demo" / "model", *chosen, *options)
+
+    return generate
+
+
+def rows(outcome) -> list[dict]:
+    code, out, err = outcome
+    assert (code, err) == (0, "")
+    return json.loads(out)["generations"]
+
+
+@pytest.fixture(scope="session")
+def reference(root) -> list[list[int]]:
+    """Greedy tokens of transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(root / "demo" / "model")
+    model = AutoModelForCausalLM.from_pretrained(root / "demo" / "model", dtype=torch.float32)
+    found = []
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        new = model.generate(
+            input_ids=ids, do_sample=False, max_new_tokens=MAX_NEW, eos_token_id=2, pad_token_id=1
+        )
+        found.append(new[0, ids.shape[1] :].tolist())
+    return found
+
+
+def test_texts_are_those_of_transformers_whatever_the_batch(generate, reference, root):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(root / "demo" / "model")
+    for batch_size in (16, 1):
+        options = ("--json", "--max-new-tokens", MAX_NEW, "--batch-size", batch_size)
+        found = rows(generate(*options))
+        assert [row["prompt"] for row in found] == list(PROMPTS)
+        assert [row["tokens"] for row in found] == reference
+        texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in reference]
+        assert [row["text"] for row in found] == texts
+        reasons = ["stop" if tokens[-1] == 2 else "length" for tokens in reference]
+        assert [row["finish_reason"] for row in found] == reasons
+
+
+def test_the_screen_shows_each_text_behind_its_prompt_and_how_it_ended(generate, reference):
+    options = ("--max-new-tokens", MAX_NEW, "--stop", "film")
+    found = rows(generate(*options, "--json"))
+    code, out, err = generate(*options)
+    assert (code, err) == (0, "")
+    for row in found:
+        assert "film" not in row["text"]
+        assert row["prompt"] + row["text"] + "\n" in out
+        assert f", {row['finish_reason']}\n" in out
+    assert out.splitlines()[-1].startswith(f"{len(PROMPTS)} texts, ")
+
+
+def test_samples_differ_among_themselves_and_repeat_with_their_seed(generate):
+    options = ("--temperature", 1, "--num-samples", 3, "--max-new-tokens", MAX_NEW, "--json")
+    first = rows(generate(*options, prompts=PROMPTS[:1]))
+    assert [row["sample"] for row in first] == [0, 1, 2]
+    assert len({row["text"] for row in first}) == 3
+    assert rows(generate(*options, prompts=PROMPTS[:1])) == first
+    assert rows(generate(*options, "--seed", 1, prompts=PROMPTS[:1])) != first
+
+
+def test_prompts_come_from_files_and_texts_go_to_one(generate, tmp_path):
+    lines, records, output = (tmp_path / name for name in ("a.txt", "a.jsonl", "out.jsonl"))
+    lines.write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n")
+    records.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in PROMPTS[:2]))
+    size = ("--max-new-tokens", MAX_NEW)
+    expected = rows(generate(*size, "--json", prompts=PROMPTS[:2]))
+    for file in (lines, records):
+        code, out, _ = generate(*size, "--prompts", file, "--output", output, prompts=())
+        assert code == 0
+        assert out.startswith(f"{output}: 2 texts, ")
+        assert [json.loads(line) for line in output.read_text().splitlines()] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "generate: give RUN, or --model M"),
+        (["run", "--model", "m", "--prompt", "x"], "generate: give RUN, or --model M"),
+        (["run", "--adapter", "a"], "generate: --adapter and --dtype go with --model M"),
+        (["--model", "m"], "no prompt; give --prompt TEXT or --prompts FILE"),
+        (["--model", "m", "--prompts", "none.txt"], "none.txt: cannot be read (No such file"),
+        (["--model", "m", "--prompts", "p.json"], "p.json: give a .txt with a prompt a line"),
+        (["--model", "m", "--output", "none/out"], "--output none/out: no directory none"),
+    ],
+)
+def test_generate_says_which_arguments_go_together(options, reason, run, refusal):
+    assert refusal(run("generate", *options)).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--num-samples", "2"], "--num-samples 2 would be one text; give --temperature too"),
+        (["--num-samples", "0"], "--num-samples 0: give 1 or more"),
+        (["--top-p", "1.5"], "top_p=1.5: give more than 0"),
+        (["--max-new-tokens", "64"], "--prompt 1: has "),
+    ],
+)
+def test_generate_refuses_what_cannot_be(options, reason, generate, refusal):
+    assert refusal(generate(*options)).startswith(reason)
+
+
+def test_a_record_without_a_prompt_is_named(generate, tmp_path, refusal):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    line = refusal(generate("--prompts", file, prompts=()))
+    assert line == f"{file}:2: has no text in a field 'prompt'"
