@@ -1,5 +1,6 @@
 """Figures of whole data sets, against transformers' logits and texts, and NumPy."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from zojax.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config import (
+    Config,
+    DataConfig,
+    EstimatorConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
 from zojax.tasks.metrics import f1
 from zojax.training import train
 from zojax.training.evaluate_command import evaluate_config
-from zojax.training.setup import Data, load_data
+from zojax.training.setup import Data, load_data, make_train_source, prepare
+from zojax.training.step import init_state, train_step
 
 QUIET = Console(quiet=True)
 CONFIG = OPTConfig(
@@ -122,6 +131,14 @@ def greedy_answer(theirs: Any, data: Data, item: Any) -> str:
     return data.tokenizer.text(tokens[0, len(item.prompt) :].tolist()).split("\n")[0].strip()
 
 
+def answered(directory: Path, answers: list[str]) -> None:
+    """Gives the questions other answers, which no prompt tells of."""
+    rows = [row | {"answers": {"text": [answers[i]]}} for i, row in enumerate(ROWS)]
+    for split in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows * (5 if split == "train" else 1))
+        (directory / f"{split}.jsonl").write_text(text)
+
+
 def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, tmp_path):
     config = configure(base, shutil.copytree(questions, tmp_path / "squad"), "squad")
     data = load_data(config)
@@ -129,15 +146,28 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
     answers = [texts[f"{tmp_path}/squad/validation.jsonl:{i}"] for i in (1, 2, 3, 4)]
     assert len(set(answers)) > 1
     assert all(len(answer.split()) > 1 for answer in answers)
-    # What it says, half of what it says, and what it does not say: prompts tell no answers.
+    # What it says, a part of what it says, and what it does not say.
     known = [answers[0], answers[1].split()[0], "Paris", "Rome"]
-    rows = [row | {"answers": {"text": [known[i]]}} for i, row in enumerate(ROWS)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "squad" / "validation.jsonl").write_text(text)
+    answered(tmp_path / "squad", known)
     expected = np.mean([f1(answers[i], [known[i]]) for i in range(4)])
     assert 0.25 < expected < 0.75
     told = evaluate_config(config, QUIET)
     assert told == {"metric": "f1", "eval_f1": pytest.approx(expected), "eval_examples": 4}
+
+    # As an objective, at variants that are all but the base, and at others.
+    config.data.num_train, config.data.num_dev = 12, 8
+    for epsilon, same in ((1e-9, True), (1.0, False)):
+        config.train = TrainConfig(steps=1, batch_size=12, objective="f1", micro_batches=2)
+        config.estimator = EstimatorConfig(epsilon=epsilon)
+        run = prepare(config, QUIET)
+        _, batch, _ = make_train_source(config, run)(0)
+        names = [run.data.train[i].name for i in batch.example_b.ravel()]
+        which = [(int(name.rpartition(":")[2]) - 1) % 4 for name in names]
+        state = init_state(run.method, run.model.weights, run.key)
+        step = functools.partial(train_step, method=run.method, objective=run.objective)
+        _, record = jax.jit(step)(run.model.weights, state, run.key, np.float32(0), batch)
+        of_base = -np.mean([f1(answers[i], [known[i]]) for i in which])
+        assert same == bool(np.allclose(record.losses_v, of_base, rtol=1e-6))
 
 
 def test_a_task_with_free_answers_trains_and_is_judged_by_f1(base, questions, tmp_path):

@@ -40,8 +40,7 @@ def configure(tiny_model, tiny_reviews):
 def first_losses(config: Config) -> np.ndarray:
     """Of the first step, under its variants."""
     run = prepare(config, Console(quiet=True))
-    source, _ = make_train_source(config, run)
-    _, batch, _ = source(0)
+    _, batch, _ = make_train_source(config, run)(0)
     step = functools.partial(train_step, method=run.method, objective=run.objective)
     weights = run.model.weights
     state = init_state(run.method, weights, run.key)

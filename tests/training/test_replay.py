@@ -139,7 +139,7 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
     order = [[2 * (step * 7 % 5), 2 * (step * 7 % 5) + 1] for step in range(case.steps)]
     buckets = choose_buckets([shape_needed([items[i] for i in order[s]], 1) for s in range(5)], 2)
     assert len(buckets) == 2
-    source = BatchSource(items, order.__getitem__, buckets)
+    source = BatchSource(items, order.__getitem__, 2, buckets)
     weights, state = (
         copied(model.weights),
         jax.jit(functools.partial(init_state, method))(model.weights, key),
@@ -150,8 +150,7 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
         key,
         method,
         Objective(model.graphdef, 2, False, classification_loss),
-        buckets,
-        batch_size=2,
+        source.abstract,
         steps=case.steps,
     )
     header = {

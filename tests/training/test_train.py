@@ -72,7 +72,8 @@ def first(configured, tmp_path_factory) -> tuple[dict, np.ndarray, dict]:
 def test_one_executable_a_bucket_and_none_compiled_after_start_up(first, configured):
     result, _, counts = first
     config = apply_overrides(configured, ["run.dir=nowhere"])
-    source, buckets = make_train_source(config, prepare(config, QUIET))
+    source = make_train_source(config, prepare(config, QUIET))
+    buckets = source.abstract
     assert len(buckets) > 1
     assert counts["executables"] == len(buckets)
     assert {source(step)[0] for step in range(STEPS)} == set(buckets), "each of them is needed"

@@ -43,7 +43,7 @@ def pack_batch(items: Sequence[Item], shape: PageShape, size: int | None = None)
     return Batch(pack(items, shape), labels_b, lengths_b)
 
 
-def micro_batches(items: Sequence[Item], parts: int) -> list[Sequence[Item]]:
+def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
     """A batch in so many parts of one size."""
     size = len(items) // parts
     return [items[i * size : (i + 1) * size] for i in range(parts)]
@@ -61,6 +61,7 @@ class BatchSource:
     Args:
         items: the data set.
         order: ``(step) -> indices`` of a step's examples.
+        batch_size: examples a step.
         buckets: shapes to pack into, all of one number of pages.
         num_micro_batches: parts of a batch; of more than one the leaves are stacked.
     """
@@ -69,11 +70,12 @@ class BatchSource:
         self,
         items: Sequence[Item],
         order: Callable[[int], list[int]],
+        batch_size: int,
         buckets: Sequence[PageShape],
         num_micro_batches: int = 1,
     ):
         self._items, self._order, self._buckets = items, order, buckets
-        self._parts = num_micro_batches
+        self._batch_size, self._parts = batch_size, num_micro_batches
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, int]:
         """Bucket, packed batch and computed tokens of a step."""
@@ -83,6 +85,11 @@ class BatchSource:
         batch = stack([pack_batch(part, shape) for part in parts])
         return shape, batch, sum(item.num_computed for item in items)
 
+    @property
+    def abstract(self) -> dict[PageShape, Batch]:
+        """The shapes and dtypes of every bucket's batch, for compiling ahead of time."""
+        return {b: abstract_batch(b, self._batch_size, self._parts) for b in self._buckets}
+
 
 def stack(parts: Sequence[Batch]) -> Batch:
     """Micro-batches as one; a single one as it is."""
@@ -90,7 +97,7 @@ def stack(parts: Sequence[Batch]) -> Batch:
 
 
 def abstract_batch(shape: PageShape, batch_size: int, num_micro_batches: int = 1) -> Batch:
-    """The shapes and dtypes of a bucket's batch, for compiling ahead of time."""
+    """The shapes and dtypes of a bucket's batch."""
     part = pack_batch([], shape, batch_size // num_micro_batches)
     batch = stack([part] * num_micro_batches)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)

@@ -1,6 +1,6 @@
 """Compiling ahead: one executable per bucket at start-up, none later."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -8,7 +8,6 @@ import jax
 import jax.monitoring
 
 from zojax.scoring import PageShape
-from zojax.training.batches import abstract_batch
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -17,30 +16,23 @@ Executables = dict[PageShape, Callable[..., Any]]
 
 def compile_buckets(
     function: Callable[..., Any],
-    buckets: Sequence[PageShape],
-    batch_size: int,
+    batches: Mapping[PageShape, Any],
     *args: Any,
     donate_argnums: tuple[int, ...] = (),
-    num_micro_batches: int = 1,
 ) -> Executables:
     """Compiles ``function(*args, batch)`` for every bucket.
 
     Args:
         function: pure; its last argument is the batch.
-        buckets: the page shapes of the batches.
-        batch_size: examples in a batch.
+        batches: of every bucket, as shape structs.
         *args: the other arguments, as arrays or shape structs.
         donate_argnums: as for ``jax.jit``.
-        num_micro_batches: parts of a batch.
     """
     jitted = jax.jit(function, donate_argnums=donate_argnums)
     # Tracing holds the interpreter's lock, compiling does not.
-    lowered = [
-        jitted.lower(*args, abstract_batch(bucket, batch_size, num_micro_batches))
-        for bucket in buckets
-    ]
+    lowered = [jitted.lower(*args, batch) for batch in batches.values()]
     with ThreadPoolExecutor() as threads:
-        return dict(zip(buckets, threads.map(lambda low: low.compile(), lowered), strict=True))
+        return dict(zip(batches, threads.map(lambda low: low.compile(), lowered), strict=True))
 
 
 class CompilationCounter:

@@ -18,6 +18,7 @@ from zojax.scoring.texts import generate
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import score_ranking, score_text
 from zojax.tasks.tokenize import Tokenizer
+from zojax.training.batches import abstract_batch
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.eval_set import EvalSet, PackedItems
 from zojax.training.step import Batch, Objective, score_slots
@@ -61,8 +62,8 @@ class Evaluator:
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:
             buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
-            args = (model.weights, carry)
-            self._executables |= compile_buckets(function, sorted(buckets), batch_size, *args)
+            batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
+            self._executables |= compile_buckets(function, batches, model.weights, carry)
 
     def figure(
         self,

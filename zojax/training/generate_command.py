@@ -164,13 +164,6 @@ def generate_texts(
         raise InputError(f"--num-samples {num_samples} would be one text; give --temperature too")
     tokenizer = source.tokenizer
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
-    eos = tokenizer.tokens.eos_token_id
-
-    def decode(ids: list[int]) -> str:
-        return tokenizer.tokens.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-
     progress = Progress(
         TextColumn("[bold]generate[/]"),
         BarColumn(bar_width=24),
@@ -186,11 +179,11 @@ def generate_texts(
         found = generate(
             source.model,
             [_tokenise(tokenizer, prompt) for prompt in asked],
-            decode,
+            tokenizer.text,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             key=jax.random.key(seed),
-            stop_ids=() if eos is None else (eos,),
+            stop_ids=tokenizer.stop_ids,
             stop_strings=stop_strings,
             pool=source.pool,
             slots=[1 if source.pool else 0] * len(asked),

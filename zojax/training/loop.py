@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,14 +12,13 @@ import numpy as np
 
 from zojax.errors import InputError
 from zojax.scoring import PageShape
-from zojax.training.batches import BatchSource, prefetch
+from zojax.training.batches import prefetch
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.journal import SKIPPED, JournalWriter
 from zojax.training.metrics import step_metrics
 from zojax.training.replay import step_keys
 from zojax.training.report import Reporter
 from zojax.training.step import (
-    Batch,
     Method,
     Objective,
     StepRecord,
@@ -31,6 +30,9 @@ from zojax.training.step import (
 from zojax.training.stopping import Stop
 
 Tree = Any
+
+Source = Callable[[int], tuple[PageShape, Tree, int]]
+"""``(step) -> bucket, packed batch, computed tokens``."""
 
 _POLL_SECONDS = 1e-3
 
@@ -54,22 +56,14 @@ def compile_programs(
     key: jax.Array,
     method: Method,
     objective: Objective,
-    buckets: list[PageShape],
+    batches: Mapping[PageShape, Tree],
     *,
-    batch_size: int,
     steps: int,
 ) -> Programs:
-    """Compiles the step for every bucket, and the fold if the run comes to one."""
+    """Compiles the step for every bucket's batch, and the fold if the run comes to one."""
     step = functools.partial(train_step, method=method, objective=objective)
     args = (weights, state, key, np.float32(0))
-    executables = compile_buckets(
-        step,
-        buckets,
-        batch_size,
-        *args,
-        donate_argnums=(1,),
-        num_micro_batches=objective.num_micro_batches,
-    )
+    executables = compile_buckets(step, batches, *args, donate_argnums=(1,))
     if not any(starts_interval(method, step) for step in range(steps)):
         return Programs(executables, None)
     fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
@@ -135,7 +129,11 @@ class Trainer:
         self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
 
     def run(
-        self, source: BatchSource, ends: list[int], stop: Stop, at_end: Callable[[], None]
+        self,
+        source: Source,
+        ends: list[int],
+        stop: Stop,
+        at_end: Callable[[], None],
     ) -> None:
         """Trains chunk by chunk up to each of ``ends``; ``at_end()`` is called after each.
 
@@ -161,7 +159,7 @@ class Trainer:
             batches.close()
 
     def _dispatch(
-        self, batches: Iterator[tuple[PageShape, Batch, int]], end: int, stop: Stop
+        self, batches: Iterator[tuple[PageShape, Tree, int]], end: int, stop: Stop
     ) -> tuple[list[StepRecord], list[tuple[int, int]]]:
         """Sends the steps of a chunk to the device without waiting for any of them."""
         records, tokens = [], []
@@ -238,6 +236,6 @@ def _finished(records: list[StepRecord], stop: Stop) -> int:
     return len(records)
 
 
-def _on_device(made: tuple[PageShape, Batch, int]) -> tuple[PageShape, Batch, int]:
+def _on_device(made: tuple[PageShape, Tree, int]) -> tuple[PageShape, Tree, int]:
     bucket, batch, computed = made
     return bucket, jax.device_put(batch), computed

@@ -25,7 +25,9 @@ from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
 from zojax.models import Model
 from zojax.scoring import Item
 from zojax.scoring.prefix import prefix_from_tokens
-from zojax.tasks import Task
+from zojax.tasks import Splits, Task
+from zojax.tasks.tokenize import Tokenizer
+from zojax.training.generated import f1_losses
 from zojax.training.learning_rates import learning_rates
 from zojax.training.objective import accuracy_loss, classification_loss, likelihood_loss
 from zojax.training.step import Method, Objective
@@ -137,20 +139,35 @@ def objective_name(config: Config, task: Task) -> str:
     return config.train.objective or own
 
 
-def make_objective(config: Config, task: Task, items: Sequence[Item], model: Model) -> Objective:
+def make_objective(
+    config: Config, splits: Splits, tokenizer: Tokenizer, items: Sequence[Item], model: Model
+) -> Objective:
     """What a run minimises; bare logits do where all candidates are one token and compared.
 
     Args:
         config: of the run.
-        task: what its examples are.
+        splits: its examples in text.
+        tokenizer: the model's.
         items: all that will be scored.
         model: the base model.
     """
+    task = splits.task
     name = objective_name(config, task)
+    if name == "f1" and task.kind != "generation":
+        raise InputError(
+            f"train.objective=f1 is for tasks with free answers, and {task.name} has candidates: "
+            "use train.objective=accuracy"
+        )
+    if name != "likelihood" and name != "f1" and task.kind == "generation":
+        raise InputError(
+            f"train.objective={name} is for candidates, and {task.name} has free answers: use "
+            "train.objective=likelihood or f1"
+        )
     losses = {
         "classification": classification_loss,
         "likelihood": likelihood_loss,
         "accuracy": accuracy_loss,
+        "f1": likelihood_loss,  # where candidates are scored all the same
     }
     return Objective(
         graphdef=model.graphdef,
@@ -159,6 +176,7 @@ def make_objective(config: Config, task: Task, items: Sequence[Item], model: Mod
         or any(len(c) > 1 for item in items for c in item.candidates),
         loss=losses[name],
         num_micro_batches=config.train.micro_batches,
+        losses=f1_losses(model.graphdef, splits.train, task, tokenizer) if name == "f1" else None,
     )
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from zojax.config import Config
 from zojax.models import Model, content_hash, load, read_config
-from zojax.scoring import Item, PageShape
+from zojax.scoring import Item
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import Example, Splits, encode, load_splits, load_tokenizer
 from zojax.tasks.calibrate import without_content
@@ -19,6 +19,7 @@ from zojax.tasks.dataset import get_task
 from zojax.tasks.tokenize import Tokenizer, only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.eval_set import EvalSet, PackedItems, pack_items
+from zojax.training.generated import QuestionSource
 from zojax.training.method import make_method, make_objective, objective_name
 from zojax.training.step import Method, Objective
 
@@ -137,7 +138,7 @@ def prepare(config: Config, console: Console) -> Run:
         model,
         base_hash,
         make_method(config, model),
-        make_objective(config, data.splits.task, data.scored, model),
+        make_objective(config, data.splits, data.tokenizer, data.scored, model),
         jax.random.key(config.train.seed),
     )
 
@@ -147,10 +148,13 @@ def load_model(config: Config) -> Model:
     return load(config.model.path, dtype=jnp.dtype(config.model.dtype))
 
 
-def make_train_source(config: Config, run: Run) -> tuple[BatchSource, list[PageShape]]:
+def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     """The run's batches, and the buckets that hold every one of them."""
     train, items = config.train, run.data.train
     order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
+    if objective_name(config, run.data.splits.task) == "f1":
+        longest = run.data.splits.task.max_new_tokens
+        return QuestionSource(items, order, train.batch_size, longest, train.micro_batches)
     batches = [
         micro_batches([items[i] for i in order(step)], train.micro_batches)
         for step in range(train.steps)
@@ -158,7 +162,7 @@ def make_train_source(config: Config, run: Run) -> tuple[BatchSource, list[PageS
     hidden_size = run.model.config.hidden_size
     num_pages = choose_num_pages([part for batch in batches for part in batch], hidden_size)
     buckets = choose_buckets(shape_of_all(batch, num_pages) for batch in batches)
-    return BatchSource(items, order, buckets, train.micro_batches), buckets
+    return BatchSource(items, order, train.batch_size, buckets, train.micro_batches)
 
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:

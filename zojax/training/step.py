@@ -108,6 +108,8 @@ class Objective(NamedTuple):
             log-sum-exp cancels.
         loss: ``(scores_bk, labels_b, lengths_b) -> scalar``, the mean over a batch.
         num_micro_batches: parts that a step's batch is scored in, one after the other.
+        losses: ``(weights, states, batch) -> losses_v``, in place of scores and ``loss``, of a
+            batch of its own kind; None where candidates are scored.
     """
 
     graphdef: nnx.GraphDef
@@ -115,6 +117,7 @@ class Objective(NamedTuple):
     normalize: bool
     loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     num_micro_batches: int = 1
+    losses: Callable[[Tree, list[Tree], Any], jax.Array] | None = None
 
 
 def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
@@ -186,6 +189,8 @@ def losses_of(
     """The losses ``(v,)`` of a batch under variants, ``per_pool`` of which are scored at once."""
 
     def of_pool(states: list[Tree], batch: Batch) -> jax.Array:
+        if objective.losses is not None:
+            return objective.losses(weights, states, batch)
         scores_vbk = score_slots(weights, states, batch, objective)
         return jax.vmap(objective.loss, in_axes=(0, None, None))(
             scores_vbk, jnp.asarray(batch.labels_b), jnp.asarray(batch.lengths_b)

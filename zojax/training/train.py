@@ -12,7 +12,6 @@ from zojax import __version__
 from zojax.config import Config, to_dict
 from zojax.errors import InputError
 from zojax.training import lock, run_dir, stopping
-from zojax.training.batches import BatchSource
 from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
 from zojax.training.checkpoint import CheckpointWriter
 from zojax.training.compiling import CompilationCounter
@@ -20,7 +19,7 @@ from zojax.training.curves import draw_curves
 from zojax.training.eval_set import EvalSet
 from zojax.training.evaluate import Evaluator
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
-from zojax.training.loop import Trainer, chunk_ends, compile_programs, refuse_skipped
+from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
 from zojax.training.progress import Progress, read_progress
 from zojax.training.replay import (
@@ -99,7 +98,7 @@ class Training:
     run: Run
     directory: Path
     trainer: Trainer
-    source: BatchSource
+    source: Source
     evaluator: Evaluator
     dev_set: EvalSet
     eval_set: EvalSet
@@ -178,7 +177,8 @@ def _set_up(
     config = run.config.train
     journaled = read_journal(directory / run_dir.JOURNAL)
     check_data(journaled, data_hash(run.data))
-    source, buckets = make_train_source(run.config, run)
+    source = make_train_source(run.config, run)
+    batches = source.abstract
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
     records = journaled.records
     if config.nonfinite == "stop":
@@ -189,15 +189,15 @@ def _set_up(
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
-    with console.status(f"compiling {len(buckets)} buckets of up to {buckets[-1].tokens} tokens"):
+    longest = max(bucket.tokens for bucket in batches)
+    with console.status(f"compiling {len(batches)} buckets of up to {longest} tokens"):
         programs = compile_programs(
             weights,
             state,
             run.key,
             run.method,
             run.objective,
-            buckets,
-            batch_size=config.batch_size,
+            batches,
             steps=config.steps,
         )
         stop.check()

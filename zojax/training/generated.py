@@ -1,0 +1,122 @@
+"""An objective without a gradient: minus the F1 of answers that the variants generate."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from zojax.adapters import make_pool
+from zojax.scoring import Item, PageShape, repeat_for_slots
+from zojax.scoring.generate import UNUSED, generate_tokens
+from zojax.scoring.pages import Array
+from zojax.scoring.prompts import Prompts, pack_prompts, padded_length
+from zojax.tasks import Example, Task
+from zojax.tasks.metrics import score_text
+from zojax.tasks.tokenize import Tokenizer
+from zojax.training.batches import micro_batches
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """A batch of prompts, and which of the training examples they are."""
+
+    prompts: Prompts
+    example_b: Array
+
+
+class QuestionSource:
+    """All batches of a data set in a fixed order, as prompts of one padded length.
+
+    Args:
+        items: the training set.
+        order: ``(step) -> indices`` of a step's examples.
+        batch_size: examples a step.
+        max_new_tokens: of an answer.
+        num_micro_batches: parts of a batch; of more than one the leaves are stacked.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        order: Callable[[int], list[int]],
+        batch_size: int,
+        max_new_tokens: int,
+        num_micro_batches: int = 1,
+    ):
+        self._items, self._order, self._parts = items, order, num_micro_batches
+        self._max_new_tokens = max_new_tokens
+        longest = padded_length(max(len(item.prompt) for item in items))
+        self._shape = PageShape(batch_size // num_micro_batches, longest, 1, max_new_tokens)
+
+    def __call__(self, step: int) -> tuple[PageShape, Questions, int]:
+        """Shape, batch and prompt tokens of a step."""
+        indices = self._order(step)
+        parts = [self._pack(part) for part in micro_batches(indices, self._parts)]
+        batch = parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
+        return self._shape, batch, sum(len(self._items[i].prompt) for i in indices)
+
+    @property
+    def abstract(self) -> dict[PageShape, Questions]:
+        """The shapes and dtypes of a batch, for compiling ahead of time."""
+        shape, batch, _ = self(0)
+        return {shape: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)}
+
+    def _pack(self, indices: Sequence[int]) -> Questions:
+        prompts = pack_prompts([self._items[i].prompt for i in indices], self._max_new_tokens)
+        tokens_pt = np.zeros((len(indices), self._shape.tokens), np.int32)
+        tokens_pt[:, : prompts.tokens_pt.shape[1]] = prompts.tokens_pt
+        prompts = dataclasses.replace(prompts, tokens_pt=tokens_pt)
+        return Questions(prompts, np.array(indices, np.int32))
+
+
+def f1_losses(
+    graphdef: nnx.GraphDef, examples: Sequence[Example], task: Task, tokenizer: Tokenizer
+) -> Callable[[Tree, Sequence[Tree], Questions], jax.Array]:
+    """``(weights, states, batch) -> losses_v``: minus the mean F1 of greedy answers.
+
+    A step stays one program: it calls the host for the texts and what they are worth, and waits
+    for that. Every variant answers all questions of the batch.
+
+    Args:
+        graphdef: the model's structure.
+        examples: the training set, with their answers.
+        task: how long an answer is, and what ends it.
+        tokenizer: for the texts.
+    """
+    ends = tokenizer.ids(task.stop)
+    stop_ids = (*tokenizer.stop_ids, *(ends if len(ends) == 1 else ()))
+
+    def worth(new_m: np.ndarray, example: int) -> float:
+        text = tokenizer.text(new_m[new_m != UNUSED].tolist())
+        return score_text(examples[example], text.split(task.stop)[0].strip(), "f1")
+
+    def on_host(new_vbm: np.ndarray, example_b: np.ndarray) -> np.ndarray:
+        pairs = [
+            [worth(new_m, int(i)) for new_m, i in zip(new_bm, example_b, strict=True)]
+            for new_bm in np.asarray(new_vbm)
+        ]
+        return -np.array(pairs, np.float32).mean(axis=1)
+
+    def losses(weights: Tree, states: Sequence[Tree], batch: Questions) -> jax.Array:
+        count, rows = len(states), batch.example_b.shape[0]
+        new_pm = generate_tokens(
+            weights,
+            make_pool(states),
+            repeat_for_slots(batch.prompts, first_slot=1, num_slots=count),
+            jax.random.key(0),  # greedy: nothing is drawn
+            graphdef=graphdef,
+            max_new_tokens=task.max_new_tokens,
+            stop_ids=stop_ids,
+        )
+        new_vbm = new_pm.reshape(count, rows, -1)
+        out = jax.ShapeDtypeStruct((count,), jnp.float32)
+        return jax.pure_callback(on_host, out, new_vbm, batch.example_b)
+
+    return losses
