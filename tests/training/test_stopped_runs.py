@@ -145,6 +145,7 @@ def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop
         return restore_or_replay(*args, on_progress=told, **kwargs)
 
     monkeypatch.setattr(_TRAIN, "restore_or_replay", watched)
+    monkeypatch.setattr("zojax.training.replay._LEAST_WAIT", 1)  # of so few steps, wait too
     with pytest.raises(Stopped, match="after step 4 of 4"):
         train(config, QUIET)
     assert replayed == [2]  # and not 4
