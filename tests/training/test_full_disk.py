@@ -101,8 +101,8 @@ def test_the_files_of_a_full_disk_are_closed(tmp_path):
         no_room_for_tensorboard(patch)
         with report.Reporter(tmp_path, QUIET, 0, 100) as reporter:
             for step in range(4):
-                reporter.evaluation(step, "dev", 0.5)
+                reporter.evaluation(step, "dev", "accuracy", 0.5)
             with pytest.raises(InputError, match="No space left"):
-                reporter.evaluation(4, "dev", 0.5)
+                reporter.evaluation(4, "dev", "accuracy", 0.5)
     assert reporter._metrics._file.closed
     assert len((tmp_path / run_dir.METRICS).read_text().splitlines()) == 4
