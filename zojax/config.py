@@ -110,7 +110,7 @@ class TrainConfig:
     """How long and how fast.
 
     Attributes:
-        steps: of the whole run.
+        steps: of the whole run; 0 is for what is evaluated as it is, and trains nothing.
         batch_size: examples a step.
         learning_rate: its peak.
         schedule: after the warm-up: constant, or linear or cosine to zero.
@@ -133,7 +133,7 @@ class TrainConfig:
             moves, or ``stop`` the run. Either way it is counted and journaled.
     """
 
-    steps: Count = 20_000
+    steps: NonNegative = 20_000
     batch_size: Count = 16
     learning_rate: Positive = 1e-7
     schedule: Literal["constant", "linear", "cosine"] = "constant"

@@ -62,6 +62,11 @@ def train(config: Config, console: Console) -> dict[str, Any]:
             written or a loss that is not finite, and what was done is kept.
         zojax.training.stopping.Stopped: the run was asked to stop.
     """
+    if config.train.steps == 0:
+        raise InputError(
+            "train.steps=0 trains nothing: zojax eval --config evaluates the base model, --set "
+            "train.steps=N trains it"
+        )
     directory = Path(config.run.dir)
     if run_dir.holds_run(directory, config):
         with lock.hold(directory):
