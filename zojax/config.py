@@ -5,7 +5,6 @@ import difflib
 import json
 import reprlib
 import runpy
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -13,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from zojax.config_errors import hint, line_of, reason
 from zojax.errors import InputError
 
 _STRICT_FIELDS = ConfigDict(extra="forbid", validate_assignment=True)
@@ -276,12 +276,12 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         if not equals:
             raise InputError(f"--set {override}: write it as FIELD=VALUE")
         if name not in _FIELDS:
-            raise InputError(f"--set {override}: no field {name!r}{_hint(name, list(_FIELDS))}")
+            raise InputError(f"--set {override}: no field {name!r}{hint(name, list(_FIELDS))}")
         part, field = name.split(".")
         try:
             tree[part][field] = _parse(_FIELDS[name], text)
         except ValidationError as error:
-            raise InputError(f"--set {override}: {name} {_reason(error)}") from None
+            raise InputError(f"--set {override}: {name} {reason(error)}") from None
     return from_dict(tree)
 
 
@@ -293,38 +293,6 @@ def _parse(field_type: Any, text: str) -> Any:
     return TypeAdapter(field_type).validate_strings(text)
 
 
-def _hint(name: str, names: Sequence[str]) -> str:
-    """The field that was meant: one of another part, abbreviated (lr), or misspelt."""
-    part, _, field = name.rpartition(".")
-    here = [n for n in names if n.startswith(f"{part}.")] or names
-    fields = {n: n.rpartition(".")[2] for n in names}
-    close = (
-        [n for n in names if fields[n] == field]
-        or [n for n in here if "".join(word[0] for word in fields[n].split("_")) == field]
-        or difflib.get_close_matches(name, here, n=1, cutoff=0.7)
-    )
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    [nearest] = difflib.get_close_matches(name, here, n=1, cutoff=0)
-    return f"; the nearest is {nearest}, of {', '.join(here)}"
-
-
-_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "text"}
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors()[0]
-    kind, _, problem = first["type"].partition("_")
-    if kind in _KINDS and problem in ("type", "parsing"):
-        return f"should be {_KINDS[kind]}"
-    if first["type"] == "string_too_short":
-        return "should not be empty"
-    if first["type"] == "json_invalid":
-        return 'should be JSON, such as {"0": " bad", "1": " good"}'
-    message = first["msg"].removeprefix("Input ")
-    return message[0].lower() + message[1:]
-
-
 def _describe(error: ValidationError) -> str:
     """The first mistake; a part that was made on its own knows its fields, but not its name."""
     first = error.errors()[0]
@@ -334,39 +302,84 @@ def _describe(error: ValidationError) -> str:
     pieces = [by_position.get(piece, str(piece)) for piece in first["loc"]]
     name = ".".join(filter(None, [part, *pieces]))
     if first["type"] in ("unexpected_keyword_argument", "no_such_attribute"):
-        return f"no field {name!r}{_hint(name, list(_FIELDS if '.' in name else _PARTS))}"
+        return f"no field {name!r}{hint(name, list(_FIELDS if '.' in name else _PARTS))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
-    return f"{name}={reprlib.repr(first['input'])}: {_reason(error)}"
+    return f"{name}={reprlib.repr(first['input'])}: {reason(error)}"
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Runs a configuration file's ``get_config()`` and applies overrides.
 
+    A file with many configurations lists them as ``NAMES`` and makes one by ``get_config(name)``.
+
+    Args:
+        path: the file, or ``FILE:NAME`` for one of many.
+        overrides: see :func:`apply_overrides`.
+
     Raises:
-        InputError: no such file, what went wrong in it (and in which line), or a bad override.
+        InputError: no such file or name, what went wrong in it (and in which line), or a bad
+            override.
     """
-    if not Path(path).is_file():
-        what = "is a directory" if Path(path).is_dir() else "no such file"
-        raise InputError(f"--config {path}: {what}; give a Python file with get_config()")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-        config = get_config() if callable(get_config) else None
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{path}{_line(path, error)}: {_what(error)}") from error
+    file, name = _split(path)
+    module = _run(path, file)
+    _check_name(path, file, name, _names(file, module))
+    get_config = module.get("get_config")
     if not callable(get_config):
-        raise InputError(f"{path}: has no get_config()")
+        raise InputError(f"{file}: has no get_config()")
+    try:
+        config = get_config() if name is None else get_config(name)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{file}{line_of(file, error)}: {_what(error)}") from error
     if not isinstance(config, Config):
-        raise InputError(f"{path}: get_config() returned {type(config).__name__}, not a Config")
+        raise InputError(f"{file}: get_config() returned {type(config).__name__}, not a Config")
     return apply_overrides(config, overrides)
 
 
-def _line(path: str, error: BaseException) -> str:
-    """``:LINE`` of the configuration file that failed, or nothing where there is none."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-    if isinstance(error, SyntaxError) and error.filename == path:
-        lines.append(error.lineno)
-    return f":{lines[-1]}" if lines and lines[-1] else ""
+def config_names(path: str) -> tuple[str, ...]:
+    """The names of a file's configurations; none where it has one, without a name.
+
+    Raises:
+        InputError: no such file, or what went wrong in it.
+    """
+    return _names(path, _run(path, path))
+
+
+def _split(path: str) -> tuple[str, str | None]:
+    """File and name; a colon may be part of a file's own name."""
+    file, colon, name = path.rpartition(":")
+    return (file, name) if colon and not Path(path).is_file() else (path, None)
+
+
+def _check_name(path: str, file: str, name: str | None, names: Sequence[str]) -> None:
+    if name is None and names:
+        raise InputError(
+            f"--config {path}: holds {len(names)} configurations ({', '.join(names[:3])}, …); give "
+            f"one as --config {file}:{names[0]}; zojax configs {file} lists all"
+        )
+    if name is not None and not names:
+        raise InputError(f"--config {path}: that file has one configuration; give --config {file}")
+    if name is not None and name not in names:
+        close = difflib.get_close_matches(name, names, n=1, cutoff=0)
+        raise InputError(f"--config {path}: no configuration {name!r}; did you mean {close[0]!r}?")
+
+
+def _run(path: str, file: str) -> dict[str, Any]:
+    """What a configuration file defines."""
+    if not Path(file).is_file():
+        what = "is a directory" if Path(file).is_dir() else "no such file"
+        raise InputError(f"--config {path}: {what}; give a Python file with get_config()")
+    try:
+        return runpy.run_path(file)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{file}{line_of(file, error)}: {_what(error)}") from error
+
+
+def _names(file: str, module: Mapping[str, Any]) -> tuple[str, ...]:
+    names = module.get("NAMES", ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{file}: NAMES should be a list of texts")
+    return tuple(names)
 
 
 def _what(error: BaseException) -> str:

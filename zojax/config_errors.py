@@ -1,0 +1,47 @@
+"""What is wrong with a configuration, in plain words."""
+
+import difflib
+import traceback
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+_KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "text"}
+
+
+def hint(name: str, names: Sequence[str]) -> str:
+    """The field that was meant: one of another part, abbreviated (lr), or misspelt."""
+    part, _, field = name.rpartition(".")
+    here = [n for n in names if n.startswith(f"{part}.")] or names
+    fields = {n: n.rpartition(".")[2] for n in names}
+    close = (
+        [n for n in names if fields[n] == field]
+        or [n for n in here if "".join(word[0] for word in fields[n].split("_")) == field]
+        or difflib.get_close_matches(name, here, n=1, cutoff=0.7)
+    )
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    [nearest] = difflib.get_close_matches(name, here, n=1, cutoff=0)
+    return f"; the nearest is {nearest}, of {', '.join(here)}"
+
+
+def reason(error: ValidationError) -> str:
+    """What is wrong with the first value that is, without its name."""
+    first = error.errors()[0]
+    kind, _, problem = first["type"].partition("_")
+    if kind in _KINDS and problem in ("type", "parsing"):
+        return f"should be {_KINDS[kind]}"
+    if first["type"] == "string_too_short":
+        return "should not be empty"
+    if first["type"] == "json_invalid":
+        return 'should be JSON, such as {"0": " bad", "1": " good"}'
+    message = first["msg"].removeprefix("Input ")
+    return message[0].lower() + message[1:]
+
+
+def line_of(path: str, error: BaseException) -> str:
+    """``:LINE`` of the configuration file that failed, or nothing where there is none."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    if isinstance(error, SyntaxError) and error.filename == path:
+        lines.append(error.lineno)
+    return f":{lines[-1]}" if lines and lines[-1] else ""
