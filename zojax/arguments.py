@@ -8,12 +8,15 @@ _EXAMPLES = """examples:
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 --set run.dir=runs/a
   zojax eval runs/demo
   zojax export runs/demo --format hf --output out
+  zojax configs --filter sst2
   zojax data preview --config configs/demo.py
   zojax journal show runs/demo
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
       --candidate " great" --candidate " terrible"
   zojax generate --model facebook/opt-125m --prompt "The film was"
 """
+
+_CONFIG = "Python file with get_config(), or FILE:NAME (see zojax configs)"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,9 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         "train as a configuration says, or go on with the run in its directory",
         "zojax train --config configs/demo.py --set train.steps=500 --set run.dir=runs/short",
     )
-    train.add_argument(
-        "--config", required=True, metavar="FILE", help="Python file with get_config()"
-    )
+    train.add_argument("--config", required=True, metavar="FILE", help=_CONFIG)
     _add_overrides(train)
     _add_skip_bad(train)
     train.add_argument(
@@ -71,7 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a PEFT LoRA on the base model, in place of the run's",
     )
-    evaluate.add_argument("--config", metavar="FILE", help="base model and data, in place of RUN")
+    evaluate.add_argument(
+        "--config", metavar="FILE", help="base model and data, in place of RUN: FILE or FILE:NAME"
+    )
     _add_overrides(evaluate)
     _add_skip_bad(evaluate)
     evaluate.add_argument(
@@ -113,6 +116,28 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the file (default: of hf the run's own, of peft float32)",
     )
     export.add_argument("--json", action="store_true", help="print one JSON object")
+
+    configs = command(
+        "configs",
+        "list configurations: what to give to --config, and what each does",
+        "zojax configs --filter sst2\n  zojax configs configs/opt13b_table.py --filter icl --json",
+    )
+    configs.add_argument(
+        "paths",
+        nargs="*",
+        default=["configs"],
+        metavar="PATH",
+        help="files, or directories of them (default: configs)",
+    )
+    configs.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        dest="filters",
+        help="only those with it in name, task, method or model (repeatable: all must fit)",
+    )
+    configs.add_argument("--json", action="store_true", help="print one JSON object")
 
     data = command(
         "data",
@@ -246,9 +271,7 @@ def _add_data_actions(data: argparse.ArgumentParser) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    preview.add_argument(
-        "--config", required=True, metavar="FILE", help="Python file with get_config()"
-    )
+    preview.add_argument("--config", required=True, metavar="FILE", help=_CONFIG)
     _add_overrides(preview)
     _add_skip_bad(preview)
     preview.add_argument(

@@ -1,4 +1,4 @@
-"""The command line: ``zojax train | eval | export | data | journal | generate | score``."""
+"""The command line: ``zojax train | eval | export | configs | data | journal | …``."""
 
 import argparse
 import json
@@ -171,6 +171,19 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _configs(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from zojax import config_list
+
+    listed = config_list.list_configs(args.paths, args.filters)
+    if args.json:
+        print(json.dumps(config_list.to_json(listed)))
+    else:
+        config_list.show(listed, Console(highlight=False))
+    return 0
+
+
 def _data(args: argparse.Namespace) -> int:
     from zojax.config import load_config
 
@@ -278,6 +291,7 @@ _COMMANDS = {
     "train": _train,
     "eval": _eval,
     "export": _export,
+    "configs": _configs,
     "data": _data,
     "journal": _journal,
     "generate": _generate,
