@@ -53,7 +53,7 @@ def test_examples_parse(root, monkeypatch):
     for parser in parsers().values():
         text = parser.epilog.replace("\\\n", " ")
         for line in re.findall(r"^ +zojax (.*)$", text, re.M):
-            arguments = make_parser().parse_args(shlex.split(line))
+            arguments = make_parser().parse_args(shlex.split(line, comments=True))
             if arguments.command == "train":
                 assert Path(arguments.config).is_file()
 
