@@ -106,6 +106,45 @@ def test_a_full_run_is_exported_whole_and_refused_as_lora(export_runs, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "run"]
 
 
+def test_a_lora_run_is_exported_as_the_lora_that_it_is(export_runs, tmp_path):
+    settings = {"name": "mezo", "trainable": "lora", "lora_rank": 3}
+    directory = export_runs.forge(tmp_path / "run", "pre-LN", scale=30.0, **settings)
+    expected = run_logits(directory)
+    assert_moved(expected, export_runs.transformers_model(export_runs.bases["pre-LN"]))
+    told = export_run(directory, "peft", tmp_path / "peft", QUIET)
+    assert (told["rank"], told["relative_error"]) == (3, 0)
+    config = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert config["target_modules"] == ["q_proj", "v_proj"]
+    logits = logits_of(export_runs.peft_model("pre-LN", tmp_path / "peft"))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+    export_run(directory, "hf", tmp_path / "hf", QUIET)
+    logits = logits_of(export_runs.transformers_model(tmp_path / "hf"))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def test_a_mezo_run_is_exported_with_the_step_that_is_not_folded_yet(export_runs, tmp_path):
+    directory = export_runs.forge(tmp_path / "run", "as 350M", name="mezo")
+    expected = run_logits(directory)
+    assert_moved(expected, export_runs.transformers_model(export_runs.bases["as 350M"]))
+    told = export_run(directory, "peft", tmp_path / "peft", QUIET, rank=24)  # all that there is
+    assert told["relative_error"] < 1e-5
+    logits = logits_of(export_runs.peft_model("as 350M", tmp_path / "peft"))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+    export_run(directory, "hf", tmp_path / "hf", QUIET)
+    logits = logits_of(export_runs.transformers_model(tmp_path / "hf"))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def test_a_prefix_is_refused_where_nothing_can_hold_it(export_runs, tmp_path):
+    settings = {"name": "mezo", "trainable": "prefix"}
+    directory = export_runs.forge(tmp_path / "run", "pre-LN", **settings)
+    for form in ("peft", "hf"):
+        with pytest.raises(InputError, match="prefixes are no part of any weight"):
+            export_run(directory, form, tmp_path / form, QUIET)
+    export_run(directory, "journal", tmp_path / "journal", QUIET)
+    assert (tmp_path / "journal" / "journal.zj").exists()
+
+
 # Errors that are printed
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file

@@ -17,6 +17,7 @@ from zojax.adapters.lora import PREFIX, WEIGHTS, A, B, Factors
 from zojax.adapters.lora_config import CONFIG
 from zojax.errors import InputError
 from zojax.models.checkpoint_files import write_json, write_safetensors
+from zojax.models.layers import Seeded
 from zojax.models.tensor_names import Place
 
 _EXTRA_COLUMNS = 8
@@ -46,10 +47,15 @@ def check_linear(state: Mapping[str, Any], places: Mapping[str, Place]) -> None:
         state: arrays or shapes, without a slot axis.
         places: of the linear layers, see :func:`zojax.adapters.lora.linear_places`.
     """
-    paths = traverse_util.flatten_dict(state)
     linear = {path for path, _ in places.values()}
-    sites = {path: path[:-1] if path[-1] in ("u", "v") else path for path in paths}
-    others = sorted({site for path, site in sites.items() if site == path or site not in linear})
+
+    def is_of_matrix(path: tuple[str, ...], leaf: Any) -> bool:
+        site = path if isinstance(leaf, Seeded) else path[:-1] if path[-1] in ("u", "v") else ()
+        return site in linear
+
+    leaves = traverse_util.flatten_dict(state)
+    rest = {path for path, leaf in leaves.items() if not is_of_matrix(path, leaf)}
+    others = sorted({path[:-1] if path[-1] in ("u", "v") else path for path in rest})
     if others:
         raise InputError(
             f"LoRA holds updates of linear layers alone, but the run trains {'/'.join(others[0])} "
@@ -60,13 +66,18 @@ def check_linear(state: Mapping[str, Any], places: Mapping[str, Place]) -> None:
 def named_factors(state: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, Factors]:
     """A state's own factors at every linear layer, by the layer's name, on the host in float32.
 
+    Of seeded directions there are none: U and V are empty.
+
     Arguments as for :func:`check_linear`, which must have passed the state.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(state))
-    host = {path: np.asarray(factor, np.float32) for path, factor in flat.items()}
+    seeded = {path for path, leaf in flat.items() if isinstance(leaf, Seeded)}
+    host = {p: np.asarray(leaf, np.float32) for p, leaf in flat.items() if p not in seeded}
     factors = {}
     for module, (path, layer) in places.items():
-        if (*path, "u") in host:
+        if path in seeded:
+            factors[module] = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+        elif (*path, "u") in host:
             u, v = host[*path, "u"], host[*path, "v"]
             factors[module] = (u, v) if layer is None else (u[layer], v[layer])
     return factors

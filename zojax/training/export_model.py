@@ -21,8 +21,10 @@ from zojax.adapters.export import (
     truncated_svd,
 )
 from zojax.adapters.lora import linear_places
+from zojax.adapters.merge import check_mergeable
 from zojax.models import Model, content_hash, save
 from zojax.models.checkpoint_files import list_files
+from zojax.models.layers import Seeded
 from zojax.models.tensor_names import abstract, hf_names, match
 from zojax.training.method import make_method
 from zojax.training.model_card import Exported, hf_card, peft_card
@@ -71,20 +73,27 @@ def export_peft(
     """
     base, method = _load(exported, console)
     places, read_base = linear_places(base), base_tensors(base)
-    check_linear(_abstract_state(method, base.weights), places)
+    abstract_state = _abstract_state(method, base.weights)
+    check_mergeable(abstract_state)
+    check_linear(abstract_state, places)
     weights, state = _replay(base, method, exported, console)
-    folded = is_folded(method, exported.step)
-    factors = named_factors(method.estimator.space.state(state.params, state.subspace), places)
+    adapter = method.estimator.space.state(state.params, state.subspace)
+    factors, folded = named_factors(adapter, places), is_folded(method, exported.step)
+    if _has_seeds(adapter):  # they are no factors
+        weights = merge(_widened(weights), state, method, header_key(exported.journal))
+        folded = True
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
 
     def update(module: str) -> np.ndarray:
         """All that happened to a matrix ``(m, n)``, in float64."""
         u, v = (factor.astype(np.float64) for factor in factors[module])
+        outstanding = u @ v.T if u.size else 0.0
         if not folded:
-            return u @ v.T
+            return np.asarray(outstanding)
         path, layer = places[module]
         now = np.asarray(flat[path] if layer is None else flat[path][layer])
-        return now.astype(np.float64) - read_base(f"{module}.weight").astype(np.float64) + u @ v.T
+        before = read_base(f"{module}.weight").astype(np.float64)
+        return now.astype(np.float64) - before + outstanding
 
     own_rank = max(u.shape[-1] for u, _ in factors.values())
     wanted = rank or (DEFAULT_RANK if folded else own_rank)
@@ -127,16 +136,17 @@ def export_hf(
         dtype: of the weights.
     """
     base, method = _load(exported, console)
+    check_mergeable(_abstract_state(method, base.weights))
     read_base = base_tensors(base)
     weights, state = _replay(base, method, exported, console)
     adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Or the last interval would be rounded to the run's dtype before it is to this one.
-        weights = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
+        weights = _widened(weights)
     merged = merge(weights, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
     told: dict[str, Any] = {"dtype": dtype.name}
-    if dtype.itemsize == 2 and not is_folded(method, exported.step):
+    if dtype.itemsize == 2 and not is_folded(method, exported.step) and not _has_seeds(adapter):
         told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
     metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)
@@ -145,6 +155,15 @@ def export_hf(
             shutil.copyfile(Path(base.path) / name, directory / name)
     _write_card(directory, hf_card(_with_details(exported, told, dtype), output))
     return told
+
+
+def _has_seeds(adapter: Tree) -> bool:
+    leaves = jax.tree.leaves(adapter, is_leaf=lambda node: isinstance(node, Seeded))
+    return any(isinstance(leaf, Seeded) for leaf in leaves)
+
+
+def _widened(weights: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
 
 
 def base_tensors(model: Model) -> ReadBase:
