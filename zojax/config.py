@@ -185,7 +185,7 @@ class EstimatorConfig:
     num_queries: Count = 1
     lora_rank: Count = 8
     lora_alpha: Positive = 16.0
-    lora_targets: tuple[Text, ...] = ("q_proj", "v_proj")
+    lora_targets: Annotated[tuple[Text, ...], Field(min_length=1)] = ("q_proj", "v_proj")
     prefix_length: Count = 5
 
 
@@ -215,13 +215,16 @@ class RunConfig:
         checkpoint_every: steps between checkpoints; 0 is never. A thousand or more suits runs
             whose replay is long, and runs that may go on with another version of JAX.
         keep_last: how many of the newest checkpoints stay.
-        keep_best: how many of those with the best dev accuracy stay beside them.
+        keep_best: how many of those that are best on the dev set stay beside them.
+        eval_batch_size: examples that are evaluated at a time; None is two training batches. Lower
+            it where long prompts, such as demonstrations, do not fit.
     """
 
     dir: Text
     checkpoint_every: NonNegative = 0
     keep_last: Count = 1
     keep_best: NonNegative = 1
+    eval_batch_size: Count | None = None
 
 
 @dataclass(config=_STRICT_FIELDS)

@@ -26,7 +26,7 @@ from zojax.training.step import Method, init_state, next_interval, starts_interv
 Arrays = dict[str, np.ndarray]
 
 KEY = jax.random.key(11)
-STEPS, RATE, EPSILON, BETA = 7, 0.02, 0.05, 0.8
+STEPS, RATE, EPSILON, BETA, DECAY = 7, 0.02, 0.05, 0.8, 0.3
 TOLERANCE = 2e-5
 """Absolute, of weights of the order of 1: a loss of float32 near 1 is off by 6e-8, its difference
 over 2 ε by 1e-6, and STEPS such steps of U Vᵀ with entries up to 10 by some 1e-5."""
@@ -164,19 +164,29 @@ def lozo_queries(n: int) -> Iterator[Step]:
 
 
 def lozo_m() -> Iterator[Step]:
-    """N ← β N + (1 − β) c U, carried over a redraw as N V_oldᵀ V_new / n; W ← W − η N Vᵀ."""
+    """N ← β N + (1 − β) c U, carried over a redraw as N V_oldᵀ V_new / n; W ← W − η N Vᵀ.
+
+    Vectors keep their momentum, with a dense z in the place of U.
+    """
     weights, v_old = START, None
     momentum = {p: np.zeros((*s[:-1], 2)) for p, s in SHAPES.items()}
+    momentum |= {p: np.zeros(s) for p, s in VECTORS.items()}
     for step in range(STEPS):
         u, v = factors(step, 0, 1, 2, 3)
+        key = direction_key(KEY, step, 0, 1)
+        u |= {p: normal(key, p, s) for p, s in VECTORS.items()}
+
+        def wide(a: Arrays, v: Arrays = v) -> Arrays:
+            return {p: times(a[p], v[p]) if p in v else a[p] for p in a}
+
         if v_old is not None and step % 3 == 0:
-            momentum = {
+            momentum |= {
                 p: momentum[p] @ v_old[p].swapaxes(-1, -2) @ v[p] / v[p].shape[-2] for p in SHAPES
             }
-        sides = both_sides(loss, weights, {p: times(u[p], v[p]) for p in SHAPES})
+        sides = both_sides(loss, weights, wide(u))
         c = (sides[0] - sides[1]) / (2 * EPSILON)
-        momentum = {p: BETA * momentum[p] + (1 - BETA) * c * u[p] for p in SHAPES}
-        weights = plus(weights, -RATE, {p: times(momentum[p], v[p]) for p in SHAPES})
+        momentum = {p: BETA * momentum[p] + (1 - BETA) * c * u[p] for p in momentum}
+        weights = plus(weights, -RATE, wide(momentum))
         v_old = v
         yield Step(list(sides), weights)
 
@@ -245,7 +255,7 @@ def with_lora(params: Arrays) -> Arrays:
 
 
 def on_lora(lozo: bool, adam: bool) -> Iterator[Step]:
-    """MeZO's dense z, or LoZO's U Vᵀ, over A and B; by SGD or by Adam."""
+    """MeZO's dense z, or LoZO's U Vᵀ, over A and B; by SGD, or by Adam with weight decay."""
     theta = lora_start()
     first, second = ({p: np.zeros_like(x) for p, x in theta.items()} for _ in range(2))
     for step in range(STEPS):
@@ -264,6 +274,7 @@ def on_lora(lozo: bool, adam: bool) -> Iterator[Step]:
             second = {p: 0.999 * second[p] + 0.001 * g[p] ** 2 for p in g}
             hat, square = 1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)
             g = {p: first[p] / hat / (np.sqrt(second[p] / square) + 1e-8) for p in g}
+            g = {p: g[p] + DECAY * theta[p] for p in g}
         theta = plus(theta, -RATE, g)
         yield Step(list(sides), with_lora(theta))
 
@@ -271,7 +282,7 @@ def on_lora(lozo: bool, adam: bool) -> Iterator[Step]:
 CASES: dict[str, tuple[dict[str, Any], Callable[[], Iterator[Step]]]] = {
     "LoZO": ({}, lambda: lozo_queries(1)),
     "LoZO, 3 queries": ({"num_queries": 3}, lambda: lozo_queries(3)),
-    "LoZO-M": ({"optimizer": "momentum", "beta1": BETA}, lozo_m),
+    "LoZO-M": ({"optimizer": "momentum", "beta1": BETA, "trainable": "full"}, lozo_m),
     "high-rank factorized MeZO": ({"name": "mezo_factorized", "rank": 16}, factorized),
     "FZOO": ({"name": "fzoo", "num_queries": 4}, lambda: fzoo(4)),
     "MeZO": ({"name": "mezo", "trainable": "full"}, lambda: mezo(1)),
@@ -281,7 +292,13 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Iterator[Step]]]] = {
         lambda: on_lora(lozo=False, adam=False),
     ),
     "MeZO on LoRA by Adam": (
-        {"name": "mezo", "trainable": "lora", "lora_rank": 3, "optimizer": "adam"},
+        {
+            "name": "mezo",
+            "trainable": "lora",
+            "lora_rank": 3,
+            "optimizer": "adam",
+            "weight_decay": DECAY,
+        },
         lambda: on_lora(lozo=False, adam=True),
     ),
     "LoZO on LoRA": (
@@ -311,7 +328,7 @@ def test_the_steps_are_those_of_the_formula(name):
     [
         {"name": "mezo", "trainable": "lora"},
         {"scale": "paper"},
-        {"name": "mezo_factorized", "rank": 8},
+        {"name": "mezo_factorized", "rank": 16},
         {"num_queries": 3, "scale": "paper"},
     ],
     ids=["MeZO", "LoZO", "factorized", "LoZO, 3 queries"],

@@ -1,6 +1,7 @@
 """Scores against transformers' own logits, and against themselves in other packings."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -165,9 +166,21 @@ def drawn(sites, seed, scale):
     return {path: scale * value for path, value in direction.items()}, subspace
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_seeded_directions_score_as_weights_moved_along_them(model, normalize):
+@pytest.mark.parametrize(
+    ("model", "normalize", "blocks"),
+    [
+        ("pre-LN, odd heads", True, "whole"),
+        ("as 350M", True, "in blocks"),
+        ("untied head", False, "in blocks"),
+    ],
+    indirect=["model"],
+)
+def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, blocks, monkeypatch):
     """What is drawn row by row in every layer is what a fold puts into the weights."""
+    if blocks == "in blocks":  # which do not divide the matrices
+        monkeypatch.setattr(sys.modules["zojax.adapters.seeded"], "_ROWS", 7)
+        monkeypatch.setattr(sys.modules["zojax.models.layers"], "_ENTRIES", 7 * 24)
+        jax.clear_caches()
     sites = trainable_sites(model.weights, "full")
     space = seeded(sites, num_directions=2)
     subspace = space.redraw(jax.random.key(4))

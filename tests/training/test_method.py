@@ -1,12 +1,14 @@
 """From a configuration to a method: what goes together, and what a step then does."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
+from zojax.adapters import Site, lowrank
 from zojax.config import (
     Config,
     DataConfig,
@@ -16,7 +18,9 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.errors import InputError
+from zojax.estimators import fzoo
 from zojax.training.method import make_method, redraw_interval
+from zojax.training.objective import accuracy_loss
 from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import init_state, train_step
 
@@ -48,13 +52,33 @@ def first_losses(config: Config) -> np.ndarray:
     return np.asarray(record.losses_v)
 
 
-@pytest.mark.parametrize("objective", ["classification", "likelihood"])
-def test_micro_batches_give_the_losses_of_the_whole_batch(configure, objective):
-    whole, parts = (
-        first_losses(configure({"micro_batches": parts, "objective": objective}, {}))
-        for parts in (1, 4)
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Free answers of one to six tokens."""
+    directory = tmp_path_factory.mktemp("answers")
+    words = ["good", "bad", "long", "great", "fine", "poor"]
+    for split in ("train", "validation"):
+        rows = [
+            {"ask": f"the {words[i % 6]} film", "say": " ".join(words[: 1 + i % 6])}
+            for i in range(24)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (directory / f"{split}.jsonl").write_text(text)
+    return DataConfig(
+        "custom", str(directory), 16, 4, 4, prompt="{ask} says", answer="say", max_length=62
     )
-    np.testing.assert_allclose(whole, parts, rtol=1e-5)  # sums in float32, in another order
+
+
+@pytest.mark.parametrize("objective", ["classification", "likelihood"])
+def test_micro_batches_give_the_losses_of_the_whole_batch(objective, configure, answers):
+    losses = []
+    for parts in (1, 4):
+        config = configure({"micro_batches": parts}, {})
+        if objective == "likelihood":
+            config.data = answers
+        losses.append(first_losses(config))
+    whole, in_parts = losses
+    np.testing.assert_allclose(whole, in_parts, rtol=1e-5)  # sums in float32, in another order
     assert abs(whole[0] - whole[1]) > 1e-4 * abs(whole[0]), "the probe must matter"
 
 
@@ -68,9 +92,22 @@ def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
     np.testing.assert_allclose(middle, middle.mean(), rtol=0.05)
 
 
-def test_accuracy_as_an_objective_counts_the_right_ones(configure):
-    losses = first_losses(configure({"objective": "accuracy"}, {}))
-    assert set((-8 * losses).tolist()) <= set(range(9))
+def test_accuracy_as_an_objective_counts_the_right_ones():
+    scores = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 3, 50)
+    best = [max(range(3), key=row.__getitem__) for row in scores]
+    expected = -sum(int(best[i] == labels[i]) for i in range(50)) / 50
+    assert float(accuracy_loss(scores, labels, np.ones(50))) == pytest.approx(expected)
+    scores[7, 1] = np.nan
+    assert np.isnan(accuracy_loss(scores, labels, np.ones(50)))
+
+
+def test_probes_that_tie_move_nothing_by_fzoo():
+    estimator = fzoo(lowrank((Site("w", (3, 2)),), rank=1), num_queries=3)
+    tied = estimator.projected_grad(np.float32([0.5, 0.25, 0.25, 0.25]))
+    assert tied.tolist() == [0.0, 0.0, 0.0]
+    apart = estimator.projected_grad(np.float32([0.5, 0.25, 0.75, 0.5]))
+    np.testing.assert_allclose(apart, np.array([-0.25, 0.25, 0]) / np.std([0.25, 0.75, 0.5]))
 
 
 def test_a_prefix_starts_from_activations_and_is_a_probe_away_from_its_neighbours(configure):
@@ -112,7 +149,9 @@ def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval):
         ({"optimizer": "adam"}, {}, "trainable=lora"),
         ({}, {"name": "fzoo"}, "estimator.num_queries to 2 or more"),
         ({"micro_batches": 3}, {}, "train.micro_batches=3 does not divide train.batch_size=8"),
+        ({}, {"name": "mezo_factorized"}, "use 128 to 512"),
         ({}, {"trainable": "lora", "lora_targets": ("w_proj",)}, "there are fc1, fc2"),
+        ({}, {"trainable": "lora", "lora_targets": ("weight",)}, "there are fc1, fc2"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_those_that_do(

@@ -22,10 +22,14 @@ def lora_sites(linear: Sites, targets: Sequence[str]) -> Sites:
         ValueError: a target that no site has.
     """
     for target in targets:
-        if not any(target in site.path.split("/") for site in linear):
-            names = sorted({site.path.split("/")[-2] for site in linear})
+        if target not in map(_module, linear):
+            names = sorted(set(map(_module, linear)))
             raise ValueError(f"no linear layer {target!r}; there are {', '.join(names)}")
-    return tuple(site for site in linear if set(targets) & set(site.path.split("/")))
+    return tuple(site for site in linear if _module(site) in targets)
+
+
+def _module(site: Site) -> str:
+    return site.path.split("/")[-2]
 
 
 def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:

@@ -24,13 +24,20 @@ COEFFICIENTS, SEEDS = "coefficients", "seeds"
 _ROWS = 2048  # of a matrix that are drawn and folded at once
 
 
-def seeded(sites: Sites, *, num_directions: int = 1, fold_policy: FoldPolicy = "nearest") -> Space:
+def seeded(
+    sites: Sites,
+    *,
+    num_directions: int = 1,
+    fold_policy: FoldPolicy = "nearest",
+    dtype: Any = jnp.float32,
+) -> Space:
     """The space of ``W + Σ_d c_d z_d``; it must be redrawn before every step.
 
     Args:
         sites: what is trained.
         num_directions: directions that a step may move along.
         fold_policy: how a fold rounds to the weights' dtype.
+        dtype: of the weights that are probed, which directions of matrices are rounded to.
     """
 
     def init(weights: Any, key: jax.Array) -> Flat:
@@ -52,6 +59,7 @@ def seeded(sites: Sites, *, num_directions: int = 1, fold_policy: FoldPolicy = "
                 params[COEFFICIENTS],
                 site_key(key, site.path),
                 fold_policy,
+                dtype,
             )
         return traverse_util.unflatten_dict(flat, sep="/"), init(weights, key)
 
@@ -107,6 +115,7 @@ def _move(
     scale_d: jax.Array,
     key: jax.Array,
     policy: FoldPolicy,
+    dtype: Any,
 ) -> jax.Array:
     """``W + Σ_d scale_d z_d`` in W's own buffer, a block of rows at a time."""
     seeds = _site_seeds(site, seed_d2)
@@ -128,7 +137,7 @@ def _move(
         ids = start + jnp.arange(rows)
         moved = before.astype(jnp.float32)
         for d in range(len(seed_d2)):
-            z = draw_rows(seed_dl2[d, layer], ids, n, weight.dtype)
+            z = draw_rows(seed_dl2[d, layer], ids, n, dtype)
             moved += scale_d[d] * z.astype(jnp.float32)
         rounded = round_to(moved, weight.dtype, policy, key, i)
         after = jnp.where((ids >= block * rows)[:, None], rounded, before)

@@ -15,8 +15,6 @@ from zojax.adapters import Draw, Flat, Space, draw_dense
 from zojax.estimators.estimator import Estimator, direction_key
 from zojax.estimators.two_point import mean_along
 
-_LEAST_SIGMA = 1e-12  # of losses that are all the same: nothing moves, instead of 0 / 0
-
 
 def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.rademacher(key, shape, jnp.float32)
@@ -50,8 +48,10 @@ def fzoo(
         return variants
 
     def projected_grad(losses_v: jax.Array) -> jax.Array:
-        sigma = jnp.maximum(losses_v[1:].std(), _LEAST_SIGMA)
-        return (losses_v[1:] - losses_v[0]) / sigma
+        differences_q = losses_v[1:] - losses_v[0]
+        sigma = losses_v[1:].std()
+        # Probes that tie tell no direction from another: nothing moves, instead of without bounds.
+        return jnp.where(sigma > 0, differences_q / jnp.where(sigma > 0, sigma, 1.0), 0.0)
 
     def gradient(
         key: jax.Array,

@@ -10,6 +10,7 @@ and n-SPSA: the mean of n such estimates.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from zojax.adapters import Flat, FoldPolicy, Sites, Space, along, draw_dense, seeded
 from zojax.adapters.seeded import COEFFICIENTS, SEEDS
@@ -34,6 +35,7 @@ def mezo_on_weights(
     epsilon: float = 1e-3,
     num_queries: int = 1,
     fold_policy: FoldPolicy = "nearest",
+    dtype: Any = jnp.float32,
 ) -> Estimator:
     """MeZO over the weights themselves, whose z is drawn where it is needed and never stored.
 
@@ -45,11 +47,20 @@ def mezo_on_weights(
         epsilon: the probe's length.
         num_queries: directions a step.
         fold_policy: how the weights are rounded to their dtype.
+        dtype: of the weights.
+
+    Example:
+        >>> from zojax.adapters import Site
+        >>> estimator = mezo_on_weights((Site("w", (3, 2)),), num_queries=2)
+        >>> estimator.num_variants, estimator.variants_per_pool
+        (4, 2)
     """
-    space = seeded(sites, num_directions=num_queries, fold_policy=fold_policy)
+    space = seeded(
+        sites, num_directions=num_queries, fold_policy=fold_policy, dtype=jnp.dtype(dtype)
+    )
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Any]:
-        lengths = jax.numpy.array([[epsilon], [-epsilon]])
+        lengths = jnp.array([[epsilon], [-epsilon]])
         return [
             along(sites, subspace[SEEDS][query : query + 1], length)
             for query in range(num_queries)

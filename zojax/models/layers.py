@@ -26,7 +26,8 @@ Adapter = Mapping[str, Any]
 class Prefix(NamedTuple):
     """Keys and values of one layer that every query of a page sees besides what it sees else.
 
-    They enter as outputs of k_proj and v_proj do, and take no position.
+    They enter as outputs of k_proj and v_proj do, and take no position; but in float32, since a
+    probe of them must not be rounded away.
 
     Attributes:
         k_plhd: l keys a page.
@@ -133,7 +134,7 @@ def side_branch(x_ptn: jax.Array, branch: Adapter | Seeded, weight: jax.Array) -
     return _einsum("ptk,pmk->ptm", t_ptk, branch["u"])
 
 
-_ROWS = 16_384  # of a long table's direction that are drawn at once
+_ENTRIES = 1 << 27  # of a matrix's direction that are drawn at once: 0.5 GB in float32
 
 
 def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.Array:
@@ -146,10 +147,11 @@ def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.A
             y_ptr += branch.scale[:, d, None, None] * _matmul("ptn,rn->ptr", x_ptn, z_rn)
         return y_ptr
 
-    if m <= _ROWS:
+    blocks = -(-m * n // _ENTRIES)
+    if blocks == 1:
         return product(jnp.arange(m))
-    blocks = -(-m // _ROWS)
-    y_bptr = jax.lax.map(product, jnp.arange(blocks * _ROWS).reshape(blocks, _ROWS))
+    rows = -(-m // blocks)
+    y_bptr = jax.lax.map(product, jnp.arange(blocks * rows).reshape(blocks, rows))
     return jnp.moveaxis(y_bptr, 0, 2).reshape(*x_ptn.shape[:2], -1)[..., :m]
 
 

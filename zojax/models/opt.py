@@ -111,11 +111,11 @@ class Attention(nnx.Module):
         """The sublayer's output at ``at_pr`` (``(p, r, n)``, float32), and the new state."""
 
         def heads(y_ptn: jax.Array) -> jax.Array:
-            y_ptn = y_ptn.astype(self.q_proj.weight[...].dtype)
             return y_ptn.reshape(*y_ptn.shape[:2], self.num_heads, -1)
 
         def project(name: str, x_ptn: jax.Array) -> jax.Array:
-            return heads(getattr(self, name)(x_ptn, adapter.get(name, {})))
+            y_ptn = getattr(self, name)(x_ptn, adapter.get(name, {}))
+            return heads(y_ptn.astype(self.q_proj.weight[...].dtype))
 
         prefix = None
         if "prefix" in adapter:

@@ -30,16 +30,20 @@ def masked_attention(
     mask_prs: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
-    """Each query's attention over its prefix and over the keys that the mask has for it."""
+    """Each query's attention over its prefix and over the keys that the mask has for it.
+
+    In the queries' dtype, or in float32 where there is a prefix.
+    """
+    dtype = q_prhd.dtype
     if prefix is not None:
         on_prl = jnp.broadcast_to(
             (prefix.on_p > 0)[:, None, None], (*q_prhd.shape[:2], prefix.k_plhd.shape[1])
         )
+        q_prhd = q_prhd.astype(jnp.float32)
         k_pshd = jnp.concatenate([prefix.k_plhd, k_pshd], axis=1)
         v_pshd = jnp.concatenate([prefix.v_plhd, v_pshd], axis=1)
         mask_prs = jnp.concatenate([on_prl, mask_prs], axis=2)
-    dtype = q_prhd.dtype
-    if dtype == jnp.float16:  # JAX asks for a float16 matmul that CPUs and TPUs do not have
+    if q_prhd.dtype == jnp.float16:  # JAX asks for a float16 matmul that CPUs and TPUs do not have
         q_prhd, k_pshd, v_pshd = (x.astype(jnp.float32) for x in (q_prhd, k_pshd, v_pshd))
     out_prhd = jax.nn.dot_product_attention(q_prhd, k_pshd, v_pshd, mask=mask_prs[:, None])
     return out_prhd.astype(dtype)

@@ -77,13 +77,14 @@ class BatchSource:
         self._items, self._order, self._buckets = items, order, buckets
         self._batch_size, self._parts = batch_size, num_micro_batches
 
-    def __call__(self, step: int) -> tuple[PageShape, Batch, int]:
-        """Bucket, packed batch and computed tokens of a step."""
+    def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
+        """Bucket, packed batch, and its computed tokens and places for tokens."""
         items = [self._items[i] for i in self._order(step)]
         parts = micro_batches(items, self._parts)
         shape = bucket_for(shape_of_all(parts, self._buckets[0].pages), self._buckets)
         batch = stack([pack_batch(part, shape) for part in parts])
-        return shape, batch, sum(item.num_computed for item in items)
+        places = self._parts * shape.pages * shape.tokens
+        return shape, batch, (sum(item.num_computed for item in items), places)
 
     @property
     def abstract(self) -> dict[PageShape, Batch]:

@@ -38,6 +38,7 @@ class EvalSet:
         task: what the examples are, with the metric.
         examples: in text, ``n`` of them.
         items: the same in token ids.
+        batch_size: of them at a time.
         ranked: their candidates, to be scored; None where answers are generated.
         bare: the same behind prompts without content, if they are calibrated by those.
         calibration: what is subtracted from the scores.
@@ -46,6 +47,7 @@ class EvalSet:
     task: Task
     examples: Sequence[Example]
     items: Sequence[Item]
+    batch_size: int
     ranked: PackedItems | None
     bare: PackedItems | None = None
     calibration: Calibration = "none"

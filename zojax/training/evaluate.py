@@ -136,6 +136,7 @@ class Evaluator:
             pool=self._pool(carry),
             slots=[1] * len(eval_set.items),
             names=[item.name for item in eval_set.items],
+            batch_size=eval_set.batch_size,
             on_progress=lambda done: stop.check(),
         )
         return [generation.text.strip() for generation in generated]

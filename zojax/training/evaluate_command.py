@@ -36,7 +36,7 @@ def evaluate_config(
         model = load_model(config)
         state = {} if adapter is None else load_lora(adapter, model)
     task = data.splits.task
-    objective = make_objective(config, data.splits, data.tokenizer, [*data.dev, *data.eval], model)
+    objective = make_objective(config, data.splits, data.tokenizer, data.scored, model)
     dev_set, eval_set = pack_eval_sets(config, data, model)
     used = [dev_set, eval_set] if config.data.calibration == "median" else [eval_set]
     with console.status("compiling"):

@@ -1,4 +1,4 @@
-"""An objective without a gradient: minus the F1 of answers that the variants generate."""
+"""An objective without a gradient: minus the worth of answers that the variants generate."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from zojax.scoring.pages import Array
 from zojax.scoring.prompts import Prompts, pack_prompts, padded_length
 from zojax.tasks import Example, Task
 from zojax.tasks.metrics import score_text
+from zojax.tasks.task import Metric
 from zojax.tasks.tokenize import Tokenizer
 from zojax.training.batches import micro_batches
 
@@ -55,12 +56,13 @@ class QuestionSource:
         longest = padded_length(max(len(item.prompt) for item in items))
         self._shape = PageShape(batch_size // num_micro_batches, longest, 1, max_new_tokens)
 
-    def __call__(self, step: int) -> tuple[PageShape, Questions, int]:
-        """Shape, batch and prompt tokens of a step."""
+    def __call__(self, step: int) -> tuple[PageShape, Questions, tuple[int, int]]:
+        """Shape, batch, and its prompts' tokens and places for tokens."""
         indices = self._order(step)
         parts = [self._pack(part) for part in micro_batches(indices, self._parts)]
         batch = parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
-        return self._shape, batch, sum(len(self._items[i].prompt) for i in indices)
+        places = self._parts * self._shape.pages * self._shape.tokens
+        return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), places)
 
     @property
     def abstract(self) -> dict[PageShape, Questions]:
@@ -76,10 +78,14 @@ class QuestionSource:
         return Questions(prompts, np.array(indices, np.int32))
 
 
-def f1_losses(
-    graphdef: nnx.GraphDef, examples: Sequence[Example], task: Task, tokenizer: Tokenizer
+def generated_losses(
+    graphdef: nnx.GraphDef,
+    examples: Sequence[Example],
+    task: Task,
+    tokenizer: Tokenizer,
+    metric: Metric,
 ) -> Callable[[Tree, Sequence[Tree], Questions], jax.Array]:
-    """``(weights, states, batch) -> losses_v``: minus the mean F1 of greedy answers.
+    """``(weights, states, batch) -> losses_v``: minus what greedy answers are worth in the mean.
 
     A step stays one program: it calls the host for the texts and what they are worth, and waits
     for that. Every variant answers all questions of the batch.
@@ -89,17 +95,19 @@ def f1_losses(
         examples: the training set, with their answers.
         task: how long an answer is, and what ends it.
         tokenizer: for the texts.
+        metric: ``f1``, or ``accuracy`` for exact matches.
     """
     ends = tokenizer.ids(task.stop)
     stop_ids = (*tokenizer.stop_ids, *(ends if len(ends) == 1 else ()))
 
     def worth(new_m: np.ndarray, example: int) -> float:
         text = tokenizer.text(new_m[new_m != UNUSED].tolist())
-        return score_text(examples[example], text.split(task.stop)[0].strip(), "f1")
+        return score_text(examples[example], text.split(task.stop)[0].strip(), metric)
 
     def on_host(new_vbm: np.ndarray, example_b: np.ndarray) -> np.ndarray:
+        indices = np.asarray(example_b)  # or it would be JAX's, and running programs are busy
         pairs = [
-            [worth(new_m, int(i)) for new_m, i in zip(new_bm, example_b, strict=True)]
+            [worth(new_m, int(i)) for new_m, i in zip(new_bm, indices, strict=True)]
             for new_bm in np.asarray(new_vbm)
         ]
         return -np.array(pairs, np.float32).mean(axis=1)

@@ -19,11 +19,12 @@ from zojax.training.metrics import step_metrics
 from zojax.training.replay import step_keys
 from zojax.training.report import Reporter
 from zojax.training.step import (
+    IntervalProgram,
     Method,
     Objective,
     StepRecord,
     TrainState,
-    next_interval,
+    compile_interval,
     starts_interval,
     train_step,
 )
@@ -31,8 +32,9 @@ from zojax.training.stopping import Stop
 
 Tree = Any
 
-Source = Callable[[int], tuple[PageShape, Tree, int]]
-"""``(step) -> bucket, packed batch, computed tokens``."""
+Packed = tuple[PageShape, Tree, tuple[int, int]]
+Source = Callable[[int], Packed]
+"""``(step) -> bucket, packed batch, (computed tokens, places for tokens)``."""
 
 _POLL_SECONDS = 1e-3
 
@@ -47,7 +49,7 @@ class Programs:
     """
 
     step: Executables
-    fold: Callable[..., tuple[Tree, TrainState]] | None
+    fold: IntervalProgram | None
 
 
 def compile_programs(
@@ -66,8 +68,7 @@ def compile_programs(
     executables = compile_buckets(step, batches, *args, donate_argnums=(1,))
     if not any(starts_interval(method, step) for step in range(steps)):
         return Programs(executables, None)
-    fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
-    return Programs(executables, fold.lower(weights, state, key).compile())
+    return Programs(executables, compile_interval(method, weights, state, key))
 
 
 @dataclasses.dataclass
@@ -159,7 +160,7 @@ class Trainer:
             batches.close()
 
     def _dispatch(
-        self, batches: Iterator[tuple[PageShape, Tree, int]], end: int, stop: Stop
+        self, batches: Iterator[Packed], end: int, stop: Stop
     ) -> tuple[list[StepRecord], list[tuple[int, int]]]:
         """Sends the steps of a chunk to the device without waiting for any of them."""
         records, tokens = [], []
@@ -169,13 +170,13 @@ class Trainer:
             if starts_interval(self._method, step):
                 assert self._programs.fold is not None
                 self.weights, self.state = self._programs.fold(self.weights, self.state, self._key)
-            bucket, batch, computed = next(batches)
+            bucket, batch, counted = next(batches)
             learning_rate = self._method.learning_rates[step]
             self.state, record = self._programs.step[bucket](
                 self.weights, self.state, self._key, learning_rate, batch
             )
             records.append(record)
-            tokens.append((computed, bucket.pages * bucket.tokens))
+            tokens.append(counted)
         return records, tokens
 
     def _gather(
@@ -236,6 +237,6 @@ def _finished(records: list[StepRecord], stop: Stop) -> int:
     return len(records)
 
 
-def _on_device(made: tuple[PageShape, Tree, int]) -> tuple[PageShape, Tree, int]:
-    bucket, batch, computed = made
-    return bucket, jax.device_put(batch), computed
+def _on_device(made: Packed) -> Packed:
+    bucket, batch, counted = made
+    return bucket, jax.device_put(batch), counted

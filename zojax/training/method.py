@@ -27,14 +27,15 @@ from zojax.scoring import Item
 from zojax.scoring.prefix import prefix_from_tokens
 from zojax.tasks import Splits, Task
 from zojax.tasks.tokenize import Tokenizer
-from zojax.training.generated import f1_losses
+from zojax.training.generated import generated_losses
 from zojax.training.learning_rates import learning_rates
 from zojax.training.objective import accuracy_loss, classification_loss, likelihood_loss
-from zojax.training.step import Method, Objective
+from zojax.training.step import Method, Objective, examples_of, tokens_of_answers
 
 Tree = Any
 
 ON_WEIGHTS = ("linear", "full")
+_LEAST_RANK = 16  # of factors in the place of a dense direction
 
 
 def make_method(config: Config, model: Model) -> Method:
@@ -44,7 +45,7 @@ def make_method(config: Config, model: Model) -> Method:
         InputError: settings that do not go together.
     """
     settings = config.estimator
-    _check(settings, config.train)
+    check_method(settings, config.train)
     return Method(
         make_estimator(settings, model),
         make_optimizer(config.train),
@@ -67,7 +68,8 @@ def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
     probes = {"epsilon": settings.epsilon, "num_queries": settings.num_queries}
     if settings.trainable in ON_WEIGHTS and settings.name == "mezo":
         sites = trainable_sites(model.weights, settings.trainable)
-        return mezo_on_weights(sites, **probes, fold_policy=_rounding(settings))
+        dtype = jax.tree.leaves(model.weights)[0].dtype
+        return mezo_on_weights(sites, **probes, fold_policy=_rounding(settings), dtype=dtype)
     space, draw = _space(settings, model)
     if settings.name == "mezo":
         return mezo(space, **probes)
@@ -120,15 +122,13 @@ def make_optimizer(
 
     def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
         decay = config.weight_decay
+        if config.optimizer == "adam":
+            return optax.adamw(learning_rate, config.beta1, config.beta2, weight_decay=decay)
         decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
-        step = {
-            "sgd": lambda: optax.sgd(learning_rate),
-            "momentum": lambda: optax.chain(
-                optax.ema(config.beta1, debias=False), optax.scale_by_learning_rate(learning_rate)
-            ),
-            "adam": lambda: optax.adam(learning_rate, config.beta1, config.beta2),
-        }[config.optimizer]()
-        return optax.chain(decayed, step)
+        if config.optimizer == "sgd":
+            return optax.chain(decayed, optax.sgd(learning_rate))
+        momentum = optax.ema(config.beta1, debias=False)
+        return optax.chain(decayed, momentum, optax.scale_by_learning_rate(learning_rate))
 
     return optimizer
 
@@ -137,6 +137,25 @@ def objective_name(config: Config, task: Task) -> str:
     """What is minimised: the configuration's choice, or the task's own."""
     own = "classification" if task.kind == "classification" else "likelihood"
     return config.train.objective or own
+
+
+def generates(config: Config, task: Task) -> bool:
+    """Whether the objective is what generated answers are worth."""
+    return task.kind == "generation" and objective_name(config, task) in ("accuracy", "f1")
+
+
+def check_objective(config: Config, splits: Splits) -> None:
+    """Refuses what a task has nothing for, and says what it has."""
+    task = splits.task
+    name, has = objective_name(config, task), f"train.objective={config.train.objective}"
+    if task.kind == "generation" and name == "classification":
+        raise InputError(f"{has} compares candidates, and {task.name} has free answers: use f1")
+    if task.kind != "generation" and name == "f1":
+        raise InputError(f"{has} compares texts, and {task.name} ranks candidates: use accuracy")
+    if name == "accuracy" and any(example.candidate_texts for example in splits.train):
+        raise InputError(
+            f"{has} is for labels, and {task.name} has several right candidates: use likelihood"
+        )
 
 
 def make_objective(
@@ -153,21 +172,11 @@ def make_objective(
     """
     task = splits.task
     name = objective_name(config, task)
-    if name == "f1" and task.kind != "generation":
-        raise InputError(
-            f"train.objective=f1 is for tasks with free answers, and {task.name} has candidates: "
-            "use train.objective=accuracy"
-        )
-    if name != "likelihood" and name != "f1" and task.kind == "generation":
-        raise InputError(
-            f"train.objective={name} is for candidates, and {task.name} has free answers: use "
-            "train.objective=likelihood or f1"
-        )
     losses = {
         "classification": classification_loss,
         "likelihood": likelihood_loss,
         "accuracy": accuracy_loss,
-        "f1": likelihood_loss,  # where candidates are scored all the same
+        "f1": likelihood_loss,  # of candidates there are none to rank
     }
     return Objective(
         graphdef=model.graphdef,
@@ -176,11 +185,18 @@ def make_objective(
         or any(len(c) > 1 for item in items for c in item.candidates),
         loss=losses[name],
         num_micro_batches=config.train.micro_batches,
-        losses=f1_losses(model.graphdef, splits.train, task, tokenizer) if name == "f1" else None,
+        weight=tokens_of_answers if name == "likelihood" else examples_of,
+        losses=(
+            generated_losses(
+                model.graphdef, splits.train, task, tokenizer, "f1" if name == "f1" else "accuracy"
+            )
+            if generates(config, task)
+            else None
+        ),
     )
 
 
-def _check(settings: EstimatorConfig, train: TrainConfig) -> None:
+def check_method(settings: EstimatorConfig, train: TrainConfig) -> None:
     """Refuses settings that do not go together, and says which would."""
     name, trainable = settings.name, settings.trainable
     folds = trainable in ON_WEIGHTS and redraw_interval(settings) > 0
@@ -201,6 +217,11 @@ def _check(settings: EstimatorConfig, train: TrainConfig) -> None:
         raise InputError(
             "train.optimizer=adam has second moments, which a redraw of V would make wrong: use "
             "sgd or momentum, or estimator.fold=none, or trainable=lora"
+        )
+    if name == "mezo_factorized" and settings.rank < _LEAST_RANK:
+        raise InputError(
+            f"estimator.rank={settings.rank} is no stand-in for a dense direction: with "
+            "estimator.name=mezo_factorized use 128 to 512"
         )
     if name == "fzoo" and settings.num_queries < 2:
         raise InputError(

@@ -26,6 +26,7 @@ from zojax.training.step import (
     Method,
     TrainState,
     init_state,
+    interval_program,
     next_interval,
     starts_interval,
     update,
@@ -136,7 +137,7 @@ class Replay(Protocol):
                 interval is folded.
             key: the run's.
             records: of steps 0, 1, 2, …, as journaled; or of those from ``start.step`` on.
-            on_progress: told at the end of each interval how many steps are done.
+            on_progress: told now and then how many steps are done.
             start: a state that the run was in, to go on from; its buffers are used up. None is
                 the state before the first step.
         """
@@ -149,7 +150,7 @@ def make_replay(method: Method) -> Replay:
     The learning rates are the records'; those of ``method`` are not looked at.
     """
     init = jax.jit(functools.partial(init_state, method))
-    fold = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
+    fold = interval_program(method)
     every = max(method.interval, _LEAST_WAIT)
     advance = jax.jit(functools.partial(update, method), donate_argnums=0)
 

@@ -20,7 +20,14 @@ from zojax.tasks.tokenize import Tokenizer, only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.eval_set import EvalSet, PackedItems, pack_items
 from zojax.training.generated import QuestionSource
-from zojax.training.method import make_method, make_objective, objective_name
+from zojax.training.method import (
+    check_method,
+    check_objective,
+    generates,
+    make_method,
+    make_objective,
+    objective_name,
+)
 from zojax.training.step import Method, Objective
 
 
@@ -88,8 +95,13 @@ def load_data(config: Config) -> Data:
     return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
 
 
-def data_hash(data: Data) -> str:
-    """xxh3-128 of all examples' tokens and labels, so that no run goes on with other ones."""
+def data_hash(data: Data, with_answers: bool) -> str:
+    """xxh3-128 of all examples' tokens and labels, so that no run goes on with other ones.
+
+    Args:
+        data: the examples.
+        with_answers: whether the training set's answers, too, decide where a run goes.
+    """
     digest = xxhash.xxh3_128()
     for split in (data.train, data.dev, data.eval):
         digest.update(f"{len(split)} examples\n".encode())
@@ -97,6 +109,8 @@ def data_hash(data: Data) -> str:
             parts = [item.prompt, *item.candidates]
             digest.update(f"{item.label} {[len(part) for part in parts]}\n".encode())
             digest.update(np.concatenate(parts).astype("<i4").tobytes())
+    if with_answers:
+        digest.update(repr([example.answers for example in data.splits.train]).encode())
     return digest.hexdigest()
 
 
@@ -125,8 +139,10 @@ class Run:
 
 def prepare(config: Config, console: Console) -> Run:
     """Reads the data, then the model; ``InputError`` says what is wrong with either."""
+    check_method(config.estimator, config.train)
     with console.status("reading data"):
         data = load_data(config)
+    check_objective(config, data.splits)
     for note in data.splits.notes:
         console.print(note, soft_wrap=True, markup=False)
     with console.status("loading the model"):
@@ -152,7 +168,7 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     """The run's batches, and the buckets that hold every one of them."""
     train, items = config.train, run.data.train
     order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
-    if objective_name(config, run.data.splits.task) == "f1":
+    if generates(config, run.data.splits.task):
         longest = run.data.splits.task.max_new_tokens
         return QuestionSource(items, order, train.batch_size, longest, train.micro_batches)
     batches = [
@@ -167,15 +183,17 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:
     """The dev and the held-out examples, in batches of as many tokens as a training step scores."""
-    task = data.splits.task
+    task, train = data.splits.task, config.train
+    batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
 
     def packed(items: list[Item]) -> PackedItems | None:
-        batch_size = 2 * config.train.batch_size
         return pack_items(items, batch_size, model.config.hidden_size) if items else None
 
     def pack(examples: list[Example], items: list[Item], bare: list[Item]) -> EvalSet:
         ranked = None if task.kind == "generation" else packed(items)
-        return EvalSet(task, examples, items, ranked, packed(bare), config.data.calibration)
+        return EvalSet(
+            task, examples, items, batch_size, ranked, packed(bare), config.data.calibration
+        )
 
     return (
         pack(data.splits.dev, data.dev, data.content_free_dev),

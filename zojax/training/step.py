@@ -10,6 +10,7 @@ multiply-add rounds once where two operations round twice), and a replay would m
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -98,6 +99,16 @@ class Method(NamedTuple):
     learning_rates: np.ndarray
 
 
+def examples_of(batch: Any) -> jax.Array:
+    """One for every micro-batch, as all have as many examples."""
+    return jnp.ones(jax.tree.leaves(batch)[0].shape[0])
+
+
+def tokens_of_answers(batch: Batch) -> jax.Array:
+    """The tokens of the right candidates in every micro-batch."""
+    return jnp.asarray(batch.lengths_b).sum(-1)
+
+
 class Objective(NamedTuple):
     """What the losses are made of.
 
@@ -108,6 +119,7 @@ class Objective(NamedTuple):
             log-sum-exp cancels.
         loss: ``(scores_bk, labels_b, lengths_b) -> scalar``, the mean over a batch.
         num_micro_batches: parts that a step's batch is scored in, one after the other.
+        weight: ``(batch) -> weights_p``: what each micro-batch's loss counts in the batch's.
         losses: ``(weights, states, batch) -> losses_v``, in place of scores and ``loss``, of a
             batch of its own kind; None where candidates are scored.
     """
@@ -117,6 +129,7 @@ class Objective(NamedTuple):
     normalize: bool
     loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     num_micro_batches: int = 1
+    weight: Callable[[Any], jax.Array] = examples_of
     losses: Callable[[Tree, list[Tree], Any], jax.Array] | None = None
 
 
@@ -199,7 +212,9 @@ def losses_of(
     def of_batch(states: list[Tree]) -> jax.Array:
         if objective.num_micro_batches == 1:
             return of_pool(states, batch)
-        return jax.lax.map(lambda part: of_pool(states, part), batch).mean(0)
+        losses_pv = jax.lax.map(lambda part: of_pool(states, part), batch)
+        weights_p = objective.weight(batch)
+        return jnp.einsum("p,pv->v", weights_p / weights_p.sum(), losses_pv)
 
     if per_pool == len(variants):
         return of_batch(variants)
@@ -257,6 +272,33 @@ def next_interval(
     opt_state = _carry(method, state, subspace)
     after = dataclasses.replace(state, params=params, subspace=subspace, opt_state=opt_state)
     return weights, after
+
+
+IntervalProgram = Callable[..., tuple[Tree, TrainState]]
+"""``(weights, state, key) -> (weights, state)``; uses up the state, and weights that it moves."""
+
+
+def interval_program(method: Method) -> IntervalProgram:
+    """:func:`next_interval`, compiled when it is first called.
+
+    Weights that no fold moves are the base model's, which others go on with: they are not even
+    given to the program, which would copy or use them up.
+    """
+    program = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
+    if method.estimator.space.moves_weights:
+        return program
+    return lambda weights, state, key: (weights, program({}, state, key)[1])
+
+
+def compile_interval(
+    method: Method, weights: Tree, state: TrainState, key: jax.Array
+) -> IntervalProgram:
+    """:func:`interval_program`, compiled now for arrays or shapes like these."""
+    program = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
+    if method.estimator.space.moves_weights:
+        return program.lower(weights, state, key).compile()
+    redraw = program.lower({}, state, key).compile()
+    return lambda weights, state, key: (weights, redraw({}, state, key)[1])
 
 
 def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:

@@ -20,6 +20,7 @@ from zojax.training.eval_set import EvalSet
 from zojax.training.evaluate import Evaluator
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
+from zojax.training.method import generates
 from zojax.training.metrics import mend_metrics
 from zojax.training.progress import Progress, read_progress
 from zojax.training.replay import (
@@ -181,7 +182,7 @@ def _set_up(
     """Rebuilds what the journal holds, and compiles everything that the loop runs."""
     config = run.config.train
     journaled = read_journal(directory / run_dir.JOURNAL)
-    check_data(journaled, data_hash(run.data))
+    check_data(journaled, data_hash(run.data, generates(run.config, run.data.splits.task)))
     source = make_train_source(run.config, run)
     batches = source.abstract
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
@@ -350,7 +351,7 @@ def _create(directory: Path, run: Run) -> None:
         "jax": jax.__version__,
         "config": to_dict(run.config),
         "base_hash": run.base_hash,
-        "data_hash": data_hash(run.data),
+        "data_hash": data_hash(run.data, generates(run.config, run.data.splits.task)),
         "key_impl": str(jax.random.key_impl(run.key)),
         "key_data": jax.random.key_data(run.key).tolist(),
         "num_queries": estimator.num_queries,
