@@ -56,6 +56,8 @@ def test_braces_inside_a_value_are_left_alone():
 def test_content_free_prompt_is_the_template_alone():
     assert render({"review": "x", "label": 0}).content_free == "Sentiment:"
     assert render({"review": "x", "label": 0}, prompt="{review}").content_free == ""
+    asked = render({"review": "x", "label": 0}, prompt=" {review}\nIs it good?\n")
+    assert (asked.prompt, asked.content_free) == ("x\nIs it good?\n", "Is it good?\n")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def _free_answers(template: Template, answer_field: str) -> Task:
 def _prompts(template: Template, record: Record, name: str) -> tuple[str, str]:
     """The prompt, and the same without the fields' content."""
     values = {field: _as_text(record[field], field, name) for field in template.fields}
-    return template.fill(values).lstrip(), template.fill(dict.fromkeys(values, "")).strip()
+    return template.fill(values).lstrip(), template.fill(dict.fromkeys(values, "")).lstrip()
 
 
 def _as_text(value: Any, field: str, name: str) -> str:
