@@ -158,6 +158,10 @@ def test_kinds_and_metrics_follow_from_what_is_given():
         ({"prompt": "{x}"}, "data.task='custom' needs either data.candidates"),
         ({**REVIEW, "answer": "a"}, "data.task='custom' needs either data.candidates"),
         ({**REVIEW, "candidates": {0: "x"}}, "data.candidates={'0': 'x'}: give at least two"),
+        (
+            {**REVIEW, "candidates": {"x": " bad", 7: " good", "z": " good"}},
+            "data.candidates: labels '7' and 'z' have the same word, ' good'; give each its own",
+        ),
         ({**REVIEW, "metric": "f1"}, "data.metric='f1' compares texts, but custom has labels"),
         ({**QUESTION, "calibration": "median"}, "data.calibration is for candidates, but custom"),
         ({**QUESTION, "shuffle_labels": True}, "data.shuffle_labels permutes labels, but custom"),

@@ -96,6 +96,13 @@ def _labelled(template: Template, words: dict[str, str], label_field: str) -> Ta
     candidates = tuple(words.values())
     if len(candidates) < 2:
         raise InputError(f"data.candidates={words}: give at least two")
+    for label, word in words.items():
+        first = next(other for other in words if words[other] == word)
+        if first != label:
+            raise InputError(
+                f"data.candidates: labels {first!r} and {label!r} have the same word, {word!r}; "
+                "give each its own"
+            )
     index_by_label = {label: i for i, label in enumerate(words)}
 
     def render(record: Record, name: str) -> Example:
