@@ -1,5 +1,8 @@
 """How a command ends: the one error that a user can mend, and the exit codes."""
 
+import itertools
+from collections.abc import Iterable
+
 BAD_INPUT = 2
 """The exit code of an :class:`InputError`, whose text alone the command line prints."""
 
@@ -9,3 +12,16 @@ INTERRUPTED, TERMINATED = 130, 143
 
 class InputError(ValueError):
     """Bad input: a single clear line that names the place and, where there is one, the fix."""
+
+
+def first_few(names: Iterable[object], most: int = 10, longest: int = 40) -> str:
+    """Names for a line: some of many, and each cut where it is long.
+
+    >>> first_few(["review", "label"]), first_few(range(12), most=3)
+    ('review, label', '0, 1, 2, …')
+    >>> first_few(["a header that is a sentence"], longest=10)
+    'a header …'
+    """
+    texts = [str(name) for name in itertools.islice(names, most + 1)]
+    short = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in texts[:most]]
+    return ", ".join([*short, "…"] if len(texts) > most else short)

@@ -110,6 +110,24 @@ def test_label_without_a_word_names_the_row_and_those_that_have_one(label):
     )
 
 
+LONG = "a very long cell " * 300
+
+
+@pytest.mark.parametrize(
+    ("record", "fields"),
+    [
+        ({"review": [LONG] * 9, "label": 0}, {}),
+        ({"review": "x", "label": LONG}, {}),
+        ({"review": "x", "label": 9}, {"candidates": {i: f" word{i}" for i in range(400, 800)}}),
+        ({"review": "x", "label": f"{LONG}\n{LONG}"}, {"candidates": None, "answer": "label"}),
+        ({f"{i} {LONG}": 0 for i in range(400)}, {}),
+    ],
+    ids=["text", "label", "words", "answer", "fields"],
+)
+def test_messages_are_short_whatever_a_row_holds(record, fields):
+    assert len(refusal(render, record, **fields)) < 600
+
+
 def test_label_field_can_have_another_name():
     assert render({"review": "x", "stars": 1}, label="stars").label == 1
     message = refusal(render, {"review": "x", "stars": 9}, label="stars")

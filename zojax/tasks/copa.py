@@ -1,5 +1,7 @@
 """COPA: which of two sentences is a premise's cause or effect, with MeZO's template."""
 
+import reprlib
+
 from zojax.errors import InputError
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task
@@ -17,7 +19,9 @@ def render_copa(record: Record, name: str) -> Example:
     """
     question = record["question"]
     if question not in _CONJUNCTIONS:
-        raise InputError(f"{name}: question is {question!r}, neither 'cause' nor 'effect'")
+        raise InputError(
+            f"{name}: question is {reprlib.repr(question)}, neither 'cause' nor 'effect'"
+        )
     conjunction = _CONJUNCTIONS[question]
     premise = record["premise"].rstrip().removesuffix(".")
     candidates = tuple(f" {_inside_a_sentence(record[c])}" for c in ("choice1", "choice2"))

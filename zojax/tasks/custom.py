@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import reprlib
 import string
 from typing import Any
 
 from zojax.config import DataConfig
-from zojax.errors import InputError
+from zojax.errors import InputError, first_few
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task, is_texts
 
@@ -109,8 +110,10 @@ def _labelled(template: Template, words: dict[str, str], label_field: str) -> Ta
         label = record[label_field]
         key = as_label(label)
         if key not in index_by_label:
-            known = ", ".join(f"{text} ({word!r})" for text, word in words.items())
-            raise InputError(f"{name}: {label_field} {label!r} has no word; labels are {known}")
+            known = first_few(f"{text} ({word!r})" for text, word in words.items())
+            raise InputError(
+                f"{name}: {label_field} {reprlib.repr(label)} has no word; labels are {known}"
+            )
         prompt, content_free = _prompts(template, record, name)
         return Example(prompt, candidates, index_by_label[key], name, content_free=content_free)
 
@@ -132,7 +135,8 @@ def _free_answers(template: Template, answer_field: str) -> Task:
         first = answers[0].strip()
         if not first or "\n" in first:
             raise InputError(
-                f"{name}: {answer_field} is {value!r}; an answer is a line that is not empty"
+                f"{name}: {answer_field} is {reprlib.repr(value)}; an answer is a line that is not "
+                "empty"
             )
         prompt, _ = _prompts(template, record, name)
         return Example(prompt, (f" {first}\n",), 0, name, answers=tuple(answers))
@@ -160,7 +164,7 @@ def _as_text(value: Any, field: str, name: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
-    raise InputError(f"{name}: {field} is {value!r}, which is no text")
+    raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no text")
 
 
 def as_label(value: Any) -> str | None:

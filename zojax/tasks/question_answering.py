@@ -1,5 +1,6 @@
 """SQuAD and DROP: a free answer to a question on a text, with MeZO's templates."""
 
+import reprlib
 from typing import Any
 
 from zojax.errors import InputError
@@ -43,7 +44,9 @@ def _texts(record: Record, field: str, part: str, name: str) -> tuple[str, ...]:
     value: Any = record[field]
     texts: Any = value.get(part) if isinstance(value, dict) else None
     if not is_texts(texts):
-        raise InputError(f"{name}: {field} is {value!r}, without a list of texts as {part!r}")
+        raise InputError(
+            f"{name}: {field} is {reprlib.repr(value)}, without a list of texts as {part!r}"
+        )
     return tuple(texts)
 
 

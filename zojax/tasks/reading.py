@@ -1,6 +1,8 @@
 """BoolQ and MultiRC: yes or no to a question on a text, with MeZO's templates."""
 
-from zojax.errors import InputError
+import reprlib
+
+from zojax.errors import InputError, first_few
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task
 
@@ -22,12 +24,11 @@ def render_boolq(record: Record, name: str) -> Example:
     """
     field = "answer" if "answer" in record else "label"
     if field not in record:
-        raise InputError(f"{name}: no field 'answer'; there are {', '.join(record)}")
+        raise InputError(f"{name}: no field 'answer'; there are {first_few(record)}")
     label = _TRUTH.get(str(record[field]).lower())
     if label is None:
-        raise InputError(
-            f"{name}: {field} {record[field]!r} has no word; it is true (Yes) or false (No)"
-        )
+        value = reprlib.repr(record[field])
+        raise InputError(f"{name}: {field} {value} has no word; it is true (Yes) or false (No)")
     question = record["question"]
     if not question.endswith("?"):
         question += "?"

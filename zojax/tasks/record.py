@@ -1,5 +1,7 @@
 """ReCoRD: which of a passage's entities a query means, with MeZO's template."""
 
+import reprlib
+
 from zojax.errors import InputError
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task
@@ -21,9 +23,9 @@ def render_record(record: Record, name: str) -> Example:
     """
     query, entities, answers = record["query"], record["entities"], record["answers"]
     if _PLACEHOLDER not in query:
-        raise InputError(f"{name}: query {query!r} has no {_PLACEHOLDER}")
+        raise InputError(f"{name}: query {reprlib.repr(query)} has no {_PLACEHOLDER}")
     if answers[0] not in entities:
-        raise InputError(f"{name}: answer {answers[0]!r} is none of the entities")
+        raise InputError(f"{name}: answer {reprlib.repr(answers[0])} is none of the entities")
     passage = record["passage"].replace("@highlight\n", "- ")
     filled = [f" {query.replace(_PLACEHOLDER, entity)}".rstrip(" ") for entity in entities]
     return Example(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from zojax.config import DataConfig
-from zojax.errors import InputError
+from zojax.errors import InputError, first_few
 from zojax.tasks.custom import CUSTOM
 from zojax.tasks.records import OnBad, Row, find_file, read_file, read_hub
 from zojax.tasks.task import Task
@@ -82,7 +82,7 @@ def _check_fields(table: Table, task: Task, config: DataConfig) -> None:
     for field in task.fields:
         if there and field not in there:
             by = f" (named in {_namer(field, config)})" if task.name == CUSTOM else ""
-            raise InputError(f"{table.where}: no field {field!r}{by}; there are {', '.join(there)}")
+            raise InputError(f"{table.where}: no field {field!r}{by}; there are {first_few(there)}")
 
 
 def _namer(field: str, config: DataConfig) -> str:

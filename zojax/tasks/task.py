@@ -1,10 +1,11 @@
 """What a task is: where its records are, how they become examples, and what is measured."""
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from zojax.errors import InputError
+from zojax.errors import InputError, first_few
 from zojax.tasks.example import Example
 
 Record = Mapping[str, Any]
@@ -55,19 +56,20 @@ def make_example(task: Task, record: Record, name: str) -> Example:
     known = dict(record)
     for field, kind in task.fields.items():
         if field not in record:
-            raise InputError(f"{name}: no field {field!r}; there are {', '.join(record) or 'none'}")
+            there = first_few(record) or "none"
+            raise InputError(f"{name}: no field {field!r}; there are {there}")
         value = record[field]
         if kind is int and isinstance(value, str) and value.isdecimal():
             known[field] = int(value)  # tables in CSV hold nothing but text
         if kind is str and not isinstance(value, str):
-            raise InputError(f"{name}: {field} is {value!r}, which is no text")
+            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no text")
         if kind is list and not is_texts(value):
-            raise InputError(f"{name}: {field} is {value!r}, which is no list of texts")
+            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no list of texts")
     example = task.render(known, name)
     label = example.label
     if type(label) is not int or not 0 <= label < len(example.candidates):  # true is an int, too
-        words = ", ".join(f"{i} ({word!r})" for i, word in enumerate(example.candidates))
-        raise InputError(f"{name}: label {label!r} has no word; labels are {words}")
+        words = first_few(f"{i} ({word!r})" for i, word in enumerate(example.candidates))
+        raise InputError(f"{name}: label {reprlib.repr(label)} has no word; labels are {words}")
     return example
 
 

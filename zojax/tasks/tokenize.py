@@ -1,6 +1,7 @@
 """From text to token ids: prompts and candidates as items for the scorer."""
 
 import dataclasses
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -112,10 +113,12 @@ def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
         is_prefix = together[: len(prompt)] == prompt
         candidate = together[len(prompt) :] if is_prefix else tokenizer.ids(text)
         if not candidate:
-            raise InputError(f"{example.name}: candidate {text!r} tokenises to nothing")
+            raise InputError(f"{example.name}: candidate {reprlib.repr(text)} tokenises to nothing")
         if candidate in candidates:
-            other = example.candidates[candidates.index(candidate)]
-            raise InputError(f"{example.name}: candidate {text!r} tokenises like {other!r}")
+            other = reprlib.repr(example.candidates[candidates.index(candidate)])
+            raise InputError(
+                f"{example.name}: candidate {reprlib.repr(text)} tokenises like {other}"
+            )
         candidates.append(candidate)
     largest = max(max(ids) for ids in [[tokenizer.bos, *prompt], *candidates])
     if largest >= tokenizer.vocab_size:
