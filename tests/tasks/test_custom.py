@@ -94,6 +94,9 @@ def test_values_that_are_no_text_are_named(value):
         ({"neg": " bad", "pos": " good"}, "pos", " good"),
         ({True: " yes", False: " no"}, False, " no"),
         ({True: " yes", False: " no"}, "true", " yes"),
+        ({True: " yes", False: " no"}, "True", " yes"),  # as pandas has it in CSV
+        ({True: " yes", False: " no"}, "False", " no"),
+        ({"True": " yes", True: " no"}, "True", " yes"),
         ({1: " one", 0: " zero", 2: " two"}, 2, " two"),
     ],
 )

@@ -16,6 +16,7 @@ NUM_DEV = 100
 """Own data are often few, so that 500 as in MeZO's tables would leave none to train on."""
 
 _OWN_FIELDS = ("prompt", "candidates", "answer")
+_TRUTH = {"True": "true", "False": "false"}  # as Python, and so pandas, writes them in CSV
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,8 @@ def _labelled(template: Template, words: dict[str, str], label_field: str) -> Ta
     def render(record: Record, name: str) -> Example:
         label = record[label_field]
         key = as_label(label)
+        if key in _TRUTH and key not in index_by_label:
+            key = _TRUTH[key]
         if key not in index_by_label:
             known = first_few(f"{text} ({word!r})" for text, word in words.items())
             raise InputError(
