@@ -1,7 +1,6 @@
 """A run's configuration: typed and validated, written as a Python file with ``get_config()``."""
 
 import dataclasses
-import difflib
 import json
 import reprlib
 import runpy
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from zojax.config_errors import hint, line_of, reason
+from zojax.config_errors import closest, hint, line_of, reason
 from zojax.errors import InputError
 
 _STRICT_FIELDS = ConfigDict(extra="forbid", validate_assignment=True)
@@ -363,8 +362,9 @@ def _check_name(path: str, file: str, name: str | None, names: Sequence[str]) ->
     if name is not None and not names:
         raise InputError(f"--config {path}: that file has one configuration; give --config {file}")
     if name is not None and name not in names:
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0)
-        raise InputError(f"--config {path}: no configuration {name!r}; did you mean {close[0]!r}?")
+        close = closest(name, names)
+        fix = f"did you mean {close!r}?" if close else f"zojax configs {file} lists all"
+        raise InputError(f"--config {path}: no configuration {name!r}; {fix}")
 
 
 def _run(path: str, file: str) -> dict[str, Any]:

@@ -21,8 +21,18 @@ def hint(name: str, names: Sequence[str]) -> str:
     )
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    [nearest] = difflib.get_close_matches(name, here, n=1, cutoff=0)
-    return f"; the nearest is {nearest}, of {', '.join(here)}"
+    return f"; there are {', '.join(here)}"
+
+
+def closest(name: str, names: Sequence[str]) -> str | None:
+    """The name that was meant, in upper or lower case; None where none is like it.
+
+    >>> closest("WSC", ["wic", "wsc"]), closest("nope", ["cb-mezo", "drop-mezo"])
+    ('wsc', None)
+    """
+    by_lower = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
 
 
 def reason(error: ValidationError) -> str:

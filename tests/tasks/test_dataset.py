@@ -209,6 +209,15 @@ def test_unknown_task_names_the_nearest(reviews, name, nearest):
         load_splits(DataConfig(name, str(reviews)))
 
 
+def test_a_task_like_no_other_is_answered_with_all(reviews):
+    with pytest.raises(InputError) as raised:
+        load_splits(DataConfig("translation", str(reviews)))
+    assert str(raised.value) == (
+        "data.task='translation': no such task; there are sst2, rte, cb, boolq, wsc, wic, multirc, "
+        "copa, record, squad, drop, custom"
+    )
+
+
 # --- The hub
 
 

@@ -1,7 +1,6 @@
 """Choosing the examples of a run, as MeZO's scripts choose them."""
 
 import dataclasses
-import difflib
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zojax.config import DataConfig
+from zojax.config_errors import closest
 from zojax.errors import InputError
 from zojax.tasks.copa import COPA
 from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields
@@ -60,8 +60,10 @@ def get_task(config: DataConfig) -> Task:
         task = TASKS[config.task]
         refuse_own_fields(config)
     else:
-        close = difflib.get_close_matches(config.task, [*TASKS, CUSTOM], n=1, cutoff=0)
-        raise InputError(f"data.task={config.task!r}: no such task; did you mean {close[0]!r}?")
+        names = [*TASKS, CUSTOM]
+        close = closest(config.task, names)
+        fix = f"did you mean {close!r}?" if close else f"there are {', '.join(names)}"
+        raise InputError(f"data.task={config.task!r}: no such task; {fix}")
     if config.metric == "f1" and task.metric != "f1":
         raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels")
     if config.shuffle_labels and task.kind != "classification":
