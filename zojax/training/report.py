@@ -14,6 +14,8 @@ from zojax.training.board import Board
 from zojax.training.metrics import evaluation_metrics
 from zojax.training.run_dir import METRICS
 
+_BAR_WIDTH = 8
+
 
 class Reporter:
     """Writes a run's metrics where people and machines look for them.
@@ -32,10 +34,9 @@ class Reporter:
         self._last_line = first_step
         self._metrics = (directory / METRICS).open("a")
         self._board = Board(directory / "tb")
-        self._dev: float | None = None
-        self._bar = Progress(
-            TextColumn("[bold]train[/]"),
-            BarColumn(bar_width=24),
+        self._dev = ""
+        self._bar = Progress(  # within 80 columns; what does not fit would be cut
+            BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
             TimeRemainingColumn(compact=True),
@@ -68,21 +69,23 @@ class Reporter:
         self._board.scalar("speed/tokens_per_second", tokens_per_second, done)
         losses = [metrics["loss"] for metrics in steps if metrics["loss"] is not None]
         status = f"loss {sum(losses) / len(losses):.4f}" if losses else "no finite loss"
-        if self._dev is not None:
-            status += f" · dev {100 * self._dev:.1f} %"
-        status += f" · {tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
-        self._bar.update(self._task, completed=done, status=status)
+        status += self._dev
+        brief = f"{status} · {_in_thousands(tokens_per_second)} tok/s"
+        self._bar.update(self._task, completed=done, status=brief)
         if not self._console.is_terminal and (
             done - self._last_line >= self._every or done == self._total
         ):
             self._last_line = done
             left = (self._total - done) / steps_per_second
-            self._console.print(f"step {done}/{self._total} · {status} · {left:.0f} s left")
+            speed = f"{tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
+            self._console.print(
+                f"step {done}/{self._total} · {status} · {speed} · {left:.0f} s left"
+            )
 
     def evaluation(self, step: int, split: str, metric: str, value: float) -> None:
         """Reports a figure of a split, ``dev`` or ``eval``, after ``step`` steps."""
         if split == "dev":
-            self._dev = value
+            self._dev = f" · dev {metric} {100 * value:.1f} %"
         self._write(evaluation_metrics(step, f"{split}_{metric}", value))
         self._board.scalar(f"{metric}/{split}", value, step)
 
@@ -95,3 +98,8 @@ class Reporter:
                 f"{self._metrics.name}: cannot be written ({error.strerror}); mend that and give "
                 "the same command again"
             ) from error
+
+
+def _in_thousands(number: float) -> str:
+    """A large number in few characters: 9,876 or 123k."""
+    return f"{number:,.0f}" if number < 9_999.5 else f"{number / 1000:,.0f}k"
