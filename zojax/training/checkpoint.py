@@ -102,7 +102,7 @@ def _flatten(state: TrainState) -> dict[str, Any]:
 
 
 def kept_steps(accuracies: Mapping[int, float | None], keep_last: int, keep_best: int) -> set[int]:
-    """Which checkpoints stay: the newest, and the best of those whose dev accuracy is known.
+    """Which checkpoints stay: the newest, and the best of those whose dev figure is known.
 
     Of two that are equally good, the earlier one is better, as for the run's best step.
 
@@ -136,7 +136,7 @@ class CheckpointWriter:
             directory: of the run's checkpoints; made with the first of them.
             journal_path: the run's journal, which has a step's record before its checkpoint.
             keep_last: how many of the newest stay, at least 1.
-            keep_best: how many of those with the best dev accuracy stay beside them.
+            keep_best: how many of those that are best on the dev set stay beside them.
             warn: told a line when checkpoints begin to fail; called in another thread.
         """
         self._directory, self._journal_path = directory.absolute(), journal_path

@@ -49,7 +49,7 @@ def export_run(
         console: where the progress is shown.
         rank: of a LoRA; None is the run's own where nothing was folded (that is exact), else
             :data:`zojax.training.export_model.DEFAULT_RANK`.
-        step: the model after so many steps; None is the best by dev accuracy (all, if there is
+        step: the model after so many steps; None is the best on the dev set (all, if there is
             none). Of a journal, None is the whole.
         dtype: of the file's numbers: ``float32``, ``bfloat16`` or ``float16``. None is the run's
             own for ``hf`` and float32 for ``peft``.

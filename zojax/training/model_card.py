@@ -58,7 +58,7 @@ def journal_card(exported: Exported, directory: Path) -> str:
     """The card of a journal: with the base model it is the trained model."""
     base, best = exported.config.model.path, exported.result.get("best_step")
     steps = "" if best is None else f" --steps {best}"
-    which = "" if best is None else f" after step {best}, the best by dev accuracy,"
+    which = "" if best is None else f" after step {best}, the best on the dev set,"
     usage = f"""`journal.zj` and the base model `{base}` are the trained model. This checks the
 file and makes the model{which} without data and without a forward pass:
 
