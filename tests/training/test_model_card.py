@@ -13,13 +13,14 @@ import pytest
 from rich.console import Console
 
 from zojax.adapters import make_pool
-from zojax.config import to_dict
-from zojax.scoring import candidate_scores, pack, score, shape_needed
+from zojax.config import DataConfig, ModelConfig, to_dict
+from zojax.scoring import candidate_scores, generate, pack, score, shape_needed
+from zojax.tasks import load_tokenizer
 from zojax.training import run_dir
 from zojax.training.export_commands import export_run
 from zojax.training.journal import read_journal
 from zojax.training.method import make_method
-from zojax.training.model_card import Exported, peft_card
+from zojax.training.model_card import Exported, hf_card, peft_card
 from zojax.training.replay import header_key, make_replay
 from zojax.training.setup import load_data, load_model
 
@@ -116,3 +117,35 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
     [ours] = candidate_scores(logprob_pc, pages, num_examples=1, num_candidates=2)
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=2e-4)
     assert abs(theirs[0] - theirs[1]) > 2e-3
+
+
+def test_the_snippet_of_a_task_with_free_answers_generates_as_zojax(tiny_model, folded_run):
+    """It runs as it stands; a base model of 64 positions leaves 14 to the prompt."""
+    torch = pytest.importorskip("torch")
+    config = run_dir.read_config(folded_run)
+    config.model = ModelConfig(str(tiny_model))
+    config.data = DataConfig("custom", "dir", prompt="{question}", answer="reply")
+    journal = read_journal(folded_run / run_dir.JOURNAL)
+    card = hf_card(Exported(config, journal, 6, {}), tiny_model)
+    scope: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+
+    tokenizer, prompts = load_tokenizer(str(tiny_model), None), ["the good film", "bad"]
+    ours = generate(
+        load_model(config),
+        [np.array([tokenizer.bos, *tokenizer.ids(prompt)], np.int32) for prompt in prompts],
+        tokenizer.text,
+        max_new_tokens=50,
+        stop_ids=tokenizer.stop_ids,
+        stop_strings=["\n"],
+    )
+    theirs = [scope["answer"](prompt) for prompt in prompts]
+    assert theirs == [generation.text.strip() for generation in ours]
+    assert theirs[0] != theirs[1]
+
+    class Fixed:
+        def generate(self, *, input_ids, **_):
+            return torch.cat([input_ids, torch.tensor([tokenizer.ids(" good\nfilm")])], 1)
+
+    scope["model"] = Fixed()
+    assert scope["answer"]("bad") == "good"

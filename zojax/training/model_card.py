@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zojax.config import Config, to_dict
+from zojax.tasks import Task
 from zojax.tasks.dataset import get_sizes, get_task
 from zojax.training.journal import FORMAT, SKIPPED, Journal
 
@@ -105,10 +106,10 @@ def _front_matter(config: Config, library: str) -> str:
 
 
 def _usage(config: Config, load: str) -> str:
-    """Loading, and scoring as in training: the mean log-probability of a candidate's tokens."""
-    bos = config.model.bos_token_id
+    """Loading, and what the task does with the model: generating an answer, or ranking."""
+    bos, task = config.model.bos_token_id, get_task(config.data)
     first = "tokenizer.bos_token_id" if bos is None else str(bos)
-    candidates = list(get_task(config.data).candidates) or [" one", " another"]
+    how = _generating(task, first) if task.kind == "generation" else _ranking(task, first)
     return f"""## Use
 
 ```python
@@ -120,16 +121,38 @@ def ids(text):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def mean_logprob(prompt, candidate):
+{how}
+```"""
+
+
+def _ranking(task: Task, first: str) -> str:
+    """Scoring as in training: the mean log-probability of a candidate's tokens."""
+    candidates = list(task.candidates) or [" one", " another"]
+    return f"""def mean_logprob(prompt, candidate):
     before, after = [{first}, *ids(prompt)], ids(candidate)
     with torch.no_grad():
         logits = model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1]
     return logits.log_softmax(-1)[range(len(after)), after].mean().item()
 
 
-prompt = "..."  # as the task {config.data.task} writes it
-print({{c: mean_logprob(prompt, c) for c in {candidates!r}}})
-```"""
+prompt = "..."  # as the task {task.name} writes it
+print({{c: mean_logprob(prompt, c) for c in {candidates!r}}})"""
+
+
+def _generating(task: Task, first: str) -> str:
+    """Greedy decoding up to the task's stop string, as in an evaluation."""
+    return f"""def answer(prompt):
+    before = torch.tensor([[{first}, *ids(prompt)]])
+    mask = torch.ones_like(before)
+    new = model.generate(
+        input_ids=before, attention_mask=mask, max_new_tokens={task.max_new_tokens}, do_sample=False
+    )[0, before.shape[1] :]
+    text = tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text.split({task.stop!r})[0].strip()
+
+
+prompt = "..."  # as the task {task.name} writes it
+print(answer(prompt))"""
 
 
 def _sections(exported: Exported) -> list[str]:
