@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -127,3 +128,22 @@ def test_labels_are_not_counted_where_answers_are_texts(run, own, tmp_path):
     got = told(run, own, *(part for n in names for part in ("--set", f"data.{n}={names[n]}")))
     assert got["labels"] == []
     assert got["shown"][0]["answers"] == ["B"]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_wrong_candidates_are_not_called_scored_where_the_right_one_is_trained(
+    run, own, tmp_path, split
+):
+    """As in COPA and ReCoRD; a dev set ranks them all."""
+    row = {"premise": "It rains.", "choice1": "I go.", "choice2": "We stay.", "question": "effect"}
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps({**row, 'label': 1})}\n" * 10)
+    names = {"task": "copa", "prompt": "none", "candidates": "none"}
+    overrides = [part for n in names for part in ("--set", f"data.{n}={names[n]}")]
+    got = told(run, own, "--split", split, *overrides)
+    all_are = split == "dev"
+    assert [c["scored"] for c in got["shown"][0]["candidates"]] == [all_are, True]
+    file = io.StringIO()
+    show(got, Console(file=file, width=120))
+    fates = re.findall(r"  (scored|not trained on), \d+ tokens", file.getvalue())
+    assert fates[:2] == ["scored" if all_are else "not trained on", "scored"]

@@ -16,6 +16,7 @@ from zojax.scoring import Item
 from zojax.tasks import Example, Task, load_splits, load_tokenizer, tokenise
 from zojax.tasks.dataset import get_task
 from zojax.tasks.tokenize import Tokenizer, fit, num_tokens
+from zojax.training.method import objective_name
 
 Split = Literal["train", "dev", "eval"]
 
@@ -35,7 +36,9 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
 
     Returns:
         ``task``, ``split``, ``num_examples``, ``skipped``, ``notes``; ``shown``: the first
-        examples with their tokens; ``lengths``: statistics in tokens; ``labels``: how often each.
+        examples with their tokens, and which candidates are scored (of tasks that learn from the
+        right one alone, that one in ``train``); ``lengths``: statistics in tokens; ``labels``: how
+        often each.
 
     Raises:
         InputError: what is wrong with the data or an example. One that is too long is no mistake
@@ -62,8 +65,9 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     items = [whole(example) for example in examples]
     lengths = [num_tokens(item, task.max_new_tokens) for item in items]
     limit = min(data.max_length, positions)
+    right_only = split == "train" and objective_name(config, splits.task) == "likelihood"
     shown = [
-        _describe(example, item, shorten(item, truncate="left"), length, tokenizer)
+        _describe(example, item, shorten(item, truncate="left"), length, tokenizer, right_only)
         for example, item, length in list(zip(examples, items, lengths, strict=True))[:count]
     ]
     return {
@@ -80,7 +84,12 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
 
 
 def _describe(
-    example: Example, whole: Item, item: Item, length: int, tokenizer: Tokenizer
+    example: Example,
+    whole: Item,
+    item: Item,
+    length: int,
+    tokenizer: Tokenizer,
+    right_only: bool,
 ) -> dict[str, Any]:
     prompt, candidates = item.prompt.tolist(), [c.tolist() for c in item.candidates]
     return {
@@ -89,8 +98,13 @@ def _describe(
         "tokens": prompt,
         "pieces": tokenizer.pieces(prompt),
         "candidates": [
-            {"text": text, "tokens": ids, "pieces": tokenizer.pieces(ids)}
-            for text, ids in zip(example.candidates, candidates, strict=True)
+            {
+                "text": text,
+                "tokens": ids,
+                "pieces": tokenizer.pieces(ids),
+                "scored": i == example.label or not right_only,
+            }
+            for i, (text, ids) in enumerate(zip(example.candidates, candidates, strict=True))
         ],
         "label": example.label,
         "answers": list(example.answers),
@@ -173,10 +187,12 @@ def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
 
 def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
     text = Text("▶ " if is_right else "  ", "bold green" if is_right else "")
-    _append(text, candidate["pieces"], "bold black on green" if is_right else "black on yellow")
+    others = "black on yellow" if candidate["scored"] else "dim"
+    _append(text, candidate["pieces"], "bold black on green" if is_right else others)
     text.rstrip()
     count = len(candidate["tokens"])
-    text.append(f"  scored, {count} token{'s' * (count > 1)}", "dim")
+    fate = "scored" if candidate["scored"] else "not trained on"
+    text.append(f"  {fate}, {count} token{'s' * (count > 1)}", "dim")
     return Padding(text, (0, 0, 0, 2), expand=False)
 
 
