@@ -102,3 +102,16 @@ def test_no_example_is_shown_its_own_answer(tmp_path):
         *shown, own = example.prompt.split("\n\n")
         assert len(shown) == 11
         assert not any(text.startswith(own) for text in shown)
+    assert splits.notes == ()
+
+
+def test_fewer_demonstrations_than_asked_for_are_told(tmp_path):
+    """12 rows are 11 beside the one that is asked about; a bad one is no demonstration."""
+    write(tmp_path, "train", 12)
+    write(tmp_path, "validation", 5)
+    config = DataConfig("sst2", str(tmp_path), num_train=6, num_dev=5, num_demos=12, skip_bad=True)
+    where = f"{tmp_path}/train.jsonl: has too few rows for data.num_demos=12; prompts have "
+    assert load_splits(config).notes == (f"{where}11 demonstrations at the least",)
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    (tmp_path / "train.jsonl").write_text("\n".join(["{}", *lines[1:]]))
+    assert load_splits(config).notes[0] == f"{where}10 demonstrations at the least"

@@ -124,7 +124,8 @@ def load_splits(
     sizes = get_sizes(config, task)
     train, evaluation, notes = read_tables(config, task, bad)
     most = max(sizes.train + sizes.dev, sizes.eval)
-    demonstrate = _demonstrator(train, task, config, most, bad)
+    nums_shown: list[int] = []
+    demonstrate = _demonstrator(train, task, config, most, bad, nums_shown.append)
 
     def choose(table: Table, count: int) -> list[Example]:
         def make(row: Row, position: int) -> Example:
@@ -143,6 +144,11 @@ def load_splits(
         last = list(bad.messages)[-1]
         raise InputError(
             f"{evaluation.where}: all {len(evaluation.rows)} rows are bad, the last: {last}"
+        )
+    if min(nums_shown, default=config.num_demos) < config.num_demos:
+        notes.append(
+            f"{train.where}: has too few rows for data.num_demos={config.num_demos}; prompts have "
+            f"{min(nums_shown)} demonstrations at the least"
         )
     if bad.messages:
         notes.append(bad.in_words())
@@ -176,9 +182,17 @@ class _BadRows:
 
 
 def _demonstrator(
-    train: Table, task: Task, config: DataConfig, most: int, bad: OnBad
+    train: Table,
+    task: Task,
+    config: DataConfig,
+    most: int,
+    bad: OnBad,
+    count: Callable[[int], None],
 ) -> Callable[[Example, int], Example]:
-    """``(example, its position) -> example`` with demonstrations; a position is below ``most``."""
+    """``(example, its position) -> example`` with demonstrations; a position is below ``most``.
+
+    ``count`` is told of how many there are each time.
+    """
     if not config.num_demos:
         return lambda example, position: example
     # MeZO draws a seed for every evaluated example, and with it a subset of the train split.
@@ -198,8 +212,9 @@ def _demonstrator(
     def demonstrate(example: Example, position: int) -> Example:
         order = np.random.RandomState(seeds[position]).permutation(len(train.rows)).tolist()
         others = (shown(i) for i in order if train.rows[i].name != example.name)
-        demonstrations = itertools.islice(filter(None, others), config.num_demos)
-        return with_demonstrations(example, list(demonstrations))
+        demonstrations = list(itertools.islice(filter(None, others), config.num_demos))
+        count(len(demonstrations))
+        return with_demonstrations(example, demonstrations)
 
     return demonstrate
 
