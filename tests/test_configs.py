@@ -14,6 +14,7 @@ from zojax.config import config_names, from_dict, load_config, to_dict
 from zojax.models import load
 from zojax.tasks.dataset import TASKS, get_sizes
 from zojax.training.method import make_method, objective_name
+from zojax.training.setup import load_data
 from zojax.training.step import init_state
 
 TABLE = Path(__file__).parent.parent / "configs" / "opt13b_table.py"
@@ -168,12 +169,30 @@ def test_a_preview_takes_one_of_many(run, tiny):
     assert example["dropped"] > 0, "32 demonstrations are more than the 64 tokens that fit"
 
 
-def test_what_trains_nothing_is_evaluated(run, tiny):
-    code, out, _ = run("eval", "--config", f"{TABLE}:sst2-icl", "--json", *tiny)
+def test_what_trains_nothing_is_evaluated(run, tiny, tiny_model):
+    """Against transformers' ranking, one candidate at a time."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    arguments = [*tiny, "--set", "data.num_eval=24"]
+    code, out, _ = run("eval", "--config", f"{TABLE}:sst2-icl", "--json", *arguments)
     assert code == 0
     told = json.loads(out)
-    assert (told["metric"], told["eval_examples"]) == ("accuracy", 4)
-    assert told["eval_accuracy"] in (0, 0.25, 0.5, 0.75, 1)
+    assert (told["metric"], told["eval_examples"]) == ("accuracy", 24)
+    config = load_config(f"{TABLE}:sst2-icl", [text for text in arguments if text != "--set"])
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+
+    def mean_logprob(prompt, candidate) -> float:
+        ids = torch.tensor([[*prompt.tolist(), *candidate.tolist()]])
+        with torch.no_grad():
+            logprobs = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+        return logprobs[range(len(candidate)), candidate.tolist()].mean().item()
+
+    items = load_data(config).eval
+    ranked = [[mean_logprob(item.prompt, c) for c in item.candidates] for item in items]
+    right = [
+        scores.index(max(scores)) == item.label for scores, item in zip(ranked, items, strict=True)
+    ]
+    assert told["eval_accuracy"] == pytest.approx(sum(right) / 24)
+    assert min(abs(one - other) for one, other in ranked) > 1e-3, "or rounding would decide"
 
 
 def test_training_refuses_what_trains_nothing(run, refusal, tmp_path, monkeypatch):
