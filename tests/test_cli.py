@@ -37,6 +37,21 @@ def test_every_argument_is_explained_and_every_command_has_an_example(name):
             assert action.help, action
 
 
+def leaves(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """A parser, and those of its commands and their actions."""
+    nested = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    below = [leaf for action in nested for p in action.choices.values() for leaf in leaves(p)]
+    return [parser, *below]
+
+
+@pytest.mark.parametrize("prog", [parser.prog for parser in leaves(make_parser())])
+def test_help_fits_80_columns(prog, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    [parser] = [parser for parser in leaves(make_parser()) if parser.prog == prog]
+    too_wide = [line for line in parser.format_help().splitlines() if len(line) > 80]
+    assert too_wide == []
+
+
 @pytest.mark.parametrize("name", parsers())
 def test_help_is_printed_with_exit_code_0(run, name):
     code, out, err = run(*([] if name == "zojax" else [name]), "--help")

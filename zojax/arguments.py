@@ -5,7 +5,8 @@ from pathlib import Path
 
 _EXAMPLES = """examples:
   zojax train --config configs/demo.py
-  zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 --set run.dir=runs/a
+  zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
+      --set run.dir=runs/a
   zojax eval runs/demo
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2
@@ -46,7 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     train = command(
         "train",
         "train as a configuration says, or go on with the run in its directory",
-        "zojax train --config configs/demo.py --set train.steps=500 --set run.dir=runs/short",
+        "zojax train --config configs/demo.py --set train.steps=500 \\\n"
+        "      --set run.dir=runs/short",
     )
     train.add_argument("--config", required=True, metavar="FILE", help=_CONFIG)
     _add_overrides(train)
@@ -61,9 +63,10 @@ def make_parser() -> argparse.ArgumentParser:
         "eval",
         "evaluate a run's best model, a base model or a PEFT LoRA on held-out data",
         "zojax eval runs/demo --json\n"
-        "  zojax eval --config configs/opt125m_lozo.py                          # zero-shot\n"
-        "  zojax eval --config configs/opt125m_lozo.py --set data.num_demos=32  # in context\n"
-        "  zojax eval --config configs/opt125m_lozo.py --adapter DIR            # a PEFT LoRA",
+        "  zojax eval --config configs/opt125m_lozo.py                # zero-shot\n"
+        "  zojax eval --config configs/opt125m_lozo.py \\\n"
+        "      --set data.num_demos=32                                # in context\n"
+        "  zojax eval --config configs/opt125m_lozo.py --adapter DIR  # a PEFT LoRA",
     )
     evaluate.add_argument("run", type=Path, nargs="?", metavar="RUN", help="directory of a run")
     evaluate.add_argument(
@@ -205,7 +208,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help=".txt with a prompt a line, or .jsonl with a field 'prompt'",
+        help=".txt with a prompt a line, or .jsonl, .csv or .parquet with a field 'prompt'",
     )
     numbers = [
         ("--max-new-tokens", int, 50, "of each prompt, at most"),
