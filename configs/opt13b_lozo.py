@@ -1,6 +1,10 @@
-"""The published LoZO run: OPT-13B on SST-2, 20,000 steps, on one 40 GB GPU.
+"""LoZO on attention and MLP matrices alone: OPT-13B on SST-2, 20,000 steps, on one 40 GB GPU.
 
     zojax train --config configs/opt13b_lozo.py
+
+This is the paper's method as in its published port to vLLM, whose authors call it "LoRA-only":
+embeddings, norms and biases stay as they are. The paper's own table trains everything; its row is
+configs/opt13b_table.py:sst2-lozo.
 
 The published code takes 726 ms a step on one A100, about 4 hours in all. Prompts start with token
 0 and long ones lose their oldest tokens, as in the authors' scripts.
