@@ -286,6 +286,17 @@ def test_without_a_validation_file_a_fifth_is_held_out_whatever_the_seed(reviews
     )
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_test_file_in_the_place_of_a_validation_file_is_named(reviews, suffix):
+    (reviews / "validation.jsonl").rename(reviews / f"test.{suffix}")
+    splits = load(reviews, num_dev=40)
+    assert len(splits.eval) == 30
+    assert splits.notes[0].endswith(
+        f", always the same; if test.{suffix} is what to evaluate on, rename it to "
+        f"validation.{suffix}"
+    )
+
+
 def test_other_tasks_want_their_own_validation_file(reviews):
     (reviews / "validation.jsonl").unlink()
     message = refusal(load_splits, DataConfig("sst2", str(reviews)))

@@ -8,7 +8,7 @@ import numpy as np
 from zojax.config import DataConfig
 from zojax.errors import InputError, first_few
 from zojax.tasks.custom import CUSTOM
-from zojax.tasks.records import OnBad, Row, find_file, read_file, read_hub
+from zojax.tasks.records import FORMATS, OnBad, Row, find_file, read_file, read_hub
 from zojax.tasks.task import Task
 
 
@@ -53,11 +53,15 @@ def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, lis
     train = Table(str(train_path), read_file(train_path, bad))
     if path is not None:
         return train, Table(str(path), read_file(path, bad)), []
-    return _hold_out(train)
+    rest, held_out, note = _hold_out(train)
+    tests = [f for f in FORMATS if (directory / f"test.{f}").exists()]
+    if tests:
+        note += f"; if test.{tests[0]} is what to evaluate on, rename it to validation.{tests[0]}"
+    return rest, held_out, [note]
 
 
-def _hold_out(table: Table) -> tuple[Table, Table, list[str]]:
-    """Splits off a fifth of the rows, the same whatever the configuration."""
+def _hold_out(table: Table) -> tuple[Table, Table, str]:
+    """Splits off a fifth of the rows, the same whatever the configuration, and says so."""
     count = len(table.rows) // 5
     if not count:
         raise InputError(
@@ -73,7 +77,7 @@ def _hold_out(table: Table) -> tuple[Table, Table, list[str]]:
         f"{table.where}: no validation file is beside it, so {count} of its {len(table.rows)} rows "
         "are held out for evaluation, always the same"
     )
-    return Table(table.where, parts[0]), Table(table.where, parts[1]), [note]
+    return Table(table.where, parts[0]), Table(table.where, parts[1]), note
 
 
 def _check_fields(table: Table, task: Task, config: DataConfig) -> None:
