@@ -6,8 +6,8 @@ This is the paper's method as in its published port to vLLM, whose authors call 
 embeddings, norms and biases stay as they are. The paper's own table trains everything; its row is
 configs/opt13b_table.py:sst2-lozo.
 
-The published code takes 726 ms a step on one A100, about 4 hours in all. Prompts start with token
-0 and long ones lose their oldest tokens, as in the authors' scripts.
+The authors' own code takes 726 ms a step on one A100, about 4 hours in all. Prompts start with
+token 0 and long ones lose their oldest tokens, as in the authors' scripts.
 """
 
 from zojax.config import Config, DataConfig, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
