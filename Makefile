@@ -41,6 +41,7 @@ lint: $(VENV)/.test  ## ruff, pyright and the import contract
 
 bench: $(VENV)/.test  ## remake the tables in docs/
 	@$(BIN)/python benchmarks/fold_policies.py --write-docs
+	@$(BIN)/python benchmarks/methods.py --write-docs
 
 clean:  ## remove the environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

@@ -22,6 +22,11 @@ def check_mergeable(state: Mapping[str, Any]) -> None:
         )
 
 
+def has_seeds(state: Mapping[str, Any]) -> bool:
+    """Whether a state has directions that would be drawn anew in every forward pass."""
+    return any(isinstance(leaf, Seeded) for leaf in traverse_util.flatten_dict(state).values())
+
+
 def merge_state(weights: Tree, state: Mapping[str, Any]) -> Tree:
     """``W + U Vᵀ`` and ``w + δ``, rounded to nearest in the weights' dtype.
 

@@ -21,10 +21,9 @@ from zojax.adapters.export import (
     truncated_svd,
 )
 from zojax.adapters.lora import linear_places
-from zojax.adapters.merge import check_mergeable
+from zojax.adapters.merge import check_mergeable, has_seeds
 from zojax.models import Model, content_hash, save
 from zojax.models.checkpoint_files import list_files
-from zojax.models.layers import Seeded
 from zojax.models.tensor_names import abstract, hf_names, match
 from zojax.training.method import make_method
 from zojax.training.model_card import Exported, hf_card, peft_card
@@ -79,7 +78,7 @@ def export_peft(
     weights, state = _replay(base, method, exported, console)
     adapter = method.estimator.space.state(state.params, state.subspace)
     factors, folded = named_factors(adapter, places), is_folded(method, exported.step)
-    if _has_seeds(adapter):  # they are no factors
+    if has_seeds(adapter):  # they are no factors
         weights = merge(_widened(weights), state, method, header_key(exported.journal))
         folded = True
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
@@ -146,7 +145,7 @@ def export_hf(
     merged = merge(weights, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
     told: dict[str, Any] = {"dtype": dtype.name}
-    if dtype.itemsize == 2 and not is_folded(method, exported.step) and not _has_seeds(adapter):
+    if dtype.itemsize == 2 and not is_folded(method, exported.step) and not has_seeds(adapter):
         told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
     metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)
@@ -155,11 +154,6 @@ def export_hf(
             shutil.copyfile(Path(base.path) / name, directory / name)
     _write_card(directory, hf_card(_with_details(exported, told, dtype), output))
     return told
-
-
-def _has_seeds(adapter: Tree) -> bool:
-    leaves = jax.tree.leaves(adapter, is_leaf=lambda node: isinstance(node, Seeded))
-    return any(isinstance(leaf, Seeded) for leaf in leaves)
 
 
 def _widened(weights: Tree) -> Tree:

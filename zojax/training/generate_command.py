@@ -16,6 +16,7 @@ from rich.text import Text
 
 from zojax.adapters import make_pool
 from zojax.adapters.lora import load_lora
+from zojax.adapters.merge import has_seeds
 from zojax.errors import InputError
 from zojax.models import Model, content_hash, load
 from zojax.scoring import Generation, Sampling, generate
@@ -27,7 +28,14 @@ from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
 from zojax.training.journal import read_journal
 from zojax.training.method import make_method
 from zojax.training.progress import read_progress
-from zojax.training.replay import check_records, check_run, make_replay, restore_or_replay
+from zojax.training.replay import (
+    check_records,
+    check_run,
+    header_key,
+    make_replay,
+    merge,
+    restore_or_replay,
+)
 from zojax.training.setup import load_model
 
 Tree = Any
@@ -109,7 +117,7 @@ def open_model(path: str, adapter: Path | None, dtype: str, console: Console) ->
 
 
 def open_run(directory: Path, console: Console) -> Source:
-    """A run's best model by dev accuracy (its last, if it has none), without the run's data.
+    """A run's best model on its dev set (its last, if it has none), without the run's data.
 
     Raises:
         InputError: no run there, a damaged one, or another base model.
@@ -134,6 +142,8 @@ def open_run(directory: Path, console: Console) -> Source:
             steps=read_progress(directory, len(journal.records)).best_step,
         )
     adapter = method.estimator.space.state(state.params, state.subspace)
+    if has_seeds(adapter):
+        weights, adapter = merge(weights, state, method, header_key(journal)), {}
     return Source(dataclasses.replace(base, weights=weights), make_pool([adapter]), tokenizer)
 
 
