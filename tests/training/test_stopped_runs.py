@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.training.outcomes import outcome
 from zojax.config import Config, apply_overrides
 from zojax.errors import INTERRUPTED, TERMINATED
-from zojax.training import Stopped, evaluate, run_dir, stopping, train
+from zojax.training import Stopped, evaluate, rebuild, run_dir, stopping, train
 from zojax.training.progress import Progress
 from zojax.training.report import Reporter
 from zojax.training.stopping import Stop
@@ -135,7 +135,7 @@ def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop
     monkeypatch.setattr(_TRAIN, "_evaluate_best", evaluate_best)
     with pytest.raises(Stopped):
         train(config, QUIET)
-    restore_or_replay = _TRAIN.restore_or_replay
+    restore_or_replay = rebuild.restore_or_replay
 
     def watched(*args, on_progress, **kwargs):
         def told(step):
@@ -144,7 +144,7 @@ def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop
 
         return restore_or_replay(*args, on_progress=told, **kwargs)
 
-    monkeypatch.setattr(_TRAIN, "restore_or_replay", watched)
+    monkeypatch.setattr(rebuild, "restore_or_replay", watched)
     monkeypatch.setattr("zojax.training.replay._LEAST_WAIT", 1)  # of so few steps, wait too
     with pytest.raises(Stopped, match="after step 4 of 4"):
         train(config, QUIET)

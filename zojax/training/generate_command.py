@@ -24,18 +24,11 @@ from zojax.tasks import load_tokenizer
 from zojax.tasks.records import read_file
 from zojax.tasks.tokenize import Tokenizer
 from zojax.training import run_dir
-from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
 from zojax.training.journal import read_journal
 from zojax.training.method import make_method
 from zojax.training.progress import read_progress
-from zojax.training.replay import (
-    check_records,
-    check_run,
-    header_key,
-    make_replay,
-    merge,
-    restore_or_replay,
-)
+from zojax.training.rebuild import rebuild
+from zojax.training.replay import header_key, merge
 from zojax.training.setup import load_model
 
 Tree = Any
@@ -127,19 +120,12 @@ def open_run(directory: Path, console: Console) -> Source:
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     with console.status("loading the model"):
         base = load_model(config)
-        check_run(journal, config, content_hash(base.weights))
+        base_hash = content_hash(base.weights)
     method = make_method(config, base)
-    check_records(journal, method.learning_rates)
+    best = read_progress(directory, len(journal.records)).best_step
     with console.status("replaying the journal"):
-        weights, state, _ = restore_or_replay(
-            make_replay(method),
-            directory / CHECKPOINTS,
-            journal,
-            method,
-            base.weights,
-            reload_base=lambda: load_model(config).weights,
-            warn=lambda line: console.print(line, markup=False),
-            steps=read_progress(directory, len(journal.records)).best_step,
+        weights, state, _ = rebuild(
+            directory, config, method, base_hash, base.weights, console, steps=best
         )
     adapter = method.estimator.space.state(state.params, state.subspace)
     if has_seeds(adapter):

@@ -123,6 +123,7 @@ class Run:
         data: its examples.
         model: the base model.
         base_hash: its content hash.
+        data_hash: of the examples, see :func:`data_hash`.
         method: how to train.
         objective: what to minimise.
         key: what every draw comes from.
@@ -132,6 +133,7 @@ class Run:
     data: Data
     model: Model
     base_hash: str
+    data_hash: str
     method: Method
     objective: Objective
     key: jax.Array
@@ -153,6 +155,7 @@ def prepare(config: Config, console: Console) -> Run:
         data,
         model,
         base_hash,
+        data_hash(data, generates(config, data.splits.task)),
         make_method(config, model),
         make_objective(config, data.splits, data.tokenizer, data.scored, model),
         jax.random.key(config.train.seed),

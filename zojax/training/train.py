@@ -20,21 +20,16 @@ from zojax.training.eval_set import EvalSet
 from zojax.training.evaluate import Evaluator
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
-from zojax.training.method import generates
 from zojax.training.metrics import mend_metrics
 from zojax.training.progress import Progress, read_progress
+from zojax.training.rebuild import rebuild
 from zojax.training.replay import (
     check_data,
-    check_records,
-    check_run,
     is_folded,
-    make_replay,
-    restore_or_replay,
 )
 from zojax.training.report import Reporter
 from zojax.training.setup import (
     Run,
-    data_hash,
     load_model,
     make_train_source,
     pack_eval_sets,
@@ -182,7 +177,7 @@ def _set_up(
     """Rebuilds what the journal holds, and compiles everything that the loop runs."""
     config = run.config.train
     journaled = read_journal(directory / run_dir.JOURNAL)
-    check_data(journaled, data_hash(run.data, generates(run.config, run.data.splits.task)))
+    check_data(journaled, run.data_hash)
     source = make_train_source(run.config, run)
     batches = source.abstract
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
@@ -351,7 +346,7 @@ def _create(directory: Path, run: Run) -> None:
         "jax": jax.__version__,
         "config": to_dict(run.config),
         "base_hash": run.base_hash,
-        "data_hash": data_hash(run.data, generates(run.config, run.data.splits.task)),
+        "data_hash": run.data_hash,
         "key_impl": str(jax.random.key_impl(run.key)),
         "key_data": jax.random.key_data(run.key).tolist(),
         "num_queries": estimator.num_queries,
@@ -372,25 +367,14 @@ def _rebuild(
     steps: int | None = None,
     stop: stopping.Stop = stopping.NEVER,
 ) -> tuple[Tree, TrainState, int]:
-    """Weights and state after the journal's first ``steps`` steps (None: all), and their number.
-
-    Uses up ``base_weights``. Goes on from a checkpoint where a good one is there. ``Halted`` if a
-    stop is asked for.
-    """
-    journal = read_journal(directory / run_dir.JOURNAL)
-    check_run(journal, run.config, run.base_hash)
-    check_records(journal, run.method.learning_rates)
-    if steps is not None and steps > len(journal.records):
-        raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
-    weights, state, _ = restore_or_replay(
-        make_replay(run.method),
-        directory / CHECKPOINTS,
-        journal,
+    """:func:`zojax.training.rebuild.rebuild` of a run that is set up."""
+    return rebuild(
+        directory,
+        run.config,
         run.method,
+        run.base_hash,
         base_weights,
-        reload_base=lambda: load_model(run.config).weights,
-        warn=lambda line: console.print(line, markup=False),
+        console,
         steps=steps,
-        on_progress=lambda step: stop.check(),
+        stop=stop,
     )
-    return weights, state, len(journal.records[:steps])
