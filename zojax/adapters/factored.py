@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters.sites import Flat, site_key
-from zojax.adapters.space import Sample, Space
+from zojax.adapters.space import Sample, Space, draw_subspace
 
 
 def factored(space: Space, shapes: dict[str, tuple[int, ...]], *, rank: int) -> Space:
@@ -18,14 +18,7 @@ def factored(space: Space, shapes: dict[str, tuple[int, ...]], *, rank: int) -> 
         shapes: of its params, all matrices.
         rank: columns k of V, for :func:`draw_factored`.
     """
-
-    def redraw(key: jax.Array) -> Flat:
-        return {
-            path: jax.random.normal(site_key(key, path), (*shape[:-2], shape[-1], rank))
-            for path, shape in shapes.items()
-        }
-
-    return space._replace(redraw=redraw)
+    return space._replace(redraw=lambda key: draw_subspace(key, shapes, rank))
 
 
 def draw_factored(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) -> Flat:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters.fold import FoldPolicy, fold
-from zojax.adapters.sites import Flat, Sites, nest, site_key
-from zojax.adapters.space import Space
+from zojax.adapters.sites import Flat, Sites, nest
+from zojax.adapters.space import Space, draw_subspace
 
 
 def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> Space:
@@ -35,14 +35,10 @@ def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> 
     def init(weights: Any, key: jax.Array) -> Flat:
         return {path: jnp.zeros(shape, jnp.float32) for path, shape in shapes.items()}
 
+    matrices = {site.path: site.shape for site in sites if site.is_matrix}
+
     def redraw(key: jax.Array) -> Flat:
-        return {
-            site.path: jax.random.normal(
-                site_key(key, site.path), (*site.lead, site.shape[-1], rank)
-            )
-            for site in sites
-            if site.is_matrix
-        }
+        return draw_subspace(key, matrices, rank)
 
     def fold_into(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
         return fold(weights, params, subspace, key, fold_policy)

@@ -1,6 +1,6 @@
 """Spaces: what a run trains, and which model each point of it names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,14 @@ Sample = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 Draw = Callable[[jax.Array, Flat, Flat, Sample], Flat]
 """``(key, params, subspace, sample) -> direction``, shaped like params."""
+
+
+def draw_subspace(key: jax.Array, shapes: Mapping[str, tuple[int, ...]], rank: int) -> Flat:
+    """V ``(…, n, rank)``, standard normal in float32, of every matrix ``(…, m, n)``."""
+    return {
+        path: jax.random.normal(site_key(key, path), (*shape[:-2], shape[-1], rank))
+        for path, shape in shapes.items()
+    }
 
 
 def draw_dense(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) -> Flat:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Draw, Flat, Space, draw_dense
-from zojax.estimators.estimator import Estimator, direction_key
+from zojax.estimators.estimator import Estimator, each_query
 from zojax.estimators.two_point import mean_along
 
 
@@ -33,16 +33,11 @@ def fzoo(
         epsilon: the probe's length.
         num_queries: n, at least 2.
     """
-
-    def direction(
-        key: jax.Array, step: jax.Array, query: int, params: Flat, subspace: Flat
-    ) -> Flat:
-        return draw(direction_key(key, step, query, num_queries), params, subspace, _signs)
+    directions = each_query(draw, _signs, num_queries)
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
         variants = [space.state(params, subspace)]
-        for query in range(num_queries):
-            u = direction(key, step, query, params, subspace)
+        for u in directions(key, step, params, subspace):
             moved = jax.tree.map(lambda a, b: a + epsilon * b, params, u)
             variants.append(space.state(moved, subspace))
         return variants
@@ -60,10 +55,7 @@ def fzoo(
         subspace: Flat,
         projected_grad_q: jax.Array,
     ) -> Flat:
-        return mean_along(
-            projected_grad_q,
-            [direction(key, step, query, params, subspace) for query in range(num_queries)],
-        )
+        return mean_along(projected_grad_q, directions(key, step, params, subspace))
 
     return Estimator(
         space,

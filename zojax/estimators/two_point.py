@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 
 from zojax.adapters import Draw, Flat, Space
-from zojax.estimators.estimator import Estimator, direction_key
+from zojax.estimators.estimator import Estimator, each_query
 
 Rescale = Callable[[Flat, Flat], Flat]
 """``(direction, subspace) -> direction``."""
@@ -33,18 +33,12 @@ def two_point(
         probe: what the losses are asked along, of a direction drawn.
         move: what the gradient is a multiple of, of a direction drawn.
     """
-
-    def direction(
-        key: jax.Array, step: jax.Array, query: int, params: Flat, subspace: Flat
-    ) -> Flat:
-        return draw(
-            direction_key(key, step, query, num_queries), params, subspace, jax.random.normal
-        )
+    directions = each_query(draw, jax.random.normal, num_queries)
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
         variants = []
-        for query in range(num_queries):
-            z = probe(direction(key, step, query, params, subspace), subspace)
+        for direction in directions(key, step, params, subspace):
+            z = probe(direction, subspace)
             for length in (epsilon, -epsilon):
                 moved = jax.tree.map(lambda a, b, by=length: a + by * b, params, z)
                 variants.append(space.state(moved, subspace))
@@ -57,11 +51,8 @@ def two_point(
         subspace: Flat,
         projected_grad_q: jax.Array,
     ) -> Flat:
-        directions = [
-            move(direction(key, step, query, params, subspace), subspace)
-            for query in range(num_queries)
-        ]
-        return mean_along(projected_grad_q, directions)
+        drawn = directions(key, step, params, subspace)
+        return mean_along(projected_grad_q, [move(direction, subspace) for direction in drawn])
 
     return Estimator(
         space,

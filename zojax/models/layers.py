@@ -237,8 +237,7 @@ class Embedding(nnx.Module):
         weight = self.weight[...]
         logits = _matmul("prn,vn->prv", hidden_prn, weight)
         if "weight" in adapter:
-            branch = bind({"weight": adapter["weight"]}, slot_p)["weight"]
-            logits += side_branch(hidden_prn, branch, weight)
+            logits += side_branch(hidden_prn, bind(adapter["weight"], slot_p), weight)
         return logits
 
     def logits_at(

@@ -37,6 +37,7 @@ def pack_prompts(
     max_new_tokens: int,
     *,
     num_rows: int | None = None,
+    length: int | None = None,
     slots: Sequence[int] | None = None,
     requests: Sequence[int] | None = None,
 ) -> Prompts:
@@ -46,6 +47,7 @@ def pack_prompts(
         prompts: token ids of each, ``(≥1,)``.
         max_new_tokens: wanted of every one.
         num_rows: at least as many as prompts; None for just as many.
+        length: that all are padded to; None for the next of :func:`padded_length`.
         slots: of each prompt; None for slot 0, the base model.
         requests: number of each prompt; None counts them.
 
@@ -55,8 +57,8 @@ def pack_prompts(
     """
     count = len(prompts)
     num_rows = count if num_rows is None else num_rows
-    longest = max(len(prompt) for prompt in prompts)
-    tokens_pt = np.zeros((num_rows, padded_length(longest)), np.int32)
+    length = length or padded_length(max(len(prompt) for prompt in prompts))
+    tokens_pt = np.zeros((num_rows, length), np.int32)
     for row, prompt in zip(tokens_pt, prompts, strict=False):
         row[: len(prompt)] = prompt
 

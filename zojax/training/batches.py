@@ -92,8 +92,8 @@ class BatchSource:
         return {b: abstract_batch(b, self._batch_size, self._parts) for b in self._buckets}
 
 
-def stack(parts: Sequence[Batch]) -> Batch:
-    """Micro-batches as one; a single one as it is."""
+def stack(parts: Sequence[T]) -> T:
+    """Micro-batches, of whatever leaves, as one; a single one as it is."""
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
 
 

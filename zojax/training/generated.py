@@ -18,7 +18,7 @@ from zojax.tasks import Example, Task
 from zojax.tasks.metrics import score_text
 from zojax.tasks.task import Metric
 from zojax.tasks.tokenize import Tokenizer
-from zojax.training.batches import micro_batches
+from zojax.training.batches import micro_batches, stack
 
 Tree = Any
 
@@ -59,8 +59,7 @@ class QuestionSource:
     def __call__(self, step: int) -> tuple[PageShape, Questions, tuple[int, int]]:
         """Shape, batch, and its prompts' tokens and places for tokens."""
         indices = self._order(step)
-        parts = [self._pack(part) for part in micro_batches(indices, self._parts)]
-        batch = parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
+        batch = stack([self._pack(part) for part in micro_batches(indices, self._parts)])
         places = self._parts * self._shape.pages * self._shape.tokens
         return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), places)
 
@@ -71,10 +70,8 @@ class QuestionSource:
         return {shape: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)}
 
     def _pack(self, indices: Sequence[int]) -> Questions:
-        prompts = pack_prompts([self._items[i].prompt for i in indices], self._max_new_tokens)
-        tokens_pt = np.zeros((len(indices), self._shape.tokens), np.int32)
-        tokens_pt[:, : prompts.tokens_pt.shape[1]] = prompts.tokens_pt
-        prompts = dataclasses.replace(prompts, tokens_pt=tokens_pt)
+        texts = [self._items[i].prompt for i in indices]
+        prompts = pack_prompts(texts, self._max_new_tokens, length=self._shape.tokens)
         return Questions(prompts, np.array(indices, np.int32))
 
 

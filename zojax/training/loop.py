@@ -24,7 +24,7 @@ from zojax.training.step import (
     Objective,
     StepRecord,
     TrainState,
-    compile_interval,
+    interval_program,
     starts_interval,
     train_step,
 )
@@ -68,7 +68,7 @@ def compile_programs(
     executables = compile_buckets(step, batches, *args, donate_argnums=(1,))
     if not any(starts_interval(method, step) for step in range(steps)):
         return Programs(executables, None)
-    return Programs(executables, compile_interval(method, weights, state, key))
+    return Programs(executables, interval_program(method, (weights, state, key)))
 
 
 @dataclasses.dataclass

@@ -278,27 +278,27 @@ IntervalProgram = Callable[..., tuple[Tree, TrainState]]
 """``(weights, state, key) -> (weights, state)``; uses up the state, and weights that it moves."""
 
 
-def interval_program(method: Method) -> IntervalProgram:
-    """:func:`next_interval`, compiled when it is first called.
+def interval_program(
+    method: Method, arrays: tuple[Tree, TrainState, jax.Array] | None = None
+) -> IntervalProgram:
+    """:func:`next_interval` as a program.
 
     Weights that no fold moves are the base model's, which others go on with: they are not even
     given to the program, which would copy or use them up.
+
+    Args:
+        method: static.
+        arrays: weights, state and key, or their shapes, to compile it for now; None compiles it
+            when it is first called.
     """
+    moves_weights = method.estimator.space.moves_weights
     program = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
-    if method.estimator.space.moves_weights:
+    if arrays is not None:
+        weights, state, key = arrays
+        program = program.lower(weights if moves_weights else {}, state, key).compile()
+    if moves_weights:
         return program
     return lambda weights, state, key: (weights, program({}, state, key)[1])
-
-
-def compile_interval(
-    method: Method, weights: Tree, state: TrainState, key: jax.Array
-) -> IntervalProgram:
-    """:func:`interval_program`, compiled now for arrays or shapes like these."""
-    program = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
-    if method.estimator.space.moves_weights:
-        return program.lower(weights, state, key).compile()
-    redraw = program.lower({}, state, key).compile()
-    return lambda weights, state, key: (weights, redraw({}, state, key)[1])
 
 
 def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
