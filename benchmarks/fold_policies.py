@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from docs_table import write_docs
 from flax import traverse_util
 
 from zojax.adapters import Flat, FoldPolicy, Sites, lowrank, trainable_sites
@@ -29,7 +30,6 @@ from zojax.estimators import SUBSPACE, lozo, stream_key
 from zojax.models.checkpoint_files import DTYPES
 from zojax.models.opt_shapes import OPT_SHAPES
 from zojax.models.tensor_names import abstract
-from zojax.training.run_dir import write_atomically
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "fold_policies.md"
 BEGIN, END = "<!-- table: made by benchmarks/fold_policies.py -->", "<!-- end of table -->"
@@ -250,16 +250,6 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_docs(path: Path, text: str) -> None:
-    """Replaces what stands between the markers of a Markdown file, and nothing else."""
-    old = path.read_text() if path.is_file() else ""
-    head, begin, rest = old.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{path}: has no lines {BEGIN!r} and {END!r} to put the table between")
-    write_atomically(path, f"{head}{BEGIN}\n{text}\n{END}{tail}".encode())
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
@@ -287,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     text = f"{caption}\n\n{table(rows)}"
     print(text)
     if args.write_docs:
-        write_docs(DOCS, text)
+        write_docs(DOCS, BEGIN, END, text)
 
 
 if __name__ == "__main__":

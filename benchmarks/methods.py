@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from docs_table import write_docs
 from rich.console import Console
 from rich.progress import Progress
 
@@ -196,15 +197,6 @@ def table(rows: Sequence[Row], passes: int) -> str:
     return "\n".join(lines)
 
 
-def write_docs(path: Path, text: str) -> None:
-    """Replaces what stands between the markers of a Markdown file, and nothing else."""
-    head, begin, rest = path.read_text().partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{path}: has no lines {BEGIN!r} and {END!r} to put the table between")
-    write_atomically(path, f"{head}{BEGIN}\n{text}\n{END}{tail}".encode())
-
-
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
@@ -242,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
         dumped = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
         write_atomically(args.json, f"{dumped}\n".encode())
     if args.write_docs:
-        write_docs(DOCS, text)
+        write_docs(DOCS, BEGIN, END, text)
 
 
 if __name__ == "__main__":

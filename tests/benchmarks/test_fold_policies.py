@@ -147,7 +147,7 @@ def test_a_page_without_markers_is_left_alone(old, tmp_path):
     if old is not None:
         page.write_text(old)
     with pytest.raises(InputError, match=r"page\.md: has no lines"):
-        script.write_docs(page, "table")
+        script.write_docs(page, script.BEGIN, script.END, "table")
     assert (page.read_text() if page.exists() else None) == old
 
 
