@@ -1,0 +1,156 @@
+"""The published way, in plain PyTorch: LoZO (2410.07698) as its authors run it.
+
+A step perturbs the parameters in place, by +ε, −2ε and +ε, and runs Hugging Face's OPT twice:
+eager attention, every candidate a sequence of its own, padded on the left to the longest (and to
+a multiple of 8), logits of the whole vocabulary at every token. Directions are drawn anew from the
+step's seed in every pass. Written from the paper's formulas, to be measured beside zojax.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import OPTForCausalLM
+
+from zojax.scoring import Item
+
+PAD_TOKEN, PAD_MULTIPLE = 1, 8
+
+Draw = Callable[[str, tuple[int, ...]], torch.Tensor]
+"""``(parameter's name, shape) -> entries`` of a standard normal direction."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PaddedBatch:
+    """Every candidate behind its prompt, a row each, padded on the left.
+
+    Attributes:
+        tokens_st: ``(sequences, longest)``.
+        mask_st: 1 where a token is real.
+        scored_s: tokens of each row's candidate.
+        labels_b: the right candidate of each example.
+    """
+
+    tokens_st: torch.Tensor
+    mask_st: torch.Tensor
+    scored_s: list[int]
+    labels_b: torch.Tensor
+
+
+def load_model(path: Path, dtype: torch.dtype = torch.float32) -> OPTForCausalLM:
+    """A checkpoint in eager mode; everything is trainable."""
+    model = OPTForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager")
+    return model.eval()
+
+
+class LoRALinear(nn.Module):
+    """``y = x Wᵀ + b + (alpha / r) (x Aᵀ) Bᵀ``; only A and B are trainable."""
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float):
+        super().__init__()
+        self.base, self.scale = base, alpha / rank
+        m, n = base.weight.shape
+        self.lora_A = nn.Parameter(torch.empty(rank, n).uniform_(-1 / math.sqrt(n), n**-0.5))
+        self.lora_B = nn.Parameter(torch.zeros(m, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return self.base(x) + (x @ self.lora_A.T @ self.lora_B.T) * self.scale
+
+
+def put_lora(model: OPTForCausalLM, *, rank: int = 8, alpha: float = 16.0) -> None:
+    """Puts a LoRA on q_proj and v_proj of every layer and freezes all else."""
+    model.requires_grad_(False)
+    for layer in model.model.decoder.layers:
+        for name in ("q_proj", "v_proj"):
+            base = getattr(layer.self_attn, name)
+            setattr(layer.self_attn, name, LoRALinear(base, rank, alpha))
+
+
+def pad(items: Sequence[Item]) -> PaddedBatch:
+    """Examples with their candidates as the authors' collator lays them out."""
+    rows = [(*item.prompt.tolist(), *c.tolist()) for item in items for c in item.candidates]
+    longest = PAD_MULTIPLE * -(-max(map(len, rows)) // PAD_MULTIPLE)
+    padding = [longest - len(row) for row in rows]
+    return PaddedBatch(
+        torch.tensor([[PAD_TOKEN] * p + list(row) for p, row in zip(padding, rows, strict=True)]),
+        torch.tensor([[0] * p + [1] * len(row) for p, row in zip(padding, rows, strict=True)]),
+        [len(c) for item in items for c in item.candidates],
+        torch.tensor([item.label for item in items]),
+    )
+
+
+@torch.inference_mode()
+def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
+    """Cross-entropy over the candidates' mean token log-probabilities (train_as_classification)."""
+    logits_stv = model(input_ids=batch.tokens_st, attention_mask=batch.mask_st).logits
+    logprob_stv = torch.log_softmax(logits_stv[:, :-1], dim=-1)
+    targets_st = batch.tokens_st[:, 1:]
+    logprob_st = logprob_stv.gather(-1, targets_st[..., None])[..., 0]
+    scores_s = torch.stack(
+        [row[-count:].mean() for row, count in zip(logprob_st, batch.scored_s, strict=True)]
+    )
+    scores_bk = scores_s.view(len(batch.labels_b), -1)
+    return nn.functional.cross_entropy(scores_bk, batch.labels_b)
+
+
+def seeded_draw(seed: int) -> Draw:
+    """Directions from torch's generator, in the order that the parameters come in."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda name, shape: torch.randn(shape, generator=generator)
+
+
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that a step moves."""
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def draw_subspace(model: nn.Module, rank: int, draw: Draw) -> dict[str, torch.Tensor]:
+    """V ``(n, rank)`` of every matrix."""
+    return {name: draw(name, (p.shape[1], rank)) for name, p in trainable(model) if p.ndim >= 2}
+
+
+@torch.inference_mode()
+def move(model: nn.Module, subspace: dict[str, torch.Tensor], draw: Draw, length: float) -> None:
+    """``θ ← θ + length · z`` in place, with ``z = U Vᵀ`` at matrices and dense at vectors."""
+    for name, p in trainable(model):
+        if p.ndim >= 2:
+            v = subspace[name].to(p.dtype)
+            u = draw(name, (p.shape[0], v.shape[1])).to(p.dtype)
+            p.data = p.data + length * (u @ v.T)
+        else:
+            p.data = p.data + length * draw(name, tuple(p.shape)).to(p.dtype)
+
+
+def lozo_step(
+    model: OPTForCausalLM,
+    batch: PaddedBatch,
+    subspace: dict[str, torch.Tensor],
+    redraw: Callable[[], Draw],
+    *,
+    epsilon: float,
+    learning_rate: float,
+) -> tuple[float, float]:
+    """One step of LoZO in place.
+
+    Args:
+        model: whose trainable parameters are moved.
+        batch: to probe on.
+        subspace: V of every matrix.
+        redraw: gives the same directions every time that it is called.
+        epsilon: the probe's length.
+        learning_rate: η.
+
+    Returns:
+        The losses at +ε and −ε.
+    """
+    move(model, subspace, redraw(), epsilon)
+    above = loss(model, batch)
+    move(model, subspace, redraw(), -2 * epsilon)
+    below = loss(model, batch)
+    move(model, subspace, redraw(), epsilon)
+    projected_grad = ((above - below) / (2 * epsilon)).item()
+    move(model, subspace, redraw(), -learning_rate * projected_grad)
+    return above.item(), below.item()

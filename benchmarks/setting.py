@@ -1,0 +1,59 @@
+"""What the benchmarks of speed have in common: a checkpoint of random weights, SST-2, a method."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from zojax.config import Config, apply_overrides, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "opt125m_lozo.py"
+DOCS = ROOT / "docs" / "performance.md"
+
+METHODS: dict[str, list[str]] = {
+    "full": ["estimator.trainable=full"],
+    "linear": [],
+    "lora": ["estimator.trainable=lora"],
+}
+"""LoZO with r 2 and ν 50, by what is trained."""
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every such benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="stanfordnlp/sst2", help="SST-2: a directory or a hub id")
+    parser.add_argument("--tokenizer", help="directory of OPT's tokenizer (default: from the hub)")
+    parser.add_argument("--shape", default="opt-125m", help="published size (default: opt-125m)")
+    parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
+    parser.add_argument("--json", type=Path, help="where the figures go, too")
+    return parser
+
+
+@contextmanager
+def random_checkpoint(shape: str, tokenizer: str | None) -> Iterator[Path]:
+    """A checkpoint of random float32 weights, for as long as it is looked at."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / shape
+        command = [sys.executable, ROOT / "scripts" / "make_random_checkpoint.py"]
+        options = ["--shape", shape, "--dtype", "float32", "--out", path]
+        tokenizer = tokenizer or _download()
+        subprocess.run([*command, *options, "--tokenizer", tokenizer], check=True)
+        yield path
+
+
+def _download() -> str:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download("facebook/opt-125m", allow_patterns=["*.json", "merges.txt"])
+
+
+def make_config(checkpoint: Path, data: str, steps: int, settings: Sequence[str] = ()) -> Config:
+    """LoZO on SST-2 in batches of 16, r 2, ν 50, as in ``configs/opt125m_lozo.py``."""
+    overrides = [f"model.path={checkpoint}", f"data.path={data}", f"train.steps={steps}"]
+    return apply_overrides(load_config(str(CONFIG)), [*overrides, *settings])

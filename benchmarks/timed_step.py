@@ -1,0 +1,100 @@
+"""A configuration's training step, compiled, with its batches at hand, to be timed alone."""
+
+import time
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from zojax.config import Config
+from zojax.models.opt import OPTConfig
+from zojax.scoring import Item
+from zojax.training.batches import batch_indices
+from zojax.training.loop import compile_programs
+from zojax.training.setup import make_train_source, prepare
+from zojax.training.step import StepRecord, init_state, starts_interval
+
+
+class TimedStep:
+    """Runs a configuration's steps one at a time, and waits for each.
+
+    Args:
+        config: of the run.
+
+    Attributes:
+        run: what the configuration came to.
+        executables: of every bucket.
+        batches: of every step: bucket, packed batch, computed tokens and places for tokens.
+        items: the examples of every step.
+        compile_seconds: what compiling all buckets took.
+    """
+
+    def __init__(self, config: Config):
+        self.run = prepare(config, Console(quiet=True))
+        source = make_train_source(config, self.run)
+        steps = range(config.train.steps)
+        self.batches: list[Any] = [source(step) for step in steps]
+        self.items = [self._items(step) for step in steps]
+        self._weights = self.run.model.weights
+        self._state = init_state(self.run.method, self._weights, self.run.key)
+        started = time.perf_counter()
+        programs = compile_programs(
+            self._weights,
+            self._state,
+            self.run.key,
+            self.run.method,
+            self.run.objective,
+            source.abstract,
+            steps=config.train.steps,
+        )
+        self.compile_seconds = time.perf_counter() - started
+        self.executables, self._fold = programs.step, programs.fold
+        self._step = 0
+
+    def _items(self, step: int) -> list[Item]:
+        train, items = self.run.config.train, self.run.data.train
+        return [items[i] for i in batch_indices(train.seed, len(items), train.batch_size, step)]
+
+    def __call__(self) -> tuple[float, StepRecord]:
+        """Seconds of the next step, the fold that may come before it included; and its scalars."""
+        step, key = self._step % len(self.batches), self.run.key
+        bucket, batch, _ = self.batches[step]
+        batch = jax.block_until_ready(jax.device_put(batch))
+        started = time.perf_counter()
+        if self._fold is not None and starts_interval(self.run.method, step):
+            self._weights, self._state = self._fold(self._weights, self._state, key)
+        rate = self.run.method.learning_rates[step]
+        self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)
+        jax.block_until_ready((self._weights, self._state, record))
+        self._step += 1
+        return time.perf_counter() - started, record
+
+
+def needed_flops(config: OPTConfig, items: list[Item], num_variants: int) -> int:
+    """What scoring these examples takes at the least, in floating-point operations.
+
+    Distinct tokens alone: a prompt once for all its candidates, and none that is only predicted.
+    The last layer has keys and values everywhere but all else at the reads alone; attention counts
+    what each token may see; the head one column a scored token. What the perturbation itself
+    costs is not counted.
+    """
+    d, ffn, last = config.hidden_size, config.ffn_dim, 1
+    tokens = sum(item.num_computed for item in items)
+    reads = sum(item.num_reads for item in items)
+    scored = sum(item.num_scored for item in items)
+    key_value, rest = 2 * d * d, 2 * d * d + 2 * d * ffn
+    matmuls = tokens * (key_value * config.num_hidden_layers)
+    matmuls += rest * (tokens * (config.num_hidden_layers - last) + reads * last)
+    seen = sum(_seen(item) for item in items)
+    attention = 2 * d * seen * (config.num_hidden_layers - last)  # and the last one's is little
+    return 2 * num_variants * (matmuls + attention + d * scored)
+
+
+def _seen(item: Item) -> int:
+    """Pairs of a token and one that it sees, itself included."""
+    prompt = len(item.prompt)
+    pairs = prompt * (prompt + 1) // 2
+    for candidate in item.candidates:
+        more = len(candidate) - 1
+        pairs += more * prompt + more * (more + 1) // 2
+    return pairs
