@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test crash-test lint bench clean
+.PHONY: help demo test crash-test lint bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
 
@@ -39,7 +39,14 @@ lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.test  ## remake the tables in docs/
+DATA ?= stanfordnlp/sst2
+TOKENIZER ?=
+bench: $(VENV)/.test  ## remake docs/performance.md (DATA=, TOKENIZER=: directories, or the hub)
+	@for part in step roofline scaling fidelity; do \
+	  $(BIN)/python benchmarks/$$part.py --data $(DATA) $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) \
+	    --write-docs || exit; done
+
+bench-methods: $(VENV)/.test  ## remake the tables of docs/methods.md and docs/fold_policies.md
 	@$(BIN)/python benchmarks/fold_policies.py --write-docs
 	@$(BIN)/python benchmarks/methods.py --write-docs
 

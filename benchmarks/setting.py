@@ -1,12 +1,16 @@
 """What the benchmarks of speed have in common: a checkpoint of random weights, SST-2, a method."""
 
 import argparse
+import os
+import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import jax
 
 from zojax.config import Config, apply_overrides, load_config
 
@@ -57,3 +61,13 @@ def make_config(checkpoint: Path, data: str, steps: int, settings: Sequence[str]
     """LoZO on SST-2 in batches of 16, r 2, ν 50, as in ``configs/opt125m_lozo.py``."""
     overrides = [f"model.path={checkpoint}", f"data.path={data}", f"train.steps={steps}"]
     return apply_overrides(load_config(str(CONFIG)), [*overrides, *settings])
+
+
+def machine_name() -> str:
+    """The processor and how many of its cores there are."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores, jax {jax.__version__}"

@@ -12,7 +12,6 @@ import dataclasses
 import gc
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -26,7 +25,15 @@ import matplotlib
 from docs_table import write_docs
 from rich.console import Console
 from rich.progress import track
-from setting import DOCS, METHODS, ROOT, arguments, make_config, random_checkpoint
+from setting import (
+    DOCS,
+    METHODS,
+    ROOT,
+    arguments,
+    machine_name,
+    make_config,
+    random_checkpoint,
+)
 from timed_step import TimedStep, needed_flops
 
 from zojax.errors import InputError
@@ -185,16 +192,6 @@ def table(rows: Sequence[Row], rates: Sequence[float], machine: str) -> str:
             f"| {goal} | {needed} | {share} | {row.tokens:.0f}, {row.places:.0f} |"
         )
     return "\n".join(lines)
-
-
-def machine_name() -> str:
-    """The processor and how many of its cores there are."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    return f"{name}, {os.cpu_count()} cores, jax {jax.__version__}"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
