@@ -8,7 +8,7 @@ WORKERS ?= auto
 
 .PHONY: help demo test crash-test lint bench bench-methods clean
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
 $(VENV)/.base: pyproject.toml
 	@echo "installing zojax into $(VENV) (about a minute) …"
