@@ -1,8 +1,17 @@
 """Tasks: records to prompts and candidates, and those to token ids."""
 
-from zojax.tasks.dataset import Splits, load_splits
+from zojax.tasks.dataset import Splits, load_held_out, load_splits
 from zojax.tasks.example import Example
 from zojax.tasks.task import Task
 from zojax.tasks.tokenize import encode, load_tokenizer, tokenise
 
-__all__ = ["Example", "Splits", "Task", "encode", "load_splits", "load_tokenizer", "tokenise"]
+__all__ = [
+    "Example",
+    "Splits",
+    "Task",
+    "encode",
+    "load_held_out",
+    "load_splits",
+    "load_tokenizer",
+    "tokenise",
+]

@@ -21,7 +21,7 @@ from zojax.tasks.reading import BOOLQ, MULTIRC
 from zojax.tasks.record import RECORD
 from zojax.tasks.records import OnBad, Row
 from zojax.tasks.sst2 import SST2
-from zojax.tasks.tables import Table, read_tables
+from zojax.tasks.tables import Table, read_held_out, read_tables
 from zojax.tasks.task import Task, make_example
 from zojax.tasks.words import WIC, WSC
 
@@ -29,6 +29,13 @@ TASKS: Mapping[str, Task] = {
     task.name: task for task in (SST2, RTE, CB, BOOLQ, WSC, WIC, MULTIRC, COPA, RECORD, SQUAD, DROP)
 }
 _NAMED_BAD_ROWS = 3
+
+Check = Callable[[Example], object]
+"""Raises ``InputError`` for an example that cannot be used, such as one too long."""
+
+
+def _accept(example: Example) -> None:
+    """Every example can be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +103,7 @@ def get_sizes(config: DataConfig, task: Task) -> Sizes:
     )
 
 
-def load_splits(
-    config: DataConfig, check: Callable[[Example], object] = lambda example: None
-) -> Splits:
+def load_splits(config: DataConfig, check: Check = _accept) -> Splits:
     """Reads, chooses and renders.
 
     As MeZO does: ``num_train + num_dev`` records from a permutation of the train split seeded
@@ -115,7 +120,7 @@ def load_splits(
 
     Args:
         config: which data, and how many.
-        check: raises ``InputError`` for an example that cannot be used, such as one too long.
+        check: whether an example can be used.
 
     Raises:
         InputError: names file and line of a bad record, or the fix for missing data.
@@ -123,35 +128,13 @@ def load_splits(
     task, bad = get_task(config), _BadRows(config.skip_bad)
     sizes = get_sizes(config, task)
     train, evaluation, notes = read_tables(config, task, bad)
-    most = max(sizes.train + sizes.dev, sizes.eval)
     nums_shown: list[int] = []
-    demonstrate = _demonstrator(train, task, config, most, bad, nums_shown.append)
-
-    def choose(table: Table, count: int) -> list[Example]:
-        def make(row: Row, position: int) -> Example:
-            example = demonstrate(make_example(task, row.record or {}, row.name), position)
-            check(example)
-            return example
-
-        return _choose(table.rows, count, config.seed, make, bad)
-
-    learning = choose(train, sizes.train + sizes.dev)
+    make = _maker(config, task, train, bad, nums_shown.append, check)
+    learning = _choose(train.rows, sizes.train + sizes.dev, config.seed, make, bad)
     num_train = len(learning) - sizes.dev
     if num_train < sizes.train:
         notes.append(_make_do(config, train, sizes, num_train, bad))
-    held_out = choose(evaluation, sizes.eval)
-    if not held_out:
-        last = list(bad.messages)[-1]
-        raise InputError(
-            f"{evaluation.where}: all {len(evaluation.rows)} rows are bad, the last: {last}"
-        )
-    if min(nums_shown, default=config.num_demos) < config.num_demos:
-        notes.append(
-            f"{train.where}: has too few rows for data.num_demos={config.num_demos}; prompts have "
-            f"{min(nums_shown)} demonstrations at the least"
-        )
-    if bad.messages:
-        notes.append(bad.in_words())
+    held_out = _hold_out(evaluation, sizes.eval, config.seed, make, bad)
     examples = learning[:num_train]
     return Splits(
         _shuffle_labels(examples, config.seed) if config.shuffle_labels else examples,
@@ -159,8 +142,34 @@ def load_splits(
         held_out,
         task,
         len(bad.messages),
-        tuple(notes),
+        (*notes, *_last_notes(config, train, nums_shown, bad)),
     )
+
+
+def load_held_out(config: DataConfig, check: Check = _accept) -> Splits:
+    """The held-out examples that :func:`load_splits` chooses, and no others.
+
+    The train split is read for demonstrations only, or where own data are split; it need not be
+    there, and bad rows of what is not read are not seen.
+
+    Args:
+        config: which data, and how many.
+        check: whether an example can be used.
+
+    Raises:
+        InputError: as :func:`load_splits` does.
+    """
+    task, bad = get_task(config), _BadRows(config.skip_bad)
+    if config.num_demos:
+        train, evaluation, notes = read_tables(config, task, bad)
+    else:
+        evaluation, notes = read_held_out(config, task, bad)
+        train = Table(evaluation.where, [])
+    nums_shown: list[int] = []
+    make = _maker(config, task, train, bad, nums_shown.append, check)
+    held_out = _hold_out(evaluation, get_sizes(config, task).eval, config.seed, make, bad)
+    notes += _last_notes(config, train, nums_shown, bad)
+    return Splits([], [], held_out, task, len(bad.messages), tuple(notes))
 
 
 @dataclasses.dataclass
@@ -181,20 +190,36 @@ class _BadRows:
         return f"left out {count} bad row{'s' * (count > 1)}: {'; '.join(first)}{others}"
 
 
-def _demonstrator(
-    train: Table,
-    task: Task,
+def _maker(
     config: DataConfig,
-    most: int,
+    task: Task,
+    train: Table,
     bad: OnBad,
     count: Callable[[int], None],
+    check: Check,
+) -> Callable[[Row, int], Example]:
+    """``(row, its position) -> example``, rendered, with its demonstrations, and checked."""
+    demonstrate = _demonstrator(train, task, config, bad, count)
+
+    def make(row: Row, position: int) -> Example:
+        example = demonstrate(make_example(task, row.record or {}, row.name), position)
+        check(example)
+        return example
+
+    return make
+
+
+def _demonstrator(
+    train: Table, task: Task, config: DataConfig, bad: OnBad, count: Callable[[int], None]
 ) -> Callable[[Example, int], Example]:
-    """``(example, its position) -> example`` with demonstrations; a position is below ``most``.
+    """``(example, its position) -> example`` with demonstrations.
 
     ``count`` is told of how many there are each time.
     """
     if not config.num_demos:
         return lambda example, position: example
+    sizes = get_sizes(config, task)
+    most = max(sizes.train + sizes.dev, sizes.eval)
     # MeZO draws a seed for every evaluated example, and with it a subset of the train split.
     seeds: Any = np.random.RandomState(config.seed).randint(0, 10_000, most)
 
@@ -238,6 +263,30 @@ def _choose(
         except InputError as error:
             bad(error)
     return examples
+
+
+def _hold_out(
+    table: Table, count: int, seed: int, make: Callable[[Row, int], Example], bad: _BadRows
+) -> list[Example]:
+    """The held-out examples; ``InputError`` if none is good."""
+    examples = _choose(table.rows, count, seed, make, bad)
+    if not examples:
+        last = list(bad.messages)[-1]
+        raise InputError(f"{table.where}: all {len(table.rows)} rows are bad, the last: {last}")
+    return examples
+
+
+def _last_notes(
+    config: DataConfig, train: Table, nums_shown: Sequence[int], bad: _BadRows
+) -> list[str]:
+    """What is known once all examples are made: demonstrations and rows that are missing."""
+    notes = []
+    if min(nums_shown, default=config.num_demos) < config.num_demos:
+        notes.append(
+            f"{train.where}: has too few rows for data.num_demos={config.num_demos}; prompts have "
+            f"{min(nums_shown)} demonstrations at the least"
+        )
+    return [*notes, bad.in_words()] if bad.messages else notes
 
 
 def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, bad: _BadRows) -> str:

@@ -34,30 +34,59 @@ def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Tabl
     return train, evaluation, notes
 
 
+def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, list[str]]:
+    """The table to hold out, as :func:`read_tables` gives it, and notes for the user.
+
+    What there is to learn from is not read, and need not be there, unless own data are split.
+
+    Raises:
+        InputError: as :func:`read_tables` does.
+    """
+    split, notes = task.splits[1], []
+    if config.path is None:
+        table = _from_hub(task, split)
+    elif (path := find_file(Path(config.path), split)) is not None:
+        table = _from_file(path, bad)
+    elif task.name == CUSTOM and find_file(Path(config.path), task.splits[0]) is not None:
+        _, table, notes = _read(config, task, bad)
+    else:
+        raise _missing(Path(config.path), split)
+    _check_fields(table, task, config)
+    return table, notes
+
+
 def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
     if config.path is None:
-        assert task.hub is not None  # a user's own data have a path
-        tables = [
-            Table(f"split {split!r} on the hub", read_hub(*task.hub, split))
-            for split in task.splits
-        ]
-        return tables[0], tables[1], []
+        train, evaluation = (_from_hub(task, split) for split in task.splits)
+        return train, evaluation, []
     directory = Path(config.path)
     train_path, path = (find_file(directory, split) for split in task.splits)
     if train_path is None or (path is None and task.name != CUSTOM):
-        split = task.splits[0 if train_path is None else 1]
-        raise InputError(
-            f"{directory / split}.jsonl: no such file, and data.path={str(directory)!r} should "
-            f"hold it, or {split}.csv or {split}.parquet"
-        )
-    train = Table(str(train_path), read_file(train_path, bad))
+        raise _missing(directory, task.splits[0 if train_path is None else 1])
+    train = _from_file(train_path, bad)
     if path is not None:
-        return train, Table(str(path), read_file(path, bad)), []
+        return train, _from_file(path, bad), []
     rest, held_out, note = _hold_out(train)
     tests = [f for f in FORMATS if (directory / f"test.{f}").exists()]
     if tests:
         note += f"; if test.{tests[0]} is what to evaluate on, rename it to validation.{tests[0]}"
     return rest, held_out, [note]
+
+
+def _from_hub(task: Task, split: str) -> Table:
+    assert task.hub is not None  # a user's own data have a path
+    return Table(f"split {split!r} on the hub", read_hub(*task.hub, split))
+
+
+def _from_file(path: Path, bad: OnBad) -> Table:
+    return Table(str(path), read_file(path, bad))
+
+
+def _missing(directory: Path, split: str) -> InputError:
+    return InputError(
+        f"{directory / split}.jsonl: no such file, and data.path={str(directory)!r} should "
+        f"hold it, or {split}.csv or {split}.parquet"
+    )
 
 
 def _hold_out(table: Table) -> tuple[Table, Table, str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,11 @@ import numpy as np
 import xxhash
 from rich.console import Console
 
-from zojax.config import Config
+from zojax.config import Config, DataConfig
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
-from zojax.tasks import Example, Splits, encode, load_splits, load_tokenizer
+from zojax.tasks import Example, Splits, encode, load_held_out, load_splits, load_tokenizer
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.tokenize import Tokenizer, only_right_candidate
@@ -66,6 +67,18 @@ def load_data(config: Config) -> Data:
     Raises:
         InputError: what is wrong with the model's directory, the data or an example.
     """
+    return _load(config, load_splits)
+
+
+def load_eval_data(config: Config) -> Data:
+    """What an evaluation needs of :func:`load_data`: the same held-out examples, no others.
+
+    Calibration by the dev set's median needs all, since what is dev depends on what is train.
+    """
+    return _load(config, load_splits if config.data.calibration == "median" else load_held_out)
+
+
+def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]], Splits]) -> Data:
     architecture = read_config(config.model.path)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     num_new = get_task(config.data).max_new_tokens
@@ -81,7 +94,7 @@ def load_data(config: Config) -> Data:
             max_new_tokens=num_new,
         )
 
-    splits = load_splits(config.data, tokenise)
+    splits = load(config.data, tokenise)
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
     if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
