@@ -56,6 +56,37 @@ def test_texts_are_those_of_transformers_whatever_the_batch(generate, reference,
         assert [row["finish_reason"] for row in found] == reasons
 
 
+def test_prompts_start_with_the_token_that_is_wanted(generate, root, refusal):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    directory = root / "demo" / "model"
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    found = rows(generate("--bos-token-id", 0, "--max-new-tokens", MAX_NEW, "--json"))
+    for row in found:
+        ids = [0, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+        new = model.generate(
+            input_ids=torch.tensor([ids]),
+            do_sample=False,
+            max_new_tokens=MAX_NEW,
+            eos_token_id=2,
+            pad_token_id=1,
+        )
+        assert row["tokens"] == new[0, len(ids) :].tolist()
+    assert found != rows(generate("--max-new-tokens", MAX_NEW, "--json"))
+    line = refusal(generate("--bos-token-id", 9999))
+    assert line.endswith("--set model.bos_token_id=ID (of generate: --bos-token-id ID)")
+
+
+def test_a_run_goes_on_from_prompts_as_it_did_at_a_step(run, trained, tiny_model, refusal):
+    options = ("--prompt", PROMPTS[0], "--max-new-tokens", MAX_NEW, "--json")
+    base = rows(run("generate", "--model", tiny_model, *options))
+    assert rows(run("generate", trained, "--step", 0, *options)) == base
+    line = refusal(run("generate", trained, "--step", 5, *options))
+    assert line == f"{trained}/journal.zj: holds 4 steps, not 5"
+
+
 def test_the_screen_shows_each_text_behind_its_prompt_and_how_it_ended(generate, reference):
     options = ("--max-new-tokens", MAX_NEW, "--stop", "film")
     found = rows(generate(*options, "--json"))
@@ -95,7 +126,9 @@ def test_prompts_come_from_files_and_texts_go_to_one(generate, tmp_path):
     [
         ([], "generate: give RUN, or --model M"),
         (["run", "--model", "m", "--prompt", "x"], "generate: give RUN, or --model M"),
-        (["run", "--adapter", "a"], "generate: --adapter and --dtype go with --model M"),
+        (["run", "--adapter", "a"], "generate: --adapter, --dtype and --bos-token-id go with"),
+        (["run", "--bos-token-id", "0"], "generate: --adapter, --dtype and --bos-token-id go with"),
+        (["--model", "m", "--step", "2"], "generate: --step goes with RUN"),
         (["--model", "m"], "no prompt; give --prompt TEXT or --prompts FILE"),
         (["--model", "m", "--prompts", "none.txt"], "none.txt: cannot be read (No such file"),
         (["--model", "m", "--prompts", "p.json"], "p.json: give a .txt with a prompt a line"),

@@ -158,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
         "generate",
         "go on from prompts with a base model, a run's best model or a PEFT LoRA",
         'zojax generate runs/demo --prompt "a gripping film" --prompt "a dull film"\n'
+        '  zojax generate runs/demo --step 500 --prompt "a gripping film"\n'
         "  zojax generate --model facebook/opt-125m --prompts prompts.txt --stop '\\n' \\\n"
         "      --temperature 0.7 --top-p 0.9 --num-samples 4 --output texts.jsonl\n"
         '  zojax generate --model facebook/opt-125m --adapter DIR --prompt "Once upon"',
@@ -205,6 +206,12 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         help="what to go on from (repeatable)",
     )
     generate.add_argument(
+        "--step",
+        type=_count,
+        metavar="N",
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
+    generate.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
@@ -235,6 +242,12 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
         help="of --model's weights on the device (default: float32)",
+    )
+    generate.add_argument(
+        "--bos-token-id",
+        type=_count,
+        metavar="ID",
+        help="with --model: what prompts start with (default: the tokenizer's own)",
     )
     generate.add_argument("--json", action="store_true", help="print one JSON object")
     generate.add_argument(

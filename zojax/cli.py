@@ -152,6 +152,14 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_place(option: str, file: Path | None) -> None:
+    """Finds out before a model is loaded that there is no place for what will be written."""
+    if file is not None and not file.parent.is_dir():
+        raise InputError(f"{option} {file}: no directory {file.parent}")
+    if file is not None and file.is_dir():
+        raise InputError(f"{option} {file}: is a directory; give a file")
+
+
 def _export(args: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -220,27 +228,30 @@ def _journal(args: argparse.Namespace) -> int:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from zojax.errors import InputError
-
     if (args.run is None) == (args.model is None):
         raise InputError("generate: give RUN, or --model M")
-    if args.run is not None and (args.adapter or args.dtype):
-        raise InputError("generate: --adapter and --dtype go with --model M")
-    if args.output is not None and not args.output.parent.is_dir():
-        raise InputError(f"--output {args.output}: no directory {args.output.parent}")
+    for_model = (args.adapter, args.dtype, args.bos_token_id)
+    if args.run is not None and any(value is not None for value in for_model):
+        raise InputError("generate: --adapter, --dtype and --bos-token-id go with --model M")
+    if args.run is None and args.step is not None:
+        raise InputError("generate: --step goes with RUN")
+    _check_place("--output", args.output)
 
     from rich.console import Console
 
     from zojax.scoring import Sampling
     from zojax.training import generate_command as command
+    from zojax.training import run_dir
 
     _use_compile_cache()
     console = Console(stderr=True)
     prompts = command.read_prompts(args.texts, args.prompts)
     if args.run is not None:
-        source = command.open_run(args.run, console)
+        source = command.open_run(args.run, console, args.step)
     else:
-        source = command.open_model(args.model, args.adapter, args.dtype or "float32", console)
+        source = command.open_model(
+            args.model, args.adapter, args.dtype or "float32", console, args.bos_token_id
+        )
     told = command.generate_texts(
         source,
         prompts,
@@ -253,7 +264,7 @@ def _generate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     if args.output is not None:
-        command.write(told, args.output)
+        run_dir.write_rows(args.output, told["generations"])
     if args.json:
         print(json.dumps(told))
     elif args.output is not None:

@@ -58,6 +58,10 @@ def test_a_run_generates_as_its_exports_do_in_transformers_and_under_a_lora(
     assert ours == their_tokens(export_runs.transformers_model(tmp_path / "hf"), source.tokenizer)
     base = command.open_model(str(export_runs.bases[style]), None, "float32", QUIET)
     assert ours != our_tokens(base), "the run must have moved for this test to say anything"
+    earlier = our_tokens(command.open_run(run, QUIET, step=3))
+    export_run(run, "hf", tmp_path / "hf3", QUIET, dtype="float32", step=3)
+    theirs = their_tokens(export_runs.transformers_model(tmp_path / "hf3"), source.tokenizer)
+    assert earlier == theirs != ours
     if fold == "none":
         export_run(run, "peft", tmp_path / "peft", QUIET)
         adapted = command.open_model(

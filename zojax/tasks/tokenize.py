@@ -16,6 +16,8 @@ from zojax.tasks.example import Example
 _MAX_BYTES = 4
 """A character has at most so many in UTF-8, and as many tokens."""
 
+_BOS_OPTIONS = "--set model.bos_token_id=ID (of generate: --bos-token-id ID)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
@@ -83,14 +85,14 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     vocab_size = read_config(path).vocab_size
     bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
-        raise InputError(f"{path}: the tokenizer has no BOS; give one: --set model.bos_token_id=ID")
+        raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
     tokenizer = Tokenizer(tokens, bos, vocab_size)
     if not tokenizer.ids("a"):  # what the library makes of a directory without vocabulary
         raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
     if bos >= vocab_size:
         raise InputError(
             f"{path}: prompts would start with token {bos}, but the model's vocabulary has "
-            f"{vocab_size}; give another: --set model.bos_token_id=ID"
+            f"{vocab_size}; give another: {_BOS_OPTIONS}"
         )
     return tokenizer
 

@@ -1,7 +1,6 @@
 """``zojax generate``: texts that a base model, a run's model or a published LoRA goes on with."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,25 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from zojax.adapters import make_pool
 from zojax.adapters.lora import load_lora
 from zojax.adapters.merge import has_seeds
 from zojax.errors import InputError
-from zojax.models import Model, content_hash, load
+from zojax.models import Model, load
 from zojax.scoring import Generation, Sampling, generate
 from zojax.tasks import load_tokenizer
 from zojax.tasks.records import read_file
 from zojax.tasks.tokenize import Tokenizer
 from zojax.training import run_dir
+from zojax.training.bar import progress_bar
 from zojax.training.journal import read_journal
-from zojax.training.method import make_method
-from zojax.training.progress import read_progress
-from zojax.training.rebuild import rebuild
+from zojax.training.rebuild import load_run
 from zojax.training.replay import header_key, merge
-from zojax.training.setup import load_model
 
 Tree = Any
 Prompt = tuple[str, str]
@@ -96,41 +92,53 @@ def _read_records(file: Path) -> list[Prompt]:
     return prompts
 
 
-def open_model(path: str, adapter: Path | None, dtype: str, console: Console) -> Source:
+def open_model(
+    path: str,
+    adapter: Path | None,
+    dtype: str,
+    console: Console,
+    bos_token_id: int | None = None,
+) -> Source:
     """A base model (a directory or a hub id), with a LoRA that PEFT has saved if one is given.
+
+    Args:
+        path: of the model.
+        adapter: directory of the LoRA.
+        dtype: of the weights on the device.
+        console: where the progress is shown.
+        bos_token_id: what prompts start with, in place of the tokenizer's own.
 
     Raises:
         InputError: what is wrong with the model, its tokenizer or the adapter.
     """
-    tokenizer = load_tokenizer(path, None)
+    tokenizer = load_tokenizer(path, bos_token_id)
     with console.status("loading the model"):
         model = load(path, dtype=jnp.dtype(dtype))
         pool = {} if adapter is None else make_pool([load_lora(adapter, model)])
     return Source(model, pool, tokenizer)
 
 
-def open_run(directory: Path, console: Console) -> Source:
-    """A run's best model on its dev set (its last, if it has none), without the run's data.
+def open_run(directory: Path, console: Console, step: int | None = None) -> Source:
+    """A run's model, without the run's data.
+
+    Args:
+        directory: of the run.
+        console: where the progress is shown.
+        step: the model after so many steps; None for the best on the dev set (the last, if it has
+            none).
 
     Raises:
-        InputError: no run there, a damaged one, or another base model.
+        InputError: no run there, a damaged one, another base model, or fewer steps.
     """
     config = run_dir.read_config(directory)
-    journal = read_journal(directory / run_dir.JOURNAL)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    with console.status("loading the model"):
-        base = load_model(config)
-        base_hash = content_hash(base.weights)
-    method = make_method(config, base)
-    best = read_progress(directory, len(journal.records)).best_step
-    with console.status("replaying the journal"):
-        weights, state, _ = rebuild(
-            directory, config, method, base_hash, base.weights, console, steps=best
-        )
-    adapter = method.estimator.space.state(state.params, state.subspace)
+    run = load_run(directory, config, console, step)
+    model, adapter = run.model, run.adapter(run.state)
     if has_seeds(adapter):
-        weights, adapter = merge(weights, state, method, header_key(journal)), {}
-    return Source(dataclasses.replace(base, weights=weights), make_pool([adapter]), tokenizer)
+        key = header_key(read_journal(directory / run_dir.JOURNAL))
+        weights = merge(model.weights, run.state, run.method, key)
+        model, adapter = dataclasses.replace(model, weights=weights), {}
+    return Source(model, make_pool([adapter]), tokenizer)
 
 
 def generate_texts(
@@ -160,18 +168,8 @@ def generate_texts(
         raise InputError(f"--num-samples {num_samples} would be one text; give --temperature too")
     tokenizer = source.tokenizer
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
-    progress = Progress(
-        TextColumn("[bold]generate[/]"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
     started = time.perf_counter()
-    with progress as bar:
-        task = bar.add_task("generate", total=len(asked))
+    with progress_bar(console, "generate") as update:
         found = generate(
             source.model,
             [_tokenise(tokenizer, prompt) for prompt in asked],
@@ -185,7 +183,7 @@ def generate_texts(
             slots=[1 if source.pool else 0] * len(asked),
             names=[name for name, _ in asked],
             batch_size=batch_size,
-            on_progress=lambda done: bar.update(task, completed=done),
+            on_progress=lambda done: update(done, len(asked)),
         )
     return {
         "generations": [
@@ -209,15 +207,6 @@ def _tokenise(tokenizer: Tokenizer, prompt: Prompt) -> np.ndarray:
 
 def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:
     return {"prompt": prompt, "sample": sample, **dataclasses.asdict(generation)}
-
-
-def write(told: Mapping[str, Any], path: Path) -> None:
-    """Writes the texts, one JSON object a line; ``InputError`` if the disk refuses."""
-    lines = "".join(json.dumps(row) + "\n" for row in told["generations"])
-    try:
-        run_dir.write_atomically(path, lines.encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def show(told: Mapping[str, Any], console: Console) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ def remove_partials(directory: Path) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes indented JSON atomically."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically; ``InputError`` if the disk refuses."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    try:
+        write_atomically(path, lines.encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

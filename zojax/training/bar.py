@@ -1,0 +1,29 @@
+"""A bar for what takes long: how much is done, and how much time is left."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Gives ``(done, total) -> None``, to be called now and then.
+
+    Args:
+        console: where the bar is shown until the end; off a terminal there is none.
+        what: is being done, in a word.
+    """
+    bar = Progress(
+        TextColumn("[bold]{task.description}[/]"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task(what, total=None)
+    with bar:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
