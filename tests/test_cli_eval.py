@@ -1,8 +1,13 @@
 """``zojax eval``: it finds what training found, and says what else it found."""
 
 import json
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+from zojax.training import evaluate_command
 
 
 def test_eval_finds_the_accuracies_that_training_found(run, trained):
@@ -61,7 +66,6 @@ def test_eval_names_a_configuration_that_is_damaged(run, another, text, reason, 
     [
         ([], "give either RUN, or --config FILE"),
         (["run", "--config", "x.py"], "give either RUN, or --config FILE"),
-        (["run", "--set", "data.task=cb"], "--config FILE with any --set"),
         (["--adapter", "dir"], "give either RUN, or --config FILE"),
         (["run", "--adapter", "dir", "--config", "x.py"], "give either RUN"),
         (["run", "--adapter", "dir", "--step", "3"], "--step goes with RUN alone"),
@@ -94,3 +98,144 @@ def test_an_exported_adapter_is_evaluated_on_the_runs_data(run, trained, config_
         results.append(json.loads(out))
     assert results[0] == results[1]
     assert results[0]["eval_examples"] == 12
+
+
+# --- Other data
+
+
+@pytest.fixture
+def reviews(tiny_reviews, tmp_path) -> Path:
+    """A copy of the reviews, to change."""
+    return shutil.copytree(tiny_reviews, tmp_path / "reviews")
+
+
+def turn_labels(file: Path) -> None:
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    turned = [{**row, "label": 1 - row["label"]} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in turned))
+
+
+def test_a_run_is_evaluated_on_other_data_of_which_only_what_is_held_out_is_read(
+    run, trained, reviews
+):
+    result = json.loads((trained / "result.json").read_text())
+    turn_labels(reviews / "validation.jsonl")
+    (reviews / "train.jsonl").unlink()
+    code, out, err = run("eval", trained, "--set", f"data.path={reviews}", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    # The same 12 of 24 rows, whose right answers are the wrong ones now.
+    assert told["eval_accuracy"] == pytest.approx(1 - result["eval_accuracy"], abs=1e-12)
+    assert (told["eval_examples"], told["step"]) == (12, result["best_step"])
+
+
+def test_a_run_is_evaluated_on_more_examples_in_other_batches_without_bad_rows(
+    run, trained, reviews, refusal
+):
+    lines = (reviews / "validation.jsonl").read_text().splitlines()
+    (reviews / "validation.jsonl").write_text("\n".join([*lines[:20], "{", *lines[20:23]]) + "\n")
+    options = ("--set", f"data.path={reviews}", "--set", "data.num_eval=24")
+    line = refusal(run("eval", trained, *options))
+    assert line.startswith(f"{reviews}/validation.jsonl:21: is not JSON")
+    options = (*options, "--set", "run.eval_batch_size=5", "--skip-bad", "--json")
+    code, out, err = run("eval", trained, *options)
+    assert (code, json.loads(out)["eval_examples"]) == (0, 23)
+    assert err.startswith(f"left out 1 bad row: {reviews}/validation.jsonl:21: is not JSON")
+
+
+def test_a_run_is_evaluated_on_another_task(run, trained, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "validation.jsonl").write_text('{"ask": "the plot is", "reply": "thin"}\n')
+    settings = ["task=custom", f"path={own}", "prompt={ask}", "answer=reply"]
+    options = [part for setting in settings for part in ("--set", f"data.{setting}")]
+    code, out, _ = run("eval", trained, *options, "--json")
+    told = json.loads(out)
+    assert (code, told["metric"], told["eval_examples"]) == (0, "f1", 1)
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("model.path=other", "would name another model than the run's"),
+        ("estimator.rank=4", "would name another model than the run's"),
+        ("train.objective=f1", "would name another model than the run's"),
+        ("run.dir=other", "changes nothing here"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--adapter", "adapter"]])
+def test_settings_that_a_run_has_for_good_are_refused(override, why, more, run, trained, refusal):
+    line = refusal(run("eval", trained, *more, "--set", "data.num_eval=5", "--set", override))
+    assert line == (f"--set {override}: {why}; with RUN, eval takes data.* and run.eval_batch_size")
+
+
+def test_data_that_have_changed_are_told_of_unless_they_were_asked_for(run, another, reviews):
+    config = json.loads((another / "config.json").read_text())
+    config["data"]["path"] = str(reviews)
+    (another / "config.json").write_text(json.dumps(config))
+    assert run("eval", another)[2] == ""  # the same examples in another place
+    turn_labels(reviews / "train.jsonl")
+    code, out, err = run("eval", another, "--set", "run.eval_batch_size=4")
+    assert code == 0
+    assert err.startswith(
+        f"{another}/journal.zj: the run's data or tokenizer has changed (hash there "
+    )
+    assert err.endswith("; this figure is of the data as they are now\n")
+    assert err.count("\n") == 1
+    assert run("eval", another, "--set", "data.max_length=64") == (0, out, "")
+
+
+# --- Nothing for nothing
+
+
+def names(run, file: Path, *arguments) -> list[str]:
+    code, _, err = run("eval", *arguments, "--predictions", file)
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    return [Path(row["name"]).name for row in rows]
+
+
+def test_zero_shot_reads_no_training_examples_and_judges_the_runs(
+    run, trained, config_file, reviews, tmp_path, refusal
+):
+    file, options = tmp_path / "rows.jsonl", ("--config", config_file)
+    elsewhere = (*options, "--set", f"data.path={reviews}")
+    of_run = names(run, file, trained)
+    in_context = names(run, file, *elsewhere, "--set", "data.num_demos=2")
+    (reviews / "train.jsonl").write_text("no JSON")
+    assert names(run, file, *elsewhere) == of_run == in_context
+    line = refusal(run("eval", *elsewhere, "--set", "data.num_demos=2"))
+    assert line.startswith(f"{reviews}/train.jsonl:1: is not JSON")
+    (reviews / "train.jsonl").unlink()
+    assert names(run, file, *elsewhere) == of_run
+    assert names(run, file, *elsewhere, "--set", "data.calibration=content_free") == of_run
+    line = refusal(run("eval", *elsewhere, "--set", "data.calibration=median"))
+    assert line.startswith(f"{reviews}/train.jsonl: no such file")
+    (reviews / "validation.jsonl").unlink()
+    line = refusal(run("eval", *elsewhere))
+    assert line.startswith(f"{reviews}/validation.jsonl: no such file")
+
+
+# --- Progress
+
+
+@pytest.mark.parametrize(
+    ("calibration", "done"),
+    [
+        ("none", [4, 8, 12]),
+        ("content_free", [4, 8, 12, 16, 20, 24]),
+        ("median", [4, 8, 12, 16, 20, 24]),
+    ],
+)
+def test_progress_is_told_batch_by_batch(calibration, done, run, config_file, monkeypatch):
+    told = []
+
+    @contextmanager
+    def bar(console, what):
+        assert what == "evaluate"
+        yield lambda *numbers: told.append(numbers)
+
+    monkeypatch.setattr(evaluate_command, "progress_bar", bar)
+    options = ("--config", config_file, "--set", f"data.calibration={calibration}")
+    assert run("eval", *options)[0] == 0
+    assert told == [(count, done[-1]) for count in done]

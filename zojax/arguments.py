@@ -63,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "eval",
         "evaluate a run's best model, a base model or a PEFT LoRA on held-out data",
         "zojax eval runs/demo --json\n"
+        "  zojax eval runs/demo --set data.path=DIR --predictions answers.jsonl\n"
         "  zojax eval --config configs/opt125m_lozo.py                # zero-shot\n"
         "  zojax eval --config configs/opt125m_lozo.py \\\n"
         "      --set data.num_demos=32                                # in context\n"
@@ -78,13 +79,19 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--config", metavar="FILE", help="base model and data, in place of RUN: FILE or FILE:NAME"
     )
-    _add_overrides(evaluate)
+    _add_overrides(evaluate, "override a field; with RUN, data.* or run.eval_batch_size")
     _add_skip_bad(evaluate)
     evaluate.add_argument(
         "--step",
         type=_count,
         metavar="N",
         help="the model after N steps (default: the best on the dev set)",
+    )
+    evaluate.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write what is answered on each example there, one JSON object a line",
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -198,18 +205,18 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
         "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA on it"
     )
     generate.add_argument(
+        "--step",
+        type=_count,
+        metavar="N",
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
+    generate.add_argument(
         "--prompt",
         action="append",
         default=[],
         dest="texts",
         metavar="TEXT",
         help="what to go on from (repeatable)",
-    )
-    generate.add_argument(
-        "--step",
-        type=_count,
-        metavar="N",
-        help="with RUN: the model after N steps (default: the best on the dev set)",
     )
     generate.add_argument(
         "--prompts",
@@ -255,14 +262,17 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_overrides(command: argparse.ArgumentParser) -> None:
+def _add_overrides(
+    command: argparse.ArgumentParser,
+    what: str = "override a field, e.g. train.learning_rate=1e-6",
+) -> None:
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
         dest="overrides",
-        help="override a field, e.g. train.learning_rate=1e-6 (repeatable)",
+        help=f"{what} (repeatable)",
     )
 
 

@@ -124,22 +124,27 @@ def _eval(args: argparse.Namespace) -> int:
 
     from zojax.config import load_config
     from zojax.training import evaluate_run, run_dir
-    from zojax.training.evaluate_command import evaluate_config
+    from zojax.training.evaluate_command import evaluate_config, override_run
 
     _use_compile_cache()
     console = Console(stderr=True)
-    if (args.run is None) == (args.config is None) or (args.run and args.overrides):
-        raise InputError("eval: give either RUN, or --config FILE with any --set")
+    if (args.run is None) == (args.config is None):
+        raise InputError("eval: give either RUN, or --config FILE")
     if args.step is not None and (args.run is None or args.adapter):
         raise InputError("eval: --step goes with RUN alone")
+    _check_place("--predictions", args.predictions)
     if args.run and args.adapter is None:
-        result = evaluate_run(args.run, console, args.step)
+        result = evaluate_run(
+            args.run, console, args.step, overrides=args.overrides, predictions=args.predictions
+        )
         what = f"after step {result['step']}"
     else:
         config = (
-            run_dir.read_config(args.run) if args.run else load_config(args.config, args.overrides)
+            override_run(run_dir.read_config(args.run), args.overrides)
+            if args.run
+            else load_config(args.config, args.overrides)
         )
-        result = evaluate_config(config, console, args.adapter)
+        result = evaluate_config(config, console, args.adapter, predictions=args.predictions)
         what = f"with {args.adapter}" if args.adapter else f"of {config.model.path}"
     if args.json:
         print(json.dumps(result))

@@ -96,5 +96,5 @@ def test_a_ranking_is_worth_what_its_best_candidates_are():
         Example("p", ("a", "b"), 0, "x", ("Rome",), texts[:2]),
     ]
     scores = np.array([[-3.0, -2.0, -1.0], [-1.0, -2.0, -np.inf]])
-    assert score_ranking(examples, scores, "f1") == pytest.approx((2 / 3 + 1) / 2, abs=1e-12)
-    assert score_ranking(examples, scores, "accuracy") == 0.5
+    assert score_ranking(examples, scores, "f1") == pytest.approx([2 / 3, 1], abs=1e-12)
+    assert score_ranking(examples, scores, "accuracy") == [0, 1]

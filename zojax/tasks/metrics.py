@@ -80,8 +80,8 @@ def score_text(example: Example, text: str, metric: Metric) -> float:
     return {"accuracy": exact_match, "f1": f1}[metric](text, example.answers)
 
 
-def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> float:
-    """The mean worth of every example's best candidate.
+def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> list[float]:
+    """What every example's best candidate is worth, each from 0 to 1.
 
     Args:
         examples: ``n`` of them.
@@ -89,9 +89,8 @@ def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metri
         metric: the task's.
 
     >>> examples = [Example("p", ("a", "b"), label, "x") for label in (0, 1, 1)]
-    >>> score_ranking(examples, np.array([[-1, -2], [-1, -2], [-2, -1]]), "accuracy").__round__(4)
-    0.6667
+    >>> score_ranking(examples, np.array([[-1, -2], [-1, -2], [-2, -1]]), "accuracy")
+    [1.0, 0.0, 1.0]
     """
     choices = scores.argmax(-1).tolist()
-    worths = [score_choice(e, choice, metric) for e, choice in zip(examples, choices, strict=True)]
-    return float(np.mean(worths))
+    return [score_choice(e, choice, metric) for e, choice in zip(examples, choices, strict=True)]

@@ -30,6 +30,31 @@ _IN_FLIGHT = 2  # batches: the device computes one, the next waits, and a stop w
 _POLL_SECONDS = 1e-3
 
 
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What a model answers on a data set of ``n`` examples, and what that is worth.
+
+    Attributes:
+        worths: of every example's answer by the task's metric, from 0 to 1.
+        scores: of the candidates, calibrated if they are to be, ``(n, candidates)``; ``-inf``
+            where an example has none. None where answers are generated.
+        texts: the generated answers; None where candidates are ranked.
+    """
+
+    worths: list[float]
+    scores: np.ndarray | None = None
+    texts: list[str] | None = None
+
+    @property
+    def figure(self) -> float:
+        """What the model is worth on the data set: the mean.
+
+        >>> Judged([0.0, 1.0, 0.5]).figure
+        0.5
+        """
+        return float(np.mean(self.worths))
+
+
 class Evaluator:
     """Judges models on data sets; compiles one executable for every bucket of theirs when made.
 
@@ -65,15 +90,16 @@ class Evaluator:
             batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
             self._executables |= compile_buckets(function, batches, model.weights, carry)
 
-    def figure(
+    def judge(
         self,
         weights: Tree,
         carry: Tree,
         eval_set: EvalSet,
         dev_set: EvalSet | None = None,
         stop: Stop = NEVER,
-    ) -> float:
-        """What a model is worth on a data set by its task's metric, from 0 to 1.
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Judged:
+        """What a model answers on a data set, and what that is worth by its task's metric.
 
         Args:
             weights: of the model.
@@ -82,28 +108,43 @@ class Evaluator:
             dev_set: whose median calibrates the scores, where they are to be; None for
                 ``eval_set`` itself.
             stop: a request to end early.
+            on_progress: told after every batch how many examples are done, and of how many.
 
         Raises:
             zojax.training.stopping.Halted: a stop was asked for.
         """
         task, examples = eval_set.task, eval_set.examples
         if eval_set.ranked is None:
-            texts = self.texts(weights, carry, eval_set, stop)
+            texts = self._texts(weights, carry, eval_set, stop, on_progress)
             worths = [score_text(e, t, task.metric) for e, t in zip(examples, texts, strict=True)]
-            return float(np.mean(worths))
-        scores = self.scores(weights, carry, eval_set.ranked, stop)
-        if eval_set.bare is not None:
-            bare = self.scores(weights, carry, eval_set.bare, stop)
-            lengths = eval_set.lengths(self._num_candidates)
-            scores = subtract_content_free(scores, bare, lengths)
-        if eval_set.calibration == "median":
-            dev = eval_set if dev_set is None else dev_set
-            assert dev.ranked is not None
-            scores = subtract_median(scores, self.scores(weights, carry, dev.ranked, stop))
-        return score_ranking(examples, scores, task.metric)
+            return Judged(worths, texts=texts)
+        dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
+        wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
+        done, total = 0, sum(packed.size for packed in wanted)
 
-    def scores(
-        self, weights: Tree, carry: Tree, packed: PackedItems, stop: Stop = NEVER
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done, total)
+
+        def score(packed: PackedItems) -> np.ndarray:
+            return self._scores(weights, carry, packed, stop, advance)
+
+        scores = score(eval_set.ranked)
+        if eval_set.bare is not None:
+            lengths = eval_set.lengths(self._num_candidates)
+            scores = subtract_content_free(scores, score(eval_set.bare), lengths)
+        if dev is not None:
+            scores = subtract_median(scores, score(dev))
+        return Judged(score_ranking(examples, scores, task.metric), scores)
+
+    def _scores(
+        self,
+        weights: Tree,
+        carry: Tree,
+        packed: PackedItems,
+        stop: Stop,
+        advance: Callable[[int], None],
     ) -> np.ndarray:
         """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`."""
         scores = np.zeros((packed.size, self._num_candidates), np.float32)
@@ -113,6 +154,7 @@ class Evaluator:
             group, scores_bk = in_flight.popleft()
             _wait(scores_bk, stop)
             scores[group] = np.asarray(scores_bk)[: len(group)]
+            advance(len(group))
 
         for bucket, batch, group in packed.batches:
             stop.check()
@@ -123,9 +165,21 @@ class Evaluator:
             fetch()
         return scores
 
-    def texts(self, weights: Tree, carry: Tree, eval_set: EvalSet, stop: Stop = NEVER) -> list[str]:
+    def _texts(
+        self,
+        weights: Tree,
+        carry: Tree,
+        eval_set: EvalSet,
+        stop: Stop,
+        on_progress: Callable[[int, int], None],
+    ) -> list[str]:
         """Greedily generated answers of every example, up to the task's stop string."""
-        task = eval_set.task
+        task, total = eval_set.task, len(eval_set.items)
+
+        def told(done: int) -> None:
+            stop.check()
+            on_progress(done, total)
+
         generated = generate(
             dataclasses.replace(self._model, weights=weights),
             [item.prompt for item in eval_set.items],
@@ -134,10 +188,10 @@ class Evaluator:
             stop_ids=self._tokenizer.stop_ids,
             stop_strings=[task.stop],
             pool=self._pool(carry),
-            slots=[1] * len(eval_set.items),
+            slots=[1] * total,
             names=[item.name for item in eval_set.items],
             batch_size=eval_set.batch_size,
-            on_progress=lambda done: stop.check(),
+            on_progress=told,
         )
         return [generation.text.strip() for generation in generated]
 

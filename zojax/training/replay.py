@@ -80,14 +80,27 @@ def check_run(journal: Journal, config: Config, base_hash: str) -> None:
                 )
 
 
+def changed_data(journal: Journal, data_hash: str) -> str | None:
+    """Says so if the run saw other examples than there are now; None if it saw the same.
+
+    Args:
+        journal: the run's.
+        data_hash: of the examples as they are now.
+    """
+    theirs = journal.header.get("data_hash", data_hash)
+    if theirs == data_hash:
+        return None
+    return (
+        f"{journal.path}: the run's data or tokenizer has changed (hash there {theirs}, here "
+        f"{data_hash})"
+    )
+
+
 def check_data(journal: Journal, data_hash: str) -> None:
     """Raises ``InputError`` if the run saw other examples than there are now."""
-    theirs = journal.header.get("data_hash", data_hash)
-    if theirs != data_hash:
-        raise InputError(
-            f"{journal.path}: the run's data or tokenizer has changed (hash there {theirs}, here "
-            f"{data_hash}); put the old ones back, or start anew with --fresh"
-        )
+    changed = changed_data(journal, data_hash)
+    if changed is not None:
+        raise InputError(f"{changed}; put the old ones back, or start anew with --fresh")
 
 
 def check_records(journal: Journal, learning_rates: np.ndarray) -> None:

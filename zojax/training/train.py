@@ -263,9 +263,9 @@ def _evaluate_dev(training: Training) -> None:
 
 def _figure(training: Training, eval_set: EvalSet) -> float:
     trainer = training.trainer
-    return training.evaluator.figure(
+    return training.evaluator.judge(
         trainer.weights, trainer.state, eval_set, training.dev_set, training.stop
-    )
+    ).figure
 
 
 def _after_chunk(training: Training) -> None:
@@ -290,37 +290,6 @@ def _evaluate_best(training: Training, console: Console) -> float:
             training.directory, run, weights, console, best, training.stop
         )
     return _figure(training, training.eval_set)
-
-
-def evaluate_run(directory: Path, console: Console, step: int | None = None) -> dict[str, Any]:
-    """Rebuilds a run's model from its base and its journal, and evaluates it on held-out data.
-
-    Args:
-        directory: of the run.
-        console: where progress goes.
-        step: how many steps to replay; None for the best on the dev set (all, if the run was
-            stopped before its first evaluation).
-
-    Raises:
-        InputError: no run there, a damaged one, or another base model.
-    """
-    config = run_dir.read_config(directory)
-    if step is None:
-        done = len(read_journal(directory / run_dir.JOURNAL).records)
-        step = read_progress(directory, done).best_step
-    run = prepare(config, console)
-    with console.status("replaying the journal"):
-        weights, state, done = _rebuild(directory, run, run.model.weights, console, step)
-    dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
-    evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
-    figure = evaluator.figure(weights, state, eval_set, dev_set)
-    metric = eval_set.task.metric
-    return {
-        "step": done,
-        "metric": metric,
-        f"eval_{metric}": figure,
-        "eval_examples": len(eval_set.items),
-    }
 
 
 def make_evaluator(
