@@ -338,8 +338,8 @@ def refused(path) -> str:
             ":3: train=DataConfig(ta...",
         ),
         (
-            f"{IMPORT}def get_config():\n    return RunConfig('a', 0, 1, 1, 1, 'b')\n",
-            ":3: run.5='b': unexpec",
+            f"{IMPORT}def get_config():\n    return RunConfig('a', 0, 1, 1, 1, False, 'b')\n",
+            ":3: run.6='b': unexpec",
         ),
     ],
 )

@@ -48,7 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
         "train",
         "train as a configuration says, or go on with the run in its directory",
         "zojax train --config configs/demo.py --set train.steps=500 \\\n"
-        "      --set run.dir=runs/short",
+        "      --set run.dir=runs/short\n"
+        "  zojax train --config configs/demo.py --set run.dir=runs/traced --profile",
     )
     train.add_argument("--config", required=True, metavar="FILE", help=_CONFIG)
     _add_overrides(train)
@@ -57,6 +58,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--fresh",
         action="store_true",
         help="start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
+    )
+    train.add_argument(
+        "--profile",
+        action="append_const",
+        const="run.profile=true",
+        dest="overrides",
+        help="trace a few steps into DIR/profile, and tell what takes longest in one",
     )
 
     evaluate = command(

@@ -217,6 +217,7 @@ class RunConfig:
         keep_best: how many of those that are best on the dev set stay beside them.
         eval_batch_size: examples that are evaluated at a time; None is two training batches. Lower
             it where long prompts, such as demonstrations, do not fit.
+        profile: trace a few steps into ``profile/``, and tell what takes longest in one.
     """
 
     dir: Text
@@ -224,6 +225,7 @@ class RunConfig:
     keep_last: Count = 1
     keep_best: NonNegative = 1
     eval_batch_size: Count | None = None
+    profile: bool = False
 
 
 @dataclass(config=_STRICT_FIELDS)

@@ -123,7 +123,8 @@ class Attention(nnx.Module):
             prefix = Prefix(heads(given["k"]), heads(given["v"]), given["on"])
         q_prhd = project("q_proj", _take(x_ptn, at_pr))
         k_pthd, v_pthd = project("k_proj", x_ptn), project("v_proj", x_ptn)
-        out_prhd, state = attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, state)
+        with jax.named_scope("attend"):
+            out_prhd, state = attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, state)
         out_prn = out_prhd.reshape(*out_prhd.shape[:2], -1)
         return self.out_proj(out_prn, adapter.get("out_proj", {})), state
 
@@ -163,11 +164,13 @@ class Block(nnx.Module):
             return getattr(self, name)(y_ptn, adapter.get(name, {}))
 
         def attention(y_ptn: jax.Array) -> tuple[jax.Array, State]:
-            return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr, state)
+            with jax.named_scope("self_attn"):
+                return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr, state)
 
         def mlp(y_prn: jax.Array) -> jax.Array:
-            y_prm = jax.nn.relu(self.fc1(y_prn, adapter.get("fc1", {})))
-            return self.fc2(y_prm, adapter.get("fc2", {}))
+            with jax.named_scope("mlp"):
+                y_prm = jax.nn.relu(self.fc1(y_prn, adapter.get("fc1", {})))
+                return self.fc2(y_prm, adapter.get("fc2", {}))
 
         x_prn = _take(x_ptn, at_pr)
         if self.norm_first:
@@ -301,11 +304,13 @@ class OPT(nnx.Module):
     def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
         """Logits over the vocabulary ``(p, r, vocab)`` of hidden states from ``__call__``."""
         head, branch = self._head(adapter)
-        return head.logits(hidden_prn, slot_p, branch)
+        with jax.named_scope("head"):
+            return head.logits(hidden_prn, slot_p, branch)
 
     def logits_at(
         self, hidden_pcn: jax.Array, tokens_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
     ) -> jax.Array:
         """The logit ``(p, c)`` of one token for each hidden state, without the other tokens'."""
         head, branch = self._head(adapter)
-        return head.logits_at(hidden_pcn, tokens_pc, slot_p, branch)
+        with jax.named_scope("head"):
+            return head.logits_at(hidden_pcn, tokens_pc, slot_p, branch)

@@ -129,6 +129,11 @@ class Trainer:
         self._stops_if_skipped = stops_if_skipped
         self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
 
+    @property
+    def executables(self) -> Executables:
+        """The compiled step of every bucket."""
+        return self._programs.step
+
     def run(
         self,
         source: Source,

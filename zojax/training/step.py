@@ -252,7 +252,8 @@ def train_step(
         The state after the step, and its scalars.
     """
     estimator = method.estimator
-    variants = estimator.perturb(key, state.step, state.params, state.subspace)
+    with jax.named_scope("perturb"):
+        variants = estimator.perturb(key, state.step, state.params, state.subspace)
     losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
     projected_grad_q = estimator.projected_grad(losses_v)
     skipped = ~(jnp.isfinite(losses_v).all() & jnp.isfinite(projected_grad_q).all())

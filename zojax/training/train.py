@@ -1,6 +1,7 @@
 """A whole run, top to bottom: set up, go on from the journal, train, evaluate, write the result."""
 
 import dataclasses
+import functools
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from zojax.training.evaluate import Evaluator
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
+from zojax.training.profile import DIRECTORY as PROFILE
+from zojax.training.profile import run_profiled
 from zojax.training.progress import Progress, read_progress
 from zojax.training.rebuild import rebuild
 from zojax.training.replay import (
@@ -152,7 +155,7 @@ def _train_to_the_end(
         try:
             _evaluate_base(training, console)
             _evaluate_dev(training)
-            trainer.run(training.source, ends, stop, lambda: _after_chunk(training))
+            _run_chunks(training, ends, console)
         finally:
             training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
     stop.check()
@@ -236,6 +239,17 @@ def _set_up(
         checkpoints=checkpoints,
         stop=stop,
     )
+
+
+def _run_chunks(training: Training, ends: list[int], console: Console) -> None:
+    """Trains up to each of ``ends``, and traces a few steps if that is wanted."""
+    run_chunks = training.trainer.run
+    if training.run.config.run.profile:
+        place = training.directory / PROFILE
+        run_chunks = functools.partial(
+            run_profiled, training.trainer, directory=place, console=console
+        )
+    run_chunks(training.source, ends, training.stop, lambda: _after_chunk(training))
 
 
 def _evaluate_base(training: Training, console: Console) -> None:

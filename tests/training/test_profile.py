@@ -1,0 +1,60 @@
+"""A profile shares a step's time out among its parts, and leaves a run as it would have been."""
+
+import numpy as np
+import pytest
+
+from zojax.training.journal import read_journal
+from zojax.training.profile import Event, largest_parts, operation_names, part_of
+
+STEP = "jit(train_step)"
+
+
+@pytest.mark.parametrize(
+    ("operation", "part"),
+    [
+        (f"{STEP}/while/body/closed_call/self_attn/ptn,mn->ptm/dot_general", "products of q, k,"),
+        (
+            f"{STEP}/while/body/closed_call/self_attn/attend/BTNH,BSNH->BNTS/dot_general",
+            "attention",
+        ),
+        (f"{STEP}/while/body/closed_call/mlp/ptn,mn->ptm/dot_general", "products of the MLP"),
+        (f"{STEP}/while/body/closed_call/mlp/ptn,pnk->ptk/dot_general", "low-rank branch"),
+        (f"{STEP}/while/body/closed_call/dynamic_slice", "copies of a layer's weights"),
+        (f"{STEP}/perturb/jit(_normal)/erf_inv", "drawing directions"),
+        (f"{STEP}/cond/branch_0_fun/jit(_normal)/erf_inv", "the update"),
+        (f"{STEP}/head/pcn,pcn->pc/dot_general", "the head"),
+        (f"{STEP}/reduce_sum", "the rest"),
+    ],
+)
+def test_operations_belong_to_the_part_that_their_scope_names(operation, part):
+    assert part_of(operation).startswith(part)
+
+
+def test_the_parts_and_the_gaps_between_them_make_up_a_step():
+    names = operation_names(
+        [
+            '  %dot.1 = f32[2]{0} dot(%a), metadata={op_name="jit(train_step)/mlp/dot_general"}\n'
+            '  ROOT %exp.2 = f32[2]{0} exp(%a), metadata={op_name="jit(train_step)/attend/exp"}\n'
+        ]
+    )
+    ms = 1e6
+    events = [Event("dot.1", 0, 6 * ms), Event("exp.2", 4 * ms, 6 * ms), Event("x", 8 * ms, 9 * ms)]
+    assert dict(largest_parts(events, names, steps=1)) == pytest.approx(
+        {"products of the MLP": 5e-3, "attention": 1e-3, "the rest": 1e-3, "between them": 2e-3}
+    )
+
+
+def test_a_profiled_run_has_the_same_records_and_tells_the_largest_parts(
+    run, config_file, first_run, tmp_path
+):
+    plain, directory = first_run[0], tmp_path / "traced"
+    code, out, _ = run(
+        "train", "--config", config_file, "--set", f"run.dir={directory}", "--profile"
+    )
+    assert code == 0
+    ours, theirs = (read_journal(d / "journal.zj").records for d in (directory, plain))
+    for name in set(ours.dtype.names) - {"checksum"}:  # which the directory's name goes into
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert "part of a step" in out
+    assert "products of" in out
+    assert list((directory / "profile").rglob("*.xplane.pb"))
