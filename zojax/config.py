@@ -122,8 +122,8 @@ class TrainConfig:
         weight_decay: of what is trained (the movement, not the base weights).
         objective: what is minimised: ``classification`` (cross-entropy over the candidates),
             ``likelihood`` (of the right answer's tokens), or what has no gradient: ``accuracy``
-            (minus that of the ranking) or ``f1`` (minus that of generated answers). None is the
-            task's own: the first or the second.
+            or ``f1`` (minus that of the ranking, or of generated answers). None is the task's own:
+            the first or the second.
         micro_batches: parts that a batch is scored in, one after the other, with less memory.
         eval_every: steps between dev evaluations.
         chunk: steps between the host's waits for the device; the journal's unit of loss.

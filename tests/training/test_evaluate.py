@@ -18,13 +18,15 @@ from zojax.config import (
     ModelConfig,
     RunConfig,
     TrainConfig,
+    apply_overrides,
 )
 from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
 from zojax.tasks.metrics import f1
 from zojax.training import train
 from zojax.training.evaluate_command import evaluate_config
-from zojax.training.setup import Data, load_data, make_train_source, prepare
+from zojax.training.journal import read_journal
+from zojax.training.setup import Data, Run, load_data, make_train_source, prepare
 from zojax.training.step import init_state, train_step
 
 QUIET = Console(quiet=True)
@@ -123,6 +125,15 @@ def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, th
     assert told == {"metric": "accuracy", "eval_accuracy": right(data, scores), "eval_examples": 12}
 
 
+def first_losses(run: Run) -> np.ndarray:
+    """Of the first step, under its variants."""
+    _, batch, _ = make_train_source(run.config, run)(0)
+    state = init_state(run.method, run.model.weights, run.key)
+    step = functools.partial(train_step, method=run.method, objective=run.objective)
+    _, record = jax.jit(step)(run.model.weights, state, run.key, np.float32(0), batch)
+    return np.asarray(record.losses_v)
+
+
 def greedy_answer(theirs: Any, data: Data, item: Any) -> str:
     import torch
 
@@ -163,11 +174,66 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
         _, batch, _ = make_train_source(config, run)(0)
         names = [run.data.train[i].name for i in batch.example_b.ravel()]
         which = [(int(name.rpartition(":")[2]) - 1) % 4 for name in names]
-        state = init_state(run.method, run.model.weights, run.key)
-        step = functools.partial(train_step, method=run.method, objective=run.objective)
-        _, record = jax.jit(step)(run.model.weights, state, run.key, np.float32(0), batch)
         of_base = -np.mean([f1(answers[i], [known[i]]) for i in which])
-        assert same == bool(np.allclose(record.losses_v, of_base, rtol=1e-6))
+        assert same == bool(np.allclose(first_losses(run), of_base, rtol=1e-6))
+
+
+RECORDS = [  # entities, answers, and each entity's F1 by hand
+    (("Ann Lee", "Lee", "Rome"), ["Ann Lee"], [1, 2 / 3, 0]),
+    (("Rome", "Lee"), ["Rome", "Lee"], [1, 1]),
+    (("New York", "old York", "Ann Lee", "York"), ["York", "Lee"], [2 / 3, 2 / 3, 2 / 3, 1]),
+    (("Bo Ray", "Ray Lee Bo"), ["Ray Lee Bo"], [4 / 5, 1]),
+    (("Lee", "Ann"), ["Ann"], [0, 1]),
+]
+
+
+@pytest.fixture
+def entities(tmp_path) -> Path:
+    for split, repeats in (("train", 4), ("validation", 1)):
+        rows = [
+            {
+                "passage": f"{' and '.join(names)} were there.\n@highlight\nNo rain",
+                "query": f"On day {i % 5} @placeholder came first",
+                "entities": names,
+                "answers": answers,
+            }
+            for i, (names, answers, _) in enumerate(RECORDS * repeats)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+@pytest.mark.parametrize("objective", ["f1", "accuracy"])
+def test_a_ranking_is_an_objective_by_what_its_choices_are_worth(objective, base, theirs, entities):
+    config = configure(base, entities, "record")
+    config.data.num_train, config.data.num_dev, config.data.num_eval = 16, 4, 5
+    config.train = TrainConfig(steps=1, batch_size=16, objective=objective, micro_batches=2)
+    config.estimator = EstimatorConfig(epsilon=1e-9)  # variants that are all but the base
+    run = prepare(config, QUIET)
+    which = [(int(item.name.rpartition(":")[2]) - 1) % 5 for item in run.data.train]
+    chosen = [int(logprobs(theirs, [item])[0].argmax()) for item in run.data.train]
+    worths = [RECORDS[i][2][choice] for i, choice in zip(which, chosen, strict=True)]
+    if objective == "accuracy":
+        worths = [float(worth == 1) for worth in worths]
+    assert 0 < np.mean(worths) < 1
+    np.testing.assert_allclose(first_losses(run), -np.mean(worths), rtol=1e-6)  # float32's sums
+
+
+def test_a_run_is_trained_by_the_f1_of_its_ranking(base, entities):
+    config = configure(base, entities, "record")
+    config.data.num_train, config.data.num_dev, config.data.num_eval = 16, 4, 5
+    config.train = TrainConfig(steps=3, batch_size=8, eval_every=3, learning_rate=1e-3)
+    config.estimator = EstimatorConfig(epsilon=0.5)
+    config.run.dir = str(entities / "run")
+    result = train(apply_overrides(config, ["train.objective=f1"]), QUIET)
+    assert result["metric"] == "f1"
+    assert result["skipped_steps"] == result["compilations_after_start"] == 0
+    records = read_journal(entities / "run" / "journal.zj").records
+    assert np.abs(records["projected_grad"]).max() > 0
+    losses = records["losses"].ravel()
+    assert ((losses <= 0) & (losses >= -1)).all()
+    # Eight worths are thirds and fifths.
+    np.testing.assert_allclose(losses * 120, (losses * 120).round(), atol=1e-4)
 
 
 def test_a_task_with_free_answers_trains_and_is_judged_by_f1(base, questions, tmp_path):

@@ -10,7 +10,8 @@ import transformers
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig
 from zojax.errors import InputError
 from zojax.tasks import load_tokenizer
-from zojax.training.setup import load_data
+from zojax.training.method import check_objective
+from zojax.training.setup import data_hash, load_data
 
 SIZES = {"num_train": 6, "num_dev": 3, "num_eval": 5}
 
@@ -113,6 +114,30 @@ def test_candidates_that_tokenise_alike_name_the_first_row(tiny_model, tmp_path)
     write(tmp_path, rows)
     with pytest.raises(InputError, match=r"train.jsonl:\d+: candidate ' Ann left' tokenises like"):
         load_data(config(tiny_model, tmp_path, "record"))
+
+
+def test_answers_are_part_of_the_data_where_they_decide_what_a_choice_is_worth(
+    tiny_model, tmp_path
+):
+    hashes = set()
+    for answers in (["Bob"], ["Bob", "Ann"]):
+        write(tmp_path, [{**row, "answers": answers} for row in RECORDS])
+        data = load_data(config(tiny_model, tmp_path, "record"))
+        hashes |= {data_hash(data, with_answers=False), data_hash(data, with_answers=True)}
+    assert len(hashes) == 3
+
+
+def test_an_objective_that_a_task_has_nothing_for_is_refused(tiny_model, tmp_path):
+    write(tmp_path, REVIEWS)
+    labels = config(tiny_model, tmp_path, **OWN)
+    labels.train.objective = "f1"
+    with pytest.raises(InputError, match=r"f1 compares texts, and custom has labels: use accuracy"):
+        check_objective(labels, load_data(labels).splits)
+    write(tmp_path, RECORDS)
+    entities = config(tiny_model, tmp_path, "record")
+    for objective in ("classification", "likelihood", "accuracy", "f1"):
+        entities.train.objective = objective
+        check_objective(entities, load_data(entities).splits)
 
 
 # --- Real data, end to end

@@ -20,7 +20,6 @@ from zojax.config import (
 from zojax.errors import InputError
 from zojax.estimators import fzoo
 from zojax.training.method import make_method, redraw_interval
-from zojax.training.objective import accuracy_loss
 from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import init_state, train_step
 
@@ -90,16 +89,6 @@ def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
     assert len({*many.round(5).tolist()}) == 6
     middle = many.reshape(3, 2).mean(axis=1)  # L(θ) up to ε², whatever the direction
     np.testing.assert_allclose(middle, middle.mean(), rtol=0.05)
-
-
-def test_accuracy_as_an_objective_counts_the_right_ones():
-    scores = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    labels = np.random.default_rng(1).integers(0, 3, 50)
-    best = [max(range(3), key=row.__getitem__) for row in scores]
-    expected = -sum(int(best[i] == labels[i]) for i in range(50)) / 50
-    assert float(accuracy_loss(scores, labels, np.ones(50))) == pytest.approx(expected)
-    scores[7, 1] = np.nan
-    assert np.isnan(accuracy_loss(scores, labels, np.ones(50)))
 
 
 def test_probes_that_tie_move_nothing_by_fzoo():

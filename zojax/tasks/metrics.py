@@ -75,6 +75,20 @@ def score_choice(example: Example, choice: int, metric: Metric) -> float:
     return compare(example.candidate_texts[choice], example.answers)
 
 
+def score_choices(examples: Sequence[Example], num_candidates: int, metric: Metric) -> np.ndarray:
+    """:func:`score_choice` of every candidate, ``(n, num_candidates)`` float32; 0 of none.
+
+    >>> example = Example("p", ("a", "b"), 1, "x", ("New York",), ("York", "New York"))
+    >>> score_choices([example], 3, "f1").round(4)
+    array([[0.6667, 1.    , 0.    ]], dtype=float32)
+    """
+    worth_nk = np.zeros((len(examples), num_candidates), np.float32)
+    for row, example in zip(worth_nk, examples, strict=True):
+        for choice in range(len(example.candidates)):
+            row[choice] = score_choice(example, choice, metric)
+    return worth_nk
+
+
 def score_text(example: Example, text: str, metric: Metric) -> float:
     """What a generated text is worth, from 0 to 1: by F1, or (``accuracy``) by exact match."""
     return {"accuracy": exact_match, "f1": f1}[metric](text, example.answers)

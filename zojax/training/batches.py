@@ -34,13 +34,18 @@ def batch_indices(seed: int, num_examples: int, batch_size: int, step: int) -> l
     return [int(_epoch_order(seed, num_examples, i // num_examples)[i % num_examples]) for i in at]
 
 
-def pack_batch(items: Sequence[Item], shape: PageShape, size: int | None = None) -> Batch:
+def pack_batch(
+    items: Sequence[Item],
+    shape: PageShape,
+    size: int | None = None,
+    worth_bk: np.ndarray | None = None,
+) -> Batch:
     """A batch of items, or of fewer than ``size`` with room for as many."""
     labels_b = np.zeros(size or len(items), np.int32)
     labels_b[: len(items)] = [item.label for item in items]
     lengths_b = np.zeros(len(labels_b), np.float32)
     lengths_b[: len(items)] = [len(item.candidates[item.label]) for item in items]
-    return Batch(pack(items, shape), labels_b, lengths_b)
+    return Batch(pack(items, shape), labels_b, lengths_b, worth_bk)
 
 
 def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
@@ -64,6 +69,7 @@ class BatchSource:
         batch_size: examples a step.
         buckets: shapes to pack into, all of one number of pages.
         num_micro_batches: parts of a batch; of more than one the leaves are stacked.
+        worth_nk: what choosing each candidate of the data set is worth, where the objective asks.
     """
 
     def __init__(
@@ -73,23 +79,28 @@ class BatchSource:
         batch_size: int,
         buckets: Sequence[PageShape],
         num_micro_batches: int = 1,
+        worth_nk: np.ndarray | None = None,
     ):
         self._items, self._order, self._buckets = items, order, buckets
-        self._batch_size, self._parts = batch_size, num_micro_batches
+        self._batch_size, self._parts, self._worth_nk = batch_size, num_micro_batches, worth_nk
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
         """Bucket, packed batch, and its computed tokens and places for tokens."""
-        items = [self._items[i] for i in self._order(step)]
-        parts = micro_batches(items, self._parts)
+        indices = micro_batches(self._order(step), self._parts)
+        parts = [[self._items[i] for i in part] for part in indices]
         shape = bucket_for(shape_of_all(parts, self._buckets[0].pages), self._buckets)
-        batch = stack([pack_batch(part, shape) for part in parts])
+        worth = [None if self._worth_nk is None else self._worth_nk[part] for part in indices]
+        batch = stack([pack_batch(p, shape, None, w) for p, w in zip(parts, worth, strict=True)])
         places = self._parts * shape.pages * shape.tokens
-        return shape, batch, (sum(item.num_computed for item in items), places)
+        return shape, batch, (sum(item.num_computed for part in parts for item in part), places)
 
     @property
     def abstract(self) -> dict[PageShape, Batch]:
         """The shapes and dtypes of every bucket's batch, for compiling ahead of time."""
-        return {b: abstract_batch(b, self._batch_size, self._parts) for b in self._buckets}
+        num_worth = None if self._worth_nk is None else self._worth_nk.shape[1]
+        return {
+            b: abstract_batch(b, self._batch_size, self._parts, num_worth) for b in self._buckets
+        }
 
 
 def stack(parts: Sequence[T]) -> T:
@@ -97,9 +108,13 @@ def stack(parts: Sequence[T]) -> T:
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
 
 
-def abstract_batch(shape: PageShape, batch_size: int, num_micro_batches: int = 1) -> Batch:
-    """The shapes and dtypes of a bucket's batch."""
-    part = pack_batch([], shape, batch_size // num_micro_batches)
+def abstract_batch(
+    shape: PageShape, batch_size: int, num_micro_batches: int = 1, num_worth: int | None = None
+) -> Batch:
+    """The shapes and dtypes of a bucket's batch, with what ``num_worth`` candidates are worth."""
+    size = batch_size // num_micro_batches
+    worth_bk = None if num_worth is None else np.zeros((size, num_worth), np.float32)
+    part = pack_batch([], shape, size, worth_bk)
     batch = stack([part] * num_micro_batches)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
 

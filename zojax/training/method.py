@@ -26,10 +26,11 @@ from zojax.models import Model
 from zojax.scoring import Item
 from zojax.scoring.prefix import prefix_from_tokens
 from zojax.tasks import Splits, Task
+from zojax.tasks.task import Metric
 from zojax.tasks.tokenize import Tokenizer
 from zojax.training.generated import generated_losses
 from zojax.training.learning_rates import learning_rates
-from zojax.training.objective import accuracy_loss, classification_loss, likelihood_loss
+from zojax.training.objective import choice_loss, classification_loss, likelihood_loss
 from zojax.training.step import Method, Objective, examples_of, tokens_of_answers
 
 Tree = Any
@@ -139,9 +140,15 @@ def objective_name(config: Config, task: Task) -> str:
     return config.train.objective or own
 
 
+def worth_metric(config: Config, task: Task) -> Metric | None:
+    """How the objective counts what a choice or an answer is worth; None if it does not."""
+    name = objective_name(config, task)
+    return name if name in ("accuracy", "f1") else None
+
+
 def generates(config: Config, task: Task) -> bool:
     """Whether the objective is what generated answers are worth."""
-    return task.kind == "generation" and objective_name(config, task) in ("accuracy", "f1")
+    return task.kind == "generation" and worth_metric(config, task) is not None
 
 
 def check_objective(config: Config, splits: Splits) -> None:
@@ -150,12 +157,8 @@ def check_objective(config: Config, splits: Splits) -> None:
     name, has = objective_name(config, task), f"train.objective={config.train.objective}"
     if task.kind == "generation" and name == "classification":
         raise InputError(f"{has} compares candidates, and {task.name} has free answers: use f1")
-    if task.kind != "generation" and name == "f1":
-        raise InputError(f"{has} compares texts, and {task.name} ranks candidates: use accuracy")
-    if name == "accuracy" and any(example.candidate_texts for example in splits.train):
-        raise InputError(
-            f"{has} is for labels, and {task.name} has several right candidates: use likelihood"
-        )
+    if name == "f1" and not any(example.answers for example in splits.train):
+        raise InputError(f"{has} compares texts, and {task.name} has labels: use accuracy")
 
 
 def make_objective(
@@ -171,12 +174,12 @@ def make_objective(
         model: the base model.
     """
     task = splits.task
-    name = objective_name(config, task)
+    name, metric = objective_name(config, task), worth_metric(config, task)
     losses = {
         "classification": classification_loss,
         "likelihood": likelihood_loss,
-        "accuracy": accuracy_loss,
-        "f1": likelihood_loss,  # of candidates there are none to rank
+        "accuracy": choice_loss,
+        "f1": choice_loss,
     }
     return Objective(
         graphdef=model.graphdef,
@@ -187,10 +190,8 @@ def make_objective(
         num_micro_batches=config.train.micro_batches,
         weight=tokens_of_answers if name == "likelihood" else examples_of,
         losses=(
-            generated_losses(
-                model.graphdef, splits.train, task, tokenizer, "f1" if name == "f1" else "accuracy"
-            )
-            if generates(config, task)
+            generated_losses(model.graphdef, splits.train, task, tokenizer, metric)
+            if metric and generates(config, task)
             else None
         ),
     )

@@ -17,6 +17,7 @@ from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import Example, Splits, encode, load_held_out, load_splits, load_tokenizer
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
+from zojax.tasks.metrics import score_choices
 from zojax.tasks.tokenize import Tokenizer, only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.eval_set import EvalSet, PackedItems, pack_items
@@ -28,6 +29,7 @@ from zojax.training.method import (
     make_method,
     make_objective,
     objective_name,
+    worth_metric,
 )
 from zojax.training.step import Method, Objective
 
@@ -122,8 +124,9 @@ def data_hash(data: Data, with_answers: bool) -> str:
             parts = [item.prompt, *item.candidates]
             digest.update(f"{item.label} {[len(part) for part in parts]}\n".encode())
             digest.update(np.concatenate(parts).astype("<i4").tobytes())
-    if with_answers:
-        digest.update(repr([example.answers for example in data.splits.train]).encode())
+    answers = [example.answers for example in data.splits.train]
+    if with_answers and any(answers):
+        digest.update(repr(answers).encode())
     return digest.hexdigest()
 
 
@@ -168,7 +171,7 @@ def prepare(config: Config, console: Console) -> Run:
         data,
         model,
         base_hash,
-        data_hash(data, generates(config, data.splits.task)),
+        data_hash(data, worth_metric(config, data.splits.task) is not None),
         make_method(config, model),
         make_objective(config, data.splits, data.tokenizer, data.scored, model),
         jax.random.key(config.train.seed),
@@ -194,7 +197,9 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     hidden_size = run.model.config.hidden_size
     num_pages = choose_num_pages([part for batch in batches for part in batch], hidden_size)
     buckets = choose_buckets(shape_of_all(batch, num_pages) for batch in batches)
-    return BatchSource(items, order, train.batch_size, buckets, train.micro_batches)
+    metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
+    worth_nk = metric and score_choices(splits.train, run.objective.num_candidates, metric)
+    return BatchSource(items, order, train.batch_size, buckets, train.micro_batches, worth_nk)
 
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:

@@ -58,6 +58,8 @@ class Batch:
         pages: in slot 0.
         labels_b: the right candidate of each example, int32.
         lengths_b: tokens of that candidate, float32.
+        worth_bk: what choosing each candidate is worth, from 0 to 1, and 0 where there is none,
+            float32; None where the objective does not ask.
 
     All leaves have a leading axis of micro-batches where a step scores its batch in parts.
     """
@@ -65,6 +67,7 @@ class Batch:
     pages: Pages
     labels_b: Array
     lengths_b: Array
+    worth_bk: Array | None = None
 
 
 class StepRecord(NamedTuple):
@@ -117,7 +120,7 @@ class Objective(NamedTuple):
         num_candidates: the most candidates that an example has.
         normalize: False where all candidates are single tokens, so that the vocabulary's
             log-sum-exp cancels.
-        loss: ``(scores_bk, labels_b, lengths_b) -> scalar``, the mean over a batch.
+        loss: ``(scores_bk, batch) -> scalar``, the mean over a batch.
         num_micro_batches: parts that a step's batch is scored in, one after the other.
         weight: ``(batch) -> weights_p``: what each micro-batch's loss counts in the batch's.
         losses: ``(weights, states, batch) -> losses_v``, in place of scores and ``loss``, of a
@@ -127,7 +130,7 @@ class Objective(NamedTuple):
     graphdef: nnx.GraphDef
     num_candidates: int
     normalize: bool
-    loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    loss: Callable[[jax.Array, Batch], jax.Array]
     num_micro_batches: int = 1
     weight: Callable[[Any], jax.Array] = examples_of
     losses: Callable[[Tree, list[Tree], Any], jax.Array] | None = None
@@ -205,9 +208,7 @@ def losses_of(
         if objective.losses is not None:
             return objective.losses(weights, states, batch)
         scores_vbk = score_slots(weights, states, batch, objective)
-        return jax.vmap(objective.loss, in_axes=(0, None, None))(
-            scores_vbk, jnp.asarray(batch.labels_b), jnp.asarray(batch.lengths_b)
-        )
+        return jax.vmap(objective.loss, in_axes=(0, None))(scores_vbk, batch)
 
     def of_batch(states: list[Tree]) -> jax.Array:
         if objective.num_micro_batches == 1:
