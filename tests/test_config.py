@@ -140,6 +140,8 @@ def test_overrides_change_what_they_name_and_nothing_else(config):
         ("data.num_train=none", "data.num_train", None),
         ('data.candidates={"0": " bad", "x": "="}', "data.candidates", {"0": " bad", "x": "="}),
         ("data.candidates=none", "data.candidates", None),
+        ("train.optimizer=lion", "train.optimizer", "lion"),
+        ('train.optimizer_args={"b1": 0.5, "n": 1}', "train.optimizer_args", {"b1": 0.5, "n": 1}),
         ("run.dir=with blank", "run.dir", "with blank"),
         # Fields that may not be None have a "none" of their own.
         ("estimator.fold=none", "estimator.fold", "none"),
@@ -181,6 +183,12 @@ def test_texts_become_the_fields_types(override, name, value):
             "data.candidates={0: bad}",
             'data.candidates should be JSON, such as {"0": " bad", "1": " good"}',
         ),
+        (
+            "train.optimizer=lionn",
+            "train.optimizer should be sgd, momentum, adam or another optimizer of optax, such as "
+            "lion, signum, sign_sgd",
+        ),
+        ("train.optimizer_args=b1", 'train.optimizer_args should be JSON, such as {"b1": 0.95}'),
         ("data.calibration=mean", "data.calibration should be 'none', 'content_free' or 'median'"),
         ("data.shuffle_labels=maybe", "data.shuffle_labels should be true or false"),
         ("data.seed=2147483648", "data.seed should be less than 2147483648"),

@@ -8,11 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from zojax.config_errors import closest, hint, line_of, reason
 from zojax.errors import InputError
+from zojax.optimizers import check_name
 
 _STRICT_FIELDS = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -51,6 +60,8 @@ def _keys_as_text(value: Any) -> Any:
     return {json.dumps(k) if isinstance(k, int) else k: word for k, word in value.items()}
 
 
+Optimizer = Annotated[Text, AfterValidator(check_name)]
+Arguments = dict[Text, JsonValue]
 Words = Annotated[dict[Text, Text], BeforeValidator(_keys_as_text)]
 
 
@@ -116,7 +127,10 @@ class TrainConfig:
         warmup_steps: linear from zero.
         optimizer: what becomes of the estimated gradient: ``sgd``; ``momentum``, N ← β₁ N +
             (1 − β₁) g, with ``lozo`` that is LoZO-M; ``adam``, where what is trained stays beside
-            the weights (``lora``, ``prefix``, or no fold).
+            the weights (``lora``, ``prefix``, or no fold); or any other of optax's optimizers by
+            its name there, such as ``lion``.
+        optimizer_args: what optax's function is called with beside the learning rate and the
+            weight decay, such as ``{"b1": 0.95}``.
         beta1: decay of the momentum, and Adam's first.
         beta2: Adam's second.
         weight_decay: of what is trained (the movement, not the base weights).
@@ -137,7 +151,8 @@ class TrainConfig:
     learning_rate: Positive = 1e-7
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
-    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    optimizer: Optimizer = "sgd"
+    optimizer_args: Arguments = dataclasses.field(default_factory=dict)
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
@@ -285,16 +300,24 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         try:
             tree[part][field] = _parse(_FIELDS[name], text)
         except ValidationError as error:
-            raise InputError(f"--set {override}: {name} {reason(error)}") from None
+            why = reason(error, _json_example(_FIELDS[name]))
+            raise InputError(f"--set {override}: {name} {why}") from None
     return from_dict(tree)
 
 
 def _parse(field_type: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in get_args(field_type):
         return None
-    if Words in get_args(field_type):
+    if _json_example(field_type):
         return TypeAdapter(field_type).validate_json(text)
     return TypeAdapter(field_type).validate_strings(text)
+
+
+def _json_example(field_type: Any) -> str:
+    """What is written as JSON, by an example; empty for what is not."""
+    if Words in get_args(field_type):
+        return '{"0": " bad", "1": " good"}'
+    return '{"b1": 0.95}' if field_type == Arguments else ""
 
 
 def _describe(error: ValidationError) -> str:

@@ -35,7 +35,7 @@ def closest(name: str, names: Sequence[str]) -> str | None:
     return by_lower[close[0]] if close else None
 
 
-def reason(error: ValidationError) -> str:
+def reason(error: ValidationError, json_example: str = "") -> str:
     """What is wrong with the first value that is, without its name."""
     first = error.errors()[0]
     kind, _, problem = first["type"].partition("_")
@@ -44,8 +44,8 @@ def reason(error: ValidationError) -> str:
     if first["type"] == "string_too_short":
         return "should not be empty"
     if first["type"] == "json_invalid":
-        return 'should be JSON, such as {"0": " bad", "1": " good"}'
-    message = first["msg"].removeprefix("Input ")
+        return f"should be JSON, such as {json_example}"
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 

@@ -133,7 +133,11 @@ def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval):
     [
         ({}, {"name": "mezo", "fold": "none"}, "use another estimator.fold"),
         ({"optimizer": "momentum"}, {"name": "mezo"}, "train.optimizer=sgd"),
-        ({"weight_decay": 0.1}, {"name": "mezo_factorized"}, "train.weight_decay=0"),
+        ({"weight_decay": 0.1}, {"name": "mezo_factorized"}, "without .* train.weight_decay"),
+        ({"optimizer_args": {"momentum": 0.9}}, {"name": "mezo"}, "without train.optimizer_args"),
+        ({"optimizer": "rmsprop"}, {}, "rmsprop keeps second moments .* use sgd, momentum or lion"),
+        ({"optimizer": "adamax"}, {"name": "fzoo", "num_queries": 2}, "adamax keeps second"),
+        ({"optimizer": "polyak_sgd"}, {}, "polyak_sgd asks for values of the loss"),
         ({}, {"name": "mezo_factorized", "trainable": "lora"}, "estimator.name=mezo or lozo"),
         ({"optimizer": "adam"}, {}, "trainable=lora"),
         ({}, {"name": "fzoo"}, "estimator.num_queries to 2 or more"),

@@ -242,6 +242,11 @@ CASES = {
     "mezo on a prefix, momentum": Case(
         estimator={"name": "mezo", "trainable": "prefix"}, train={"optimizer": "momentum"}, sites=""
     ),
+    "lion, narrow moments over redraws": Case(
+        train={"optimizer": "lion", "optimizer_args": {"b1": 0.8, "mu_dtype": "bfloat16"}},
+        decay=0.1,
+        sites="fc2",
+    ),
     "fzoo": Case(estimator={"name": "fzoo", "num_queries": 3}, sites="fc1"),
 }
 

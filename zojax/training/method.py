@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import optax
 
+from zojax import optimizers
 from zojax.adapters import (
     Draw,
     FoldPolicy,
@@ -123,11 +124,14 @@ def make_optimizer(
 
     def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
         decay = config.weight_decay
+        arguments: dict[str, Any] = config.optimizer_args
         if config.optimizer == "adam":
             return optax.adamw(learning_rate, config.beta1, config.beta2, weight_decay=decay)
+        if config.optimizer not in optimizers.OWN:
+            return optimizers.make(config.optimizer, learning_rate, decay, arguments)
         decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
         if config.optimizer == "sgd":
-            return optax.chain(decayed, optax.sgd(learning_rate))
+            return optax.chain(decayed, optax.sgd(learning_rate, **arguments))
         momentum = optax.ema(config.beta1, debias=False)
         return optax.chain(decayed, momentum, optax.scale_by_learning_rate(learning_rate))
 
@@ -209,15 +213,18 @@ def check_method(settings: EstimatorConfig, train: TrainConfig) -> None:
     if trainable in ON_WEIGHTS and name in ("mezo", "mezo_factorized"):
         if settings.fold == "none":
             raise InputError(f"estimator.name={name} folds every step: use another estimator.fold")
-        if train.optimizer != "sgd" or train.weight_decay:
+        if train.optimizer != "sgd" or train.optimizer_args or train.weight_decay:
             raise InputError(
                 f"estimator.name={name} with trainable={trainable} keeps nothing from step to "
-                "step: use train.optimizer=sgd and train.weight_decay=0, or estimator.name=lozo"
+                "step: use train.optimizer=sgd, without train.optimizer_args and "
+                "train.weight_decay, or estimator.name=lozo"
             )
-    if folds and train.optimizer == "adam":
+    optimizers.check(train.optimizer, train.optimizer_args)
+    if folds and not optimizers.is_linear(make_optimizer(train)):
         raise InputError(
-            "train.optimizer=adam has second moments, which a redraw of V would make wrong: use "
-            "sgd or momentum, or estimator.fold=none, or trainable=lora"
+            f"train.optimizer={train.optimizer} keeps second moments or their like, which a redraw "
+            "of V would make wrong: use sgd, momentum or lion, or estimator.fold=none, or "
+            "trainable=lora"
         )
     if name == "mezo_factorized" and settings.rank < _LEAST_RANK:
         raise InputError(

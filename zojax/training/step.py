@@ -304,21 +304,22 @@ def interval_program(
 
 
 def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
-    """The optimizer's state in the new subspace: every tree of it that is shaped like params."""
+    """The optimizer's state in the new subspace: every tree of it that is shaped like params.
+
+    Each leaf keeps its dtype, which an optimizer may have narrowed.
+    """
     like_params = jax.tree.structure(state.params)
 
     def is_moment(node: Tree) -> bool:
         return jax.tree.structure(node) == like_params
 
-    return jax.tree.map(
-        lambda node: (
-            method.estimator.space.carry(node, state.subspace, subspace)
-            if is_moment(node)
-            else node
-        ),
-        state.opt_state,
-        is_leaf=is_moment,
-    )
+    def carried(node: Tree) -> Tree:
+        if not is_moment(node):
+            return node
+        moment = method.estimator.space.carry(node, state.subspace, subspace)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), moment, node)
+
+    return jax.tree.map(carried, state.opt_state, is_leaf=is_moment)
 
 
 def starts_interval(method: Method, step: int) -> bool:
