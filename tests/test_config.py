@@ -135,6 +135,8 @@ def test_overrides_change_what_they_name_and_nothing_else(config):
         ("data.shuffle_labels=1", "data.shuffle_labels", True),
         ("model.bos_token_id=0", "model.bos_token_id", 0),
         ("model.bos_token_id=None", "model.bos_token_id", None),
+        ("model.activations=float32", "model.activations", "float32"),
+        ("model.activations=None", "model.activations", None),
         ("data.path=none", "data.path", None),
         ("data.path=a=b", "data.path", "a=b"),
         ("data.num_train=none", "data.num_train", None),

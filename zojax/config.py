@@ -46,11 +46,14 @@ class ModelConfig:
         dtype: of the weights on the device.
         bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
             OPT). The MeZO and LoZO scripts use 0.
+        activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
+            multiplied, so that no part of a probe is lost there; twice the products.
     """
 
     path: Text
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     bos_token_id: NonNegative | None = None
+    activations: Literal["float32"] | None = None
 
 
 def _keys_as_text(value: Any) -> Any:

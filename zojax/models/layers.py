@@ -155,9 +155,20 @@ def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.A
     return jnp.moveaxis(y_bptr, 0, 2).reshape(*x_ptn.shape[:2], -1)[..., :m]
 
 
-def _matmul(axes: str, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """A product in the weight's dtype that accumulates, and stays, in float32."""
-    return jnp.einsum(axes, x.astype(weight.dtype), weight, preferred_element_type=jnp.float32)
+def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> jax.Array:
+    """A product in the weight's dtype that accumulates, and stays, in float32.
+
+    Rounding x to that dtype loses what a perturbation moved it by, where that is less than half the
+    spacing of its numbers; ``exact`` multiplies what is lost by the weight, too.
+    """
+    product = functools.partial(jnp.einsum, axes, preferred_element_type=jnp.float32)
+    if not exact or weight.dtype == jnp.float32:
+        return product(x.astype(weight.dtype), weight)
+    limits = jnp.finfo(weight.dtype)
+    # A cast there and back is one that XLA may leave out; this is not.
+    high = jax.lax.reduce_precision(x, limits.nexp, limits.nmant)
+    low = (x - high).astype(weight.dtype)
+    return product(high.astype(weight.dtype), weight) + product(low, weight)
 
 
 def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str) -> jax.Array:
@@ -170,17 +181,27 @@ class Linear(nnx.Module):
     """``y = x Wᵀ + b`` with ``weight (m, n)``, as PyTorch and the papers lay it out.
 
     Products accumulate in float32 and the result stays float32, so that a perturbation is never
-    rounded to the weights' dtype.
+    rounded to the weights' dtype. Inputs are, unless ``exact``.
     """
 
-    def __init__(self, n: int, m: int, *, use_bias: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        n: int,
+        m: int,
+        *,
+        use_bias: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+        exact: bool = False,
+    ):
+        self.exact = exact
         self.weight = nnx.Param(_INIT(rngs.params(), (m, n), dtype))
         self.bias = nnx.Param(jnp.zeros((m,), dtype)) if use_bias else None
 
     def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
         """Maps ``(p, t, n)`` to ``(p, t, m)``, float32."""
         weight_mn = self.weight[...]
-        y_ptm = _matmul("ptn,mn->ptm", x_ptn, weight_mn)
+        y_ptm = _matmul("ptn,mn->ptm", x_ptn, weight_mn, self.exact)
         if "weight" in adapter:
             y_ptm += side_branch(x_ptn, adapter["weight"], weight_mn)
         if self.bias is not None:
@@ -208,10 +229,11 @@ class LayerNorm(nnx.Module):
 class Embedding(nnx.Module):
     """A table ``weight (rows, n)``, read forwards as an embedding and backwards as a head.
 
-    Its adapter keeps the slot axis, see :func:`bind`.
+    Its adapter keeps the slot axis, see :func:`bind`. ``exact`` is of the head's inputs.
     """
 
-    def __init__(self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, exact: bool = False):
+        self.exact = exact
         self.weight = nnx.Param(_INIT(rngs.params(), (rows, n), dtype))
 
     def __call__(self, rows_pt: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
@@ -235,7 +257,7 @@ class Embedding(nnx.Module):
     def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
         """Logits of every row: ``(p, r, rows)`` in float32."""
         weight = self.weight[...]
-        logits = _matmul("prn,vn->prv", hidden_prn, weight)
+        logits = _matmul("prn,vn->prv", hidden_prn, weight, self.exact)
         if "weight" in adapter:
             logits += side_branch(hidden_prn, bind(adapter["weight"], slot_p), weight)
         return logits
@@ -244,7 +266,7 @@ class Embedding(nnx.Module):
         self, hidden_pcn: jax.Array, rows_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
     ) -> jax.Array:
         """Logit of one given row for each hidden state: ``(p, c)`` in float32."""
-        logits_pc = _matmul("pcn,pcn->pc", hidden_pcn, self.weight[...][rows_pc])
+        logits_pc = _matmul("pcn,pcn->pc", hidden_pcn, self.weight[...][rows_pc], self.exact)
         branch = adapter.get("weight", {})
         if isinstance(branch, Seeded):
             z_pcn = self._branch_rows(rows_pc, slot_p, branch)

@@ -21,9 +21,11 @@ Place = tuple[TreePath, int | None]
 """Where a checkpoint's tensor lives: path in the tree, and its layer if it is stacked."""
 
 
-def abstract(config: OPTConfig) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
+def abstract(
+    config: OPTConfig, *, exact: bool = False
+) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
     """The module's structure and its arrays' shapes; no array is made."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: OPT(config)))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: OPT(config, exact=exact)))
     flat: dict[TreePath, Any] = dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
     return graphdef, {path: leaf.shape for path, leaf in flat.items()}
 

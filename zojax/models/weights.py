@@ -54,7 +54,9 @@ class Model:
     path: str = ""
 
 
-def load(path: str, *, dtype: Any = None, sharding: Sharding | None = None) -> Model:
+def load(
+    path: str, *, dtype: Any = None, sharding: Sharding | None = None, exact: bool = False
+) -> Model:
     """Loads a checkpoint from a local directory or, if there is none, from the Hugging Face hub.
 
     Args:
@@ -64,6 +66,8 @@ def load(path: str, *, dtype: Any = None, sharding: Sharding | None = None) -> M
             takes the checkpoint's own (``torch_dtype`` in config.json, float32 if it has none).
         sharding: where each array goes, given its path and stacked shape; None for the default
             device. Each device receives its own part alone.
+        exact: whether activations keep their float32 precision where they meet weights of 16 bits,
+            which takes two products in the place of one.
 
     Returns:
         The model, all its weights on the device.
@@ -75,7 +79,7 @@ def load(path: str, *, dtype: Any = None, sharding: Sharding | None = None) -> M
     directory = _find(path)
     config, raw = _read_config(directory)
     dtype = _dtype(raw, directory) if dtype is None else jnp.dtype(dtype)
-    graphdef, shapes = abstract(config)
+    graphdef, shapes = abstract(config, exact=exact)
     places = match(checkpoint_files.list_files(directory), config, shapes, directory)
     weights = _fill(places, shapes, dtype, sharding)
     return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory))

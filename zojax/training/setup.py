@@ -180,7 +180,8 @@ def prepare(config: Config, console: Console) -> Run:
 
 def load_model(config: Config) -> Model:
     """The base model in the dtype that the run wants."""
-    return load(config.model.path, dtype=jnp.dtype(config.model.dtype))
+    model = config.model
+    return load(model.path, dtype=jnp.dtype(model.dtype), exact=model.activations == "float32")
 
 
 def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:

@@ -1,0 +1,79 @@
+"""With ``exact``, 16-bit weights meet activations that were not rounded to their dtype."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from zojax.models import load, save
+from zojax.models.layers import Linear
+from zojax.scoring import from_span, pack, score, shape_needed
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+SCORE = jax.jit(score, static_argnames="graphdef")
+# As for float32 weights (sums in other orders, logits of the order of 1): two numbers of 8 bits
+# each hold all but 2⁻¹⁷ of an activation.
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module", params=["bfloat16", "float16"])
+def directory(request, rough_models, tmp_path_factory):
+    """The second style, which has projections beside the layers, in 16 bits."""
+    path = tmp_path_factory.mktemp("exact")
+    save(rough_models["as 350M"], path, dtype=request.param)
+    return path
+
+
+def errors(directory, exact: bool) -> np.ndarray:
+    """Of every token's log-probability, against transformers with these weights in float32."""
+    tokens = np.random.default_rng(0).integers(3, 97, 30).astype(np.int32)
+    model = load(str(directory), exact=exact)
+    item = from_span(tokens, 1, len(tokens))
+    pages = pack([item], shape_needed([item]))
+    ours = np.asarray(SCORE(model.weights, {}, pages, graphdef=model.graphdef))[0]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    with torch.no_grad():
+        logits = theirs.eval()(torch.tensor(tokens[None].astype(np.int64))).logits[0]
+    logprobs_tv = logits.log_softmax(-1).numpy()
+    return np.abs(ours - logprobs_tv[np.arange(len(tokens) - 1), tokens[1:]])
+
+
+def test_scores_are_those_of_float32_activations(directory):
+    exact = errors(directory, exact=True).max()
+    assert exact < TOLERANCE
+    assert errors(directory, exact=False).max() > 2 * exact, "says nothing"
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_layer_sees_what_is_less_than_half_a_spacing(dtype):
+    """1 + 2⁻¹² is 1 in either dtype; its product with a weight of 3 is a float32 number."""
+
+    def product(exact: bool) -> float:
+        layer = Linear(1, 1, use_bias=False, dtype=dtype, rngs=nnx.Rngs(0), exact=exact)
+        layer.weight[...] = jnp.full((1, 1), 3, dtype)
+        run = jax.jit(lambda x: layer(x, {}))
+        return float(run(jnp.full((1, 1, 1), 1 + 2.0**-12))[0, 0, 0])
+
+    assert product(exact=True) == 3 + 3 * 2.0**-12
+    assert product(exact=False) == 3
+
+
+def test_keys_and_values_are_cached_as_they_are(directory):
+    for exact in (True, False):
+        model = load(str(directory), exact=exact)
+        cache = nnx.merge(model.graphdef, model.weights).empty_cache(1, 2)
+        stored = jax.tree.leaves(model.weights)[0].dtype
+        assert cache["k"].dtype == cache["v"].dtype == (jnp.float32 if exact else stored)
+
+
+def test_float32_weights_know_no_difference(rough_models):
+    model = rough_models["pre-LN"]
+    same = load(model.path, exact=True)
+    tokens = np.arange(3, 20, dtype=np.int32)
+    item = from_span(tokens, 1, len(tokens))
+    pages = pack([item], shape_needed([item]))
+    a, b = (SCORE(m.weights, {}, pages, graphdef=m.graphdef) for m in (model, same))
+    np.testing.assert_array_equal(a, b)
