@@ -1,4 +1,7 @@
-"""With ``exact``, 16-bit weights meet activations that were not rounded to their dtype."""
+"""With ``exact``, 16-bit weights meet activations that were not rounded to their dtype.
+
+The head's do so always.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +10,7 @@ import pytest
 from flax import nnx
 
 from zojax.models import load, save
-from zojax.models.layers import Linear
+from zojax.models.layers import Embedding, Linear
 from zojax.scoring import from_span, pack, score, shape_needed
 
 torch = pytest.importorskip("torch")
@@ -59,6 +62,16 @@ def test_a_layer_sees_what_is_less_than_half_a_spacing(dtype):
 
     assert product(exact=True) == 3 + 3 * 2.0**-12
     assert product(exact=False) == 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_head_always_sees_what_is_less_than_half_a_spacing(dtype):
+    head = Embedding(2, 1, dtype=dtype, rngs=nnx.Rngs(0))
+    head.weight[...] = jnp.full((2, 1), 3, dtype)
+    hidden, slot, rows = jnp.full((1, 1, 1), 1 + 2.0**-12), jnp.zeros(1, int), jnp.ones((1, 1), int)
+    every = jax.jit(lambda x: head.logits(x, slot, {}))(hidden)
+    one = jax.jit(lambda x: head.logits_at(x, rows, slot, {}))(hidden)
+    assert set(np.ravel(every)) == set(np.ravel(one)) == {3 + 3 * 2.0**-12}
 
 
 def test_keys_and_values_are_cached_as_they_are(directory):

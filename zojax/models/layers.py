@@ -168,7 +168,8 @@ def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> 
     # A cast there and back is one that XLA may leave out; this is not.
     high = jax.lax.reduce_precision(x, limits.nexp, limits.nmant)
     low = (x - high).astype(weight.dtype)
-    return product(high.astype(weight.dtype), weight) + product(low, weight)
+    both = product(jnp.concatenate([high.astype(weight.dtype), low], axis=1), weight)
+    return both[:, : x.shape[1]] + both[:, x.shape[1] :]  # of one product: weights are read once
 
 
 def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str) -> jax.Array:
@@ -229,11 +230,11 @@ class LayerNorm(nnx.Module):
 class Embedding(nnx.Module):
     """A table ``weight (rows, n)``, read forwards as an embedding and backwards as a head.
 
-    Its adapter keeps the slot axis, see :func:`bind`. ``exact`` is of the head's inputs.
+    Its adapter keeps the slot axis, see :func:`bind`. The head never rounds its
+    input: nothing behind it averages that error out, and few tokens come to it.
     """
 
-    def __init__(self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, exact: bool = False):
-        self.exact = exact
+    def __init__(self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.weight = nnx.Param(_INIT(rngs.params(), (rows, n), dtype))
 
     def __call__(self, rows_pt: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
@@ -257,7 +258,7 @@ class Embedding(nnx.Module):
     def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
         """Logits of every row: ``(p, r, rows)`` in float32."""
         weight = self.weight[...]
-        logits = _matmul("prn,vn->prv", hidden_prn, weight, self.exact)
+        logits = _matmul("prn,vn->prv", hidden_prn, weight, exact=True)
         if "weight" in adapter:
             logits += side_branch(hidden_prn, bind(adapter["weight"], slot_p), weight)
         return logits
@@ -266,7 +267,9 @@ class Embedding(nnx.Module):
         self, hidden_pcn: jax.Array, rows_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
     ) -> jax.Array:
         """Logit of one given row for each hidden state: ``(p, c)`` in float32."""
-        logits_pc = _matmul("pcn,pcn->pc", hidden_pcn, self.weight[...][rows_pc], self.exact)
+        logits_pc = _einsum(
+            "pcn,pcn->pc", hidden_pcn, self.weight[...][rows_pc].astype(jnp.float32)
+        )
         branch = adapter.get("weight", {})
         if isinstance(branch, Seeded):
             z_pcn = self._branch_rows(rows_pc, slot_p, branch)

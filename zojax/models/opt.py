@@ -207,7 +207,7 @@ class OPT(nnx.Module):
         self.num_layers = config.num_hidden_layers
         d, width = config.hidden_size, config.word_embed_proj_dim
         rows = config.max_position_embeddings + POSITION_OFFSET
-        self.embed_tokens = Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs, exact=exact)
+        self.embed_tokens = Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
         self.embed_positions = Embedding(rows, d, dtype=dtype, rngs=rngs)
         projected = width != d
         self.project_in = (
@@ -224,7 +224,7 @@ class OPT(nnx.Module):
         self.lm_head = (
             None
             if config.tie_word_embeddings
-            else Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs, exact=exact)
+            else Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
         )
 
         @nnx.split_rngs(splits=config.num_hidden_layers)
