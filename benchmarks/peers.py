@@ -83,9 +83,14 @@ def pad(items: Sequence[Item]) -> PaddedBatch:
 
 
 @torch.inference_mode()
-def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
+def logits(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
+    """Logits of the whole vocabulary at every token, in the model's dtype."""
+    return model(input_ids=batch.tokens_st, attention_mask=batch.mask_st).logits
+
+
+@torch.inference_mode()
+def loss_of(logits_stv: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     """Cross-entropy over the candidates' mean token log-probabilities (train_as_classification)."""
-    logits_stv = model(input_ids=batch.tokens_st, attention_mask=batch.mask_st).logits
     logprob_stv = torch.log_softmax(logits_stv[:, :-1], dim=-1)
     targets_st = batch.tokens_st[:, 1:]
     logprob_st = logprob_stv.gather(-1, targets_st[..., None])[..., 0]
@@ -94,6 +99,11 @@ def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
     )
     scores_bk = scores_s.view(len(batch.labels_b), -1)
     return nn.functional.cross_entropy(scores_bk, batch.labels_b)
+
+
+def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
+    """The loss of one pass."""
+    return loss_of(logits(model, batch), batch)
 
 
 def seeded_draw(seed: int) -> Draw:

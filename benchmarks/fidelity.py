@@ -1,0 +1,379 @@
+"""How true the projected gradient is: its error and its sign, against float64.
+
+    python benchmarks/fidelity.py --data DIR --tokenizer DIR --write-docs
+
+Every probe is a batch of its own along directions of its own, at the base model. zojax and the
+published way (:mod:`peers`), which adds ±ε U Vᵀ to the weights in place, get the same ones, and
+float64 (:mod:`float64`) says what is right: for the very weights that a method has, so that the
+error is of its arithmetic; and for the float32 weights, so that the rounding of the base is in it.
+
+The demo's trained model with many probes, a random OPT of ``--shape`` with few. Five minutes on 2
+CPU cores.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import float64
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import peers
+import torch
+from docs_table import write_docs
+from flax import traverse_util
+from rich.console import Console
+from rich.progress import track
+from setting import DOCS, ROOT, arguments, machine_name, make_config, random_checkpoint
+
+from zojax.adapters import Flat
+from zojax.config import Config, apply_overrides, load_config
+from zojax.errors import InputError
+from zojax.estimators import SUBSPACE, stream_key
+from zojax.models.tensor_names import abstract
+from zojax.scoring import Item
+from zojax.scoring.buckets import choose_buckets, choose_num_pages
+from zojax.training.batches import batch_indices, pack_batch, shape_of_all
+from zojax.training.run_dir import write_atomically
+from zojax.training.setup import Run, prepare
+from zojax.training.step import Batch, losses_of
+
+BEGIN, END = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
+PNG = ROOT / "docs" / "images" / "fidelity.png"
+DEMO = ROOT / "configs" / "demo.py"
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """One question: a batch, and where to look from the base model.
+
+    Attributes:
+        items: the batch.
+        batch: the same, packed.
+        key: that zojax draws U and V from.
+        u: U ``(…, m, r)`` of every matrix, as zojax draws it.
+        v: V ``(…, n, r)`` likewise.
+    """
+
+    items: list[Item]
+    batch: Batch
+    key: jax.Array
+    u: Flat
+    v: Flat
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to compute projected gradients.
+
+    Attributes:
+        name: in the table.
+        base: which weights it has, a key of :data:`BASES`.
+        measure: ``(run, weights, probes) -> c`` of every probe; by what the name goes on with, as
+            the same passes may be read in more than one way.
+    """
+
+    name: str
+    base: str
+    measure: Callable[[Run, Tree, Sequence[Probe]], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One method's projected gradients beside float64's.
+
+    Attributes:
+        model: demo, or the shape.
+        method: its name.
+        probes: how many.
+        signs: share that has the sign of float64's for the same weights.
+        error: ``rms(c − c64) / rms(c64)``, likewise.
+        signs_base: as ``signs``, for the float32 weights.
+        error_base: as ``error``, for the float32 weights.
+    """
+
+    model: str
+    method: str
+    probes: int
+    signs: float
+    error: float
+    signs_base: float
+    error_base: float
+
+
+def sign_agreement(grads: np.ndarray, exact: np.ndarray) -> float:
+    """The share of projected gradients with the right sign; where losses tie there is none.
+
+    >>> sign_agreement(np.array([2.0, -1.0, 0.0, 3.0]), np.array([1.0, -5.0, 1.0, -1.0]))
+    0.5
+    """
+    return float(np.mean(np.sign(grads) == np.sign(exact)))
+
+
+def relative_error(grads: np.ndarray, exact: np.ndarray) -> float:
+    """``rms(c − c64) / rms(c64)`` over the probes.
+
+    >>> relative_error(np.array([3.0, 1.0]), np.array([3.0, 4.0]))
+    0.6
+    """
+    return float(np.linalg.norm(grads - exact) / np.linalg.norm(exact))
+
+
+# What is probed, and where.
+
+
+def quantise(weights: Tree) -> Tree:
+    """Every matrix of the layers as int8 with a symmetric scale a row, and back in float32."""
+
+    def rounded(w: jax.Array) -> jax.Array:
+        scale = jnp.maximum(jnp.abs(w).max(-1, keepdims=True), 1e-12) / 127
+        return jnp.round(w / scale).astype(jnp.int8).astype(jnp.float32) * scale
+
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+    for path, leaf in flat.items():
+        if path.startswith("layers/") and leaf.ndim == 3:
+            flat[path] = rounded(leaf)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def cast(weights: Tree, dtype: Any) -> Tree:
+    """All weights in a dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
+
+
+BASES: dict[str, Callable[[Tree], Tree]] = {
+    "float32": lambda weights: weights,
+    "bfloat16": functools.partial(cast, dtype=jnp.bfloat16),
+    "float16": functools.partial(cast, dtype=jnp.float16),
+    "int8": quantise,
+}
+"""What is made of the float32 weights."""
+
+
+def draw_probes(run: Run, count: int) -> Iterator[Probe]:
+    """The batches of a run's first steps, packed to one shape, with directions for each."""
+    size, items = run.config.train.batch_size, run.data.train
+    order = functools.partial(batch_indices, run.config.train.seed, len(items), size)
+    batches = [[items[i] for i in order(step)] for step in range(count)]
+    num_pages = choose_num_pages(batches, run.model.config.hidden_size)
+    [shape] = choose_buckets([shape_of_all(batches, num_pages)], 1)
+    estimator, params = run.method.estimator, start_of(run)
+
+    @jax.jit
+    def directions(key: jax.Array) -> tuple[Flat, Flat]:
+        subspace = estimator.space.redraw(stream_key(key, SUBSPACE, 0))
+        return estimator.gradient(key, jnp.int32(0), params, subspace, jnp.ones(1)), subspace
+
+    for number, batch in enumerate(batches):
+        key = jax.random.fold_in(run.key, number)
+        yield Probe(batch, pack_batch(batch, shape), key, *directions(key))
+
+
+def start_of(run: Run) -> Flat:
+    """The params of the base model."""
+    return run.method.estimator.space.init(run.model.weights, run.key)
+
+
+# Who answers.
+
+
+def by_zojax(
+    exact: bool, run: Run, weights: Tree, probes: Sequence[Probe]
+) -> dict[str, np.ndarray]:
+    """The projected gradients of a training step's own program; ``exact`` is of activations."""
+    estimator, params = run.method.estimator, start_of(run)
+    graphdef = abstract(run.model.config, exact=exact)[0]
+    objective = run.objective._replace(graphdef=graphdef)
+
+    @jax.jit
+    def ask(weights: Tree, key: jax.Array, batch: Batch) -> jax.Array:
+        subspace = estimator.space.redraw(stream_key(key, SUBSPACE, 0))
+        variants = estimator.perturb(key, jnp.int32(0), params, subspace)
+        losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
+        return estimator.projected_grad(losses_v)[0]
+
+    return {"": np.array([float(ask(weights, p.key, p.batch)) for p in probes])}
+
+
+def in_place(
+    dtype: torch.dtype, run: Run, weights: Tree, probes: Sequence[Probe]
+) -> dict[str, np.ndarray]:
+    """The published way: +ε, then −2ε, added to weights of a dtype; here each time from the base.
+
+    In 16 bits also with the logits taken to float32 before the loss, which the published code does
+    not do.
+
+    Args:
+        dtype: of the weights and of all activations.
+        run: whose model and ε these are.
+        weights: not needed, as the checkpoint is loaded in its dtype.
+        probes: what is asked.
+    """
+    model, epsilon = peers.load_model(Path(run.model.path), dtype), run.config.estimator.epsilon
+    base = {name: p.data for name, p in model.named_parameters()}
+    loss_dtypes = {"": dtype} if dtype == torch.float32 else {"": dtype, _UPCAST: torch.float32}
+    grads = {suffix: [] for suffix in loss_dtypes}
+    for probe in probes:
+        u, v = (
+            {name: t.float() for name, t in float64.by_name(f).items()} for f in (probe.u, probe.v)
+        )
+        model.requires_grad_(False)
+        for name, p in model.named_parameters():
+            p.data = base[name]
+            p.requires_grad_(name in u)
+        batch, losses = peers.pad(probe.items), {suffix: [] for suffix in loss_dtypes}
+        for length in (epsilon, -2 * epsilon):
+            peers.move(model, v, lambda name, shape, u=u: u[name], length)
+            logits = peers.logits(model, batch)
+            for suffix, loss_dtype in loss_dtypes.items():
+                losses[suffix].append(peers.loss_of(logits.to(loss_dtype), batch))
+        for suffix, (above, below) in losses.items():
+            grads[suffix].append(float((above - below) / (2 * epsilon)))
+    return {suffix: np.array(c) for suffix, c in grads.items()}
+
+
+_UPCAST = ", loss float32"
+
+
+def by_float64(run: Run, weights: Tree, probes: Sequence[Probe]) -> np.ndarray:
+    """The right projected gradients for these weights."""
+    model, base = float64.load_model(Path(run.model.path)), float64.by_name(weights)
+    epsilon = run.config.estimator.epsilon
+
+    def ask(probe: Probe) -> float:
+        u, v = float64.by_name(probe.u), float64.by_name(probe.v)
+        return float64.projected_grad(model, base, u, v, probe.items, epsilon)
+
+    return np.array([ask(probe) for probe in probes])
+
+
+METHODS = (
+    Method("zojax float32", "float32", functools.partial(by_zojax, False)),
+    Method("zojax bfloat16", "bfloat16", functools.partial(by_zojax, False)),
+    Method("zojax bfloat16, activations float32", "bfloat16", functools.partial(by_zojax, True)),
+    Method("zojax float16", "float16", functools.partial(by_zojax, False)),
+    Method("zojax float16, activations float32", "float16", functools.partial(by_zojax, True)),
+    Method("zojax int8 (simulated)", "int8", functools.partial(by_zojax, False)),
+    Method("in place float32", "float32", functools.partial(in_place, torch.float32)),
+    Method("in place bfloat16", "bfloat16", functools.partial(in_place, torch.bfloat16)),
+    Method("in place float16", "float16", functools.partial(in_place, torch.float16)),
+)
+SLOW_ON_CPUS = "float16"
+"""What a large model is not measured in."""
+
+
+def measure(
+    name: str, config: Config, count: int, methods: Sequence[Method], console: Console
+) -> list[Row]:
+    """Every method on a model's probes."""
+    run = prepare(config, Console(quiet=True))
+    probes = list(draw_probes(run, count))
+    weights = {base: BASES[base](run.model.weights) for base in {m.base for m in methods}}
+    exact: dict[str, np.ndarray] = {}
+    for base in ("float32", *sorted(weights.keys() - {"float32"})):
+        same = [b for b in exact if _equal(weights[b], weights[base])]
+        exact[base] = exact[same[0]] if same else by_float64(run, weights[base], probes)
+        console.print(f"{name}: float64 for {base} weights done", highlight=False)
+    rows = []
+    for method in track(methods, name, console=console, transient=True):
+        for suffix, grads in method.measure(run, weights[method.base], probes).items():
+            compared = [
+                figure(grads, exact[base])
+                for base in (method.base, "float32")
+                for figure in (sign_agreement, relative_error)
+            ]
+            rows.append(Row(name, method.name + suffix, count, *compared))
+    return rows
+
+
+def _equal(a: Tree, b: Tree) -> bool:
+    """Whether two trees hold the same numbers, such as a float16 checkpoint's in two dtypes."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(bool((x.astype(jnp.float32) == y.astype(jnp.float32)).all()) for x, y in pairs)
+
+
+# What is told.
+
+
+def table(rows: Sequence[Row], epsilon: float, machine: str) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"{machine}. ε {epsilon:g}; batches of 16; int8 is simulated: matrices rounded to int8 "
+        "with a scale a row, computed with in float32.",
+        "",
+        "| model | method | probes | signs right | error | signs right, to the float32 model | "
+        "error, to the float32 model |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row.model, row.method, str(row.probes)]
+        cells += [f"{100 * row.signs:.1f} %", f"{row.error:.1e}"]
+        cells += [f"{100 * row.signs_base:.1f} %", f"{row.error_base:.1e}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """A bar of error for each method of the first model, on a logarithmic axis."""
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in rows if row.model == rows[0].model]
+    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.2), layout="constrained")
+    colours = ["#4c72b0" if row.method.startswith("zojax") else "#c44e52" for row in rows]
+    bars = axes.barh([row.method for row in rows], [row.error for row in rows], color=colours)
+    axes.bar_label(
+        bars, [f"{row.error:.0e}, {100 * row.signs:.1f} % of signs" for row in rows], padding=4
+    )
+    axes.set_xscale("log")
+    axes.set_xlim(right=300 * max(row.error for row in rows))
+    axes.set_xlabel(f"relative error of the projected gradient, {rows[0].probes} probes")
+    axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command line."""
+    parser = arguments(__doc__)
+    parser.add_argument("--probes", type=int, default=300, help="of the demo (default: 300)")
+    parser.add_argument("--shape-probes", type=int, default=3, help="of --shape (default: 3)")
+    parser.add_argument("--epsilon", type=float, default=1e-3, help="default: 1e-3")
+    args = parser.parse_args(argv)
+    if args.probes < 1:
+        raise InputError(f"--probes {args.probes}: give at least 1")
+    console, settings = Console(stderr=True), [f"estimator.epsilon={args.epsilon}"]
+    sizes = [f"train.steps={args.probes}", "train.batch_size=16"]
+    demo = apply_overrides(load_config(str(DEMO)), [*sizes, *settings])
+    rows = measure("demo", demo, args.probes, METHODS, console)
+    if args.shape_probes:
+        quick = [method for method in METHODS if method.base != SLOW_ON_CPUS]
+        with random_checkpoint(args.shape, args.tokenizer) as checkpoint:
+            config = make_config(checkpoint, args.data, args.shape_probes, settings)
+            rows += measure(args.shape, config, args.shape_probes, quick, console)
+    text = table(rows, args.epsilon, machine_name())
+    print(text)
+    if args.json:
+        told = {"epsilon": args.epsilon, "rows": [dataclasses.asdict(row) for row in rows]}
+        write_atomically(args.json, json.dumps(told).encode())
+    if args.write_docs:
+        draw(rows, PNG)
+        write_docs(DOCS, BEGIN, END, text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
