@@ -125,6 +125,70 @@ def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, th
     assert told == {"metric": "accuracy", "eval_accuracy": right(data, scores), "eval_examples": 12}
 
 
+def write_choices(directory: Path, labels: list[int]) -> None:
+    """Choices of two to nine words, as many as labels, in COPA's form."""
+    words = ["it", "rained", "and", "the", "film", "was", "good", "today"]
+    rows = [
+        {
+            "premise": f"The {words[i % 8]} of {words[(3 * i + 1) % 8]} came first.",
+            "question": ("cause", "effect")[i % 3 % 2],
+            "choice1": " ".join(["They", *words[i % 5 : i % 5 + 1 + i % 7]]) + ".",
+            "choice2": " ".join(["Nobody", *words[-1 - (5 * i + 2) % 8 :]]) + ".",
+            "label": label,
+        }
+        for i, label in enumerate(labels)
+    ]
+    for split in ("train", "validation"):
+        (directory / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def summed_logprobs(theirs: Any, tokenizer: Any, prompt: str, texts: tuple[str, ...]) -> np.ndarray:
+    """Log-probability of each whole text behind a prompt, from the text alone."""
+    import torch
+
+    sums, start = [], len(tokenizer(prompt)["input_ids"])
+    for text in texts:
+        ids = torch.tensor([tokenizer(prompt + text)["input_ids"]])
+        with torch.no_grad():
+            rows = theirs(ids).logits[0].log_softmax(-1)
+        sums.append(sum(rows[at - 1, ids[0, at]].item() for at in range(start, ids.shape[1])))
+    return np.array(sums)
+
+
+def test_content_free_scores_of_candidates_of_several_tokens_are_taken_away_in_sums(
+    base, theirs, tmp_path
+):
+    """MeZO's calibration, log p(candidate | prompt) - log p(candidate | "so"), on COPA."""
+    count = 24
+    write_choices(tmp_path, [0] * count)
+    config = configure(base, tmp_path, "copa", calibration="content_free")
+    config.data.num_train, config.data.num_dev, config.data.num_eval = 12, 8, count
+    data = load_data(config)
+    tokens = data.tokenizer.tokens
+    chosen = {"as MeZO": [], "by means": [], "as they are": []}
+    for example, item in zip(data.splits.eval, data.eval, strict=True):
+        lengths = np.array([len(candidate) for candidate in item.candidates])
+        assert min(lengths) > 1
+        conjunction = example.prompt.rpartition(" ")[2]
+        assert conjunction in ("so", "because")
+        full = summed_logprobs(theirs, tokens, example.prompt, example.candidates)
+        bare = summed_logprobs(theirs, tokens, conjunction, example.candidates)
+        chosen["as MeZO"].append(int((full - bare).argmax()))
+        chosen["by means"].append(int(((full - bare) / lengths).argmax()))
+        chosen["as they are"].append(int((full / lengths).argmax()))
+
+    # Labels that MeZO's calibration has right, but for two; the lines are in another order.
+    labels = [0] * count
+    for i, (item, choice) in enumerate(zip(data.eval, chosen["as MeZO"], strict=True)):
+        labels[int(item.name.rpartition(":")[2]) - 1] = choice if i >= 2 else 1 - choice
+    write_choices(tmp_path, labels)
+    figures = {way: right(load_data(config), np.eye(2)[choices]) for way, choices in chosen.items()}
+    assert len(set(figures.values())) == 3, "or the figure would not tell how it was made"
+    told = evaluate_config(config, QUIET)
+    expected = (count - 2) / count
+    assert told == {"metric": "accuracy", "eval_accuracy": expected, "eval_examples": count}
+
+
 def first_losses(run: Run) -> np.ndarray:
     """Of the first step, under its variants."""
     _, batch, _ = make_train_source(run.config, run)(0)
