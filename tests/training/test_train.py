@@ -20,6 +20,9 @@ QUIET = Console(quiet=True)
 STEPS, CHUNK = 30, 10
 
 
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+
 @pytest.fixture(scope="module")
 def configured(config_file, root):
     """A run on reviews of many lengths, so that batches fall into several buckets."""
