@@ -39,7 +39,7 @@ _PARTS = (
 """Names of parts, and what the names of their operations contain; the first that fits counts."""
 
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]*)"', re.MULTILINE)
-_CONTAINERS = re.compile(r"(while|conditional|call)([.\d]*)$")
+_CONTAINERS = re.compile(r"(while|cond|conditional|call)([.\d]*)$")
 
 
 class Event(NamedTuple):
@@ -86,8 +86,12 @@ def run_profiled(
     trainer.run(source, [end for end in ends if end <= first], stop, at_end)
     if stop.is_asked:
         return
-    with jax.profiler.trace(directory, create_perfetto_trace=True):
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # the device's work alone
+    with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
         trainer.run(source, [until], stop, lambda: None)
+    if stop.is_asked:
+        return
     if until in ends:
         at_end()
     names = operation_names(step.as_text() for step in trainer.executables.values())
