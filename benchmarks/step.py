@@ -195,7 +195,7 @@ def table(rows: Sequence[Row], rates: Sequence[float], machine: str) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """A bar for each step, on a logarithmic axis."""
+    """A bar for each step."""
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
@@ -203,8 +203,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     colours = ["#c44e52" if row.name.startswith("PyTorch") else "#4c72b0" for row in rows]
     bars = axes.barh([row.name for row in rows], [row.median for row in rows], color=colours)
     axes.bar_label(bars, [f"{1e3 * row.median:.0f} ms" for row in rows], padding=4)
-    axes.set_xscale("log")
-    axes.set_xlim(right=3 * max(row.median for row in rows))
+    axes.set_xlim(right=1.2 * max(row.median for row in rows))
     axes.set_xlabel("seconds a step")
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
