@@ -1,6 +1,7 @@
 """Figures of whole data sets, against transformers' logits and texts, and NumPy."""
 
 import functools
+import io
 import json
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
 from zojax.tasks.metrics import f1
 from zojax.training import train
-from zojax.training.evaluate_command import evaluate_config
+from zojax.training.evaluate_command import evaluate_config, evaluate_run
 from zojax.training.journal import read_journal
 from zojax.training.setup import Data, Run, load_data, make_train_source, prepare
 from zojax.training.step import init_state, train_step
@@ -298,6 +299,9 @@ def test_a_run_is_trained_by_the_f1_of_its_ranking(base, entities):
     assert ((losses <= 0) & (losses >= -1)).all()
     # Eight worths are thirds and fifths.
     np.testing.assert_allclose(losses * 120, (losses * 120).round(), atol=1e-4)
+    told = io.StringIO()
+    assert evaluate_run(entities / "run", Console(file=told))["eval_f1"] == result["eval_f1"]
+    assert "has changed" not in told.getvalue()
 
 
 def test_a_task_with_free_answers_trains_and_is_judged_by_f1(base, questions, tmp_path):

@@ -14,17 +14,17 @@ from zojax.training import run_dir
 from zojax.training.bar import progress_bar
 from zojax.training.evaluate import Evaluator
 from zojax.training.journal import read_journal
-from zojax.training.method import generates, make_objective
+from zojax.training.method import make_objective
 from zojax.training.predictions import prediction_rows
 from zojax.training.rebuild import load_run
 from zojax.training.replay import changed_data
 from zojax.training.setup import (
     Data,
-    data_hash,
     load_data,
     load_eval_data,
     load_model,
     pack_eval_sets,
+    run_data_hash,
 )
 
 Tree = Any
@@ -127,8 +127,8 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
 def _own_data(directory: Path, config: Config) -> tuple[Data, str | None]:
     """The run's data, and what to say if they are no longer what it was trained on."""
     data = load_data(config)
-    ours = data_hash(data, generates(config, data.splits.task))
-    return data, changed_data(read_journal(directory / run_dir.JOURNAL), ours)
+    journal = read_journal(directory / run_dir.JOURNAL)
+    return data, changed_data(journal, run_data_hash(config, data))
 
 
 def _evaluate(

@@ -130,6 +130,11 @@ def data_hash(data: Data, with_answers: bool) -> str:
     return digest.hexdigest()
 
 
+def run_data_hash(config: Config, data: Data) -> str:
+    """:func:`data_hash` of all that decides where a run of this configuration goes."""
+    return data_hash(data, worth_metric(config, data.splits.task) is not None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """Everything about a run that does not change while it runs.
@@ -171,7 +176,7 @@ def prepare(config: Config, console: Console) -> Run:
         data,
         model,
         base_hash,
-        data_hash(data, worth_metric(config, data.splits.task) is not None),
+        run_data_hash(config, data),
         make_method(config, model),
         make_objective(config, data.splits, data.tokenizer, data.scored, model),
         jax.random.key(config.train.seed),
