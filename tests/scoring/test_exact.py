@@ -17,9 +17,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 SCORE = jax.jit(score, static_argnames="graphdef")
-# As for float32 weights (sums in other orders, logits of the order of 1): two numbers of 8 bits
-# each hold all but 2⁻¹⁷ of an activation.
-TOLERANCE = 2e-4
+# Two numbers of 8 bits each hold all but 2⁻¹⁷ of an activation, and sums in float32 lose about as
+# much in another order; logits are of the order of 1.
+TOLERANCE = 2e-5
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
@@ -45,9 +45,8 @@ def errors(directory, exact: bool) -> np.ndarray:
 
 
 def test_scores_are_those_of_float32_activations(directory):
-    exact = errors(directory, exact=True).max()
-    assert exact < TOLERANCE
-    assert errors(directory, exact=False).max() > 2 * exact, "says nothing"
+    assert errors(directory, exact=True).max() < TOLERANCE
+    assert errors(directory, exact=False).max() > 5 * TOLERANCE, "says nothing"
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
