@@ -8,12 +8,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(
+    console: Console, what: str, *, transient: bool = True
+) -> Iterator[Callable[[int, int], None]]:
     """Gives ``(done, total) -> None``, to be called now and then.
 
     Args:
-        console: where the bar is shown until the end; off a terminal there is none.
+        console: where the bar is shown; off a terminal there is none.
         what: is being done, in a word.
+        transient: whether it goes away at the end.
     """
     bar = Progress(
         TextColumn("[bold]{task.description}[/]"),
@@ -21,7 +24,7 @@ def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], N
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         console=console,
-        transient=True,
+        transient=transient,
         disable=not console.is_terminal,
     )
     task = bar.add_task(what, total=None)

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from zojax.config import Config, from_dict
 from zojax.errors import InputError
 from zojax.models import Model, content_hash, save
 from zojax.training import run_dir
+from zojax.training.bar import progress_bar
 from zojax.training.compiling import CompilationCounter
 from zojax.training.journal import SKIPPED, Journal, read_journal
 from zojax.training.learning_rates import learning_rates
@@ -167,25 +167,16 @@ def _replay_with_bar(
 ) -> tuple[Model, float]:
     """The model after these records, and the seconds that they took, without compiling."""
     method, key = make_method(config, base), header_key(journal)
-    progress = Progress(
-        TextColumn("[bold]replay[/]"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with progress as bar, CompilationCounter() as compilations:
-        task = bar.add_task("replay", total=len(records))
+    total, bar = len(records), progress_bar(console, "replay", transient=False)
+    with bar as update, CompilationCounter() as compilations:
+        update(0, total)
         started = time.perf_counter()
         replay = make_replay(method)
-        weights, state = replay(
-            base.weights, key, records, lambda step: bar.update(task, completed=step)
-        )
+        weights, state = replay(base.weights, key, records, lambda step: update(step, total))
         weights = merge(weights, state, method, key)
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - started - compilations.seconds
-        bar.update(task, completed=len(records))
+        update(total, total)
     return dataclasses.replace(base, weights=weights), seconds
 
 
