@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zojax.training.journal import read_journal
-from zojax.training.profile import _PARTS, Event, largest_parts, operation_names, part_of
+from zojax.training.profile import PARTS, Event, largest_parts, operation_names, part_of
 
 STEP = "jit(train_step)"
 
@@ -56,6 +56,6 @@ def test_a_profiled_run_has_the_same_records_and_tells_the_largest_parts(
     for name in set(ours.dtype.names) - {"checksum"}:  # which the directory's name goes into
         np.testing.assert_array_equal(ours[name], theirs[name])
     assert "part of a step" in out
-    assert sum(name in out for name, _ in _PARTS) >= 3  # beside what belongs to none of them
+    assert sum(name in out for name, _ in PARTS) >= 3  # beside what belongs to none of them
     assert "100 %" in out
     assert list((directory / "profile").rglob("*.xplane.pb"))

@@ -26,7 +26,7 @@ STEPS = 3
 
 _LARGEST = 5
 
-_PARTS = (
+PARTS = (
     ("the update", r"/cond/branch_"),
     ("drawing directions", r"_normal|_uniform|threefry|stream_key"),
     ("low-rank branch", r"ptn,p?nk->ptk|ptk,pmk->ptm|ptk,p?nk->ptn|/perturb/"),
@@ -114,14 +114,13 @@ def part_of(operation: str) -> str:
     >>> part_of("jit(train_step)/while/body/closed_call/mlp/ptn,mn->ptm/dot_general")
     'products of the MLP'
     """
-    return next((name for name, pattern in _PARTS if re.search(pattern, operation)), "the rest")
+    return next((name for name, pattern in PARTS if re.search(pattern, operation)), "the rest")
 
 
 def read_events(directory: Path) -> list[Event]:
     """What the newest trace has of the training step's instructions."""
-    newest = max(directory.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     events = []
-    for plane in ProfileData.from_file(str(newest)).planes:
+    for plane in ProfileData.from_file(str(_newest(directory, "*.xplane.pb"))).planes:
         for event in (event for line in plane.lines for event in line.events):
             stats = {name: value for name, value in event.stats if name is not None}
             name = str(stats.get("hlo_op", ""))
@@ -129,6 +128,10 @@ def read_events(directory: Path) -> list[Event]:
             if ours and name and not _CONTAINERS.match(name):  # those hold others
                 events.append(Event(name, event.start_ns, event.end_ns))
     return events
+
+
+def _newest(directory: Path, pattern: str) -> Path:
+    return max(directory.rglob(pattern), key=lambda path: path.stat().st_mtime)
 
 
 def busy_seconds(events: Sequence[Event], part: Callable[[str], str]) -> dict[str, float]:
@@ -184,5 +187,5 @@ def show(
     for name, seconds in [*parts[:_LARGEST], ("everything else", rest), ("a step", total)]:
         table.add_row(name, f"{1e3 * seconds:.1f}", f"{100 * seconds / total:.0f} %")
     console.print(table)
-    newest = max(directory.rglob("perfetto_trace.json.gz"), key=lambda path: path.stat().st_mtime)
-    console.print(f"open {newest} in https://ui.perfetto.dev, or: xprof --logdir {directory}")
+    trace = _newest(directory, "perfetto_trace.json.gz")
+    console.print(f"open {trace} in https://ui.perfetto.dev, or: xprof --logdir {directory}")

@@ -189,7 +189,7 @@ def _set_up(
         refuse_skipped(records)
     progress = read_progress(directory, len(records), run.data.splits.task.metric)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    weights, state, done = _rebuild(directory, run, run.model.weights, console, stop=stop)
+    weights, state, done = _rebuild(directory, run, run.model.weights, console, stop)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
@@ -301,7 +301,7 @@ def _evaluate_best(training: Training, console: Console) -> float:
             trainer.weights, trainer.state = {}, None  # room, before the model is read again
             weights = load_model(run.config).weights
         trainer.weights, trainer.state, _ = _rebuild(
-            training.directory, run, weights, console, best, training.stop
+            training.directory, run, weights, console, training.stop, best
         )
     return _figure(training, training.eval_set)
 
@@ -347,8 +347,8 @@ def _rebuild(
     run: Run,
     base_weights: Tree,
     console: Console,
+    stop: stopping.Stop,
     steps: int | None = None,
-    stop: stopping.Stop = stopping.NEVER,
 ) -> tuple[Tree, TrainState, int]:
     """:func:`zojax.training.rebuild.rebuild` of a run that is set up."""
     return rebuild(
