@@ -13,24 +13,23 @@ CPU cores.
 
 import dataclasses
 import functools
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import command
 import float64
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import peers
 import torch
-from docs_table import write_docs
+from bars import bars
 from flax import traverse_util
 from rich.console import Console
 from rich.progress import track
 from setting import DOCS, ROOT, arguments, machine_name, make_config, random_checkpoint
+from timed_step import items_of
 
 from zojax.adapters import Flat
 from zojax.config import Config, apply_overrides, load_config
@@ -39,12 +38,11 @@ from zojax.estimators import SUBSPACE, stream_key
 from zojax.models.tensor_names import abstract
 from zojax.scoring import Item
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
-from zojax.training.batches import batch_indices, pack_batch, shape_of_all
-from zojax.training.run_dir import write_atomically
+from zojax.training.batches import pack_batch, shape_of_all
 from zojax.training.setup import Run, prepare
 from zojax.training.step import Batch, losses_of
 
-BEGIN, END = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
+MARKERS = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
 PNG = ROOT / "docs" / "images" / "fidelity.png"
 DEMO = ROOT / "configs" / "demo.py"
 
@@ -160,9 +158,7 @@ BASES: dict[str, Callable[[Tree], Tree]] = {
 
 def draw_probes(run: Run, count: int) -> Iterator[Probe]:
     """The batches of a run's first steps, packed to one shape, with directions for each."""
-    size, items = run.config.train.batch_size, run.data.train
-    order = functools.partial(batch_indices, run.config.train.seed, len(items), size)
-    batches = [[items[i] for i in order(step)] for step in range(count)]
+    batches = [items_of(run, step) for step in range(count)]
     num_pages = choose_num_pages(batches, run.model.config.hidden_size)
     [shape] = choose_buckets([shape_of_all(batches, num_pages)], 1)
     estimator, params = run.method.estimator, start_of(run)
@@ -323,24 +319,14 @@ def table(rows: Sequence[Row], epsilon: float, machine: str) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """A bar of error for each method of the first model, on a logarithmic axis."""
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     rows = [row for row in rows if row.model == rows[0].model]
-    figure, axes = plt.subplots(figsize=(8, 0.42 * len(rows) + 1.2), layout="constrained")
-    colours = ["#4c72b0" if row.method.startswith("zojax") else "#c44e52" for row in rows]
-    bars = axes.barh([row.method for row in rows], [row.error for row in rows], color=colours)
-    axes.bar_label(
-        bars, [f"{row.error:.0e}, {100 * row.signs:.1f} % of signs" for row in rows], padding=4
-    )
-    axes.set_xscale("log")
-    axes.set_xlim(right=300 * max(row.error for row in rows))
-    axes.set_xlabel(f"relative error of the projected gradient, {rows[0].probes} probes")
-    axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    errors = [row.error for row in rows]
+    labels = [f"{row.error:.0e}, {100 * row.signs:.1f} % of signs" for row in rows]
+    with bars(path, [row.method for row in rows], errors, labels, (8, 0.42)) as axes:
+        axes.set_xscale("log")
+        axes.set_xlim(right=300 * max(errors))
+        axes.set_xlabel(f"relative error of the projected gradient, {rows[0].probes} probes")
+        axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -361,19 +347,11 @@ def main(argv: list[str] | None = None) -> None:
         with random_checkpoint(args.shape, args.tokenizer) as checkpoint:
             config = make_config(checkpoint, args.data, args.shape_probes, settings)
             rows += measure(args.shape, config, args.shape_probes, quick, console)
-    text = table(rows, args.epsilon, machine_name())
-    print(text)
-    if args.json:
-        told = {"epsilon": args.epsilon, "rows": [dataclasses.asdict(row) for row in rows]}
-        write_atomically(args.json, json.dumps(told).encode())
+    figures = {"epsilon": args.epsilon, "rows": [dataclasses.asdict(row) for row in rows]}
+    command.tell(args, table(rows, args.epsilon, machine_name()), figures, DOCS, MARKERS)
     if args.write_docs:
         draw(rows, PNG)
-        write_docs(DOCS, BEGIN, END, text)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command.run(main)

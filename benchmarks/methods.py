@@ -10,7 +10,6 @@ seed (``--search``).
 import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import sys
 import tempfile
@@ -18,16 +17,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import command
 import jax
 import numpy as np
-from docs_table import write_docs
 from rich.console import Console
 from rich.progress import Progress
 
 from zojax.config import Config, apply_overrides, load_config
 from zojax.errors import InputError
 from zojax.training import train
-from zojax.training.run_dir import write_atomically
 from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import init_state, train_step
 
@@ -229,17 +227,9 @@ def main(argv: list[str] | None = None) -> None:
         f"{args.seeds} seeds (mean ± standard deviation), cosine schedule."
     )
     text = f"{caption}\n\n{table(rows, args.passes)}"
-    print(text)
-    if args.json:
-        dumped = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
-        write_atomically(args.json, f"{dumped}\n".encode())
-    if args.write_docs:
-        write_docs(DOCS, BEGIN, END, text)
+    figures = [dataclasses.asdict(row) for row in rows]
+    command.tell(args, text, figures, DOCS, (BEGIN, END))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command.run(main)

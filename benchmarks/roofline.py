@@ -7,25 +7,20 @@ memory; they are timed between the steps. Three minutes on 2 CPU cores.
 """
 
 import dataclasses
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import command
 import jax
 import jax.numpy as jnp
-from docs_table import write_docs
 from rich.console import Console
 from rich.progress import track
 from setting import DOCS, METHODS, arguments, machine_name, make_config, random_checkpoint
 from timed_step import TimedStep, needed_flops
 
-from zojax.errors import InputError
-from zojax.training.run_dir import write_atomically
-
-BEGIN, END = "<!-- table: made by benchmarks/roofline.py -->", "<!-- end of roofline.py's table -->"
+MARKERS = "<!-- table: made by benchmarks/roofline.py -->", "<!-- end of roofline.py's table -->"
 READ_BYTES = 1 << 28
 GOAL = 85
 """Per cent of the matmul rate, on needed FLOPs."""
@@ -131,10 +126,10 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     values: dict[str, list[float]] = {name: [] for name in rates}
     for step in steps.values():
-        step()
-    for _ in track(range(rounds), "rounds", console=console, transient=True):
+        step(0)  # the first touches all memory
+    for number in track(range(rounds), "rounds", console=console, transient=True):
         for name, step in steps.items():
-            seconds[name].append(step()[0])
+            seconds[name].append(step(number)[0])
             for other, rate in rates.items():
                 values[other].append(rate())
     units = ["GB/s" if name.startswith("sum") else "GFLOP/s" for name in rates]
@@ -176,19 +171,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with random_checkpoint(args.shape, args.tokenizer) as checkpoint:
         rates, steps = measure(checkpoint, args.data, args.rounds, Console())
-    text = table(rates, steps, machine_name())
-    print(text)
-    if args.json:
-        told = {"rates": rates, "steps": steps}
-        rows = {name: [dataclasses.asdict(row) for row in rows] for name, rows in told.items()}
-        write_atomically(args.json, json.dumps(rows).encode())
-    if args.write_docs:
-        write_docs(DOCS, BEGIN, END, text)
+    parts = {"rates": rates, "steps": steps}
+    figures = {name: [dataclasses.asdict(row) for row in rows] for name, rows in parts.items()}
+    command.tell(args, table(rates, steps, machine_name()), figures, DOCS, MARKERS)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command.run(main)

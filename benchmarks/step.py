@@ -10,19 +10,17 @@ on 2 CPU cores.
 
 import dataclasses
 import gc
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import command
 import jax
 import jax.numpy as jnp
-import matplotlib
-from docs_table import write_docs
+from bars import bars
 from rich.console import Console
 from rich.progress import track
 from setting import (
@@ -36,10 +34,7 @@ from setting import (
 )
 from timed_step import TimedStep, needed_flops
 
-from zojax.errors import InputError
-from zojax.training.run_dir import write_atomically
-
-BEGIN, END = "<!-- table: made by benchmarks/step.py -->", "<!-- end of step.py's table -->"
+MARKERS = "<!-- table: made by benchmarks/step.py -->", "<!-- end of step.py's table -->"
 PNG = ROOT / "docs" / "images" / "step.png"
 GOALS = {"full": 16, "lora": 12}
 """Times as fast as the peer that trains the same."""
@@ -146,11 +141,11 @@ def measure(
     theirs: dict[str, list[float]] = {name: [] for name in made}
     rates = []
     for step in steps.values():
-        step()  # the first touches all memory
+        step(0)  # the first touches all memory
     gc.collect()
     for number in track(range(rounds), "rounds", console=console, transient=True):
         for name, step in steps.items():
-            ours[name].append(step()[0])
+            ours[name].append(step(number)[0])
             rates.append(rate())
         if number < peer_rounds:
             for name, (step, _) in made.items():
@@ -196,19 +191,11 @@ def table(rows: Sequence[Row], rates: Sequence[float], machine: str) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """A bar for each step."""
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
-    colours = ["#c44e52" if row.name.startswith("PyTorch") else "#4c72b0" for row in rows]
-    bars = axes.barh([row.name for row in rows], [row.median for row in rows], color=colours)
-    axes.bar_label(bars, [f"{1e3 * row.median:.0f} ms" for row in rows], padding=4)
-    axes.set_xlim(right=1.2 * max(row.median for row in rows))
-    axes.set_xlabel("seconds a step")
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    medians = [row.median for row in rows]
+    labels = [f"{1e3 * median:.0f} ms" for median in medians]
+    with bars(path, [row.name for row in rows], medians, labels, (7, 0.5)) as axes:
+        axes.set_xlim(right=1.2 * max(medians))
+        axes.set_xlabel("seconds a step")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -220,19 +207,11 @@ def main(argv: list[str] | None = None) -> None:
     console = Console()
     with random_checkpoint(args.shape, args.tokenizer) as checkpoint:
         rows, rates = measure(checkpoint, args.data, args.rounds, args.peer_rounds, console)
-    text = table(rows, rates, machine_name())
-    print(text)
-    if args.json:
-        told = {"rows": [dataclasses.asdict(row) for row in rows], "gflops": rates}
-        write_atomically(args.json, json.dumps(told).encode())
+    figures = {"rows": [dataclasses.asdict(row) for row in rows], "gflops": rates}
+    command.tell(args, table(rows, rates, machine_name()), figures, DOCS, MARKERS)
     if args.write_docs:
         draw(rows, PNG)
-        write_docs(DOCS, BEGIN, END, text)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command.run(main)

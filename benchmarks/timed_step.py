@@ -11,7 +11,7 @@ from zojax.models.opt import OPTConfig
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices
 from zojax.training.loop import compile_programs
-from zojax.training.setup import make_train_source, prepare
+from zojax.training.setup import Run, make_train_source, prepare
 from zojax.training.step import StepRecord, init_state, starts_interval
 
 
@@ -34,7 +34,7 @@ class TimedStep:
         source = make_train_source(config, self.run)
         steps = range(config.train.steps)
         self.batches: list[Any] = [source(step) for step in steps]
-        self.items = [self._items(step) for step in steps]
+        self.items = [items_of(self.run, step) for step in steps]
         self._weights = self.run.model.weights
         self._state = init_state(self.run.method, self._weights, self.run.key)
         started = time.perf_counter()
@@ -49,15 +49,10 @@ class TimedStep:
         )
         self.compile_seconds = time.perf_counter() - started
         self.executables, self._fold = programs.step, programs.fold
-        self._step = 0
 
-    def _items(self, step: int) -> list[Item]:
-        train, items = self.run.config.train, self.run.data.train
-        return [items[i] for i in batch_indices(train.seed, len(items), train.batch_size, step)]
-
-    def __call__(self) -> tuple[float, StepRecord]:
-        """Seconds of the next step, the fold that may come before it included; and its scalars."""
-        step, key = self._step % len(self.batches), self.run.key
+    def __call__(self, step: int) -> tuple[float, StepRecord]:
+        """Seconds of a step, the fold that may come before it included; and its scalars."""
+        key = self.run.key
         bucket, batch, _ = self.batches[step]
         batch = jax.block_until_ready(jax.device_put(batch))
         started = time.perf_counter()
@@ -66,8 +61,13 @@ class TimedStep:
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)
         jax.block_until_ready((self._weights, self._state, record))
-        self._step += 1
         return time.perf_counter() - started, record
+
+
+def items_of(run: Run, step: int) -> list[Item]:
+    """The examples of a run's step."""
+    train, items = run.config.train, run.data.train
+    return [items[i] for i in batch_indices(train.seed, len(items), train.batch_size, step)]
 
 
 def needed_flops(config: OPTConfig, items: list[Item], num_variants: int) -> int:

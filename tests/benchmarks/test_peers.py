@@ -1,10 +1,10 @@
 """The peers that zojax is measured against compute what zojax computes."""
 
+import float64
 import jax
 import numpy as np
 import peers
 import pytest
-import torch
 from setting import METHODS, make_config
 from timed_step import TimedStep
 
@@ -19,15 +19,8 @@ STEPS = 2
 
 def by_peers_names(flat):
     """Arrays of zojax's, stacked by layer, as tensors by the names that the peer's model has."""
-    table = {}
-    for path, array in flat.items():
-        name = "model.decoder." + path.replace("/", ".").replace(".weight.lora_", ".lora_")
-        tensor = torch.tensor(np.asarray(array))
-        if path.startswith("layers/"):
-            table |= {name.replace("layers", f"layers.{i}", 1): t for i, t in enumerate(tensor)}
-        else:
-            table[name] = tensor
-    return table
+    tensors = float64.by_name(flat).items()
+    return {name.replace(".weight.lora_", ".lora_"): t.float() for name, t in tensors}
 
 
 def directions(key, step, params, subspace):
@@ -69,7 +62,7 @@ def test_a_peer_has_the_losses_of_zojax_along_the_same_directions(
             epsilon=epsilon,
             learning_rate=float(method.learning_rates[step]),
         )
-        _, record = timed()
+        _, record = timed(step)
         # Losses near 0.7 in float32, summed in another order; in place, rounded three times.
         np.testing.assert_allclose(record.losses_v, [above, below], atol=5e-6)
         assert abs(above - below) > 1e-4

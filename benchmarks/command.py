@@ -1,0 +1,41 @@
+"""How every benchmark runs as a command, and where its figures go."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from docs_table import write_docs
+
+from zojax.errors import InputError
+from zojax.training.run_dir import write_atomically
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command line; bad input ends in one line and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def tell(
+    args: argparse.Namespace, text: str, figures: Any, docs: Path, markers: tuple[str, str]
+) -> None:
+    """Prints a table, and puts it where ``--json`` and ``--write-docs`` want it.
+
+    Args:
+        args: with ``json`` and ``write_docs``.
+        text: the table, as Markdown.
+        figures: what it was made of, for JSON.
+        docs: the document.
+        markers: between which the table stands there.
+    """
+    print(text)
+    if args.json:
+        write_atomically(args.json, f"{json.dumps(figures, indent=1)}\n".encode())
+    if args.write_docs:
+        write_docs(docs, *markers, text)
