@@ -12,7 +12,7 @@ from zojax.scoring import Item
 from zojax.training.batches import batch_indices
 from zojax.training.loop import compile_programs
 from zojax.training.setup import Run, make_train_source, prepare
-from zojax.training.step import StepRecord, init_state, starts_interval
+from zojax.training.step import StepRecord, ends_interval, init_state
 
 
 class TimedStep:
@@ -51,15 +51,15 @@ class TimedStep:
         self.executables, self._fold = programs.step, programs.fold
 
     def __call__(self, step: int) -> tuple[float, StepRecord]:
-        """Seconds of a step, the fold that may come before it included; and its scalars."""
+        """Seconds of a step, the fold that may come after it included; and its scalars."""
         key = self.run.key
         bucket, batch, _ = self.batches[step]
         batch = jax.block_until_ready(jax.device_put(batch))
         started = time.perf_counter()
-        if self._fold is not None and starts_interval(self.run.method, step):
-            self._weights, self._state = self._fold(self._weights, self._state, key)
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)
+        if self._fold is not None and ends_interval(self.run.method, step + 1):
+            self._weights, self._state = self._fold(self._weights, self._state, key)
         jax.block_until_ready((self._weights, self._state, record))
         return time.perf_counter() - started, record
 

@@ -14,7 +14,7 @@ from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainC
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.training.method import make_method
-from zojax.training.step import Method, init_state, next_interval, starts_interval, update
+from zojax.training.step import Method, ends_interval, init_state, next_interval, update
 
 KEY, RATE, STEPS = jax.random.key(3), 0.01, 6
 
@@ -95,18 +95,19 @@ def test_what_lion_keeps_is_carried_over_a_redraw():
     moment, w = np.zeros((2, 5, 2)), np.ones((2, 5, 4))
     advance = jax.jit(functools.partial(update, method))
     for step in range(STEPS):
-        if starts_interval(method, step):
-            old = np.float64(state.subspace[path])
-            weights, state = next_interval(weights, state, KEY, method=method)
-            moment = moment @ old.swapaxes(1, 2) @ np.float64(state.subspace[path]) / 4
         c = jnp.float32([np.cos(step)])
         gradient = method.estimator.gradient(KEY, state.step, state.params, state.subspace, c)
         g, v = np.float64(gradient[path]), np.float64(state.subspace[path])
         w = w - RATE * np.sign(0.9 * moment + 0.1 * g) @ v.swapaxes(1, 2)
         moment = 0.99 * moment + 0.01 * g
         state = advance(state, KEY, c, jnp.float32(RATE), jnp.bool_(False))
+        if ends_interval(method, step + 1):
+            weights, state = next_interval(weights, state, KEY, method=method)
+            moment = moment @ v.swapaxes(1, 2) @ np.float64(state.subspace[path]) / 4
     folded = weights["layers"]["self_attn"]["q_proj"]["weight"]
-    total = np.float64(folded) + np.float64(state.params[path]) @ v.swapaxes(1, 2)
+    total = np.float64(folded) + np.float64(state.params[path]) @ np.float64(
+        state.subspace[path]
+    ).swapaxes(1, 2)
     np.testing.assert_allclose(total, w, rtol=0, atol=2e-6)  # float32 of the order of 1
     assert np.abs(w - 1).max() > 0.01
 

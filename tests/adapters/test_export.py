@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from zojax.adapters import adapter_state, draw_dense, lowrank, trainable_sites
-from zojax.adapters.export import check_linear, make_lora, named_factors, save_lora, truncated_svd
+from zojax.adapters.export import (
+    check_linear,
+    make_lora,
+    named_factors,
+    save_lora,
+    trained_places,
+    truncated_svd,
+)
 from zojax.adapters.lora import linear_places, load_lora
 from zojax.errors import InputError
 from zojax.models import Model, load
@@ -142,7 +149,7 @@ def test_no_update_is_no_error():
 
 def test_factors_are_the_states_own(model):
     state, places = random_state(model), linear_places(model)
-    check_linear(state, places)
+    check_linear(trained_places(state), places)
     factors = named_factors(state, places)
     trained = {name for name, (path, _) in places.items() if path[0] == "layers"}
     assert factors.keys() == trained
@@ -174,7 +181,7 @@ def test_what_lora_cannot_hold_is_refused(bias, model):
     if not bias:
         state = {"layers": random_state(model)["layers"], "embed_tokens": state["embed_tokens"]}
     with pytest.raises(InputError) as caught:
-        check_linear(state, linear_places(model))
+        check_linear(trained_places(state), linear_places(model))
     text = str(caught.value)
     assert "embed_positions/weight" in text if bias else "embed_tokens/weight" in text
     assert "--format hf" in text

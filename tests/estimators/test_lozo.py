@@ -27,9 +27,9 @@ from zojax.training.step import (
     Batch,
     Method,
     Objective,
+    ends_interval,
     init_state,
     next_interval,
-    starts_interval,
     train_step,
 )
 
@@ -247,11 +247,11 @@ def train(model: Model, method: Method, batches: list[list[Item]]) -> tuple[np.n
     programs = compiled(model, method, batches)
     weights, state, losses = model.weights, init_state(method, model.weights, KEY), []
     for step, items in enumerate(batches):
-        if starts_interval(method, step):
-            weights, state = programs.fold(weights, state, KEY)
         state, record = programs.step(
             weights, state, KEY, method.learning_rates[step], packed(items)
         )
+        if ends_interval(method, step + 1):
+            weights, state = programs.fold(weights, state, KEY)
         losses.append(np.asarray(record.losses_v))
     return np.array(losses), total_weights(weights, state)
 
@@ -390,14 +390,14 @@ def test_every_step_moves_along_the_direction_that_it_scored(pre_ln, short):
     weights, state = pre_ln.weights, init_state(method, pre_ln.weights, KEY)
     redraws = 0
     for step, items in enumerate(batches):
-        if starts_interval(method, step):
-            weights, state = programs.fold(weights, state, KEY)
-            redraws += 1
         before = total_weights(weights, state)
         state, record = programs.step(
             weights, state, KEY, method.learning_rates[step], packed(items)
         )
         after = total_weights(weights, state)
+        if ends_interval(method, step + 1):
+            weights, state = programs.fold(weights, state, KEY)
+            redraws += 1
         c = float(record.projected_grad_q[0])
         direction = {path: (before[path] - after[path]) / (RATE * c) for path in before}
         along = losses_along(theirs, before, direction, epsilon, items)

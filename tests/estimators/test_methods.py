@@ -21,7 +21,7 @@ from zojax.estimators import SUBSPACE, direction_key, stream_key
 from zojax.models import Model
 from zojax.models.layers import Seeded, draw_rows
 from zojax.training.method import make_method
-from zojax.training.step import Method, init_state, next_interval, starts_interval, update
+from zojax.training.step import Method, ends_interval, init_state, next_interval, update
 
 Arrays = dict[str, np.ndarray]
 
@@ -101,12 +101,12 @@ def train(method: Method) -> tuple[np.ndarray, Arrays]:
     advance = jax.jit(functools.partial(update, method))
     fold = jax.jit(functools.partial(next_interval, method=method))
     for step in range(STEPS):
-        if starts_interval(method, step):
-            weights, state = fold(weights, state, KEY)
         variants = perturb(KEY, state.step, state.params, state.subspace)
         losses.append([loss(moved(weights, variant)) for variant in variants])
         projected_grad_q = method.estimator.projected_grad(jnp.float32(losses[-1]))
         state = advance(state, KEY, projected_grad_q, jnp.float32(RATE), jnp.bool_(False))
+        if ends_interval(method, step + 1):
+            weights, state = fold(weights, state, KEY)
     return np.array(losses), moved(
         weights, method.estimator.space.state(state.params, state.subspace)
     )

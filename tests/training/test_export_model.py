@@ -72,7 +72,7 @@ def test_exports_of_trained_runs_score_as_the_runs(style, export_runs, tmp_path)
     directory = export_runs.trained(style)
     expected = run_logits(directory)
     assert_moved(expected, export_runs.transformers_model(export_runs.bases[style]))
-    # Three intervals of rank 2 are in the folded run, of which two were folded.
+    # Three intervals of rank 2 were folded.
     rank = 3 * export_runs.rank if style == "pre-LN" else None
     told = export_run(
         directory, "peft", tmp_path / "peft", QUIET, rank=rank, step=export_runs.steps
@@ -122,7 +122,7 @@ def test_a_lora_run_is_exported_as_the_lora_that_it_is(export_runs, tmp_path):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
 
 
-def test_a_mezo_run_is_exported_with_the_step_that_is_not_folded_yet(export_runs, tmp_path):
+def test_a_mezo_run_is_exported_with_its_last_step(export_runs, tmp_path):
     directory = export_runs.forge(tmp_path / "run", "as 350M", name="mezo")
     expected = run_logits(directory)
     assert_moved(expected, export_runs.transformers_model(export_runs.bases["as 350M"]))

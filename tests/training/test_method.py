@@ -21,7 +21,7 @@ from zojax.errors import InputError
 from zojax.estimators import fzoo
 from zojax.training.method import make_method, redraw_interval
 from zojax.training.setup import make_train_source, prepare
-from zojax.training.step import init_state, train_step
+from zojax.training.step import init_state, score_slots, train_step
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,31 @@ def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
     assert len({*many.round(5).tolist()}) == 6
     middle = many.reshape(3, 2).mean(axis=1)  # L(θ) up to ε², whatever the direction
     np.testing.assert_allclose(middle, middle.mean(), rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["mezo", "lozo"])
+def test_scoring_between_two_steps_draws_no_random_numbers(name, configure):
+    """MeZO's directions are drawn in every forward pass that sees them: none but the probes' do."""
+    run = prepare(configure({}, {"name": name}), Console(quiet=True))
+    source, space = make_train_source(run.config, run), run.method.estimator.space
+    _, batch, _ = source(0)
+    state = init_state(run.method, run.model.weights, run.key)
+
+    def evaluation(weights, state, batch):
+        adapter = space.state(state.params, state.subspace)
+        return score_slots(weights, [adapter], batch, run.objective)
+
+    def step(weights, state, batch):
+        rate = np.float32(0.1)
+        return train_step(
+            weights, state, run.key, rate, batch, method=run.method, objective=run.objective
+        )
+
+    def draws_numbers(function) -> bool:
+        return "random_bits" in str(jax.make_jaxpr(function)(run.model.weights, state, batch))
+
+    assert draws_numbers(step)
+    assert not draws_numbers(evaluation)
 
 
 def test_probes_that_tie_move_nothing_by_fzoo():

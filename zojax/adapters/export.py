@@ -17,8 +17,9 @@ from zojax.adapters.lora import PREFIX, WEIGHTS, A, B, Factors
 from zojax.adapters.lora_config import CONFIG
 from zojax.errors import InputError
 from zojax.models.checkpoint_files import write_json, write_safetensors
-from zojax.models.layers import Seeded
 from zojax.models.tensor_names import Place
+
+WeightPath = tuple[str, ...]
 
 _EXTRA_COLUMNS = 8
 _MOST_STEPS = 100
@@ -40,22 +41,29 @@ class Lora(NamedTuple):
     worst: tuple[str, float]
 
 
-def check_linear(state: Mapping[str, Any], places: Mapping[str, Place]) -> None:
-    """Raises ``InputError`` if a state has something where LoRA has nothing.
+def trained_places(state: Mapping[str, Any], folded: Iterable[str] = ()) -> set[WeightPath]:
+    """The paths of the weights that a run's adapter states and folds move.
 
     Args:
         state: arrays or shapes, without a slot axis.
+        folded: as :class:`zojax.adapters.Space` has it.
+
+    >>> sorted(trained_places({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
+    [('fc1', 'bias'), ('fc1', 'weight'), ('norm', 'bias')]
+    """
+    leaves = traverse_util.flatten_dict(state)
+    beside = {path[:-1] if path[-1] in ("u", "v") else path for path in leaves}
+    return beside | {tuple(path.split("/")) for path in folded}
+
+
+def check_linear(trained: Iterable[WeightPath], places: Mapping[str, Place]) -> None:
+    """Raises ``InputError`` if a run trains something where LoRA has nothing.
+
+    Args:
+        trained: from :func:`trained_places`.
         places: of the linear layers, see :func:`zojax.adapters.lora.linear_places`.
     """
-    linear = {path for path, _ in places.values()}
-
-    def is_of_matrix(path: tuple[str, ...], leaf: Any) -> bool:
-        site = path if isinstance(leaf, Seeded) else path[:-1] if path[-1] in ("u", "v") else ()
-        return site in linear
-
-    leaves = traverse_util.flatten_dict(state)
-    rest = {path for path, leaf in leaves.items() if not is_of_matrix(path, leaf)}
-    others = sorted({path[:-1] if path[-1] in ("u", "v") else path for path in rest})
+    others = sorted(set(trained) - {path for path, _ in places.values()})
     if others:
         raise InputError(
             f"LoRA holds updates of linear layers alone, but the run trains {'/'.join(others[0])} "
@@ -66,18 +74,15 @@ def check_linear(state: Mapping[str, Any], places: Mapping[str, Place]) -> None:
 def named_factors(state: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, Factors]:
     """A state's own factors at every linear layer, by the layer's name, on the host in float32.
 
-    Of seeded directions there are none: U and V are empty.
-
-    Arguments as for :func:`check_linear`, which must have passed the state.
+    Args:
+        state: without a slot axis.
+        places: as for :func:`check_linear`, which must have passed the state's.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(state))
-    seeded = {path for path, leaf in flat.items() if isinstance(leaf, Seeded)}
-    host = {p: np.asarray(leaf, np.float32) for p, leaf in flat.items() if p not in seeded}
+    host = {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
     factors = {}
     for module, (path, layer) in places.items():
-        if path in seeded:
-            factors[module] = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
-        elif (*path, "u") in host:
+        if (*path, "u") in host:
             u, v = host[*path, "u"], host[*path, "v"]
             factors[module] = (u, v) if layer is None else (u[layer], v[layer])
     return factors

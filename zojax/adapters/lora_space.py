@@ -75,4 +75,4 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
             }
         )
 
-    return Space(init, lambda key: {}, state, keep_weights, keep_moment, moves_weights=False)
+    return Space(init, lambda key: {}, state, keep_weights, keep_moment)

@@ -43,7 +43,7 @@ def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> 
     def fold_into(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
         return fold(weights, params, subspace, key, fold_policy)
 
-    return Space(init, redraw, adapter_state, fold_into, carry, moves_weights=True)
+    return Space(init, redraw, adapter_state, fold_into, carry, folded=tuple(matrices))
 
 
 def carry(moment: Flat, old: Flat, new: Flat) -> Flat:

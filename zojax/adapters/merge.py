@@ -8,7 +8,6 @@ from flax import traverse_util
 
 from zojax.adapters.fold import fold_matrix
 from zojax.errors import InputError
-from zojax.models.layers import Seeded
 
 Tree = Any
 
@@ -22,17 +21,12 @@ def check_mergeable(state: Mapping[str, Any]) -> None:
         )
 
 
-def has_seeds(state: Mapping[str, Any]) -> bool:
-    """Whether a state has directions that would be drawn anew in every forward pass."""
-    return any(isinstance(leaf, Seeded) for leaf in traverse_util.flatten_dict(state).values())
-
-
 def merge_state(weights: Tree, state: Mapping[str, Any]) -> Tree:
     """``W + U Vᵀ`` and ``w + δ``, rounded to nearest in the weights' dtype.
 
     Args:
         weights: nested dict of parameters.
-        state: an adapter state behind a fold, which has left nothing of seeded directions.
+        state: an adapter state of factors and deltas.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
     added: dict[Any, Any] = dict(traverse_util.flatten_dict(state))
@@ -42,6 +36,6 @@ def merge_state(weights: Tree, state: Mapping[str, Any]) -> Tree:
             args = (weight, u, v) if u.ndim == 3 else (weight[None], u[None], v[None])
             merged = fold_matrix(*args, None, "nearest")
             flat[path[:-1]] = merged if u.ndim == 3 else merged[0]
-        elif path[-1] != "v" and not isinstance(value, Seeded):
+        elif path[-1] != "v":
             flat[path] = (flat[path].astype(jnp.float32) + value).astype(flat[path].dtype)
     return traverse_util.unflatten_dict(flat)

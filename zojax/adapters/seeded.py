@@ -1,9 +1,9 @@
 """MeZO's space: every weight itself, moved along dense directions that are never stored.
 
 A direction z is named by a seed, and its rows are drawn where and when a layer needs them
-(:class:`zojax.models.layers.Seeded`). What is trained is one coefficient a direction; before the
-next step it is folded into the weights and the directions are drawn anew, so that neither a probe
-nor an update ever holds a second copy of the weights.
+(:class:`zojax.models.layers.Seeded`). What is trained is one coefficient a direction; at the
+step's end it is folded into the weights and the directions are drawn anew, so that neither a probe
+nor an update ever holds a second copy of the weights, and a run between two steps is its weights.
 
 Axes: d directions, l layers, m rows, n columns.
 """
@@ -31,7 +31,7 @@ def seeded(
     fold_policy: FoldPolicy = "nearest",
     dtype: Any = jnp.float32,
 ) -> Space:
-    """The space of ``W + Σ_d c_d z_d``; it must be redrawn before every step.
+    """The space of ``W + Σ_d c_d z_d``; it must be folded after every step.
 
     Args:
         sites: what is trained.
@@ -47,7 +47,7 @@ def seeded(
         return {SEEDS: jax.random.key_data(jax.random.split(key, num_directions))}
 
     def state(params: Flat, subspace: Flat) -> dict[str, Any]:
-        return along(sites, subspace[SEEDS], params[COEFFICIENTS])
+        return {}  # every step ends with a fold
 
     def fold(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
         flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
@@ -63,7 +63,7 @@ def seeded(
             )
         return traverse_util.unflatten_dict(flat, sep="/"), init(weights, key)
 
-    return Space(init, redraw, state, fold, keep_moment, moves_weights=True)
+    return Space(init, redraw, state, fold, keep_moment, folded=tuple(s.path for s in sites))
 
 
 def along(sites: Sites, seed_d2: jax.Array, scale_d: jax.Array) -> dict[str, Any]:

@@ -39,12 +39,13 @@ class Space(NamedTuple):
     Attributes:
         init: ``(weights, key) -> params``.
         redraw: ``(key) -> subspace``; for the key of the step that an interval starts at.
-        state: ``(params, subspace) -> adapter state`` of the model that they name.
+        state: ``(params, subspace) -> adapter state`` of the model that they name beside the
+            weights.
         fold: ``(weights, params, subspace, key) -> (weights, params)``: moves into the weights
             what a redraw would lose. Donate both.
         carry: ``(moment, old, new) -> moment``: a tree like params that an optimizer keeps, such
             as momentum, when the subspace is redrawn.
-        moves_weights: whether ``fold`` does anything to the weights.
+        folded: paths of the weights that ``fold`` moves; none where it moves no weight.
     """
 
     init: Callable[[Tree, jax.Array], Flat]
@@ -52,7 +53,7 @@ class Space(NamedTuple):
     state: Callable[[Flat, Flat], Tree]
     fold: Callable[[Tree, Flat, Flat, jax.Array], tuple[Tree, Flat]]
     carry: Callable[[Flat, Flat, Flat], Flat]
-    moves_weights: bool
+    folded: tuple[str, ...] = ()
 
 
 def keep_weights(weights: Tree, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Tree, Flat]:

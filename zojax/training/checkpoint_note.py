@@ -18,7 +18,7 @@ from zojax.training.journal import Journal
 
 Tree = Any
 
-FORMAT = 1
+FORMAT = 2  # 1 kept an interval's movement beside the weights until the next step
 
 _PLACE = Path("note", "metadata")
 """Where Orbax writes it in the checkpoint's directory."""

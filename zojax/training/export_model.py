@@ -18,10 +18,11 @@ from zojax.adapters.export import (
     make_lora,
     named_factors,
     save_lora,
+    trained_places,
     truncated_svd,
 )
 from zojax.adapters.lora import linear_places
-from zojax.adapters.merge import check_mergeable, has_seeds
+from zojax.adapters.merge import check_mergeable
 from zojax.models import Model, content_hash, save
 from zojax.models.checkpoint_files import list_files
 from zojax.models.tensor_names import abstract, hf_names, match
@@ -74,34 +75,36 @@ def export_peft(
     places, read_base = linear_places(base), base_tensors(base)
     abstract_state = _abstract_state(method, base.weights)
     check_mergeable(abstract_state)
-    check_linear(abstract_state, places)
+    space = method.estimator.space
+    trained = trained_places(abstract_state, space.folded)
+    check_linear(trained, places)
     weights, state = _replay(base, method, exported, console)
-    adapter = method.estimator.space.state(state.params, state.subspace)
-    factors, folded = named_factors(adapter, places), is_folded(method, exported.step)
-    if has_seeds(adapter):  # they are no factors
-        weights = merge(_widened(weights), state, method, header_key(exported.journal))
-        folded = True
+    factors = named_factors(space.state(state.params, state.subspace), places)
+    folded = is_folded(method, exported.step) or not factors
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
 
     def update(module: str) -> np.ndarray:
         """All that happened to a matrix ``(m, n)``, in float64."""
-        u, v = (factor.astype(np.float64) for factor in factors[module])
-        outstanding = u @ v.T if u.size else 0.0
+        outstanding: Any = 0.0
+        if module in factors:
+            u, v = (factor.astype(np.float64) for factor in factors[module])
+            outstanding = u @ v.T
         if not folded:
-            return np.asarray(outstanding)
+            return outstanding
         path, layer = places[module]
         now = np.asarray(flat[path] if layer is None else flat[path][layer])
         before = read_base(f"{module}.weight").astype(np.float64)
         return now.astype(np.float64) - before + outstanding
 
-    own_rank = max(u.shape[-1] for u, _ in factors.values())
+    modules = [module for module, (path, _) in places.items() if path in trained]
+    own_rank = max((u.shape[-1] for u, _ in factors.values()), default=0)
     wanted = rank or (DEFAULT_RANK if folded else own_rank)
     exact = not folded and wanted == own_rank
     with console.status("factorising") as status:
 
         def updates():
-            for i, module in enumerate(factors):
-                status.update(f"factorising: {i} of {len(factors)} matrices")
+            for i, module in enumerate(modules):
+                status.update(f"factorising: {i} of {len(modules)} matrices")
                 yield module, update(module)
 
         lora = make_lora(
@@ -145,7 +148,7 @@ def export_hf(
     merged = merge(weights, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
     told: dict[str, Any] = {"dtype": dtype.name}
-    if dtype.itemsize == 2 and not is_folded(method, exported.step) and not has_seeds(adapter):
+    if dtype.itemsize == 2 and not is_folded(method, exported.step):
         told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
     metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)

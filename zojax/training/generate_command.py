@@ -14,7 +14,6 @@ from rich.text import Text
 
 from zojax.adapters import make_pool
 from zojax.adapters.lora import load_lora
-from zojax.adapters.merge import has_seeds
 from zojax.errors import InputError
 from zojax.models import Model, load
 from zojax.scoring import Generation, Sampling, generate
@@ -23,9 +22,7 @@ from zojax.tasks.records import read_file
 from zojax.tasks.tokenize import Tokenizer
 from zojax.training import run_dir
 from zojax.training.bar import progress_bar
-from zojax.training.journal import read_journal
 from zojax.training.rebuild import load_run
-from zojax.training.replay import header_key, merge
 
 Tree = Any
 Prompt = tuple[str, str]
@@ -133,12 +130,7 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     run = load_run(directory, config, console, step)
-    model, adapter = run.model, run.adapter(run.state)
-    if has_seeds(adapter):
-        key = header_key(read_journal(directory / run_dir.JOURNAL))
-        weights = merge(model.weights, run.state, run.method, key)
-        model, adapter = dataclasses.replace(model, weights=weights), {}
-    return Source(model, make_pool([adapter]), tokenizer)
+    return Source(run.model, make_pool([run.adapter(run.state)]), tokenizer)
 
 
 def generate_texts(

@@ -24,8 +24,8 @@ from zojax.training.step import (
     Objective,
     StepRecord,
     TrainState,
+    ends_interval,
     interval_program,
-    starts_interval,
     train_step,
 )
 from zojax.training.stopping import Stop
@@ -66,7 +66,7 @@ def compile_programs(
     step = functools.partial(train_step, method=method, objective=objective)
     args = (weights, state, key, np.float32(0))
     executables = compile_buckets(step, batches, *args, donate_argnums=(1,))
-    if not any(starts_interval(method, step) for step in range(steps)):
+    if not any(ends_interval(method, step) for step in range(1, steps + 1)):
         return Programs(executables, None)
     return Programs(executables, interval_program(method, (weights, state, key)))
 
@@ -172,14 +172,14 @@ class Trainer:
         for step in range(self.step, end):
             if stop.is_asked:
                 break
-            if starts_interval(self._method, step):
-                assert self._programs.fold is not None
-                self.weights, self.state = self._programs.fold(self.weights, self.state, self._key)
             bucket, batch, counted = next(batches)
             learning_rate = self._method.learning_rates[step]
             self.state, record = self._programs.step[bucket](
                 self.weights, self.state, self._key, learning_rate, batch
             )
+            if ends_interval(self._method, step + 1):
+                assert self._programs.fold is not None
+                self.weights, self.state = self._programs.fold(self.weights, self.state, self._key)
             records.append(record)
             tokens.append(counted)
         return records, tokens

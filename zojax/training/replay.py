@@ -25,10 +25,10 @@ from zojax.training.journal import SKIPPED, Journal
 from zojax.training.step import (
     Method,
     TrainState,
+    ends_interval,
     init_state,
     interval_program,
     next_interval,
-    starts_interval,
     update,
 )
 
@@ -183,9 +183,9 @@ def make_replay(method: Method) -> Replay:
         )
         first = int(state.step)
         for step, (projected_grad_q, learning_rate, skipped) in enumerate(scalars, first):
-            if starts_interval(method, step):
-                weights, state = fold(weights, state, key)
             state = advance(state, key, projected_grad_q, learning_rate, skipped)
+            if ends_interval(method, step + 1):
+                weights, state = fold(weights, state, key)
             if (step + 1) % every == 0:
                 # The host is far ahead by now; wait, so that work in flight stays bounded.
                 on_progress(int(state.step))
@@ -263,8 +263,8 @@ def _free(weights: Tree | None) -> None:
 
 def is_folded(method: Method, steps: int) -> bool:
     """Whether these first steps fold anything, so that the weights are no longer the base's."""
-    folds = method.estimator.space.moves_weights
-    return folds and any(starts_interval(method, step) for step in range(steps))
+    folds = bool(method.estimator.space.folded)
+    return folds and any(ends_interval(method, step) for step in range(1, steps + 1))
 
 
 def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> Tree:
@@ -273,9 +273,11 @@ def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> T
     What a fold would move is rounded to the weights' dtype as the next fold would, the rest to
     nearest; ``weights`` are used up.
     """
+    is_behind_fold = ends_interval(method, int(state.step))
 
     def fold_and_merge(weights: Tree, state: TrainState, key: jax.Array) -> Tree:
-        weights, state = next_interval(weights, state, key, method=method)
+        if not is_behind_fold:
+            weights, state = next_interval(weights, state, key, method=method)
         return merge_state(weights, method.estimator.space.state(state.params, state.subspace))
 
     return jax.jit(fold_and_merge, donate_argnums=0)(weights, state, key)

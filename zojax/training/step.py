@@ -265,7 +265,7 @@ def train_step(
 def next_interval(
     weights: Tree, state: TrainState, key: jax.Array, *, method: Method
 ) -> tuple[Tree, TrainState]:
-    """Folds the interval that ends before ``state.step`` and redraws; donate both arguments."""
+    """Folds the interval that ``state.step`` steps end, and redraws; donate both arguments."""
     space = method.estimator.space
     weights, params = space.fold(
         weights, state.params, state.subspace, stream_key(key, _ROUNDING, state.step)
@@ -293,7 +293,7 @@ def interval_program(
         arrays: weights, state and key, or their shapes, to compile it for now; None compiles it
             when it is first called.
     """
-    moves_weights = method.estimator.space.moves_weights
+    moves_weights = bool(method.estimator.space.folded)
     program = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
     if arrays is not None:
         weights, state, key = arrays
@@ -322,6 +322,11 @@ def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
     return jax.tree.map(carried, state.opt_state, is_leaf=is_moment)
 
 
-def starts_interval(method: Method, step: int) -> bool:
-    """Whether the subspace is redrawn before this step (known without asking the device)."""
+def ends_interval(method: Method, step: int) -> bool:
+    """Whether the first ``step`` steps end an interval, whatever comes after them.
+
+    What an interval gathers is folded at its end, not when the next one starts, so that whoever
+    looks at a run between steps sees all of it in the weights (MeZO's directions, drawn anew in
+    every forward pass, would be dear otherwise).
+    """
     return method.interval > 0 and step > 0 and step % method.interval == 0

@@ -30,8 +30,8 @@ def test_a_checkpoint_under_another_steps_name_is_refused(run):
 
 
 def test_a_checkpoint_of_a_later_format_is_refused_and_stays(run):
-    change_note(run, 30, format=2)
-    assert refusal(run) == "has format 2; this zojax reads 1"
+    change_note(run, 30, format=3)
+    assert refusal(run) == "has format 3; this zojax reads 2"
     run.save(31, keep_last=1)
     assert saved_steps(run.checkpoints) == [30, 31]
 
