@@ -32,7 +32,8 @@ from setting import DOCS, ROOT, arguments, machine_name, make_config, random_che
 from timed_step import items_of
 
 from zojax.adapters import Flat
-from zojax.config import Config, apply_overrides, load_config
+from zojax.config import Config, apply_overrides
+from zojax.config_file import load_config
 from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, stream_key
 from zojax.models.tensor_names import abstract

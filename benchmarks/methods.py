@@ -23,7 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from zojax.config import Config, apply_overrides, load_config
+from zojax.config import Config, apply_overrides
+from zojax.config_file import load_config
 from zojax.errors import InputError
 from zojax.training import train
 from zojax.training.setup import make_train_source, prepare

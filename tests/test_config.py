@@ -18,9 +18,9 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
     from_dict,
-    load_config,
     to_dict,
 )
+from zojax.config_file import load_config
 from zojax.errors import InputError
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zojax.config import config_names, load_config
+from zojax.config_file import config_names, load_config
 from zojax.errors import InputError
 
 MANY = (

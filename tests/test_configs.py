@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from zojax.config import config_names, from_dict, load_config, to_dict
+from zojax.config import from_dict, to_dict
+from zojax.config_file import config_names, load_config
 from zojax.models import load
 from zojax.tasks.dataset import TASKS, get_sizes
 from zojax.training.method import make_method, objective_name

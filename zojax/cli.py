@@ -65,7 +65,7 @@ def _use_compile_cache() -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from zojax.config import load_config
+    from zojax.config_file import load_config
 
     # Read first: the imports below take seconds, and a slip in a --set need not wait for them.
     config = load_config(args.config, args.overrides)
@@ -122,7 +122,7 @@ def _print_result(console: "Console", directory: Path, result: Mapping[str, Any]
 def _eval(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from zojax.config import load_config
+    from zojax.config_file import load_config
     from zojax.training import evaluate_run, run_dir
     from zojax.training.evaluate_command import evaluate_config, override_run
 
@@ -198,7 +198,7 @@ def _configs(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from zojax.config import load_config
+    from zojax.config_file import load_config
 
     config = load_config(args.config, args.overrides)
 

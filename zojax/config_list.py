@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from zojax.config import Config, config_names, load_config
+from zojax.config import Config
+from zojax.config_file import config_names, load_config
 from zojax.errors import InputError
 
 _MADE_BY = b"get_config"
