@@ -156,7 +156,7 @@ def test_factors_are_the_states_own(model):
     assert len(trained) == 6 * 3
     u, v = factors["model.decoder.layers.2.fc1"]
     np.testing.assert_array_equal(u, state["layers"]["fc1"]["weight"]["u"][2])
-    np.testing.assert_array_equal(v, state["layers"]["fc1"]["weight"]["v"][2])
+    np.testing.assert_array_equal(v, state["layers"]["fc1"]["weight"]["v"].value[2])
     assert (u.shape, v.shape) == ((40, 3), (24, 3))
 
 

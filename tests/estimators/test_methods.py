@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from zojax.adapters import trainable_sites
+from zojax.adapters import own_arrays, trainable_sites
 from zojax.adapters.sites import site_key
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
 from zojax.estimators import SUBSPACE, direction_key, stream_key
@@ -73,13 +73,16 @@ def make(**settings: Any) -> Method:
 def moved(weights: Any, state: Any) -> Arrays:
     """Weights with an adapter state added, in float64."""
     flat = {p: np.float64(w) for p, w in traverse_util.flatten_dict(weights, sep="/").items()}
-    for path, value in traverse_util.flatten_dict(state, sep="/").items():
+    added = traverse_util.flatten_dict(own_arrays(state), sep="/")
+    for path, value in added.items():
         if isinstance(value, Seeded):
             flat[path] = flat[path] + np.einsum(
-                "d...,d...mn->...mn", np.float64(value.scale), dense(value.seed, flat[path].shape)
+                "...d,...dmn->...mn",
+                np.float64(value.scale),
+                dense(value.seed.value, flat[path].shape),
             )
         elif path.endswith("/u"):
-            v = np.float64(traverse_util.flatten_dict(state, sep="/")[path[:-1] + "v"])
+            v = np.float64(added[path[:-1] + "v"])
             flat[path[:-2]] = flat[path[:-2]] + np.float64(value) @ v.swapaxes(-1, -2)
         elif not path.endswith("/v"):
             flat[path] = flat[path] + np.float64(value)
@@ -87,7 +90,7 @@ def moved(weights: Any, state: Any) -> Arrays:
 
 
 def dense(seeds: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
-    """The directions ``(d, l, m, n)`` that seeds name."""
+    """The directions ``(l, d, m, n)`` that seeds name."""
     m, n = shape[-2:]
     drawn = [[draw_rows(seed, jnp.arange(m), n) for seed in of_layer] for of_layer in seeds]
     return np.float64(drawn)

@@ -14,6 +14,7 @@ from zojax.adapters import (
     draw_dense,
     lowrank,
     make_pool,
+    own_arrays,
     seeded,
     trainable_sites,
 )
@@ -145,7 +146,7 @@ def test_adapter_slots_score_as_merged_weights_in_transformers(model, trainable,
     states, merged = [], []
     for seed in (1, 2):
         params, subspace = drawn(sites, seed, 0.02)
-        states.append(adapter_state(params, subspace))
+        states.append(own_arrays(adapter_state(params, subspace)))
         merged.append(merge(model.weights, params, subspace))
     sequences = random_sequences([2, 7, 19])
     items = [full_span(tokens) for tokens in sequences]

@@ -4,7 +4,7 @@ from zojax.adapters.factored import draw_factored, factored
 from zojax.adapters.fold import FoldPolicy
 from zojax.adapters.lora_space import lora_sites, lora_space
 from zojax.adapters.lowrank import adapter_state, lowrank
-from zojax.adapters.pool import make_pool
+from zojax.adapters.pool import make_pool, own_arrays
 from zojax.adapters.prefix_space import prefix_space
 from zojax.adapters.seeded import along, seeded
 from zojax.adapters.sites import Flat, Site, Sites, Trainable, trainable_sites
@@ -28,6 +28,7 @@ __all__ = [
     "lora_space",
     "lowrank",
     "make_pool",
+    "own_arrays",
     "prefix_space",
     "seeded",
     "trainable_sites",

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from zojax.adapters.lora import PREFIX, WEIGHTS, A, B, Factors
 from zojax.adapters.lora_config import CONFIG
+from zojax.adapters.pool import own_arrays
 from zojax.errors import InputError
 from zojax.models.checkpoint_files import write_json, write_safetensors
 from zojax.models.tensor_names import Place
@@ -78,7 +79,7 @@ def named_factors(state: Mapping[str, Any], places: Mapping[str, Place]) -> dict
         state: without a slot axis.
         places: as for :func:`check_linear`, which must have passed the state's.
     """
-    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(state))
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(state)))
     host = {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
     factors = {}
     for module, (path, layer) in places.items():

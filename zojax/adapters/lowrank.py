@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from zojax.adapters.fold import FoldPolicy, fold
 from zojax.adapters.sites import Flat, Sites, nest
 from zojax.adapters.space import Space, draw_subspace
+from zojax.models.layers import Shared
 
 
 def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> Space:
@@ -62,10 +63,13 @@ def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
 
 
 def adapter_state(params: Flat, subspace: Flat) -> dict[str, Any]:
-    """The tree that a model takes (without the slot axis): factors at matrices, deltas else."""
+    """The tree that a model takes (without the slot axis): factors at matrices, deltas else.
+
+    V is shared by all states of one subspace, see :func:`zojax.adapters.make_pool`.
+    """
     return nest(
         {
-            path: {"u": value, "v": subspace[path]} if path in subspace else value
+            path: {"u": value, "v": Shared(subspace[path])} if path in subspace else value
             for path, value in params.items()
         }
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from zojax.adapters.fold import fold_matrix
+from zojax.adapters.pool import own_arrays
 from zojax.errors import InputError
 
 Tree = Any
@@ -29,7 +30,7 @@ def merge_state(weights: Tree, state: Mapping[str, Any]) -> Tree:
         state: an adapter state of factors and deltas.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
-    added: dict[Any, Any] = dict(traverse_util.flatten_dict(state))
+    added: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(state)))
     for path, value in added.items():
         if path[-1] == "u":
             u, v, weight = value, added[*path[:-1], "v"], flat[path[:-1]]

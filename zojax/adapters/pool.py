@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import Seeded
+from zojax.models.layers import Seeded, Shared, is_shared
 
 Tree = Any
 
@@ -14,7 +14,8 @@ Tree = Any
 def make_pool(states: Sequence[Tree]) -> Tree:
     """Stacks states into slots 1, 2, …; slot 0 is all zeros, which is the base model.
 
-    Seeds are those of the first state, since all states of a pool move along the same directions.
+    What is :class:`zojax.models.layers.Shared` is taken of the first state: variants of one step
+    have the same V and the same seeds. Give states of several runs through :func:`own_arrays`.
 
     >>> make_pool([{"bias": jnp.ones(2)}])["bias"]
     Array([[0., 0.],
@@ -22,8 +23,23 @@ def make_pool(states: Sequence[Tree]) -> Tree:
     """
 
     def stack(*leaves: Any) -> Any:
-        if isinstance(leaves[0], Seeded):
-            return Seeded(leaves[0].seed, stack(*(leaf.scale for leaf in leaves)))
+        if all(map(is_shared, leaves)):
+            return leaves[0]
         return jnp.stack([jnp.zeros_like(leaves[0]), *leaves])
 
-    return jax.tree.map(stack, *states, is_leaf=lambda node: isinstance(node, Seeded))
+    return jax.tree.map(stack, *states, is_leaf=is_shared)
+
+
+def own_arrays(state: Tree) -> Tree:
+    """The state with plain factors U and V, to stack with others' or to look at.
+
+    Seeded directions stay as they are.
+
+    >>> own_arrays({"u": jnp.ones(1), "v": Shared(jnp.zeros(1))})["v"]
+    Array([0.], dtype=float32)
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.value if isinstance(leaf, Shared) else leaf,
+        state,
+        is_leaf=lambda node: isinstance(node, Shared | Seeded),
+    )

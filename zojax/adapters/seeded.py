@@ -17,7 +17,7 @@ from flax import traverse_util
 from zojax.adapters.fold import FoldPolicy, round_to
 from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
 from zojax.adapters.space import Space, keep_moment
-from zojax.models.layers import Seeded, draw_rows
+from zojax.models.layers import Seeded, Shared, draw_rows
 
 COEFFICIENTS, SEEDS = "coefficients", "seeds"
 
@@ -78,10 +78,8 @@ def along(sites: Sites, seed_d2: jax.Array, scale_d: jax.Array) -> dict[str, Any
     for site in sites:
         seeds = _site_seeds(site, seed_d2)
         if site.is_matrix:
-            scales = jnp.broadcast_to(
-                scale_d.reshape(-1, *(1,) * len(site.lead)), (len(scale_d), *site.lead)
-            )
-            state[site.path] = Seeded(seeds, scales)
+            scales = jnp.broadcast_to(scale_d, (*site.lead, len(scale_d)))
+            state[site.path] = Seeded(Shared(jnp.moveaxis(seeds, 0, -2)), scales)
         else:
             state[site.path] = jnp.einsum("d,d...->...", scale_d, _vectors(site, seeds))
     return nest(state)

@@ -3,7 +3,8 @@
 An *adapter* is a nested dict that follows a module's own tree. At a matrix ``W (m, n)`` it holds
 ``{"u": (slots, m, k), "v": (slots, n, k)}`` and the layer computes ``y = x Wᵀ + (x V) Uᵀ``; at a
 vector it holds a delta ``(slots, m)``. A matrix may hold a :class:`Seeded` direction in place of
-factors: ``y = x Wᵀ + s x Zᵀ``. Where an adapter holds nothing the layer is the base layer.
+factors: ``y = x Wᵀ + s x Zᵀ``. What is the same in all slots, as V often is, is there once as
+:class:`Shared`. Where an adapter holds nothing the layer is the base layer.
 :func:`bind` gives every page its own slot's arrays before a layer sees them; tables alone, whose
 factors are long, pick the rows that they need from all slots themselves.
 
@@ -71,16 +72,33 @@ _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Shared:
+    """An array of an adapter that is the same in all slots of a pool, and has no slot axis there.
+
+    Attributes:
+        value: V ``(…, n, k)``, or seeds; ``…`` is the layer axis, where there is one.
+    """
+
+    value: jax.Array
+
+
+def is_shared(node: Any) -> bool:
+    """For ``is_leaf`` of ``jax.tree.map``."""
+    return isinstance(node, Shared)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Seeded:
     """Dense directions z that are never stored: a matrix's adapter is ``Σ_d scale_d z_d``.
 
     Attributes:
-        seed: key data ``(d, …, 2)`` uint32, the same for all slots.
-        scale: ``(d, …)`` float32, in a pool with a leading slot axis; ``…`` is the layer axis,
+        seed: key data ``(…, d, 2)`` uint32, the same for all slots.
+        scale: ``(…, d)`` float32, in a pool with a leading slot axis; ``…`` is the layer axis,
             where there is one.
     """
 
-    seed: jax.Array
+    seed: Shared
     scale: jax.Array
 
 
@@ -102,22 +120,22 @@ def draw_rows(
 
 
 def bind(adapter: Adapter, slot_p: jax.Array, layer: jax.Array | int | None = None) -> Adapter:
-    """Each page's row of the slot axis, and one layer of it: leaves ``(p, …)``.
+    """Each page's row of the slot axis, and one layer of it: leaves ``(p, …)``, or still shared.
 
     Args:
-        adapter: leaves ``(slots, …)``, or ``(slots, layers, …)`` where ``layer`` is given.
+        adapter: leaves ``(slots, …)``, or ``(slots, layers, …)`` where ``layer`` is given; shared
+            ones without the slots.
         slot_p: the slot of each page.
         layer: which layer's; what it costs does not depend on the number of slots or layers.
     """
+    of_pages = functools.partial(_of_pages, slot_p=slot_p, layer=layer)
+    return jax.tree.map(of_pages, adapter, is_leaf=is_shared)
 
-    def of_pages(leaf: Any) -> Any:
-        if not isinstance(leaf, Seeded):
-            return leaf[slot_p] if layer is None else leaf[slot_p, layer]
-        if layer is None:
-            return Seeded(leaf.seed, leaf.scale[slot_p])
-        return Seeded(leaf.seed[:, layer], leaf.scale[slot_p, :, layer])
 
-    return jax.tree.map(of_pages, adapter, is_leaf=lambda node: isinstance(node, Seeded))
+def _of_pages(leaf: Any, slot_p: jax.Array, layer: jax.Array | int | None = None) -> Any:
+    if isinstance(leaf, Shared):
+        return leaf if layer is None else Shared(leaf.value[layer])
+    return leaf[slot_p] if layer is None else leaf[slot_p, layer]
 
 
 def side_branch(x_ptn: jax.Array, branch: Adapter | Seeded, weight: jax.Array) -> jax.Array:
@@ -130,8 +148,15 @@ def side_branch(x_ptn: jax.Array, branch: Adapter | Seeded, weight: jax.Array) -
     """
     if isinstance(branch, Seeded):
         return _seeded_branch(x_ptn, branch, weight)
-    t_ptk = _einsum("ptn,pnk->ptk", x_ptn.astype(jnp.float32), branch["v"])
+    t_ptk = _times_v("ptn,pnk->ptk", x_ptn.astype(jnp.float32), branch["v"])
     return _einsum("ptk,pmk->ptm", t_ptk, branch["u"])
+
+
+def _times_v(axes: str, x: jax.Array, v: jax.Array | Shared) -> jax.Array:
+    """A product of each page with its own V ``(p, n, k)``, or of all with one ``(n, k)``."""
+    if isinstance(v, Shared):
+        return _einsum(axes.replace("pnk", "nk"), x, v.value)
+    return _einsum(axes, x, v)
 
 
 _ENTRIES = 1 << 27  # of a matrix's direction that are drawn at once: 0.5 GB in float32
@@ -142,8 +167,8 @@ def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.A
 
     def product(ids_r: jax.Array) -> jax.Array:
         y_ptr = jnp.zeros((*x_ptn.shape[:2], len(ids_r)), jnp.float32)
-        for d in range(branch.seed.shape[0]):
-            z_rn = draw_rows(branch.seed[d], ids_r, n, weight.dtype)
+        for d, seed in enumerate(branch.seed.value):
+            z_rn = draw_rows(seed, ids_r, n, weight.dtype)
             y_ptr += branch.scale[:, d, None, None] * _matmul("ptn,rn->ptr", x_ptn, z_rn)
         return y_ptr
 
@@ -250,9 +275,9 @@ class Embedding(nnx.Module):
         """Rows of ``U Vᵀ`` or of ``s Z``: ``(p, t, n)`` in float32."""
         if not isinstance(branch, Seeded):
             u_ptk = branch["u"][slot_p[:, None], rows_pt]
-            return _einsum("ptk,pnk->ptn", u_ptk, branch["v"][slot_p])
+            return _times_v("ptk,pnk->ptn", u_ptk, _of_pages(branch["v"], slot_p))
         n, dtype = self.weight.shape[-1], self.weight[...].dtype
-        z_dptn = jnp.stack([draw_rows(seed, rows_pt, n, dtype) for seed in branch.seed])
+        z_dptn = jnp.stack([draw_rows(seed, rows_pt, n, dtype) for seed in branch.seed.value])
         return _einsum("pd,dptn->ptn", branch.scale[slot_p], z_dptn.astype(jnp.float32))
 
     def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
@@ -275,7 +300,7 @@ class Embedding(nnx.Module):
             z_pcn = self._branch_rows(rows_pc, slot_p, branch)
             logits_pc += _einsum("pcn,pcn->pc", hidden_pcn, z_pcn)
         elif branch:
-            t_pck = _einsum("pcn,pnk->pck", hidden_pcn, branch["v"][slot_p])
+            t_pck = _times_v("pcn,pnk->pck", hidden_pcn, _of_pages(branch["v"], slot_p))
             u_pck = branch["u"][slot_p[:, None], rows_pc]
             logits_pc += _einsum("pck,pck->pc", t_pck, u_pck)
         return logits_pc

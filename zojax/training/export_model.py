@@ -13,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 from rich.console import Console
 
+from zojax.adapters import own_arrays
 from zojax.adapters.export import (
     check_linear,
     make_lora,
@@ -219,7 +220,7 @@ def _abstract_state(method: Method, weights: Tree) -> Tree:
 def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.dtype) -> float:
     """What rounding does to an adapter in merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
-    branches: dict[Any, Any] = dict(traverse_util.flatten_dict(adapter))
+    branches: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     sites = {path[:-1] if path[-1] in ("u", "v") else path for path in branches}
     squared_error = squared_norm = 0.0
     for name, (path, layer) in hf_names(sorted(sites), model.config.num_hidden_layers).items():
