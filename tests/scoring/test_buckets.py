@@ -1,12 +1,13 @@
 """Buckets hold every shape, are few, and pad as little as so few can."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
 from zojax.scoring import Item, PageShape, pack, shape_needed
-from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages
+from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages, few_buckets
 
 SEEDS = range(10)
 
@@ -42,7 +43,8 @@ def padded_tokens(shapes, sizes) -> int:
 @pytest.mark.parametrize("max_buckets", [1, 2, 3, 4])
 def test_no_other_choice_of_as_many_buckets_pads_less(seed, max_buckets):
     shapes = random_shapes(seed)
-    sizes = sorted({-(-shape.tokens // 8) * 8 for shape in shapes})
+    multiple = 8 // math.gcd(8, shapes[0].pages)  # so that all pages together are one of 8
+    sizes = sorted({-(-shape.tokens // multiple) * multiple for shape in shapes})
     best = min(
         padded_tokens(shapes, [*others, sizes[-1]])
         for count in range(max_buckets)
@@ -57,6 +59,21 @@ def test_with_enough_buckets_pages_are_padded_to_a_vectors_width_alone():
     buckets = choose_buckets(shapes, max_buckets=100)
     for shape in shapes:
         assert bucket_for(shape, buckets).tokens - shape.tokens < 8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("filled", [0.5, 0.8, 0.97, 1.0])
+def test_no_fewer_buckets_would_fill_19_of_20_places(seed, filled):
+    shapes = random_shapes(seed)
+    tokens = round(filled * sum(shape.pages * shape.tokens for shape in shapes))
+
+    def enough(buckets: list[PageShape]) -> bool:
+        chosen = [bucket_for(shape, buckets) for shape in shapes]
+        return 20 * tokens >= 19 * sum(bucket.pages * bucket.tokens for bucket in chosen)
+
+    buckets = few_buckets(shapes, tokens, max_buckets=8)
+    assert enough(buckets) or len(buckets) == 8
+    assert not any(enough(choose_buckets(shapes, fewer)) for fewer in range(1, len(buckets)))
 
 
 def test_a_shape_that_no_bucket_holds_is_an_error_that_shows_both():

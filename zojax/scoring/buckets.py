@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 from zojax.scoring.pages import Item, PageShape, shape_needed
 
 _MULTIPLE = 8
-"""Page lengths are multiples of this, a vector's width."""
+"""Tokens of all pages together are multiples of this, a vector's width."""
+
+_ENOUGH = 0.95
+"""The share of a run's places that tokens should fill; a program more costs seconds to compile."""
 
 _SAMPLED_BATCHES = 32
 
@@ -49,14 +52,37 @@ def choose_buckets(needed: Iterable[PageShape], max_buckets: int = 8) -> list[Pa
     """
     shapes = collections.Counter(needed)
     [num_pages] = {shape.pages for shape in shapes}
+    multiple = _MULTIPLE // math.gcd(_MULTIPLE, num_pages)
     count_by_tokens: collections.Counter[int] = collections.Counter()
     for shape, count in shapes.items():
-        count_by_tokens[_MULTIPLE * -(-shape.tokens // _MULTIPLE)] += count
+        count_by_tokens[multiple * -(-shape.tokens // multiple)] += count
     reads, scored = (max(getattr(s, name) for s in shapes) for name in ("reads", "scored"))
     return [
         PageShape(num_pages, tokens, reads, scored)
         for tokens in _fewest_padded(sorted(count_by_tokens.items()), max_buckets)
     ]
+
+
+def few_buckets(needed: Sequence[PageShape], tokens: int, max_buckets: int = 8) -> list[PageShape]:
+    """The fewest buckets whose places are 95 % full, or ``max_buckets`` if that takes more.
+
+    Args:
+        needed: the shape of every batch, with one number of pages.
+        tokens: that the batches hold in all.
+        max_buckets: executables that may be compiled.
+
+    >>> shapes = [PageShape(1, tokens, 4, 8) for tokens in (100, 100, 101, 60)]
+    >>> [bucket.tokens for bucket in few_buckets(shapes, tokens=361)]
+    [64, 104]
+    """
+    shapes, buckets = collections.Counter(needed), []
+    for num_buckets in range(1, max_buckets + 1):
+        buckets = choose_buckets(needed, num_buckets)
+        chosen = {shape: bucket_for(shape, buckets) for shape in shapes}
+        places = sum(n * chosen[shape].pages * chosen[shape].tokens for shape, n in shapes.items())
+        if tokens >= _ENOUGH * places:
+            break
+    return buckets
 
 
 def _fewest_padded(sizes: Sequence[tuple[int, int]], max_buckets: int) -> list[int]:

@@ -1,13 +1,15 @@
 """A data set to be judged many times, packed once."""
 
 import dataclasses
+import heapq
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from zojax.scoring import Item, PageShape, shape_needed
-from zojax.scoring.buckets import bucket_for, choose_buckets, choose_num_pages
+from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import Example, Task
 from zojax.training.batches import pack_batch
 from zojax.training.step import Batch
@@ -17,12 +19,12 @@ Calibration = Literal["none", "content_free", "median"]
 
 @dataclasses.dataclass(frozen=True)
 class PackedItems:
-    """Items in batches of few shapes.
+    """Items in batches.
 
     Attributes:
         batches: bucket, packed batch and the items' places in the data set.
         size: items in all.
-        batch_size: items in a batch; the last batch may hold fewer.
+        batch_size: items that a batch has room for.
     """
 
     batches: list[tuple[PageShape, Batch, np.ndarray]]
@@ -65,25 +67,69 @@ class EvalSet:
         return lengths_nk
 
 
-def pack_items(
-    items: Sequence[Item], batch_size: int, hidden_size: int, max_buckets: int = 4
-) -> PackedItems:
-    """Packs items in order of length, so that the batches need few and tight buckets.
+def pack_sets(
+    sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int
+) -> list[PackedItems | None]:
+    """Packs data sets for one executable, which costs more seconds than the few tokens it pads.
+
+    Every batch of a set has short and long examples, and so about as many tokens as any other.
 
     Args:
-        items: the data set.
-        batch_size: examples in a batch.
+        sets: of items; one without any is None in what is returned.
+        batch_size: the most examples in a batch.
         hidden_size: the model's width, see :func:`zojax.scoring.buckets.choose_num_pages`.
-        max_buckets: executables that may be compiled.
     """
-    order = np.argsort([item.num_computed for item in items], kind="stable")
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    by_group = [[items[i] for i in group] for group in groups]
-    num_pages = choose_num_pages(by_group, hidden_size)
-    shapes = [shape_needed(group, num_pages) for group in by_group]
-    buckets = choose_buckets(shapes, max_buckets)
-    batches = []
-    for group, members, needed in zip(groups, by_group, shapes, strict=True):
-        bucket = bucket_for(needed, buckets)
-        batches.append((bucket, pack_batch(members, bucket, batch_size), group))
-    return PackedItems(batches, len(items), batch_size)
+    if not any(sets):
+        return [None] * len(sets)
+    counts = _batches_of_sets(sets, batch_size)
+    groups = [_deal(items, count, batch_size) for items, count in zip(sets, counts, strict=True)]
+    by_set = [
+        [[items[i] for i in group] for group in dealt]
+        for items, dealt in zip(sets, groups, strict=True)
+    ]
+    batches = [members for by_group in by_set for members in by_group]
+    num_pages = choose_num_pages(batches, hidden_size)
+    [bucket] = choose_buckets([shape_needed(members, num_pages) for members in batches], 1)
+
+    def packed(items: Sequence[Item], dealt: list[np.ndarray]) -> PackedItems | None:
+        if not items:
+            return None
+        made = [
+            (bucket, pack_batch([items[i] for i in group], bucket, batch_size), group)
+            for group in dealt
+        ]
+        return PackedItems(made, len(items), batch_size)
+
+    return [packed(items, dealt) for items, dealt in zip(sets, groups, strict=True)]
+
+
+def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[int]:
+    """How many batches to make of each set, so that all are of one size and little is padded."""
+    totals = [sum(item.num_computed for item in items) for items in sets]
+    fewest = [-(-len(items) // batch_size) for items in sets]
+
+    def counts(tokens: float) -> list[int]:
+        return [
+            max(few, math.ceil(total / tokens)) for few, total in zip(fewest, totals, strict=True)
+        ]
+
+    full = {total / few for total, few in zip(totals, fewest, strict=True) if few}
+    return counts(min(full, key=lambda tokens: tokens * sum(counts(tokens))))
+
+
+def _deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]:
+    """The items' indices in groups of as many tokens: the longest first, each where fewest are.
+
+    Args:
+        items: at most ``num_groups · room``.
+        num_groups: how many groups.
+        room: the most items in a group.
+    """
+    groups: list[list[int]] = [[] for _ in range(num_groups)]
+    emptiest = [(0, group) for group in range(num_groups)]  # a heap of (tokens, group)
+    for i in sorted(range(len(items)), key=lambda i: -items[i].num_computed):
+        tokens, group = heapq.heappop(emptiest)
+        groups[group].append(i)
+        if len(groups[group]) < room:
+            heapq.heappush(emptiest, (tokens + items[i].num_computed, group))
+    return [np.array(group) for group in groups]

@@ -13,14 +13,14 @@ from rich.console import Console
 from zojax.config import Config, DataConfig
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item
-from zojax.scoring.buckets import choose_buckets, choose_num_pages
+from zojax.scoring.buckets import choose_num_pages, few_buckets
 from zojax.tasks import Example, Splits, encode, load_held_out, load_splits, load_tokenizer
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
 from zojax.tasks.tokenize import Tokenizer, only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
-from zojax.training.eval_set import EvalSet, PackedItems, pack_items
+from zojax.training.eval_set import EvalSet, PackedItems, pack_sets
 from zojax.training.generated import QuestionSource
 from zojax.training.method import (
     check_method,
@@ -202,7 +202,9 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     ]
     hidden_size = run.model.config.hidden_size
     num_pages = choose_num_pages([part for batch in batches for part in batch], hidden_size)
-    buckets = choose_buckets(shape_of_all(batch, num_pages) for batch in batches)
+    tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
+    shapes = [shape_of_all(batch, num_pages) for batch in batches]
+    buckets = few_buckets(shapes, tokens // train.micro_batches)
     metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
     worth_nk = metric and score_choices(splits.train, run.objective.num_candidates, metric)
     return BatchSource(items, order, train.batch_size, buckets, train.micro_batches, worth_nk)
@@ -213,16 +215,15 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
     task, train = data.splits.task, config.train
     batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
 
-    def packed(items: list[Item]) -> PackedItems | None:
-        return pack_items(items, batch_size, model.config.hidden_size) if items else None
+    def packed(sets: list[list[Item]]) -> list[PackedItems | None]:
+        return pack_sets(sets, batch_size, model.config.hidden_size)
 
-    def pack(examples: list[Example], items: list[Item], bare: list[Item]) -> EvalSet:
-        ranked = None if task.kind == "generation" else packed(items)
-        return EvalSet(
-            task, examples, items, batch_size, ranked, packed(bare), config.data.calibration
-        )
-
-    return (
-        pack(data.splits.dev, data.dev, data.content_free_dev),
-        pack(data.splits.eval, data.eval, data.content_free_eval),
+    items = [data.dev, data.eval]
+    ranked = [None, None] if task.kind == "generation" else packed(items)
+    bare = packed([data.content_free_dev, data.content_free_eval])
+    examples, calibration = [data.splits.dev, data.splits.eval], config.data.calibration
+    dev_set, eval_set = (
+        EvalSet(task, examples[i], items[i], batch_size, ranked[i], bare[i], calibration)
+        for i in range(2)
     )
+    return dev_set, eval_set
