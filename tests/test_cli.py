@@ -172,6 +172,16 @@ def test_the_libraries_keep_quiet_and_programs_are_cached(tiny_model, tmp_path):
     assert any((tmp_path / "zojax" / "compiled").iterdir())
 
 
+def test_a_cache_that_cannot_be_written_is_told_of_in_a_line(tiny_model, tmp_path):
+    (tmp_path / "zojax").write_text("no directory")
+    command = ["score", f"--model={tiny_model}", "--text=It was", "--candidate= great", "--json"]
+    code, out, err = finish(start(*command, XDG_CACHE_HOME=str(tmp_path)))
+    assert code == 0
+    assert json.loads(out)["candidates"][0]["candidate"] == " great"
+    assert str(tmp_path / "zojax" / "compiled") in err
+    assert err.count("\n") == 1
+
+
 def test_the_script_is_the_command(config_file, root, refusal):
     command = ["--config", config_file, "--set", "train.lr=1"]
     script = start(*command, program=[root / "scripts" / "train.py"])

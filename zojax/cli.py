@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -55,13 +56,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _use_compile_cache() -> None:
-    """Keeps compiled programs between runs, unless the user has set a place (or none) himself."""
+    """Keeps compiled programs between runs, unless the user has set a place (or none) himself.
+
+    The shortest too: of a run's dozens of them, each takes longer to compile than to read.
+    """
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "zojax" / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    directory = home / "zojax" / "compiled"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        print(
+            f"zojax: compiled programs are not kept, since {directory} cannot be written "
+            f"({error.strerror}); every run compiles them anew",
+            file=sys.stderr,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _train(args: argparse.Namespace) -> int:
