@@ -362,7 +362,7 @@ def test_the_mean_of_many_estimates_is_the_gradient(settings):
 
     def point_of(state: Any) -> Any:
         """What a variant's state says that the trained arrays are."""
-        flat = traverse_util.flatten_dict(state, sep="/")
+        flat = traverse_util.flatten_dict(own_arrays(state), sep="/")
         if on_weights:
             return {p: at[p] + flat[f"{p}/u"] @ flat[f"{p}/v"].swapaxes(-1, -2) for p in SHAPES}
         alpha = 16.0 / 8
