@@ -29,10 +29,13 @@ def compile_buckets(
         donate_argnums: as for ``jax.jit``.
     """
     jitted = jax.jit(function, donate_argnums=donate_argnums)
-    # Tracing holds the interpreter's lock, compiling does not.
-    lowered = [jitted.lower(*args, batch) for batch in batches.values()]
+    # Tracing holds the interpreter's lock, compiling does not: what is traced compiles meanwhile.
     with ThreadPoolExecutor() as threads:
-        return dict(zip(batches, threads.map(lambda low: low.compile(), lowered), strict=True))
+        compiling = {
+            bucket: threads.submit(jitted.lower(*args, batch).compile)
+            for bucket, batch in batches.items()
+        }
+        return {bucket: program.result() for bucket, program in compiling.items()}
 
 
 class CompilationCounter:

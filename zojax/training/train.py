@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,11 @@ def _set_up(
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
     longest = max(bucket.tokens for bucket in batches)
-    with console.status(f"compiling {len(batches)} buckets of up to {longest} tokens"):
+    with (
+        console.status(f"compiling {len(batches)} buckets of up to {longest} tokens"),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        evaluator = thread.submit(make_evaluator, run, weights, state, [dev_set, eval_set])
         programs = compile_programs(
             weights,
             state,
@@ -204,8 +209,6 @@ def _set_up(
             batches,
             steps=config.steps,
         )
-        stop.check()
-        evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
     stop.check()
     reporter = Reporter(directory, console, done, config.steps)
     trainer = Trainer(
@@ -231,7 +234,7 @@ def _set_up(
         directory=directory,
         trainer=trainer,
         source=source,
-        evaluator=evaluator,
+        evaluator=evaluator.result(),
         dev_set=dev_set,
         eval_set=eval_set,
         progress=progress,
