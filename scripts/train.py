@@ -2,7 +2,8 @@
 
 import sys
 
-from zojax.cli import main
+from zojax.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.argv.insert(1, "train")
+    run()

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zojax import pytorch
 from zojax.arguments import make_parser
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError
 
@@ -334,6 +335,7 @@ _COMMANDS = {
 
 def run() -> None:
     """The console script."""
+    pytorch.hide()
     sys.exit(main())
 
 
