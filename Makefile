@@ -27,7 +27,7 @@ demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
 	@$(BIN)/zojax train --config configs/demo.py --fresh
 
 test: $(VENV)/.test  ## run all tests
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 N ?= 300
 crash-test: $(VENV)/.test  ## kill training N times (default 300), compare with a run left alone

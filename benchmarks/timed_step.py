@@ -11,6 +11,7 @@ from zojax.models.opt import OPTConfig
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices
 from zojax.training.loop import compile_programs
+from zojax.training.placement import layout_of, place, state_shardings
 from zojax.training.setup import Run, make_train_source, prepare
 from zojax.training.step import StepRecord, ends_interval, init_state
 
@@ -36,7 +37,8 @@ class TimedStep:
         self.batches: list[Any] = [source(step) for step in steps]
         self.items = [items_of(self.run, step) for step in steps]
         self._weights = self.run.model.weights
-        self._state = init_state(self.run.method, self._weights, self.run.key)
+        state = init_state(self.run.method, self._weights, self.run.key)
+        self._state = jax.device_put(state, state_shardings(self.run.method, self._weights))
         started = time.perf_counter()
         programs = compile_programs(
             self._weights,
@@ -44,7 +46,7 @@ class TimedStep:
             self.run.key,
             self.run.method,
             self.run.objective,
-            source.abstract,
+            place(source.abstract, layout_of(self._weights)),
             steps=config.train.steps,
         )
         self.compile_seconds = time.perf_counter() - started
@@ -54,7 +56,7 @@ class TimedStep:
         """Seconds of a step, the fold that may come after it included; and its scalars."""
         key = self.run.key
         bucket, batch, _ = self.batches[step]
-        batch = jax.block_until_ready(jax.device_put(batch))
+        batch = jax.block_until_ready(place(batch, layout_of(self._weights)))
         started = time.perf_counter()
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)

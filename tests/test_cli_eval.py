@@ -166,7 +166,9 @@ def test_a_run_is_evaluated_on_another_task(run, trained, tmp_path):
 @pytest.mark.parametrize("more", [[], ["--adapter", "adapter"]])
 def test_settings_that_a_run_has_for_good_are_refused(override, why, more, run, trained, refusal):
     line = refusal(run("eval", trained, *more, "--set", "data.num_eval=5", "--set", override))
-    assert line == (f"--set {override}: {why}; with RUN, eval takes data.* and run.eval_batch_size")
+    assert line == (
+        f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
+    )
 
 
 def test_data_that_have_changed_are_told_of_unless_they_were_asked_for(run, another, reviews):

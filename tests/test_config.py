@@ -91,8 +91,9 @@ NAMES = {
     "estimator.epsilon": ("0.01", 0.01),
     "estimator.rank": ("3", 3),
     "estimator.interval": ("9", 9),
-    "mesh.data": ("1", 1),
-    "mesh.model": ("1", 1),
+    "mesh.data": ("4", 4),
+    "mesh.model": ("none", None),
+    "mesh.fsdp": ("true", True),
 }
 
 
@@ -197,7 +198,7 @@ def test_texts_become_the_fields_types(override, name, value):
         ("train.seed=-1", "train.seed should be greater than or equal to 0"),
         ("model.path=", "model.path should not be empty"),
         ("run.dir= ", "run.dir should not be empty"),
-        ("mesh.model=2", "mesh.model should be less than or equal to 1"),
+        ("mesh.model=0", "mesh.model should be greater than or equal to 1"),
         ("model.dtype=fp16", "model.dtype should be 'float32', 'bfloat16' or 'float16'"),
         ("model.bos_token_id=x", "model.bos_token_id should be an integer"),
         ("train.steps", "write it as FIELD=VALUE"),
@@ -237,7 +238,7 @@ def test_unknown_fields_like_no_other_are_answered_with_all(config, name):
 
 def test_unknown_fields_of_a_known_part_are_answered_with_its_fields(config):
     reason = refused_set(config, "mesh.zzz=1")
-    assert reason.endswith("; there are mesh.data, mesh.model")
+    assert reason.endswith("; there are mesh.data, mesh.model, mesh.fsdp")
 
 
 # --- Types in Python
@@ -256,7 +257,7 @@ def test_unknown_fields_of_a_known_part_are_answered_with_its_fields(config):
         (ModelConfig, {"path": "x", "dtype": "half"}, "model.dtype='half': should be 'float32', "),
         (ModelConfig, {}, "model.path is missing"),
         (EstimatorConfig, {"ranks": 2}, "no field 'estimator.ranks'; did you mean estimator.rank?"),
-        (MeshConfig, {"data": 4}, "mesh.data=4: should be less than or equal to 1"),
+        (MeshConfig, {"data": 0}, "mesh.data=0: should be greater than or equal to 1"),
         (MeshConfig, {"data": True}, "mesh.data=True: should be an integer"),
     ],
 )

@@ -32,7 +32,6 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
-OneDevice = Annotated[int, Field(strict=True, ge=1, le=1)]
 
 
 @dataclass(config=_STRICT_FIELDS)
@@ -206,15 +205,20 @@ class EstimatorConfig:
 
 @dataclass(config=_STRICT_FIELDS)
 class MeshConfig:
-    """Devices along each axis; one device for now.
+    """Devices along each axis; what is not given follows from the weights' size and the devices.
+
+    Like where a run lives, this may change on a resume.
 
     Attributes:
         data: shards of the pages.
-        model: shards of the weights.
+        model: shards of the weights; it divides the model's heads.
+        fsdp: split the weights over ``data`` too, and gather them a layer at a time as they are
+            used. Slower; for models that do not fit otherwise.
     """
 
-    data: OneDevice = 1
-    model: OneDevice = 1
+    data: Count | None = None
+    model: Count | None = None
+    fsdp: Switch = False
 
 
 @dataclass(config=_STRICT_FIELDS)

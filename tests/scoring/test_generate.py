@@ -110,7 +110,8 @@ def test_rows_under_an_adapter_go_on_as_pefts_and_those_beside_as_the_base(
     packed = pack_prompts(PROMPTS, MAX_NEW, num_rows=8)
     once = repeat_for_slots(packed, first_slot=0, num_slots=2)
     ours = our_tokens(rough_model, once, pool)
-    assert ours == [*base, [], [], *expected, [], []]
+    assert ours[::2] == [*base, [], []]
+    assert ours[1::2] == [*expected, [], []]
 
 
 def test_a_prefix_is_seen_at_every_step(rough_model):

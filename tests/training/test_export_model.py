@@ -41,7 +41,8 @@ def run_logits(directory: Path) -> np.ndarray:
     config = run_dir.read_config(directory)
     journal, base = read_journal(directory / run_dir.JOURNAL), load_model(config)
     method = make_method(config, base)
-    weights, state = make_replay(method)(base.weights, header_key(journal), journal.records)
+    replay = make_replay(method, base.weights)
+    weights, state = replay(base.weights, header_key(journal), journal.records)
     adapter = method.estimator.space.state(state.params, state.subspace)
     vocabulary = tuple(np.array([token], np.int32) for token in range(VOCABULARY))
     items = [Item(tokens, vocabulary) for tokens in SEQUENCES]
@@ -236,7 +237,7 @@ def test_a_wider_dtype_has_no_rounding_of_the_narrower(halves, tmp_path):
     export_run(halves, "hf", tmp_path / "hf", QUIET, dtype="float32")
     config, journal = run_dir.read_config(halves), read_journal(halves / run_dir.JOURNAL)
     base = load_model(config)
-    _, state = make_replay(make_method(config, base))(
+    _, state = make_replay(make_method(config, base), base.weights)(
         base.weights, header_key(journal), journal.records
     )
     written = read_tensors(tmp_path / "hf")

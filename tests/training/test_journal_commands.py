@@ -220,7 +220,8 @@ def test_replay_writes_the_models_weights(run, console, tmp_path):
     base = load(str(run.base))
     method, journal = make_method(make_config(run.base), base), read_journal(run.journal)
     key = header_key(journal)
-    weights, state = make_replay(method)(jax.tree.map(jnp.copy, base.weights), key, journal.records)
+    replay, start = make_replay(method, base.weights), jax.tree.map(jnp.copy, base.weights)
+    weights, state = replay(start, key, journal.records)
     # W + A Vᵀ of the interval that is not folded yet, in float64.
     expected = {
         path: np.float64(leaf)
@@ -253,7 +254,7 @@ def test_replay_with_everything_trained_moves_the_vectors(run, console, tmp_path
     replay_to(path, console, output=tmp_path / "out", steps=3)
     method, journal = make_method(config, base), read_journal(path)
     start = jax.tree.map(jnp.copy, base.weights)
-    _, state = make_replay(method)(start, header_key(journal), journal.records[:3])
+    _, state = make_replay(method, base.weights)(start, header_key(journal), journal.records[:3])
     moved = load(str(tmp_path / "out")).weights
     name = "final_layer_norm"
     expected = np.float64(base.weights[name]["bias"]) + np.float64(state.params[f"{name}/bias"])

@@ -107,7 +107,7 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
 
     base = load_model(config)
     method, journal = make_method(config, base), read_journal(directory / run_dir.JOURNAL)
-    _, state = make_replay(method)(base.weights, header_key(journal), journal.records)
+    _, state = make_replay(method, base.weights)(base.weights, header_key(journal), journal.records)
     pool = make_pool([method.estimator.space.state(state.params, state.subspace)])
     pages = pack([item], shape_needed([item]))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))

@@ -184,8 +184,16 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
     trainer.run(source, ends, Stop(), at_end)
     writer.close()
     journal = read_journal(path)
+    replay = make_replay(method, model.weights)
     return Trained(
-        config, model, method, make_replay(method), programs, source(0)[1], journal, reached
+        config,
+        model,
+        method,
+        replay,
+        programs,
+        source(0)[1],
+        journal,
+        reached,
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
-from zojax.adapters.space import Space, keep_moment, keep_weights
+from zojax.adapters.space import Space, Specs, keep_moment, keep_weights
 
 A, B = "lora_A", "lora_B"
 
@@ -75,4 +76,13 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
             }
         )
 
-    return Space(init, lambda key: {}, state, keep_weights, keep_moment)
+    def split(weights: Specs) -> tuple[Specs, Specs]:
+        """B as W's rows are, A as its columns."""
+        specs = {}
+        for site in sites:
+            *lead, m, n = weights[site.path]
+            specs[f"{site.path}/{B}"] = PartitionSpec(*lead, m, None)
+            specs[f"{site.path}/{A}"] = PartitionSpec(*lead, None, n)
+        return specs, {}
+
+    return Space(init, lambda key: {}, state, keep_weights, keep_moment, split=split)

@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from zojax.adapters.fold import FoldPolicy, fold
 from zojax.adapters.sites import Flat, Sites, nest
-from zojax.adapters.space import Space, draw_subspace
+from zojax.adapters.space import Space, Specs, draw_subspace
 from zojax.models.layers import Shared
 
 
@@ -44,7 +45,19 @@ def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> 
     def fold_into(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
         return fold(weights, params, subspace, key, fold_policy)
 
-    return Space(init, redraw, adapter_state, fold_into, carry, folded=tuple(matrices))
+    def split(weights: Specs) -> tuple[Specs, Specs]:
+        """A as W's rows are, V as its columns, vectors as they are."""
+        rows, columns = {}, {}
+        for site in sites:
+            spec = weights[site.path]
+            rows[site.path] = spec
+            if site.is_matrix:
+                *lead, m, n = spec
+                rows[site.path] = PartitionSpec(*lead, m, None)
+                columns[site.path] = PartitionSpec(*lead, n, None)
+        return rows, columns
+
+    return Space(init, redraw, adapter_state, fold_into, carry, tuple(matrices), split)
 
 
 def carry(moment: Flat, old: Flat, new: Flat) -> Flat:

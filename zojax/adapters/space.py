@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import PartitionSpec
 
 from zojax.adapters.sites import Flat, site_key
 
@@ -30,6 +31,15 @@ def draw_dense(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) -> 
     return {path: sample(site_key(key, path), leaf.shape) for path, leaf in params.items()}
 
 
+Specs = Mapping[str, PartitionSpec]
+"""How arrays are split over a mesh, by their paths; what is not there is whole on every device."""
+
+
+def split_nothing(weights: Specs) -> tuple[Specs, Specs]:
+    """The split of a space whose arrays are too small for it."""
+    return {}, {}
+
+
 class Space(NamedTuple):
     """A trainable tree, as pure functions; an estimator probes it, a fold empties it.
 
@@ -46,6 +56,8 @@ class Space(NamedTuple):
         carry: ``(moment, old, new) -> moment``: a tree like params that an optimizer keeps, such
             as momentum, when the subspace is redrawn.
         folded: paths of the weights that ``fold`` moves; none where it moves no weight.
+        split: ``(weights' specs) -> (params' specs, subspace's specs)``: how arrays are split over
+            a mesh beside the matrices that they belong to.
     """
 
     init: Callable[[Tree, jax.Array], Flat]
@@ -54,6 +66,7 @@ class Space(NamedTuple):
     fold: Callable[[Tree, Flat, Flat, jax.Array], tuple[Tree, Flat]]
     carry: Callable[[Flat, Flat, Flat], Flat]
     folded: tuple[str, ...] = ()
+    split: Callable[[Specs], tuple[Specs, Specs]] = split_nothing
 
 
 def keep_weights(weights: Tree, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Tree, Flat]:

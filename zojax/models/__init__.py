@@ -1,6 +1,7 @@
 """Model families and their weights."""
 
 from zojax.models.identity import content_hash
+from zojax.models.opt import logical_axes
 from zojax.models.weights import Model, load, random_model, read_config, save
 
-__all__ = ["Model", "content_hash", "load", "random_model", "read_config", "save"]
+__all__ = ["Model", "content_hash", "load", "logical_axes", "random_model", "read_config", "save"]

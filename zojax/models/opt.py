@@ -7,7 +7,7 @@ with depth.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from flax import nnx
 
 from zojax.errors import InputError
 from zojax.models.layers import (
+    STACKED,
     Adapter,
     Attend,
     Embedding,
@@ -77,6 +78,24 @@ class OPTConfig:
                 f"num_attention_heads {config.num_attention_heads}"
             )
         return config
+
+
+_ROWS = {"q_proj": "heads", "k_proj": "heads", "v_proj": "heads", "fc1": "ffn"}
+_ROWS |= {"embed_tokens": "vocab", "lm_head": "vocab", "embed_positions": None}
+_COLUMNS = {"out_proj": "heads", "fc2": "ffn"}
+
+
+def logical_axes(path: Sequence[str], ndim: int) -> tuple[str | None, ...]:
+    """What each axis of a parameter means to :mod:`zojax.distributed`.
+
+    >>> logical_axes(("layers", "fc2", "weight"), 3)
+    (None, 'embed', 'ffn')
+    """
+    module = path[-2]
+    is_matrix = ndim == (3 if path[0] == STACKED else 2)
+    of_rows = _ROWS.get(module, "embed")
+    own = (of_rows, _COLUMNS.get(module, "embed")) if is_matrix else (of_rows,)
+    return (None,) * (ndim - len(own)) + own
 
 
 def _take(x_ptn: jax.Array, at_pr: jax.Array | None) -> jax.Array:

@@ -60,14 +60,13 @@ Slotted = TypeVar("Slotted", Pages, Prompts)
 
 
 def repeat_for_slots(pages: Slotted, first_slot: int, num_slots: int) -> Slotted:
-    """The same pages, or prompts, once for each slot: ``(num_slots · p, …)``, slot-major."""
+    """The same pages, or prompts, once for each slot: ``(p · num_slots, …)``.
 
-    def tile(a: jax.Array) -> jax.Array:
-        return jnp.tile(a, (num_slots,) + (1,) * (a.ndim - 1))
-
+    Page-major, so that pages which are split over devices stay where they are.
+    """
     slots = first_slot + jnp.arange(num_slots, dtype=jnp.int32)
-    tiled = jax.tree.map(tile, pages)
-    return dataclasses.replace(tiled, slot_p=jnp.repeat(slots, pages.slot_p.shape[0]))
+    repeated = jax.tree.map(lambda a: jnp.repeat(a, num_slots, axis=0), pages)
+    return dataclasses.replace(repeated, slot_p=jnp.tile(slots, pages.slot_p.shape[0]))
 
 
 def candidate_scores(

@@ -19,6 +19,7 @@ def compile_buckets(
     batches: Mapping[PageShape, Any],
     *args: Any,
     donate_argnums: tuple[int, ...] = (),
+    out_shardings: Any = None,
 ) -> Executables:
     """Compiles ``function(*args, batch)`` for every bucket.
 
@@ -27,8 +28,9 @@ def compile_buckets(
         batches: of every bucket, as shape structs.
         *args: the other arguments, as arrays or shape structs.
         donate_argnums: as for ``jax.jit``.
+        out_shardings: likewise.
     """
-    jitted = jax.jit(function, donate_argnums=donate_argnums)
+    jitted = jax.jit(function, donate_argnums=donate_argnums, out_shardings=out_shardings)
     # Tracing holds the interpreter's lock, compiling does not: what is traced compiles meanwhile.
     with ThreadPoolExecutor() as threads:
         compiling = {

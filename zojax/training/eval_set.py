@@ -68,7 +68,7 @@ class EvalSet:
 
 
 def pack_sets(
-    sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int
+    sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int, *, multiple_of: int = 1
 ) -> list[PackedItems | None]:
     """Packs data sets for one executable, which costs more seconds than the few tokens it pads.
 
@@ -78,6 +78,7 @@ def pack_sets(
         sets: of items; one without any is None in what is returned.
         batch_size: the most examples in a batch.
         hidden_size: the model's width, see :func:`zojax.scoring.buckets.choose_num_pages`.
+        multiple_of: likewise.
     """
     if not any(sets):
         return [None] * len(sets)
@@ -88,7 +89,7 @@ def pack_sets(
         for items, dealt in zip(sets, groups, strict=True)
     ]
     batches = [members for by_group in by_set for members in by_group]
-    num_pages = choose_num_pages(batches, hidden_size)
+    num_pages = choose_num_pages(batches, hidden_size, multiple_of=multiple_of)
     [bucket] = choose_buckets([shape_needed(members, num_pages) for members in batches], 1)
 
     def packed(items: Sequence[Item], dealt: list[np.ndarray]) -> PackedItems | None:

@@ -21,6 +21,7 @@ from zojax.tasks.tokenize import Tokenizer
 from zojax.training.batches import abstract_batch
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.eval_set import EvalSet, PackedItems
+from zojax.training.placement import layout_of, place
 from zojax.training.step import Batch, Objective, score_slots
 from zojax.training.stopping import NEVER, Stop
 
@@ -88,7 +89,8 @@ class Evaluator:
         for batch_size in {p.batch_size for p in packed}:
             buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
             batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
-            self._executables |= compile_buckets(function, batches, model.weights, carry)
+            placed = place(batches, layout_of(model.weights))
+            self._executables |= compile_buckets(function, placed, model.weights, carry)
 
     def judge(
         self,

@@ -1,5 +1,6 @@
 """``zojax eval``: a run's model, a base model, or a published LoRA on one, on held-out data."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def evaluate_run(
     if changed is not None:
         _tell(console, f"{changed}; this figure is of the data as they are now")
     _tell(console, *data.splits.notes)
-    run = load_run(directory, trained, console, step)
+    placed = dataclasses.replace(trained, mesh=config.mesh)
+    run = load_run(directory, placed, console, step)
     told = _evaluate(config, data, run.model, run.adapter, run.state, console, predictions)
     return {"step": run.steps, **told}
 
@@ -101,7 +103,7 @@ def evaluate_config(
 
 
 def override_run(config: Config, overrides: Sequence[str]) -> Config:
-    """A run's configuration with other data, or evaluated in other batches.
+    """A run's configuration with other data, or evaluated in other batches or on other devices.
 
     Args:
         config: the run's.
@@ -114,12 +116,12 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
     for override in overrides:
         name = override.partition("=")[0].strip()
         part = name.partition(".")[0]
-        if part == "data" or name == "run.eval_batch_size":
+        if part in ("data", "mesh") or name == "run.eval_batch_size":
             continue
         of_model = part in ("model", "train", "estimator")
         why = "would name another model than the run's" if of_model else "changes nothing here"
         raise InputError(
-            f"--set {override}: {why}; with RUN, eval takes data.* and run.eval_batch_size"
+            f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
         )
     return overridden
 

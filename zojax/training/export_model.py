@@ -199,7 +199,7 @@ def _replay(
     """Weights and state after the steps; uses up the base's arrays if anything is folded."""
     records = exported.journal.records[: exported.step]
     with console.status("replaying the journal") as status:
-        return make_replay(method)(
+        return make_replay(method, base.weights)(
             base.weights,
             header_key(exported.journal),
             records,

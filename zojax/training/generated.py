@@ -120,7 +120,7 @@ def generated_losses(
             max_new_tokens=task.max_new_tokens,
             stop_ids=stop_ids,
         )
-        new_vbm = new_pm.reshape(count, rows, -1)
+        new_vbm = jnp.moveaxis(new_pm.reshape(rows, count, -1), 1, 0)
         out = jax.ShapeDtypeStruct((count,), jnp.float32)
         return jax.pure_callback(on_host, out, new_vbm, batch.example_b)
 

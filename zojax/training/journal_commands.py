@@ -171,7 +171,7 @@ def _replay_with_bar(
     with bar as update, CompilationCounter() as compilations:
         update(0, total)
         started = time.perf_counter()
-        replay = make_replay(method)
+        replay = make_replay(method, base.weights)
         weights, state = replay(base.weights, key, records, lambda step: update(step, total))
         weights = merge(weights, state, method, key)
         jax.block_until_ready(weights)
@@ -200,7 +200,7 @@ def _journal_path(path: Path) -> Path:
 
 
 def _config(journal: Journal) -> Config:
-    return from_dict(journal.header["config"])
+    return from_dict({**journal.header["config"], "mesh": {}})
 
 
 def _print_header(journal: Journal, skipped: int, console: Console) -> None:

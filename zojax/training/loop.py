@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training.batches import prefetch
 from zojax.training.compiling import Executables, compile_buckets
 from zojax.training.journal import SKIPPED, JournalWriter
 from zojax.training.metrics import step_metrics
+from zojax.training.placement import layout_of, place
 from zojax.training.replay import step_keys
 from zojax.training.report import Reporter
 from zojax.training.step import (
@@ -65,10 +67,13 @@ def compile_programs(
     """Compiles the step for every bucket's batch, and the fold if the run comes to one."""
     step = functools.partial(train_step, method=method, objective=objective)
     args = (weights, state, key, np.float32(0))
-    executables = compile_buckets(step, batches, *args, donate_argnums=(1,))
+    places = shardings_of(weights), shardings_of(state)
+    executables = compile_buckets(
+        step, batches, *args, donate_argnums=(1,), out_shardings=(places[1], None)
+    )
     if not any(ends_interval(method, step) for step in range(1, steps + 1)):
         return Programs(executables, None)
-    return Programs(executables, interval_program(method, (weights, state, key)))
+    return Programs(executables, interval_program(method, places, (weights, state, key)))
 
 
 @dataclasses.dataclass
@@ -126,7 +131,7 @@ class Trainer:
         self.speed = Speed()
         self._key, self._programs, self._method = key, programs, method
         self._journal, self._reporter = journal, reporter
-        self._stops_if_skipped = stops_if_skipped
+        self._stops_if_skipped, self._layout = stops_if_skipped, layout_of(weights)
         self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
 
     @property
@@ -151,7 +156,7 @@ class Trainer:
         if not ends:
             return
         steps = range(self.step, ends[-1])
-        batches = prefetch(lambda step: _on_device(source(step)), steps)
+        batches = prefetch(lambda step: self._on_devices(source(step)), steps)
         try:
             for end in ends:
                 started = time.perf_counter()
@@ -163,6 +168,10 @@ class Trainer:
                 at_end()
         finally:
             batches.close()
+
+    def _on_devices(self, made: Packed) -> Packed:
+        bucket, batch, counted = made
+        return bucket, place(batch, self._layout), counted
 
     def _dispatch(
         self, batches: Iterator[Packed], end: int, stop: Stop
@@ -240,8 +249,3 @@ def _finished(records: list[StepRecord], stop: Stop) -> int:
             return sum(map(is_done, records))
         time.sleep(_POLL_SECONDS)
     return len(records)
-
-
-def _on_device(made: Packed) -> Packed:
-    bucket, batch, counted = made
-    return bucket, jax.device_put(batch), counted

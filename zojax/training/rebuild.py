@@ -105,7 +105,7 @@ def rebuild(
     check_records(journal, method.learning_rates)
     _check_steps(journal, steps)
     weights, state, _ = restore_or_replay(
-        make_replay(method),
+        make_replay(method, base_weights),
         directory / CHECKPOINTS,
         journal,
         method,

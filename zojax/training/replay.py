@@ -17,11 +17,13 @@ import numpy as np
 
 from zojax.adapters.merge import merge_state
 from zojax.config import Config, from_dict, to_dict
+from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.training.checkpoint import restore, saved_steps
 from zojax.training.checkpoint_note import check_note
 from zojax.training.journal import SKIPPED, Journal
+from zojax.training.placement import state_shardings
 from zojax.training.step import (
     Method,
     TrainState,
@@ -157,15 +159,18 @@ class Replay(Protocol):
         ...
 
 
-def make_replay(method: Method) -> Replay:
+def make_replay(method: Method, weights: Tree) -> Replay:
     """A run's replay, whose programs are compiled once.
 
-    The learning rates are the records'; those of ``method`` are not looked at.
+    Args:
+        method: how the run trains. The learning rates are the records', not its own.
+        weights: such as will be given to it, or their shape structs, for where they lie.
     """
-    init = jax.jit(functools.partial(init_state, method))
-    fold = interval_program(method)
+    places = state_shardings(method, weights)
+    init = jax.jit(functools.partial(init_state, method), out_shardings=places)
+    fold = interval_program(method, (shardings_of(weights), places))
     every = max(method.interval, _LEAST_WAIT)
-    advance = jax.jit(functools.partial(update, method), donate_argnums=0)
+    advance = jax.jit(functools.partial(update, method), donate_argnums=0, out_shardings=places)
 
     def replay(
         weights: Tree,

@@ -66,12 +66,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(directory: Path) -> Config:
-    """The configuration of the run in a directory."""
+    """The configuration of the run in a directory, on whatever devices there are now."""
     path = directory / CONFIG
     if not os.path.exists(path):
         raise InputError(f"{directory}: {_what_is_there(directory)}")
     try:
-        return from_dict(read_json(path))
+        return from_dict({**read_json(path), "mesh": {}})
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
@@ -112,7 +112,7 @@ def holds_run(directory: Path, config: Config) -> bool:
     differing = [
         f"{name} (there {theirs.get(name)!r}, now {ours.get(name)!r})"
         for name in sorted(theirs | ours)
-        if not name.startswith("run.") and theirs.get(name) != ours.get(name)
+        if not name.startswith(_MAY_CHANGE) and theirs.get(name) != ours.get(name)
     ]
     if differing:
         raise InputError(
@@ -122,6 +122,7 @@ def holds_run(directory: Path, config: Config) -> bool:
     return True
 
 
+_MAY_CHANGE = ("run.", "mesh.")
 _ELSEWHERE = "choose another with --set run.dir=DIR"
 
 

@@ -11,6 +11,7 @@ import xxhash
 from rich.console import Console
 
 from zojax.config import Config, DataConfig
+from zojax.distributed import DATA
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item
 from zojax.scoring.buckets import choose_num_pages, few_buckets
@@ -31,6 +32,7 @@ from zojax.training.method import (
     objective_name,
     worth_metric,
 )
+from zojax.training.placement import choose_layout, layout_of, weight_sharding
 from zojax.training.step import Method, Objective
 
 
@@ -184,9 +186,14 @@ def prepare(config: Config, console: Console) -> Run:
 
 
 def load_model(config: Config) -> Model:
-    """The base model in the dtype that the run wants."""
-    model = config.model
-    return load(model.path, dtype=jnp.dtype(model.dtype), exact=model.activations == "float32")
+    """The base model in the dtype that the run wants, on the devices that it wants."""
+    model, sharding = config.model, weight_sharding(choose_layout(config))
+    return load(
+        model.path,
+        dtype=jnp.dtype(model.dtype),
+        sharding=sharding,
+        exact=model.activations == "float32",
+    )
 
 
 def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
@@ -201,7 +208,11 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         for step in range(train.steps)
     ]
     hidden_size = run.model.config.hidden_size
-    num_pages = choose_num_pages([part for batch in batches for part in batch], hidden_size)
+    num_pages = choose_num_pages(
+        [part for batch in batches for part in batch],
+        hidden_size,
+        multiple_of=layout_of(run.model.weights).mesh.shape[DATA],
+    )
     tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
     shapes = [shape_of_all(batch, num_pages) for batch in batches]
     buckets = few_buckets(shapes, tokens // train.micro_batches)
@@ -216,7 +227,8 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
     batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
 
     def packed(sets: list[list[Item]]) -> list[PackedItems | None]:
-        return pack_sets(sets, batch_size, model.config.hidden_size)
+        shards = layout_of(model.weights).mesh.shape[DATA]
+        return pack_sets(sets, batch_size, model.config.hidden_size, multiple_of=shards)
 
     items = [data.dev, data.eval]
     ranked = [None, None] if task.kind == "generation" else packed(items)

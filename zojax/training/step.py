@@ -186,7 +186,7 @@ def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Obje
     logprob_pc = score(
         weights, pool, pages, graphdef=objective.graphdef, normalize=objective.normalize
     )
-    logprob_vpc = logprob_pc.reshape(len(states), -1, logprob_pc.shape[-1])
+    logprob_pvc = logprob_pc.reshape(-1, len(states), logprob_pc.shape[-1])
 
     def scores(logprob_pc: jax.Array) -> jax.Array:
         return candidate_scores(
@@ -196,7 +196,7 @@ def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Obje
             num_candidates=objective.num_candidates,
         )
 
-    return jax.vmap(scores)(logprob_vpc)
+    return jax.vmap(scores, in_axes=1)(logprob_pvc)
 
 
 def losses_of(
@@ -281,7 +281,9 @@ IntervalProgram = Callable[..., tuple[Tree, TrainState]]
 
 
 def interval_program(
-    method: Method, arrays: tuple[Tree, TrainState, jax.Array] | None = None
+    method: Method,
+    shardings: tuple[Tree, TrainState | None] = (None, None),
+    arrays: tuple[Tree, TrainState, jax.Array] | None = None,
 ) -> IntervalProgram:
     """:func:`next_interval` as a program.
 
@@ -290,11 +292,16 @@ def interval_program(
 
     Args:
         method: static.
+        shardings: of weights and state, which they keep; None leaves them to the compiler.
         arrays: weights, state and key, or their shapes, to compile it for now; None compiles it
             when it is first called.
     """
     moves_weights = bool(method.estimator.space.folded)
-    program = jax.jit(functools.partial(next_interval, method=method), donate_argnums=(0, 1))
+    program = jax.jit(
+        functools.partial(next_interval, method=method),
+        donate_argnums=(0, 1),
+        out_shardings=shardings if moves_weights else ({}, shardings[1]),
+    )
     if arrays is not None:
         weights, state, key = arrays
         program = program.lower(weights if moves_weights else {}, state, key).compile()
@@ -304,22 +311,38 @@ def interval_program(
 
 
 def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
-    """The optimizer's state in the new subspace: every tree of it that is shaped like params.
+    """The optimizer's state in the new subspace.
 
     Each leaf keeps its dtype, which an optimizer may have narrowed.
+    """
+
+    def carried(moment: Tree) -> Tree:
+        new = method.estimator.space.carry(moment, state.subspace, subspace)
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), new, moment)
+
+    return map_moments(state, carried, lambda leaf: leaf)
+
+
+def map_moments(
+    state: TrainState, of_moment: Callable[[Tree], Tree], of_leaf: Callable[[Any], Any]
+) -> Tree:
+    """The optimizer's state, mapped.
+
+    Args:
+        state: of training.
+        of_moment: what to make of each tree that is shaped like params.
+        of_leaf: what to make of each other leaf.
     """
     like_params = jax.tree.structure(state.params)
 
     def is_moment(node: Tree) -> bool:
         return jax.tree.structure(node) == like_params
 
-    def carried(node: Tree) -> Tree:
-        if not is_moment(node):
-            return node
-        moment = method.estimator.space.carry(node, state.subspace, subspace)
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), moment, node)
-
-    return jax.tree.map(carried, state.opt_state, is_leaf=is_moment)
+    return jax.tree.map(
+        lambda node: of_moment(node) if is_moment(node) else of_leaf(node),
+        state.opt_state,
+        is_leaf=is_moment,
+    )
 
 
 def ends_interval(method: Method, step: int) -> bool:

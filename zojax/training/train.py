@@ -23,6 +23,7 @@ from zojax.training.evaluate import Evaluator
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
+from zojax.training.placement import layout_of, place
 from zojax.training.profile import DIRECTORY as PROFILE
 from zojax.training.profile import run_profiled
 from zojax.training.progress import Progress, read_progress
@@ -183,7 +184,7 @@ def _set_up(
     journaled = read_journal(directory / run_dir.JOURNAL)
     check_data(journaled, run.data_hash)
     source = make_train_source(run.config, run)
-    batches = source.abstract
+    batches = place(source.abstract, layout_of(run.model.weights))
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
     records = journaled.records
     if config.nonfinite == "stop":

@@ -155,7 +155,7 @@ def make_run(
     )
     writer.close()
     journal = read_journal(directory / "journal.zj")
-    return Run(directory, base, method, replay or make_replay(method), journal)
+    return Run(directory, base, method, replay or make_replay(method, base), journal)
 
 
 def warnings_of(run: Run) -> list[str]:

@@ -1,0 +1,116 @@
+"""Trains one run on many meshes of 8 virtual devices, and prints what came out as JSON.
+
+    python tests/distributed/on_meshes.py MODEL DATA DIRECTORY
+
+In a process of its own, since the number of virtual devices is set before JAX starts.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+# Compiling is most of the time here, and what it makes is hardly run.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from zojax.config import (
+    Config,
+    DataConfig,
+    EstimatorConfig,
+    MeshConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from zojax.models import content_hash
+from zojax.training import loop, train
+from zojax.training.journal import read_journal
+from zojax.training.rebuild import load_run
+from zojax.training.run_dir import JOURNAL
+
+MESHES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # data, model
+COLLECTIVES = ("all-reduce", "all-gather", "collective-permute", "all-to-all", "reduce-scatter")
+CHECKPOINT = 40
+QUIET = Console(quiet=True)
+
+
+def configure(model: str, data: str, directory: Path, data_axis: int, model_axis: int) -> Config:
+    return Config(
+        ModelConfig(model),
+        RunConfig(str(directory / f"{data_axis}x{model_axis}"), checkpoint_every=CHECKPOINT),
+        DataConfig("sst2", data, num_train=32, num_dev=8, num_eval=8),
+        TrainConfig(steps=100, batch_size=16, eval_every=100, chunk=50, learning_rate=1e-5),
+        EstimatorConfig(interval=30),
+        MeshConfig(data_axis, model_axis),
+    )
+
+
+def collectives(text: str) -> list[tuple[str, int]]:
+    """Every collective of an optimised program, and the numbers that it moves."""
+
+    def entries(shapes: str) -> int:
+        sizes = re.findall(r"\w+\[([\d,]*)\]", shapes)
+        return sum(int(np.prod([int(n) for n in size.split(",") if n])) for size in sizes)
+
+    pattern = rf"= ([^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\("
+    return [(name, entries(shapes)) for shapes, name in re.findall(pattern, text)]
+
+
+def by_name(tree: Any) -> dict[str, jax.Array]:
+    """A tree's leaves by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def watched(config: Config) -> dict[str, Any]:
+    """A run: its losses, its step's collectives, and what it drew and probed first."""
+    told: dict[str, Any] = {}
+    compile_programs = loop.compile_programs
+
+    def compile_and_look(weights, state, key, method, *args, **kwargs):
+        programs = compile_programs(weights, state, key, method, *args, **kwargs)
+        text = programs.step[min(programs.step)].as_text()
+        perturb = jax.jit(method.estimator.perturb)
+        variants = perturb(key, state.step, state.params, state.subspace)
+        told["collectives"] = collectives(text)
+        told["subspace"] = content_hash(state.subspace)
+        told["variants"] = [content_hash(by_name(variant)) for variant in variants]
+        q_proj = weights["layers"]["self_attn"]["q_proj"]["weight"]
+        told["shard"] = q_proj.addressable_shards[0].data.shape
+        return programs
+
+    sys.modules["zojax.training.train"].compile_programs = compile_and_look  # type: ignore[attr-defined]
+    result = train(config, QUIET)
+    told["losses"] = read_journal(Path(config.run.dir) / JOURNAL).records["losses"].tolist()
+    told["compilations_after_start"] = result["compilations_after_start"]
+    return told
+
+
+def rebuilt(config: Config, mesh: MeshConfig, step: int) -> str:
+    """The content of a run's weights after a step, rebuilt on another mesh."""
+    run = load_run(Path(config.run.dir), Config(**{**vars(config), "mesh": mesh}), QUIET, step)
+    assert next(iter(jax.tree.leaves(run.model.weights))).sharding.mesh.shape["data"] == mesh.data
+    return content_hash(run.model.weights)
+
+
+def main(model: str, data: str, directory: Path) -> None:
+    configs = {mesh: configure(model, data, directory, *mesh) for mesh in MESHES}
+    told: dict[str, Any] = {f"{d}x{m}": watched(configs[d, m]) for d, m in MESHES}
+    there = configs[4, 2]
+    told["restored"] = rebuilt(there, MeshConfig(2, 4), CHECKPOINT)
+    for path in (Path(there.run.dir) / "checkpoints").iterdir():
+        path.rename(path.with_name(f"no-{path.name}"))
+    told["replayed"] = rebuilt(there, MeshConfig(1, 8), CHECKPOINT)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

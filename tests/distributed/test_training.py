@@ -1,0 +1,95 @@
+"""A run on meshes of 8 virtual devices is the run on one, and exchanges what it should."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zojax.models import random_model, save
+from zojax.models.opt import OPTConfig
+
+WIDTH, LAYERS, BATCH, CANDIDATES, VARIANTS = 64, 2, 16, 2, 2
+CONFIG = OPTConfig(
+    vocab_size=1024,
+    hidden_size=WIDTH,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=8,
+    ffn_dim=128,
+    max_position_embeddings=64,
+    word_embed_proj_dim=WIDTH,
+)
+MESHES = ["8x1", "4x2", "2x4", "1x8"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meshes")]  # one process, asked often
+
+
+@pytest.fixture(scope="module")
+def told(root, tiny_reviews, tmp_path_factory) -> dict[str, Any]:
+    """What ``on_meshes.py`` prints; V is redrawn three times in these runs."""
+    directory = tmp_path_factory.mktemp("meshes")
+    model = directory / "model"
+    save(random_model(CONFIG, seed=3), model)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(root / "demo" / "model" / name, model)
+    script = Path(__file__).with_name("on_meshes.py")
+    command = [sys.executable, str(script), str(model), str(tiny_reviews), str(directory)]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    }
+    environment = {**os.environ, **cache}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_hundred_steps_are_those_of_one_device(mesh, told):
+    """Up to the rounding of sums that are added up in another order."""
+    losses, reference = (np.array(told[name]["losses"]) for name in (mesh, "1x1"))
+    assert losses.shape == (100, VARIANTS)
+    np.testing.assert_allclose(losses, reference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_directions_are_drawn_to_the_same_bits(mesh, told):
+    assert told[mesh]["subspace"] == told["1x1"]["subspace"]
+    assert told[mesh]["variants"] == told["1x1"]["variants"]
+    assert len(set(told[mesh]["variants"])) == VARIANTS
+
+
+def test_each_device_holds_its_share_of_the_heads(told):
+    shards = [told[f"1x{n}" if n == 8 else f"{8 // n}x{n}"]["shard"] for n in (1, 2, 4, 8)]
+    assert shards == [[LAYERS, WIDTH // n, WIDTH] for n in (1, 2, 4, 8)]
+
+
+def test_across_data_nothing_but_scores_is_exchanged(told):
+    assert told["1x1"]["collectives"] == []
+    [(operation, entries)] = told["8x1"]["collectives"]
+    assert operation == "all-reduce"
+    # Of every candidate: its score under each variant, and whether it is there.
+    assert entries == BATCH * CANDIDATES * (VARIANTS + 1)
+
+
+@pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
+def test_a_layer_adds_up_twice_and_no_weight_is_gathered(mesh, told):
+    """In the loop's body and in the last layer; and once each for embeddings and scores."""
+    operations = [operation for operation, _ in told[mesh]["collectives"]]
+    assert set(operations) == {"all-reduce"}
+    assert len(operations) <= 2 * 2 + 2
+
+
+@pytest.mark.parametrize("mesh", ["1x1", *MESHES])
+def test_nothing_is_compiled_after_start_up(mesh, told):
+    assert told[mesh]["compilations_after_start"] == 0
+
+
+def test_a_checkpoint_of_one_mesh_is_restored_on_another(told):
+    """To the bits that a replay of the journal gives on a third."""
+    assert told["restored"] == told["replayed"]

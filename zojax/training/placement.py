@@ -1,0 +1,116 @@
+"""Where a run's arrays lie: what is trained beside its matrices, and batches by their pages."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from zojax.adapters.space import Specs
+from zojax.config import Config
+from zojax.distributed import Layout, choose_mesh, make_layout
+from zojax.models import logical_axes, read_config
+from zojax.models.tensor_names import tensor_shapes
+from zojax.models.weights import Sharding
+from zojax.scoring import Pages
+from zojax.scoring.prompts import Prompts
+from zojax.training.step import Method, TrainState, init_state, map_moments
+
+Tree = Any
+
+
+def choose_layout(config: Config) -> Layout:
+    """The layout of a run's arrays, as configured, or as the weights' size and the devices have it.
+
+    Raises:
+        InputError: no such model, or a mesh that does not go with it or with the devices.
+    """
+    mesh, model = config.mesh, read_config(config.model.path)
+    entries = sum(math.prod(shape) for shape in tensor_shapes(model).values())
+    memory = jax.local_devices()[0].memory_stats() or {}
+    data, shards = choose_mesh(
+        mesh.data,
+        mesh.model,
+        num_devices=jax.device_count(),
+        weight_bytes=entries * jnp.dtype(config.model.dtype).itemsize,
+        device_bytes=memory.get("bytes_limit"),
+        splits=(model.num_attention_heads, model.ffn_dim),
+    )
+    return make_layout(data, shards, fsdp=mesh.fsdp)
+
+
+def weight_sharding(layout: Layout) -> Sharding:
+    """Where a model's weights lie, for :func:`zojax.models.load`."""
+    return lambda path, shape: layout.sharding(logical_axes(path, len(shape)), shape)
+
+
+def layout_of(weights: Tree) -> Layout:
+    """The layout on the devices that these weights are on."""
+    sharding = jax.tree.leaves(weights)[0].sharding
+    if isinstance(sharding, NamedSharding):
+        return Layout(sharding.mesh)  # pyright: ignore[reportArgumentType]
+    return make_layout(1, 1, devices=sorted(sharding.device_set, key=lambda device: device.id))
+
+
+def state_shardings(method: Method, weights: Tree) -> TrainState | None:
+    """Where each array of a training state lies; None where the weights are on no mesh.
+
+    Args:
+        method: whose space says how it follows the weights.
+        weights: arrays, or shape structs with shardings.
+    """
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+    shardings = {path: getattr(leaf, "sharding", None) for path, leaf in flat.items()}
+    on_mesh = {path: s for path, s in shardings.items() if isinstance(s, NamedSharding)}
+    if len(on_mesh) < len(flat):
+        return None
+    mesh = next(iter(on_mesh.values())).mesh
+    specs = {path: sharding.spec for path, sharding in on_mesh.items()}
+    of_params, of_subspace = method.estimator.space.split(specs)
+
+    def placed(flat: Tree, specs: Specs) -> Tree:
+        return {path: NamedSharding(mesh, specs.get(path, PartitionSpec())) for path in flat}
+
+    state = jax.eval_shape(functools.partial(init_state, method), weights, jax.random.key(0))
+    params, everywhere = placed(state.params, of_params), NamedSharding(mesh, PartitionSpec())
+    return TrainState(
+        step=everywhere,  # pyright: ignore[reportArgumentType]
+        params=params,
+        subspace=placed(state.subspace, of_subspace),
+        opt_state=map_moments(state, lambda _: params, lambda _: everywhere),
+    )
+
+
+def place(batch: Tree, layout: Layout) -> Tree:
+    """A batch's shape structs or arrays on their devices: pages, and prompts, over ``data``.
+
+    Args:
+        batch: leaves of pages lead with the pages, or with micro-batches and then the pages.
+        layout: where to.
+    """
+
+    def of_pages(pages: Pages | Prompts) -> Tree:
+        axes = (None,) * (pages.slot_p.ndim - 1) + ("pages",)
+
+        def of_leaf(leaf: Any) -> Any:
+            rest = (None,) * (leaf.ndim - len(axes))
+            return _put(leaf, layout.sharding((*axes, *rest), leaf.shape))
+
+        return jax.tree.map(of_leaf, pages)
+
+    def is_pages(node: Any) -> bool:
+        return isinstance(node, Pages | Prompts)
+
+    def of_node(node: Any) -> Any:
+        return of_pages(node) if is_pages(node) else _put(node, layout.sharding())
+
+    return jax.tree.map(of_node, batch, is_leaf=is_pages)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.device_put(leaf, sharding)
