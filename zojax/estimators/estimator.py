@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from zojax.adapters import Draw, Flat, Sample, Space
+from zojax.adapters import Space
 
 Tree = Any
 
@@ -18,21 +18,11 @@ def stream_key(key: jax.Array, stream: int, number: jax.Array | int) -> jax.Arra
     return jax.random.fold_in(jax.random.fold_in(key, stream), number)
 
 
-def direction_key(key: jax.Array, step: jax.Array | int, query: int, num_queries: int) -> jax.Array:
+def direction_key(
+    key: jax.Array, step: jax.Array | int, query: jax.Array | int, num_queries: int
+) -> jax.Array:
     """The key that a query's direction is drawn from."""
     return stream_key(key, DIRECTION, step * num_queries + query)
-
-
-def each_query(
-    draw: Draw, sample: Sample, num_queries: int
-) -> Callable[[jax.Array, jax.Array, Flat, Flat], list[Flat]]:
-    """``(key, step, params, subspace) -> [direction of each query]``."""
-
-    def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:
-        keys = [direction_key(key, step, query, num_queries) for query in range(num_queries)]
-        return [draw(key, params, subspace, sample) for key in keys]
-
-    return directions
 
 
 class Estimator(NamedTuple):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Draw, Flat, Space, draw_dense
-from zojax.estimators.estimator import Estimator, each_query
+from zojax.estimators.estimator import Estimator, direction_key
 from zojax.estimators.two_point import mean_along
 
 
@@ -33,7 +33,19 @@ def fzoo(
         epsilon: the probe's length.
         num_queries: n, at least 2.
     """
-    directions = each_query(draw, _signs, num_queries)
+
+    def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:
+        """All are drawn at once: one by one they would be most of what there is to compile.
+
+        Signs come to the same bits either way, since no product with them is rounded.
+        """
+
+        def of_query(query: jax.Array) -> Flat:
+            number = direction_key(key, step, query, num_queries)
+            return draw(number, params, subspace, _signs)
+
+        drawn = jax.vmap(of_query)(jnp.arange(num_queries, dtype=jnp.int32))
+        return [jax.tree.map(lambda a, q=q: a[q], drawn) for q in range(num_queries)]
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
         variants = [space.state(params, subspace)]

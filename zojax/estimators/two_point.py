@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 
 from zojax.adapters import Draw, Flat, Space
-from zojax.estimators.estimator import Estimator, each_query
+from zojax.estimators.estimator import Estimator, direction_key
 
 Rescale = Callable[[Flat, Flat], Flat]
 """``(direction, subspace) -> direction``."""
@@ -33,7 +33,10 @@ def two_point(
         probe: what the losses are asked along, of a direction drawn.
         move: what the gradient is a multiple of, of a direction drawn.
     """
-    directions = each_query(draw, jax.random.normal, num_queries)
+
+    def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:
+        keys = [direction_key(key, step, query, num_queries) for query in range(num_queries)]
+        return [draw(number, params, subspace, jax.random.normal) for number in keys]
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
         variants = []
