@@ -42,7 +42,7 @@ lint: $(VENV)/.test  ## ruff, pyright and the import contract
 DATA ?= stanfordnlp/sst2
 TOKENIZER ?=
 bench: $(VENV)/.test  ## remake docs/performance.md (DATA=, TOKENIZER=: directories, or the hub)
-	@for part in step roofline fidelity; do \
+	@for part in step roofline fidelity scaling first_step; do \
 	  $(BIN)/python benchmarks/$$part.py --data $(DATA) $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) \
 	    --write-docs || exit; done
 

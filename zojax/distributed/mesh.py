@@ -74,8 +74,8 @@ def make_layout(
 
     Example:
         >>> layout = make_layout(1, 1)
-        >>> layout.sharding((None, "ffn", "embed"), (2, 8, 4)).spec
-        PartitionSpec(None, 'model', None)
+        >>> tuple(layout.sharding((None, "ffn", "embed"), (2, 8, 4)).spec)
+        (None, 'model', None)
     """
     devices = jax.devices() if devices is None else devices
     if data * model > len(devices):

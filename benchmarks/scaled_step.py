@@ -1,0 +1,172 @@
+"""Training steps on made-up sequences of any size, and what running and compiling them takes."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from setting import CONFIG
+
+from zojax.adapters import make_pool
+from zojax.config import apply_overrides, load_config
+from zojax.models import Model
+from zojax.models.opt import OPTConfig
+from zojax.models.tensor_names import abstract
+from zojax.scoring import Item, score, shape_needed
+from zojax.training.batches import pack_batch
+from zojax.training.method import make_method
+from zojax.training.objective import classification_loss
+from zojax.training.step import Batch, Method, Objective, init_state, losses_of, train_step
+
+_WORDS = np.array([5], np.int32), np.array([6], np.int32)
+
+
+def make_batch(config: OPTConfig, count: int, length: int, num_pages: int = 1) -> Batch:
+    """Sequences of so many random tokens, and two candidates of one token each, which cost none.
+
+    Args:
+        config: of the model.
+        count: sequences, a multiple of ``num_pages``.
+        length: of each.
+        num_pages: that they fill.
+    """
+    random = np.random.default_rng(0)
+    prompts = random.integers(4, config.vocab_size, (count, length), np.int32)
+    items = [Item(prompt, _WORDS, label=i % 2) for i, prompt in enumerate(prompts)]
+    return jax.device_put(pack_batch(items, shape_needed(items, num_pages)))
+
+
+def abstract_model(config: OPTConfig) -> Model:
+    """A model with shapes in the place of float32 weights, to compile for."""
+    graphdef, shapes = abstract(config)
+    weights: dict = {}
+    for path, shape in shapes.items():
+        inner = weights
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return Model(config, graphdef, weights)
+
+
+def method_of(model: Model, settings: Sequence[str]) -> Method:
+    """LoZO with r 2 on the matrices, but for these settings."""
+    config = apply_overrides(load_config(str(CONFIG)), ["train.steps=1", *settings])
+    return make_method(config, model)
+
+
+def objective_of(model: Model) -> Objective:
+    """Cross-entropy of two candidates of one token."""
+    return Objective(model.graphdef, 2, normalize=False, loss=classification_loss)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """What XLA says that a program takes.
+
+    Attributes:
+        weights: of the model.
+        temporaries: activations, for the most part.
+        peak: everything: arguments, temporaries, and outputs that are in no argument's place.
+    """
+
+    weights: int
+    temporaries: int
+    peak: int
+
+
+class ScaledStep:
+    """A training step, traced; to be compiled and timed.
+
+    Args:
+        model: with weights, or with their shapes, to compile it alone.
+        settings: of the configuration.
+        batch: packed.
+    """
+
+    def __init__(self, model: Model, settings: Sequence[str], batch: Batch):
+        self.method, self._model, self._batch = method_of(model, settings), model, batch
+        self._key = jax.random.key(0)
+        start = functools.partial(init_state, self.method)
+        step = functools.partial(train_step, method=self.method, objective=objective_of(model))
+        state = jax.eval_shape(start, model.weights, self._key)
+        self._lowered = jax.jit(step, donate_argnums=1).lower(*self._arguments(state))
+        self._start = jax.jit(start)
+
+    def _arguments(self, state: object) -> tuple:
+        return self._model.weights, state, self._key, np.float32(0), self._batch
+
+    def compile(self) -> float:
+        """Seconds of processor time, of all threads, that compiling takes."""
+        started = time.process_time()
+        self._program = self._lowered.compile()
+        return time.process_time() - started
+
+    def __call__(self) -> float:
+        """Seconds of a step from the first state."""
+        state = jax.block_until_ready(self._start(self._model.weights, self._key))
+        arguments = self._arguments(state)
+        started = time.perf_counter()
+        jax.block_until_ready(self._program(*arguments))
+        return time.perf_counter() - started
+
+    def bytes(self) -> Bytes:
+        """What the compiled step takes."""
+        return _bytes(self._model, self._program)
+
+    def scoring_bytes(self) -> Bytes:
+        """What scoring the same variants of the same batch takes, without any training."""
+        estimator, objective = self.method.estimator, objective_of(self._model)
+
+        def losses(weights: dict, variants: list, batch: Batch) -> jax.Array:
+            return losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
+
+        def variants(weights: dict, key: jax.Array) -> list:
+            state = init_state(self.method, weights, key)
+            return estimator.perturb(key, state.step, state.params, state.subspace)
+
+        shapes = jax.eval_shape(variants, self._model.weights, self._key)
+        program = jax.jit(losses).lower(self._model.weights, shapes, self._batch).compile()
+        return _bytes(self._model, program)
+
+
+def _bytes(model: Model, program: "jax.stages.Compiled") -> Bytes:
+    leaves = jax.tree.leaves(model.weights)
+    used = program.memory_analysis()
+    assert used is not None  # every backend that has been tried says it
+    peak = used.argument_size_in_bytes + used.temp_size_in_bytes
+    peak += used.output_size_in_bytes - used.alias_size_in_bytes
+    weights = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return Bytes(weights, used.temp_size_in_bytes, peak)
+
+
+class SlottedScore:
+    """Scoring a batch under the last of so many live adapters.
+
+    Args:
+        model: with weights.
+        num_slots: adapters of rank 2 on the matrices, beside the base model's empty slot.
+        batch: packed.
+    """
+
+    def __init__(self, model: Model, num_slots: int, batch: Batch):
+        method = method_of(model, [])
+        state = init_state(method, model.weights, jax.random.key(0))
+        adapter = method.estimator.space.state(state.params, state.subspace)
+        slot_p = jnp.full_like(batch.pages.slot_p, num_slots)
+        pages = dataclasses.replace(batch.pages, slot_p=slot_p)
+        self._arguments = model.weights, make_pool([adapter] * num_slots), pages
+        program = jax.jit(functools.partial(score, graphdef=model.graphdef, normalize=False))
+        self._lowered = program.lower(*self._arguments)
+
+    def compile(self) -> None:
+        """Makes it ready."""
+        self._program = self._lowered.compile()
+
+    def __call__(self) -> float:
+        """Seconds."""
+        started = time.perf_counter()
+        jax.block_until_ready(self._program(*self._arguments))
+        return time.perf_counter() - started
