@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from setting import CONFIG
 
-from zojax.adapters import make_pool
-from zojax.config import apply_overrides, load_config
+from zojax.adapters import make_pool, own_arrays
+from zojax.config import apply_overrides
+from zojax.config_file import load_config
 from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.models.tensor_names import abstract
@@ -147,14 +148,15 @@ class SlottedScore:
 
     Args:
         model: with weights.
-        num_slots: adapters of rank 2 on the matrices, beside the base model's empty slot.
+        num_slots: adapters of rank 2 on the matrices, each with a V of its own, beside the base
+            model's empty slot.
         batch: packed.
     """
 
     def __init__(self, model: Model, num_slots: int, batch: Batch):
         method = method_of(model, [])
         state = init_state(method, model.weights, jax.random.key(0))
-        adapter = method.estimator.space.state(state.params, state.subspace)
+        adapter = own_arrays(method.estimator.space.state(state.params, state.subspace))
         slot_p = jnp.full_like(batch.pages.slot_p, num_slots)
         pages = dataclasses.replace(batch.pages, slot_p=slot_p)
         self._arguments = model.weights, make_pool([adapter] * num_slots), pages
