@@ -2,8 +2,7 @@
 
 import sys
 
-from zojax.cli import run
+from zojax.cli import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "train")
-    run()
+    sys.exit(main(["train", *sys.argv[1:]]))

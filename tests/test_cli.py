@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import zojax.training
 from zojax import cli
 from zojax.arguments import make_parser
 from zojax.errors import InputError
-from zojax.models import load, save
 
 # --- Help
 
@@ -172,27 +170,6 @@ def test_the_libraries_keep_quiet_and_programs_are_cached(tiny_model, tmp_path):
     assert (code, err) == (0, "")
     assert json.loads(out)["candidates"][0]["candidate"] == " great"
     assert any((tmp_path / "zojax" / "compiled").iterdir())
-
-
-@pytest.mark.parametrize("format", ["safetensors", "bin"])
-def test_a_command_imports_pytorch_for_bin_files_alone(format, tiny_model, tmp_path):
-    pytest.importorskip("torch")
-    directory = tmp_path / "model"
-    shutil.copytree(tiny_model, directory)
-    save(load(str(tiny_model)), directory, format=format)
-    arguments = ["zojax", "score", f"--model={directory}", "--text=It", "--candidate= is", "--json"]
-    code = (
-        "import atexit, sys\n"
-        "from zojax import cli\n"
-        f"sys.argv = {arguments!r}\n"
-        "atexit.register(lambda: print(sys.modules.get('torch')))\n"
-        "cli.run()"
-    )
-    code, out, err = finish(start("-c", code, program=[], XDG_CACHE_HOME=str(tmp_path)))
-    assert (code, err) == (0, "")
-    scores, torch = out.splitlines()
-    assert json.loads(scores)["candidates"][0]["candidate"] == " is"
-    assert (torch == "None") == (format == "safetensors")
 
 
 def test_a_cache_that_cannot_be_written_is_told_of_in_a_line(tiny_model, tmp_path):

@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zojax import pytorch
 from zojax.arguments import make_parser
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError
 
@@ -335,7 +334,6 @@ _COMMANDS = {
 
 def run() -> None:
     """The console script."""
-    pytorch.hide()
     sys.exit(main())
 
 

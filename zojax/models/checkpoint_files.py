@@ -17,7 +17,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from zojax import pytorch
 from zojax.errors import InputError
 
 DTYPES = {
@@ -136,7 +135,6 @@ class TorchFile:
         self._touched = 0
 
     def _map(self) -> dict[str, Any]:
-        pytorch.show()
         try:
             import torch
         except ImportError as error:
@@ -277,7 +275,6 @@ def write_torch(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, produce: Produce
 ) -> None:
     """Writes a ``.bin`` file with torch; the file's tensors are all in memory meanwhile."""
-    pytorch.show()
     try:
         import torch
     except ImportError as error:

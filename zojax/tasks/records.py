@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zojax import pytorch
 from zojax.errors import InputError
 from zojax.tasks.task import Record
 
@@ -131,7 +130,6 @@ def read_hub(repository: str, name: str | None, split: str) -> list[Row]:
     Raises:
         InputError: the library is missing, or the data set is not to be had.
     """
-    pytorch.show()  # datasets asks whether it is imported, and does not expect that it is hidden
     try:
         import datasets
     except ImportError:
