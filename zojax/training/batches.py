@@ -16,6 +16,9 @@ from zojax.training.step import Batch
 
 T = TypeVar("T")
 
+_GRACE_SECONDS = 5.0
+"""For a batch that is just being made: a thread inside JAX when Python ends would abort it."""
+
 
 @functools.lru_cache(maxsize=4)
 def _epoch_order(seed: int, num_examples: int, epoch: int) -> np.ndarray:
@@ -143,7 +146,8 @@ def prefetch(make: Callable[[int], T], steps: range, depth: int = 8) -> Generato
             except Exception as error:
                 return offer((None, error))
 
-    threading.Thread(target=work, name="zojax-pack", daemon=True).start()
+    thread = threading.Thread(target=work, name="zojax-pack", daemon=True)
+    thread.start()
     try:
         for _ in steps:
             made, error = ready.get()
@@ -152,3 +156,4 @@ def prefetch(make: Callable[[int], T], steps: range, depth: int = 8) -> Generato
             yield made  # pyright: ignore[reportReturnType]
     finally:
         closed.set()
+        thread.join(_GRACE_SECONDS)
