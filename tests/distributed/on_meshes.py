@@ -1,21 +1,16 @@
 """Trains one run on many meshes of 8 virtual devices, and prints what came out as JSON.
 
-    python tests/distributed/on_meshes.py MODEL DATA DIRECTORY
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 \
+        python tests/distributed/on_meshes.py MODEL DATA DIRECTORY
 
 In a process of its own, since the number of virtual devices is set before JAX starts.
 """
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
-
-# Compiling is most of the time here, and what it makes is hardly run.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
 
 import jax
 import numpy as np
