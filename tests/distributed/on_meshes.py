@@ -31,20 +31,27 @@ from zojax.training.journal import read_journal
 from zojax.training.rebuild import load_run
 from zojax.training.run_dir import JOURNAL
 
-MESHES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]  # data, model
+MESHES = {
+    "1x1": MeshConfig(1, 1),
+    "8x1": MeshConfig(8, 1),
+    "4x2": MeshConfig(4, 2),
+    "2x4": MeshConfig(2, 4),
+    "1x8": MeshConfig(1, 8),
+    "4x2 fsdp": MeshConfig(4, 2, fsdp=True),
+}
 COLLECTIVES = ("all-reduce", "all-gather", "collective-permute", "all-to-all", "reduce-scatter")
 CHECKPOINT = 40
 QUIET = Console(quiet=True)
 
 
-def configure(model: str, data: str, directory: Path, data_axis: int, model_axis: int) -> Config:
+def configure(model: str, data: str, directory: Path, mesh: MeshConfig) -> Config:
     return Config(
         ModelConfig(model),
-        RunConfig(str(directory / f"{data_axis}x{model_axis}"), checkpoint_every=CHECKPOINT),
+        RunConfig(str(directory), checkpoint_every=CHECKPOINT),
         DataConfig("sst2", data, num_train=32, num_dev=8, num_eval=8),
         TrainConfig(steps=100, batch_size=16, eval_every=100, chunk=50, learning_rate=1e-5),
         EstimatorConfig(interval=30),
-        MeshConfig(data_axis, model_axis),
+        mesh,
     )
 
 
@@ -97,9 +104,11 @@ def rebuilt(config: Config, mesh: MeshConfig, step: int) -> str:
 
 
 def main(model: str, data: str, directory: Path) -> None:
-    configs = {mesh: configure(model, data, directory, *mesh) for mesh in MESHES}
-    told: dict[str, Any] = {f"{d}x{m}": watched(configs[d, m]) for d, m in MESHES}
-    there = configs[4, 2]
+    configs = {
+        name: configure(model, data, directory / name, mesh) for name, mesh in MESHES.items()
+    }
+    told: dict[str, Any] = {name: watched(config) for name, config in configs.items()}
+    there = configs["4x2"]
     told["restored"] = rebuilt(there, MeshConfig(2, 4), CHECKPOINT)
     for path in (Path(there.run.dir) / "checkpoints").iterdir():
         path.rename(path.with_name(f"no-{path.name}"))

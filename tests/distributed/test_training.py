@@ -24,7 +24,7 @@ CONFIG = OPTConfig(
     max_position_embeddings=64,
     word_embed_proj_dim=WIDTH,
 )
-MESHES = ["8x1", "4x2", "2x4", "1x8"]
+MESHES = ["8x1", "4x2", "2x4", "1x8", "4x2 fsdp"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meshes")]  # one process, asked often
 
@@ -69,6 +69,11 @@ def test_directions_are_drawn_to_the_same_bits(mesh, told):
 def test_each_device_holds_its_share_of_the_heads(told):
     shards = [told[f"1x{n}" if n == 8 else f"{8 // n}x{n}"]["shard"] for n in (1, 2, 4, 8)]
     assert shards == [[LAYERS, WIDTH // n, WIDTH] for n in (1, 2, 4, 8)]
+
+
+def test_fsdp_splits_the_other_side_too_and_gathers_it_when_it_is_used(told):
+    assert told["4x2 fsdp"]["shard"] == [LAYERS, WIDTH // 2, WIDTH // 4]
+    assert "all-gather" in {operation for operation, _ in told["4x2 fsdp"]["collectives"]}
 
 
 def test_across_data_nothing_but_scores_is_exchanged(told):

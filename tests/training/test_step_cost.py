@@ -86,9 +86,9 @@ def test_a_step_computes_little_but_the_products_of_its_tokens():
 
 
 def test_all_probes_share_one_product_with_each_matrix():
-    one, four = (compiled_step(trainable="linear", num_queries=n) for n in (1, 4))
-    assert one.as_text().count(" dot(") == four.as_text().count(" dot(") > 0
-    assert flops(four) >= 3.9 * flops(one)  # in one product, not in a loop's body, counted once
+    one, two = (compiled_step(trainable="linear", num_queries=n) for n in (1, 2))
+    assert one.as_text().count(" dot(") == two.as_text().count(" dot(") > 0
+    assert flops(two) >= 1.98 * flops(one)  # in one product, not in a loop's body, counted once
 
 
 def test_a_step_reads_its_weights_three_times_at_most():
