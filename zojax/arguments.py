@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--config", metavar="FILE", help="base model and data, in place of RUN: FILE or FILE:NAME"
     )
-    _add_overrides(evaluate, "override a field; with RUN, data.* or run.eval_batch_size")
+    _add_overrides(evaluate, "override a field; with RUN, data.*, mesh.* or run.eval_batch_size")
     _add_skip_bad(evaluate)
     evaluate.add_argument(
         "--step",

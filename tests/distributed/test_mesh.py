@@ -32,6 +32,10 @@ def test_weights_that_fit_nowhere_are_split_as_far_as_the_heads_allow():
     assert choose(None, None, device_bytes=1) == (2, 4)  # 8 does not divide 12 heads
 
 
+def test_weights_that_are_split_over_data_too_fit_without_model():
+    assert choose(None, None, device_bytes=8, fsdp=True) == (8, 1)
+
+
 def test_what_is_configured_is_taken():
     assert choose(4, 2) == (4, 2)
     assert choose(None, 4) == (2, 4)
@@ -75,3 +79,5 @@ def test_fsdp_splits_the_other_side_of_every_matrix_over_data():
     layout = Layout(AbstractMesh((4, 2), ("data", "model")), FSDP)  # pyright: ignore[reportArgumentType]
     axes = logical_axes(("layers", "fc2", "weight"), 3)
     assert layout.sharding(axes, (2, 8, 16)).spec == PartitionSpec(None, "data", "model")
+    axes = logical_axes(("project_in", "weight"), 2)  # one axis of a mesh splits one of an array
+    assert layout.sharding(axes, (8, 4)).spec == PartitionSpec("data", None)

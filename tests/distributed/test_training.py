@@ -67,7 +67,7 @@ def test_directions_are_drawn_to_the_same_bits(mesh, told):
 
 
 def test_each_device_holds_its_share_of_the_heads(told):
-    shards = [told[f"1x{n}" if n == 8 else f"{8 // n}x{n}"]["shard"] for n in (1, 2, 4, 8)]
+    shards = [told[f"{8 // n}x{n}"]["shard"] for n in (1, 2, 4, 8)]
     assert shards == [[LAYERS, WIDTH // n, WIDTH] for n in (1, 2, 4, 8)]
 
 

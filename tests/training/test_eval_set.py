@@ -41,5 +41,19 @@ def test_sets_of_short_and_long_items_are_padded_by_a_tenth_at_most():
     assert tokens / places > 0.9
 
 
+def test_a_set_of_one_short_item_is_one_batch_and_does_not_shred_the_other():
+    def of_length(length: int, count: int) -> list[Item]:
+        return [Item(np.zeros(length, np.int32), WORDS) for _ in range(count)]
+
+    dev, held_out = pack_sets([of_length(10, 1), of_length(30, 20)], 32, 768)
+    assert dev is not None
+    assert held_out is not None
+    assert [len(group) for *_, group in dev.batches] == [1]
+    assert len(held_out.batches) <= 4
+    dev, held_out = pack_sets([of_length(30, 8), of_length(30, 872)], 32, 768)
+    assert held_out is not None
+    assert len(held_out.batches) <= 40
+
+
 def test_no_sets_need_no_batches():
     assert pack_sets([[], []], 4, 64) == [None, None]

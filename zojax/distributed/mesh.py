@@ -102,6 +102,7 @@ def choose_mesh(
     weight_bytes: int,
     device_bytes: int | None,
     splits: Sequence[int],
+    fsdp: bool = False,
 ) -> tuple[int, int]:
     """Shards of pages and weights, where a configuration leaves either open.
 
@@ -115,6 +116,7 @@ def choose_mesh(
         weight_bytes: of all weights.
         device_bytes: of a device's memory; None is enough.
         splits: the model's numbers that ``model`` must divide, such as its heads.
+        fsdp: whether ``data`` splits the weights too.
 
     Raises:
         InputError: the model cannot be split like that.
@@ -127,7 +129,8 @@ def choose_mesh(
         most = num_devices // (data or 1)
         options = [m for m in range(1, most + 1) if most % m == 0 and _divides(m, splits)]
         limit = math.inf if device_bytes is None else _USABLE * device_bytes
-        room = [m for m in options if weight_bytes / m <= limit]
+        shares = {m: m * (data or num_devices // m) if fsdp else m for m in options}
+        room = [m for m in options if weight_bytes / shares[m] <= limit]
         model = (room or options[-1:] or [1])[0]
     elif not _divides(model, splits):
         good = [m for m in range(1, max(splits) + 1) if _divides(m, splits)]

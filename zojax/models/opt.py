@@ -82,7 +82,7 @@ class OPTConfig:
 
 _ROWS = {"q_proj": "heads", "k_proj": "heads", "v_proj": "heads", "fc1": "ffn"}
 _ROWS |= {"embed_tokens": "vocab", "lm_head": "vocab", "embed_positions": None}
-_COLUMNS = {"out_proj": "heads", "fc2": "ffn"}
+_COLUMNS = {"out_proj": "heads", "fc2": "ffn", "project_in": None, "project_out": None}
 
 
 def logical_axes(path: Sequence[str], ndim: int) -> tuple[str | None, ...]:

@@ -17,6 +17,10 @@ from zojax.training.step import Batch
 Calibration = Literal["none", "content_free", "median"]
 
 
+_PER_BATCH = 64
+"""Tokens whose time a batch of its own costs: it is dispatched, and reads all weights."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PackedItems:
     """Items in batches.
@@ -111,11 +115,12 @@ def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[in
 
     def counts(tokens: float) -> list[int]:
         return [
-            max(few, math.ceil(total / tokens)) for few, total in zip(fewest, totals, strict=True)
+            min(len(items), max(few, math.ceil(total / tokens)))
+            for items, few, total in zip(sets, fewest, totals, strict=True)
         ]
 
     full = {total / few for total, few in zip(totals, fewest, strict=True) if few}
-    return counts(min(full, key=lambda tokens: tokens * sum(counts(tokens))))
+    return counts(min(full, key=lambda tokens: (tokens + _PER_BATCH) * sum(counts(tokens))))
 
 
 def _deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]:
@@ -133,4 +138,4 @@ def _deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]
         groups[group].append(i)
         if len(groups[group]) < room:
             heapq.heappush(emptiest, (tokens + items[i].num_computed, group))
-    return [np.array(group) for group in groups]
+    return [np.array(group, np.intp) for group in groups]

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from zojax.adapters.space import Specs
 from zojax.config import Config
 from zojax.distributed import Layout, choose_mesh, make_layout
+from zojax.errors import InputError
 from zojax.models import logical_axes, read_config
 from zojax.models.tensor_names import tensor_shapes
 from zojax.models.weights import Sharding
@@ -38,7 +39,14 @@ def choose_layout(config: Config) -> Layout:
         weight_bytes=entries * jnp.dtype(config.model.dtype).itemsize,
         device_bytes=memory.get("bytes_limit"),
         splits=(model.num_attention_heads, model.ffn_dim),
+        fsdp=mesh.fsdp,
     )
+    estimator = config.estimator
+    if shards > 1 and estimator.name == "mezo" and estimator.trainable in ("linear", "full"):
+        raise InputError(
+            f"mesh.model={shards} with estimator.name=mezo on the weights: its folds would gather "
+            "whole matrices; use mesh.model=1 and mesh.data, or estimator.name=lozo"
+        )
     return make_layout(data, shards, fsdp=mesh.fsdp)
 
 
@@ -76,11 +84,19 @@ def state_shardings(method: Method, weights: Tree) -> TrainState | None:
 
     state = jax.eval_shape(functools.partial(init_state, method), weights, jax.random.key(0))
     params, everywhere = placed(state.params, of_params), NamedSharding(mesh, PartitionSpec())
+
+    def of_moment(moment: Tree) -> Tree:
+        """As the params lie; but some optimizers keep a sum of each param, or of its rows."""
+        return {
+            path: params[path] if leaf.shape == state.params[path].shape else everywhere
+            for path, leaf in moment.items()
+        }
+
     return TrainState(
         step=everywhere,  # pyright: ignore[reportArgumentType]
         params=params,
         subspace=placed(state.subspace, of_subspace),
-        opt_state=map_moments(state, lambda _: params, lambda _: everywhere),
+        opt_state=map_moments(state, of_moment, lambda _: everywhere),
     )
 
 

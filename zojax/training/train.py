@@ -200,7 +200,7 @@ def _set_up(
         console.status(f"compiling {len(batches)} buckets of up to {longest} tokens"),
         ThreadPoolExecutor(1) as thread,
     ):
-        evaluator = thread.submit(make_evaluator, run, weights, state, [dev_set, eval_set])
+        compiling = thread.submit(make_evaluator, run, weights, state, [dev_set, eval_set])
         programs = compile_programs(
             weights,
             state,
@@ -210,6 +210,7 @@ def _set_up(
             batches,
             steps=config.steps,
         )
+        evaluator = compiling.result()
     stop.check()
     reporter = Reporter(directory, console, done, config.steps)
     trainer = Trainer(
@@ -235,7 +236,7 @@ def _set_up(
         directory=directory,
         trainer=trainer,
         source=source,
-        evaluator=evaluator.result(),
+        evaluator=evaluator,
         dev_set=dev_set,
         eval_set=eval_set,
         progress=progress,
