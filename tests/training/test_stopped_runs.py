@@ -120,7 +120,8 @@ def test_a_stop_is_heard_between_the_parts_of_setting_up(config, stop, monkeypat
         stop.exit_code = TERMINATED
 
     monkeypatch.setattr(_TRAIN, "compile_programs", compiling)
-    monkeypatch.setattr(_TRAIN, "make_evaluator", pytest.fail)
+    monkeypatch.setattr(_TRAIN, "make_evaluator", lambda *args: None)
+    monkeypatch.setattr(_TRAIN, "Reporter", pytest.fail)
     with pytest.raises(Stopped, match="after step 0 of 4"):
         train(config, QUIET)
 

@@ -210,6 +210,7 @@ def _set_up(
             batches,
             steps=config.steps,
         )
+        stop.check()
         evaluator = compiling.result()
     stop.check()
     reporter = Reporter(directory, console, done, config.steps)
