@@ -43,7 +43,7 @@ class Start:
     Attributes:
         cache: cold, or warm.
         seconds: to the first step's end, as the run's metrics tell it.
-        processor_seconds: of the process till then, all threads.
+        processor_seconds: of the process, all threads, its stop included.
         peak_bytes: resident.
     """
 
@@ -70,10 +70,14 @@ def start(settings: Sequence[str], cache: str, home: Path) -> Start:
         run = subprocess.Popen(
             program, env=others | {"XDG_CACHE_HOME": str(home)}, stdout=subprocess.DEVNULL
         )
-        while not _has_stepped(Path(directory) / "run" / METRICS):
-            if run.poll() is not None:
-                raise InputError("the run ended before its first step")
-            time.sleep(_POLL_SECONDS)
+        try:
+            while not _has_stepped(Path(directory) / "run" / METRICS):
+                if run.poll() is not None:
+                    raise InputError("the run ended before its first step")
+                time.sleep(_POLL_SECONDS)
+        except BaseException:  # Ctrl-C too: the run's directory is about to go
+            run.kill()
+            raise
         seconds = time.perf_counter() - started
         run.send_signal(signal.SIGTERM)
         _, status, used = os.wait4(run.pid, 0)

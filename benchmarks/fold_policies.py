@@ -28,9 +28,9 @@ from zojax.adapters.fold import fold
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, lozo, stream_key
+from zojax.models import abstract_model
 from zojax.models.checkpoint_files import DTYPES
 from zojax.models.opt_shapes import OPT_SHAPES
-from zojax.models.tensor_names import abstract
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "fold_policies.md"
 BEGIN, END = "<!-- table: made by benchmarks/fold_policies.py -->", "<!-- end of table -->"
@@ -105,9 +105,7 @@ class Row:
 def layer_sites(shape: str) -> Sites:
     """The matrices of one decoder layer of a published OPT."""
     config = dataclasses.replace(OPT_SHAPES[shape], num_hidden_layers=1)
-    shapes = {"/".join(path): n for path, n in abstract(config)[1].items()}
-    structs = {path: jax.ShapeDtypeStruct(n, jnp.float32) for path, n in shapes.items()}
-    return trainable_sites(nest(structs), "linear")
+    return trainable_sites(abstract_model(config).weights, "linear")
 
 
 def random_weights(sites: Sites) -> Flat:

@@ -15,7 +15,6 @@ from zojax.config import apply_overrides
 from zojax.config_file import load_config
 from zojax.models import Model
 from zojax.models.opt import OPTConfig
-from zojax.models.tensor_names import abstract
 from zojax.scoring import Item, score, shape_needed
 from zojax.training.batches import pack_batch
 from zojax.training.method import make_method
@@ -38,18 +37,6 @@ def make_batch(config: OPTConfig, count: int, length: int, num_pages: int = 1) -
     prompts = random.integers(4, config.vocab_size, (count, length), np.int32)
     items = [Item(prompt, _WORDS, label=i % 2) for i, prompt in enumerate(prompts)]
     return jax.device_put(pack_batch(items, shape_needed(items, num_pages)))
-
-
-def abstract_model(config: OPTConfig) -> Model:
-    """A model with shapes in the place of float32 weights, to compile for."""
-    graphdef, shapes = abstract(config)
-    weights: dict = {}
-    for path, shape in shapes.items():
-        inner = weights
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        inner[path[-1]] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return Model(config, graphdef, weights)
 
 
 def method_of(model: Model, settings: Sequence[str]) -> Method:

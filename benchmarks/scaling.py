@@ -18,10 +18,10 @@ import command
 import matplotlib
 from rich.console import Console
 from rich.progress import track
-from scaled_step import Bytes, ScaledStep, SlottedScore, abstract_model, make_batch
+from scaled_step import Bytes, ScaledStep, SlottedScore, make_batch
 from setting import DOCS, ROOT, arguments, machine_name
 
-from zojax.models import random_model
+from zojax.models import abstract_model, random_model
 from zojax.models.opt import OPTConfig
 from zojax.models.opt_shapes import OPT_SHAPES
 

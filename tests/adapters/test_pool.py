@@ -10,9 +10,8 @@ import pytest
 
 from zojax.adapters import lowrank, make_pool, own_arrays, trainable_sites
 from zojax.estimators import lozo
-from zojax.models import Model, random_model
+from zojax.models import Model, abstract_model, random_model
 from zojax.models.opt import OPTConfig
-from zojax.models.tensor_names import abstract
 from zojax.scoring import Item, pack, score, shape_needed
 
 SHAPE = OPTConfig(
@@ -77,9 +76,8 @@ def test_a_shared_v_scores_as_one_of_each_slot(normalize, model, states):
 def test_more_variants_do_not_take_more_of_v():
     """V is large here, and all else that a program could hold for a variant is small."""
     config = dataclasses.replace(SHAPE, ffn_dim=1024)
-    graphdef, _ = abstract(config)
-    weights = jax.eval_shape(lambda: random_model(config).weights)
-    sites = [site for site in trainable_sites(weights, "linear") if "fc2" in site.path]
+    model = abstract_model(config)
+    sites = [site for site in trainable_sites(model.weights, "linear") if "fc2" in site.path]
     space = lowrank(tuple(sites), rank=512)
     params, subspace = jax.eval_shape(lambda: (space.init({}, KEY), space.redraw(KEY)))
 
@@ -87,11 +85,11 @@ def test_more_variants_do_not_take_more_of_v():
         estimator = lozo(space, rank=512, num_queries=num_queries)
         pool = make_pool(estimator.perturb(KEY, jnp.int32(0), params, subspace))
         pages = pages_in(range(1, 1 + 2 * num_queries))
-        return score(weights, pool, pages, graphdef=graphdef)
+        return score(weights, pool, pages, graphdef=model.graphdef)
 
     def temporary_bytes(num_queries):
         program = jax.jit(functools.partial(scores, num_queries=num_queries))
-        compiled = program.lower(weights, params, subspace).compile()
+        compiled = program.lower(model.weights, params, subspace).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     [v] = jax.tree.leaves(subspace)

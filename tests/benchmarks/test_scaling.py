@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scaling
 from rich.console import Console
-from scaled_step import Bytes, ScaledStep, abstract_model, make_batch
+from scaled_step import Bytes, ScaledStep, make_batch
 
-from zojax.models import random_model
+from zojax.models import abstract_model, random_model
 from zojax.models.opt import OPTConfig
 
 CONFIG = OPTConfig(64, 16, 2, 2, 32, 64, 16)
@@ -81,7 +81,7 @@ def test_shapes_compile_to_what_weights_compile_to():
     assert steps[0].bytes() == steps[1].bytes()
 
 
-def test_the_table_holds_the_ratios_and_the_goals(growth):
+def test_the_table_holds_the_ratios_and_the_goals():
     series = [
         scaling.Series("two-sided", "probes", [1, 8], [1.0, 8.0], [[1.0] * 3, [8.0] * 3]),
         scaling.Series("one-sided", "probes", [8], [1.0], [[4.4] * 3]),

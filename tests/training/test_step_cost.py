@@ -11,14 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import traverse_util
 from rich.console import Console
 
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
 from zojax.config_file import load_config
-from zojax.models import Model
+from zojax.models import abstract_model
 from zojax.models.opt import OPTConfig
-from zojax.models.tensor_names import abstract
 from zojax.scoring import Item, PageShape
 from zojax.training.batches import abstract_batch
 from zojax.training.loop import compile_programs
@@ -48,22 +46,19 @@ SIDES = 4 * 2 * D + 2 * (D + FFN)  # m + n of a layer's matrices
 @functools.cache
 def compiled_step(**estimator: Any) -> Any:
     """The step's program, for shapes alone."""
-    graphdef, shapes = abstract(CONFIG)
-    weights = traverse_util.unflatten_dict(
-        {path: jax.ShapeDtypeStruct(shape, np.float32) for path, shape in shapes.items()}
-    )
+    model = abstract_model(CONFIG)
     config = Config(
         ModelConfig("unused"),
         RunConfig("unused"),
         train=TrainConfig(steps=1),
         estimator=EstimatorConfig(rank=RANK, **estimator),
     )
-    method = make_method(config, Model(CONFIG, graphdef, weights))
+    method = make_method(config, model)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(functools.partial(init_state, method), weights, key)
-    objective = Objective(graphdef, 2, normalize=False, loss=classification_loss)
+    state = jax.eval_shape(functools.partial(init_state, method), model.weights, key)
+    objective = Objective(model.graphdef, 2, normalize=False, loss=classification_loss)
     batches = {SHAPE: abstract_batch(SHAPE, 16)}
-    programs = compile_programs(weights, state, key, method, objective, batches, steps=1)
+    programs = compile_programs(model.weights, state, key, method, objective, batches, steps=1)
     return programs.step[SHAPE]
 
 

@@ -221,7 +221,7 @@ def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.
     """What rounding does to an adapter in merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     branches: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
-    sites = {path[:-1] if path[-1] in ("u", "v") else path for path in branches}
+    sites = trained_places(adapter)
     squared_error = squared_norm = 0.0
     for name, (path, layer) in hf_names(sorted(sites), model.config.num_hidden_layers).items():
 
