@@ -28,6 +28,7 @@ from zojax.training.step import (
     TrainState,
     ends_interval,
     interval_program,
+    reaches_interval_end,
     train_step,
 )
 from zojax.training.stopping import Stop
@@ -71,7 +72,7 @@ def compile_programs(
     executables = compile_buckets(
         step, batches, *args, donate_argnums=(1,), out_shardings=(places[1], None)
     )
-    if not any(ends_interval(method, step) for step in range(1, steps + 1)):
+    if not reaches_interval_end(method, steps):
         return Programs(executables, None)
     return Programs(executables, interval_program(method, places, (weights, state, key)))
 

@@ -31,6 +31,7 @@ from zojax.training.step import (
     init_state,
     interval_program,
     next_interval,
+    reaches_interval_end,
     update,
 )
 
@@ -268,8 +269,7 @@ def _free(weights: Tree | None) -> None:
 
 def is_folded(method: Method, steps: int) -> bool:
     """Whether these first steps fold anything, so that the weights are no longer the base's."""
-    folds = bool(method.estimator.space.folded)
-    return folds and any(ends_interval(method, step) for step in range(1, steps + 1))
+    return bool(method.estimator.space.folded) and reaches_interval_end(method, steps)
 
 
 def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> Tree:

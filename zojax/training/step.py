@@ -353,3 +353,8 @@ def ends_interval(method: Method, step: int) -> bool:
     every forward pass, would be dear otherwise).
     """
     return method.interval > 0 and step > 0 and step % method.interval == 0
+
+
+def reaches_interval_end(method: Method, steps: int) -> bool:
+    """Whether these first steps end any interval."""
+    return 0 < method.interval <= steps
