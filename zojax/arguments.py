@@ -17,6 +17,9 @@ _EXAMPLES = """examples:
   zojax generate --model facebook/opt-125m --prompt "The film was"
 """
 
+WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
+"""What the weights of a model may be on the device."""
+
 _CONFIG = "Python file with get_config(), or FILE:NAME (see zojax configs)"
 
 
@@ -199,8 +202,8 @@ def make_parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--dtype",
         default="float32",
-        choices=["float32", "bfloat16", "float16"],
-        help="of the weights on the device (default: float32)",
+        choices=WEIGHT_DTYPES,
+        help="of the weights on the device; int8 is of the layers' matrices (default: float32)",
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -255,7 +258,7 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     )
     generate.add_argument(
         "--dtype",
-        choices=["float32", "bfloat16", "float16"],
+        choices=WEIGHT_DTYPES,
         help="of --model's weights on the device (default: float32)",
     )
     generate.add_argument(

@@ -40,7 +40,9 @@ class ModelConfig:
 
     Attributes:
         path: local directory or Hugging Face hub id of a checkpoint.
-        dtype: of the weights on the device.
+        dtype: of the weights on the device; ``int8`` is of the layers' matrices, with a scale for
+            each row, and all else is bfloat16 then. Nothing can be folded into it: it goes with
+            ``lora``, ``prefix`` and ``estimator.fold="none"``.
         bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
             OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
@@ -48,7 +50,7 @@ class ModelConfig:
     """
 
     path: Text
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     bos_token_id: NonNegative | None = None
     activations: Literal["float32"] | None = None
 

@@ -5,6 +5,7 @@ import itertools
 
 import fidelity
 import float64
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -96,14 +97,17 @@ def test_probes_have_batches_and_directions_of_their_own(probes):
 
 def test_every_base_rounds_as_it_says():
     matrix = jnp.array([[[127.0, -63.4, 1.0], [0.0, 0.0, 0.0], [0.5, 0.25, -0.127]]])
-    tree = {"layers": {"w": matrix, "bias": jnp.full((1, 3), 0.3)}, "table": jnp.full((2, 3), 0.3)}
+    third = jnp.full((1, 3), 0.3)
+    tree = {"layers": {"fc1": {"weight": matrix, "bias": third}}, "table": {"weight": third}}
     int8 = fidelity.BASES["int8"](tree)
-    by_hand = [[127, -63, 1], [0, 0, 0], [0.5, 64 * 0.5 / 127, -32 * 0.5 / 127]]
-    np.testing.assert_allclose(int8["layers"]["w"][0], by_hand, rtol=1e-6)
-    np.testing.assert_array_equal(int8["layers"]["bias"], tree["layers"]["bias"])
-    np.testing.assert_array_equal(int8["table"], tree["table"])
+    fc1 = int8["layers"]["fc1"]
+    assert fc1["weight"][0].tolist() == [[127, -63, 1], [0, 0, 0], [127, 64, -32]]
+    np.testing.assert_allclose(fc1["scale"][0], [1, 0, 0.5 / 127], rtol=1e-6)
+    in_bfloat16 = torch.tensor(0.3).to(torch.bfloat16).item()
+    for vector in (fc1["bias"], int8["table"]["weight"]):
+        assert set(np.ravel(vector).astype(float)) == {in_bfloat16}
     for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
-        rounded = fidelity.BASES[name](tree)["layers"]["w"].astype(jnp.float32)
+        rounded = fidelity.BASES[name](tree)["layers"]["fc1"]["weight"].astype(jnp.float32)
         theirs = torch.tensor(np.asarray(matrix)).to(dtype).float().numpy()
         np.testing.assert_array_equal(rounded, theirs)
 
@@ -140,10 +144,21 @@ def test_activations_in_float32_leave_the_rounding_of_the_base_alone(rows):
 
 
 def test_what_is_measured_is_what_a_configuration_asks_for(config):
-    for settings, exact in (([], False), (["model.activations=float32"], True)):
-        model = load_model(apply_overrides(config, settings))
-        assert model.graphdef == abstract(model.config, exact=exact)[0]
-    assert abstract(model.config)[0] != abstract(model.config, exact=True)[0]
+    graphdefs, base = set(), load_model(config)
+    for method in fidelity.METHODS:
+        if method.precision is not None:
+            settings = [f"model.dtype={method.base}"]
+            if method.precision.exact:
+                settings += ["model.activations=float32"]
+            model = load_model(apply_overrides(config, settings))
+            assert model.graphdef == abstract(model.config, method.precision)[0]
+            jax.tree.map(
+                np.testing.assert_array_equal,
+                model.weights,
+                fidelity.BASES[method.base](base.weights),
+            )
+            graphdefs.add(model.graphdef)
+    assert len(graphdefs) == 4, "exact or not, int8 or not"
 
 
 def test_the_table_has_every_figure():

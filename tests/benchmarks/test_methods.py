@@ -24,7 +24,7 @@ def test_every_method_has_the_same_forward_passes_and_data(script, tmp_path):
     assert len(configs) == len(script.ENTRIES)
     for entry in script.ENTRIES:
         config = configs[entry.name]
-        check_method(config.estimator, config.train)
+        check_method(config)
         queries, one_sided = config.estimator.num_queries, config.estimator.name == "fzoo"
         passes = queries + 1 if one_sided else 2 * queries
         assert config.train.steps * passes == 720

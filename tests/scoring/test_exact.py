@@ -11,6 +11,7 @@ from flax import nnx
 
 from zojax.models import load, save
 from zojax.models.layers import Embedding, Linear
+from zojax.models.precision import Precision
 from zojax.scoring import from_span, pack, score, shape_needed
 
 torch = pytest.importorskip("torch")
@@ -54,7 +55,8 @@ def test_a_layer_sees_what_is_less_than_half_a_spacing(dtype):
     """1 + 2⁻¹² is 1 in either dtype; its product with a weight of 3 is a float32 number."""
 
     def product(exact: bool) -> float:
-        layer = Linear(1, 1, use_bias=False, dtype=dtype, rngs=nnx.Rngs(0), exact=exact)
+        precision = Precision(dtype, exact=exact)
+        layer = Linear(1, 1, use_bias=False, precision=precision, rngs=nnx.Rngs(0))
         layer.weight[...] = jnp.full((1, 1), 3, dtype)
         run = jax.jit(lambda x: layer(x, {}))
         return float(run(jnp.full((1, 1, 1), 1 + 2.0**-12))[0, 0, 0])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from rich.console import Console
+from safetensors.flax import load_file
 
 from zojax.adapters import make_pool
 from zojax.errors import InputError
@@ -25,6 +26,7 @@ from zojax.training.journal_commands import replay_to
 from zojax.training.method import make_method
 from zojax.training.replay import header_key, make_replay
 from zojax.training.setup import load_model
+from zojax.training.train import train
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
@@ -134,6 +136,39 @@ def test_a_mezo_run_is_exported_with_its_last_step(export_runs, tmp_path):
     export_run(directory, "hf", tmp_path / "hf", QUIET)
     logits = logits_of(export_runs.transformers_model(tmp_path / "hf"))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def test_a_run_on_int8_matrices_is_exported_with_what_they_were_rounded_to(export_runs, tmp_path):
+    config = export_runs.config(tmp_path / "run", "as 350M", dtype="int8", fold="none")
+    config.model.activations = "float32"
+    train(config, QUIET)
+    directory = tmp_path / "run"
+    expected = run_logits(directory)
+    told = export_run(directory, "hf", tmp_path / "hf", QUIET, step=6, dtype="float32")
+    assert told["dtype"] == "float32"
+    logits = logits_of(export_runs.transformers_model(tmp_path / "hf"))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+    assert export_run(directory, "hf", tmp_path / "short", QUIET)["dtype"] == "bfloat16"
+
+    # A LoRA of it belongs to the rounded matrices, which are the model after no step.
+    export_run(directory, "hf", tmp_path / "base", QUIET, step=0, dtype="float32")
+    base = export_runs.transformers_model(tmp_path / "base")
+    assert_moved(expected, base)
+    told = export_run(directory, "peft", tmp_path / "peft", QUIET, step=6)
+    assert told["relative_error"] == 0
+    peft = pytest.importorskip("peft")
+    logits = logits_of(peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+
+    replay_to(directory, QUIET, output=tmp_path / "replayed")
+    export_run(directory, "hf", tmp_path / "last", QUIET, step=6)
+    names = [path.name for path in (tmp_path / "last").glob("*.safetensors")]
+    assert names
+    for name in names:
+        a, b = (load_file(tmp_path / side / name) for side in ("replayed", "last"))
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
 def test_a_prefix_is_refused_where_nothing_can_hold_it(export_runs, tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from zojax.config import (
 )
 from zojax.errors import InputError
 from zojax.estimators import fzoo
-from zojax.training.method import make_method, redraw_interval
+from zojax.training.method import check_method, make_method, redraw_interval
 from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import init_state, score_slots, train_step
 
@@ -151,6 +152,24 @@ def test_a_prefix_starts_from_activations_and_is_a_probe_away_from_its_neighbour
 )
 def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval):
     assert redraw_interval(EstimatorConfig(**settings)) == interval
+
+
+@pytest.mark.parametrize(
+    ("estimator", "goes"),
+    [
+        ({}, False),
+        ({"name": "mezo"}, False),
+        ({"name": "mezo_factorized", "rank": 128}, False),
+        ({"fold": "none"}, True),
+        ({"trainable": "lora"}, True),
+        ({"name": "mezo", "trainable": "prefix"}, True),
+    ],
+)
+def test_int8_matrices_are_for_what_folds_nothing_into_them(estimator, goes, configure):
+    config = configure({}, estimator)
+    config.model.dtype = "int8"
+    with nullcontext() if goes else pytest.raises(InputError, match=r"model\.dtype=bfloat16"):
+        check_method(config)
 
 
 @pytest.mark.parametrize(

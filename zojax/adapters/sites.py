@@ -12,6 +12,7 @@ import jax
 from flax import traverse_util
 
 from zojax.models.layers import STACKED
+from zojax.models.precision import SCALE
 
 Flat = dict[str, jax.Array]
 Trainable = Literal["linear", "full"]
@@ -57,7 +58,11 @@ def trainable_sites(weights: Any, trainable: Trainable) -> Sites:
     ['layers/fc1/weight']
     """
     flat = traverse_util.flatten_dict(weights, sep="/")
-    sites = (Site(path, tuple(leaf.shape)) for path, leaf in sorted(flat.items()))
+    sites = (
+        Site(path, tuple(leaf.shape))
+        for path, leaf in sorted(flat.items())
+        if not path.endswith(f"/{SCALE}")  # of an int8 matrix, which is trained beside it
+    )
     if trainable == "full":
         return tuple(sites)
     return tuple(site for site in sites if site.is_stacked and site.is_matrix)

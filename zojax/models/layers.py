@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from zojax.models.precision import INT8_COMPUTE, Precision
+
 Adapter = Mapping[str, Any]
 """Nested dict of stacked side branches; an empty one means the base model."""
 
@@ -207,27 +209,30 @@ class Linear(nnx.Module):
     """``y = x Wᵀ + b`` with ``weight (m, n)``, as PyTorch and the papers lay it out.
 
     Products accumulate in float32 and the result stays float32, so that a perturbation is never
-    rounded to the weights' dtype. Inputs are, unless ``exact``.
+    rounded to the weights' dtype. Inputs are, unless the precision is ``exact``.
     """
 
-    def __init__(
-        self,
-        n: int,
-        m: int,
-        *,
-        use_bias: bool,
-        dtype: jnp.dtype,
-        rngs: nnx.Rngs,
-        exact: bool = False,
-    ):
-        self.exact = exact
-        self.weight = nnx.Param(_INIT(rngs.params(), (m, n), dtype))
-        self.bias = nnx.Param(jnp.zeros((m,), dtype)) if use_bias else None
+    def __init__(self, n: int, m: int, *, use_bias: bool, precision: Precision, rngs: nnx.Rngs):
+        self.exact = precision.exact
+        if precision.int8:  # a loader's to fill
+            self.weight = nnx.Param(jnp.zeros((m, n), jnp.int8))
+        else:
+            self.weight = nnx.Param(_INIT(rngs.params(), (m, n), precision.dtype))
+        self.scale = nnx.Param(jnp.ones((m,), jnp.float32)) if precision.int8 else None
+        self.bias = nnx.Param(jnp.zeros((m,), precision.dtype)) if use_bias else None
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """In which its products are."""
+        own = self.weight[...].dtype
+        return INT8_COMPUTE if own == jnp.int8 else own
 
     def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
         """Maps ``(p, t, n)`` to ``(p, t, m)``, float32."""
-        weight_mn = self.weight[...]
+        weight_mn = self.weight[...].astype(self.dtype)
         y_ptm = _matmul("ptn,mn->ptm", x_ptn, weight_mn, self.exact)
+        if self.scale is not None:
+            y_ptm *= self.scale[...]
         if "weight" in adapter:
             y_ptm += side_branch(x_ptn, adapter["weight"], weight_mn)
         if self.bias is not None:

@@ -27,6 +27,7 @@ from zojax.models.layers import (
     State,
     bind,
 )
+from zojax.models.precision import FLOAT32, Precision
 
 POSITION_OFFSET = 2
 """Rows of the position table that no token uses (an inheritance from fairseq)."""
@@ -110,16 +111,19 @@ class Attention(nnx.Module):
     ``(p, length, n)`` and ``on (p,)``, see :class:`zojax.models.layers.Prefix`.
     """
 
-    def __init__(self, config: OPTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs, exact: bool):
+    def __init__(self, config: OPTConfig, *, precision: Precision, rngs: nnx.Rngs):
         self.num_heads = config.num_attention_heads
-        self.exact = exact
         d = config.hidden_size
 
         def linear() -> Linear:
-            bias = config.enable_bias
-            return Linear(d, d, use_bias=bias, dtype=dtype, rngs=rngs, exact=exact)
+            return Linear(d, d, use_bias=config.enable_bias, precision=precision, rngs=rngs)
 
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (linear() for _ in range(4))
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of queries, keys and values."""
+        return jnp.dtype(jnp.float32) if self.q_proj.exact else self.q_proj.dtype
 
     def __call__(
         self,
@@ -135,8 +139,7 @@ class Attention(nnx.Module):
             return y_ptn.reshape(*y_ptn.shape[:2], self.num_heads, -1)
 
         def project(name: str, x_ptn: jax.Array) -> jax.Array:
-            y_ptn = getattr(self, name)(x_ptn, adapter.get(name, {}))
-            return heads(y_ptn if self.exact else y_ptn.astype(self.q_proj.weight[...].dtype))
+            return heads(getattr(self, name)(x_ptn, adapter.get(name, {})).astype(self.dtype))
 
         prefix = None
         if "prefix" in adapter:
@@ -153,14 +156,14 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """One decoder layer: normalised before its sublayers, or after them (350M alone)."""
 
-    def __init__(self, config: OPTConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs, exact: bool):
+    def __init__(self, config: OPTConfig, *, precision: Precision, rngs: nnx.Rngs):
         d, ffn, bias = config.hidden_size, config.ffn_dim, config.enable_bias
         self.norm_first = config.do_layer_norm_before
-        self.self_attn = Attention(config, dtype=dtype, rngs=rngs, exact=exact)
-        self.self_attn_layer_norm = LayerNorm(d, dtype=dtype)
-        self.fc1 = Linear(d, ffn, use_bias=bias, dtype=dtype, rngs=rngs, exact=exact)
-        self.fc2 = Linear(ffn, d, use_bias=bias, dtype=dtype, rngs=rngs, exact=exact)
-        self.final_layer_norm = LayerNorm(d, dtype=dtype)
+        self.self_attn = Attention(config, precision=precision, rngs=rngs)
+        self.self_attn_layer_norm = LayerNorm(d, dtype=precision.dtype)
+        self.fc1 = Linear(d, ffn, use_bias=bias, precision=precision, rngs=rngs)
+        self.fc2 = Linear(ffn, d, use_bias=bias, precision=precision, rngs=rngs)
+        self.final_layer_norm = LayerNorm(d, dtype=precision.dtype)
 
     def __call__(
         self,
@@ -206,8 +209,6 @@ class Block(nnx.Module):
 class OPT(nnx.Module):
     """The decoder and its head. ``layers`` holds every layer, stacked on the leading axis.
 
-    With ``exact``, activations are not rounded to the weights' dtype before they are multiplied.
-
     Example:
         >>> config = OPTConfig(50, 8, 2, 2, 16, 32, 8)
         >>> nnx.eval_shape(lambda: OPT(config)).layers.fc1.weight.shape
@@ -218,26 +219,22 @@ class OPT(nnx.Module):
         self,
         config: OPTConfig,
         *,
-        dtype: jnp.dtype = jnp.float32,
+        precision: Precision = FLOAT32,
         rngs: nnx.Rngs | None = None,
-        exact: bool = False,
     ):
         rngs = nnx.Rngs(0) if rngs is None else rngs
         self.num_layers = config.num_hidden_layers
         d, width = config.hidden_size, config.word_embed_proj_dim
         rows = config.max_position_embeddings + POSITION_OFFSET
+        dtype, whole = precision.dtype, dataclasses.replace(precision, int8=False)
         self.embed_tokens = Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
         self.embed_positions = Embedding(rows, d, dtype=dtype, rngs=rngs)
         projected = width != d
         self.project_in = (
-            Linear(width, d, use_bias=False, dtype=dtype, rngs=rngs, exact=exact)
-            if projected
-            else None
+            Linear(width, d, use_bias=False, precision=whole, rngs=rngs) if projected else None
         )
         self.project_out = (
-            Linear(d, width, use_bias=False, dtype=dtype, rngs=rngs, exact=exact)
-            if projected
-            else None
+            Linear(d, width, use_bias=False, precision=whole, rngs=rngs) if projected else None
         )
         self.final_layer_norm = LayerNorm(d, dtype=dtype) if config.do_layer_norm_before else None
         self.lm_head = (
@@ -249,7 +246,7 @@ class OPT(nnx.Module):
         @nnx.split_rngs(splits=config.num_hidden_layers)
         @nnx.vmap(in_axes=0, out_axes=0)
         def stack(rngs: nnx.Rngs) -> Block:
-            return Block(config, dtype=dtype, rngs=rngs, exact=exact)
+            return Block(config, precision=precision, rngs=rngs)
 
         self.layers = stack(rngs)
 
@@ -324,11 +321,11 @@ class OPT(nnx.Module):
 
     def empty_cache(self, num_rows: int, length: int) -> dict[str, jax.Array]:
         """Room for keys ``k`` and values ``v``, each ``(layers, rows, length, heads, d)``."""
-        num_heads = self.layers.self_attn.num_heads
-        norm = self.layers.self_attn_layer_norm.weight[...]
-        shape = (*norm.shape[:1], num_rows, length, num_heads, norm.shape[1] // num_heads)
-        dtype = jnp.float32 if self.layers.self_attn.exact else norm.dtype
-        return {name: jnp.zeros(shape, dtype) for name in ("k", "v")}
+        attention = self.layers.self_attn
+        layers, width = self.layers.self_attn_layer_norm.weight[...].shape
+        heads = attention.num_heads
+        shape = (layers, num_rows, length, heads, width // heads)
+        return {name: jnp.zeros(shape, attention.dtype) for name in ("k", "v")}
 
     def _head(self, adapter: Adapter) -> tuple[Embedding, Adapter]:
         name = "embed_tokens" if self.lm_head is None else "lm_head"

@@ -13,19 +13,17 @@ from flax import nnx, traverse_util
 from zojax.errors import InputError
 from zojax.models.checkpoint_files import CheckpointFile
 from zojax.models.opt import OPT, OPTConfig
-
-TreePath = tuple[str, ...]
-"""Path of an array in the weight tree."""
+from zojax.models.precision import FLOAT32, SCALE, Precision, TreePath
 
 Place = tuple[TreePath, int | None]
 """Where a checkpoint's tensor lives: path in the tree, and its layer if it is stacked."""
 
 
 def abstract(
-    config: OPTConfig, *, exact: bool = False
+    config: OPTConfig, precision: Precision = FLOAT32
 ) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
     """The module's structure and its arrays' shapes; no array is made."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: OPT(config, exact=exact)))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: OPT(config, precision=precision)))
     flat: dict[TreePath, Any] = dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
     return graphdef, {path: leaf.shape for path, leaf in flat.items()}
 
@@ -41,7 +39,7 @@ def tensor_shapes(config: OPTConfig) -> dict[str, tuple[int, ...]]:
 
 def hf_names(paths: Iterable[TreePath], num_layers: int) -> dict[str, Place]:
     """The checkpoint's name of every tensor, embeddings first and then layer by layer."""
-    paths = list(paths)
+    paths = [path for path in paths if path[-1] != SCALE]  # made of their matrices
     names: dict[str, Place] = {}
     for path in paths:
         if path[0] != "layers":

@@ -26,6 +26,7 @@ from zojax.models import checkpoint_files
 from zojax.models.checkpoint_files import DTYPES, WEIGHT_PATTERNS, CheckpointFile
 from zojax.models.device_buffer import DeviceBuffer
 from zojax.models.opt import OPT, OPTConfig
+from zojax.models.precision import SCALE, Precision, leaf_dtypes, precision_of, quantise
 from zojax.models.tensor_names import Place, TreePath, abstract, hf_names, match, tensor_shapes
 
 Sharding = Callable[[TreePath, tuple[int, ...]], jax.sharding.Sharding | None]
@@ -62,8 +63,9 @@ def load(
     Args:
         path: directory with ``config.json`` and ``model.safetensors``, ``pytorch_model.bin`` or
             the sharded form of either with its index; or a hub id such as ``facebook/opt-125m``.
-        dtype: float32, float16 or bfloat16, the dtype that the weights get on the device; None
-            takes the checkpoint's own (``torch_dtype`` in config.json, float32 if it has none).
+        dtype: float32, float16 or bfloat16, the dtype that the weights get on the device; int8 for
+            the layers' matrices and bfloat16 for all else; None takes the checkpoint's own
+            (``torch_dtype`` in config.json, float32 if it has none).
         sharding: where each array goes, given its path and stacked shape; None for the default
             device. Each device receives its own part alone.
         exact: whether activations keep their float32 precision where they meet weights of 16 bits,
@@ -78,10 +80,10 @@ def load(
     """
     directory = _find(path)
     config, raw = _read_config(directory)
-    dtype = _dtype(raw, directory) if dtype is None else jnp.dtype(dtype)
-    graphdef, shapes = abstract(config, exact=exact)
+    precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
+    graphdef, shapes = abstract(config, precision)
     places = match(checkpoint_files.list_files(directory), config, shapes, directory)
-    weights = _fill(places, shapes, dtype, sharding)
+    weights = _fill(places, shapes, precision, sharding)
     return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory))
 
 
@@ -109,7 +111,8 @@ def random_model(config: OPTConfig, seed: int = 0, dtype: Any = jnp.float32) -> 
 
     @jax.jit
     def initialise(key):
-        return nnx.to_pure_dict(nnx.state(OPT(config, dtype=dtype, rngs=nnx.Rngs(key))))
+        model = OPT(config, precision=Precision(dtype), rngs=nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(model))
 
     return Model(config, abstract(config)[0], initialise(jax.random.key(seed)))
 
@@ -298,22 +301,31 @@ def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
 def _fill(
     places: Iterable[tuple[CheckpointFile, str, Place]],
     shapes: Mapping[TreePath, tuple[int, ...]],
-    dtype: np.dtype,
+    precision: Precision,
     sharding: Sharding | None,
 ) -> dict[TreePath, jax.Array]:
     """Allocates every array on its devices and writes the files' tensors into them."""
+    dtypes = leaf_dtypes(shapes, precision.dtype)
     buffers = {
-        path: DeviceBuffer(shape, dtype, sharding(path, shape) if sharding else None)
+        path: DeviceBuffer(shape, dtypes[path], sharding(path, shape) if sharding else None)
         for path, shape in shapes.items()
     }
+
+    def write(path: TreePath, piece: np.ndarray, start: tuple[int, ...]) -> None:
+        """A piece of whole rows, with a layer axis where ``start`` has a layer."""
+        if dtypes[path] == jnp.int8:
+            piece, scale = quantise(piece)
+            buffers[*path[:-1], SCALE].write(scale, start)
+        buffers[path].write(piece, start)
+
     by_file = sorted(places, key=lambda entry: entry[0].path)
     for file, entries in itertools.groupby(by_file, key=lambda entry: entry[0]):
         for _, name, (path, layer) in entries:
             for row, piece in checkpoint_files.pieces(file, name, _PIECE_BYTES):
                 if layer is None:
-                    buffers[path].write(piece, (row,))
+                    write(path, piece, (row,))
                 else:
-                    buffers[path].write(piece[None], (layer, row))
+                    write(path, piece[None], (layer, row))
         file.close()
     return {path: buffer.array() for path, buffer in buffers.items()}
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from zojax.errors import InputError
 from zojax.models.checkpoint_files import DTYPES
+from zojax.models.precision import precision_of
 from zojax.training import run_dir
 from zojax.training.export_model import export_hf, export_peft
 from zojax.training.journal import read_journal
@@ -87,7 +88,7 @@ def export_run(
                 exported, partial, output, console, rank=rank, dtype=DTYPES[dtype or "float32"]
             )
         else:
-            out = DTYPES[dtype or config.model.dtype]
+            out = DTYPES[dtype] if dtype else precision_of(config.model.dtype).dtype
             told = export_hf(exported, partial, output, console, dtype=out)
     return {"format": format, "output": str(output), "step": steps, **told}
 

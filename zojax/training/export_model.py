@@ -26,6 +26,7 @@ from zojax.adapters.lora import linear_places
 from zojax.adapters.merge import check_mergeable
 from zojax.models import Model, content_hash, save
 from zojax.models.checkpoint_files import list_files
+from zojax.models.precision import dequantise, rounded
 from zojax.models.tensor_names import abstract, hf_names, match
 from zojax.training.method import make_method
 from zojax.training.model_card import Exported, hf_card, peft_card
@@ -161,7 +162,7 @@ def export_hf(
 
 
 def _widened(weights: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dequantise(weights))
 
 
 def base_tensors(model: Model) -> ReadBase:
@@ -180,7 +181,8 @@ def base_tensors(model: Model) -> ReadBase:
     def read(name: str) -> np.ndarray:
         file, stored = by_place[places[name]]
         rows = file.read_rows(stored, 0, file.tensors[stored].shape[0])
-        return rows.astype(dtypes[places[name][0]])
+        dtype = dtypes[places[name][0]]
+        return rounded(rows) if dtype == jnp.int8 else rows.astype(dtype)
 
     return read
 

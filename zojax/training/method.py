@@ -46,8 +46,8 @@ def make_method(config: Config, model: Model) -> Method:
     Raises:
         InputError: settings that do not go together.
     """
+    check_method(config)
     settings = config.estimator
-    check_method(settings, config.train)
     return Method(
         make_estimator(settings, model),
         make_optimizer(config.train),
@@ -201,14 +201,21 @@ def make_objective(
     )
 
 
-def check_method(settings: EstimatorConfig, train: TrainConfig) -> None:
+def check_method(config: Config) -> None:
     """Refuses settings that do not go together, and says which would."""
+    settings, train = config.estimator, config.train
     name, trainable = settings.name, settings.trainable
     folds = trainable in ON_WEIGHTS and redraw_interval(settings) > 0
     if trainable not in ON_WEIGHTS and name == "mezo_factorized":
         raise InputError(
             f"estimator.name=mezo_factorized moves the weights, and trainable={trainable} does "
             "not: use estimator.name=mezo or lozo"
+        )
+    if folds and config.model.dtype == "int8":
+        raise InputError(
+            f"model.dtype=int8 with trainable={trainable}: folding would lose all that is below "
+            "half a step of int8; use estimator.name=lozo with estimator.fold=none, or "
+            "trainable=lora, or model.dtype=bfloat16"
         )
     if trainable in ON_WEIGHTS and name in ("mezo", "mezo_factorized"):
         if settings.fold == "none":

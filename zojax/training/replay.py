@@ -20,6 +20,7 @@ from zojax.config import Config, from_dict, to_dict
 from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
+from zojax.models.precision import dequantise
 from zojax.training.checkpoint import restore, saved_steps
 from zojax.training.checkpoint_note import check_note
 from zojax.training.journal import SKIPPED, Journal
@@ -276,7 +277,8 @@ def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> T
     """One set of weights: those of a state with all that its adapter adds to them.
 
     What a fold would move is rounded to the weights' dtype as the next fold would, the rest to
-    nearest; ``weights`` are used up.
+    nearest; int8 matrices, into which nothing can be folded, become float32. ``weights`` are used
+    up.
     """
     is_behind_fold = ends_interval(method, int(state.step))
 
@@ -285,4 +287,4 @@ def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> T
             weights, state = next_interval(weights, state, key, method=method)
         return merge_state(weights, method.estimator.space.state(state.params, state.subspace))
 
-    return jax.jit(fold_and_merge, donate_argnums=0)(weights, state, key)
+    return jax.jit(fold_and_merge, donate_argnums=0)(dequantise(weights), state, key)

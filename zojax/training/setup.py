@@ -164,7 +164,7 @@ class Run:
 
 def prepare(config: Config, console: Console) -> Run:
     """Reads the data, then the model; ``InputError`` says what is wrong with either."""
-    check_method(config.estimator, config.train)
+    check_method(config)
     with console.status("reading data"):
         data = load_data(config)
     check_objective(config, data.splits)
