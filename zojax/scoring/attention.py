@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from zojax.models.layers import Attend, Prefix, State
 from zojax.scoring.pages import Pages
 
+_BLOCK = 256
+"""Queries that are attended for at once."""
+
 
 def tree_mask(pages: Pages) -> jax.Array:
     """Who sees whom: ``(p, t, s)`` bool, query token t, key token s.
@@ -49,6 +52,33 @@ def masked_attention(
     return out_prhd.astype(dtype)
 
 
+def causal_attention(
+    q_pthd: jax.Array,
+    k_pthd: jax.Array,
+    v_pthd: jax.Array,
+    mask_pts: jax.Array,
+    prefix: Prefix | None,
+) -> jax.Array:
+    """:func:`masked_attention` of all tokens of a page, none of which sees a later one.
+
+    A block of queries is only multiplied by the keys up to its own end, so that of a long page
+    about half is never computed, and the logits of one block at a time are in memory.
+    """
+    length = q_pthd.shape[1]
+    blocks = [slice(start, start + _BLOCK) for start in range(0, length, _BLOCK)]
+    out = [
+        masked_attention(
+            q_pthd[:, block],
+            k_pthd[:, : block.stop],
+            v_pthd[:, : block.stop],
+            mask_pts[:, block, : block.stop],
+            prefix,
+        )
+        for block in blocks
+    ]
+    return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
+
+
 def page_attention(pages: Pages) -> Attend:
     """Attention over these pages; nothing is kept."""
     mask_pts = tree_mask(pages)
@@ -62,8 +92,7 @@ def page_attention(pages: Pages) -> Attend:
         prefix: Prefix | None,
         state: State,
     ) -> tuple[jax.Array, State]:
-        mask_prs = _rows(mask_pts, at_pr)
-        return masked_attention(q_prhd, k_pthd, v_pthd, mask_prs, prefix), state
+        return _attention(q_prhd, k_pthd, v_pthd, mask_pts, at_pr, prefix), state
 
     return attend
 
@@ -84,7 +113,7 @@ def prompt_attention(
     """
     pages, length = k_pthd.shape[:2]
     causal_pts = jnp.broadcast_to(jnp.tri(length, dtype=bool), (pages, length, length))
-    out_prhd = masked_attention(q_prhd, k_pthd, v_pthd, _rows(causal_pts, at_pr), prefix)
+    out_prhd = _attention(q_prhd, k_pthd, v_pthd, causal_pts, at_pr, prefix)
     new = {"k": k_pthd, "v": v_pthd}
     return out_prhd, {name: state[name].at[layer, :, :length].set(new[name]) for name in new}
 
@@ -111,6 +140,16 @@ def cached_attention(position_p: jax.Array) -> Attend:
     return attend
 
 
-def _rows(mask_pts: jax.Array, at_pr: jax.Array | None) -> jax.Array:
-    """The mask of the queries ``at_pr``; of all for None."""
-    return mask_pts if at_pr is None else jnp.take_along_axis(mask_pts, at_pr[:, :, None], axis=1)
+def _attention(
+    q_prhd: jax.Array,
+    k_pthd: jax.Array,
+    v_pthd: jax.Array,
+    mask_pts: jax.Array,
+    at_pr: jax.Array | None,
+    prefix: Prefix | None,
+) -> jax.Array:
+    """Of the queries ``at_pr``, or of all for None, under a mask where nobody sees a later one."""
+    if at_pr is None:
+        return causal_attention(q_prhd, k_pthd, v_pthd, mask_pts, prefix)
+    mask_prs = jnp.take_along_axis(mask_pts, at_pr[:, :, None], axis=1)
+    return masked_attention(q_prhd, k_pthd, v_pthd, mask_prs, prefix)
