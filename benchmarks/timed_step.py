@@ -40,7 +40,7 @@ class TimedStep:
         state = init_state(self.run.method, self._weights, self.run.key)
         self._state = jax.device_put(state, state_shardings(self.run.method, self._weights))
         started = time.perf_counter()
-        programs = compile_programs(
+        self._programs = compile_programs(
             self._weights,
             self._state,
             self.run.key,
@@ -49,8 +49,8 @@ class TimedStep:
             place(source.abstract, layout_of(self._weights)),
             steps=config.train.steps,
         )
+        self.executables = dict(self._programs.step)  # waits for all of them
         self.compile_seconds = time.perf_counter() - started
-        self.executables, self._fold = programs.step, programs.fold
 
     def __call__(self, step: int) -> tuple[float, StepRecord]:
         """Seconds of a step, the fold that may come after it included; and its scalars."""
@@ -60,8 +60,8 @@ class TimedStep:
         started = time.perf_counter()
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)
-        if self._fold is not None and ends_interval(self.run.method, step + 1):
-            self._weights, self._state = self._fold(self._weights, self._state, key)
+        if ends_interval(self.run.method, step + 1):
+            self._weights, self._state = self._programs.fold(self._weights, self._state, key)
         jax.block_until_ready((self._weights, self._state, record))
         return time.perf_counter() - started, record
 

@@ -1,8 +1,10 @@
 """A stop is heard wherever a run is, and the same command then ends as if there had been none."""
 
 import sys
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from tests.training.outcomes import outcome
 from zojax.config import Config, apply_overrides
 from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.training import Stopped, evaluate, rebuild, run_dir, stopping, train
+from zojax.training.compiling import Executables, trace_ahead
 from zojax.training.progress import Progress
 from zojax.training.report import Reporter
 from zojax.training.stopping import Stop
@@ -58,11 +61,22 @@ def count_batches(monkeypatch):
 
                 return call
 
-            return {bucket: watched(made) for bucket, made in real(*args).items()}
+            return made_ahead({bucket: watched(made) for bucket, made in real(*args).items()})
 
         monkeypatch.setattr(evaluate, "compile_buckets", compile_buckets)
 
     return count_batches
+
+
+def made_ahead(programs: dict) -> Executables:
+    """Programs that are there."""
+
+    def done(value) -> Future:
+        future = Future()
+        future.set_result(value)
+        return future
+
+    return Executables({bucket: done(done(program)) for bucket, program in programs.items()})
 
 
 def go_on(config: Config, monkeypatch) -> dict:
@@ -115,15 +129,35 @@ def test_a_few_batches_at_most_are_in_flight(config, count_batches, monkeypatch)
     assert max(sent - done for sent, done in fetched) == evaluate._IN_FLIGHT
 
 
-def test_a_stop_is_heard_between_the_parts_of_setting_up(config, stop, monkeypatch):
-    def compiling(*args, **kwargs):
-        stop.exit_code = TERMINATED
+@pytest.mark.parametrize("program", ["an evaluation", "a step"])
+def test_a_stop_is_heard_while_a_program_is_waited_for(config, stop, monkeypatch, program):
+    """Which would take for ever, since what is to be traced next is held up."""
+    release, get, held = Event(), Executables.get_unless, []
 
-    monkeypatch.setattr(_TRAIN, "compile_programs", compiling)
-    monkeypatch.setattr(_TRAIN, "make_evaluator", lambda *args: None)
-    monkeypatch.setattr(_TRAIN, "Reporter", pytest.fail)
-    with pytest.raises(Stopped, match="after step 0 of 4"):
-        train(config, QUIET)
+    def hold(name: str):
+        real = getattr(_TRAIN, name)
+
+        def make(*args, **kwargs):
+            trace_ahead(release.wait)
+            held.append(real(*args, **kwargs))
+            return held[0]
+
+        monkeypatch.setattr(_TRAIN, name, make)
+
+    def get_held(executables, stop, bucket):
+        if program == "an evaluation" or executables is held[0].step:
+            assert not executables.is_there(bucket)
+            Timer(0.1, setattr, (stop, "exit_code", TERMINATED)).start()
+        return get(executables, stop, bucket)
+
+    hold("make_evaluator" if program == "an evaluation" else "compile_programs")
+    monkeypatch.setattr(Executables, "get_unless", get_held)
+    try:
+        with pytest.raises(Stopped, match="after step 0 of 4"):
+            train(config, QUIET)
+    finally:
+        release.set()
+    assert (Path(config.run.dir) / run_dir.PROGRESS).exists() == (program == "a step")
 
 
 def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 
 from zojax.adapters import make_pool
 from zojax.models import Model
+from zojax.scoring import PageShape
 from zojax.scoring.texts import generate
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import score_ranking, score_text
@@ -57,7 +58,7 @@ class Judged:
 
 
 class Evaluator:
-    """Judges models on data sets; compiles one executable for every bucket of theirs when made.
+    """Judges models on data sets; begins to compile one executable for each of their buckets.
 
     Args:
         model: the base model; its weights are those that shapes are taken from, no more.
@@ -84,13 +85,19 @@ class Evaluator:
         self._tokenizer = tokenizer
         self._num_candidates = objective.num_candidates
         self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
-        self._executables: Executables = {}
+        self._executables: dict[PageShape, Executables] = {}
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:
             buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
             batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
             placed = place(batches, layout_of(model.weights))
-            self._executables |= compile_buckets(function, placed, model.weights, carry)
+            made = compile_buckets(function, placed, model.weights, carry)
+            self._executables |= dict.fromkeys(buckets, made)
+
+    def cancel(self) -> None:
+        """Begins to compile no more."""
+        for executables in self._executables.values():
+            executables.cancel()
 
     def judge(
         self,
@@ -162,7 +169,8 @@ class Evaluator:
             stop.check()
             if len(in_flight) == _IN_FLIGHT:
                 fetch()
-            in_flight.append((group, self._executables[bucket](weights, carry, batch)))
+            score_batch = self._executables[bucket].get_unless(stop, bucket)
+            in_flight.append((group, score_batch(weights, carry, batch)))
         while in_flight:
             fetch()
         return scores

@@ -5,6 +5,7 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training.batches import prefetch
-from zojax.training.compiling import Executables, compile_buckets
+from zojax.training.compiling import Executables, compile_buckets, shapes_of, trace_ahead
 from zojax.training.journal import SKIPPED, JournalWriter
 from zojax.training.metrics import step_metrics
 from zojax.training.placement import layout_of, place
@@ -31,7 +32,7 @@ from zojax.training.step import (
     reaches_interval_end,
     train_step,
 )
-from zojax.training.stopping import Stop
+from zojax.training.stopping import Halted, Stop
 
 Tree = Any
 
@@ -44,15 +45,26 @@ _POLL_SECONDS = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """Everything that runs on the device inside the loop, compiled.
+    """Everything that runs on the device inside the loop, compiled or being compiled.
 
     Attributes:
         step: one executable a bucket, ``(weights, state, key, rate, batch) -> (state, record)``.
-        fold: ``(weights, state, key) -> (weights, state)``; None where nothing is folded.
+        folding: a future of the program of an interval's end; None where the run comes to none.
     """
 
     step: Executables
-    fold: IntervalProgram | None
+    folding: "Future[IntervalProgram] | None"
+
+    def fold(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
+        """What an interval's end makes of weights and state, which are used up."""
+        assert self.folding is not None
+        return self.folding.result()(weights, state, key)
+
+    def cancel(self) -> None:
+        """Begins to compile no more."""
+        self.step.cancel()
+        if self.folding is not None:
+            self.folding.cancel()
 
 
 def compile_programs(
@@ -65,7 +77,10 @@ def compile_programs(
     *,
     steps: int,
 ) -> Programs:
-    """Compiles the step for every bucket's batch, and the fold if the run comes to one."""
+    """Compiles the step for every bucket's batch, and the fold if the run comes to one.
+
+    In the background and in the order of ``batches``, the fold last.
+    """
     step = functools.partial(train_step, method=method, objective=objective)
     args = (weights, state, key, np.float32(0))
     places = shardings_of(weights), shardings_of(state)
@@ -74,17 +89,38 @@ def compile_programs(
     )
     if not reaches_interval_end(method, steps):
         return Programs(executables, None)
-    return Programs(executables, interval_program(method, places, (weights, state, key)))
+    shapes = shapes_of((weights, state, key))
+    fold = trace_ahead(functools.partial(interval_program, method, places, shapes))
+    return Programs(executables, fold)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Speed:
     """What the chunks took, and how many tokens they computed."""
 
-    step_seconds: list[float] = dataclasses.field(default_factory=list)
+    step_seconds: tuple[float, ...] = ()
     computed_tokens: int = 0
     page_tokens: int = 0
     seconds: float = 0.0
+    has_waited: bool = False
+
+    def after(self, seconds: float, tokens: list[tuple[int, int]], *, waited: bool) -> "Speed":
+        """With another chunk; one that waited for its programs counts while there is no other.
+
+        Args:
+            seconds: that it took.
+            tokens: of its steps: computed ones, and places for them.
+            waited: whether it waited for any program.
+        """
+        before = Speed() if self.has_waited else self
+        computed, in_pages = (sum(column) for column in zip(*tokens, strict=True))
+        return Speed(
+            (*before.step_seconds, seconds / len(tokens)),
+            before.computed_tokens + computed,
+            before.page_tokens + in_pages,
+            before.seconds + seconds,
+            waited,
+        )
 
     def summary(self) -> dict[str, float]:
         """Median seconds a step, distinct tokens a second, and real tokens over page tokens."""
@@ -112,7 +148,7 @@ def chunk_ends(first: int, steps: int, *intervals: int) -> list[int]:
 class Trainer:
     """Runs chunks of steps and writes down what they leave.
 
-    Holds what changes in a run: ``weights``, ``state`` and ``step``.
+    Holds what changes in a run: ``weights``, ``state`` and ``step``; and the ``programs``.
     """
 
     def __init__(
@@ -129,16 +165,11 @@ class Trainer:
         stops_if_skipped: bool,
     ):
         self.weights, self.state, self.step = weights, state, first_step
-        self.speed = Speed()
-        self._key, self._programs, self._method = key, programs, method
+        self.programs, self.speed = programs, Speed()
+        self._key, self._method = key, method
         self._journal, self._reporter = journal, reporter
         self._stops_if_skipped, self._layout = stops_if_skipped, layout_of(weights)
         self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
-
-    @property
-    def executables(self) -> Executables:
-        """The compiled step of every bucket."""
-        return self._programs.step
 
     def run(
         self,
@@ -161,9 +192,9 @@ class Trainer:
         try:
             for end in ends:
                 started = time.perf_counter()
-                records, tokens = self._dispatch(batches, end, stop)
+                records, tokens, waited = self._dispatch(batches, end, stop)
                 done = _finished(records, stop)
-                self._gather(records[:done], tokens[:done], started)
+                self._gather(records[:done], tokens[:done], started, waited)
                 if stop.is_asked:
                     return
                 at_end()
@@ -176,26 +207,37 @@ class Trainer:
 
     def _dispatch(
         self, batches: Iterator[Packed], end: int, stop: Stop
-    ) -> tuple[list[StepRecord], list[tuple[int, int]]]:
-        """Sends the steps of a chunk to the device without waiting for any of them."""
-        records, tokens = [], []
+    ) -> tuple[list[StepRecord], list[tuple[int, int]], bool]:
+        """Sends the steps of a chunk to the device without waiting for any of them.
+
+        Returns what they will leave, their tokens, and whether any program had to be waited for.
+        """
+        records, tokens, waited = [], [], False
         for step in range(self.step, end):
             if stop.is_asked:
                 break
             bucket, batch, counted = next(batches)
+            waited |= not self.programs.step.is_there(bucket)
+            try:
+                train_step = self.programs.step.get_unless(stop, bucket)
+            except Halted:
+                break
             learning_rate = self._method.learning_rates[step]
-            self.state, record = self._programs.step[bucket](
+            self.state, record = train_step(
                 self.weights, self.state, self._key, learning_rate, batch
             )
             if ends_interval(self._method, step + 1):
-                assert self._programs.fold is not None
-                self.weights, self.state = self._programs.fold(self.weights, self.state, self._key)
+                self.weights, self.state = self.programs.fold(self.weights, self.state, self._key)
             records.append(record)
             tokens.append(counted)
-        return records, tokens
+        return records, tokens, waited
 
     def _gather(
-        self, records: list[StepRecord], tokens: list[tuple[int, int]], started: float
+        self,
+        records: list[StepRecord],
+        tokens: list[tuple[int, int]],
+        started: float,
+        waited: bool,
     ) -> None:
         """Fetches the scalars of finished steps, journals them and reports them."""
         if not records:
@@ -211,15 +253,11 @@ class Trainer:
             losses=np.stack([record.losses_v for record in on_host]),
             flags=np.array([SKIPPED * bool(record.skipped) for record in on_host], np.uint32),
         )
-        computed, in_pages = (sum(column) for column in zip(*tokens, strict=True))
-        self.speed.step_seconds.append(seconds / len(records))
-        self.speed.seconds += seconds
-        self.speed.computed_tokens += computed
-        self.speed.page_tokens += in_pages
+        self.speed = self.speed.after(seconds, tokens, waited=waited)
         self._reporter.chunk(
             [{**metrics, "seconds": seconds / len(records)} for metrics in step_metrics(journaled)],
             steps_per_second=len(records) / seconds,
-            tokens_per_second=computed / seconds,
+            tokens_per_second=sum(computed for computed, _ in tokens) / seconds,
         )
         if self._stops_if_skipped:
             refuse_skipped(journaled)

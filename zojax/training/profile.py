@@ -86,6 +86,7 @@ def run_profiled(
     trainer.run(source, [end for end in ends if end <= first], stop, at_end)
     if stop.is_asked:
         return
+    names = operation_names(step.as_text() for step in trainer.programs.step.values())
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # the device's work alone
     with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
@@ -94,7 +95,6 @@ def run_profiled(
         return
     if until in ends:
         at_end()
-    names = operation_names(step.as_text() for step in trainer.executables.values())
     show(read_events(directory), names, until - first, directory, console)
     trainer.run(source, [end for end in ends if end > until], stop, at_end)
 

@@ -23,6 +23,7 @@ from zojax.estimators import direction_key
 from zojax.models.precision import dequantise
 from zojax.training.checkpoint import restore, saved_steps
 from zojax.training.checkpoint_note import check_note
+from zojax.training.compiling import shapes_of
 from zojax.training.journal import SKIPPED, Journal
 from zojax.training.placement import state_shardings
 from zojax.training.step import (
@@ -236,7 +237,7 @@ def restore_or_replay(
     """
     key, records = header_key(journal), journal.records[:steps]
     _, start = replay(base_weights, key, records[:0])
-    abstract_weights, abstract_state = _abstract(base_weights), _abstract(start)
+    abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
     weights: Tree | None = base_weights
     for step in reversed([s for s in saved_steps(directory) if s <= len(records)]):
         folded = is_folded(method, step)
@@ -255,12 +256,6 @@ def restore_or_replay(
         return *replay(weights, key, records[step:], on_progress, state), step
     weights = reload_base() if weights is None else weights
     return *replay(weights, key, records, on_progress), 0
-
-
-def _abstract(tree: Tree) -> Tree:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
-    )
 
 
 def _free(weights: Tree | None) -> None:

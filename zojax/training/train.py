@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from rich.console import Console
 from zojax import __version__
 from zojax.config import Config, to_dict
 from zojax.errors import InputError
+from zojax.scoring import PageShape
 from zojax.training import lock, run_dir, stopping
 from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
 from zojax.training.checkpoint import CheckpointWriter
-from zojax.training.compiling import CompilationCounter
+from zojax.training.compiling import CompilationCounter, cancelled_at_end
 from zojax.training.curves import draw_curves
 from zojax.training.eval_set import EvalSet
 from zojax.training.evaluate import Evaluator
@@ -153,6 +153,13 @@ def _train_to_the_end(
         config.eval_every,
         run.config.run.checkpoint_every,
     )
+    with cancelled_at_end(trainer.programs, training.evaluator):
+        return _run_to_the_end(training, ends, console)
+
+
+def _run_to_the_end(training: Training, ends: list[int], console: Console) -> dict[str, Any]:
+    """As :func:`_train_to_the_end`, of a run that is set up."""
+    directory, stop, trainer = training.directory, training.stop, training.trainer
     with training.reporter, CompilationCounter() as compilations:
         try:
             _evaluate_base(training, console)
@@ -163,7 +170,7 @@ def _train_to_the_end(
     stop.check()
     records = read_journal(directory / run_dir.JOURNAL).records
     result = {
-        "steps": config.steps,
+        "steps": training.run.config.train.steps,
         "skipped_steps": int((records["flags"] & SKIPPED != 0).sum()),
         **training.progress.as_dict(),
         f"eval_{training.progress.metric}": _evaluate_best(training, console),
@@ -195,25 +202,25 @@ def _set_up(
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
-    longest = max(bucket.tokens for bucket in batches)
-    with (
-        console.status(f"compiling {len(batches)} buckets of up to {longest} tokens"),
-        ThreadPoolExecutor(1) as thread,
-    ):
-        compiling = thread.submit(make_evaluator, run, weights, state, [dev_set, eval_set])
-        programs = compile_programs(
-            weights,
-            state,
-            run.key,
-            run.method,
-            run.objective,
-            batches,
-            steps=config.steps,
-        )
-        stop.check()
-        evaluator = compiling.result()
-    stop.check()
     reporter = Reporter(directory, console, done, config.steps)
+    checkpoints = CheckpointWriter(
+        directory / CHECKPOINTS,
+        directory / run_dir.JOURNAL,
+        keep_last=run.config.run.keep_last,
+        keep_best=run.config.run.keep_best,
+        warn=lambda line: console.print(line, markup=False),
+    )
+    # Compiled in the background, in the order in which they are needed.
+    evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
+    programs = compile_programs(
+        weights,
+        state,
+        run.key,
+        run.method,
+        run.objective,
+        _first_needed_first(batches, source, done) if done < config.steps else {},
+        steps=config.steps,
+    )
     trainer = Trainer(
         weights,
         state,
@@ -224,13 +231,6 @@ def _set_up(
         journal=journal,
         reporter=reporter,
         stops_if_skipped=config.nonfinite == "stop",
-    )
-    checkpoints = CheckpointWriter(
-        directory / CHECKPOINTS,
-        directory / run_dir.JOURNAL,
-        keep_last=run.config.run.keep_last,
-        keep_best=run.config.run.keep_best,
-        warn=lambda line: console.print(line, markup=False),
     )
     return Training(
         run=run,
@@ -245,6 +245,12 @@ def _set_up(
         checkpoints=checkpoints,
         stop=stop,
     )
+
+
+def _first_needed_first(batches: dict[PageShape, Tree], source: Source, step: int) -> Tree:
+    """The buckets' batches, that of the next step before the others."""
+    bucket = source(step)[0]
+    return {bucket: batches[bucket], **batches}
 
 
 def _run_chunks(training: Training, ends: list[int], console: Console) -> None:

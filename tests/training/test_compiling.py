@@ -1,0 +1,96 @@
+"""Programs are compiled in the background, in order, and none that nobody will use."""
+
+from threading import Event
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zojax.scoring import PageShape
+from zojax.training.compiling import CompilationCounter, compile_buckets, shapes_of, trace_ahead
+from zojax.training.stopping import NEVER, Halted, Stop
+
+BUCKETS = [PageShape(1, tokens, 1, 1) for tokens in (24, 8, 16)]
+
+
+@pytest.fixture
+def held():
+    """Nothing is traced before this is set."""
+    release = Event()
+    trace_ahead(release.wait)
+    yield release
+    release.set()
+
+
+def compiled(function, *args, **kwargs):
+    batches = {b: jax.ShapeDtypeStruct((b.tokens,), jnp.float32) for b in BUCKETS}
+    return compile_buckets(function, batches, *args, **kwargs)
+
+
+def test_each_bucket_gets_its_own_in_their_order():
+    traced = []
+
+    def total(x, batch):
+        traced.append(batch.shape[0])
+        return x + batch.sum()
+
+    executables = compiled(total, jnp.float32(2))
+    assert list(executables) == BUCKETS
+    for bucket in BUCKETS:
+        assert executables[bucket](jnp.float32(2), np.ones(bucket.tokens, np.float32)) == (
+            2 + bucket.tokens
+        )
+        assert executables.is_there(bucket)
+    assert traced == [24, 8, 16]
+
+
+def test_what_is_not_there_is_waited_for_unless_a_stop_is_asked_for(held):
+    executables, stop = compiled(jnp.sum), Stop()
+    stop.exit_code = 143
+    assert not executables.is_there(BUCKETS[0])
+    with pytest.raises(Halted):
+        executables.get_unless(stop, BUCKETS[0])
+    held.set()
+    assert executables.get_unless(NEVER, BUCKETS[0])(np.ones(24, np.float32)) == 24
+    assert executables.get_unless(stop, BUCKETS[0]) is executables[BUCKETS[0]]
+
+
+def test_nothing_is_compiled_after_a_cancel(held):
+    traced = []
+    executables = compiled(lambda batch: traced.append(batch.shape) or batch)
+    executables.cancel()
+    held.set()
+    trace_ahead(lambda: None).result()
+    assert traced == []
+
+
+def test_arrays_may_be_used_up_before_they_are_traced(held):
+    x = jnp.ones(3)
+    executables = compiled(lambda x, batch: x + batch.sum(), x)
+    jax.block_until_ready(jax.jit(jnp.negative, donate_argnums=0)(x))
+    x.delete()
+    held.set()
+    assert executables[BUCKETS[1]](jnp.ones(3), np.ones(8, np.float32)).tolist() == [9, 9, 9]
+
+
+def test_shapes_lie_where_the_arrays_do():
+    [shape, number] = shapes_of([jnp.ones((2, 3)), 1.5])
+    assert (shape.shape, shape.dtype, number) == ((2, 3), jnp.float32, 1.5)
+    assert shape.sharding == jnp.ones(1).sharding
+
+
+def test_programs_made_ahead_are_not_counted():
+    with CompilationCounter() as compilations:
+        dict(compiled(lambda batch: batch * 5.125))
+        assert compilations.count == 0
+        jax.jit(lambda x: x * 6.125)(jnp.ones(7))
+        assert compilations.count > 0
+
+
+def test_an_error_while_tracing_is_raised_where_the_program_is_asked_for():
+    def wrong(batch):
+        raise ValueError("a model of stone")
+
+    with pytest.raises(ValueError, match="of stone"):
+        compiled(wrong).get_unless(NEVER, BUCKETS[0])
