@@ -11,6 +11,7 @@ c scored tokens.
 """
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Sequence
 
@@ -42,17 +43,17 @@ class Item:
     label: int = 0
     name: str = "example"
 
-    @property
+    @functools.cached_property
     def num_computed(self) -> int:
         """Tokens the model computes: the prompt and each candidate but for its last token."""
         return len(self.prompt) + sum(len(c) - 1 for c in self.candidates)
 
-    @property
+    @functools.cached_property
     def num_scored(self) -> int:
         """Tokens whose log-probability is asked for."""
         return sum(len(c) for c in self.candidates)
 
-    @property
+    @functools.cached_property
     def num_reads(self) -> int:
         """Distinct positions that are read: the prompt's end once, and inside candidates."""
         return 1 + sum(len(c) - 1 for c in self.candidates)
