@@ -210,7 +210,10 @@ def _set_up(
         keep_best=run.config.run.keep_best,
         warn=lambda line: console.print(line, markup=False),
     )
-    # Compiled in the background, in the order in which they are needed.
+    if done < config.steps:
+        longest = max(bucket.tokens for bucket in batches)
+        console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
+    # In the background, in the order in which they are needed.
     evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
     programs = compile_programs(
         weights,
