@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
       --candidate " great" --candidate " terrible"
   zojax generate --model facebook/opt-125m --prompt "The film was"
+  zojax plan --model facebook/opt-13b --target h100x1
 """
 
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -183,6 +184,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_generate(generate)
 
+    plan = command(
+        "plan",
+        "compile a run's step for a machine that is not here: memory, exchanges, time",
+        "zojax plan --model facebook/opt-13b --target h100x1\n"
+        "  zojax plan --config configs/opt13b_lozo.py --target v5e-4,v6e-4 --json\n"
+        "  zojax plan --model facebook/opt-66b --target v5p-8 --set mesh.model=4",
+    )
+    _add_plan(plan)
+
     score = command(
         "score",
         "print candidates' log-probabilities after a text",
@@ -207,6 +217,35 @@ def make_parser() -> argparse.ArgumentParser:
     )
     score.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument(
+        "--model",
+        metavar="M",
+        help="directory with a config.json, or a published OPT by its name (default: the "
+        "configuration's, or facebook/opt-13b); nothing is downloaded",
+    )
+    plan.add_argument(
+        "--config", metavar="FILE", help=f"{_CONFIG} (default: LoZO on SST-2 in bfloat16)"
+    )
+    _add_overrides(plan)
+    plan.add_argument(
+        "--target",
+        action="append",
+        required=True,
+        dest="targets",
+        metavar="T",
+        help="h100x8, h200x8, a100x8: so many GPUs; v5e-8, v6e-8: so many TPU chips; v5p-8: so "
+        "many cores, two a chip (repeatable, or with commas)",
+    )
+    plan.add_argument(
+        "--tokens",
+        type=_count,
+        metavar="N",
+        help="distinct tokens of a batch (default: SST-2's, 14.5 an example)",
+    )
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_generate(generate: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zojax.arguments import make_parser
-from zojax.errors import BAD_INPUT, INTERRUPTED, InputError
+from zojax.errors import BAD_INPUT, DOES_NOT_FIT, INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,11 +29,19 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+# To compile for devices that are not here. What is here is left alone.
+_WITHOUT_DEVICES = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    That is 0, or 2 on bad input, 130 when interrupted (Ctrl-C), 143 when terminated (SIGTERM).
+    That is 0, or 2 on bad input, 3 for a plan that does not fit, 130 when interrupted (Ctrl-C),
+    143 when terminated (SIGTERM).
 
     Arguments that cannot be parsed, ``--help`` and ``--version`` raise ``SystemExit``, as ever.
     """
@@ -296,6 +304,26 @@ def _generate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(args: argparse.Namespace) -> int:
+    for name, value in _WITHOUT_DEVICES.items():
+        os.environ.setdefault(name, value)
+
+    from rich.console import Console
+
+    from zojax.training import plan_command, plan_report
+
+    config = plan_command.read_plan_config(args.config, args.model, args.overrides)
+    console = Console(highlight=False)
+    answers = plan_command.plan_targets(config, args.targets, args.tokens, Console(stderr=True))
+    if args.json:
+        print(json.dumps({"plans": [plan_report.to_json(answer) for answer in answers]}))
+    else:
+        for number, answer in enumerate(answers):
+            console.print("\n" * bool(number), end="")
+            plan_report.show(answer, console)
+    return 0 if all(answer.plan.fits for answer in answers) else DOES_NOT_FIT
+
+
 def _score(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
@@ -328,6 +356,7 @@ _COMMANDS = {
     "data": _data,
     "journal": _journal,
     "generate": _generate,
+    "plan": _plan,
     "score": _score,
 }
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 BAD_INPUT = 2
 """The exit code of an :class:`InputError`, whose text alone the command line prints."""
 
+DOES_NOT_FIT = 3
+"""The exit code of a plan whose program is larger than a device."""
+
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes as shells give them: 128 + SIGINT, 128 + SIGTERM."""
 

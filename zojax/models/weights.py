@@ -117,16 +117,27 @@ def random_model(config: OPTConfig, seed: int = 0, dtype: Any = jnp.float32) -> 
     return Model(config, abstract(config)[0], initialise(jax.random.key(seed)))
 
 
-def abstract_model(config: OPTConfig) -> Model:
-    """A model with shapes in the place of float32 weights, to compile for.
+def abstract_model(
+    config: OPTConfig,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Sharding | None = None,
+    exact: bool = False,
+) -> Model:
+    """A model with shapes in the place of weights, to compile for; arguments as for :func:`load`.
 
     Example:
         >>> model = abstract_model(OPTConfig(50, 8, 2, 2, 16, 32, 8))
         >>> model.weights["layers"]["fc1"]["weight"].shape
         (2, 16, 8)
     """
-    graphdef, shapes = abstract(config)
-    structs = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()}
+    graphdef, shapes = abstract(config, exact=exact)
+    structs = {
+        path: jax.ShapeDtypeStruct(
+            shape, dtype, sharding=sharding(path, shape) if sharding else None
+        )
+        for path, shape in shapes.items()
+    }
     return Model(config, graphdef, traverse_util.unflatten_dict(structs))
 
 

@@ -305,9 +305,22 @@ def interval_program(
     if arrays is not None:
         weights, state, key = arrays
         program = program.lower(weights if moves_weights else {}, state, key).compile()
-    if moves_weights:
-        return program
-    return lambda weights, state, key: (weights, program({}, state, key)[1])
+    return program if moves_weights else BesideWeights(program)
+
+
+@dataclasses.dataclass(frozen=True)
+class BesideWeights:
+    """An interval's program that moves no weights.
+
+    Attributes:
+        program: as compiled or jitted, for no weights.
+    """
+
+    program: Callable[..., tuple[Tree, TrainState]]
+
+    def __call__(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
+        """The weights as they are, and the new state."""
+        return weights, self.program({}, state, key)[1]
 
 
 def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:

@@ -1,0 +1,151 @@
+"""XLA's optimised program as text: every instruction that runs, and how often."""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+
+class Array(NamedTuple):
+    """One array of an instruction's result.
+
+    Attributes:
+        dtype: as HLO writes it.
+        dims: its shape.
+        in_cache: whether it lies in a memory beside the device's main one (a TPU's VMEM).
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    in_cache: bool
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its entries, without what a layout pads."""
+        bits = re.search(r"\d+", self.dtype)
+        return math.prod(self.dims) * (max(8, int(bits[0])) // 8 if bits else 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+        name: unique in its program.
+        opcode: such as ``fusion``.
+        arrays: of its result.
+        rest: operands and attributes, as they are written.
+        is_root: whether it is its computation's result.
+    """
+
+    name: str
+    opcode: str
+    arrays: tuple[Array, ...]
+    rest: str
+    is_root: bool
+
+    def called(self, *attributes: str) -> list[str]:
+        """The computations that these attributes name."""
+        names = []
+        for attribute in attributes:
+            for one, many in re.findall(rf"\b{attribute}=(?:%?([\w.\-]+)|{{([^}}]*)}})", self.rest):
+                names += [one] if one else [n.strip().lstrip("%") for n in many.split(",")]
+        return names
+
+
+class Program(NamedTuple):
+    """A parsed program.
+
+    Attributes:
+        computations: their instructions, in order.
+        entry: the name of the first one that runs.
+    """
+
+    computations: Mapping[str, list[Instruction]]
+    entry: str
+
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
+_LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_OPCODE = re.compile(r"(?:^| )([a-z][a-z0-9\-]*)\(")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+
+
+def parse(text: str) -> Program:
+    """Reads ``compiled.as_text()``."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        header = None if line.startswith((" ", "HloModule")) else _HEADER.match(line)
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif current is not None and (match := _LINE.match(line)):
+            current.append(_instruction(match[2], match[3], bool(match[1])))
+    return Program(computations, entry)
+
+
+def _instruction(name: str, text: str, is_root: bool) -> Instruction:
+    found = _OPCODE.search(text)
+    opcode, result, rest = "", text, ""
+    if found:
+        opcode, result, rest = found[1], text[: found.start()], text[found.end() :]
+    arrays = tuple(
+        Array(dtype, tuple(int(n) for n in dims.split(",") if n), "S(1)" in layout)
+        for dtype, dims, layout in _ARRAY.findall(result)
+    )
+    return Instruction(name, opcode, arrays, rest, is_root)
+
+
+def executed(program: Program) -> Iterator[tuple[Instruction, int]]:
+    """Every instruction that runs by itself, not fused into another, and how often it runs.
+
+    Of a conditional all branches are given, and the body of a loop whose length cannot be read
+    once.
+    """
+    times: collections.Counter[str] = collections.Counter()
+    _count(program, program.entry, 1, times)
+    for name, count in times.items():
+        for instruction in program.computations[name]:
+            yield instruction, count
+
+
+def _count(program: Program, name: str, times: int, counted: collections.Counter[str]) -> None:
+    counted[name] += times
+    for instruction in program.computations.get(name, ()):
+        if instruction.opcode == "while":
+            repeats = trip_count(program, instruction)
+            for body in instruction.called("body"):
+                _count(program, body, times * repeats, counted)
+        elif instruction.opcode in ("call", "conditional") or "async" in instruction.opcode:
+            for callee in instruction.called(
+                "calls",
+                "to_apply",
+                "called_computations",
+                "branch_computations",
+                "true_computation",
+                "false_computation",
+            ):
+                _count(program, callee, times, counted)
+
+
+def trip_count(program: Program, loop: Instruction) -> int:
+    """How often a loop's body runs, from XLA's note of it or the number it is compared to."""
+    noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
+    if noted:
+        return int(noted[1])
+    [condition] = loop.called("condition")
+    constants = [
+        int(found[1])
+        for instruction in program.computations.get(condition, ())
+        if instruction.opcode == "constant" and (found := re.match(r"(\d+)\)", instruction.rest))
+    ]
+    return max(constants, default=1)
+
+
+def root(program: Program, computation: str) -> Instruction | None:
+    """The result of a computation."""
+    instructions = program.computations.get(computation, [])
+    return next((i for i in instructions if i.is_root), None)

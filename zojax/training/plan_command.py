@@ -1,0 +1,91 @@
+"""``zojax plan``: plans for targets, and the smallest that has room where one has not."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from zojax.config import Config, MeshConfig, ModelConfig, RunConfig, apply_overrides
+from zojax.config_file import load_config
+from zojax.distributed.targets import Target, find_target
+from zojax.errors import InputError
+from zojax.models.opt import OPTConfig
+from zojax.training.plan import Plan, make_plan
+from zojax.training.plan_shapes import SST2_TOKENS, architecture
+
+DEFAULT_MODEL = "facebook/opt-13b"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A plan, and where it does not fit the plan for the fewest devices of its kind that do.
+
+    Attributes:
+        plan: as asked for.
+        instead: None if it fits, or if no number of such devices has room.
+    """
+
+    plan: Plan
+    instead: Plan | None = None
+
+
+def read_plan_config(
+    config: str | None, model: str | None, overrides: Sequence[str] = ()
+) -> Config:
+    """What is planned: a file's configuration, or LoZO on SST-2 in bfloat16 as the defaults are.
+
+    Args:
+        config: ``FILE`` or ``FILE:NAME``.
+        model: in the place of its own.
+        overrides: as for training.
+    """
+    in_place = [] if model is None else [f"model.path={model}"]
+    if config is not None:
+        return load_config(config, [*in_place, *overrides])
+    base = Config(ModelConfig(DEFAULT_MODEL, dtype="bfloat16"), RunConfig("runs/plan"))
+    return apply_overrides(base, [*in_place, *overrides])
+
+
+def plan_targets(
+    config: Config, names: Sequence[str], tokens: int | None, console: Console
+) -> list[Answer]:
+    """Plans for every target, in turn.
+
+    Args:
+        config: of the run.
+        names: of the targets; several may stand in one, with commas between them.
+        tokens: distinct ones of a batch; None is SST-2's, as many as the batch is large.
+        console: told what is being compiled.
+
+    Raises:
+        InputError: no such target or model, no compiler, or settings that do not go together.
+    """
+    targets = [find_target(name) for text in names for name in text.split(",") if name]
+    if not targets:
+        raise InputError("--target: name a target such as h100x1 or v5e-4")
+    model = architecture(config.model.path)
+    tokens = tokens or max(1, round(SST2_TOKENS * config.train.batch_size / 16))
+    answers = []
+    for target in targets:
+        with console.status(f"compiling {config.model.path} for {target.name}"):
+            plan = make_plan(config, model, target, tokens)
+        instead = None if plan.fits else smallest(config, model, plan, tokens, console)
+        answers.append(Answer(plan, instead))
+    return answers
+
+
+def smallest(
+    config: Config, model: OPTConfig, plan: Plan, tokens: int, console: Console
+) -> Plan | None:
+    """The plan on the fewest devices of the same kind that fits, on a mesh of its own choice.
+
+    What arithmetic rules out is not compiled, see :func:`zojax.training.plan.make_plan`.
+    """
+    free = dataclasses.replace(config, mesh=MeshConfig(fsdp=config.mesh.fsdp))
+    for num_devices in plan.target.chip.topologies:
+        target = Target(plan.target.chip, num_devices)
+        with console.status(f"{plan.target.name} is too small: trying {target.name}"):
+            other = make_plan(free, model, target, tokens)
+        if other.fits:
+            return other
+    return None
