@@ -49,11 +49,12 @@ ENTRY %main (w.1: bf16[3,256,512], x.1: f32[4,512]) -> f32[4,512] {
   %w.1 = bf16[3,256,512]{2,1,0} parameter(0)
   %x.1 = f32[4,512]{1,0} parameter(1)
   %tuple.1 = (s32[], bf16[3,256,512]{2,1,0}, f32[4,512]{1,0}) tuple(%x.1, %w.1, %x.1)
-  %loop = (s32[], bf16[3,256,512]{2,1,0}, f32[4,512]) while(%tuple.1), condition=%condition, body=%body
+  %loop = (s32[], bf16[3,256,512], f32[4,512]) while(%tuple.1), condition=%condition, body=%body
+  %fetch = (bf16[3,256,512]{2,1,0:T(8)S(1)}, bf16[3,256,512], u32[]{:S(2)}) copy-start(%w.1)
   %turned = bf16[512,3,256]{2,1,0} transpose(%w.1), dimensions={2,0,1}
-  %begun = (f32[4,128]{1,0}, f32[4,512]{1,0}) all-gather-start(%x.1), replica_groups=[1,4]<=[4], dimensions={1}
+  %begun = (f32[4,128], f32[4,512]) all-gather-start(%x.1), replica_groups=[1,4]<=[4]
   %done = f32[4,512]{1,0} all-gather-done(%begun)
-  %scores = (f32[32]{0}, f32[2]{0}) all-reduce-start(%x.1, %x.1), replica_groups=[2,2]<=[2,2]T(1,0), to_apply=%add
+  %scores = (f32[32], f32[2]) all-reduce-start(%x.1), replica_groups=[2,2]<=[2,2]T(1,0)
   ROOT %end = (f32[32]{0}, f32[2]{0}) all-reduce-done(%scores)
 }
 """

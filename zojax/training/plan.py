@@ -13,12 +13,13 @@ from flax import traverse_util
 
 from zojax.config import Config
 from zojax.distributed.targets import Target, devices_of
+from zojax.errors import InputError
 from zojax.models.layers import STACKED
 from zojax.models.opt import OPTConfig
 from zojax.training import hlo, traffic
 from zojax.training.loop import compile_programs
 from zojax.training.placement import layout_on
-from zojax.training.plan_shapes import RunShapes, bytes_of, run_shapes
+from zojax.training.plan_shapes import RunShapes, bytes_of, run_shapes, widen_pages
 from zojax.training.products import EXACT, count_products
 from zojax.training.step import BesideWeights, train_step
 
@@ -94,6 +95,7 @@ class Plan:
         bound: of a step's time.
         compile_seconds: of the wall's clock, of both.
         refusal: why nothing was compiled.
+        page_tokens: places of a page of the compiled step.
     """
 
     model: str
@@ -107,7 +109,8 @@ class Plan:
     fold: Planned | None
     bound: Bound
     compile_seconds: float
-    refusal: str = ""
+    refusal: str
+    page_tokens: int
 
     @property
     def peak(self) -> int:
@@ -167,16 +170,16 @@ def make_plan(
     layout = layout_on(config, model, devices, room)
     shapes = run_shapes(config, model, layout, tokens)
     kinds = _kinds(shapes)
-    step, fold, seconds, refusal = None, None, 0.0, ""
+    step, fold, compiled, refusal = None, None, shapes, ""
+    started = time.perf_counter()
     if sum(kinds.values()) > room:
         refusal = "its weights and adapters alone are larger"
     else:
-        started = time.perf_counter()
         try:
-            step, fold = _compile(shapes)
+            step, fold, compiled = _compile_somehow(shapes)
         except jax.errors.JaxRuntimeError as error:
             refusal = _out_of_memory(error)
-        seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     mesh = layout.mesh.shape
     [bucket] = shapes.batches
     parts = config.train.micro_batches
@@ -198,6 +201,7 @@ def make_plan(
         _bound(shapes, target, step, fold),
         seconds,
         refusal,
+        next(iter(compiled.batches)).tokens,
     )
 
 
@@ -209,6 +213,25 @@ def _kinds(shapes: RunShapes) -> dict[str, int]:
         "optimizer": bytes_of(state.opt_state),
         "batch": bytes_of(shapes.batches),
     }
+
+
+_UNTILED = "Couldn't find output tile sizes"
+"""What XLA says where it has no GPU to try products on, and its first choice fits no page."""
+
+
+def _compile_somehow(shapes: RunShapes) -> tuple[Planned, Planned | None, RunShapes]:
+    """Compiles for pages as they are, or else for a few places more, and says for which."""
+    for multiple in (1, 16, 32, 64, 128):
+        wide = widen_pages(shapes, multiple)
+        try:
+            return *_compile(wide), wide
+        except jax.errors.JaxRuntimeError as error:
+            if _UNTILED not in str(error):
+                raise
+    raise InputError(
+        f"--tokens {shapes.num_tokens}: XLA finds no tiles for the products of so many tokens "
+        "without a GPU to try them on; give another number"
+    )
 
 
 def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:

@@ -53,7 +53,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "mesh": {"data": plan.mesh[0], "model": plan.mesh[1]},
         "fits": plan.fits,
         "why_not": plan.refusal,
-        "batch": dict(plan.batch),
+        "batch": {**plan.batch, "compiled_page_tokens": plan.page_tokens},
         "bytes_per_device": {
             **plan.kinds,
             "peak": plan.peak,
@@ -99,10 +99,15 @@ def show(answer: Answer, console: Console) -> None:
     )
     batch = plan.batch
     console.print(
-        f"a step: {batch['tokens']} distinct tokens in {batch['places']} places on "
+        f"a step: {batch['tokens']} tokens in {batch['places']} places on "
         f"{batch['pages']} page{'s' * (batch['pages'] > 1)}, {batch['variants']} variants of each",
         soft_wrap=True,
     )
+    if plan.page_tokens * batch["pages"] > batch["places"]:
+        console.print(
+            f"compiled for pages of {plan.page_tokens} places: XLA, which cannot try its products "
+            "on a GPU here, has none for fewer"
+        )
     for table in (_memory(plan), _moved(plan), _time(plan)):
         console.print()
         console.print(table)

@@ -84,8 +84,10 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
 
 
 def _results(instruction: Instruction) -> Sequence[Array]:
-    """An exchange's results; what starts one has its operands beside them (but an all-reduce)."""
+    """What an instruction makes; one that starts has its operands beside that."""
     arrays = instruction.arrays
+    if instruction.opcode == "copy-start":
+        return arrays[:1]
     if instruction.opcode in ("all-gather-start", "collective-permute-start") and len(arrays) > 1:
         return arrays[1:2] if len(arrays) % 2 else arrays[len(arrays) // 2 :]
     return arrays
@@ -117,18 +119,21 @@ def weight_copies(program: Program, shapes: Iterable[tuple[int, ...]]) -> list[C
     for instruction, times in executed(program):
         if not _writes(program, instruction):
             continue
-        for array in instruction.arrays:
+        moved = instruction.opcode.removesuffix("-start") in _MOVES
+        for array in _results(instruction):
             dims = _sorted(array.dims)
-            moved = instruction.opcode.removesuffix("-start") in ("copy", "transpose", "all-gather")
-            large = moved and math.prod(dims) >= smallest and array.dtype not in ("u32", "s32")
+            large = moved and array.dtype not in _INTEGERS and math.prod(dims) >= smallest
             if array.in_cache or not (dims in wholes or dims in layers or large):
                 continue
-            whole = dims in wholes or (dims not in layers and large)
-            name, opcode = instruction.name, instruction.opcode
+            name, opcode, whole = instruction.name, instruction.opcode, dims not in layers
             found.append(Copy(name, opcode, array.num_bytes, times, whole))
-            break
     return found
 
+
+_MOVES = {"copy", "transpose", "all-gather"}
+"""What has no result but its operands' entries; large ones are told of whatever their shape is."""
+
+_INTEGERS = {"s32", "u32", "pred"}
 
 _IN_PLACE = {
     "parameter",
