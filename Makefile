@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test crash-test lint bench bench-methods clean
+.PHONY: help demo test plan-test scale crash-test lint bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
@@ -28,6 +28,21 @@ demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
 
 test: $(VENV)/.test  ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+# XLA's compilers for machines that are not here: a gigabyte or more each, and one an environment.
+.venv-plan-%/.done: pyproject.toml
+	@echo "installing the $* compiler into .venv-plan-$* (a few minutes) …"
+	@test -d .venv-plan-$* || $(PYTHON) -m venv .venv-plan-$*
+	@.venv-plan-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[plan-$*]' pytest
+	@touch $@
+
+plan-test: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## compile plans for GPUs and TPUs (minutes)
+	@for kind in gpu tpu; do \
+	  .venv-plan-$$kind/bin/python -m pytest tests/training/test_compiled_plans.py || exit; done
+
+scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (half an hour)
+	@.venv-plan-gpu/bin/python benchmarks/scale.py --write-docs
 
 N ?= 300
 crash-test: $(VENV)/.test  ## kill training N times (default 300), compare with a run left alone
@@ -51,4 +66,4 @@ bench-methods: $(VENV)/.test  ## remake the tables of docs/methods.md and docs/f
 	@$(BIN)/python benchmarks/methods.py --write-docs
 
 clean:  ## remove the environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-plan-gpu .venv-plan-tpu .pytest_cache .ruff_cache .import_linter_cache

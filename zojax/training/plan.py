@@ -250,18 +250,25 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
     fold = programs.fold
     if isinstance(fold, BesideWeights):
         fold = fold.program
-    return _look(step, shapes), None if fold is None else _look(fold, shapes)
+    shares = matrix_shares(run.model.weights)
+    # A fold moves a table as it moves a layer: by a product that is as large as that matrix.
+    by_matrix = [share if len(share) == 3 else (1, *share) for share in shares]
+    num_devices = shapes.layout.mesh.size
+    return (
+        _look(step, shares, num_devices),
+        None if fold is None else _look(fold, by_matrix, num_devices),
+    )
 
 
-def _look(program: Any, shapes: RunShapes) -> Planned:
+def _look(program: Any, shares: Sequence[tuple[int, ...]], num_devices: int) -> Planned:
     """What a compiled program says of itself."""
     memory, parsed = program.memory_analysis(), hlo.parse(program.as_text())
     return Planned(
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        traffic.collectives(parsed, shapes.layout.mesh.size),
-        traffic.weight_copies(parsed, matrix_shares(shapes.run.model.weights)),
+        traffic.collectives(parsed, num_devices),
+        traffic.weight_copies(parsed, shares),
     )
 
 

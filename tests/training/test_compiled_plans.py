@@ -1,0 +1,108 @@
+"""Plans of published sizes, compiled by XLA's GPU and TPU compilers: ``make plan-test``.
+
+Each compiler is large and wants an environment of its own, so these are skipped where it is absent.
+"""
+
+import functools
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.tensor_names import tensor_shapes
+
+_MISSING = "the compiler is absent; make plan-test installs it"
+GPU = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None, reason=f"zojax[plan-gpu]: {_MISSING}"
+)
+TPU = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason=f"zojax[plan-tpu]: {_MISSING}"
+)
+
+CASES = [
+    pytest.param("opt-13b", "h100x1", marks=GPU),
+    pytest.param("opt-30b", "h100x2", marks=GPU),
+    pytest.param("opt-66b", "h100x4", marks=GPU),
+    pytest.param("opt-13b", "v5e-4", marks=TPU),
+    pytest.param("opt-66b", "v5p-8", marks=TPU),
+]
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("plans")]
+
+
+@functools.cache
+def planned(model: str, target: str, *options: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and figures, from a process that no JAX has been started in."""
+    command = [sys.executable, "-m", "zojax.cli", "plan", "--model", f"facebook/{model}"]
+    done = subprocess.run(
+        [*command, "--target", target, "--json", *options], capture_output=True, text=True
+    )
+    assert done.returncode in (0, 3), done.stderr
+    [told] = json.loads(done.stdout)["plans"]
+    return done.returncode, told
+
+
+def shares(model: str, told: dict[str, Any]) -> tuple[int, int]:
+    """Bytes on a device of all weights, and of the smallest matrix in all layers."""
+    entries = sum(math.prod(shape) for shape in tensor_shapes(OPT_SHAPES[model]).values())
+    config, shards = OPT_SHAPES[model], told["mesh"]["model"]
+    stack = config.num_hidden_layers * config.hidden_size**2
+    return 2 * entries // shards, 2 * stack // shards
+
+
+@pytest.mark.parametrize(("model", "target"), CASES)
+def test_a_run_takes_its_weights_and_little_more(model, target):
+    code, told = planned(model, target)
+    share, stack = shares(model, told)
+    taken = told["bytes_per_device"]
+    assert (code, told["fits"]) == (0, True)
+    assert taken["weights"] == pytest.approx(share, rel=1e-3)  # vectors are whole on each
+    assert taken["peak"] <= 1.02 * share + 1e9
+    assert max(p["temporaries"] for p in told["programs"].values()) < min(stack, 1e9)
+    assert {"step", "fold"} == set(told["programs"])
+
+
+@pytest.mark.parametrize(("model", "target"), CASES)
+def test_no_weight_is_gathered_or_copied_and_a_layer_adds_up_twice_at_most(model, target):
+    _, told = planned(model, target)
+    assert told["defects"] == []
+    for program in told["programs"].values():
+        assert set(program["collectives"]) <= {"all-reduce"}
+        assert program["weight_sized_copies"] == []
+    assert told["programs"]["fold"]["collectives"] == {}
+    layers = OPT_SHAPES[model].num_hidden_layers
+    if told["mesh"]["model"] > 1:
+        assert told["all_reduces_per_layer"] == 2
+        # Beside the layers', the embeddings' and the scores'.
+        assert told["programs"]["step"]["collectives"]["all-reduce"]["times"] <= 2 * layers + 2
+
+
+@GPU
+def test_across_data_nothing_but_scores_is_exchanged():
+    _, told = planned("opt-13b", "h100x8")
+    assert told["mesh"] == {"data": 8, "model": 1}
+    variants, examples, candidates = 2, 16, 2
+    [(kind, moved)] = told["programs"]["step"]["collectives"].items()
+    assert (kind, moved["times"]) == ("all-reduce", 1)
+    assert moved["bytes"] == 4 * examples * candidates * (variants + 1)
+
+
+@GPU
+def test_what_does_not_fit_ends_in_exit_code_3_and_the_fewest_devices_that_have_room():
+    code, told = planned("opt-66b", "h100x1")
+    assert (code, told["fits"], told["programs"]) == (3, False, {})
+    assert told["smallest_that_fits"]["target"] == "h100x3" or told["smallest_that_fits"]["fits"]
+
+
+@TPU
+def test_a_tpu_that_is_too_small_is_refused_by_its_own_compiler():
+    code, told = planned("opt-6.7b", "v5e-1")
+    assert (code, told["fits"]) == (0, True)
+    code, told = planned("opt-6.7b", "v5e-1", "--set", "model.dtype=float32")
+    assert code == 3
+    assert told["smallest_that_fits"]["target"] == "v5e-4"
