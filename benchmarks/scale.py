@@ -27,7 +27,7 @@ DOCS = ROOT / "docs" / "scale.md"
 PICTURE = ROOT / "docs" / "images" / "scale.png"
 MARKERS = "<!-- table: made by benchmarks/scale.py -->", "<!-- end of scale.py's table -->"
 
-TARGETS = {"gpu": ("h100x1", "h100x4", "h100x8"), "tpu": ("v5e-4", "v5e-8", "v5p-8")}
+TARGETS = {"gpu": ("h100x1", "h100x8"), "tpu": ("v5e-4", "v5p-8")}
 ALL_TARGETS = [name for names in TARGETS.values() for name in names]
 
 PUBLISHED_MODEL, PUBLISHED_TOKENS, PUBLISHED_TARGETS = "opt-13b", 206, ("a100x1", "h100x1")
@@ -174,7 +174,7 @@ def draw(plans: Plans, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    styles = zip(ALL_TARGETS, ("o-", "s-", "^-", "o--", "s--", "^--"), strict=True)
+    styles = zip(ALL_TARGETS, ("o-", "s-", "o--", "s--"), strict=True)
     for target, style in styles:
         points = [
             (float(model[4:-1]) * (1e9 if model.endswith("b") else 1e6), plan)

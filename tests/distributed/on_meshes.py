@@ -7,13 +7,11 @@ In a process of its own, since the number of virtual devices is set before JAX s
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from zojax.config import (
@@ -26,7 +24,7 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.models import content_hash
-from zojax.training import loop, train
+from zojax.training import hlo, loop, traffic, train
 from zojax.training.journal import read_journal
 from zojax.training.rebuild import load_run
 from zojax.training.run_dir import JOURNAL
@@ -39,7 +37,6 @@ MESHES = {
     "1x8": MeshConfig(1, 8),
     "4x2 fsdp": MeshConfig(4, 2, fsdp=True),
 }
-COLLECTIVES = ("all-reduce", "all-gather", "collective-permute", "all-to-all", "reduce-scatter")
 CHECKPOINT = 40
 QUIET = Console(quiet=True)
 
@@ -56,14 +53,9 @@ def configure(model: str, data: str, directory: Path, mesh: MeshConfig) -> Confi
 
 
 def collectives(text: str) -> list[tuple[str, int]]:
-    """Every collective of an optimised program, and the numbers that it moves."""
-
-    def entries(shapes: str) -> int:
-        sizes = re.findall(r"\w+\[([\d,]*)\]", shapes)
-        return sum(int(np.prod([int(n) for n in size.split(",") if n])) for size in sizes)
-
-    pattern = rf"= ([^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\("
-    return [(name, entries(shapes)) for shapes, name in re.findall(pattern, text)]
+    """Every collective of an optimised program, and the bytes that it moves."""
+    found = traffic.collectives(hlo.parse(text), jax.device_count())
+    return [(one.kind, one.num_bytes) for one in found]
 
 
 def by_name(tree: Any) -> dict[str, jax.Array]:

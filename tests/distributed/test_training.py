@@ -78,10 +78,10 @@ def test_fsdp_splits_the_other_side_too_and_gathers_it_when_it_is_used(told):
 
 def test_across_data_nothing_but_scores_is_exchanged(told):
     assert told["1x1"]["collectives"] == []
-    [(operation, entries)] = told["8x1"]["collectives"]
+    [(operation, num_bytes)] = told["8x1"]["collectives"]
     assert operation == "all-reduce"
     # Of every candidate: its score under each variant, and whether it is there.
-    assert entries == BATCH * CANDIDATES * (VARIANTS + 1)
+    assert num_bytes == 4 * BATCH * CANDIDATES * (VARIANTS + 1)
 
 
 @pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])

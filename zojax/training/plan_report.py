@@ -185,7 +185,9 @@ def _moved(plan: Plan) -> Table:
     layers = [copy for copy in plan.step.copies if not copy.whole] if plan.step else []
     if layers:
         total = sum(copy.times * copy.num_bytes for copy in layers)
-        table.add_row("matrices of a layer copied", size(total), "written, one at a time")
+        table.add_row(
+            "of a matrix's size", size(total), "written beside the weights, one at a time"
+        )
     return table
 
 

@@ -147,17 +147,21 @@ def run_shapes(config: Config, model: OPTConfig, layout: Layout, tokens: int) ->
 
 
 def widen_pages(shapes: RunShapes, multiple: int) -> RunShapes:
-    """The same with pages whose tokens are such a multiple."""
+    """The same with pages whose tokens are such a multiple, and reads one of 16 at the most."""
     [(bucket, batch)] = shapes.batches.items()
-    wide = dataclasses.replace(bucket, tokens=multiple * -(-bucket.tokens // multiple))
+    tokens = multiple * -(-bucket.tokens // multiple)
+    few = min(multiple, 16)
+    reads = few * -(-bucket.reads // few)
 
-    def widened(leaf: Any) -> Any:
-        shape = (*leaf.shape[:-1], wide.tokens)
+    def widened(name: str, width: int) -> Any:
+        leaf = getattr(batch.pages, name)
+        shape = (*leaf.shape[:-1], width)
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
 
     by_token = ("tokens_pt", "positions_pt", "segments_pt", "branches_pt")
-    leaves = {name: widened(getattr(batch.pages, name)) for name in by_token}
-    pages = dataclasses.replace(batch.pages, **leaves)
+    leaves = {name: widened(name, tokens) for name in by_token}
+    pages = dataclasses.replace(batch.pages, **leaves, reads_pr=widened("reads_pr", reads))
+    wide = dataclasses.replace(bucket, tokens=tokens, reads=reads)
     return dataclasses.replace(shapes, batches={wide: dataclasses.replace(batch, pages=pages)})
 
 
