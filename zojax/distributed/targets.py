@@ -102,7 +102,7 @@ _CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x
 
 def _tpu(name: str, flops: float, **figures: Any) -> Chip:
     """A TPU, which makes float32 products of bfloat16 ones: of one, or of six for all bits."""
-    rates = dict.fromkeys(("bfloat16", "float16", "float32"), flops)
+    rates: dict[str, float] = dict.fromkeys(("bfloat16", "float16", "float32"), flops)
     return Chip(f"TPU {name}", "plan-tpu", matmul_flops=rates, exact_flops=flops / 6, **figures)
 
 

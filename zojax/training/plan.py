@@ -12,13 +12,14 @@ import numpy as np
 from flax import traverse_util
 
 from zojax.config import Config
+from zojax.distributed import Layout
 from zojax.distributed.targets import Target, devices_of
 from zojax.errors import InputError
 from zojax.models.layers import STACKED
 from zojax.models.opt import OPTConfig
 from zojax.training import hlo, traffic
 from zojax.training.loop import compile_programs
-from zojax.training.placement import layout_on
+from zojax.training.placement import layout_on, weight_sharding
 from zojax.training.plan_shapes import RunShapes, bytes_of, run_shapes, widen_pages
 from zojax.training.products import EXACT, count_products
 from zojax.training.step import BesideWeights, train_step
@@ -250,7 +251,7 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
     fold = programs.fold
     if isinstance(fold, BesideWeights):
         fold = fold.program
-    shares = matrix_shares(run.model.weights)
+    shares = matrix_shares(shapes)
     # A fold moves a table as it moves a layer: by a product that is as large as that matrix.
     by_matrix = [share if len(share) == 3 else (1, *share) for share in shares]
     num_devices = shapes.layout.mesh.size
@@ -272,14 +273,20 @@ def _look(program: Any, shares: Sequence[tuple[int, ...]], num_devices: int) -> 
     )
 
 
-def matrix_shares(weights: Tree) -> list[tuple[int, ...]]:
-    """The shapes of the matrices' shares on a device, layers first where they are stacked."""
-    flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(weights))  # type: ignore[arg-type]
-    return [
-        leaf.sharding.shard_shape(leaf.shape)
+def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
+    """The shapes of the matrices' shares on a device, layers first where they are stacked.
+
+    And what they are once gathered, where they are split over ``data`` too.
+    """
+    flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(shapes.run.model.weights))  # type: ignore[arg-type]
+    places = [weight_sharding(shapes.layout), weight_sharding(Layout(shapes.layout.mesh))]
+    shares = {
+        place(path, leaf.shape).shard_shape(leaf.shape)  # pyright: ignore[reportOptionalMemberAccess]
         for path, leaf in flat.items()
+        for place in places
         if leaf.ndim == (3 if path[0] == STACKED else 2)
-    ]
+    }
+    return sorted(shares)
 
 
 def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planned | None) -> Bound:

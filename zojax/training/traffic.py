@@ -114,26 +114,26 @@ def weight_copies(program: Program, shapes: Iterable[tuple[int, ...]]) -> list[C
     """
     wholes = {_sorted(shape) for shape in shapes}
     layers = {_sorted(shape[1:]) for shape in shapes if len(shape) == 3}
-    smallest = min(math.prod(shape) for shape in layers | wholes)
+    sizes = {math.prod(shape) for shape in wholes | layers}
+
+    def is_weights(opcode: str, dims: tuple[int, ...]) -> bool:
+        """By its sides; of what only moves entries by their number, and of what gathers by more."""
+        size = math.prod(dims)
+        moved = opcode in ("copy", "transpose") and size in sizes
+        gathered = opcode == "all-gather" and size >= min(sizes)
+        return dims in wholes or dims in layers or moved or gathered
+
     found = []
     for instruction, times in executed(program):
         if not _writes(program, instruction):
             continue
-        moved = instruction.opcode.removesuffix("-start") in _MOVES
         for array in _results(instruction):
-            dims = _sorted(array.dims)
-            large = moved and array.dtype not in _INTEGERS and math.prod(dims) >= smallest
-            if array.in_cache or not (dims in wholes or dims in layers or large):
-                continue
-            name, opcode, whole = instruction.name, instruction.opcode, dims not in layers
-            found.append(Copy(name, opcode, array.num_bytes, times, whole))
+            dims, opcode = _sorted(array.dims), instruction.opcode
+            if not array.in_cache and is_weights(opcode.removesuffix("-start"), dims):
+                whole = dims not in layers
+                found.append(Copy(instruction.name, opcode, array.num_bytes, times, whole))
     return found
 
-
-_MOVES = {"copy", "transpose", "all-gather"}
-"""What has no result but its operands' entries; large ones are told of whatever their shape is."""
-
-_INTEGERS = {"s32", "u32", "pred"}
 
 _IN_PLACE = {
     "parameter",
