@@ -116,12 +116,16 @@ def published_rows(told: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def growth_rows(plan: dict[str, Any]) -> list[str]:
-    """What more hosts would exchange, each GPU with a batch of 16 of its own."""
-    [moved] = plan["programs"]["step"]["collectives"].values()
+def growth_rows(on_one: dict[str, Any], on_host: dict[str, Any]) -> list[str]:
+    """What more hosts would exchange, each GPU with a batch of 16 of its own.
+
+    Args:
+        on_one: the plan of such a batch on one GPU, for its time.
+        on_host: the plan of one batch on all GPUs of a host, for what they add up.
+    """
+    [moved] = on_host["programs"]["step"]["collectives"].values()
     per_example = moved["bytes"] / 16
-    # Of 16 examples each, not of 2 as on these 8 devices.
-    seconds = 8 * plan["lower_bound_seconds"]["products"]
+    seconds = on_one["lower_bound_seconds"]["step"]
     rows = _head(
         "hosts of 8", ["examples a step", "added up", "sent by a GPU", "takes", "of a step"]
     )
@@ -164,7 +168,8 @@ def table(plans: Plans, published: Mapping[str, Any]) -> str:
         *published_rows(published),
     ]
     if (PUBLISHED_MODEL, "h100x8") in plans:
-        lines += ["", *growth_rows(plans[PUBLISHED_MODEL, "h100x8"])]
+        on_one, on_host = (plans[PUBLISHED_MODEL, target] for target in TARGETS["gpu"])
+        lines += ["", *growth_rows(on_one, on_host)]
     return "\n".join(lines)
 
 
