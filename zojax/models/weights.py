@@ -131,10 +131,12 @@ def abstract_model(
         >>> model.weights["layers"]["fc1"]["weight"].shape
         (2, 16, 8)
     """
-    graphdef, shapes = abstract(config, exact=exact)
+    precision = precision_of(dtype, exact=exact)
+    graphdef, shapes = abstract(config, precision)
+    dtypes = leaf_dtypes(shapes, precision.dtype)
     structs = {
         path: jax.ShapeDtypeStruct(
-            shape, dtype, sharding=sharding(path, shape) if sharding else None
+            shape, dtypes[path], sharding=sharding(path, shape) if sharding else None
         )
         for path, shape in shapes.items()
     }

@@ -248,7 +248,7 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
         steps=max(run.config.train.steps, interval),
     )
     [step] = programs.step.values()
-    fold = programs.fold
+    fold = programs.folding and programs.folding.result()
     if isinstance(fold, BesideWeights):
         fold = fold.program
     shares = matrix_shares(shapes)
