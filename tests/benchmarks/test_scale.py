@@ -46,10 +46,12 @@ def test_the_tables_have_a_row_for_each_model_and_a_column_for_each_target(missi
     if missing:
         plans["opt-13b", "v5e-4"] = plan(fits=False)
     published = {
-        "h100x1": plan(lower_bound_seconds={"memory": 0.01, "products": 0.02, "step": 0.02})
+        "h100x1": plan(
+            lower_bound_seconds={"memory": 0.01, "products": 0.02, "copies": 0.0, "step": 0.02}
+        )
     }
     text = scale.table(plans, published)
     assert text.count("| opt-13b | ") == 3
-    assert "| h100x1 | 10.0 ms | 20.0 ms | 20.0 ms | 726 ms, 36 times that" in text
+    assert "| h100x1 | 10.0 ms | 20.0 ms | 0.0 ms | 20.0 ms | 726 ms, 36 times that" in text
     scale.draw(plans, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

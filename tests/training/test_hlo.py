@@ -27,6 +27,13 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[3,256,512]
   ROOT %wide = f32[256,512]{1,0} convert(%p.2)
 }
 
+%slices (p.3: bf16[3,256,512]) -> (bf16[1,256,512], bf16[3,256,512], bf16[1,256,512]) {
+  %p.3 = bf16[3,256,512]{2,1,0} parameter(0)
+  %slice.1 = bf16[1,256,512]{2,1,0} dynamic-slice(%p.3), dynamic_slice_sizes={1,256,512}
+  %set.1 = bf16[3,256,512]{2,1,0} dynamic-update-slice(%p.3, %slice.1)
+  ROOT %c = (bf16[1,256,512], bf16[3,256,512], bf16[1,256,512]) tuple(%slice.1, %set.1, %slice.1)
+}
+
 %body (carry: (s32[], bf16[3,256,512], f32[4,512])) -> (s32[], bf16[3,256,512], f32[4,512]) {
   %carry = (s32[]{:T(128)}, bf16[3,256,512]{2,1,0:T(8,128)(2,1)}, f32[4,512]) parameter(0)
   %w = bf16[3,256,512]{2,1,0} get-tuple-element(%carry), index=1
@@ -34,6 +41,7 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[3,256,512]
   %reduced = f32[4,512]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0,1},{2,3}}, to_apply=%add
   %near = bf16[1,256,512]{2,1,0:T(8,128)(2,1)S(1)} copy(%w)
   %f32layer = f32[256,512]{1,0} fusion(%w), kind=kLoop, calls=%widen
+  %cut = (bf16[1,256,512], bf16[3,256,512], bf16[1,256,512]) fusion(%w), kind=kLoop, calls=%slices
   %in_place = bf16[3,256,512]{2,1,0} fusion(%w), kind=kLoop, calls=%write_row
   ROOT %out = (s32[], bf16[3,256,512]{2,1,0}, /*index=2*/f32[4,512]) tuple(%x, %in_place, %reduced)
 }
@@ -94,10 +102,12 @@ def test_a_ring_sends_what_it_must(kind, devices, sent):
 def test_copies_of_weights_are_found_whatever_their_layout_and_dtype(program):
     """But no write in place, and no copy into a memory that is nearer than the main one."""
     found = traffic.weight_copies(program, [(3, 256, 512)])
-    assert {(c.name, c.num_bytes, c.times, c.whole) for c in found} == {
-        ("turned", 2 * 3 * 256 * 512, 1, True),
+    assert sorted((c.name, c.num_bytes, c.times, c.whole) for c in found) == [
+        ("cut", 2 * 256 * 512, 39, False),
+        ("cut", 2 * 256 * 512, 39, False),
         ("f32layer", 4 * 256 * 512, 39, False),
-    }
+        ("turned", 2 * 3 * 256 * 512, 1, True),
+    ]
 
 
 def test_a_real_programs_loop_is_counted_and_its_copies_are_found():

@@ -100,9 +100,9 @@ def test_the_bound_is_the_dearest_of_products_memory_and_links(plan):
 @pytest.mark.parametrize(
     ("bound", "limit", "seconds"),
     [
-        (Bound(3.0, 2.0, 1.0, 0.5), "products", 3.5),
-        (Bound(1.0, 2.0, 1.0, 0.0), "memory", 2.0),
-        (Bound(1.0, 2.0, 4.0, 0.0), "links", 4.0),
+        (Bound(3.0, 2.0, 0.0, 1.0, fold=0.5), "products", 3.5),
+        (Bound(3.0, 2.0, 2.0, 1.0, fold=0.5), "memory", 4.5),
+        (Bound(1.0, 2.0, 0.0, 4.0, fold=0.0), "links", 4.0),
     ],
 )
 def test_one_limit_sets_the_bound_and_the_fold_comes_on_top(bound, limit, seconds):

@@ -145,7 +145,11 @@ def trip_count(program: Program, loop: Instruction) -> int:
     return max(constants, default=1)
 
 
-def root(program: Program, computation: str) -> Instruction | None:
-    """The result of a computation."""
-    instructions = program.computations.get(computation, [])
-    return next((i for i in instructions if i.is_root), None)
+def results(program: Program, computation: str) -> list[Instruction]:
+    """What makes a computation's result, or each part of it."""
+    by_name = {i.name: i for i in program.computations.get(computation, ())}
+    roots = [i for i in by_name.values() if i.is_root]
+    if len(roots) == 1 and roots[0].opcode == "tuple":
+        names = re.findall(r"%?([\w.\-]+)(?=[,)])", roots[0].rest.partition(")")[0] + ")")
+        return [by_name[name] for name in names if name in by_name]
+    return roots

@@ -58,25 +58,32 @@ class Bound:
     Attributes:
         products: its matrix products at the chip's published rate.
         memory: weights and adapters, read once.
+        copies: matrices of layers, written beside the weights and read again, for what the compiled
+            step cannot read where it lies.
         links: what a device must send.
         fold: moving an interval into the weights, a step's part of it.
     """
 
     products: float
     memory: float
+    copies: float
     links: float
     fold: float
 
     @property
-    def seconds(self) -> float:
-        """Of a step, its part of the fold included."""
-        return max(self.products, self.memory, self.links) + self.fold
+    def limit(self) -> str:
+        """What sets it: copies are memory's."""
+        return max(self._limits, key=lambda name: self._limits[name])
 
     @property
-    def limit(self) -> str:
-        """What sets it."""
-        limits = ("products", "memory", "links")
-        return max(limits, key=lambda name: getattr(self, name))
+    def seconds(self) -> float:
+        """Of a step, its part of the fold included."""
+        return self._limits[self.limit] + self.fold
+
+    @property
+    def _limits(self) -> Mapping[str, float]:
+        memory = self.memory + self.copies
+        return {"products": self.products, "memory": memory, "links": self.links}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,9 +312,11 @@ def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planne
     read += bytes_of(shapes.state.params)  # which are written, too
     sent = sum(e.sent_bytes for e in step.exchanges) if step else 0.0
     moved = 2 * layers / chip.memory_bandwidth / run.method.interval if fold else 0.0
+    copied = sum(copy.times * copy.num_bytes for copy in step.copies) if step else 0
     return Bound(
         products / shapes.layout.mesh.size,
         read / chip.memory_bandwidth,
+        2 * copied / chip.memory_bandwidth,
         sent / chip.link_bandwidth,
         moved,
     )

@@ -12,11 +12,13 @@ from zojax.training.plan import Plan, Planned
 from zojax.training.plan_command import Answer
 from zojax.training.traffic import by_kind
 
-_LIMITS = {
+_PARTS = {
     "products": "matrix products",
     "memory": "reading weights and adapters",
+    "copies": "copying matrices of layers",
     "links": "exchanges between devices",
 }
+_SETS = {"products": "matrix products", "memory": "memory", "links": "exchanges"}
 
 
 def size(num_bytes: float) -> str:
@@ -194,11 +196,12 @@ def _moved(plan: Plan) -> Table:
 def _time(plan: Plan) -> Table:
     bound = plan.bound
     table = _table("a step takes at least")
-    for name, text in _LIMITS.items():
-        table.add_row(text, f"{1e3 * getattr(bound, name):.2f} ms", "")
+    for name, text in _PARTS.items():
+        if name != "copies" or bound.copies:
+            table.add_row(text, f"{1e3 * getattr(bound, name):.2f} ms", "")
     if bound.fold:
         note = f"its part of a fold every {plan.interval} steps"
         table.add_row("folding", f"{1e3 * bound.fold:.2f} ms", note)
-    note = f"an estimate from published rates, set by {_LIMITS[bound.limit]}"
+    note = f"an estimate from published rates, set by {_SETS[bound.limit]}"
     table.add_row("[bold]in all[/]", f"[bold]{1e3 * bound.seconds:.2f} ms[/]", note)
     return table

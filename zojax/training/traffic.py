@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from zojax.training.hlo import Array, Instruction, Program, executed, root
+from zojax.training.hlo import Array, Instruction, Program, executed, results
 
 _COLLECTIVES = {
     "all-reduce",
@@ -125,9 +125,7 @@ def weight_copies(program: Program, shapes: Iterable[tuple[int, ...]]) -> list[C
 
     found = []
     for instruction, times in executed(program):
-        if not _writes(program, instruction):
-            continue
-        for array in _results(instruction):
+        for array in _written(program, instruction):
             dims, opcode = _sorted(array.dims), instruction.opcode
             if not array.in_cache and is_weights(opcode.removesuffix("-start"), dims):
                 whole = dims not in layers
@@ -149,15 +147,19 @@ _IN_PLACE = {
 }
 
 
-def _writes(program: Program, instruction: Instruction) -> bool:
-    """Whether an instruction has a result of its own, and no other's memory for it."""
-    opcode = instruction.opcode
+def _written(program: Program, instruction: Instruction) -> Sequence[Array]:
+    """What an instruction makes in memory of its own, and not in that of an operand."""
+    opcode, arrays = instruction.opcode, _results(instruction)
     if opcode in _IN_PLACE or opcode.endswith(("-done", "-update")):
-        return False
+        return ()
     if opcode != "fusion":
-        return True
-    result = root(program, instruction.called("calls")[0])
-    return result is None or result.opcode not in _IN_PLACE
+        return arrays
+    parts = results(program, instruction.called("calls")[0])
+    if len(parts) != len(arrays):
+        return arrays
+    return [
+        array for array, made in zip(arrays, parts, strict=True) if made.opcode not in _IN_PLACE
+    ]
 
 
 def _sorted(dims: Sequence[int]) -> tuple[int, ...]:
