@@ -138,7 +138,8 @@ def growth_rows(on_one: dict[str, Any], on_host: dict[str, Any]) -> list[str]:
             f"| {sent / 1e6:,.3f} MB | {1e3 * sent / NETWORK:.3f} ms | {100 * share:.2g} % |"
         )
     stop = seconds * NETWORK / (2 * per_example) / (16 * 8)
-    rows += ["", f"Adding up would take as long as the step itself at {stop:,.0f} hosts."]
+    about = float(f"{stop:.1g}")
+    rows += ["", f"Adding up would take as long as the step itself at about {about:,.0f} hosts."]
     return rows
 
 

@@ -36,6 +36,7 @@ _WITHOUT_DEVICES = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # only so that libtpu does not ask
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time, which share no TPU
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
