@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zojax.arguments import make_parser
-from zojax.errors import BAD_INPUT, DOES_NOT_FIT, INTERRUPTED, InputError
+from zojax.errors import BAD_INPUT, DOES_NOT_FIT, INTERRUPTED, InputError, as_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[args.command](args)
     except InputError as error:
-        print(f"zojax: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"zojax: error: {as_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nzojax: interrupted", file=sys.stderr)
@@ -102,23 +102,28 @@ def _train(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from zojax.distributed import processes
     from zojax.training import Stopped, run_dir, train
 
-    # Off a terminal there is no bar to keep within a width, and logs want whole lines.
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     _use_compile_cache()
-    directory = Path(config.run.dir)
+    with processes.together():
+        tells = processes.is_leader()
+        # Off a terminal there is no bar to keep within a width, and logs want whole lines.
+        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), quiet=not tells)
+        directory = Path(config.run.dir)
 
-    def tell(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
+        def tell(line: str) -> None:
+            console.print(line, soft_wrap=True, markup=False)
 
-    try:
-        with run_dir.set_aside(directory, tell) if args.fresh else nullcontext():
-            result = train(config, console)
-    except Stopped as stopped:
-        tell(str(stopped))
-        return stopped.exit_code
-    _print_result(console, directory, result)
+        try:
+            with run_dir.set_aside(directory, tell) if args.fresh and tells else nullcontext():
+                result = train(config, console)
+        except Stopped as stopped:
+            tell(str(stopped))
+            processes.leave(stopped.exit_code)
+            return stopped.exit_code
+        if tells:
+            _print_result(console, directory, result)
     return 0
 
 

@@ -13,8 +13,21 @@ INTERRUPTED, TERMINATED = 130, 143
 """Exit codes as shells give them: 128 + SIGINT, 128 + SIGTERM."""
 
 
+LOST = 75
+"""The exit code of a process that lost another of its job: sysexits' EX_TEMPFAIL, "try again"."""
+
+
 class InputError(ValueError):
     """Bad input: a single clear line that names the place and, where there is one, the fix."""
+
+
+def as_line(error: BaseException) -> str:
+    r"""An error's text in one line.
+
+    >>> as_line(InputError("of two\\nlines"))
+    'of two lines'
+    """
+    return " ".join(str(error).splitlines())
 
 
 def first_few(names: Iterable[object], most: int = 10, longest: int = 40) -> str:

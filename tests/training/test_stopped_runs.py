@@ -51,7 +51,7 @@ def count_batches(monkeypatch):
     def count_batches(on_batch) -> None:
         real, count = evaluate.compile_buckets, 0
 
-        def compile_buckets(*args):
+        def compile_buckets(*args, **settings):
             def watched(executable):
                 def call(*args):
                     nonlocal count
@@ -61,7 +61,8 @@ def count_batches(monkeypatch):
 
                 return call
 
-            return made_ahead({bucket: watched(made) for bucket, made in real(*args).items()})
+            made = real(*args, **settings)
+            return made_ahead({bucket: watched(program) for bucket, program in made.items()})
 
         monkeypatch.setattr(evaluate, "compile_buckets", compile_buckets)
 

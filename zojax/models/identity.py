@@ -1,19 +1,26 @@
 """A content hash of weights, so that a journal is never replayed on another model."""
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 import xxhash
 from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 
+from zojax.distributed import processes
 from zojax.models.layers import STACKED
+
+_PIECE_BYTES = 256 << 20  # of a split array that every device holds at once, or a layer
 
 
 def content_hash(weights: Any) -> str:
     """xxh3-128 over the paths, shapes, dtypes and bytes of a weight tree, in path order.
 
-    Reads one layer at a time to the host, unless all is there.
+    Reads one layer at a time to the host, unless all is there. Of arrays that lie on several
+    processes' devices the leader does; all must call this, and all get its hash.
 
     >>> content_hash({"a": np.zeros(2)}) == content_hash({"a": np.zeros(2)})
     True
@@ -21,12 +28,41 @@ def content_hash(weights: Any) -> str:
     False
     """
     digest = xxhash.xxh3_128()
-    for path, leaf in sorted(traverse_util.flatten_dict(weights, sep="/").items()):
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+    for path, leaf in sorted(flat.items()):
         digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
-        by_layer = path.split("/")[0] == STACKED and not _is_on_host(leaf)
-        for part in leaf if by_layer else [leaf]:
-            digest.update(np.ascontiguousarray(jax.device_get(part)).view(np.uint8).data)
+        for part in _parts(path, leaf):
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
+    if any(map(_is_split, flat.values())):
+        return processes.agree(digest.hexdigest)
     return digest.hexdigest()
+
+
+def _parts(path: str, leaf: Any) -> Iterable[np.ndarray]:
+    """An array's bytes on the host, in order; where another process reads them, none."""
+    if not _is_split(leaf):
+        by_layer = path.split("/")[0] == STACKED and not _is_on_host(leaf)
+        yield from map(jax.device_get, leaf if by_layer else [leaf])
+        return
+    whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    step = max(1, _PIECE_BYTES * len(leaf) // leaf.nbytes)
+    for start in range(0, len(leaf), step):
+        part = _take(leaf, start, size=min(step, len(leaf) - start), sharding=whole)
+        if processes.is_leader():
+            yield np.asarray(part)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "sharding"))
+def _take(array: jax.Array, start: int, *, size: int, sharding: NamedSharding) -> jax.Array:
+    """Layers, or rows, on every device."""
+    taken = jax.lax.dynamic_slice_in_dim(array, start, size)
+    return jax.lax.with_sharding_constraint(taken, sharding)
+
+
+def _is_split(leaf: Any) -> bool:
+    """Whether no single process holds all of it."""
+    whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    return not (whole or leaf.is_fully_replicated)
 
 
 def _is_on_host(leaf: Any) -> bool:

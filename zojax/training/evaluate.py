@@ -82,6 +82,7 @@ class Evaluator:
             return score_slots(weights, [state_of(carry)], batch, objective)[0]
 
         self._model = dataclasses.replace(model, weights={})
+        self._layout = layout_of(model.weights)
         self._tokenizer = tokenizer
         self._num_candidates = objective.num_candidates
         self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
@@ -90,8 +91,13 @@ class Evaluator:
         for batch_size in {p.batch_size for p in packed}:
             buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
             batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
-            placed = place(batches, layout_of(model.weights))
-            made = compile_buckets(function, placed, model.weights, carry)
+            made = compile_buckets(
+                function,
+                place(batches, self._layout),
+                model.weights,
+                carry,
+                out_shardings=self._layout.sharding(),
+            )
             self._executables |= dict.fromkeys(buckets, made)
 
     def cancel(self) -> None:
@@ -170,7 +176,8 @@ class Evaluator:
             if len(in_flight) == _IN_FLIGHT:
                 fetch()
             score_batch = self._executables[bucket].get_unless(stop, bucket)
-            in_flight.append((group, score_batch(weights, carry, batch)))
+            placed = place(batch, self._layout)
+            in_flight.append((group, score_batch(weights, carry, placed)))
         while in_flight:
             fetch()
         return scores

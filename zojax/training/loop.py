@@ -85,7 +85,11 @@ def compile_programs(
     args = (weights, state, key, np.float32(0))
     places = shardings_of(weights), shardings_of(state)
     executables = compile_buckets(
-        step, batches, *args, donate_argnums=(1,), out_shardings=(places[1], None)
+        step,
+        batches,
+        *args,
+        donate_argnums=(1,),
+        out_shardings=(places[1], layout_of(weights).sharding()),  # every process reads the record
     )
     if not reaches_interval_end(method, steps):
         return Programs(executables, None)

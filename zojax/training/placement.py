@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from zojax.adapters.space import Specs
 from zojax.config import Config
-from zojax.distributed import Layout, choose_mesh, make_layout
+from zojax.distributed import Layout, choose_mesh, make_layout, processes
 from zojax.errors import InputError
 from zojax.models import logical_axes, read_config
 from zojax.models.opt import OPTConfig
@@ -31,7 +31,7 @@ def choose_layout(config: Config) -> Layout:
     Raises:
         InputError: no such model, or a mesh that does not go with it or with the devices.
     """
-    memory = jax.local_devices()[0].memory_stats() or {}
+    memory = processes.agree(lambda: jax.local_devices()[0].memory_stats() or {})
     model = read_config(config.model.path)
     return layout_on(config, model, jax.devices(), memory.get("bytes_limit"))
 
@@ -148,4 +148,6 @@ def place(batch: Tree, layout: Layout) -> Tree:
 def _put(leaf: Any, sharding: NamedSharding) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-    return jax.device_put(leaf, sharding)
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])

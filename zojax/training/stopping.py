@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from zojax.distributed import processes
 from zojax.errors import INTERRUPTED, TERMINATED
 
 _GRACE_SECONDS = 8.0
@@ -50,8 +51,11 @@ class Stop:
 
     @property
     def is_urgent(self) -> bool:
-        """Steps that are not done yet should not be waited for."""
-        return self.exit_code == TERMINATED
+        """Steps that are not done yet should not be waited for.
+
+        Nor should those that another process has perhaps not begun.
+        """
+        return self.exit_code == TERMINATED or (self.is_asked and not processes.is_alone())
 
     def check(self) -> None:
         """Raises :class:`Halted` if a stop was asked for."""
@@ -68,9 +72,11 @@ def listen() -> Iterator[Stop]:
     """Listens for signals while it is open; outside the main thread, where it cannot, for none.
 
     The first Ctrl-C asks for a stop, the second is Python's own. SIGTERM asks for one at once, and
-    ends the process with ``TERMINATED`` if that takes longer than 8 seconds.
+    ends the process with ``TERMINATED`` if that takes longer than 8 seconds. Whichever of several
+    processes hears it, all stop.
     """
     stop = Stop()
+    processes.share_stop(stop)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

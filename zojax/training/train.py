@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from zojax import __version__
 from zojax.config import Config, to_dict
+from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training import lock, run_dir, stopping
@@ -20,6 +21,7 @@ from zojax.training.compiling import CompilationCounter, cancelled_at_end
 from zojax.training.curves import draw_curves
 from zojax.training.eval_set import EvalSet
 from zojax.training.evaluate import Evaluator
+from zojax.training.home import open_home
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
@@ -69,18 +71,44 @@ def train(config: Config, console: Console) -> dict[str, Any]:
             "train.steps=N trains it"
         )
     directory = Path(config.run.dir)
-    if run_dir.holds_run(directory, config):
-        with lock.hold(directory):
-            if (directory / run_dir.RESULT).exists():
-                console.print("this run is finished; --fresh starts it anew")
-                return run_dir.read_json(directory / run_dir.RESULT)
-            return _train(prepare(config, console), directory, console)
-    run = prepare(config, console)
+    _check_same(config)
+    with ExitStack() as held:
+        begun, result = processes.agree(lambda: _look(directory, config, held))
+        if result is not None:
+            console.print("this run is finished; --fresh starts it anew")
+            return result
+        run = prepare(config, console)
+        if not begun:
+            processes.agree(lambda: _begin(directory, run, held))
+        return _train(run, held.enter_context(open_home(directory)), console)
+
+
+def _check_same(config: Config) -> None:
+    """Raises ``InputError`` if another process is to train something else."""
+    given = processes.gather(to_dict(config))
+    for index, theirs in enumerate(given):
+        if theirs != given[0]:
+            raise InputError(
+                f"process {index} of {len(given)} has another configuration than process 0; give "
+                "all the same command and files"
+            )
+
+
+def _look(directory: Path, config: Config, held: ExitStack) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the run has begun, and its result if it is finished; locks one that has begun."""
+    if not run_dir.holds_run(directory, config):
+        return False, None
+    held.enter_context(lock.hold(directory))
+    path = directory / run_dir.RESULT
+    return True, run_dir.read_json(path) if path.exists() else None
+
+
+def _begin(directory: Path, run: Run, held: ExitStack) -> None:
+    """Makes and locks the directory of a run that has not begun."""
     run_dir.make(directory)
-    with lock.hold(directory):
-        if not run_dir.holds_run(directory, config):
-            _create(directory, run)
-        return _train(run, directory, console)
+    held.enter_context(lock.hold(directory))
+    if not run_dir.holds_run(directory, run.config):
+        _create(directory, run)
 
 
 @dataclasses.dataclass(frozen=True)

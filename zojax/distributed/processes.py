@@ -1,0 +1,217 @@
+"""Several processes: how they find each other, and what they tell each other beside the devices.
+
+JAX's runtime connects them, and its programs exchange what lies on devices. Whatever else decides
+where a run goes is decided by one of them, the leader, and told to the others through the
+key-value store of that runtime's coordination service, which needs no device and no program.
+``docs/processes.md`` says how to start them.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import jax
+from jax._src.distributed import global_state  # its client has no other name; Orbax uses it too
+
+from zojax.distributed.watch import Stoppable, Watch
+from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
+
+T = TypeVar("T")
+
+ADDRESS, NUMBER, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+"""What says in the environment where the leader is (``host:port``), how many there are, and who."""
+
+LOST_AFTER = "ZOJAX_LOST_AFTER"
+"""The environment's name for the seconds without a sign of life that a process is given up after.
+
+It should stay well below JAX's own 100, which end a process with a dump.
+"""
+
+_LOST_AFTER_SECONDS = 30.0
+_FOREVER_MS = 7 * 24 * 3600 * 1000  # the watch ends a wait for a process that is lost
+_calls = itertools.count()
+_watch: Watch | None = None
+
+
+def start() -> None:
+    """Connects this process with the others of its job, if it has any; once, before JAX is used.
+
+    Several are those that ``srun``, ``mpirun``, an indexed Kubernetes job or a TPU pod started, as
+    JAX's own detection knows them; or those that the environment names (:data:`ADDRESS`,
+    :data:`NUMBER`, :data:`INDEX`), which goes first. A shell inside an allocation is alone.
+
+    Raises:
+        InputError: the environment is incomplete, or the others cannot be reached.
+    """
+    given = {name: os.environ[name] for name in (ADDRESS, NUMBER, INDEX) if os.environ.get(name)}
+    if given.get(NUMBER) == "1" or not (given.keys() & {NUMBER, INDEX} or _is_in_job(os.environ)):
+        return
+    # It would take SIGTERM for itself, from the first moment on.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        if given.keys() & {NUMBER, INDEX}:
+            jax.distributed.initialize(given[ADDRESS], int(given[NUMBER]), int(given[INDEX]))
+        else:
+            jax.distributed.initialize()
+        jax.devices()  # they tell each other of theirs now, or would wait for those that do not
+    except KeyError as error:
+        raise InputError(
+            f"{error.args[0]} is not set; several processes need {ADDRESS}, {NUMBER} and {INDEX}"
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"this process cannot join the others ({str(error).splitlines()[0]}); "
+            f"{NUMBER}=1 has it work alone"
+        ) from error
+
+
+def _is_in_job(environment: Any) -> bool:
+    """Whether something started this process as one of several, or JAX had better ask."""
+
+    def is_many(name: str) -> bool:
+        return int(environment.get(name) or 1) > 1
+
+    # Of the step, not of the job: a shell of salloc is a step of its own, of one task.
+    by_launcher = is_many("SLURM_STEP_NUM_TASKS") or is_many("OMPI_COMM_WORLD_SIZE")
+    by_kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment)
+    hosts_of_tpus = environment.get("TPU_WORKER_HOSTNAMES", "")
+    return by_launcher or by_kubernetes or "," in hosts_of_tpus or _is_tpu_machine()
+
+
+def _is_tpu_machine() -> bool:
+    from jax._src import cloud_tpu_init
+
+    return bool(getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False))
+
+
+def count() -> int:
+    """How many processes there are."""
+    return global_state.num_processes
+
+
+def is_alone() -> bool:
+    """Whether this process is the only one."""
+    return count() == 1
+
+
+def is_leader() -> bool:
+    """Whether this is the process that decides, writes and tells."""
+    return global_state.process_id == 0
+
+
+def agree(make: Callable[[], T]) -> T:
+    """What ``make()`` gives on the leader, on every process; it is called there alone.
+
+    All processes call this in the same order, from their main threads.
+
+    Args:
+        make: gives what JSON can hold.
+
+    Raises:
+        InputError: ``make`` raised it.
+
+    Example:
+        >>> agree(lambda: [1, 2])
+        [1, 2]
+    """
+    if is_alone():
+        return make()
+    key = f"zojax/agree/{next(_calls)}"
+    if is_leader():
+        told = json.dumps(_outcome(make))
+        _client().key_value_set(key, told)
+    else:
+        told = _client().blocking_key_value_get(key, _FOREVER_MS)
+    outcome = json.loads(told)
+    if "error" in outcome:
+        raise InputError(outcome["error"])
+    return outcome["value"]
+
+
+def gather(value: T) -> list[T]:
+    """What each process gives, in their order, on every process; waits for all of them.
+
+    Args:
+        value: what JSON can hold.
+
+    Example:
+        >>> gather("one")
+        ['one']
+    """
+    if is_alone():
+        return [value]
+    directory = f"zojax/gather/{next(_calls)}"
+    _client().key_value_set(f"{directory}/{global_state.process_id}", json.dumps(value))
+    keys = [f"{directory}/{index}" for index in range(count())]
+    return [json.loads(_client().blocking_key_value_get(key, _FOREVER_MS)) for key in keys]
+
+
+def everywhere(make: Callable[[], T]) -> T:
+    """What ``make()`` gives on this process, if it succeeds on all of them.
+
+    Raises:
+        InputError: on every process, if ``make`` raised it on any.
+    """
+    if is_alone():
+        return make()
+    result: list[T] = []
+    outcomes = gather(_outcome(lambda: result.append(make())))
+    for index, outcome in enumerate(outcomes):
+        if "error" in outcome:
+            where = "" if index == 0 else f"process {index} of {count()}: "
+            raise InputError(where + outcome["error"])
+    return result[0]
+
+
+def _outcome(make: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"value": make()}
+    except InputError as error:
+        return {"error": str(error)}
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Connects the processes, and has them end together, whatever ends one of them.
+
+    Alone, it does nothing. Otherwise no process leaves it before all have come to its end; and if
+    one of them fails or is lost, all others end too, within seconds, whatever they are doing. What
+    went wrong is told in one line: by the leader, or by each that lost another.
+    """
+    global _watch
+    start()
+    if is_alone():
+        yield
+        return
+    seconds = float(os.environ.get(LOST_AFTER) or _LOST_AFTER_SECONDS)
+    host = str(global_state.coordinator_address).rsplit(":", 1)[0].strip("[]")
+    _watch = watch = Watch(_client(), host, global_state.process_id, count(), seconds)
+    try:
+        yield
+        gather(None)
+        watch.close()
+    except InputError as error:
+        watch.fail(as_line(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        watch.leave(INTERRUPTED)
+    except Exception as error:
+        watch.crash(error)
+
+
+def leave(exit_code: int) -> None:
+    """Ends this process now, and returns if it is alone; the others must have heard of it."""
+    if _watch is not None:
+        _watch.leave(exit_code)
+
+
+def share_stop(stop: Stoppable) -> None:
+    """Has a stop that is asked for on any process be asked for on all, within a second or so."""
+    if _watch is not None:
+        _watch.stops = [stop]
+
+
+def _client() -> Any:
+    return global_state.client

@@ -1,0 +1,220 @@
+"""A process's eye on the others: a thread that gives signs of life and looks for theirs.
+
+JAX's own heartbeats end a process with a dump, and a process whose program waits for a lost one
+would wait until then. So each writes a count into the coordination service's key-value store twice
+a second, and reads what the others have written there: their counts, that one has failed, that one
+was asked to stop.
+
+The service is part of the leader, and when that dies JAX dumps within milliseconds. Each process
+has a plain connection to the leader that says so a little earlier.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, Protocol
+
+from zojax.errors import LOST, as_line
+
+_EVERY_SECONDS = 0.5
+_LINGER_SECONDS = 6.0
+"""How long the leader waits for the others to end: the service ends with it."""
+_GRACE_SECONDS = 8.0
+"""From a stop to the end of the process, whatever it is doing."""
+_ROOM = "zojax/watch/"
+
+
+class Stoppable(Protocol):
+    """A request to stop: 0, or the exit code that is asked for."""
+
+    exit_code: int
+
+
+class Watch:
+    """Watches from when it is made until it is closed, or until it ends the process.
+
+    Args:
+        client: of JAX's coordination service.
+        host: where the leader is.
+        index: which process this is; 0 is the leader.
+        count: how many there are.
+        lost_after: seconds without a sign of life after which a process is given up.
+    """
+
+    def __init__(self, client: Any, host: str, index: int, count: int, lost_after: float):
+        self._client, self._index, self._count = client, index, count
+        self._lost_after = lost_after
+        self.stops: list[Stoppable] = []
+        self._closed = threading.Event()
+        self._leaving = threading.Lock()
+        self._beats = 0
+        self._seen = {i: ("", time.monotonic()) for i in range(count) if i != index}
+        self._heard = time.monotonic()
+        self._exit_code = 0
+        self._stopped_at: float | None = None
+        self._line = self._connect(host)
+        targets = [self._watch, self._hold_on] if index else [self._watch]
+        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Ends the watch; the others do not miss this process any more."""
+        self._closed.set()
+        self._tell(f"left/{self._index}", "")
+        for thread in self._threads:  # Python must not end while one of them is in the runtime
+            thread.join()
+
+    def fail(self, message: str, exit_code: int) -> None:
+        """Ends all processes for a reason, which the leader tells."""
+        self._tell("failed", f"{self._index} {exit_code} {message}")
+        self._end(message if self._index == 0 else None, exit_code)
+
+    def crash(self, error: Exception) -> None:
+        """Ends all processes for an error of this program, unless it comes from a lost one."""
+        lines = traceback.format_exc()
+        if type(error).__module__.startswith("jax") or "Gloo" in str(error):
+            deadline = time.monotonic() + self._lost_after + 4 * _EVERY_SECONDS
+            while time.monotonic() < deadline:  # the watch ends it, if it is that
+                if self._stopped_at is not None:
+                    self.leave(self._exit_code)
+                time.sleep(0.1)
+        print(lines, end="", file=sys.stderr)
+        self.fail(f"{type(error).__name__}: {as_line(error)}", 1)
+
+    def leave(self, exit_code: int) -> None:
+        """Ends all processes because a stop was asked for, each when the others are ready too."""
+        self._tell("stop", str(exit_code))
+        self._tell(f"ready/{self._index}", "")
+        self._await("ready", _GRACE_SECONDS)
+        self._end(None, exit_code)
+
+    def _connect(self, host: str) -> socket.socket | None:
+        """The leader's open port, or another's connection to it; None if there is no way."""
+        with contextlib.suppress(OSError):
+            if self._index == 0:
+                both = socket.has_dualstack_ipv6()
+                family = socket.AF_INET6 if both else socket.AF_INET
+                server = socket.create_server(
+                    ("", 0), family=family, backlog=self._count, dualstack_ipv6=both
+                )
+                self._tell("port", str(server.getsockname()[1]))
+                return server  # which nobody needs to accept from
+            port = int(self._client.blocking_key_value_get(f"{_ROOM}port", 60_000))
+            connection = socket.create_connection((host, port), timeout=10)
+            connection.settimeout(_EVERY_SECONDS)
+            return connection
+        if self._index == 0:
+            self._tell("port", "0")
+        return None
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_EVERY_SECONDS):
+            try:
+                self._beats += 1
+                self._tell(f"pulse/{self._index}", str(self._beats))
+                room = dict(self._client.key_value_dir_get(_ROOM))
+            except Exception:  # of whatever kind: what holds the service cannot be reached
+                if self._index != 0:
+                    self._lose(0)
+                continue
+            self._heard = time.monotonic()
+            told = {key.removeprefix(_ROOM): value for key, value in room.items()}
+            self._look_for_failures(told)
+            self._look_for_lost(told)
+            self._look_for_stops(told)
+
+    def _hold_on(self) -> None:
+        """Notices at once when the leader dies, and in time when it does not answer."""
+        while not self._closed.is_set():
+            try:
+                if self._line is None:
+                    time.sleep(_EVERY_SECONDS)
+                elif not self._line.recv(1):
+                    raise ConnectionError
+            except TimeoutError:
+                pass
+            except OSError:
+                self._lose(0)
+            if time.monotonic() - self._heard > self._lost_after:
+                self._lose(0)
+
+    def _look_for_failures(self, told: dict[str, str]) -> None:
+        if "lost" in told:
+            self._lose(int(told["lost"]))
+        if "failed" in told:
+            index, exit_code, message = told["failed"].split(" ", 2)
+            line = f"process {index} of {self._count}: {message}" if self._index == 0 else None
+            self._end(line, int(exit_code))
+
+    def _look_for_lost(self, told: dict[str, str]) -> None:
+        now = time.monotonic()
+        for index, (before, since) in self._seen.items():
+            beat = told.get(f"pulse/{index}", "")
+            if beat != before or f"left/{index}" in told:
+                self._seen[index] = (beat, now)
+            elif now - since > self._lost_after:
+                self._tell("lost", str(index))
+                self._lose(index)
+
+    def _look_for_stops(self, told: dict[str, str]) -> None:
+        asked = next((stop.exit_code for stop in self.stops if stop.exit_code), 0)
+        if asked and "stop" not in told:
+            self._tell("stop", str(asked))
+        exit_code = asked or int(told.get("stop", 0))
+        if not exit_code:
+            return
+        for stop in self.stops:
+            stop.exit_code = stop.exit_code or exit_code
+        self._exit_code, self._stopped_at = exit_code, self._stopped_at or time.monotonic()
+        if time.monotonic() - self._stopped_at > _GRACE_SECONDS or not self.stops:
+            self._end(None, exit_code)
+
+    def _lose(self, index: int) -> None:
+        self._end(
+            f"process {index} of {self._count} was lost; give the same command again, on any "
+            "number of devices: nothing that the journal holds is lost",
+            LOST,
+            is_heard=index != 0,
+        )
+
+    def _end(self, line: str | None, exit_code: int, is_heard: bool = True) -> None:
+        """Tells a line and ends the process, past everything that might wait for the others."""
+        self._leaving.acquire()  # for good: the first reason is the reason
+        if line is not None:
+            print(f"zojax: error: {line}", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        if is_heard:
+            self._tell(f"left/{self._index}", "")
+        if self._index == 0:
+            self._await("left", _LINGER_SECONDS)
+            time.sleep(0.2)  # they have told it, and end now
+        os._exit(exit_code)
+
+    def _await(self, what: str, seconds: float) -> None:
+        """Waits until all others have told this, but for a lost one; at most so long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                room = dict(self._client.key_value_dir_get(_ROOM))
+            except Exception:
+                return
+            done = {index for index in self._seen if f"{_ROOM}{what}/{index}" in room}
+            lost = room.get(f"{_ROOM}lost")
+            if done | ({int(lost)} if lost else set()) >= self._seen.keys():
+                return
+            time.sleep(0.1)
+
+    def _tell(self, name: str, value: str) -> None:
+        try:
+            self._client.key_value_set(f"{_ROOM}{name}", value, allow_overwrite=True)
+        except Exception:
+            if self._index == 0:  # nobody can be told
+                return
+            if name.startswith("pulse"):
+                raise
