@@ -24,7 +24,7 @@ class InputError(ValueError):
 def as_line(error: BaseException) -> str:
     r"""An error's text in one line.
 
-    >>> as_line(InputError("of two\\nlines"))
+    >>> as_line(InputError("of two\nlines"))
     'of two lines'
     """
     return " ".join(str(error).splitlines())

@@ -92,6 +92,11 @@ def count() -> int:
     return global_state.num_processes
 
 
+def index() -> int:
+    """Which of them this one is; 0 is the leader."""
+    return global_state.process_id
+
+
 def is_alone() -> bool:
     """Whether this process is the only one."""
     return count() == 1
@@ -99,7 +104,7 @@ def is_alone() -> bool:
 
 def is_leader() -> bool:
     """Whether this is the process that decides, writes and tells."""
-    return global_state.process_id == 0
+    return index() == 0
 
 
 def agree(make: Callable[[], T]) -> T:
@@ -144,8 +149,8 @@ def gather(value: T) -> list[T]:
     if is_alone():
         return [value]
     directory = f"zojax/gather/{next(_calls)}"
-    _client().key_value_set(f"{directory}/{global_state.process_id}", json.dumps(value))
-    keys = [f"{directory}/{index}" for index in range(count())]
+    _client().key_value_set(f"{directory}/{index()}", json.dumps(value))
+    keys = [f"{directory}/{process}" for process in range(count())]
     return [json.loads(_client().blocking_key_value_get(key, _FOREVER_MS)) for key in keys]
 
 
@@ -159,9 +164,9 @@ def everywhere(make: Callable[[], T]) -> T:
         return make()
     result: list[T] = []
     outcomes = gather(_outcome(lambda: result.append(make())))
-    for index, outcome in enumerate(outcomes):
+    for process, outcome in enumerate(outcomes):
         if "error" in outcome:
-            where = "" if index == 0 else f"process {index} of {count()}: "
+            where = "" if process == 0 else f"process {process} of {count()}: "
             raise InputError(where + outcome["error"])
     return result[0]
 
@@ -188,7 +193,7 @@ def together() -> Iterator[None]:
         return
     seconds = float(os.environ.get(LOST_AFTER) or _LOST_AFTER_SECONDS)
     host = str(global_state.coordinator_address).rsplit(":", 1)[0].strip("[]")
-    _watch = watch = Watch(_client(), host, global_state.process_id, count(), seconds)
+    _watch = watch = Watch(_client(), host, index(), count(), seconds)
     try:
         yield
         gather(None)

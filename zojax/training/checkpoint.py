@@ -6,7 +6,8 @@ without it: the base weights and the journal give the same bits. ``docs/checkpoi
 layout of the files, which is that of Orbax's ``CheckpointManager``.
 
 Orbax writes, in a thread of ours: those of its ``AsyncCheckpointer`` keep a process alive until a
-hanging disk answers, and know no moment after the commit, when older checkpoints may go.
+hanging disk answers, and know no moment after the commit, when older checkpoints may go. Several
+processes write together, each its share and the leader the rest, while training waits.
 """
 
 import functools
@@ -24,6 +25,7 @@ from typing import Any
 
 import jax
 
+from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.models import content_hash
 from zojax.training.checkpoint_note import FORMAT, check_note, digest, make_note, read_note
@@ -73,18 +75,24 @@ def restore(
             ever returned but what was saved.
     """
     path = directory / str(step)
-    note = check_note(path, journal, abstract_weights is not None)
+    note = processes.agree(lambda: check_note(path, journal, abstract_weights is not None))
     wanted = {"state": _flatten(abstract_state)}
     if abstract_weights is not None:
         wanted["weights"] = abstract_weights
     ocp = _orbax()
     items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(path.absolute(), args=ocp.args.Composite(**items))
-        hashes = {name: content_hash(restored[name]) for name in wanted}
-    except Exception as error:  # whatever Orbax and its readers make of a damaged file
-        raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
+
+    def read() -> Any:
+        try:
+            with _checkpointer({processes.index()}) as checkpointer:
+                args = ocp.args.Composite(**items)
+                restored = checkpointer.restore(path.resolve(), args=args)
+                return {name: restored[name] for name in wanted}
+        except Exception as error:  # whatever Orbax and its readers make of a damaged file
+            raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
+
+    restored = processes.everywhere(read)
+    hashes = {name: content_hash(restored[name]) for name in wanted}
     for name in wanted:
         if hashes[name] != note["hashes"][name]:
             raise InputError(f"{path}: its {name} are not those that were saved")
@@ -139,11 +147,12 @@ class CheckpointWriter:
             keep_best: how many of those that are best on the dev set stay beside them.
             warn: told a line when checkpoints begin to fail; called in another thread.
         """
-        self._directory, self._journal_path = directory.absolute(), journal_path
+        self._directory, self._journal_path = directory.resolve(), journal_path
         self._keep_last, self._keep_best = keep_last, keep_best
         self._warn, self._failing = warn, False
         self._thread: threading.Thread | None = None
-        self._remove_leftovers()
+        if processes.is_leader():
+            self._remove_leftovers()
 
     def save(
         self,
@@ -154,7 +163,8 @@ class CheckpointWriter:
     ) -> None:
         """Copies the arrays to the host and returns; they may be donated then.
 
-        Waits for the checkpoint before, if that is still being written.
+        Waits for the checkpoint before, if that is still being written; and of several processes
+        until this one is.
 
         Args:
             step: how many steps are done, all of them journaled.
@@ -164,6 +174,9 @@ class CheckpointWriter:
             dev_accuracy: of these weights and this state, if known.
         """
         self.wait()
+        if not processes.is_alone():
+            self._write_together(step, weights, state, dev_accuracy)
+            return
         # On a CPU these are views, and XLA does not reuse a donated buffer that has one.
         trees = jax.device_get({"state": _flatten(state), "weights": weights})
         if weights is None:
@@ -186,23 +199,67 @@ class CheckpointWriter:
             return not self._thread.is_alive()
         return True
 
+    def _write_together(
+        self, step: int, weights: Tree | None, state: TrainState, dev_accuracy: float | None
+    ) -> None:
+        """Writes with the other processes.
+
+        Raises:
+            InputError: it fails where the others cannot be told, as they wait inside Orbax.
+        """
+        path = self._directory / str(step)
+        trees = {"state": _flatten(state)} | ({} if weights is None else {"weights": weights})
+        journal = read_journal(self._journal_path)
+        note = make_note(step, trees, journal, dev_accuracy)
+        problem = processes.agree(lambda: self._make_room(path, trees))
+        if problem is not None:
+            return self._tell_of(path, problem)
+        try:
+            _write(path, trees, note)
+        except Exception as error:
+            raise InputError(
+                f"{path}: the checkpoint failed ({_reason(error)}); mend that and give the same "
+                "command again, or train without: --set run.checkpoint_every=0"
+            ) from error
+        if processes.is_leader():
+            _finish(path)
+            self._remove_old(step, journal)
+        self._failing = False
+
+    def _make_room(self, path: Path, trees: Tree) -> str | None:
+        """Readies the directory; says what is wrong with it."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            _check_space(self._directory, trees)
+            _put_aside(path)
+        except OSError as error:
+            return _reason(error)
+        return None
+
     def _try_to_write(self, step: int, trees: dict[str, Tree], dev_accuracy: float | None) -> None:
         path = self._directory / str(step)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             _check_space(self._directory, trees)
             journal = read_journal(self._journal_path)
-            _write(path, trees, make_note(step, trees, journal, dev_accuracy))
+            note = make_note(step, trees, journal, dev_accuracy)
+            _put_aside(path)
+            _write(path, trees, note)
+            _finish(path)
             self._remove_old(step, journal)
             self._failing = False
         except Exception as error:  # Orbax's errors are of many kinds, and none must stop a run
             self._remove_leftovers()
-            if not self._failing:
-                self._warn(
-                    f"{path}: the checkpoint failed ({_reason(error)}); training goes on, and the "
-                    "journal keeps every step"
-                )
-            self._failing = True
+            self._tell_of(path, _reason(error))
+
+    def _tell_of(self, path: Path, problem: str) -> None:
+        """Warns, if the checkpoint before did not fail too."""
+        if not self._failing:
+            self._warn(
+                f"{path}: the checkpoint failed ({problem}); training goes on, and the journal "
+                "keeps every step"
+            )
+        self._failing = True
 
     def _remove_old(self, newest: int, journal: Journal) -> None:
         """Removes what need not stay, now that ``newest`` is safe; other runs' are left alone."""
@@ -238,20 +295,41 @@ class CheckpointWriter:
 
 
 def _write(path: Path, trees: Mapping[str, Tree], note: dict[str, Any]) -> None:
-    """Writes a checkpoint whole and synced, or not at all."""
+    """Writes a checkpoint whole, or not at all."""
     ocp = _orbax()
     pieces = ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES)
     items = {
         name: ocp.args.StandardSave(tree, save_args=jax.tree.map(lambda _: pieces, tree))
         for name, tree in trees.items()
     }
-    replaced = path.with_name(f".{path.name}-replaced")
-    if path.exists():  # a bad one, or of steps that were cut off the journal and done again
-        path.rename(replaced)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _checkpointer(set(range(processes.count()))) as checkpointer:
         checkpointer.save(path, args=ocp.args.Composite(**items, note=ocp.args.JsonSave(note)))
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}-replaced")
+
+
+def _put_aside(path: Path) -> None:
+    """Makes room for a checkpoint."""
+    if path.exists():  # a bad one, or of steps that were cut off the journal and done again
+        path.rename(_replaced(path))
+
+
+def _finish(path: Path) -> None:
+    """Has a written checkpoint on the disk, and removes the one in whose place it is."""
     _sync(path)
-    shutil.rmtree(replaced, ignore_errors=True)
+    shutil.rmtree(_replaced(path), ignore_errors=True)
+
+
+def _checkpointer(indices: set[int]) -> Any:
+    """Orbax's, of these processes, which wait for each other in the coordination service."""
+    ocp = _orbax()
+    options = ocp.options.MultiprocessingOptions(min(indices), indices)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=options)
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _check_space(directory: Path, trees: Tree) -> None:

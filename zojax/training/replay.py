@@ -17,7 +17,7 @@ import numpy as np
 
 from zojax.adapters.merge import merge_state
 from zojax.config import Config, from_dict, to_dict
-from zojax.distributed import shardings_of
+from zojax.distributed import processes, shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.models.precision import dequantise
@@ -239,20 +239,23 @@ def restore_or_replay(
     _, start = replay(base_weights, key, records[:0])
     abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
     weights: Tree | None = base_weights
-    for step in reversed([s for s in saved_steps(directory) if s <= len(records)]):
+    saved = processes.agree(lambda: saved_steps(directory))
+    for step in reversed([s for s in saved if s <= len(records)]):
         folded = is_folded(method, step)
         try:
-            check_note(directory / str(step), journal, folded)
+            processes.agree(
+                lambda step=step, folded=folded: check_note(directory / str(step), journal, folded)
+            )
             if folded:
                 _free(weights)  # a model and its checkpoint need not fit in memory together
                 weights = None
-            saved, state = restore(
+            restored, state = restore(
                 directory, step, journal, abstract_weights if folded else None, abstract_state
             )
         except InputError as error:
             warn(f"{error}; going on without this checkpoint")
             continue
-        weights = saved if folded else reload_base() if weights is None else weights
+        weights = restored if folded else reload_base() if weights is None else weights
         return *replay(weights, key, records[step:], on_progress, state), step
     weights = reload_base() if weights is None else weights
     return *replay(weights, key, records, on_progress), 0

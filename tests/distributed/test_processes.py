@@ -1,0 +1,170 @@
+"""A run of several processes is the run of one; one of them killed, it goes on with any number."""
+
+import io
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.distributed import jobs
+from tests.training.outcomes import outcome
+from zojax.config import (
+    Config,
+    DataConfig,
+    EstimatorConfig,
+    MeshConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from zojax.errors import LOST
+from zojax.models import random_model, save
+from zojax.models.opt import OPTConfig
+from zojax.training import train
+from zojax.training.checkpoint import saved_steps
+from zojax.training.journal import read_journal
+from zojax.training.journal_commands import verify
+from zojax.training.run_dir import JOURNAL, METRICS
+
+STEPS, CHECKPOINT = 120, 30
+QUIET = Console(quiet=True)
+ARCHITECTURE = OPTConfig(
+    vocab_size=1024,
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    ffn_dim=64,
+    max_position_embeddings=64,
+    word_embed_proj_dim=32,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
+
+class Place:
+    """Where the runs of this module are."""
+
+    def __init__(self, directory: Path, reviews: Path):
+        self.directory, self.model, self.reviews = directory, directory / "model", reviews
+        self.file = directory / "config.py"
+
+    def config(self, name: str) -> Config:
+        return Config(
+            ModelConfig(str(self.model)),
+            RunConfig(str(self.directory / name), checkpoint_every=CHECKPOINT, keep_last=9),
+            DataConfig("sst2", str(self.reviews), num_train=32, num_dev=8, num_eval=8),
+            TrainConfig(steps=STEPS, batch_size=16, eval_every=60, chunk=10, learning_rate=1e-5),
+            EstimatorConfig(interval=20),
+        )
+
+    def start(self, name: str, count: int, devices: int):
+        """Processes that train on two shards of the pages and of the weights."""
+        self.file.write_text(
+            f"from zojax.config import *\n\n\ndef get_config():\n    return {self.config(name)!r}\n"
+        )
+        settings = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.directory / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = ["-m", "zojax.cli", "train", "--config", self.file]
+        mesh = ["--set", "mesh.data=2", "--set", "mesh.model=2"]
+        return jobs.start(count, [*command, *mesh], devices=devices, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def place(root, tiny_reviews, tmp_path_factory) -> Place:
+    place = Place(tmp_path_factory.mktemp("processes"), tiny_reviews)
+    save(random_model(ARCHITECTURE, seed=3), place.model)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(root / "demo" / "model" / name, place.model)
+    return place
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> Path:
+    """The run of one process on one device."""
+    config = place.config("alone")
+    train(replace(config, mesh=MeshConfig(1, 1)), QUIET)
+    return Path(config.run.dir)
+
+
+@pytest.fixture(scope="module")
+def two(place) -> tuple[Path, list[jobs.Outcome]]:
+    """The run of two processes of two devices."""
+    with place.start("two", 2, devices=2) as started:
+        return place.directory / "two", jobs.finish(started)
+
+
+@pytest.fixture(scope="module")
+def killed(place) -> tuple[Path, list[jobs.Outcome], float]:
+    """The run of four processes of a device, the last of which is killed after a checkpoint."""
+    directory = place.directory / "killed"
+    metrics = directory / METRICS
+    with place.start("killed", 4, devices=1) as started:
+        jobs.wait_until(
+            lambda: metrics.exists() and metrics.read_text().count('"loss"') > CHECKPOINT, started
+        )
+        began = time.monotonic()
+        started[3].send_signal(signal.SIGKILL)
+        outcomes = jobs.finish(started, 60)
+    return directory, outcomes, time.monotonic() - began
+
+
+def losses(directory: Path) -> np.ndarray:
+    return read_journal(directory / JOURNAL).records["losses"]
+
+
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_two_processes_train_as_one_does(alone, two):
+    directory, outcomes = two
+    assert [(code, err) for code, _, err in outcomes] == [(0, "")] * 2
+    np.testing.assert_allclose(losses(directory), losses(alone), rtol=1e-5)
+
+
+def test_only_the_leader_writes_and_tells(alone, two):
+    directory, [(_, told, _), (_, silence, _)] = two
+    assert f"step {STEPS}/{STEPS}" in told
+    assert silence == ""
+    assert files(directory) == files(alone)
+    assert len(list((directory / "tb").iterdir())) == 1
+    assert verify(directory, QUIET) == 0
+
+
+def test_a_killed_process_ends_the_others_in_time_with_one_line(killed):
+    directory, outcomes, seconds = killed
+    assert seconds < jobs.LOST_AFTER + 15
+    assert [code for code, _, _ in outcomes] == [LOST, LOST, LOST, -signal.SIGKILL]
+    for _, _, err in outcomes[:3]:
+        assert err.startswith("zojax: error: process 3 of 4 was lost; give the same command again")
+        assert err.count("\n") == 1
+    assert CHECKPOINT < len(losses(directory)) < STEPS
+    assert saved_steps(directory / "checkpoints")[0] == CHECKPOINT
+
+
+def test_two_processes_go_on_with_the_run_of_four_to_the_same_bits(killed, two, place):
+    """The mesh is the same, and so every sum."""
+    copy = shutil.copytree(killed[0], place.directory / "on-two")
+    # The copy's own name is not that of its journal's run, but run.* may change.
+    with place.start(copy.name, 2, devices=2) as started:
+        told, other = jobs.finish(started)
+    assert (told[0], other[0]) == (0, 0), told[2] + other[2]
+    assert f"going on after step {len(losses(killed[0]))} of {STEPS}" in told[1]
+    assert "without this checkpoint" not in told[1]
+    assert outcome(copy) == outcome(two[0])
+
+
+def test_one_process_goes_on_with_the_run_of_four_from_its_checkpoint(killed, alone, place):
+    config = place.config("on-one")
+    shutil.copytree(killed[0], config.run.dir)
+    told = io.StringIO()
+    train(replace(config, mesh=MeshConfig(1, 1)), Console(file=told, width=200))
+    assert "without this checkpoint" not in told.getvalue()
+    np.testing.assert_allclose(losses(Path(config.run.dir)), losses(alone), rtol=1e-5)
