@@ -75,9 +75,12 @@ def test_arrays_may_be_used_up_before_they_are_traced(held):
 
 
 def test_shapes_lie_where_the_arrays_do():
-    [shape, number] = shapes_of([jnp.ones((2, 3)), 1.5])
-    assert (shape.shape, shape.dtype, number) == ((2, 3), jnp.float32, 1.5)
-    assert shape.sharding == jnp.ones(1).sharding
+    anywhere = jnp.ones((2, 3))
+    there = jax.device_put(anywhere, jax.devices()[0])
+    shapes = shapes_of([anywhere, there, 1.5])
+    assert [(s.shape, s.dtype) for s in shapes[:2]] == [((2, 3), jnp.float32)] * 2
+    assert [s.sharding for s in shapes[:2]] == [None, there.sharding]
+    assert shapes[2] == 1.5
 
 
 def test_programs_made_ahead_are_not_counted():

@@ -112,12 +112,16 @@ def compile_buckets(
 
 
 def shapes_of(tree: T) -> T:
-    """Shape structs in the place of arrays, which lie where those do."""
+    """Shape structs in the place of arrays, which lie where those must lie.
+
+    An array that was put nowhere, such as a key, may go where the others are.
+    """
 
     def of_leaf(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
             return leaf
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        sharding = leaf.sharding if leaf.committed else None
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(of_leaf, tree)
 
