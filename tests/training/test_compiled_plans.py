@@ -61,7 +61,7 @@ def test_a_run_takes_its_weights_and_little_more(model, target):
     share, stack = shares(model, told)
     taken = told["bytes_per_device"]
     assert (code, told["fits"]) == (0, True)
-    assert taken["weights"] == pytest.approx(share, rel=1e-3)  # vectors are whole on each
+    assert taken["weights"] == pytest.approx(share, rel=2e-3)  # positions, vectors: whole
     assert taken["peak"] <= 1.02 * share + 1e9
     assert max(p["temporaries"] for p in told["programs"].values()) < min(stack, 1e9)
     assert {"step", "fold"} == set(told["programs"])
@@ -96,13 +96,13 @@ def test_across_data_nothing_but_scores_is_exchanged():
 def test_what_does_not_fit_ends_in_exit_code_3_and_the_fewest_devices_that_have_room():
     code, told = planned("opt-66b", "h100x1")
     assert (code, told["fits"], told["programs"]) == (3, False, {})
-    assert told["smallest_that_fits"]["target"] == "h100x3" or told["smallest_that_fits"]["fits"]
+    assert told["smallest_that_fits"]["target"] == "h100x3"
+    assert told["smallest_that_fits"]["fits"] is True
 
 
 @TPU
-def test_a_tpu_that_is_too_small_is_refused_by_its_own_compiler():
+def test_a_model_that_fits_on_a_chip_in_16_bits_takes_four_in_32():
     code, told = planned("opt-6.7b", "v5e-1")
     assert (code, told["fits"]) == (0, True)
     code, told = planned("opt-6.7b", "v5e-1", "--set", "model.dtype=float32")
-    assert code == 3
-    assert told["smallest_that_fits"]["target"] == "v5e-4"
+    assert (code, told["smallest_that_fits"]["target"]) == (3, "v5e-4")

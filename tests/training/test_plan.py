@@ -12,7 +12,7 @@ from zojax.distributed.targets import CHIPS, Chip, Target
 from zojax.errors import InputError
 from zojax.models.opt import OPTConfig
 from zojax.training import plan_command
-from zojax.training.plan import Bound, Plan, make_plan
+from zojax.training.plan import Bound, Plan, _out_of_memory, make_plan
 from zojax.training.plan_command import read_plan_config, smallest
 from zojax.training.plan_shapes import SST2_TOKENS, architecture, sample_items
 from zojax.training.traffic import Copy
@@ -129,16 +129,16 @@ def test_the_fewest_devices_that_have_room_are_looked_for(plan, monkeypatch):
     asked = []
 
     def fake(config: Config, model: OPTConfig, target: Target, tokens: int) -> Plan:
-        asked.append(target.num_devices)
-        assert config.mesh.model is None  # the mesh that did not fit is not kept
-        fits = target.num_devices >= 2
+        asked.append((target.num_devices, config.mesh.model))
+        fits = config.mesh.model == 2
         return dataclasses.replace(plan, target=target, step=plan.step if fits else None)
 
     monkeypatch.setattr(plan_command, "make_plan", fake)
     tight = dataclasses.replace(plan, step=None)
-    found = smallest(small_config("mesh.model=1"), MODEL, tight, TOKENS, plan_command.Console())
+    found = smallest(small_config("mesh.data=2"), MODEL, tight, TOKENS, plan_command.Console())
     assert found is not None
-    assert (found.target.name, asked) == ("abacus-2", [1, 2])
+    assert found.target.name == "abacus-2"
+    assert asked == [(1, None), (1, 1), (2, None), (2, 2)]  # a run's own choice comes first
 
 
 def test_defects_are_copies_of_whole_weights_and_more_than_two_all_reduces_a_layer(plan):
@@ -146,6 +146,26 @@ def test_defects_are_copies_of_whole_weights_and_more_than_two_all_reduces_a_lay
     copies = [Copy("c", "copy", 2_000_000_000, 1, True), Copy("d", "fusion", 9, 3, False)]
     bad = dataclasses.replace(plan, step=dataclasses.replace(plan.step, copies=copies), fold=None)
     assert bad.defects == ["the step copies weights: copy of 2.00 GB"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory: temporaries (18.45G) exceeds available HBM (15.75G).",
+            "XLA needs 18.45GiB of 15.75GiB",
+        ),
+        ("RESOURCE_EXHAUSTED: Used 25.9G of 15.75G hbm.", "XLA needs 25.9GiB of 15.75GiB"),
+        ("RESOURCE_EXHAUSTED: no", "XLA refuses it as too large"),
+    ],
+)
+def test_what_xla_refuses_as_too_large_is_said_in_its_figures(text, reason):
+    assert _out_of_memory(jax.errors.JaxRuntimeError(text)) == reason
+
+
+def test_other_errors_of_xla_are_not_taken_for_that():
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        _out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: a bug"))
 
 
 @pytest.mark.parametrize("count", [1, 4, 16, 40])

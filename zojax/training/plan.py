@@ -327,5 +327,7 @@ def _out_of_memory(error: Exception) -> str:
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
         raise error
-    used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w)", text)
-    return f"XLA needs {used[1]} of {used[2]}" if used else "XLA refuses it as too large"
+    used = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", text) or re.search(
+        r"Used ([\d.]+\w) of ([\d.]+\w)", text
+    )
+    return f"XLA needs {used[1]}iB of {used[2]}iB" if used else "XLA refuses it as too large"

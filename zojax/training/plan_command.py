@@ -1,6 +1,7 @@
 """``zojax plan``: plans for targets, and the smallest that has room where one has not."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -77,15 +78,22 @@ def plan_targets(
 def smallest(
     config: Config, model: OPTConfig, plan: Plan, tokens: int, console: Console
 ) -> Plan | None:
-    """The plan on the fewest devices of the same kind that fits, on a mesh of its own choice.
+    """The plan on the fewest devices of the same kind that fits.
 
-    What arithmetic rules out is not compiled, see :func:`zojax.training.plan.make_plan`.
+    On the mesh that a run would choose there, or else split as far as the model goes. What
+    arithmetic rules out is not compiled, see :func:`zojax.training.plan.make_plan`.
     """
-    free = dataclasses.replace(config, mesh=MeshConfig(fsdp=config.mesh.fsdp))
     for num_devices in plan.target.chip.topologies:
         target = Target(plan.target.chip, num_devices)
-        with console.status(f"{plan.target.name} is too small: trying {target.name}"):
-            other = make_plan(free, model, target, tokens)
-        if other.fits:
-            return other
+        for shards in (None, _most_shards(model, num_devices)):
+            mesh = MeshConfig(model=shards, fsdp=config.mesh.fsdp)
+            with console.status(f"{plan.target.name} is too small: trying {target.name}"):
+                other = make_plan(dataclasses.replace(config, mesh=mesh), model, target, tokens)
+            if other.fits:
+                return other
     return None
+
+
+def _most_shards(model: OPTConfig, num_devices: int) -> int:
+    """The most shards that so many devices and the model's heads and MLP divide into."""
+    return math.gcd(num_devices, model.num_attention_heads, model.ffn_dim)
