@@ -110,7 +110,7 @@ def _read(file: CheckpointFile, name: str, shape: tuple[int, int]) -> np.ndarray
             f"{file.path}: tensor {name} has shape {stored.shape}, {CONFIG} and the model ask for "
             f"{shape}"
         )
-    return file.read_rows(name, 0, shape[0]).astype(np.float32)
+    return file.read_box(name, file.tensors[name].box).astype(np.float32)
 
 
 def _stack(by_layer: Mapping[int | None, Factors], shape: tuple[int, ...]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ would count into the process's memory page by page as it is copied to the device
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -38,6 +39,9 @@ WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 
 _REMAP_BYTES = 128 << 20
 
+Box = tuple[tuple[int, int], ...]
+"""A part of a tensor: by axis its first index, and the one behind its last."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
@@ -47,6 +51,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     offset: int = 0
+
+    @property
+    def box(self) -> Box:
+        """All of it, as a part."""
+        return tuple((0, n) for n in self.shape)
 
     @property
     def row_bytes(self) -> int:
@@ -110,16 +119,25 @@ class SafetensorsFile:
             )
         return stored
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows ``start:stop`` of a tensor as a fresh array in the file's dtype."""
+    def read_box(self, name: str, box: Box) -> np.ndarray:
+        """A part of a tensor as a fresh array in the file's dtype; reads no byte beside it."""
         stored = self.tensors[name]
-        shape = (stop - start, *stored.shape[1:])
-        count = math.prod(shape)
+        start, rest = box[0][0], box[1:]
+        shape = tuple(high - low for low, high in box)
+        whole_rows = shape[1:] == stored.shape[1:]
+        if not whole_rows and len(box) != 2:
+            raise ValueError(f"{name}: only matrices are split beyond their rows, not {box}")
         offset = stored.offset + start * stored.row_bytes
-        values = np.fromfile(self.path, stored.dtype, count, offset=offset)
-        if values.size != count:
-            raise InputError(f"{self.path}: tensor {name} ended while it was read")
-        return values.reshape(shape)
+        values = np.empty(shape, stored.dtype)
+        runs = values.reshape(1 if whole_rows else len(values), -1).view(np.uint8)
+        if not whole_rows:
+            offset += rest[0][0] * stored.dtype.itemsize
+        with self.path.open("rb", buffering=0) as file:
+            for i, run in enumerate(runs):
+                file.seek(offset + i * stored.row_bytes)
+                if _read_into(file, run) != run.size:
+                    raise InputError(f"{self.path}: tensor {name} ended while it was read")
+        return values
 
     def close(self) -> None:
         """Nothing stays open between reads."""
@@ -160,18 +178,20 @@ class TorchFile:
             raise _unknown_dtype(self.path, name, torch_name)
         return StoredTensor(name, tuple(value.shape), DTYPES[torch_name])
 
-    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows ``start:stop`` of a tensor as a fresh array in the file's dtype."""
+    def read_box(self, name: str, box: Box) -> np.ndarray:
+        """A part of a tensor as a fresh array in the file's dtype; touches few pages beside it."""
         import torch
 
         stored = self.tensors[name]
         # The pages that we read stay in our resident memory until the file is unmapped.
-        self._touched += (stop - start) * stored.row_bytes
+        touched = (box[0][1] - box[0][0]) * stored.row_bytes
+        self._touched += touched
         if self._mapped is None or self._touched > _REMAP_BYTES:
             self._mapped = None
             self._mapped = self._map()
-            self._touched = (stop - start) * stored.row_bytes
-        rows = self._mapped[name][start:stop].clone(memory_format=torch.contiguous_format)
+            self._touched = touched
+        part = self._mapped[name][tuple(slice(low, high) for low, high in box)]
+        rows = part.clone(memory_format=torch.contiguous_format)
         if stored.dtype == DTYPES["bfloat16"]:
             return rows.view(torch.int16).numpy().view(stored.dtype)
         return rows.numpy()
@@ -182,6 +202,14 @@ class TorchFile:
 
 
 CheckpointFile = SafetensorsFile | TorchFile
+
+
+def _read_into(file: io.FileIO, run: np.ndarray) -> int:
+    """Fills bytes from a file, which may give them a few at a time; how many there were."""
+    view, done = memoryview(run), 0
+    while done < run.size and (count := file.readinto(view[done:])):
+        done += count
+    return done
 
 
 def _unknown_dtype(path: Path, name: str, dtype: str) -> InputError:
@@ -227,14 +255,24 @@ def _list_sharded(index: Path) -> list[CheckpointFile]:
     return list(files.values())
 
 
-def pieces(file: CheckpointFile, name: str, max_bytes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """``(first row, rows)`` of one tensor, in equal pieces of at most ``max_bytes`` or one row."""
-    stored = file.tensors[name]
-    num_rows = stored.shape[0]
-    num_pieces = max(1, math.ceil(num_rows * stored.row_bytes / max(max_bytes, stored.row_bytes)))
-    step = math.ceil(num_rows / num_pieces)
-    for start in range(0, num_rows, step):
-        yield start, file.read_rows(name, start, min(start + step, num_rows))
+def pieces(
+    file: CheckpointFile, name: str, box: Box, max_bytes: int
+) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """A part of one tensor as ``(where it starts, values)``, some of its rows at a time.
+
+    Args:
+        file: that holds it.
+        name: of the tensor.
+        box: the part.
+        max_bytes: of a piece, which has one row at least; all have about as many.
+    """
+    (first, last), rest = box[0], box[1:]
+    row_bytes = file.tensors[name].dtype.itemsize * math.prod(high - low for low, high in rest)
+    num_pieces = max(1, math.ceil((last - first) * row_bytes / max(max_bytes, row_bytes)))
+    step = math.ceil((last - first) / num_pieces)
+    for start in range(first, last, step):
+        rows = (start, min(start + step, last))
+        yield (start, *(low for low, _ in rest)), file.read_box(name, (rows, *rest))
 
 
 Produce = Callable[[str], np.ndarray]

@@ -5,6 +5,8 @@ its own part of a piece alone: neither the host nor a device ever holds the arra
 """
 
 import functools
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -41,6 +43,19 @@ class DeviceBuffer:
             for device, bounds in zip(self._devices, self._bounds, strict=True)
         ]
 
+    @property
+    def parts(self) -> list[tuple[tuple[int, int], ...]]:
+        """What devices of this process hold, in few parts: first and last + 1 by axis.
+
+        >>> DeviceBuffer((2, 3), np.dtype("float32")).parts
+        [((0, 2), (0, 3))]
+        """
+        boxes = sorted({tuple(bounds) for bounds in self._bounds})
+        by_axis = [sorted(set(bounds)) for bounds in zip(*boxes, strict=True)]
+        if math.prod(map(len, by_axis)) != len(boxes):
+            return boxes
+        return list(itertools.product(*map(_join, by_axis)))
+
     def write(self, piece: np.ndarray, start: tuple[int, ...]) -> None:
         """Copies ``piece`` (same rank, any dtype) to ``start``; axes not named start at 0.
 
@@ -69,6 +84,17 @@ class DeviceBuffer:
         if self._sharding is None:
             return self._parts[0]
         return jax.make_array_from_single_device_arrays(self._shape, self._sharding, self._parts)
+
+
+def _join(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ascending stretches, those that touch as one."""
+    joined = bounds[:1]
+    for low, high in bounds[1:]:
+        if low == joined[-1][1]:
+            joined[-1] = (joined[-1][0], high)
+        else:
+            joined.append((low, high))
+    return joined
 
 
 @functools.partial(jax.jit, donate_argnums=0)

@@ -3,7 +3,7 @@
 A model's weights are a plain nested dict that mirrors the checkpoint's names, with the layers
 stacked on a leading axis. Loading checks every name and shape from the files' headers, allocates
 the (possibly sharded) device buffers, and then writes each tensor into its place in small pieces:
-the host never holds more than two pieces beside the buffers.
+the host never holds more than two pieces beside the buffers, and reads only what its devices hold.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from flax import nnx, traverse_util
 
 from zojax.errors import InputError
 from zojax.models import checkpoint_files
-from zojax.models.checkpoint_files import DTYPES, WEIGHT_PATTERNS, CheckpointFile
+from zojax.models.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
 from zojax.models.device_buffer import DeviceBuffer
 from zojax.models.opt import OPT, OPTConfig
 from zojax.models.precision import SCALE, Precision, leaf_dtypes, precision_of, quantise
@@ -67,7 +67,8 @@ def load(
             the layers' matrices and bfloat16 for all else; None takes the checkpoint's own
             (``torch_dtype`` in config.json, float32 if it has none).
         sharding: where each array goes, given its path and stacked shape; None for the default
-            device. Each device receives its own part alone.
+            device. Each device receives its own part alone, and of several processes each reads
+            no more of the files than its devices hold.
         exact: whether activations keep their float32 precision where they meet weights of 16 bits,
             which takes two products in the place of one.
 
@@ -317,7 +318,7 @@ def _fill(
     precision: Precision,
     sharding: Sharding | None,
 ) -> dict[TreePath, jax.Array]:
-    """Allocates every array on its devices and writes the files' tensors into them."""
+    """Allocates every array on its devices and writes what they hold of the files into them."""
     dtypes = leaf_dtypes(shapes, precision.dtype)
     buffers = {
         path: DeviceBuffer(shape, dtypes[path], sharding(path, shape) if sharding else None)
@@ -325,22 +326,32 @@ def _fill(
     }
 
     def write(path: TreePath, piece: np.ndarray, start: tuple[int, ...]) -> None:
-        """A piece of whole rows, with a layer axis where ``start`` has a layer."""
         if dtypes[path] == jnp.int8:
             piece, scale = quantise(piece)
-            buffers[*path[:-1], SCALE].write(scale, start)
+            buffers[*path[:-1], SCALE].write(scale, start[:-1])
         buffers[path].write(piece, start)
 
     by_file = sorted(places, key=lambda entry: entry[0].path)
     for file, entries in itertools.groupby(by_file, key=lambda entry: entry[0]):
         for _, name, (path, layer) in entries:
-            for row, piece in checkpoint_files.pieces(file, name, _PIECE_BYTES):
-                if layer is None:
-                    write(path, piece, (row,))
-                else:
-                    write(path, piece[None], (layer, row))
+            for part in _parts_to_read(buffers[path], dtypes[path], shapes[path][-1]):
+                box = part if layer is None else part[1:]
+                if layer is not None and not part[0][0] <= layer < part[0][1]:
+                    continue
+                for start, piece in checkpoint_files.pieces(file, name, box, _PIECE_BYTES):
+                    if layer is None:
+                        write(path, piece, start)
+                    else:
+                        write(path, piece[None], (layer, *start))
         file.close()
     return {path: buffer.array() for path, buffer in buffers.items()}
+
+
+def _parts_to_read(buffer: DeviceBuffer, dtype: np.dtype, width: int) -> list[Box]:
+    """What a buffer's devices hold; of int8 in whole rows, since a scale is a row's."""
+    if dtype != jnp.int8:
+        return list(buffer.parts)
+    return list(dict.fromkeys((*part[:-1], (0, width)) for part in buffer.parts))
 
 
 @functools.partial(jax.jit, static_argnames="dtype")

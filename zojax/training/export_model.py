@@ -180,7 +180,7 @@ def base_tensors(model: Model) -> ReadBase:
 
     def read(name: str) -> np.ndarray:
         file, stored = by_place[places[name]]
-        rows = file.read_rows(stored, 0, file.tensors[stored].shape[0])
+        rows = file.read_box(stored, file.tensors[stored].box)
         dtype = dtypes[places[name][0]]
         return rounded(rows) if dtype == jnp.int8 else rows.astype(dtype)
 

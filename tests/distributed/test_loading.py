@@ -1,0 +1,61 @@
+"""Each process reads of a checkpoint what its devices hold, and no more."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.distributed import jobs
+from zojax.models import content_hash, random_model, save
+from zojax.models.device_buffer import DeviceBuffer
+from zojax.models.opt import OPTConfig
+
+SCRIPT = Path(__file__).with_name("loading.py")
+CONFIG = OPTConfig(
+    vocab_size=96,
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    ffn_dim=32,
+    max_position_embeddings=20,
+    word_embed_proj_dim=16,
+)
+
+pytestmark = pytest.mark.xdist_group("processes")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(CONFIG, seed=2)
+
+
+@pytest.mark.parametrize(("data", "shards"), [(1, 4), (2, 2)])
+def test_a_process_reads_what_its_devices_hold(data, shards, model, tmp_path):
+    formats = ("safetensors", "bin")
+    for format in formats:
+        save(model, tmp_path / format, format=format)
+    command = [SCRIPT, data, shards, *(tmp_path / format for format in formats)]
+    with jobs.start(2, command, devices=2) as started:
+        outcomes = jobs.finish(started)
+    assert [(code, err) for code, _, err in outcomes] == [(0, "")] * 2
+    for _, out, _ in outcomes:
+        by_format = json.loads(out.splitlines()[-1])
+        assert {told["hash"] for told in by_format} == {content_hash(model.weights)}
+        told = by_format[0]
+        assert told["read"] == told["held"]
+        # Half of the matrices where the two devices hold half of the shards, else all of them.
+        share = told["read"] / told["whole"]
+        assert 0.5 < share < 0.6 if data == 1 else share == 1
+
+
+def test_what_devices_hold_side_by_side_is_read_at_once():
+    def parts(*bounds):
+        buffer = DeviceBuffer.__new__(DeviceBuffer)
+        buffer._bounds = list(bounds)
+        return buffer.parts
+
+    left, right, far = ((0, 4), (0, 2)), ((0, 4), (2, 4)), ((0, 4), (6, 8))
+    assert parts(left, right, left) == [((0, 4), (0, 4))]
+    assert parts(far, left) == [left, far]
+    corner = ((4, 8), (2, 4))
+    assert parts(left, corner) == [left, corner]  # not the square that they lie in
