@@ -152,7 +152,7 @@ def test_defects_are_copies_of_whole_weights_and_more_than_two_all_reduces_a_lay
     ("text", "reason"),
     [
         (
-            "RESOURCE_EXHAUSTED: Ran out of memory: temporaries (18.45G) exceeds available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: temporaries (18.45G) exceeds available HBM (15.75G).",
             "XLA needs 18.45GiB of 15.75GiB",
         ),
         ("RESOURCE_EXHAUSTED: Used 25.9G of 15.75G hbm.", "XLA needs 25.9GiB of 15.75GiB"),
