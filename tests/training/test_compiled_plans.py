@@ -32,7 +32,7 @@ CASES = [
     pytest.param("opt-66b", "v5p-8", marks=TPU),
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("plans")]
+pytestmark = pytest.mark.slow
 
 
 @functools.cache
