@@ -206,7 +206,7 @@ CheckpointFile = SafetensorsFile | TorchFile
 
 def _read_into(file: io.FileIO, run: np.ndarray) -> int:
     """Fills bytes from a file, which may give them a few at a time; how many there were."""
-    view, done = memoryview(run), 0
+    view, done = memoryview(run.data), 0
     while done < run.size and (count := file.readinto(view[done:])):
         done += count
     return done
