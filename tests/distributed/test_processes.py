@@ -86,18 +86,11 @@ def place(root, tiny_reviews, tmp_path_factory) -> Place:
 
 
 @pytest.fixture(scope="module")
-def alone(place) -> Path:
-    """The run of one process on one device."""
-    config = place.config("alone")
-    train(replace(config, mesh=MeshConfig(1, 1)), QUIET)
-    return Path(config.run.dir)
-
-
-@pytest.fixture(scope="module")
-def two(place) -> tuple[Path, list[jobs.Outcome]]:
-    """The run of two processes of two devices."""
-    with place.start("two", 2, devices=2) as started:
-        return place.directory / "two", jobs.finish(started)
+def undisturbed(place) -> Path:
+    """The run of one process with four devices."""
+    with place.start("undisturbed", 1, devices=4) as started:
+        assert [(code, err) for code, _, err in jobs.finish(started)] == [(0, "")]
+    return place.directory / "undisturbed"
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +116,6 @@ def files(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def test_two_processes_train_as_one_does(alone, two):
-    directory, outcomes = two
-    assert [(code, err) for code, _, err in outcomes] == [(0, "")] * 2
-    np.testing.assert_allclose(losses(directory), losses(alone), rtol=1e-5)
-
-
-def test_only_the_leader_writes_and_tells(alone, two):
-    directory, [(_, told, _), (_, silence, _)] = two
-    assert f"step {STEPS}/{STEPS}" in told
-    assert silence == ""
-    assert files(directory) == files(alone)
-    assert len(list((directory / "tb").iterdir())) == 1
-    assert verify(directory, QUIET) == 0
-
-
 def test_a_killed_process_ends_the_others_in_time_with_one_line(killed):
     directory, outcomes, seconds = killed
     assert seconds < jobs.LOST_AFTER + 15
@@ -149,22 +127,37 @@ def test_a_killed_process_ends_the_others_in_time_with_one_line(killed):
     assert saved_steps(directory / "checkpoints")[0] == CHECKPOINT
 
 
-def test_two_processes_go_on_with_the_run_of_four_to_the_same_bits(killed, two, place):
-    """The mesh is the same, and so every sum."""
+@pytest.fixture(scope="module")
+def on_two(killed, place) -> tuple[Path, list[jobs.Outcome]]:
+    """The run of four, gone on with by two processes of two devices."""
     copy = shutil.copytree(killed[0], place.directory / "on-two")
-    # The copy's own name is not that of its journal's run, but run.* may change.
     with place.start(copy.name, 2, devices=2) as started:
-        told, other = jobs.finish(started)
-    assert (told[0], other[0]) == (0, 0), told[2] + other[2]
-    assert f"going on after step {len(losses(killed[0]))} of {STEPS}" in told[1]
-    assert "without this checkpoint" not in told[1]
-    assert outcome(copy) == outcome(two[0])
+        return copy, jobs.finish(started)
 
 
-def test_one_process_goes_on_with_the_run_of_four_from_its_checkpoint(killed, alone, place):
+def test_four_and_then_two_processes_train_as_one_does_to_the_bit(killed, on_two, undisturbed):
+    """The mesh is the same, and so is every sum."""
+    directory, [(code, told, err), other] = on_two
+    assert (code, err) == (0, "")
+    assert (other[0], other[2]) == (0, "")
+    assert f"going on after step {len(losses(killed[0]))} of {STEPS}" in told
+    assert "without this checkpoint" not in told
+    assert outcome(directory) == outcome(undisturbed)
+    assert verify(directory, QUIET) == 0
+
+
+def test_only_the_leader_writes_and_tells(on_two, undisturbed):
+    directory, [(_, told, _), (_, silence, _)] = on_two
+    assert f"step {STEPS}/{STEPS}" in told
+    assert silence == ""
+    assert files(directory) == files(undisturbed)
+    assert len(list((directory / "tb").iterdir())) == 2  # of four processes, and of two
+
+
+def test_one_process_goes_on_with_the_run_of_four_from_its_checkpoint(killed, undisturbed, place):
     config = place.config("on-one")
     shutil.copytree(killed[0], config.run.dir)
     told = io.StringIO()
     train(replace(config, mesh=MeshConfig(1, 1)), Console(file=told, width=200))
     assert "without this checkpoint" not in told.getvalue()
-    np.testing.assert_allclose(losses(Path(config.run.dir)), losses(alone), rtol=1e-5)
+    np.testing.assert_allclose(losses(Path(config.run.dir)), losses(undisturbed), rtol=1e-5)
