@@ -6,15 +6,14 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
-from zojax import __version__
-from zojax.config import Config, to_dict
+from zojax.config import Config
 from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.scoring import PageShape
-from zojax.training import lock, run_dir, stopping
+from zojax.training import run_dir, stopping
+from zojax.training.begin import begin, check_same, look
 from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
 from zojax.training.checkpoint import CheckpointWriter
 from zojax.training.compiling import CompilationCounter, cancelled_at_end
@@ -30,18 +29,9 @@ from zojax.training.profile import DIRECTORY as PROFILE
 from zojax.training.profile import run_profiled
 from zojax.training.progress import Progress, read_progress
 from zojax.training.rebuild import rebuild
-from zojax.training.replay import (
-    check_data,
-    is_folded,
-)
+from zojax.training.replay import check_data, is_folded
 from zojax.training.report import Reporter
-from zojax.training.setup import (
-    Run,
-    load_model,
-    make_train_source,
-    pack_eval_sets,
-    prepare,
-)
+from zojax.training.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
 from zojax.training.step import TrainState
 
 Tree = Any
@@ -71,44 +61,16 @@ def train(config: Config, console: Console) -> dict[str, Any]:
             "train.steps=N trains it"
         )
     directory = Path(config.run.dir)
-    _check_same(config)
+    check_same(config)
     with ExitStack() as held:
-        begun, result = processes.agree(lambda: _look(directory, config, held))
+        begun, result = processes.agree(lambda: look(directory, config, held))
         if result is not None:
             console.print("this run is finished; --fresh starts it anew")
             return result
         run = prepare(config, console)
         if not begun:
-            processes.agree(lambda: _begin(directory, run, held))
+            processes.agree(lambda: begin(directory, run, held))
         return _train(run, held.enter_context(open_home(directory)), console)
-
-
-def _check_same(config: Config) -> None:
-    """Raises ``InputError`` if another process is to train something else."""
-    given = processes.gather(to_dict(config))
-    for index, theirs in enumerate(given):
-        if theirs != given[0]:
-            raise InputError(
-                f"process {index} of {len(given)} has another configuration than process 0; give "
-                "all the same command and files"
-            )
-
-
-def _look(directory: Path, config: Config, held: ExitStack) -> tuple[bool, dict[str, Any] | None]:
-    """Whether the run has begun, and its result if it is finished; locks one that has begun."""
-    if not run_dir.holds_run(directory, config):
-        return False, None
-    held.enter_context(lock.hold(directory))
-    path = directory / run_dir.RESULT
-    return True, run_dir.read_json(path) if path.exists() else None
-
-
-def _begin(directory: Path, run: Run, held: ExitStack) -> None:
-    """Makes and locks the directory of a run that has not begun."""
-    run_dir.make(directory)
-    held.enter_context(lock.hold(directory))
-    if not run_dir.holds_run(directory, run.config):
-        _create(directory, run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,27 +324,6 @@ def make_evaluator(
         eval_sets,
         run.data.tokenizer,
     )
-
-
-def _create(directory: Path, run: Run) -> None:
-    """Makes the run directory; the journal comes last, for a directory without one is free."""
-    estimator = run.method.estimator
-    header = {
-        "zojax": __version__,
-        "jax": jax.__version__,
-        "config": to_dict(run.config),
-        "base_hash": run.base_hash,
-        "data_hash": run.data_hash,
-        "key_impl": str(jax.random.key_impl(run.key)),
-        "key_data": jax.random.key_data(run.key).tolist(),
-        "num_queries": estimator.num_queries,
-        "num_variants": estimator.num_variants,
-    }
-    try:
-        run_dir.write_json(directory / run_dir.CONFIG, to_dict(run.config))
-        JournalWriter.create(directory / run_dir.JOURNAL, header).close()
-    except OSError as error:
-        raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
 
 
 def _rebuild(
