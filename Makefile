@@ -27,7 +27,7 @@ demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
 	@$(BIN)/zojax train --config configs/demo.py --fresh
 
 test: $(VENV)/.test  ## run all tests
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # XLA's compilers for machines that are not here: a gigabyte or more each, and one an environment.
 .venv-plan-%/.done: pyproject.toml

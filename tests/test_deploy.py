@@ -31,8 +31,6 @@ for job in $(jobs -p); do wait "$job" || code=$?; done
 exit $code
 """
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def program(path: Path, text: str) -> Path:
     path.write_text(text)

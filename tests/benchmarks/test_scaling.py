@@ -14,8 +14,6 @@ from zojax.models.opt import OPTConfig
 
 CONFIG = OPTConfig(64, 16, 2, 2, 32, 64, 16)
 
-pytestmark = pytest.mark.xdist_group("scaling")  # all are of one measurement
-
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_fast():

@@ -21,8 +21,6 @@ CONFIG = OPTConfig(
     word_embed_proj_dim=16,
 )
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 @pytest.fixture(scope="module")
 def model():

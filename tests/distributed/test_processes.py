@@ -43,7 +43,7 @@ ARCHITECTURE = OPTConfig(
     word_embed_proj_dim=32,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 
 class Place:

@@ -14,8 +14,6 @@ from zojax.errors import BAD_INPUT, LOST, TERMINATED
 SCRIPT = Path(__file__).with_name("together.py")
 PREFIX = "zojax: error: "
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 
 def end(what: str, count: int = 2) -> list[jobs.Outcome]:
     with jobs.start(count, [SCRIPT, what]) as started:

@@ -26,7 +26,7 @@ CONFIG = OPTConfig(
 )
 MESHES = ["8x1", "4x2", "2x4", "1x8", "4x2 fsdp"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("meshes")]  # one process, asked often
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,15 @@ def wait_for(stop: Stop, exit_code: int) -> None:
         time.sleep(0.001)
 
 
-def test_ctrl_c_asks_for_a_stop_and_the_second_one_interrupts():
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def handler():
+    """Python's own, which a shell's background jobs do not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_asks_for_a_stop_and_the_second_one_interrupts(handler):
     with listen() as stop:
         assert not stop.is_asked
         signal.raise_signal(signal.SIGINT)

@@ -20,7 +20,7 @@ QUIET = Console(quiet=True)
 STEPS, CHUNK = 30, 10
 
 
-pytestmark = [pytest.mark.usefixtures("compile_cache"), pytest.mark.xdist_group("one run")]
+pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
 @pytest.fixture(scope="module")

@@ -75,10 +75,12 @@ def weight_sharding(layout: Layout) -> Sharding:
 
 
 def layout_of(weights: Tree) -> Layout:
-    """The layout on the devices that these weights are on."""
+    """The layout on the devices that these weights are on; shapes that are nowhere go to one."""
     sharding = jax.tree.leaves(weights)[0].sharding
     if isinstance(sharding, NamedSharding):
         return Layout(sharding.mesh)  # pyright: ignore[reportArgumentType]
+    if sharding is None:
+        return make_layout(1, 1)
     return make_layout(1, 1, devices=sorted(sharding.device_set, key=lambda device: device.id))
 
 
