@@ -308,7 +308,8 @@ def measure(
 
 def _equal(a: Tree, b: Tree) -> bool:
     """Whether two trees hold the same numbers, such as a float16 checkpoint's in two dtypes."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    whole_a, whole_b = dequantise(a), dequantise(b)
+    pairs = zip(jax.tree.leaves(whole_a), jax.tree.leaves(whole_b), strict=True)
     return all(bool((x.astype(jnp.float32) == y.astype(jnp.float32)).all()) for x, y in pairs)
 
 

@@ -123,7 +123,7 @@ def test_figures_are_those_worked_out_by_hand():
 
 @pytest.fixture(scope="module")
 def rows(config):
-    chosen = [m for m in fidelity.METHODS if m.base in ("float32", "bfloat16")]
+    chosen = [m for m in fidelity.METHODS if m.base in ("float32", "bfloat16", "int8")]
     measured = fidelity.measure("tiny", config, PROBES, chosen, Console(quiet=True))
     return {row.method: row for row in measured}
 
@@ -141,6 +141,9 @@ def test_activations_in_float32_leave_the_rounding_of_the_base_alone(rows):
     rounded, kept = rows["zojax bfloat16"], rows["zojax bfloat16, activations float32"]
     assert kept.error < rounded.error / 10
     assert kept.error < kept.error_base / 3
+    int8 = rows["zojax int8, activations float32"]
+    assert int8.error < rows["zojax int8"].error / 10
+    assert int8.error < int8.error_base / 3
 
 
 def test_what_is_measured_is_what_a_configuration_asks_for(config):

@@ -185,10 +185,11 @@ class Watch:
     def _end(self, line: str | None, exit_code: int, is_heard: bool = True) -> None:
         """Tells a line and ends the process, past everything that might wait for the others."""
         self._leaving.acquire()  # for good: the first reason is the reason
-        if line is not None:
-            print(f"zojax: error: {line}", file=sys.stderr)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody reads them any more
+            if line is not None:
+                print(f"zojax: error: {line}", file=sys.stderr)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
         if is_heard:
             self._tell(f"left/{self._index}", "")
         if self._index == 0:
