@@ -130,6 +130,8 @@ def test_the_fewest_devices_that_have_room_are_looked_for(plan, monkeypatch):
 
     def fake(config: Config, model: OPTConfig, target: Target, tokens: int) -> Plan:
         asked.append((target.num_devices, config.mesh.model))
+        if (target.num_devices, config.mesh.model) == (2, None):
+            raise InputError("a mesh that the method does not go with")
         fits = config.mesh.model == 2
         return dataclasses.replace(plan, target=target, step=plan.step if fits else None)
 

@@ -87,8 +87,11 @@ def smallest(
         target = Target(plan.target.chip, num_devices)
         for shards in (None, _most_shards(model, num_devices)):
             mesh = MeshConfig(model=shards, fsdp=config.mesh.fsdp)
-            with console.status(f"{plan.target.name} is too small: trying {target.name}"):
-                other = make_plan(dataclasses.replace(config, mesh=mesh), model, target, tokens)
+            try:
+                with console.status(f"{plan.target.name} is too small: trying {target.name}"):
+                    other = make_plan(dataclasses.replace(config, mesh=mesh), model, target, tokens)
+            except InputError:  # a mesh that the method does not go with, such as MeZO's
+                continue
             if other.fits:
                 return other
     return None
