@@ -15,7 +15,7 @@ from zojax.training import plan_command
 from zojax.training.plan import Bound, Plan, _out_of_memory, make_plan
 from zojax.training.plan_command import read_plan_config, smallest
 from zojax.training.plan_shapes import SST2_TOKENS, architecture, sample_items
-from zojax.training.traffic import Copy
+from zojax.training.traffic import Collective, Copy
 
 D, FFN, LAYERS, VOCABULARY, POSITIONS, RANK = 64, 256, 3, 512, 128, 2
 MODEL = OPTConfig(
@@ -148,6 +148,10 @@ def test_defects_are_copies_of_whole_weights_and_more_than_two_all_reduces_a_lay
     copies = [Copy("c", "copy", 2_000_000_000, 1, True), Copy("d", "fusion", 9, 3, False)]
     bad = dataclasses.replace(plan, step=dataclasses.replace(plan.step, copies=copies), fold=None)
     assert bad.defects == ["the step copies weights: copy of 2.00 GB"]
+    sums = [Collective("all-reduce", 9, 2, MODEL.num_hidden_layers - 1)] * 3
+    for count, defects in ((2, []), (3, ["3 all-reduces a layer"])):
+        step = dataclasses.replace(plan.step, copies=[], exchanges=sums[:count])
+        assert dataclasses.replace(plan, step=step, fold=None).defects == defects
 
 
 @pytest.mark.parametrize(
