@@ -12,7 +12,6 @@ DOES_NOT_FIT = 3
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes as shells give them: 128 + SIGINT, 128 + SIGTERM."""
 
-
 LOST = 75
 """The exit code of a process that lost another of its job: sysexits' EX_TEMPFAIL, "try again"."""
 

@@ -64,14 +64,14 @@ def leaf_dtypes(paths: Iterable[TreePath], dtype: Any) -> dict[TreePath, Any]:
 def quantise(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rounds matrices ``(…, m, n)`` to int8, and gives their float32 scales ``(…, m)`` with them.
 
-    >>> rounded, scale = quantise(np.array([[0.5, -1.0], [0.0, 0.0]], np.float32))
-    >>> rounded.tolist(), (127 * scale).tolist()
+    >>> entries, scale = quantise(np.array([[0.5, -1.0], [0.0, 0.0]], np.float32))
+    >>> entries.tolist(), (127 * scale).tolist()
     ([[64, -127], [0, 0]], [1.0, 0.0])
     """
     weight = weight.astype(np.float32)
     scale = np.abs(weight).max(-1) / np.float32(127)
-    rounded = np.rint(weight / np.where(scale > 0, scale, 1)[..., None])
-    return rounded.astype(np.int8), scale
+    entries = np.rint(weight / np.where(scale > 0, scale, 1)[..., None])
+    return entries.astype(np.int8), scale
 
 
 def rounded(weight: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import jax
@@ -22,8 +23,8 @@ T = TypeVar("T")
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _POLL_SECONDS = 1e-3
 
-# Tracing holds the interpreter's lock, compiling does not: what is traced compiles meanwhile, and
-# two that were traced at a time would both come late.
+# Tracing holds the interpreter's lock, so one thread does it, in the order in which programs are
+# needed. Compiling does not: what is traced compiles meanwhile.
 _AHEAD = "zojax-compiling"
 _TRACING = ThreadPoolExecutor(1, thread_name_prefix=_AHEAD)
 _COMPILING = ThreadPoolExecutor(thread_name_prefix=_AHEAD)
@@ -108,7 +109,9 @@ def compile_buckets(
     def trace(batch: Any) -> "Future[Any]":
         return _COMPILING.submit(jitted.lower(*shapes, batch).compile)
 
-    return Executables({bucket: _TRACING.submit(trace, batch) for bucket, batch in batches.items()})
+    return Executables(
+        {bucket: trace_ahead(partial(trace, batch)) for bucket, batch in batches.items()}
+    )
 
 
 def shapes_of(tree: T) -> T:
