@@ -77,7 +77,13 @@ def test_bytes_are_those_of_weights_adapters_and_what_the_programs_take(plan):
 
 def test_the_bound_is_the_dearest_of_products_memory_and_links(plan):
     """Counted by hand: pages of 52 places, with one example and with three."""
-    assert plan.batch == {"tokens": 96, "places": 104, "pages": 2, "variants": VARIANTS}
+    assert plan.batch == {
+        "tokens": 96,
+        "parts": 1,
+        "places": 104,
+        "pages": 2,
+        "variants": VARIANTS,
+    }
     page, tokens, reads = 52, VARIANTS * 104, VARIANTS * 2 * 3
     layer, key_value = 4 * D * D + 2 * D * FFN, 2 * D * D
     products = 2 * (LAYERS - 1) * tokens * layer
@@ -148,10 +154,12 @@ def test_defects_are_copies_of_whole_weights_and_more_than_two_all_reduces_a_lay
     copies = [Copy("c", "copy", 2_000_000_000, 1, True), Copy("d", "fusion", 9, 3, False)]
     bad = dataclasses.replace(plan, step=dataclasses.replace(plan.step, copies=copies), fold=None)
     assert bad.defects == ["the step copies weights: copy of 2.00 GB"]
-    sums = [Collective("all-reduce", 9, 2, MODEL.num_hidden_layers - 1)] * 3
-    for count, defects in ((2, []), (3, ["3 all-reduces a layer"])):
-        step = dataclasses.replace(plan.step, copies=[], exchanges=sums[:count])
-        assert dataclasses.replace(plan, step=step, fold=None).defects == defects
+    for a_layer, parts, defects in ((2, 1, []), (3, 1, ["3 all-reduces a layer"]), (2, 4, [])):
+        in_layers = [Collective("all-reduce", 9, 2, parts * LAYERS)] * a_layer
+        outside = [Collective("all-reduce", 9, 2, parts)] * 2
+        step = dataclasses.replace(plan.step, copies=[], exchanges=in_layers + outside)
+        batch = {**plan.batch, "parts": parts}
+        assert dataclasses.replace(plan, step=step, fold=None, batch=batch).defects == defects
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from zojax.errors import InputError
 from zojax.models.layers import STACKED
 from zojax.models.opt import OPTConfig
 from zojax.training import hlo, traffic
+from zojax.training.compiling import cancelled_at_end
 from zojax.training.loop import compile_programs
 from zojax.training.placement import layout_on, weight_sharding
 from zojax.training.plan_shapes import RunShapes, bytes_of, run_shapes, widen_pages
@@ -95,7 +96,7 @@ class Plan:
         target: the devices.
         mesh: shards of the pages and of the weights.
         num_layers: of the model.
-        batch: tokens, places for them, pages and variants of a step.
+        batch: tokens of a step, its parts, places in them all, a part's pages and their variants.
         kinds: bytes on a device of what lives as long as the run.
         interval: steps from fold to fold; 0 is never.
         step: the compiled step; None if it was not compiled.
@@ -133,10 +134,10 @@ class Plan:
 
     @property
     def reduces_per_layer(self) -> int:
-        """All-reduces in the body of the loop over the layers."""
+        """All-reduces of a layer in one pass; the embeddings and the scores have one each."""
         exchanges = self.step.exchanges if self.step else ()
-        body = [e for e in exchanges if e.kind == "all-reduce" and e.times >= self.num_layers - 1]
-        return len(body)
+        count = sum(e.times for e in exchanges if e.kind == "all-reduce")
+        return max(0, round((count / self.batch["parts"] - 2) / self.num_layers))
 
     @property
     def defects(self) -> list[str]:
@@ -198,6 +199,7 @@ def make_plan(
         model.num_hidden_layers,
         {
             "tokens": tokens,
+            "parts": parts,
             "places": parts * bucket.pages * bucket.tokens,
             "pages": bucket.pages,
             "variants": shapes.run.method.estimator.num_variants,
@@ -254,8 +256,9 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
         shapes.batches,
         steps=max(run.config.train.steps, interval),
     )
-    [step] = programs.step.values()
-    fold = programs.folding and programs.folding.result()
+    with cancelled_at_end(programs):  # of the fold, if XLA refuses the step
+        [step] = programs.step.values()
+        fold = programs.folding and programs.folding.result()
     if isinstance(fold, BesideWeights):
         fold = fold.program
     shares = matrix_shares(shapes)
