@@ -39,7 +39,7 @@ test: $(VENV)/.test  ## run all tests
 
 plan-test: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## compile plans for GPUs and TPUs (minutes)
 	@for kind in gpu tpu; do \
-	  .venv-plan-$$kind/bin/python -m pytest tests/training/test_compiled_plans.py || exit; done
+	  ZOJAX_PLANS=$$kind .venv-plan-$$kind/bin/python -m pytest tests/training/test_compiled_plans.py || exit; done
 
 scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (half an hour)
 	@.venv-plan-gpu/bin/python benchmarks/scale.py --write-docs

@@ -1,12 +1,14 @@
 """Plans of published sizes, compiled by XLA's GPU and TPU compilers: ``make plan-test``.
 
-Each compiler is large and wants an environment of its own, so these are skipped where it is absent.
+Each compiler is large and wants an environment of its own, so these are skipped where it is absent,
+unless ``ZOJAX_PLANS`` names it: then they fail.
 """
 
 import functools
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from typing import Any
@@ -16,13 +18,16 @@ import pytest
 from zojax.models.opt_shapes import OPT_SHAPES
 from zojax.models.tensor_names import tensor_shapes
 
-_MISSING = "the compiler is absent; make plan-test installs it"
-GPU = pytest.mark.skipif(
-    importlib.util.find_spec("jax_cuda12_plugin") is None, reason=f"zojax[plan-gpu]: {_MISSING}"
-)
-TPU = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason=f"zojax[plan-tpu]: {_MISSING}"
-)
+
+def needs(compiler: str, module: str) -> pytest.MarkDecorator:
+    absent = importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(
+        absent and os.environ.get("ZOJAX_PLANS") != compiler,
+        reason=f"zojax[plan-{compiler}]: the compiler is absent; make plan-test installs it",
+    )
+
+
+GPU, TPU = needs("gpu", "jax_cuda12_plugin"), needs("tpu", "libtpu")
 
 CASES = [
     pytest.param("opt-13b", "h100x1", marks=GPU),
@@ -80,6 +85,12 @@ def test_no_weight_is_gathered_or_copied_and_a_layer_adds_up_twice_at_most(model
         assert told["all_reduces_per_layer"] == 2
         # Beside the layers', the embeddings' and the scores'.
         assert told["programs"]["step"]["collectives"]["all-reduce"]["times"] <= 2 * layers + 2
+
+
+@GPU
+def test_gpus_read_the_layers_where_they_lie():
+    _, told = planned("opt-13b", "h100x1")
+    assert told["programs"]["step"]["layer_sized_copies"] == []
 
 
 @GPU
