@@ -40,7 +40,7 @@ class TimedStep:
         state = init_state(self.run.method, self._weights, self.run.key)
         self._state = jax.device_put(state, state_shardings(self.run.method, self._weights))
         started = time.perf_counter()
-        self._programs = compile_programs(
+        programs = compile_programs(
             self._weights,
             self._state,
             self.run.key,
@@ -49,7 +49,8 @@ class TimedStep:
             place(source.abstract, layout_of(self._weights)),
             steps=config.train.steps,
         )
-        self.executables = dict(self._programs.step)  # waits for all of them
+        self.executables = dict(programs.step)  # waits for all of them
+        self._end_interval = programs.fold and programs.fold.get()
         self.compile_seconds = time.perf_counter() - started
 
     def __call__(self, step: int) -> tuple[float, StepRecord]:
@@ -60,8 +61,8 @@ class TimedStep:
         started = time.perf_counter()
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)
-        if ends_interval(self.run.method, step + 1):
-            self._weights, self._state = self._programs.fold(self._weights, self._state, key)
+        if self._end_interval and ends_interval(self.run.method, step + 1):
+            self._weights, self._state = self._end_interval(self._weights, self._state, key)
         jax.block_until_ready((self._weights, self._state, record))
         return time.perf_counter() - started, record
 

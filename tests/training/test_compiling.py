@@ -1,6 +1,7 @@
 """Programs are compiled in the background, in order, and none that nobody will use."""
 
-from threading import Event
+from concurrent.futures import CancelledError
+from threading import Event, Timer
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from zojax.scoring import PageShape
-from zojax.training.compiling import CompilationCounter, compile_buckets, shapes_of, trace_ahead
+from zojax.training.compiling import Ahead, CompilationCounter, compile_buckets, shapes_of
 from zojax.training.stopping import NEVER, Halted, Stop
 
 BUCKETS = [PageShape(1, tokens, 1, 1) for tokens in (24, 8, 16)]
@@ -18,9 +19,17 @@ BUCKETS = [PageShape(1, tokens, 1, 1) for tokens in (24, 8, 16)]
 def held():
     """Nothing is traced before this is set."""
     release = Event()
-    trace_ahead(release.wait)
+    hold_until(release)
     yield release
     release.set()
+
+
+def hold_until(release):
+    def trace():
+        release.wait()
+        return lambda: None
+
+    return Ahead(trace)
 
 
 def compiled(function, *args, **kwargs):
@@ -41,28 +50,55 @@ def test_each_bucket_gets_its_own_in_their_order():
         assert executables[bucket](jnp.float32(2), np.ones(bucket.tokens, np.float32)) == (
             2 + bucket.tokens
         )
-        assert executables.is_there(bucket)
+        assert executables.ahead[bucket].is_there
     assert traced == [24, 8, 16]
 
 
 def test_what_is_not_there_is_waited_for_unless_a_stop_is_asked_for(held):
-    executables, stop = compiled(jnp.sum), Stop()
+    ahead, stop = compiled(jnp.sum).ahead[BUCKETS[0]], Stop()
     stop.exit_code = 143
-    assert not executables.is_there(BUCKETS[0])
+    assert not ahead.is_there
     with pytest.raises(Halted):
-        executables.get_unless(stop, BUCKETS[0])
+        ahead.get_unless(stop)
     held.set()
-    assert executables.get_unless(NEVER, BUCKETS[0])(np.ones(24, np.float32)) == 24
-    assert executables.get_unless(stop, BUCKETS[0]) is executables[BUCKETS[0]]
+    assert ahead.get_unless(NEVER)(np.ones(24, np.float32)) == 24
+    assert ahead.get_unless(stop) is ahead.get()
 
 
-def test_nothing_is_compiled_after_a_cancel(held):
+def test_nothing_is_traced_after_a_cancel(held):
     traced = []
     executables = compiled(lambda batch: traced.append(batch.shape) or batch)
     executables.cancel()
     held.set()
-    trace_ahead(lambda: None).result()
+    hold_until(held).get()
     assert traced == []
+
+
+def test_what_was_being_traced_at_a_cancel_is_not_compiled():
+    begun, release, compiled = Event(), Event(), []
+
+    def trace():
+        begun.set()
+        release.wait()
+        return lambda: compiled.append(1)
+
+    ahead = Ahead(trace)
+    begun.wait()
+    ahead.cancel()
+    release.set()
+    with pytest.raises(CancelledError):
+        ahead.get()
+    assert compiled == []
+
+
+def test_compiling_holds_up_no_tracing():
+    release = Event()
+    slow, quick = Ahead(lambda: release.wait), Ahead(lambda: lambda: "quick")
+    Timer(60, release.set).start()
+    assert quick.get() == "quick"
+    assert not slow.is_there
+    release.set()
+    assert slow.get()
 
 
 def test_arrays_may_be_used_up_before_they_are_traced(held):
@@ -96,4 +132,4 @@ def test_an_error_while_tracing_is_raised_where_the_program_is_asked_for():
         raise ValueError("a model of stone")
 
     with pytest.raises(ValueError, match="of stone"):
-        compiled(wrong).get_unless(NEVER, BUCKETS[0])
+        compiled(wrong).ahead[BUCKETS[0]].get_unless(NEVER)

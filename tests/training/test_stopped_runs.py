@@ -1,7 +1,6 @@
 """A stop is heard wherever a run is, and the same command then ends as if there had been none."""
 
 import sys
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Timer
@@ -13,7 +12,7 @@ from tests.training.outcomes import outcome
 from zojax.config import Config, apply_overrides
 from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.training import Stopped, evaluate, rebuild, run_dir, stopping, train
-from zojax.training.compiling import Executables, trace_ahead
+from zojax.training.compiling import Ahead, Executables
 from zojax.training.progress import Progress
 from zojax.training.report import Reporter
 from zojax.training.stopping import Stop
@@ -70,14 +69,12 @@ def count_batches(monkeypatch):
 
 
 def made_ahead(programs: dict) -> Executables:
-    """Programs that are there."""
+    """Programs that need no compiling."""
 
-    def done(value) -> Future:
-        future = Future()
-        future.set_result(value)
-        return future
+    def ahead(program) -> Ahead:
+        return Ahead(lambda: lambda: program)
 
-    return Executables({bucket: done(done(program)) for bucket, program in programs.items()})
+    return Executables({bucket: ahead(program) for bucket, program in programs.items()})
 
 
 def go_on(config: Config, monkeypatch) -> dict:
@@ -133,26 +130,26 @@ def test_a_few_batches_at_most_are_in_flight(config, count_batches, monkeypatch)
 @pytest.mark.parametrize("program", ["an evaluation", "a step"])
 def test_a_stop_is_heard_while_a_program_is_waited_for(config, stop, monkeypatch, program):
     """Which would take for ever, since what is to be traced next is held up."""
-    release, get, held = Event(), Executables.get_unless, []
+    release, get, held = Event(), Ahead.get_unless, []
 
     def hold(name: str):
         real = getattr(_TRAIN, name)
 
         def make(*args, **kwargs):
-            trace_ahead(release.wait)
+            Ahead(lambda: release.wait() and dict)
             held.append(real(*args, **kwargs))
             return held[0]
 
         monkeypatch.setattr(_TRAIN, name, make)
 
-    def get_held(executables, stop, bucket):
-        if program == "an evaluation" or executables is held[0].step:
-            assert not executables.is_there(bucket)
+    def get_held(ahead, stop):
+        if program == "an evaluation" or ahead in held[0].step.ahead.values():
+            assert not ahead.is_there
             Timer(0.1, setattr, (stop, "exit_code", TERMINATED)).start()
-        return get(executables, stop, bucket)
+        return get(ahead, stop)
 
     hold("make_evaluator" if program == "an evaluation" else "compile_programs")
-    monkeypatch.setattr(Executables, "get_unless", get_held)
+    monkeypatch.setattr(Ahead, "get_unless", get_held)
     try:
         with pytest.raises(Stopped, match="after step 0 of 4"):
             train(config, QUIET)

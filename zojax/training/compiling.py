@@ -7,10 +7,10 @@ evaluates, and takes its first steps, while the other buckets' are being made.
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.monitoring
@@ -30,9 +30,48 @@ _TRACING = ThreadPoolExecutor(1, thread_name_prefix=_AHEAD)
 _COMPILING = ThreadPoolExecutor(thread_name_prefix=_AHEAD)
 
 
-def trace_ahead(make: Callable[[], T]) -> "Future[T]":
-    """Calls ``make()`` in the background, after all that was given here before."""
-    return _TRACING.submit(make)
+class Ahead(Generic[T]):
+    """Something that is traced and then compiled in the background, after all begun before it.
+
+    Args:
+        trace: called in the thread that traces; gives what compiles it, called in another.
+    """
+
+    def __init__(self, trace: Callable[[], Callable[[], T]]):
+        self._is_cancelled = threading.Event()
+        self._traced = _TRACING.submit(self._trace, trace)
+
+    def _trace(self, trace: Callable[[], Callable[[], T]]) -> "Future[T]":
+        return _COMPILING.submit(self._compile, trace())
+
+    def _compile(self, compile: Callable[[], T]) -> T:
+        if self._is_cancelled.is_set():
+            raise CancelledError
+        return compile()
+
+    def get(self) -> T:
+        """What was compiled, once it is there; raises what tracing or compiling raised."""
+        return self._traced.result().result()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it need not be waited for."""
+        traced = self._traced
+        if not traced.done():
+            return False
+        return traced.cancelled() or bool(traced.exception()) or traced.result().done()
+
+    def get_unless(self, stop: Stop) -> T:
+        """:meth:`get`; raises ``Halted`` if a stop is asked for before it is there."""
+        while not self.is_there:
+            stop.check()
+            time.sleep(_POLL_SECONDS)
+        return self.get()
+
+    def cancel(self) -> None:
+        """Begins no more of it: what is being traced is not compiled."""
+        self._is_cancelled.set()
+        self._traced.cancel()
 
 
 class Cancellable(Protocol):
@@ -55,35 +94,22 @@ def cancelled_at_end(*ahead: Cancellable) -> Iterator[None]:
 class Executables(Mapping[PageShape, Callable[..., Any]]):
     """The executables of some buckets, each of which is waited for when it is asked for."""
 
-    def __init__(self, traced: "Mapping[PageShape, Future[Future[Any]]]"):
-        self._traced = dict(traced)
+    def __init__(self, ahead: Mapping[PageShape, Ahead[Callable[..., Any]]]):
+        self.ahead = dict(ahead)
 
     def __getitem__(self, bucket: PageShape) -> Callable[..., Any]:
-        return self._traced[bucket].result().result()
+        return self.ahead[bucket].get()
 
     def __iter__(self) -> Iterator[PageShape]:
-        return iter(self._traced)
+        return iter(self.ahead)
 
     def __len__(self) -> int:
-        return len(self._traced)
-
-    def is_there(self, bucket: PageShape) -> bool:
-        """Whether a bucket's need not be waited for."""
-        traced = self._traced[bucket]
-        return traced.done() and (traced.cancelled() or traced.result().done())
-
-    def get_unless(self, stop: Stop, bucket: PageShape) -> Callable[..., Any]:
-        """A bucket's; raises ``Halted`` if a stop is asked for before it is there."""
-        while not self.is_there(bucket):
-            stop.check()
-            time.sleep(_POLL_SECONDS)
-        return self[bucket]
+        return len(self.ahead)
 
     def cancel(self) -> None:
         """Begins no more of them."""
-        for traced in self._traced.values():
-            if not traced.cancel() and traced.done() and traced.exception() is None:
-                traced.result().cancel()
+        for each in self.ahead.values():
+            each.cancel()
 
 
 def compile_buckets(
@@ -106,12 +132,10 @@ def compile_buckets(
     jitted = jax.jit(function, donate_argnums=donate_argnums, out_shardings=out_shardings)
     shapes = shapes_of(args)  # of arrays that may be used up before all is traced
 
-    def trace(batch: Any) -> "Future[Any]":
-        return _COMPILING.submit(jitted.lower(*shapes, batch).compile)
+    def trace(batch: Any) -> Callable[[], Any]:
+        return jitted.lower(*shapes, batch).compile
 
-    return Executables(
-        {bucket: trace_ahead(partial(trace, batch)) for bucket, batch in batches.items()}
-    )
+    return Executables({bucket: Ahead(partial(trace, batch)) for bucket, batch in batches.items()})
 
 
 def shapes_of(tree: T) -> T:

@@ -175,7 +175,7 @@ class Evaluator:
             stop.check()
             if len(in_flight) == _IN_FLIGHT:
                 fetch()
-            score_batch = self._executables[bucket].get_unless(stop, bucket)
+            score_batch = self._executables[bucket].ahead[bucket].get_unless(stop)
             placed = place(batch, self._layout)
             in_flight.append((group, score_batch(weights, carry, placed)))
         while in_flight:

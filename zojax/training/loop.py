@@ -5,7 +5,6 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training.batches import prefetch
-from zojax.training.compiling import Executables, compile_buckets, shapes_of, trace_ahead
+from zojax.training.compiling import Ahead, Executables, compile_buckets, shapes_of
 from zojax.training.journal import SKIPPED, JournalWriter
 from zojax.training.metrics import step_metrics
 from zojax.training.placement import layout_of, place
@@ -49,22 +48,25 @@ class Programs:
 
     Attributes:
         step: one executable a bucket, ``(weights, state, key, rate, batch) -> (state, record)``.
-        folding: a future of the program of an interval's end; None where the run comes to none.
+        fold: an interval's end; None where the run comes to none.
     """
 
     step: Executables
-    folding: "Future[IntervalProgram] | None"
+    fold: Ahead[IntervalProgram] | None
 
-    def fold(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
-        """What an interval's end makes of weights and state, which are used up."""
-        assert self.folding is not None
-        return self.folding.result()(weights, state, key)
+    def needed(self, bucket: PageShape, *, fold: bool) -> list[Ahead[Any]]:
+        """A step's executable, and that of the interval's end if the step is the last in it."""
+        needed: list[Ahead[Any]] = [self.step.ahead[bucket]]
+        if fold:
+            assert self.fold is not None
+            needed.append(self.fold)
+        return needed
 
     def cancel(self) -> None:
         """Begins to compile no more."""
         self.step.cancel()
-        if self.folding is not None:
-            self.folding.cancel()
+        if self.fold is not None:
+            self.fold.cancel()
 
 
 def compile_programs(
@@ -94,8 +96,8 @@ def compile_programs(
     if not reaches_interval_end(method, steps):
         return Programs(executables, None)
     shapes = shapes_of((weights, state, key))
-    fold = trace_ahead(functools.partial(interval_program, method, places, shapes))
-    return Programs(executables, fold)
+    fold = interval_program(method, places)
+    return Programs(executables, Ahead(functools.partial(fold.trace, *shapes)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,17 +223,18 @@ class Trainer:
             if stop.is_asked:
                 break
             bucket, batch, counted = next(batches)
-            waited |= not self.programs.step.is_there(bucket)
-            try:
-                train_step = self.programs.step.get_unless(stop, bucket)
+            needed = self.programs.needed(bucket, fold=ends_interval(self._method, step + 1))
+            waited |= not all(ahead.is_there for ahead in needed)
+            try:  # before anything is used up
+                train_step, *fold = [ahead.get_unless(stop) for ahead in needed]
             except Halted:
                 break
             learning_rate = self._method.learning_rates[step]
             self.state, record = train_step(
                 self.weights, self.state, self._key, learning_rate, batch
             )
-            if ends_interval(self._method, step + 1):
-                self.weights, self.state = self.programs.fold(self.weights, self.state, self._key)
+            for end_interval in fold:
+                self.weights, self.state = end_interval(self.weights, self.state, self._key)
             records.append(record)
             tokens.append(counted)
         return records, tokens, waited

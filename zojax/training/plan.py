@@ -23,7 +23,7 @@ from zojax.training.loop import compile_programs
 from zojax.training.placement import layout_on, weight_sharding
 from zojax.training.plan_shapes import RunShapes, bytes_of, run_shapes, widen_pages
 from zojax.training.products import EXACT, count_products
-from zojax.training.step import BesideWeights, train_step
+from zojax.training.step import train_step
 
 Tree = Any
 
@@ -258,9 +258,7 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
     )
     with cancelled_at_end(programs):  # of the fold, if XLA refuses the step
         [step] = programs.step.values()
-        fold = programs.folding and programs.folding.result()
-    if isinstance(fold, BesideWeights):
-        fold = fold.program
+        fold = programs.fold and programs.fold.get().program
     shares = matrix_shares(shapes)
     # A fold moves a table as it moves a layer: by a product that is as large as that matrix.
     by_matrix = [share if len(share) == 3 else (1, *share) for share in shares]

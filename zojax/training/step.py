@@ -276,25 +276,43 @@ def next_interval(
     return weights, after
 
 
-IntervalProgram = Callable[..., tuple[Tree, TrainState]]
-"""``(weights, state, key) -> (weights, state)``; uses up the state, and weights that it moves."""
-
-
-def interval_program(
-    method: Method,
-    shardings: tuple[Tree, TrainState | None] = (None, None),
-    arrays: tuple[Tree, TrainState, jax.Array] | None = None,
-) -> IntervalProgram:
+@dataclasses.dataclass(frozen=True)
+class IntervalProgram:
     """:func:`next_interval` as a program.
 
     Weights that no fold moves are the base model's, which others go on with: they are not even
     given to the program, which would copy or use them up.
 
+    Attributes:
+        program: as compiled or jitted.
+        moves_weights: whether it has them; it is for no weights otherwise.
+    """
+
+    program: Any
+    moves_weights: bool
+
+    def __call__(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
+        """The new weights and state; uses up the state, and weights that it moves."""
+        given = weights if self.moves_weights else {}
+        moved, state = self.program(given, state, key)
+        return (moved if self.moves_weights else weights), state
+
+    def trace(
+        self, weights: Tree, state: TrainState, key: jax.Array
+    ) -> "Callable[[], IntervalProgram]":
+        """Traces it for arrays, or for their shapes, and gives what compiles it."""
+        lowered = self.program.lower(weights if self.moves_weights else {}, state, key)
+        return lambda: dataclasses.replace(self, program=lowered.compile())
+
+
+def interval_program(
+    method: Method, shardings: tuple[Tree, TrainState | None] = (None, None)
+) -> IntervalProgram:
+    """:func:`next_interval`, jitted.
+
     Args:
         method: static.
         shardings: of weights and state, which they keep; None leaves them to the compiler.
-        arrays: weights, state and key, or their shapes, to compile it for now; None compiles it
-            when it is first called.
     """
     moves_weights = bool(method.estimator.space.folded)
     program = jax.jit(
@@ -302,25 +320,7 @@ def interval_program(
         donate_argnums=(0, 1),
         out_shardings=shardings if moves_weights else ({}, shardings[1]),
     )
-    if arrays is not None:
-        weights, state, key = arrays
-        program = program.lower(weights if moves_weights else {}, state, key).compile()
-    return program if moves_weights else BesideWeights(program)
-
-
-@dataclasses.dataclass(frozen=True)
-class BesideWeights:
-    """An interval's program that moves no weights.
-
-    Attributes:
-        program: as compiled or jitted, for no weights.
-    """
-
-    program: Callable[..., tuple[Tree, TrainState]]
-
-    def __call__(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
-        """The weights as they are, and the new state."""
-        return weights, self.program({}, state, key)[1]
+    return IntervalProgram(program, moves_weights)
 
 
 def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
