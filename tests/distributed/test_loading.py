@@ -1,11 +1,14 @@
-"""Each process reads of a checkpoint what its devices hold, and no more."""
+"""Each process reads of a checkpoint what its devices hold, and all generate the same with it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests.distributed import jobs
+from tests.distributed.loading import generated
 from zojax.models import content_hash, random_model, save
 from zojax.models.device_buffer import DeviceBuffer
 from zojax.models.opt import OPTConfig
@@ -24,7 +27,9 @@ CONFIG = OPTConfig(
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(CONFIG, seed=2)
+    small = random_model(CONFIG, seed=2)
+    # Logits far enough apart that no order of sums makes another token the largest.
+    return dataclasses.replace(small, weights=jax.tree.map(lambda leaf: 20 * leaf, small.weights))
 
 
 @pytest.mark.parametrize(("data", "shards"), [(1, 4), (2, 2)])
@@ -39,6 +44,7 @@ def test_a_process_reads_what_its_devices_hold(data, shards, model, tmp_path):
     for _, out, _ in outcomes:
         by_format = json.loads(out.splitlines()[-1])
         assert {told["hash"] for told in by_format} == {content_hash(model.weights)}
+        assert [told["generated"] for told in by_format] == [generated(model)] * 2
         told = by_format[0]
         assert told["read"] == told["held"]
         # Half of the matrices where the two devices hold half of the shards, else all of them.

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.distributed.methods_on_meshes import METHODS, STEPS
 from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
 
@@ -30,25 +32,41 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def told(root, tiny_reviews, tmp_path_factory) -> dict[str, Any]:
-    """What ``on_meshes.py`` prints; V is redrawn three times in these runs."""
+def ask(root, tiny_reviews, tmp_path_factory) -> Callable[[str], dict[str, Any]]:
+    """What a script beside this file prints, of 8 virtual devices."""
     directory = tmp_path_factory.mktemp("meshes")
     model = directory / "model"
     save(random_model(CONFIG, seed=3), model)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(root / "demo" / "model" / name, model)
-    script = Path(__file__).with_name("on_meshes.py")
-    command = [sys.executable, str(script), str(model), str(tiny_reviews), str(directory)]
     settings = {
         # Compiling is most of the time here, and what it makes is hardly run.
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
-    environment = {**os.environ, **settings}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+
+    def ask(script: str) -> dict[str, Any]:
+        path = Path(__file__).with_name(script)
+        command = [sys.executable, str(path), str(model), str(tiny_reviews), str(directory)]
+        environment = {**os.environ, **settings}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return ask
+
+
+@pytest.fixture(scope="module")
+def told(ask) -> dict[str, Any]:
+    """What ``on_meshes.py`` prints; V is redrawn three times in these runs."""
+    return ask("on_meshes.py")
+
+
+@pytest.fixture(scope="module")
+def told_by_method(ask) -> dict[str, Any]:
+    """What ``methods_on_meshes.py`` prints."""
+    return ask("methods_on_meshes.py")
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -100,3 +118,12 @@ def test_nothing_is_compiled_after_start_up(mesh, told):
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(told):
     """To the bits that a replay of the journal gives on a third."""
     assert told["restored"] == told["replayed"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_of_every_kind_train_on_a_mesh_as_on_one_device(method, told_by_method):
+    """Up to the rounding of sums that are added up in another order."""
+    on_mesh, reference = (np.array(told_by_method[method][name]) for name in ("mesh", "device"))
+    assert len(reference) == STEPS
+    assert len(np.unique(reference)) == reference.size  # it does probe, and does learn
+    np.testing.assert_allclose(on_mesh, reference, rtol=1e-5)
