@@ -79,6 +79,15 @@ def test_a_mistake_of_one_is_dumped_there_alone():
     assert dump.startswith("Traceback")
 
 
+def test_a_process_that_goes_another_way_is_an_error_and_reads_nothing_of_the_others():
+    (code, _, err), (other, out, dump) = end("other_ways")
+    mistake = "RuntimeError: process 0 is at 'left' where process 1 is at 'right'"
+    assert (code, err) == (1, f"{PREFIX}process 1 of 2: {mistake}\n")
+    assert other == 1
+    assert "leader" not in out
+    assert dump.splitlines()[-1] == mistake
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [

@@ -18,12 +18,12 @@ from zojax.errors import TERMINATED, InputError
 def agreement() -> None:
     """Prints what each process learns."""
     index = processes.index()
-    print(processes.agree(lambda: ["leader", index, 0.1]))
-    print(processes.gather(index))
-    print(processes.everywhere(lambda: index))
+    print(processes.agree("a list", lambda: ["leader", index, 0.1]))
+    print(processes.gather("index", index))
+    print(processes.everywhere("index", lambda: index))
     for ask, whose in ((processes.agree, 0), (processes.everywhere, 1)):
         try:
-            ask(functools.partial(complain, whose))
+            ask("a complaint", functools.partial(complain, whose))
         except InputError as error:
             print(error)
 
@@ -54,13 +54,19 @@ def stop_one() -> None:
 def bad_input() -> None:
     """One cannot go on, while the others wait for it."""
     complain(1)
-    processes.gather(None)
+    processes.gather("nothing", None)
+
+
+def other_ways() -> None:
+    """One goes another way than the others, and both ways ask for an agreement."""
+    way = ["left", "right"][processes.index() == 1]
+    print(processes.agree(way, lambda: f"the leader went {way}"))
 
 
 def error() -> None:
     if processes.index() == 1:
         raise ZeroDivisionError("a mistake")
-    processes.gather(None)
+    processes.gather("nothing", None)
 
 
 def main(what: str) -> None:

@@ -107,68 +107,94 @@ def is_leader() -> bool:
     return index() == 0
 
 
-def agree(make: Callable[[], T]) -> T:
+def agree(name: str, make: Callable[[], T]) -> T:
     """What ``make()`` gives on the leader, on every process; it is called there alone.
 
-    All processes call this in the same order, from their main threads.
+    All processes call this, :func:`gather` and :func:`everywhere` in the same order, from their
+    main threads.
 
     Args:
+        name: what this is about, the same on all.
         make: gives what JSON can hold.
 
     Raises:
         InputError: ``make`` raised it.
+        RuntimeError: the leader is at something else, so this process went another way.
 
     Example:
-        >>> agree(lambda: [1, 2])
+        >>> agree("two numbers", lambda: [1, 2])
         [1, 2]
     """
     if is_alone():
         return make()
-    key = f"zojax/agree/{next(_calls)}"
+    call = next(_calls)
     if is_leader():
-        told = json.dumps(_outcome(make))
-        _client().key_value_set(key, told)
-    else:
-        told = _client().blocking_key_value_get(key, _FOREVER_MS)
-    outcome = json.loads(told)
+        _tell(call, name, _outcome(make))
+    outcome = _hear(call, name, 0)
     if "error" in outcome:
         raise InputError(outcome["error"])
     return outcome["value"]
 
 
-def gather(value: T) -> list[T]:
+def gather(name: str, value: T) -> list[T]:
     """What each process gives, in their order, on every process; waits for all of them.
 
     Args:
+        name: what this is about, the same on all.
         value: what JSON can hold.
 
+    Raises:
+        RuntimeError: another process is at something else.
+
     Example:
-        >>> gather("one")
+        >>> gather("a word", "one")
         ['one']
     """
     if is_alone():
         return [value]
-    directory = f"zojax/gather/{next(_calls)}"
-    _client().key_value_set(f"{directory}/{index()}", json.dumps(value))
-    keys = [f"{directory}/{process}" for process in range(count())]
-    return [json.loads(_client().blocking_key_value_get(key, _FOREVER_MS)) for key in keys]
+    call = next(_calls)
+    _tell(call, name, value)
+    return [_hear(call, name, process) for process in range(count())]
 
 
-def everywhere(make: Callable[[], T]) -> T:
+def everywhere(name: str, make: Callable[[], T]) -> T:
     """What ``make()`` gives on this process, if it succeeds on all of them.
+
+    Args:
+        name: what this is about, the same on all.
+        make: may do what all processes must do together, if none can fail before the others have.
 
     Raises:
         InputError: on every process, if ``make`` raised it on any.
+        RuntimeError: another process is at something else.
     """
     if is_alone():
         return make()
     result: list[T] = []
-    outcomes = gather(_outcome(lambda: result.append(make())))
+    outcomes = gather(name, _outcome(lambda: result.append(make())))
     for process, outcome in enumerate(outcomes):
         if "error" in outcome:
             where = "" if process == 0 else f"process {process} of {count()}: "
             raise InputError(where + outcome["error"])
     return result[0]
+
+
+def _tell(call: int, name: str, value: Any) -> None:
+    _client().key_value_set(f"zojax/told/{call}/{index()}", json.dumps([name, value]))
+
+
+def _hear(call: int, name: str, process: int) -> Any:
+    """What a process tells in a call, if it calls it by the same name.
+
+    The name is not in the key: nobody would ever write the key of one who went another way.
+    """
+    told = _client().blocking_key_value_get(f"zojax/told/{call}/{process}", _FOREVER_MS)
+    theirs, value = json.loads(told)
+    if theirs != name:
+        raise RuntimeError(
+            f"process {process} is at {theirs!r} where process {index()} is at {name!r}"
+        )
+    return value
 
 
 def _outcome(make: Callable[[], Any]) -> dict[str, Any]:
@@ -196,7 +222,7 @@ def together() -> Iterator[None]:
     _watch = watch = Watch(_client(), host, index(), count(), seconds)
     try:
         yield
-        gather(None)
+        gather("the end", None)
         watch.close()
     except InputError as error:
         watch.fail(as_line(error), BAD_INPUT)

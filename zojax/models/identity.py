@@ -34,7 +34,7 @@ def content_hash(weights: Any) -> str:
         for part in _parts(path, leaf):
             digest.update(np.ascontiguousarray(part).view(np.uint8).data)
     if any(map(_is_split, flat.values())):
-        return processes.agree(digest.hexdigest)
+        return processes.agree("content hash", digest.hexdigest)
     return digest.hexdigest()
 
 

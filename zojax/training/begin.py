@@ -17,7 +17,7 @@ from zojax.training.setup import Run
 
 def check_same(config: Config) -> None:
     """Raises ``InputError`` if another process is to train something else."""
-    given = processes.gather(to_dict(config))
+    given = processes.gather("configuration", to_dict(config))
     for index, theirs in enumerate(given):
         if theirs != given[0]:
             raise InputError(

@@ -75,7 +75,10 @@ def restore(
             ever returned but what was saved.
     """
     path = directory / str(step)
-    note = processes.agree(lambda: check_note(path, journal, abstract_weights is not None))
+    note = processes.agree(
+        f"note of checkpoint {step}",
+        lambda: check_note(path, journal, abstract_weights is not None),
+    )
     wanted = {"state": _flatten(abstract_state)}
     if abstract_weights is not None:
         wanted["weights"] = abstract_weights
@@ -91,7 +94,7 @@ def restore(
         except Exception as error:  # whatever Orbax and its readers make of a damaged file
             raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
 
-    restored = processes.everywhere(read)
+    restored = processes.everywhere(f"arrays of checkpoint {step}", read)
     hashes = {name: content_hash(restored[name]) for name in wanted}
     for name in wanted:
         if hashes[name] != note["hashes"][name]:
@@ -211,7 +214,9 @@ class CheckpointWriter:
         trees = {"state": _flatten(state)} | ({} if weights is None else {"weights": weights})
         journal = read_journal(self._journal_path)
         note = make_note(step, trees, journal, dev_accuracy)
-        problem = processes.agree(lambda: self._make_room(path, trees))
+        problem = processes.agree(
+            f"room for checkpoint {step}", lambda: self._make_room(path, trees)
+        )
         if problem is not None:
             return self._tell_of(path, problem)
         try:

@@ -31,7 +31,9 @@ def choose_layout(config: Config) -> Layout:
     Raises:
         InputError: no such model, or a mesh that does not go with it or with the devices.
     """
-    memory = processes.agree(lambda: jax.local_devices()[0].memory_stats() or {})
+    memory = processes.agree(
+        "memory of a device", lambda: jax.local_devices()[0].memory_stats() or {}
+    )
     model = read_config(config.model.path)
     return layout_on(config, model, jax.devices(), memory.get("bytes_limit"))
 

@@ -239,12 +239,13 @@ def restore_or_replay(
     _, start = replay(base_weights, key, records[:0])
     abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
     weights: Tree | None = base_weights
-    saved = processes.agree(lambda: saved_steps(directory))
+    saved = processes.agree("saved checkpoints", lambda: saved_steps(directory))
     for step in reversed([s for s in saved if s <= len(records)]):
         folded = is_folded(method, step)
         try:
             processes.agree(
-                lambda step=step, folded=folded: check_note(directory / str(step), journal, folded)
+                f"note of checkpoint {step}",
+                lambda step=step, folded=folded: check_note(directory / str(step), journal, folded),
             )
             if folded:
                 _free(weights)  # a model and its checkpoint need not fit in memory together
