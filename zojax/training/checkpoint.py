@@ -95,14 +95,20 @@ def restore(
             raise InputError(f"{path}: cannot be read ({_reason(error)})") from error
 
     restored = processes.everywhere(f"arrays of checkpoint {step}", read)
+    # All hash together, and only then does any complain: one that did before would be waited for.
     hashes = {name: content_hash(restored[name]) for name in wanted}
-    for name in wanted:
-        if hashes[name] != note["hashes"][name]:
-            raise InputError(f"{path}: its {name} are not those that were saved")
-    leaves = [restored["state"][name] for name in wanted["state"]]
-    state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
-    if int(state.step) != step:
-        raise InputError(f"{path}: holds the state after step {int(state.step)}")
+
+    def check() -> TrainState:
+        for name in wanted:
+            if hashes[name] != note["hashes"][name]:
+                raise InputError(f"{path}: its {name} are not those that were saved")
+        leaves = [restored["state"][name] for name in wanted["state"]]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+        if int(state.step) != step:
+            raise InputError(f"{path}: holds the state after step {int(state.step)}")
+        return state
+
+    state = processes.everywhere(f"hashes of checkpoint {step}", check)
     return restored.get("weights"), state
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from zojax.adapters import Site, lowrank
 from zojax.estimators import lozo
@@ -167,6 +170,16 @@ def warnings_of(run: Run) -> list[str]:
 
 def files_of(run: Run, step: int) -> list[Path]:
     return sorted(path for path in (run.checkpoints / str(step)).rglob("*") if path.is_file())
+
+
+def flip(item: Path, *path: str) -> None:
+    """Writes a checkpoint's item anew, with a flipped bit in one of its arrays."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        flat = traverse_util.flatten_dict(checkpointer.restore(item.absolute()))
+        flipped = np.array(flat[path])
+        flipped.reshape(-1).view(np.uint8)[-1] ^= 1
+        shutil.rmtree(item)
+        checkpointer.save(item.absolute(), traverse_util.unflatten_dict({**flat, path: flipped}))
 
 
 @functools.cache

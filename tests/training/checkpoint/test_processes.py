@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.distributed import jobs
+from tests.training.checkpoint.runs import flip
+
+RESTORING = Path(__file__).with_name("restoring.py")
 
 
 def run_child(code: str, *arguments: object, **kwargs: Any) -> subprocess.Popen:
@@ -107,6 +113,28 @@ def test_orbax_is_not_imported_without_need_and_says_nothing(on_meshes):
     assert len(damaged) > 5
     assert all(warning.startswith(f"{directory}/checkpoints/7: ") for warning in damaged)
     assert err == ""
+
+
+def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(run, tmp_path):
+    """The second has a copy of its own: whole, then with a bit of the state flipped, then cut."""
+    places = []
+    for name in ("whole", "flipped", "cut", "again"):
+        for index in range(2):
+            shutil.copytree(run.checkpoints, tmp_path / f"{name}{index}")
+        places.append(tmp_path / f"{name}{{}}")
+    flip(tmp_path / "flipped1" / "30" / "state", "params.layers/fc1/weight")
+    for path in (tmp_path / "cut1" / "30" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with jobs.start(2, [RESTORING, 30, tmp_path / "scratch{}", *places]) as started:
+        outcomes = jobs.finish(started)
+    for code, out, err in outcomes:
+        assert (code, err) == (0, "")
+        whole, flipped, cut, again = out.splitlines()
+        assert whole == again == "restored"
+        start, path = "process 1 of 2: ", tmp_path / "flipped1" / "30"
+        assert flipped == f"{start}{path}: its state are not those that were saved"
+        assert cut.startswith(f"{start}{tmp_path}/cut1/30: cannot be read (")
 
 
 HANGING = """
