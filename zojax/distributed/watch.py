@@ -118,9 +118,7 @@ class Watch:
                 self._beats += 1
                 self._tell(f"pulse/{self._index}", str(self._beats))
                 room = dict(self._client.key_value_dir_get(_ROOM))
-            except Exception:  # of whatever kind: what holds the service cannot be reached
-                if self._index != 0:
-                    self._lose(0)
+            except Exception:  # of whatever kind: the leader may answer the next; see _hold_on
                 continue
             self._heard = time.monotonic()
             told = {key.removeprefix(_ROOM): value for key, value in room.items()}
