@@ -21,6 +21,7 @@ def agreement() -> None:
     print(processes.agree("a list", lambda: ["leader", index, 0.1]))
     print(processes.gather("index", index))
     print(processes.everywhere("index", lambda: index))
+    print(len(processes.agree("a long journal", lambda: "x" * 8_000_000)))  # gRPC's own limit is 4
     for ask, whose in ((processes.agree, 0), (processes.everywhere, 1)):
         try:
             ask("a complaint", functools.partial(complain, whose))

@@ -115,7 +115,7 @@ def agree(name: str, make: Callable[[], T]) -> T:
 
     Args:
         name: what this is about, the same on all.
-        make: gives what JSON can hold.
+        make: gives what JSON can hold, in less than 2 GB.
 
     Raises:
         InputError: ``make`` raised it.
