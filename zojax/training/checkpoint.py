@@ -53,32 +53,43 @@ def saved_steps(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
 
 
+def checked_note(directory: Path, step: int, journal: Journal, folded: bool) -> dict[str, Any]:
+    """The note of a step's checkpoint, on every process; reads no arrays.
+
+    Args:
+        directory: of the run's checkpoints, on the leader.
+        step: after which it was saved.
+        journal: the run's.
+        folded: whether the checkpoint must hold weights.
+
+    Raises:
+        InputError: it is another run's, of another history of this one, or damaged.
+    """
+    return processes.agree(
+        f"note of checkpoint {step}", lambda: check_note(directory / str(step), journal, folded)
+    )
+
+
 def restore(
     directory: Path,
-    step: int,
-    journal: Journal,
+    note: Mapping[str, Any],
     abstract_weights: Tree | None,
     abstract_state: TrainState,
 ) -> tuple[Tree | None, TrainState]:
-    """Reads the checkpoint of a step and verifies every byte of its arrays.
+    """Reads a checkpoint and verifies every byte of its arrays.
 
     Args:
         directory: of the run's checkpoints.
-        step: after which it was saved.
-        journal: the run's.
+        note: its own, from :func:`checked_note`.
         abstract_weights: ``jax.ShapeDtypeStruct`` with shardings, which may differ from those it
             was saved with; None for a checkpoint from before the first fold, which has none.
         abstract_state: likewise.
 
     Raises:
-        InputError: it is another run's, of another history of this one, or damaged. Nothing is
-            ever returned but what was saved.
+        InputError: it is damaged, for any process. Nothing is ever returned but what was saved.
     """
+    step = note["step"]
     path = directory / str(step)
-    note = processes.agree(
-        f"note of checkpoint {step}",
-        lambda: check_note(path, journal, abstract_weights is not None),
-    )
     wanted = {"state": _flatten(abstract_state)}
     if abstract_weights is not None:
         wanted["weights"] = abstract_weights

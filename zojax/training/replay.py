@@ -21,8 +21,7 @@ from zojax.distributed import processes, shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.models.precision import dequantise
-from zojax.training.checkpoint import restore, saved_steps
-from zojax.training.checkpoint_note import check_note
+from zojax.training.checkpoint import checked_note, restore, saved_steps
 from zojax.training.compiling import shapes_of
 from zojax.training.journal import SKIPPED, Journal
 from zojax.training.placement import state_shardings
@@ -243,15 +242,12 @@ def restore_or_replay(
     for step in reversed([s for s in saved if s <= len(records)]):
         folded = is_folded(method, step)
         try:
-            processes.agree(
-                f"note of checkpoint {step}",
-                lambda step=step, folded=folded: check_note(directory / str(step), journal, folded),
-            )
+            note = checked_note(directory, step, journal, folded)
             if folded:
                 _free(weights)  # a model and its checkpoint need not fit in memory together
                 weights = None
             restored, state = restore(
-                directory, step, journal, abstract_weights if folded else None, abstract_state
+                directory, note, abstract_weights if folded else None, abstract_state
             )
         except InputError as error:
             warn(f"{error}; going on without this checkpoint")

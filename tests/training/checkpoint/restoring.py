@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tests.training.checkpoint.runs import make_run
 from zojax.distributed import processes
 from zojax.errors import InputError
-from zojax.training.checkpoint import restore
+from zojax.training.checkpoint import checked_note, restore
 
 
 def main(step: int, scratch: Path, directories: list[Path]) -> None:
@@ -32,7 +32,7 @@ def main(step: int, scratch: Path, directories: list[Path]) -> None:
     embedding["weight"] = shape(embedding["weight"], "model")  # the others are on both processes
     for directory in directories:
         try:
-            restore(directory, step, run.journal, *abstract)
+            restore(directory, checked_note(directory, step, run.journal, True), *abstract)
             print("restored")
         except InputError as error:
             print(error)

@@ -40,7 +40,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 from tests.training.checkpoint import runs
 from zojax.errors import InputError
-from zojax.training.checkpoint import restore, saved_steps
+from zojax.training.checkpoint import checked_note, restore, saved_steps
 
 run = runs.make_run(Path(sys.argv[1]))
 weights, state = run.reached(7)  # before the first fold, which need not be compiled then
@@ -58,7 +58,11 @@ writer.wait()
 abstract = jax.tree.map(
     lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to),
     (weights, state), shardings((4, 1)))
-restored = restore(run.checkpoints, 7, run.journal, *abstract)
+
+def restored_on_the_other():
+    return restore(run.checkpoints, checked_note(run.checkpoints, 7, run.journal, True), *abstract)
+
+restored = restored_on_the_other()
 runs.assert_same_bits(restored, (weights, state))
 shards = restored[0]["embed_tokens"]["weight"].addressable_shards
 
@@ -74,7 +78,7 @@ for path in runs.files_of(run, 7):
     for cut in (0, len(data) // 2):
         path.write_bytes(data[:cut])
         try:
-            restore(run.checkpoints, 7, run.journal, *abstract)
+            restored_on_the_other()
         except InputError as error:
             damaged.append(str(error))
     path.write_bytes(data)

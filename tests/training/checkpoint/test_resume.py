@@ -12,8 +12,10 @@ from flax import traverse_util
 from tests.training.checkpoint.runs import SAVED, STEPS, assert_same_bits, copied, make_run
 from zojax.errors import InputError
 from zojax.models import content_hash
-from zojax.training.checkpoint import restore, saved_steps
+from zojax.training import checkpoint_note
+from zojax.training.checkpoint import checked_note, saved_steps
 from zojax.training.compiling import CompilationCounter
+from zojax.training.journal import Journal
 from zojax.training.replay import (
     header_key,
     restore_or_replay,
@@ -159,9 +161,18 @@ def test_the_files_are_what_the_document_says(saved):
 
 
 def test_an_unreadable_checkpoint_is_an_input_error(saved):
-    _, state = saved.reached(0)
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
-    )
     with pytest.raises(InputError, match=r"/8: is damaged or was never whole"):
-        restore(saved.checkpoints, 8, saved.journal, None, abstract)
+        checked_note(saved.checkpoints, 8, saved.journal, False)
+
+
+def test_the_journal_is_digested_once_for_a_checkpoint(saved, monkeypatch):
+    digested = []
+    real = checkpoint_note.digest
+
+    def spy(journal: Journal, steps: int) -> str:
+        digested.append(steps)
+        return real(journal, steps)
+
+    monkeypatch.setattr(checkpoint_note, "digest", spy)
+    assert saved.assert_rebuilt(30) == []
+    assert digested == [30]
