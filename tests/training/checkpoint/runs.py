@@ -16,7 +16,7 @@ from flax import traverse_util
 from zojax.adapters import Site, lowrank
 from zojax.estimators import lozo
 from zojax.models import content_hash
-from zojax.training.checkpoint import CheckpointWriter
+from zojax.training.checkpoint_writer import CheckpointWriter
 from zojax.training.journal import Journal, JournalWriter, read_journal
 from zojax.training.replay import (
     Replay,
