@@ -20,22 +20,29 @@ def content_hash(weights: Any) -> str:
     """xxh3-128 over the paths, shapes, dtypes and bytes of a weight tree, in path order.
 
     Reads one layer at a time to the host, unless all is there. Of arrays that lie on several
-    processes' devices the leader does; all must call this, and all get its hash.
+    processes' devices the leader does; all must call this, and all get its hash, but for one that
+    holds other arrays in full than the leader, which gets another.
 
     >>> content_hash({"a": np.zeros(2)}) == content_hash({"a": np.zeros(2)})
     True
     >>> content_hash({"a": np.zeros(2)}) == content_hash({"a": np.ones(2)})
     False
     """
-    digest = xxhash.xxh3_128()
+    digest, digest_of_whole = xxhash.xxh3_128(), xxhash.xxh3_128()
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+    some_split = any(map(_is_split, flat.values()))
     for path, leaf in sorted(flat.items()):
         digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
         for part in _parts(path, leaf):
-            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
-    if any(map(_is_split, flat.values())):
-        return processes.agree("content hash", digest.hexdigest)
-    return digest.hexdigest()
+            part_bytes = np.ascontiguousarray(part).view(np.uint8).data
+            digest.update(part_bytes)
+            if some_split and not _is_split(leaf):
+                digest_of_whole.update(part_bytes)
+    if not some_split:
+        return digest.hexdigest()
+    own = digest_of_whole.hexdigest()
+    theirs, of_all = processes.agree("content hash", lambda: [own, digest.hexdigest()])
+    return of_all if own == theirs else digest.hexdigest()
 
 
 def _parts(path: str, leaf: Any) -> Iterable[np.ndarray]:

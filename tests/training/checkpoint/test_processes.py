@@ -120,13 +120,16 @@ def test_orbax_is_not_imported_without_need_and_says_nothing(on_meshes):
 
 
 def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(run, tmp_path):
-    """The second has a copy of its own: whole, then with a bit of the state flipped, then cut."""
+    """The second has copies of its own: whole; of the state, or of a matrix that both hold in
+    full, with a bit flipped; and cut.
+    """
     places = []
-    for name in ("whole", "flipped", "cut", "again"):
+    for name in ("whole", "flipped", "matrix", "cut", "again"):
         for index in range(2):
             shutil.copytree(run.checkpoints, tmp_path / f"{name}{index}")
         places.append(tmp_path / f"{name}{{}}")
     flip(tmp_path / "flipped1" / "30" / "state", "params.layers/fc1/weight")
+    flip(tmp_path / "matrix1" / "30" / "weights", "layers", "fc1", "weight")
     for path in (tmp_path / "cut1" / "30" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
@@ -134,11 +137,12 @@ def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(r
         outcomes = jobs.finish(started)
     for code, out, err in outcomes:
         assert (code, err) == (0, "")
-        whole, flipped, cut, again = out.splitlines()
+        whole, flipped, matrix, cut, again = out.splitlines()
         assert whole == again == "restored"
-        start, path = "process 1 of 2: ", tmp_path / "flipped1" / "30"
-        assert flipped == f"{start}{path}: its state are not those that were saved"
-        assert cut.startswith(f"{start}{tmp_path}/cut1/30: cannot be read (")
+        start, other = f"process 1 of 2: {tmp_path}", "are not those that were saved"
+        assert flipped == f"{start}/flipped1/30: its state {other}"
+        assert matrix == f"{start}/matrix1/30: its weights {other}"
+        assert cut.startswith(f"{start}/cut1/30: cannot be read (")
 
 
 HANGING = """
