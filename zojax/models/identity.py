@@ -10,7 +10,6 @@ import xxhash
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from zojax.distributed import processes
 from zojax.models.layers import STACKED
 
 _PIECE_BYTES = 256 << 20  # of a split array that every device holds at once, or a layer
@@ -19,34 +18,26 @@ _PIECE_BYTES = 256 << 20  # of a split array that every device holds at once, or
 def content_hash(weights: Any) -> str:
     """xxh3-128 over the paths, shapes, dtypes and bytes of a weight tree, in path order.
 
-    Reads one layer at a time to the host, unless all is there. Of arrays that lie on several
-    processes' devices the leader does; all must call this, and all get its hash, but for one that
-    holds other arrays in full than the leader, which gets another.
+    Reads one layer at a time to the host, unless all is there. Where no process holds all of an
+    array, all must call this together; a process whose devices hold something else than those of
+    another gets another hash.
 
     >>> content_hash({"a": np.zeros(2)}) == content_hash({"a": np.zeros(2)})
     True
     >>> content_hash({"a": np.zeros(2)}) == content_hash({"a": np.ones(2)})
     False
     """
-    digest, digest_of_whole = xxhash.xxh3_128(), xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
-    some_split = any(map(_is_split, flat.values()))
     for path, leaf in sorted(flat.items()):
         digest.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
         for part in _parts(path, leaf):
-            part_bytes = np.ascontiguousarray(part).view(np.uint8).data
-            digest.update(part_bytes)
-            if some_split and not _is_split(leaf):
-                digest_of_whole.update(part_bytes)
-    if not some_split:
-        return digest.hexdigest()
-    own = digest_of_whole.hexdigest()
-    theirs, of_all = processes.agree("content hash", lambda: [own, digest.hexdigest()])
-    return of_all if own == theirs else digest.hexdigest()
+            digest.update(np.ascontiguousarray(part).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _parts(path: str, leaf: Any) -> Iterable[np.ndarray]:
-    """An array's bytes on the host, in order; where another process reads them, none."""
+    """An array's bytes on the host, in order."""
     if not _is_split(leaf):
         by_layer = path.split("/")[0] == STACKED and not _is_on_host(leaf)
         yield from map(jax.device_get, leaf if by_layer else [leaf])
@@ -54,9 +45,7 @@ def _parts(path: str, leaf: Any) -> Iterable[np.ndarray]:
     whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
     step = max(1, _PIECE_BYTES * len(leaf) // leaf.nbytes)
     for start in range(0, len(leaf), step):
-        part = _take(leaf, start, size=min(step, len(leaf) - start), sharding=whole)
-        if processes.is_leader():
-            yield np.asarray(part)
+        yield np.asarray(_take(leaf, start, size=min(step, len(leaf) - start), sharding=whole))
 
 
 @functools.partial(jax.jit, static_argnames=("size", "sharding"))
@@ -67,7 +56,7 @@ def _take(array: jax.Array, start: int, *, size: int, sharding: NamedSharding) -
 
 
 def _is_split(leaf: Any) -> bool:
-    """Whether no single process holds all of it."""
+    """Whether a process may not hold all of it."""
     whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
     return not (whole or leaf.is_fully_replicated)
 

@@ -8,6 +8,7 @@ The arguments hold ``{}`` where the process has its number. Of each directory it
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,15 +22,16 @@ from zojax.training.checkpoint import checked_note, restore
 
 def main(step: int, scratch: Path, directories: list[Path]) -> None:
     run = make_run(scratch)
-    mesh = Mesh(np.array(jax.devices()), ("model",))
+    mesh = Mesh(np.array(jax.devices()).reshape(processes.count(), -1), ("data", "model"))
 
-    def shape(leaf: jax.Array, *axes: str) -> jax.ShapeDtypeStruct:
+    def shape(leaf: jax.Array, *axes: Any) -> jax.ShapeDtypeStruct:
         sharding = NamedSharding(mesh, PartitionSpec(*axes))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     abstract = jax.tree.map(shape, run.reached(0))
-    embedding = abstract[0]["embed_tokens"]
-    embedding["weight"] = shape(embedding["weight"], "model")  # the others are on both processes
+    embedding, fc1 = abstract[0]["embed_tokens"], abstract[0]["layers"]["fc1"]
+    embedding["weight"] = shape(embedding["weight"], ("data", "model"))
+    fc1["weight"] = shape(fc1["weight"], None, "model")  # whole in each process, on no device
     for directory in directories:
         try:
             restore(directory, checked_note(directory, step, run.journal, True), *abstract)
