@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.distributed.jobs import wait_until
+from tests.distributed.jobs import LOST_AFTER, wait_until
 from zojax.distributed.watch import Watch
-
-LOST_AFTER = 2.0
 
 
 class Service:
@@ -21,6 +19,14 @@ class Service:
         self._port, self._beats = port, itertools.count()
         self.failures = 0
         """How many calls more will fail."""
+        self.refusals = 0
+        """How often it will not hear why a process ends."""
+        self.told: dict[str, str] = {}
+
+    @property
+    def beat(self) -> int:
+        """The last sign of life of process 1."""
+        return int(self.told.get("zojax/watch/pulse/1", 0))
 
     def _call(self) -> None:
         if self.failures > 0:
@@ -30,8 +36,12 @@ class Service:
     def blocking_key_value_get(self, *_: Any) -> str:
         return str(self._port)
 
-    def key_value_set(self, *_: Any, **__: Any) -> None:
+    def key_value_set(self, key: str, value: str, **_: Any) -> None:
         self._call()
+        if key.endswith("/failed") and self.refusals > 0:
+            self.refusals -= 1
+            raise RuntimeError("UNAVAILABLE: a connection was reset")
+        self.told[key] = value
 
     def key_value_dir_get(self, room: str) -> list[tuple[str, str]]:
         self._call()
@@ -39,8 +49,8 @@ class Service:
 
 
 @pytest.fixture
-def watched(monkeypatch) -> Iterator[tuple[Service, list[str | None]]]:
-    """The service that a process watches, and the line that it ends with, if it ever does."""
+def watched(monkeypatch) -> Iterator[tuple[Service, list[str | None], Watch]]:
+    """The service that a process watches, the lines that it ends with, and its watch."""
     told: list[str | None] = []
 
     def end(watch: Watch, line: str | None, *_: Any, **__: Any) -> None:
@@ -51,21 +61,31 @@ def watched(monkeypatch) -> Iterator[tuple[Service, list[str | None]]]:
     with socket.create_server(("localhost", 0)) as leader:
         service = Service(leader.getsockname()[1])
         watch = Watch(service, "localhost", 1, 2, LOST_AFTER)
-        yield service, told
+        yield service, told, watch
         watch.close()
 
 
 @pytest.mark.parametrize("failures", [1, 2])
 def test_a_call_that_fails_once_is_no_lost_leader(watched, failures):
-    service, told = watched
+    service, told, _ = watched
     service.failures = failures
-    time.sleep(LOST_AFTER + 2)
-    assert service.failures == 0
+    wait_until(lambda: service.failures == 0, [])
+    later = service.beat + 2
+    wait_until(lambda: service.beat >= later or bool(told), [])
     assert told == []
 
 
+def test_why_a_process_ends_is_told_though_a_call_fails(watched):
+    service, told, watch = watched
+    service.refusals = 2
+    watch.fail("no such data", 2)
+    assert service.refusals == 0
+    assert service.told["zojax/watch/failed"] == "1 2 no such data"
+    assert told == [None]  # the leader prints it
+
+
 def test_a_service_that_never_answers_is_a_lost_leader_in_time(watched):
-    service, told = watched
+    service, told, _ = watched
     service.failures = 10**9
     began = time.monotonic()
     wait_until(lambda: bool(told), [])

@@ -25,6 +25,8 @@ _LINGER_SECONDS = 6.0
 """How long the leader waits for the others to end: the service ends with it."""
 _GRACE_SECONDS = 8.0
 """From a stop to the end of the process, whatever it is doing."""
+_TRIES = 3
+"""How often the leader is told why a process ends, if it does not hear that the first time."""
 _ROOM = "zojax/watch/"
 
 
@@ -201,8 +203,9 @@ class Watch:
         while time.monotonic() < deadline:
             try:
                 room = dict(self._client.key_value_dir_get(_ROOM))
-            except Exception:
-                return
+            except Exception:  # the next may be answered
+                time.sleep(0.1)
+                continue
             done = {index for index in self._seen if f"{_ROOM}{what}/{index}" in room}
             lost = room.get(f"{_ROOM}lost")
             if done | ({int(lost)} if lost else set()) >= self._seen.keys():
@@ -210,10 +213,18 @@ class Watch:
             time.sleep(0.1)
 
     def _tell(self, name: str, value: str) -> None:
-        try:
-            self._client.key_value_set(f"{_ROOM}{name}", value, allow_overwrite=True)
-        except Exception:
-            if self._index == 0:  # nobody can be told
+        """Writes into the store; a pulse is written again soon, anything else at once.
+
+        Raises:
+            Exception: of whatever kind, where it was a pulse and the leader cannot be told.
+        """
+        for _ in range(_TRIES):
+            try:
+                self._client.key_value_set(f"{_ROOM}{name}", value, allow_overwrite=True)
                 return
-            if name.startswith("pulse"):
-                raise
+            except Exception:
+                if self._index == 0:  # nobody can be told
+                    return
+                if name.startswith("pulse"):
+                    raise
+                time.sleep(_EVERY_SECONDS)
