@@ -94,6 +94,23 @@ def test_gpus_read_the_layers_where_they_lie():
 
 
 @GPU
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model.dtype=int8", "estimator.fold=none"],
+        ["model.dtype=float16", "model.activations=float32"],
+        ["train.micro_batches=2"],
+    ],
+    ids=" ".join,
+)
+def test_a_step_has_few_layers_at_a_time_beside_its_weights(settings):
+    """However XLA reads them: 40 layers of OPT-13B are 25 GB in 16 bits."""
+    options = [option for setting in settings for option in ("--set", setting)]
+    _, told = planned("opt-13b", "h100x1", *options)
+    assert told["programs"]["step"]["temporaries"] < 1e9
+
+
+@GPU
 def test_across_data_nothing_but_scores_is_exchanged():
     _, told = planned("opt-13b", "h100x8")
     assert told["mesh"] == {"data": 8, "model": 1}

@@ -328,6 +328,10 @@ class OPT(nnx.Module):
                 carry = run_inner(*carry, np.int32(layer))
             return carry
 
+        if state is not None or self.layers.fc1.scale is not None:
+            # Decoding is a loop itself, in which each slice is copied; and XLA would turn all int8
+            # matrices into what they are multiplied in, at the same time.
+            return run(scan(x_ptn, state), last, reads_pr)
         # For GPUs, XLA copies what a loop takes out of a stack, unless it is always the same part.
         carry = jax.lax.platform_dependent(x_ptn, state, cuda=unroll, rocm=unroll, default=scan)
         return run(carry, last, reads_pr)
