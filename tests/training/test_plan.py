@@ -79,9 +79,10 @@ def test_the_bound_is_the_dearest_of_products_memory_and_links(plan):
     """Counted by hand: pages of 52 places, with one example and with three."""
     assert plan.batch == {
         "tokens": 96,
-        "parts": 1,
+        "passes": 1,
         "places": 104,
         "pages": 2,
+        "page_tokens": 52,
         "variants": VARIANTS,
     }
     page, tokens, reads = 52, VARIANTS * 104, VARIANTS * 2 * 3
@@ -149,16 +150,22 @@ def test_the_fewest_devices_that_have_room_are_looked_for(plan, monkeypatch):
     assert asked == [(1, None), (1, 1), (2, None), (2, 2)]  # a run's own choice comes first
 
 
+def test_micro_batches_and_pairs_of_dense_directions_pass_through_the_weights_one_by_one():
+    many = ["train.micro_batches=2", "estimator.name=mezo", "estimator.num_queries=3"]
+    assert plan_here(CHIP, *many).batch["passes"] == 2 * 3
+    assert plan_here(CHIP, "estimator.num_queries=3").batch["passes"] == 1
+
+
 def test_defects_are_copies_of_whole_weights_and_more_than_two_all_reduces_a_layer(plan):
     assert plan.step is not None
     copies = [Copy("c", "copy", 2_000_000_000, 1, True), Copy("d", "fusion", 9, 3, False)]
     bad = dataclasses.replace(plan, step=dataclasses.replace(plan.step, copies=copies), fold=None)
     assert bad.defects == ["the step copies weights: copy of 2.00 GB"]
-    for a_layer, parts, defects in ((2, 1, []), (3, 1, ["3 all-reduces a layer"]), (2, 4, [])):
-        in_layers = [Collective("all-reduce", 9, 2, parts * LAYERS)] * a_layer
-        outside = [Collective("all-reduce", 9, 2, parts)] * 2
+    for a_layer, passes, defects in ((2, 1, []), (3, 1, ["3 all-reduces a layer"]), (2, 4, [])):
+        in_layers = [Collective("all-reduce", 9, 2, passes * LAYERS)] * a_layer
+        outside = [Collective("all-reduce", 9, 2, passes)] * 2
         step = dataclasses.replace(plan.step, copies=[], exchanges=in_layers + outside)
-        batch = {**plan.batch, "parts": parts}
+        batch = {**plan.batch, "passes": passes}
         assert dataclasses.replace(plan, step=step, fold=None, batch=batch).defects == defects
 
 

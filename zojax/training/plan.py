@@ -96,7 +96,8 @@ class Plan:
         target: the devices.
         mesh: shards of the pages and of the weights.
         num_layers: of the model.
-        batch: tokens of a step, its parts, places in them all, a part's pages and their variants.
+        batch: tokens of a step and places for them; pages of a micro-batch, and places of a page;
+            variants, and how often a step passes through the weights.
         kinds: bytes on a device of what lives as long as the run.
         interval: steps from fold to fold; 0 is never.
         step: the compiled step; None if it was not compiled.
@@ -137,7 +138,7 @@ class Plan:
         """All-reduces of a layer in one pass; the embeddings and the scores have one each."""
         exchanges = self.step.exchanges if self.step else ()
         count = sum(e.times for e in exchanges if e.kind == "all-reduce")
-        return max(0, round((count / self.batch["parts"] - 2) / self.num_layers))
+        return max(0, round((count / self.batch["passes"] - 2) / self.num_layers))
 
     @property
     def defects(self) -> list[str]:
@@ -191,7 +192,7 @@ def make_plan(
     seconds = time.perf_counter() - started
     mesh = layout.mesh.shape
     [bucket] = shapes.batches
-    parts = config.train.micro_batches
+    parts, estimator = config.train.micro_batches, shapes.run.method.estimator
     return Plan(
         config.model.path,
         target,
@@ -199,10 +200,11 @@ def make_plan(
         model.num_hidden_layers,
         {
             "tokens": tokens,
-            "parts": parts,
+            "passes": parts * estimator.num_variants // estimator.variants_per_pool,
             "places": parts * bucket.pages * bucket.tokens,
             "pages": bucket.pages,
-            "variants": shapes.run.method.estimator.num_variants,
+            "page_tokens": bucket.tokens,
+            "variants": estimator.num_variants,
         },
         kinds,
         shapes.run.method.interval,

@@ -105,7 +105,7 @@ def show(answer: Answer, console: Console) -> None:
         f"{batch['pages']} page{'s' * (batch['pages'] > 1)}, {batch['variants']} variants of each",
         soft_wrap=True,
     )
-    if plan.page_tokens * batch["pages"] * batch["parts"] > batch["places"]:
+    if plan.page_tokens > batch["page_tokens"]:
         console.print(
             f"compiled for pages of {plan.page_tokens} places: XLA, which cannot try its products "
             "on a GPU here, has none for fewer"
