@@ -26,7 +26,7 @@ from zojax.errors import LOST
 from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
 from zojax.training import train
-from zojax.training.checkpoint import saved_steps
+from zojax.training.checkpoint_disk import saved_steps
 from zojax.training.journal import read_journal
 from zojax.training.journal_commands import verify
 from zojax.training.run_dir import JOURNAL, METRICS

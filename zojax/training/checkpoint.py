@@ -5,10 +5,10 @@ says which run and which journal it belongs to and what its arrays' bytes must b
 without it: the base weights and the journal give the same bits. ``docs/checkpoints.md`` has the
 layout of the files, which is that of Orbax's ``CheckpointManager``.
 
-This is how they are found and read; :mod:`zojax.training.checkpoint_writer` writes them.
+This is how they are read; :mod:`zojax.training.checkpoint_writer` writes them, and
+:mod:`zojax.training.checkpoint_disk` finds them.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,6 @@ from zojax.training.journal import Journal
 from zojax.training.step import TrainState
 
 Tree = Any
-
-DIRECTORY = "checkpoints"
-"""Where a run's directory has them."""
-
-
-def saved_steps(directory: Path) -> list[int]:
-    """The steps after which there are checkpoints, ascending; half-written ones do not count.
-
-    Args:
-        directory: of a run's checkpoints; need not exist.
-    """
-    paths = directory.iterdir() if directory.is_dir() else []
-    names = [path.name for path in paths if path.is_dir()]
-    return sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
 
 
 def checked_note(directory: Path, step: int, journal: Journal, folded: bool) -> dict[str, Any]:

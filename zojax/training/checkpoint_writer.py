@@ -14,7 +14,7 @@ import jax
 
 from zojax.distributed import processes
 from zojax.errors import InputError
-from zojax.training.checkpoint_files import (
+from zojax.training.checkpoint_disk import (
     check_space,
     finish,
     put_aside,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zojax.distributed import processes
-from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
+from zojax.training.checkpoint_disk import DIRECTORY as CHECKPOINTS
 from zojax.training.run_dir import CONFIG, JOURNAL, PROGRESS
 
 

@@ -10,7 +10,7 @@ from zojax.config import Config
 from zojax.errors import InputError
 from zojax.models import Model, content_hash
 from zojax.training import run_dir
-from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
+from zojax.training.checkpoint_disk import DIRECTORY as CHECKPOINTS
 from zojax.training.journal import Journal, read_journal
 from zojax.training.method import make_method
 from zojax.training.progress import read_progress

@@ -21,7 +21,8 @@ from zojax.distributed import processes, shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.models.precision import dequantise
-from zojax.training.checkpoint import checked_note, restore, saved_steps
+from zojax.training.checkpoint import checked_note, restore
+from zojax.training.checkpoint_disk import saved_steps
 from zojax.training.compiling import shapes_of
 from zojax.training.journal import SKIPPED, Journal
 from zojax.training.placement import state_shardings

@@ -14,7 +14,7 @@ from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training import run_dir, stopping
 from zojax.training.begin import begin, check_same, look
-from zojax.training.checkpoint import DIRECTORY as CHECKPOINTS
+from zojax.training.checkpoint_disk import DIRECTORY as CHECKPOINTS
 from zojax.training.checkpoint_writer import CheckpointWriter
 from zojax.training.compiling import CompilationCounter, cancelled_at_end
 from zojax.training.curves import draw_curves

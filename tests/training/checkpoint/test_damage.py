@@ -23,7 +23,7 @@ from tests.training.checkpoint.runs import (
     flip,
     refusal,
 )
-from zojax.training.checkpoint import saved_steps
+from zojax.training.checkpoint_disk import saved_steps
 from zojax.training.step import TrainState
 
 

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.training.checkpoint.runs import SAVED, STEPS, Run, warnings_of
-from zojax.training.checkpoint import saved_steps
+from zojax.training.checkpoint_disk import saved_steps
 
 
 @pytest.fixture

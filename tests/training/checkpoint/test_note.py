@@ -5,7 +5,7 @@ import shutil
 from typing import Any
 
 from tests.training.checkpoint.runs import SAVED, Run, make_run, refusal
-from zojax.training.checkpoint import saved_steps
+from zojax.training.checkpoint_disk import saved_steps
 from zojax.training.checkpoint_note import seal
 
 

@@ -40,7 +40,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
 from tests.training.checkpoint import runs
 from zojax.errors import InputError
-from zojax.training.checkpoint import checked_note, restore, saved_steps
+from zojax.training.checkpoint import checked_note, restore
+from zojax.training.checkpoint_disk import saved_steps
 
 run = runs.make_run(Path(sys.argv[1]))
 weights, state = run.reached(7)  # before the first fold, which need not be compiled then
@@ -120,8 +121,8 @@ def test_orbax_is_not_imported_without_need_and_says_nothing(on_meshes):
 
 
 def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(run, tmp_path):
-    """The second has copies of its own: whole; of the state, or of a matrix that both hold in
-    full, with a bit flipped; and cut.
+    """The second has copies of its own: whole; of the state, or of a matrix that each splits over
+    its own devices, with a bit flipped; and cut.
     """
     places = []
     for name in ("whole", "flipped", "matrix", "cut", "again"):
@@ -133,7 +134,8 @@ def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(r
     for path in (tmp_path / "cut1" / "30" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with jobs.start(2, [RESTORING, 30, tmp_path / "scratch{}", *places]) as started:
+    command = [RESTORING, 30, tmp_path / "scratch{}", *places]
+    with jobs.start(2, command, devices=2) as started:
         outcomes = jobs.finish(started)
     for code, out, err in outcomes:
         assert (code, err) == (0, "")

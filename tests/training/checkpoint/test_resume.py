@@ -13,7 +13,8 @@ from tests.training.checkpoint.runs import SAVED, STEPS, assert_same_bits, copie
 from zojax.errors import InputError
 from zojax.models import content_hash
 from zojax.training import checkpoint_note
-from zojax.training.checkpoint import checked_note, saved_steps
+from zojax.training.checkpoint import checked_note
+from zojax.training.checkpoint_disk import saved_steps
 from zojax.training.compiling import CompilationCounter
 from zojax.training.journal import Journal
 from zojax.training.replay import (

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.training.checkpoint.runs import SAVED, STEPS, Run, assert_same_bits
-from zojax.training.checkpoint import saved_steps
-from zojax.training.checkpoint_files import kept_steps
+from zojax.training.checkpoint_disk import kept_steps, saved_steps
 from zojax.training.journal import JournalWriter, read_journal
 
 
