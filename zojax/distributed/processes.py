@@ -128,9 +128,7 @@ def agree(name: str, make: Callable[[], T]) -> T:
     if is_alone():
         return make()
     call = next(_calls)
-    if is_leader():
-        _tell(call, name, _outcome(make))
-    outcome = _hear(call, name, 0)
+    outcome = _tell(call, name, _outcome(make)) if is_leader() else _hear(call, name, 0)
     if "error" in outcome:
         raise InputError(outcome["error"])
     return outcome["value"]
@@ -179,8 +177,11 @@ def everywhere(name: str, make: Callable[[], T]) -> T:
     return result[0]
 
 
-def _tell(call: int, name: str, value: Any) -> None:
-    _client().key_value_set(f"zojax/told/{call}/{index()}", json.dumps([name, value]))
+def _tell(call: int, name: str, value: Any) -> Any:
+    """Tells the others a value, and gives what they will hear."""
+    told = json.dumps([name, value])
+    _client().key_value_set(f"zojax/told/{call}/{index()}", told)
+    return json.loads(told)[1]
 
 
 def _hear(call: int, name: str, process: int) -> Any:
