@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from zojax.config import (
@@ -38,8 +40,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"name": "mezo", "trainable": "lora"},
         {"optimizer": "adam"},
     ),
-    "MeZO on a prefix": ("float32", {"name": "mezo", "trainable": "prefix"}, {}),
-    "LoZO on int8": ("int8", {"fold": "none"}, {}),
+    "MeZO on a prefix": (
+        "float32",
+        {"name": "mezo", "trainable": "prefix"},
+        {"learning_rate": 0.1},
+    ),
+    "LoZO on int8": ("int8", {"fold": "none"}, {"learning_rate": 1e-3}),
 }
 MESHES = {"device": MeshConfig(1, 1), "mesh": MeshConfig(2, 4)}
 STEPS = 10
@@ -53,31 +59,47 @@ def configure(name: str, model: str, data: str, directory: Path, mesh: MeshConfi
         DataConfig("sst2", data, num_train=16, num_dev=4, num_eval=4),
         TrainConfig(
             **{"steps": STEPS, "batch_size": 8, "eval_every": STEPS, "chunk": STEPS},
-            **{"learning_rate": 1e-3, **training},
+            **{"learning_rate": 1e-2, **training},
         ),
         EstimatorConfig(**{"epsilon": 1e-2, **estimator}),
         mesh,
     )
 
 
-def losses(config: Config) -> list[list[float]]:
-    """Of every step and variant; without what a run evaluates and writes beside them."""
+def losses(config: Config) -> dict[str, list[list[float]]]:
+    """Of every step and variant, as configured and if nothing is learnt from them.
+
+    Without what a run evaluates and writes beside its steps.
+    """
     run = prepare(config, Console(quiet=True))
-    weights, key, method = run.model.weights, run.key, run.method
-    source, layout = make_train_source(config, run), layout_of(weights)
+    key, method = run.key, run.method
+    source, layout = make_train_source(config, run), layout_of(run.model.weights)
     init = functools.partial(init_state, method)
-    state = jax.jit(init, out_shardings=state_shardings(method, weights))(weights, key)
-    batches = place(source.abstract, layout)
-    programs = compile_programs(weights, state, key, method, run.objective, batches, steps=STEPS)
-    found = []
-    for step, rate in enumerate(method.learning_rates):
-        bucket, batch, _ = source(step)
-        state, record = programs.step[bucket](weights, state, key, rate, place(batch, layout))
-        if ends_interval(method, step + 1):
-            assert programs.fold is not None
-            weights, state = programs.fold.get()(weights, state, key)
-        found.append(record.losses_v.tolist())
-    return found
+    init = jax.jit(init, out_shardings=state_shardings(method, run.model.weights))
+    programs = compile_programs(
+        run.model.weights,
+        init(run.model.weights, key),
+        key,
+        method,
+        run.objective,
+        place(source.abstract, layout),
+        steps=STEPS,
+    )
+
+    def trained(rates: np.ndarray) -> list[list[float]]:
+        weights, found = jax.tree.map(jnp.copy, run.model.weights), []
+        state = init(weights, key)
+        for step, rate in enumerate(rates):
+            bucket, batch, _ = source(step)
+            state, record = programs.step[bucket](weights, state, key, rate, place(batch, layout))
+            if ends_interval(method, step + 1):
+                assert programs.fold is not None
+                weights, state = programs.fold.get()(weights, state, key)
+            found.append(record.losses_v.tolist())
+        return found
+
+    rates = method.learning_rates
+    return {"trained": trained(rates), "untrained": trained(np.zeros_like(rates))}
 
 
 def main(model: str, data: str, directory: Path) -> None:
