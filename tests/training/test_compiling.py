@@ -94,9 +94,11 @@ def test_what_was_being_traced_at_a_cancel_is_not_compiled():
 def test_compiling_holds_up_no_tracing():
     release = Event()
     slow, quick = Ahead(lambda: release.wait), Ahead(lambda: lambda: "quick")
-    Timer(60, release.set).start()
+    in_time = Timer(60, release.set)  # or a failure would never end
+    in_time.start()
     assert quick.get() == "quick"
     assert not slow.is_there
+    in_time.cancel()
     release.set()
     assert slow.get()
 

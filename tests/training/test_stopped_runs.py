@@ -1,5 +1,6 @@
 """A stop is heard wherever a run is, and the same command then ends as if there had been none."""
 
+import dataclasses
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,35 +128,55 @@ def test_a_few_batches_at_most_are_in_flight(config, count_batches, monkeypatch)
     assert max(sent - done for sent, done in fetched) == evaluate._IN_FLIGHT
 
 
-@pytest.mark.parametrize("program", ["an evaluation", "a step"])
-def test_a_stop_is_heard_while_a_program_is_waited_for(config, stop, monkeypatch, program):
-    """Which would take for ever, since what is to be traced next is held up."""
+@pytest.mark.parametrize(
+    ("program", "steps", "exit_code"),
+    [
+        ("an evaluation", 0, TERMINATED),
+        ("a step", 0, TERMINATED),
+        ("an interval's end", 1, INTERRUPTED),
+    ],
+)
+def test_a_stop_is_heard_while_a_program_is_waited_for(
+    config, undisturbed, stop, monkeypatch, program, steps, exit_code
+):
+    """Which would take for ever, since it is held up; a step is not begun without all it needs."""
     release, get, held = Event(), Ahead.get_unless, []
 
-    def hold(name: str):
+    def hold_all(make):
+        Ahead(lambda: release.wait() and dict)
+        made = make()
+        held.extend(made.step.ahead.values() if program == "a step" else made._ahead.values())
+        return made
+
+    def hold_fold(make):
+        made = make()
+        held.append(Ahead(lambda: release.wait() and made.fold.get))
+        return dataclasses.replace(made, fold=held[0])
+
+    def watch(name: str, hold):
         real = getattr(_TRAIN, name)
-
-        def make(*args, **kwargs):
-            Ahead(lambda: release.wait() and dict)
-            held.append(real(*args, **kwargs))
-            return held[0]
-
-        monkeypatch.setattr(_TRAIN, name, make)
+        monkeypatch.setattr(
+            _TRAIN, name, lambda *args, **kwargs: hold(lambda: real(*args, **kwargs))
+        )
 
     def get_held(ahead, stop):
-        if program == "an evaluation" or ahead in held[0].step.ahead.values():
+        if ahead in held:
             assert not ahead.is_there
-            Timer(0.1, setattr, (stop, "exit_code", TERMINATED)).start()
+            Timer(0.1, setattr, (stop, "exit_code", exit_code)).start()
         return get(ahead, stop)
 
-    hold("make_evaluator" if program == "an evaluation" else "compile_programs")
+    watch(
+        "make_evaluator" if program == "an evaluation" else "compile_programs",
+        hold_fold if program == "an interval's end" else hold_all,
+    )
     monkeypatch.setattr(Ahead, "get_unless", get_held)
     try:
-        with pytest.raises(Stopped, match="after step 0 of 4"):
+        with pytest.raises(Stopped, match=f"after step {steps} of 4"):
             train(config, QUIET)
     finally:
         release.set()
-    assert (Path(config.run.dir) / run_dir.PROGRESS).exists() == (program == "a step")
+    assert (Path(config.run.dir) / run_dir.PROGRESS).exists() == (program != "an evaluation")
+    assert go_on(config, monkeypatch) == undisturbed
 
 
 def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop, monkeypatch):

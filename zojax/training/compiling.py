@@ -31,7 +31,7 @@ _COMPILING = ThreadPoolExecutor(thread_name_prefix=_AHEAD)
 
 
 class Ahead(Generic[T]):
-    """Something that is traced and then compiled in the background, after all begun before it.
+    """Something that is traced in the background, after all begun before it, and then compiled.
 
     Args:
         trace: called in the thread that traces; gives what compiles it, called in another.
@@ -78,7 +78,7 @@ class Cancellable(Protocol):
     """Something that is compiled ahead."""
 
     def cancel(self) -> None:
-        """Begins no more of it; what has been begun is finished."""
+        """Begins to compile no more of it; what is being compiled is finished."""
 
 
 @contextmanager

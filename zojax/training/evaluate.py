@@ -20,7 +20,7 @@ from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import score_ranking, score_text
 from zojax.tasks.tokenize import Tokenizer
 from zojax.training.batches import abstract_batch
-from zojax.training.compiling import Executables, compile_buckets
+from zojax.training.compiling import Ahead, compile_buckets
 from zojax.training.eval_set import EvalSet, PackedItems
 from zojax.training.placement import layout_of, place
 from zojax.training.step import Batch, Objective, score_slots
@@ -86,7 +86,7 @@ class Evaluator:
         self._tokenizer = tokenizer
         self._num_candidates = objective.num_candidates
         self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
-        self._executables: dict[PageShape, Executables] = {}
+        self._ahead: dict[PageShape, Ahead[Callable[..., Any]]] = {}
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:
             buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
@@ -98,12 +98,12 @@ class Evaluator:
                 carry,
                 out_shardings=self._layout.sharding(),
             )
-            self._executables |= dict.fromkeys(buckets, made)
+            self._ahead |= made.ahead
 
     def cancel(self) -> None:
         """Begins to compile no more."""
-        for executables in self._executables.values():
-            executables.cancel()
+        for ahead in self._ahead.values():
+            ahead.cancel()
 
     def judge(
         self,
@@ -175,7 +175,7 @@ class Evaluator:
             stop.check()
             if len(in_flight) == _IN_FLIGHT:
                 fetch()
-            score_batch = self._executables[bucket].ahead[bucket].get_unless(stop)
+            score_batch = self._ahead[bucket].get_unless(stop)
             placed = place(batch, self._layout)
             in_flight.append((group, score_batch(weights, carry, placed)))
         while in_flight:

@@ -79,7 +79,7 @@ def compile_programs(
     *,
     steps: int,
 ) -> Programs:
-    """Compiles the step for every bucket's batch, and the fold if the run comes to one.
+    """Compiles the step for every bucket's batch, and the fold if the run (still) comes to one.
 
     In the background and in the order of ``batches``, the fold last.
     """
@@ -93,7 +93,7 @@ def compile_programs(
         donate_argnums=(1,),
         out_shardings=(places[1], layout_of(weights).sharding()),  # every process reads the record
     )
-    if not reaches_interval_end(method, steps):
+    if not batches or not reaches_interval_end(method, steps):
         return Programs(executables, None)
     shapes = shapes_of((weights, state, key))
     fold = interval_program(method, places)
