@@ -7,11 +7,12 @@ import jax
 from rich.console import Console
 
 from zojax.config import Config
+from zojax.distributed import layout_of
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices
 from zojax.training.loop import compile_programs
-from zojax.training.placement import layout_of, place, state_shardings
+from zojax.training.placement import place, state_shardings
 from zojax.training.setup import Run, make_train_source, prepare
 from zojax.training.step import StepRecord, ends_interval, init_state
 

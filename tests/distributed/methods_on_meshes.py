@@ -24,8 +24,9 @@ from zojax.config import (
     RunConfig,
     TrainConfig,
 )
+from zojax.distributed import layout_of
 from zojax.training.loop import compile_programs
-from zojax.training.placement import layout_of, place, state_shardings
+from zojax.training.placement import place, state_shardings
 from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import ends_interval, init_state
 

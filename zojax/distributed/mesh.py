@@ -145,6 +145,41 @@ def _divides(shards: int, splits: Sequence[int]) -> bool:
     return all(n % shards == 0 for n in splits)
 
 
+def layout_of(weights: Any) -> Layout:
+    """The layout on the devices that these weights are on; shapes that are nowhere go to one."""
+    sharding = jax.tree.leaves(weights)[0].sharding
+    if isinstance(sharding, NamedSharding):
+        return Layout(sharding.mesh)  # pyright: ignore[reportArgumentType]
+    if sharding is None:
+        return make_layout(1, 1)
+    return make_layout(1, 1, devices=sorted(sharding.device_set, key=lambda device: device.id))
+
+
+def put_pages(pages: Any, layout: Layout, *, axis: int = 0) -> Any:
+    """Arrays of pages, or their shape structs, on their devices: their pages over ``data``.
+
+    Args:
+        pages: a tree of arrays that all have pages along ``axis``.
+        layout: where to.
+        axis: counted from 0.
+    """
+
+    def of_leaf(leaf: Any) -> Any:
+        axes = (*(None,) * axis, "pages", *(None,) * (leaf.ndim - axis - 1))
+        return put(leaf, layout.sharding(axes, leaf.shape))
+
+    return jax.tree.map(of_leaf, pages)
+
+
+def put(leaf: Any, sharding: NamedSharding) -> Any:
+    """An array of the host, or its shape struct, where it shall lie; all processes have it."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
 def shardings_of(tree: Any) -> Any:
     """Where each of a tree's arrays lies, for ``out_shardings``; None if not all are on a mesh."""
     shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), tree)

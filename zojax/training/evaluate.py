@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from zojax.adapters import make_pool
+from zojax.distributed import layout_of
 from zojax.models import Model
 from zojax.scoring import PageShape
 from zojax.scoring.texts import generate
@@ -22,7 +23,7 @@ from zojax.tasks.tokenize import Tokenizer
 from zojax.training.batches import abstract_batch
 from zojax.training.compiling import Ahead, compile_buckets
 from zojax.training.eval_set import EvalSet, PackedItems
-from zojax.training.placement import layout_of, place
+from zojax.training.placement import place
 from zojax.training.step import Batch, Objective, score_slots
 from zojax.training.stopping import NEVER, Stop
 

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from zojax.distributed import shardings_of
+from zojax.distributed import layout_of, shardings_of
 from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training.batches import prefetch
 from zojax.training.compiling import Ahead, Executables, compile_buckets, shapes_of
 from zojax.training.journal import SKIPPED, JournalWriter
 from zojax.training.metrics import step_metrics
-from zojax.training.placement import layout_of, place
+from zojax.training.placement import place
 from zojax.training.replay import step_keys
 from zojax.training.report import Reporter
 from zojax.training.step import (

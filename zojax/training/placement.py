@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from zojax.adapters.space import Specs
 from zojax.config import Config
-from zojax.distributed import Layout, choose_mesh, make_layout, processes
+from zojax.distributed import Layout, choose_mesh, make_layout, processes, put, put_pages
 from zojax.errors import InputError
 from zojax.models import logical_axes, read_config
 from zojax.models.opt import OPTConfig
@@ -76,16 +76,6 @@ def weight_sharding(layout: Layout) -> Sharding:
     return lambda path, shape: layout.sharding(logical_axes(path, len(shape)), shape)
 
 
-def layout_of(weights: Tree) -> Layout:
-    """The layout on the devices that these weights are on; shapes that are nowhere go to one."""
-    sharding = jax.tree.leaves(weights)[0].sharding
-    if isinstance(sharding, NamedSharding):
-        return Layout(sharding.mesh)  # pyright: ignore[reportArgumentType]
-    if sharding is None:
-        return make_layout(1, 1)
-    return make_layout(1, 1, devices=sorted(sharding.device_set, key=lambda device: device.id))
-
-
 def state_shardings(method: Method, weights: Tree) -> TrainState | None:
     """Where each array of a training state lies; None where the weights are on no mesh.
 
@@ -131,27 +121,12 @@ def place(batch: Tree, layout: Layout) -> Tree:
         layout: where to.
     """
 
-    def of_pages(pages: Pages | Prompts) -> Tree:
-        axes = (None,) * (pages.slot_p.ndim - 1) + ("pages",)
-
-        def of_leaf(leaf: Any) -> Any:
-            rest = (None,) * (leaf.ndim - len(axes))
-            return _put(leaf, layout.sharding((*axes, *rest), leaf.shape))
-
-        return jax.tree.map(of_leaf, pages)
-
     def is_pages(node: Any) -> bool:
         return isinstance(node, Pages | Prompts)
 
     def of_node(node: Any) -> Any:
-        return of_pages(node) if is_pages(node) else _put(node, layout.sharding())
+        if is_pages(node):
+            return put_pages(node, layout, axis=node.slot_p.ndim - 1)
+        return put(node, layout.sharding())
 
     return jax.tree.map(of_node, batch, is_leaf=is_pages)
-
-
-def _put(leaf: Any, sharding: NamedSharding) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-    if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])

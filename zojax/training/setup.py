@@ -11,7 +11,7 @@ import xxhash
 from rich.console import Console
 
 from zojax.config import Config, DataConfig
-from zojax.distributed import DATA
+from zojax.distributed import DATA, layout_of
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item
 from zojax.scoring.buckets import choose_num_pages, few_buckets
@@ -32,7 +32,7 @@ from zojax.training.method import (
     objective_name,
     worth_metric,
 )
-from zojax.training.placement import choose_layout, layout_of, weight_sharding
+from zojax.training.placement import choose_layout, weight_sharding
 from zojax.training.step import Method, Objective
 
 

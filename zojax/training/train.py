@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from zojax.config import Config
-from zojax.distributed import processes
+from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
 from zojax.scoring import PageShape
 from zojax.training import run_dir, stopping
@@ -24,7 +24,7 @@ from zojax.training.home import open_home
 from zojax.training.journal import SKIPPED, JournalWriter, read_journal
 from zojax.training.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
 from zojax.training.metrics import mend_metrics
-from zojax.training.placement import layout_of, place
+from zojax.training.placement import place
 from zojax.training.profile import DIRECTORY as PROFILE
 from zojax.training.profile import run_profiled
 from zojax.training.progress import Progress, read_progress
