@@ -10,6 +10,7 @@ import pytest
 
 from zojax.adapters import make_pool
 from zojax.adapters.lora import load_lora
+from zojax.distributed import layout_of
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.scoring import Sampling, generate, generate_tokens, pack_prompts, repeat_for_slots, texts
@@ -260,7 +261,7 @@ def test_samples_do_not_depend_on_the_batch_size_and_repeat_with_the_key(rough_m
 
 def test_two_programs_are_compiled_for_each_padded_length(rough_models):
     model = rough_models["as 350M"]
-    jitted = (texts._start, texts._advance)
+    jitted = texts._programs(layout_of(model.weights).mesh)
     before = [f._cache_size() for f in jitted]
     prompts = random_prompts(np.random.default_rng(0).permutation(np.arange(1, 31)))
     generate(model, prompts, letters, max_new_tokens=9, batch_size=4, chunk=3)

@@ -1,16 +1,18 @@
 """Generated texts: prompts in batches of like lengths, decoded in chunks, cut at stop strings."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from zojax.distributed import DATA, Layout, layout_of, put, put_pages
 from zojax.errors import InputError
 from zojax.models import Model
-from zojax.scoring.generate import UNUSED, advance, start
+from zojax.scoring.generate import UNUSED, Decoding, advance, start
 from zojax.scoring.pages import IntArray
 from zojax.scoring.prompts import check_lengths, pack_prompts
 from zojax.scoring.sampling import GREEDY, Sampling
@@ -22,8 +24,20 @@ Decode = Callable[[list[int]], str]
 _ROOM = 16
 """New tokens that are made room for are a multiple of this, so that few programs do for all."""
 
-_start = jax.jit(start, static_argnames=("graphdef", "sampling", "max_new_tokens"))
-_advance = jax.jit(advance, static_argnames=("graphdef", "sampling"), donate_argnames="decoding")
+
+@functools.cache
+def _programs(mesh: Mesh) -> tuple[Any, Any]:
+    """``start`` and ``advance``, jitted; each device keeps its rows' cache.
+
+    All that the host reads is whole on every device, since a process can read no other's.
+    """
+    whole: Any = Layout(mesh).sharding()
+    places = Decoding(cache=None, new_pm=whole, count_p=whole, done_p=whole)
+    static = ("graphdef", "sampling")
+    return (
+        jax.jit(start, static_argnames=(*static, "max_new_tokens"), out_shardings=places),
+        jax.jit(advance, static_argnames=static, donate_argnames="decoding", out_shardings=places),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +74,9 @@ def generate(
 ) -> list[Generation]:
     """Continues prompts; two programs are compiled for each of the few prompt lengths.
 
+    On several devices each decodes its share of a batch. Several processes must give the same
+    arguments, and all get the result.
+
     Args:
         model: the base model.
         prompts: token ids of each, BOS first.
@@ -72,7 +89,7 @@ def generate(
         pool: adapter states; None for the base model.
         slots: adapter slot of each prompt; None for slot 0.
         names: of the prompts, in error messages.
-        batch_size: rows that are decoded together, at most.
+        batch_size: prompts that are continued together, at most.
         chunk: tokens between two looks of the host.
         on_progress: is told after every chunk how many prompts are done.
 
@@ -94,7 +111,10 @@ def generate(
     }
     room = _ROOM * -(-max_new_tokens // _ROOM)
     longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    layout = layout_of(model.weights)
+    start_rows, advance_rows = _programs(layout.mesh)
     num_rows = min(batch_size, 1 << max(0, len(prompts) - 1).bit_length())
+    num_rows += -num_rows % layout.mesh.shape[DATA]  # or every device would decode all of them
     finished: dict[int, Generation] = {}
     for first in range(0, len(prompts), batch_size):
         group = longest_first[first : first + batch_size]
@@ -105,8 +125,8 @@ def generate(
             slots=None if slots is None else [slots[i] for i in group],
             requests=group,
         )
-        args = (model.weights, {} if pool is None else pool, packed)
-        decoding = _start(*args, key, max_new_tokens=room, **options)
+        args = (model.weights, {} if pool is None else pool, put_pages(packed, layout))
+        decoding = start_rows(*args, key, max_new_tokens=room, **options)
         while True:
             new_pm, done_p = jax.device_get((decoding.new_pm, decoding.done_p))
             ended = _ended(new_pm, done_p, decode, stop_strings, stop_ids)
@@ -115,8 +135,8 @@ def generate(
             if len(ended) >= len(group):
                 break
             done_p = done_p | np.isin(np.arange(num_rows), list(ended))
-            decoding = dataclasses.replace(decoding, done_p=jnp.asarray(done_p))
-            decoding = _advance(*args, decoding, key, steps=chunk, **options)
+            decoding = dataclasses.replace(decoding, done_p=put(done_p, layout.sharding()))
+            decoding = advance_rows(*args, decoding, key, steps=chunk, **options)
     return [finished[i] for i in range(len(prompts))]
 
 
