@@ -41,7 +41,7 @@ plan-test: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## compile plans for GPUs 
 	@for kind in gpu tpu; do \
 	  ZOJAX_PLANS=$$kind .venv-plan-$$kind/bin/python -m pytest tests/training/test_compiled_plans.py || exit; done
 
-scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (half an hour)
+scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (up to an hour)
 	@.venv-plan-gpu/bin/python benchmarks/scale.py --write-docs
 
 N ?= 300

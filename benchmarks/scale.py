@@ -3,7 +3,7 @@
     make scale
 
 Runs ``zojax plan`` in the two environments that have XLA's compilers, and writes docs/scale.md's
-tables and picture. Half an hour on 2 CPU cores. Nothing is run: bytes are XLA's own count of the
+tables and picture. Up to an hour on 2 CPU cores. Nothing is run: bytes are XLA's own count of the
 compiled programs, times are bounds from published rates.
 """
 
