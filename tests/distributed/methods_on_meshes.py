@@ -1,14 +1,16 @@
-"""Trains by several kinds of method on one device and on a mesh of 8 virtual ones, as JSON.
+"""Trains by several kinds of method, and generates, on one device and on meshes of 8 virtual ones.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 \
         python tests/distributed/methods_on_meshes.py MODEL DATA DIRECTORY
+
+Prints what came out as JSON.
 """
 
 import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,55 +26,88 @@ from zojax.config import (
     RunConfig,
     TrainConfig,
 )
-from zojax.distributed import layout_of
+from zojax.distributed import layout_of, put_pages
+from zojax.models import Model, content_hash
+from zojax.scoring import Sampling, generate, pack_prompts, texts
+from zojax.tasks import load_tokenizer
 from zojax.training.loop import compile_programs
 from zojax.training.placement import place, state_shardings
-from zojax.training.setup import make_train_source, prepare
-from zojax.training.step import ends_interval, init_state
+from zojax.training.setup import load_model, make_train_source, prepare
+from zojax.training.step import Method, TrainState, ends_interval, init_state
 
-METHODS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "LoZO-M on everything, in micro-batches": (
-        "float32",
+MESHES = {
+    "device": MeshConfig(1, 1),
+    "2x4": MeshConfig(2, 4),
+    "4x2": MeshConfig(4, 2),
+    "4x2 fsdp": MeshConfig(4, 2, fsdp=True),
+}
+
+
+class Kind(NamedTuple):
+    """A method, and the meshes that it is tried on beside one device."""
+
+    meshes: tuple[str, ...]
+    estimator: dict[str, Any]
+    training: dict[str, Any]
+    dtype: str = "float32"
+
+
+METHODS = {
+    "LoZO-M on everything, in micro-batches": Kind(
+        ("2x4",),
         {"trainable": "full", "interval": 3},
         {"optimizer": "momentum", "micro_batches": 2},
     ),
-    "MeZO on LoRA by Adam": (
-        "float32",
-        {"name": "mezo", "trainable": "lora"},
-        {"optimizer": "adam"},
+    "MeZO on LoRA by Adam": Kind(
+        ("4x2",), {"name": "mezo", "trainable": "lora"}, {"optimizer": "adam"}
     ),
-    "MeZO on a prefix": (
-        "float32",
-        {"name": "mezo", "trainable": "prefix"},
-        {"learning_rate": 0.1},
+    "LoZO on LoRA": Kind(
+        ("4x2 fsdp",), {"trainable": "lora", "interval": 3}, {"learning_rate": 0.1}
     ),
-    "LoZO on int8": ("int8", {"fold": "none"}, {"learning_rate": 1e-3}),
+    "MeZO on a prefix": Kind(
+        ("2x4",), {"name": "mezo", "trainable": "prefix"}, {"learning_rate": 0.1}
+    ),
+    "LoZO on int8": Kind(("4x2 fsdp",), {"fold": "none"}, {"learning_rate": 1e-3}, dtype="int8"),
 }
-MESHES = {"device": MeshConfig(1, 1), "mesh": MeshConfig(2, 4)}
+ANSWERS = "LoZO by generated answers, in micro-batches"
+BY_ANSWERS = Kind(
+    ("4x2",),
+    {"epsilon": 1e-3, "interval": 3},
+    {"objective": "f1", "micro_batches": 2, "learning_rate": 1e-5},
+)
 STEPS = 10
+GENERATED_ON = ["device", "4x2"]
+QUIET = Console(quiet=True)
 
 
-def configure(name: str, model: str, data: str, directory: Path, mesh: MeshConfig) -> Config:
-    dtype, estimator, training = METHODS[name]
+def configure(kind: Kind, model: str, data: str, directory: Path, mesh: MeshConfig) -> Config:
+    of_task = DataConfig("sst2", data)
+    if "objective" in kind.training:
+        of_task = DataConfig(
+            "custom", str(directory / "questions"), prompt="{sentence}", answer="answer"
+        )
+    of_task.num_train, of_task.num_dev, of_task.num_eval = 16, 4, 4
     return Config(
-        ModelConfig(model, dtype=dtype, activations="float32" if dtype == "int8" else None),
-        RunConfig(str(directory)),
-        DataConfig("sst2", data, num_train=16, num_dev=4, num_eval=4),
+        ModelConfig(
+            model, dtype=kind.dtype, activations="float32" if kind.dtype == "int8" else None
+        ),
+        RunConfig(str(directory / "run")),
+        of_task,
         TrainConfig(
             **{"steps": STEPS, "batch_size": 8, "eval_every": STEPS, "chunk": STEPS},
-            **{"learning_rate": 1e-2, **training},
+            **{"learning_rate": 1e-2, **kind.training},
         ),
-        EstimatorConfig(**{"epsilon": 1e-2, **estimator}),
+        EstimatorConfig(**{"epsilon": 1e-2, **kind.estimator}),
         mesh,
     )
 
 
-def losses(config: Config) -> dict[str, list[list[float]]]:
+def losses(config: Config) -> dict[str, Any]:
     """Of every step and variant, as configured and if nothing is learnt from them.
 
-    Without what a run evaluates and writes beside its steps.
+    Without what a run evaluates and writes beside its steps; with a hash of what is drawn first.
     """
-    run = prepare(config, Console(quiet=True))
+    run = prepare(config, QUIET)
     key, method = run.key, run.method
     source, layout = make_train_source(config, run), layout_of(run.model.weights)
     init = functools.partial(init_state, method)
@@ -100,17 +135,87 @@ def losses(config: Config) -> dict[str, list[list[float]]]:
         return found
 
     rates = method.learning_rates
-    return {"trained": trained(rates), "untrained": trained(np.zeros_like(rates))}
+    return {
+        "trained": trained(rates),
+        "untrained": trained(np.zeros_like(rates)),
+        "directions": first_directions(method, init(run.model.weights, key), key),
+    }
+
+
+def first_directions(method: Method, state: TrainState, key: jax.Array) -> str:
+    """The content of the first variants of params that are all zero.
+
+    What a prefix starts from are activations, which different meshes round differently.
+    """
+    zeros = jax.tree.map(lambda param: 0 * param, state.params)
+    variants = jax.jit(method.estimator.perturb)(key, state.step, zeros, state.subspace)
+    return content_hash({str(i): leaf for i, leaf in enumerate(jax.tree.leaves(variants))})
+
+
+def load_on(model: str, where: str) -> Model:
+    return load_model(Config(ModelConfig(model), RunConfig("none"), mesh=MESHES[where]))
+
+
+def read_prompts(model: str, data: str) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """The training records, and their sentences as tokens."""
+    tokenizer = load_tokenizer(model, None)
+    lines = (Path(data) / "train.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines[:20]]
+    return records, [np.array(tokenizer.ids(record["sentence"])) for record in records]
+
+
+def write_questions(model: str, data: str, directory: Path) -> None:
+    """Questions whose answers begin as those of the base model do, so that some are right."""
+    tokenizer = load_tokenizer(model, None)
+    records, prompts = read_prompts(model, data)
+    prompts = [np.array([tokenizer.bos, *prompt]) for prompt in prompts]
+    found = generate(load_on(model, "device"), prompts, tokenizer.text, max_new_tokens=12)
+    rows = [
+        {"sentence": record["sentence"], "answer": " ".join(one.text.split()) or "none"}
+        for record, one in zip(records, found, strict=True)
+    ]
+    directory.mkdir()
+    for split in ("train", "validation"):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (directory / f"{split}.jsonl").write_text(text)
+
+
+def generated(model: str, data: str, where: str) -> dict[str, Any]:
+    """What is sampled, in batches of no multiple of the mesh; and where it lies meanwhile."""
+    loaded, (_, prompts) = load_on(model, where), read_prompts(model, data)
+    layout, sampling = layout_of(loaded.weights), Sampling(1.0, top_k=20, top_p=0.9)
+    found = generate(
+        loaded, prompts[:6], lambda ids: "", max_new_tokens=8, sampling=sampling, batch_size=3
+    )
+    start, _ = texts._programs(layout.mesh)
+    decoding = start(
+        loaded.weights,
+        {},
+        put_pages(pack_prompts(prompts[:3], 8, num_rows=4), layout),
+        jax.random.key(0),
+        graphdef=loaded.graphdef,
+        max_new_tokens=16,
+        sampling=sampling,
+        stop_ids=np.array([-1], np.int32),
+    )
+    of_host = (decoding.new_pm, decoding.count_p, decoding.done_p)
+    return {
+        "tokens": [one.tokens for one in found],
+        "whole": [array.sharding.is_fully_replicated for array in of_host],
+        "cache": decoding.cache["k"].addressable_shards[0].data.shape,
+    }
 
 
 def main(model: str, data: str, directory: Path) -> None:
-    told = {
+    write_questions(model, data, directory / "questions")
+    told: dict[str, Any] = {
         name: {
-            where: losses(configure(name, model, data, directory / name / where, mesh))
-            for where, mesh in MESHES.items()
+            where: losses(configure(kind, model, data, directory, MESHES[where]))
+            for where in ("device", *kind.meshes)
         }
-        for name in METHODS
+        for name, kind in {**METHODS, ANSWERS: BY_ANSWERS}.items()
     }
+    told["generated"] = {where: generated(model, data, where) for where in GENERATED_ON}
     print(json.dumps(told))
 
 

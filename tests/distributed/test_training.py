@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.distributed.methods_on_meshes import METHODS, STEPS
+from tests.distributed.methods_on_meshes import ANSWERS, BY_ANSWERS, METHODS, STEPS
 from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
 
@@ -121,13 +121,43 @@ def test_a_checkpoint_of_one_mesh_is_restored_on_another(told):
     assert told["restored"] == told["replayed"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_methods_of_every_kind_train_on_a_mesh_as_on_one_device(method, told_by_method):
+ON_MESHES = [(method, mesh) for method, kind in METHODS.items() for mesh in kind.meshes]
+
+
+@pytest.mark.parametrize(("method", "mesh"), ON_MESHES)
+def test_methods_of_every_kind_train_on_a_mesh_as_on_one_device(method, mesh, told_by_method):
     """Up to the rounding of sums that are added up in another order, and by what they learn."""
     told = told_by_method[method]
-    on_mesh, reference = (np.array(told[name]["trained"]) for name in ("mesh", "device"))
+    on_mesh, reference = (np.array(told[name]["trained"]) for name in (mesh, "device"))
     assert len(reference) == STEPS
     np.testing.assert_allclose(on_mesh, reference, rtol=TOLERANCE)
     untrained = np.array(told["device"]["untrained"])
     learnt = np.abs(reference[-1] - untrained[-1]) / reference[-1]
     assert learnt.min() > 20 * TOLERANCE
+
+
+@pytest.mark.parametrize("mesh", BY_ANSWERS.meshes)
+def test_generated_answers_are_worth_on_a_mesh_what_they_are_on_one_device(mesh, told_by_method):
+    """They are the same tokens, since no two logits are within rounding of each other."""
+    told = told_by_method[ANSWERS]
+    on_mesh, reference = (np.array(told[name]["trained"]) for name in (mesh, "device"))
+    assert len(reference) == STEPS
+    assert len(np.unique(reference)) > STEPS
+    np.testing.assert_allclose(on_mesh, reference, atol=1e-6)  # the mean of F1s in float32
+    assert np.abs(reference - told["device"]["untrained"])[1:].max() > 1e-3
+
+
+@pytest.mark.parametrize(("method", "mesh"), [*ON_MESHES, (ANSWERS, *BY_ANSWERS.meshes)])
+def test_directions_of_every_kind_are_drawn_to_the_same_bits(method, mesh, told_by_method):
+    told = told_by_method[method]
+    assert told[mesh]["directions"] == told["device"]["directions"]
+
+
+def test_devices_generate_the_same_texts_a_share_each(told_by_method):
+    """And all that the host reads lies whole on each, so that every process could read it."""
+    told, reference = (told_by_method["generated"][name] for name in ("4x2", "device"))
+    assert told["tokens"] == reference["tokens"]
+    assert len({token for tokens in told["tokens"] for token in tokens}) > 10
+    assert told["whole"] == [True] * 3
+    # Of four rows one, for which there is room for 16 tokens of a prompt and as many new ones.
+    assert told["cache"] == [LAYERS, 1, 16 + 16, 8 // 2, WIDTH // 8]
