@@ -58,11 +58,8 @@ METHODS = {
         {"trainable": "full", "interval": 3},
         {"optimizer": "momentum", "micro_batches": 2},
     ),
-    "MeZO on LoRA by Adam": Kind(
-        ("4x2",), {"name": "mezo", "trainable": "lora"}, {"optimizer": "adam"}
-    ),
-    "LoZO on LoRA": Kind(
-        ("4x2 fsdp",), {"trainable": "lora", "interval": 3}, {"learning_rate": 0.1}
+    "LoZO on LoRA by Adam": Kind(
+        ("4x2 fsdp",), {"trainable": "lora", "interval": 3}, {"optimizer": "adam"}
     ),
     "MeZO on a prefix": Kind(
         ("2x4",), {"name": "mezo", "trainable": "prefix"}, {"learning_rate": 0.1}
