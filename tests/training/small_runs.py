@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from tests.training.bits import copied
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from zojax.models import Model, random_model
 from zojax.models.opt import OPTConfig
@@ -100,10 +101,6 @@ def make_items(seed: int) -> list[Item]:
     ]
 
 
-def copied(tree: Tree) -> Tree:
-    return jax.tree.map(jnp.copy, tree)
-
-
 def make_config(case: Case) -> Config:
     return Config(
         ModelConfig("base", dtype=jnp.dtype(case.dtype).name),
@@ -191,12 +188,3 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
 
 def replayed(run: Trained, records: np.ndarray, **kwargs: Any) -> tuple[Tree, TrainState]:
     return run.replay(copied(run.base.weights), header_key(run.journal), records, **kwargs)
-
-
-def assert_same_bits(ours: Tree, theirs: Tree) -> None:
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
-    ):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype, jax.tree_util.keystr(path)
-        assert a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests.training.bits import assert_same_bits, copied
 from tests.training.small_runs import (
     SNAPSHOT,
     Case,
     Trained,
     Tree,
-    assert_same_bits,
-    copied,
     replayed,
     train,
 )

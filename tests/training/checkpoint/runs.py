@@ -13,6 +13,7 @@ import optax
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
+from tests.training.bits import assert_same_bits, copied
 from zojax.adapters import Site, lowrank
 from zojax.estimators import lozo
 from zojax.models import content_hash
@@ -95,19 +96,6 @@ class Run:
 
     def with_journal(self, **changes: Any) -> "Run":
         return dataclasses.replace(self, journal=dataclasses.replace(self.journal, **changes))
-
-
-def copied(tree: Tree) -> Tree:
-    return jax.tree.map(jnp.copy, tree)
-
-
-def assert_same_bits(ours: Tree, theirs: Tree) -> None:
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
-    ):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype, jax.tree_util.keystr(path)
-        assert a.tobytes() == b.tobytes(), jax.tree_util.keystr(path)
 
 
 def make_weights() -> dict[str, Any]:

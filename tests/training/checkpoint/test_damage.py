@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.training.bits import assert_same_bits
 from tests.training.checkpoint.runs import (
     SAVED,
     STEPS,
     Run,
     Tree,
-    assert_same_bits,
     files_of,
     flip,
     refusal,

@@ -38,6 +38,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import numpy as np
+from tests.training.bits import assert_same_bits
 from tests.training.checkpoint import runs
 from zojax.errors import InputError
 from zojax.training.checkpoint import checked_note, restore
@@ -64,7 +65,7 @@ def restored_on_the_other():
     return restore(run.checkpoints, checked_note(run.checkpoints, 7, run.journal, True), *abstract)
 
 restored = restored_on_the_other()
-runs.assert_same_bits(restored, (weights, state))
+assert_same_bits(restored, (weights, state))
 shards = restored[0]["embed_tokens"]["weight"].addressable_shards
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, resource.RLIM_INFINITY))

@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
-from tests.training.checkpoint.runs import SAVED, STEPS, assert_same_bits, copied, make_run
+from tests.training.bits import assert_same_bits, copied
+from tests.training.checkpoint.runs import SAVED, STEPS, make_run
 from zojax.errors import InputError
 from zojax.models import content_hash
 from zojax.training import checkpoint_note

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from tests.training.checkpoint.runs import SAVED, STEPS, Run, assert_same_bits
+from tests.training.bits import assert_same_bits
+from tests.training.checkpoint.runs import SAVED, STEPS, Run
 from zojax.training.checkpoint_disk import kept_steps, saved_steps
 from zojax.training.journal import JournalWriter, read_journal
 
