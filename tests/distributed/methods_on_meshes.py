@@ -30,6 +30,7 @@ from zojax.distributed import layout_of, put_pages
 from zojax.models import Model, content_hash
 from zojax.scoring import Sampling, generate, pack_prompts, texts
 from zojax.tasks import load_tokenizer
+from zojax.tasks.tokenize import Tokenizer
 from zojax.training.loop import compile_programs
 from zojax.training.placement import place, state_shardings
 from zojax.training.setup import load_model, make_train_source, prepare
@@ -153,23 +154,21 @@ def load_on(model: str, where: str) -> Model:
     return load_model(Config(ModelConfig(model), RunConfig("none"), mesh=MESHES[where]))
 
 
-def read_prompts(model: str, data: str) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """The training records, and their sentences as tokens."""
-    tokenizer = load_tokenizer(model, None)
+def read_sentences(data: str) -> list[str]:
+    """Some that are trained on."""
     lines = (Path(data) / "train.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines[:20]]
-    return records, [np.array(tokenizer.ids(record["sentence"])) for record in records]
+    return [json.loads(line)["sentence"] for line in lines[:20]]
 
 
-def write_questions(model: str, data: str, directory: Path) -> None:
+def write_questions(
+    model: str, tokenizer: Tokenizer, sentences: list[str], directory: Path
+) -> None:
     """Questions whose answers begin as those of the base model do, so that some are right."""
-    tokenizer = load_tokenizer(model, None)
-    records, prompts = read_prompts(model, data)
-    prompts = [np.array([tokenizer.bos, *prompt]) for prompt in prompts]
+    prompts = [np.array([tokenizer.bos, *tokenizer.ids(text)]) for text in sentences]
     found = generate(load_on(model, "device"), prompts, tokenizer.text, max_new_tokens=12)
     rows = [
-        {"sentence": record["sentence"], "answer": " ".join(one.text.split()) or "none"}
-        for record, one in zip(records, found, strict=True)
+        {"sentence": sentence, "answer": " ".join(one.text.split()) or "none"}
+        for sentence, one in zip(sentences, found, strict=True)
     ]
     directory.mkdir()
     for split in ("train", "validation"):
@@ -177,12 +176,12 @@ def write_questions(model: str, data: str, directory: Path) -> None:
         (directory / f"{split}.jsonl").write_text(text)
 
 
-def generated(model: str, data: str, where: str) -> dict[str, Any]:
+def generated(model: str, prompts: list[np.ndarray], where: str) -> dict[str, Any]:
     """What is sampled, in batches of no multiple of the mesh; and where it lies meanwhile."""
-    loaded, (_, prompts) = load_on(model, where), read_prompts(model, data)
+    loaded = load_on(model, where)
     layout, sampling = layout_of(loaded.weights), Sampling(1.0, top_k=20, top_p=0.9)
     found = generate(
-        loaded, prompts[:6], lambda ids: "", max_new_tokens=8, sampling=sampling, batch_size=3
+        loaded, prompts, lambda ids: "", max_new_tokens=8, sampling=sampling, batch_size=3
     )
     start, _ = texts._programs(layout.mesh)
     decoding = start(
@@ -204,7 +203,8 @@ def generated(model: str, data: str, where: str) -> dict[str, Any]:
 
 
 def main(model: str, data: str, directory: Path) -> None:
-    write_questions(model, data, directory / "questions")
+    tokenizer, sentences = load_tokenizer(model, None), read_sentences(data)
+    write_questions(model, tokenizer, sentences, directory / "questions")
     told: dict[str, Any] = {
         name: {
             where: losses(configure(kind, model, data, directory, MESHES[where]))
@@ -212,7 +212,8 @@ def main(model: str, data: str, directory: Path) -> None:
         }
         for name, kind in {**METHODS, ANSWERS: BY_ANSWERS}.items()
     }
-    told["generated"] = {where: generated(model, data, where) for where in GENERATED_ON}
+    prompts = [np.array(tokenizer.ids(sentence)) for sentence in sentences[:6]]
+    told["generated"] = {where: generated(model, prompts, where) for where in GENERATED_ON}
     print(json.dumps(told))
 
 
