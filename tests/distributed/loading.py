@@ -1,6 +1,6 @@
 """Loads checkpoints into the shards of several processes, and prints what it read, as JSON.
 
-And what it generates with them.
+And what it generates with them, and which pages of a batch it packs.
 
 … python tests/distributed/loading.py DATA MODEL DIRECTORY [DIRECTORY …]
 """
@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from zojax.distributed import make_layout, processes
+from zojax.distributed import Layout, local_pages, make_layout, processes, put_pages
 from zojax.models import Model, checkpoint_files, content_hash, load
-from zojax.scoring import generate
+from zojax.scoring import Item, generate, pack, shape_needed
 from zojax.training.placement import weight_sharding
 
 
@@ -31,6 +31,22 @@ def generated(model: Model) -> list[list[int]]:
     return [text.tokens for text in texts]
 
 
+def fed(layout: Layout) -> list[int]:
+    """The pages that this process packs, if its devices have them as if it packed all."""
+    items = [Item(np.arange(1, n, dtype=np.int32), (np.array([n]),)) for n in range(3, 15)]
+    shape = shape_needed(items, 4)
+    own, whole = local_pages(layout, 4), pack(items, shape)
+    packed = pack(items, shape, own)
+    assert sorted(np.flatnonzero(packed.tokens_pt.any(axis=1))) == sorted(own)
+
+    def check(leaf: jax.Array, expected: np.ndarray) -> None:
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(shard.data, expected[shard.index])
+
+    jax.tree.map(check, put_pages(packed, layout), whole)
+    return sorted(own)
+
+
 def told(data: int, model: int, directory: str) -> dict[str, Any]:
     read = []
     read_into = checkpoint_files._read_into
@@ -40,7 +56,8 @@ def told(data: int, model: int, directory: str) -> dict[str, Any]:
         return read_into(file, run)
 
     checkpoint_files._read_into = counted
-    loaded = load(directory, sharding=weight_sharding(make_layout(data, model)))
+    layout = make_layout(data, model)
+    loaded = load(directory, sharding=weight_sharding(layout))
     weights = loaded.weights
     checkpoint_files._read_into = read_into
     return {
@@ -50,6 +67,7 @@ def told(data: int, model: int, directory: str) -> dict[str, Any]:
         "whole": sum(leaf.nbytes for leaf in jax.tree.leaves(weights)),
         "hash": content_hash(weights),
         "generated": generated(loaded),
+        "pages": fed(layout),
     }
 
 

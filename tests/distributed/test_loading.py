@@ -1,4 +1,4 @@
-"""Each process reads of a checkpoint what its devices hold, and all generate the same with it."""
+"""Each process reads and packs what its devices hold, and all generate the same with it."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def model():
 
 
 @pytest.mark.parametrize(("data", "shards"), [(1, 4), (2, 2)])
-def test_a_process_reads_what_its_devices_hold(data, shards, model, tmp_path):
+def test_a_process_reads_and_packs_what_its_devices_hold(data, shards, model, tmp_path):
     formats = ("safetensors", "bin")
     for format in formats:
         save(model, tmp_path / format, format=format)
@@ -41,7 +41,7 @@ def test_a_process_reads_what_its_devices_hold(data, shards, model, tmp_path):
     with jobs.start(2, command, devices=2) as started:
         outcomes = jobs.finish(started)
     assert [(code, err) for code, _, err in outcomes] == [(0, "")] * 2
-    for _, out, _ in outcomes:
+    for (_, out, _), pages in zip(outcomes, [[0, 1], [2, 3]], strict=True):
         by_format = json.loads(out.splitlines()[-1])
         assert {told["hash"] for told in by_format} == {content_hash(model.weights)}
         assert [told["generated"] for told in by_format] == [generated(model)] * 2
@@ -50,6 +50,7 @@ def test_a_process_reads_what_its_devices_hold(data, shards, model, tmp_path):
         # Half of the matrices where the two devices hold half of the shards, else all of them.
         share = told["read"] / told["whole"]
         assert 0.5 < share < 0.6 if data == 1 else share == 1
+        assert told["pages"] == ([0, 1, 2, 3] if data == 1 else pages)
 
 
 def test_what_devices_hold_side_by_side_is_read_at_once():

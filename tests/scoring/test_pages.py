@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -136,6 +137,18 @@ def test_a_larger_bucket_adds_nothing_but_unused_places(batch):
             theirs = theirs[:, : ours.shape[1]]
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == (np.float32 if field.name == "weight_pc" else np.int32)
+
+
+def test_some_pages_alone_are_as_they_are_among_all(batch):
+    items, num_pages = batch
+    whole, shape = packed(batch)
+    only = range(1, num_pages, 2)
+    for part, all_pages in zip(
+        *map(jax.tree.leaves, (pack(items, shape, only), whole)), strict=True
+    ):
+        others = np.delete(np.arange(num_pages), only)
+        np.testing.assert_array_equal(part[only], all_pages[only])
+        assert not part[others].any()
 
 
 @pytest.mark.parametrize("axis", ["tokens", "reads", "scored"])

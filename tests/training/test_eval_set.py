@@ -3,10 +3,15 @@
 import numpy as np
 import pytest
 
+from zojax.distributed import Layout, make_layout
 from zojax.scoring import Item
 from zojax.training.eval_set import pack_sets
 
 WORDS = (np.array([1], np.int32), np.array([2], np.int32))
+
+
+def one_device() -> Layout:
+    return make_layout(1, 1)
 
 
 def items(seed: int, count: int, longest: int) -> list[Item]:
@@ -18,7 +23,7 @@ def items(seed: int, count: int, longest: int) -> list[Item]:
 @pytest.mark.parametrize("counts", [(100, 200), (3, 90), (1, 1), (64, 0), (33, 32)])
 def test_every_item_is_in_one_batch_of_one_shape_for_all_sets(counts, batch_size):
     sets = [items(i, count, 40 * (i + 1)) for i, count in enumerate(counts)]
-    packed = pack_sets(sets, batch_size, 64)
+    packed = pack_sets(sets, batch_size, 64, one_device())
     assert [p is None for p in packed] == [not count for count in counts]
     assert len({bucket for p in packed if p for bucket, *_ in p.batches}) == 1
     for members, one in zip(sets, packed, strict=True):
@@ -35,7 +40,7 @@ def test_every_item_is_in_one_batch_of_one_shape_for_all_sets(counts, batch_size
 
 def test_sets_of_short_and_long_items_are_padded_by_a_tenth_at_most():
     sets = [items(0, 100, 15), items(1, 200, 60)]
-    packed = pack_sets(sets, 32, 768)
+    packed = pack_sets(sets, 32, 768, one_device())
     tokens = sum(item.num_computed for members in sets for item in members)
     places = sum(bucket.pages * bucket.tokens for p in packed if p for bucket, *_ in p.batches)
     assert tokens / places > 0.9
@@ -45,15 +50,15 @@ def test_a_set_of_one_short_item_is_one_batch_and_does_not_shred_the_other():
     def of_length(length: int, count: int) -> list[Item]:
         return [Item(np.zeros(length, np.int32), WORDS) for _ in range(count)]
 
-    dev, held_out = pack_sets([of_length(10, 1), of_length(30, 20)], 32, 768)
+    dev, held_out = pack_sets([of_length(10, 1), of_length(30, 20)], 32, 768, one_device())
     assert dev is not None
     assert held_out is not None
     assert [len(group) for *_, group in dev.batches] == [1]
     assert len(held_out.batches) <= 4
-    dev, held_out = pack_sets([of_length(30, 8), of_length(30, 872)], 32, 768)
+    dev, held_out = pack_sets([of_length(30, 8), of_length(30, 872)], 32, 768, one_device())
     assert held_out is not None
     assert len(held_out.batches) <= 40
 
 
 def test_no_sets_need_no_batches():
-    assert pack_sets([[], []], 4, 64) == [None, None]
+    assert pack_sets([[], []], 4, 64, one_device()) == [None, None]

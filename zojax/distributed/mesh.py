@@ -171,8 +171,26 @@ def put_pages(pages: Any, layout: Layout, *, axis: int = 0) -> Any:
     return jax.tree.map(of_leaf, pages)
 
 
+def local_pages(layout: Layout, num_pages: int) -> frozenset[int]:
+    """Of so many pages, those that devices of this process score.
+
+    >>> sorted(local_pages(make_layout(1, 1), 3))
+    [0, 1, 2]
+    """
+    sharding = layout.sharding(("pages",), (num_pages,))
+    index_by_device = sharding.devices_indices_map((num_pages,))
+    return frozenset(
+        page
+        for device in sharding.addressable_devices
+        for page in range(num_pages)[index_by_device[device][0]]
+    )
+
+
 def put(leaf: Any, sharding: NamedSharding) -> Any:
-    """An array of the host, or its shape struct, where it shall lie; all processes have it."""
+    """An array of the host, or its shape struct, where it shall lie.
+
+    Every process has what its own devices hold, in an array of the whole shape.
+    """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     if sharding.is_fully_addressable:

@@ -12,8 +12,9 @@ c scored tokens.
 
 import dataclasses
 import functools
+import heapq
 import operator
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import jax
 import numpy as np
@@ -119,12 +120,12 @@ def assign(items: Sequence[Item], num_pages: int) -> list[list[int]]:
     >>> assign(items, 2)
     [[1, 3], [2, 0]]
     """
-    fill = [0] * num_pages
     members: list[list[int]] = [[] for _ in range(num_pages)]
+    emptiest = [(0, page) for page in range(num_pages)]  # a heap of (tokens, page)
     for i in sorted(range(len(items)), key=lambda i: -items[i].num_computed):
-        page = fill.index(min(fill))
+        tokens, page = emptiest[0]
         members[page].append(i)
-        fill[page] += items[i].num_computed
+        heapq.heapreplace(emptiest, (tokens + items[i].num_computed, page))
     return members
 
 
@@ -138,57 +139,73 @@ def shape_needed(items: Sequence[Item], num_pages: int = 1) -> PageShape:
     return PageShape(num_pages, *map(largest, ("num_computed", "num_reads", "num_scored")))
 
 
-def pack(items: Sequence[Item], shape: PageShape) -> Pages:
+def pack(items: Sequence[Item], shape: PageShape, only: Container[int] | None = None) -> Pages:
     """Packs a batch into pages of a given shape, in slot 0, as numpy arrays on the host.
+
+    Args:
+        items: the batch.
+        shape: of its pages.
+        only: the pages to fill, the others being left empty; None is all.
 
     Raises:
         InputError: a prompt or a candidate has no token, or the items do not fit ``shape``.
     """
-    by_token = {
-        name: np.zeros((shape.pages, shape.tokens), np.int32)
-        for name in ("tokens_pt", "positions_pt", "segments_pt", "branches_pt")
-    }
-    reads_pr = np.zeros((shape.pages, shape.reads), np.int32)
-    by_scored = {
-        name: np.zeros((shape.pages, shape.scored), np.int32)
-        for name in ("read_pc", "targets_pc", "example_pc", "candidate_pc")
-    }
-    weight_pc = np.zeros((shape.pages, shape.scored), np.float32)
+    pages = _empty(shape)
     for page, members in enumerate(assign(items, shape.pages)):
-        at = reads = scored = 0
-        for segment, i in enumerate(members, start=1):
-            item = items[i]
-            if not len(item.prompt) or not all(len(c) for c in item.candidates):
-                raise InputError(f"{item.name}: a prompt or a candidate has no token")
-            after = (at + item.num_computed, reads + item.num_reads, scored + item.num_scored)
-            if any(map(operator.gt, after, (shape.tokens, shape.reads, shape.scored))):
-                raise InputError(f"{item.name}: the batch does not fit pages of shape {shape}")
-            prompt_len = len(item.prompt)
-            prompt_read = reads
-            runs = [(item.prompt, 0, 0)]  # tokens, first position, branch
-            runs += [(c[:-1], prompt_len, b) for b, c in enumerate(item.candidates, start=1)]
-            for branch, (tokens, position, _) in enumerate(runs):
-                here = slice(at, at + len(tokens))
-                by_token["tokens_pt"][page, here] = tokens
-                by_token["positions_pt"][page, here] = position + np.arange(len(tokens))
-                by_token["segments_pt"][page, here] = segment
-                by_token["branches_pt"][page, here] = branch
-                first_read = at + len(tokens) - 1 if branch == 0 else at
-                num_reads = 1 if branch == 0 else len(tokens)
-                reads_pr[page, reads : reads + num_reads] = first_read + np.arange(num_reads)
-                if branch > 0:
-                    candidate = item.candidates[branch - 1]
-                    there = slice(scored, scored + len(candidate))
-                    by_scored["read_pc"][page, there] = [
-                        prompt_read,
-                        *range(reads, reads + num_reads),
-                    ]
-                    by_scored["targets_pc"][page, there] = candidate
-                    by_scored["example_pc"][page, there] = i
-                    by_scored["candidate_pc"][page, there] = branch - 1
-                    weight_pc[page, there] = 1.0 / len(candidate)
-                    scored += len(candidate)
-                at += len(tokens)
-                reads += num_reads
-    slot_p = np.zeros((shape.pages,), np.int32)
-    return Pages(**by_token, slot_p=slot_p, reads_pr=reads_pr, **by_scored, weight_pc=weight_pc)
+        if only is None or page in only:
+            _fill(jax.tree.map(operator.itemgetter(page), pages), items, members, shape)
+    return pages
+
+
+def _empty(shape: PageShape) -> Pages:
+    def zeros(width: int, dtype: type[np.generic] = np.int32) -> np.ndarray:
+        return np.zeros((shape.pages, width), dtype)
+
+    return Pages(
+        tokens_pt=zeros(shape.tokens),
+        positions_pt=zeros(shape.tokens),
+        segments_pt=zeros(shape.tokens),
+        branches_pt=zeros(shape.tokens),
+        slot_p=np.zeros(shape.pages, np.int32),
+        reads_pr=zeros(shape.reads),
+        read_pc=zeros(shape.scored),
+        targets_pc=zeros(shape.scored),
+        example_pc=zeros(shape.scored),
+        candidate_pc=zeros(shape.scored),
+        weight_pc=zeros(shape.scored, np.float32),
+    )
+
+
+def _fill(page: Pages, items: Sequence[Item], members: Sequence[int], shape: PageShape) -> None:
+    """Writes a page's items into its row of every array."""
+    at = reads = scored = 0
+    for segment, i in enumerate(members, start=1):
+        item = items[i]
+        if not len(item.prompt) or not all(len(c) for c in item.candidates):
+            raise InputError(f"{item.name}: a prompt or a candidate has no token")
+        after = (at + item.num_computed, reads + item.num_reads, scored + item.num_scored)
+        if any(map(operator.gt, after, (shape.tokens, shape.reads, shape.scored))):
+            raise InputError(f"{item.name}: the batch does not fit pages of shape {shape}")
+        prompt_len, prompt_read = len(item.prompt), reads
+        runs = [(item.prompt, 0)]  # tokens, first position
+        runs += [(c[:-1], prompt_len) for c in item.candidates]
+        for branch, (tokens, position) in enumerate(runs):
+            here = slice(at, at + len(tokens))
+            page.tokens_pt[here] = tokens
+            page.positions_pt[here] = position + np.arange(len(tokens))
+            page.segments_pt[here] = segment
+            page.branches_pt[here] = branch
+            first_read = at + len(tokens) - 1 if branch == 0 else at
+            num_reads = 1 if branch == 0 else len(tokens)
+            page.reads_pr[reads : reads + num_reads] = first_read + np.arange(num_reads)
+            if branch > 0:
+                candidate = item.candidates[branch - 1]
+                there = slice(scored, scored + len(candidate))
+                page.read_pc[there] = [prompt_read, *range(reads, reads + num_reads)]
+                page.targets_pc[there] = candidate
+                page.example_pc[there] = i
+                page.candidate_pc[there] = branch - 1
+                page.weight_pc[there] = 1.0 / len(candidate)
+                scored += len(candidate)
+            at += len(tokens)
+            reads += num_reads

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from typing import TypeVar
 
 import jax
@@ -42,13 +42,14 @@ def pack_batch(
     shape: PageShape,
     size: int | None = None,
     worth_bk: np.ndarray | None = None,
+    only: Container[int] | None = None,
 ) -> Batch:
-    """A batch of items, or of fewer than ``size`` with room for as many."""
+    """A batch of items, or of fewer than ``size`` with room for as many; see :func:`pack`."""
     labels_b = np.zeros(size or len(items), np.int32)
     labels_b[: len(items)] = [item.label for item in items]
     lengths_b = np.zeros(len(labels_b), np.float32)
     lengths_b[: len(items)] = [len(item.candidates[item.label]) for item in items]
-    return Batch(pack(items, shape), labels_b, lengths_b, worth_bk)
+    return Batch(pack(items, shape, only), labels_b, lengths_b, worth_bk)
 
 
 def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
@@ -73,6 +74,7 @@ class BatchSource:
         buckets: shapes to pack into, all of one number of pages.
         num_micro_batches: parts of a batch; of more than one the leaves are stacked.
         worth_nk: what choosing each candidate of the data set is worth, where the objective asks.
+        only: the pages to fill, for a process that feeds no others; None is all.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class BatchSource:
         buckets: Sequence[PageShape],
         num_micro_batches: int = 1,
         worth_nk: np.ndarray | None = None,
+        only: Container[int] | None = None,
     ):
         self._items, self._order, self._buckets = items, order, buckets
         self._batch_size, self._parts, self._worth_nk = batch_size, num_micro_batches, worth_nk
+        self._only = only
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
         """Bucket, packed batch, and its computed tokens and places for tokens."""
@@ -93,7 +97,12 @@ class BatchSource:
         parts = [[self._items[i] for i in part] for part in indices]
         shape = bucket_for(shape_of_all(parts, self._buckets[0].pages), self._buckets)
         worth = [None if self._worth_nk is None else self._worth_nk[part] for part in indices]
-        batch = stack([pack_batch(p, shape, None, w) for p, w in zip(parts, worth, strict=True)])
+        batch = stack(
+            [
+                pack_batch(part, shape, worth_bk=worth_bk, only=self._only)
+                for part, worth_bk in zip(parts, worth, strict=True)
+            ]
+        )
         places = self._parts * shape.pages * shape.tokens
         return shape, batch, (sum(item.num_computed for part in parts for item in part), places)
 

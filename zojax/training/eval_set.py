@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from zojax.distributed import DATA, Layout, local_pages
 from zojax.scoring import Item, PageShape, shape_needed
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.tasks import Example, Task
@@ -72,7 +73,7 @@ class EvalSet:
 
 
 def pack_sets(
-    sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int, *, multiple_of: int = 1
+    sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int, layout: Layout
 ) -> list[PackedItems | None]:
     """Packs data sets for one executable, which costs more seconds than the few tokens it pads.
 
@@ -82,7 +83,7 @@ def pack_sets(
         sets: of items; one without any is None in what is returned.
         batch_size: the most examples in a batch.
         hidden_size: the model's width, see :func:`zojax.scoring.buckets.choose_num_pages`.
-        multiple_of: likewise.
+        layout: of the devices, which share every batch's pages evenly.
     """
     if not any(sets):
         return [None] * len(sets)
@@ -93,14 +94,16 @@ def pack_sets(
         for items, dealt in zip(sets, groups, strict=True)
     ]
     batches = [members for by_group in by_set for members in by_group]
-    num_pages = choose_num_pages(batches, hidden_size, multiple_of=multiple_of)
+    num_pages = choose_num_pages(batches, hidden_size, multiple_of=layout.mesh.shape[DATA])
     [bucket] = choose_buckets([shape_needed(members, num_pages) for members in batches], 1)
+
+    only = local_pages(layout, num_pages)
 
     def packed(items: Sequence[Item], dealt: list[np.ndarray]) -> PackedItems | None:
         if not items:
             return None
         made = [
-            (bucket, pack_batch([items[i] for i in group], bucket, batch_size), group)
+            (bucket, pack_batch([items[i] for i in group], bucket, batch_size, only=only), group)
             for group in dealt
         ]
         return PackedItems(made, len(items), batch_size)

@@ -11,7 +11,7 @@ import xxhash
 from rich.console import Console
 
 from zojax.config import Config, DataConfig
-from zojax.distributed import DATA, layout_of
+from zojax.distributed import DATA, layout_of, local_pages
 from zojax.models import Model, content_hash, load, read_config
 from zojax.scoring import Item
 from zojax.scoring.buckets import choose_num_pages, few_buckets
@@ -207,18 +207,26 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         micro_batches([items[i] for i in order(step)], train.micro_batches)
         for step in range(train.steps)
     ]
-    hidden_size = run.model.config.hidden_size
+    layout = layout_of(run.model.weights)
     num_pages = choose_num_pages(
         [part for batch in batches for part in batch],
-        hidden_size,
-        multiple_of=layout_of(run.model.weights).mesh.shape[DATA],
+        run.model.config.hidden_size,
+        multiple_of=layout.mesh.shape[DATA],
     )
     tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
     shapes = [shape_of_all(batch, num_pages) for batch in batches]
     buckets = few_buckets(shapes, tokens // train.micro_batches)
     metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
     worth_nk = metric and score_choices(splits.train, run.objective.num_candidates, metric)
-    return BatchSource(items, order, train.batch_size, buckets, train.micro_batches, worth_nk)
+    return BatchSource(
+        items,
+        order,
+        train.batch_size,
+        buckets,
+        train.micro_batches,
+        worth_nk,
+        local_pages(layout, num_pages),
+    )
 
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:
@@ -227,8 +235,7 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
     batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
 
     def packed(sets: list[list[Item]]) -> list[PackedItems | None]:
-        shards = layout_of(model.weights).mesh.shape[DATA]
-        return pack_sets(sets, batch_size, model.config.hidden_size, multiple_of=shards)
+        return pack_sets(sets, batch_size, model.config.hidden_size, layout_of(model.weights))
 
     items = [data.dev, data.eval]
     ranked = [None, None] if task.kind == "generation" else packed(items)
