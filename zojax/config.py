@@ -46,7 +46,8 @@ class ModelConfig:
         bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
             OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
-            multiplied, so that no part of a probe is lost there; twice the products.
+            multiplied, so that no part of a score is lost there; twice the products. What a step's
+            scores differ by is not lost either way.
     """
 
     path: Text

@@ -3,14 +3,24 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from flax import nnx
 from jax.export import DisabledSafetyCheck, export
 
 from zojax.models import Model
+from zojax.models.layers import Linear
+from zojax.models.precision import FLOAT32
 from zojax.scoring import from_span, pack, score, shape_needed
 
 # The same products, which XLA may fuse with others.
 TOLERANCE = 1e-5
+
+
+def exported(function, platform: str, *args):
+    checks = [DisabledSafetyCheck.platform()]
+    return export(jax.jit(function), platforms=[platform], disabled_checks=checks)(*args)
 
 
 def lowered(model: Model, platform: str) -> tuple[str, np.ndarray]:
@@ -18,11 +28,8 @@ def lowered(model: Model, platform: str) -> tuple[str, np.ndarray]:
     rng = np.random.default_rng(0)
     items = [from_span(rng.integers(3, 97, n).astype(np.int32), 1, n) for n in (5, 12, 9)]
     pages = pack(items, shape_needed(items, 2))
-    program = export(
-        jax.jit(functools.partial(score, graphdef=model.graphdef)),
-        platforms=[platform],
-        disabled_checks=[DisabledSafetyCheck.platform()],
-    )(model.weights, {}, pages)
+    scoring = functools.partial(score, graphdef=model.graphdef)
+    program = exported(scoring, platform, model.weights, {}, pages)
     return program.mlir_module(), np.asarray(program.call(model.weights, {}, pages))
 
 
@@ -31,3 +38,14 @@ def test_gpus_have_each_layer_by_itself_and_score_as_the_loop_over_the_layers_do
     unrolled, theirs = lowered(rough_model, "cuda")
     assert ("stablehlo.while" in looped, "stablehlo.while" in unrolled) == (True, False)
     np.testing.assert_allclose(theirs, scores, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("platform", "differ"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_float32_is_multiplied_as_differences_where_products_shorten_it(platform, differ):
+    layer = Linear(8, 4, use_bias=False, precision=FLOAT32, rngs=nnx.Rngs(0))
+    layer.set_attributes(variants=2)
+    x_ptn = jax.random.normal(jax.random.key(0), (4, 3, 8))
+    program = exported(lambda x: layer(x, {}), platform, x_ptn)
+    assert ("stablehlo.subtract" in program.mlir_module()) == differ
+    whole = jnp.einsum("ptn,mn->ptm", x_ptn, layer.weight[...])
+    np.testing.assert_allclose(program.call(x_ptn), whole, atol=TOLERANCE)

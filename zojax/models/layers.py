@@ -199,6 +199,24 @@ def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> 
     return both[:, : x.shape[1]] + both[:, x.shape[1] :]  # of one product: weights are read once
 
 
+def _as_differences(x_ptn: jax.Array, variants: int) -> jax.Array:
+    """Of a page under so many variants, neighbours: the first, and by what the others differ.
+
+    What rounding the first loses is then lost by all alike, and what they differ by is rounded
+    by a share of itself, so that neither drowns the differences between the variants' losses.
+    """
+    x_gvtn = x_ptn.reshape(-1, variants, *x_ptn.shape[1:])
+    first, others = x_gvtn[:, :1], x_gvtn[:, 1:]
+    return jnp.concatenate([first, others - first], axis=1).reshape(x_ptn.shape)
+
+
+def _from_differences(y_ptm: jax.Array, variants: int) -> jax.Array:
+    """The inverse of :func:`_as_differences`."""
+    y_gvtm = y_ptm.reshape(-1, variants, *y_ptm.shape[1:])
+    first, others = y_gvtm[:, :1], y_gvtm[:, 1:]
+    return jnp.concatenate([first, others + first], axis=1).reshape(y_ptm.shape)
+
+
 def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str) -> jax.Array:
     """A vector in float32, with its delta per page ``(p, 1, m)`` where the adapter has one."""
     vector_m = vector_m.astype(jnp.float32)
@@ -209,11 +227,13 @@ class Linear(nnx.Module):
     """``y = x Wᵀ + b`` with ``weight (m, n)``, as PyTorch and the papers lay it out.
 
     Products accumulate in float32 and the result stays float32, so that a perturbation is never
-    rounded to the weights' dtype. Inputs are, unless the precision is ``exact``.
+    rounded to the weights' dtype. Inputs are, unless the precision is ``exact``; but of pages that
+    are one page under several ``variants`` (set it with ``set_attributes``; 1 says nothing about
+    neighbours), all but the first are multiplied as differences from it, at the same cost.
     """
 
     def __init__(self, n: int, m: int, *, use_bias: bool, precision: Precision, rngs: nnx.Rngs):
-        self.exact = precision.exact
+        self.exact, self.variants = precision.exact, 1
         if precision.int8:  # a loader's to fill
             self.weight = nnx.Param(jnp.zeros((m, n), jnp.int8))
         else:
@@ -230,7 +250,20 @@ class Linear(nnx.Module):
     def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
         """Maps ``(p, t, n)`` to ``(p, t, m)``, float32."""
         weight_mn = self.weight[...].astype(self.dtype)
-        y_ptm = _matmul("ptn,mn->ptm", x_ptn, weight_mn, self.exact)
+
+        def whole(x_ptn: jax.Array) -> jax.Array:
+            return _matmul("ptn,mn->ptm", x_ptn, weight_mn, self.exact)
+
+        def apart(x_ptn: jax.Array) -> jax.Array:
+            y_ptm = whole(_as_differences(x_ptn, self.variants))
+            return _from_differences(y_ptm, self.variants)
+
+        if self.variants == 1:
+            y_ptm = whole(x_ptn)
+        elif weight_mn.dtype == jnp.float32:  # which accelerators multiply in fewer bits
+            y_ptm = jax.lax.platform_dependent(x_ptn, cpu=whole, default=apart)
+        else:
+            y_ptm = apart(x_ptn)
         if self.scale is not None:
             y_ptm *= self.scale[...]
         if "weight" in adapter:

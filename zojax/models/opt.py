@@ -124,7 +124,8 @@ class Attention(nnx.Module):
     @property
     def dtype(self) -> jnp.dtype:
         """Of queries, keys and values."""
-        return jnp.dtype(jnp.float32) if self.q_proj.exact else self.q_proj.dtype
+        whole = self.q_proj.exact or self.q_proj.variants > 1
+        return jnp.dtype(jnp.float32) if whole else self.q_proj.dtype
 
     def __call__(
         self,

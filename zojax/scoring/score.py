@@ -22,6 +22,7 @@ def score(
     *,
     graphdef: nnx.GraphDef,
     normalize: bool = True,
+    variants: int = 1,
 ) -> jax.Array:
     """Scores every page under its slot's adapter. Pure; jit it with ``graphdef`` bound.
 
@@ -33,11 +34,15 @@ def score(
         normalize: True for log-probabilities. False leaves out the vocabulary's log-sum-exp and
             returns bare logits of the scored tokens, which is enough to compare candidates that
             share a read, and costs one column of the head per token instead of all.
+        variants: neighbouring pages that are one page in so many slots, as
+            :func:`repeat_for_slots` has them. With 16-bit weights, what their scores differ by is
+            then no longer lost where activations are rounded.
 
     Returns:
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.
     """
     model = nnx.merge(graphdef, weights)
+    model.set_attributes(variants=variants)
     hidden_prn, _ = model(
         pages.tokens_pt,
         pages.positions_pt,

@@ -184,7 +184,12 @@ def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Obje
     pool = make_pool(states)
     pages = repeat_for_slots(batch.pages, first_slot=1, num_slots=len(states))
     logprob_pc = score(
-        weights, pool, pages, graphdef=objective.graphdef, normalize=objective.normalize
+        weights,
+        pool,
+        pages,
+        graphdef=objective.graphdef,
+        normalize=objective.normalize,
+        variants=len(states),
     )
     logprob_pvc = logprob_pc.reshape(-1, len(states), logprob_pc.shape[-1])
 
