@@ -1,16 +1,16 @@
 """Small checkpoints of every style, and what the tests do to them."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from zojax.errors import InputError
-from zojax.models import Model, load, random_model
+from zojax.models import Model, abstract_model, load
 from zojax.models.opt import OPTConfig
 
 PRE_LN = OPTConfig(50, 8, 3, 2, 16, 32, 8)
@@ -24,14 +24,16 @@ EMBEDDING = "model.decoder.embed_tokens.weight"
 FC1 = "model.decoder.layers.1.fc1.weight"
 
 
-def noisy(config: OPTConfig, dtype=jnp.float32) -> Model:
-    """A model in which no two tensors are alike, so that a swap cannot hide."""
-    model = random_model(config)
+@functools.cache
+def noisy(config: OPTConfig) -> Model:
+    """A model in which no two tensors are alike, so that a swap cannot hide.
+
+    Of shapes alone: compiling what draws a whole model takes seconds.
+    """
+    model = abstract_model(config)
     leaves, structure = jax.tree.flatten(model.weights)
     keys = jax.random.split(jax.random.key(7), len(leaves))
-    leaves = [
-        jax.random.normal(k, a.shape).astype(dtype) for k, a in zip(keys, leaves, strict=True)
-    ]
+    leaves = [jax.random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=True)]
     return dataclasses.replace(model, weights=jax.tree.unflatten(structure, leaves))
 
 
