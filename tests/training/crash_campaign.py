@@ -24,7 +24,11 @@ import warnings
 from pathlib import Path
 
 # All that a child needs is imported before it is forked; JAX starts its threads in the child.
-import transformers  # noqa: F401
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+import orbax.checkpoint  # noqa: F401
+import transformers.models.auto.tokenization_auto
+import transformers.models.gpt2.tokenization_gpt2  # noqa: F401
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -44,7 +48,7 @@ from zojax.training import run_dir, train
 from zojax.training.loop import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 400
+STEPS = 200
 _SENTENCES = ("the acting is superb.", "the script is awful.")
 
 
@@ -52,9 +56,9 @@ def make_config(directory: Path) -> Config:
     """A small run with many chunks, folds and evaluations."""
     return Config(
         ModelConfig(str(directory / "model"), dtype="bfloat16"),
-        RunConfig(str(directory / "run"), checkpoint_every=60, keep_last=2),
+        RunConfig(str(directory / "run"), checkpoint_every=30, keep_last=2),
         DataConfig("sst2", str(directory / "data"), num_train=32, num_dev=8, num_eval=8),
-        TrainConfig(steps=STEPS, batch_size=4, learning_rate=1e-2, eval_every=50, chunk=4),
+        TrainConfig(steps=STEPS, batch_size=4, learning_rate=1e-2, eval_every=25, chunk=4),
         EstimatorConfig("lozo", interval=7, fold="stochastic"),
     )
 
