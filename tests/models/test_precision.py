@@ -1,15 +1,14 @@
 """int8 matrices are the checkpoint's to half a step of their rows' grids, all else is bfloat16."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests.models.weights.checkpoints import noisy
 from zojax.distributed import make_layout
-from zojax.models import load, random_model, save
+from zojax.models import load, save
 from zojax.models.opt import OPTConfig
 from zojax.models.precision import SCALE, dequantise, quantise
 from zojax.training.placement import weight_sharding
@@ -22,10 +21,7 @@ MATRICES = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole")
-    model = random_model(CONFIG, seed=2)
-    rng = np.random.default_rng(0)
-    noisy = jax.tree.map(lambda a: a + rng.standard_normal(a.shape, np.float32), model.weights)
-    save(dataclasses.replace(model, weights=noisy), path)
+    save(noisy(CONFIG), path)
     return path
 
 

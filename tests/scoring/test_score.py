@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from zojax.adapters import (
 )
 from zojax.adapters.fold import fold
 from zojax.adapters.seeded import COEFFICIENTS, SEEDS
-from zojax.models import Model, random_model, save
+from zojax.models import Model, abstract_model, save
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_needed
 
@@ -46,20 +47,22 @@ jitted_score = jax.jit(score, static_argnames=("graphdef", "normalize"))
 PACKING_TOLERANCE = 1e-5
 
 
-def roughened(model: Model) -> Model:
-    """Weights ten times the usual, random biases and norms, so that no term can go missing."""
-    leaves, tree = jax.tree.flatten(model.weights)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [
-        4 * leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return dataclasses.replace(model, weights=jax.tree.unflatten(tree, noisy))
+def rough_model(config: OPTConfig) -> Model:
+    """Weights six times the usual, random biases and norms, so that no term can go missing."""
+    model, rng = abstract_model(config), np.random.default_rng(7)
+
+    def drawn(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        mean = 4 * jax.tree_util.keystr(path).endswith("norm']['weight']")
+        return jnp.asarray(mean + 0.13 * rng.standard_normal(leaf.shape), leaf.dtype)
+
+    return dataclasses.replace(
+        model, weights=jax.tree_util.tree_map_with_path(drawn, model.weights)
+    )
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
 def model(request) -> Model:
-    return roughened(random_model(SHAPES[request.param], seed=1))
+    return rough_model(SHAPES[request.param])
 
 
 def reference_logprobs(model: Model, weights, directory, sequences) -> list[np.ndarray]:
