@@ -14,6 +14,8 @@ from zojax.models import Model, abstract_model, random_model
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, pack, score, shape_needed
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SHAPE = OPTConfig(
     vocab_size=61,
     hidden_size=16,

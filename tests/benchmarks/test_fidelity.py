@@ -19,6 +19,8 @@ from zojax.models.tensor_names import abstract
 from zojax.scoring import Item
 from zojax.training.setup import load_model, prepare
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PROBES, EPSILON = 4, 1e-2
 
 

@@ -14,13 +14,7 @@ from zojax.models.opt import OPTConfig
 
 CONFIG = OPTConfig(64, 16, 2, 2, 32, 64, 16)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_fast():
-    """Most of the time here is compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,8 @@ from zojax.training.step import (
     train_step,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 Arrays = dict[str, np.ndarray]
 """Float64 arrays by site: the parameter's path, with the layers stacked on the first axis."""
 

@@ -23,6 +23,8 @@ from zojax.models.layers import Seeded, draw_rows
 from zojax.training.method import make_method
 from zojax.training.step import Method, ends_interval, init_state, next_interval, update
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 Arrays = dict[str, np.ndarray]
 
 KEY = jax.random.key(11)

@@ -9,6 +9,8 @@ from zojax.models.layers import Prefix
 from zojax.scoring import Item, pack, shape_needed
 from zojax.scoring.attention import causal_attention, masked_attention, tree_mask
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 HEADS, DEPTH = 2, 8
 
 

@@ -20,6 +20,8 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 MAX_NEW = 20
 STATIC = ("graphdef", "max_new_tokens", "temperature", "top_k", "top_p")
 GENERATE_TOKENS = jax.jit(generate_tokens, static_argnames=STATIC)

@@ -14,6 +14,8 @@ from zojax.models.layers import Linear
 from zojax.models.precision import FLOAT32
 from zojax.scoring import from_span, pack, score, shape_needed
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # The same products, which XLA may fuse with others.
 TOLERANCE = 1e-5
 

@@ -25,6 +25,8 @@ from zojax.models import Model, abstract_model, save
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_needed
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BASE = OPTConfig(
     vocab_size=97,
     hidden_size=24,
