@@ -83,12 +83,23 @@ def compiled_quickly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.fixture(scope="session")
+def compiled_as_here(compiled) -> dict[str, str]:
+    """The environment in which a command finds the programs that ``run`` compiled."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
 @contextmanager
 def _compile_cache(directory: Path) -> Iterator[None]:
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: jax.config.values[name] for name in names}
+    """Each program is compiled once, and without most of LLVM's optimisations."""
+    ours = {
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in ours}
     compilation_cache.reset_cache()
-    for name, value in zip(names, (str(directory), 0.0), strict=True):
+    for name, value in ours.items():
         jax.config.update(name, value)
     try:
         yield

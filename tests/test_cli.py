@@ -191,7 +191,7 @@ def test_the_script_is_the_command(config_file, root, refusal):
 
 
 def test_ctrl_c_stops_cleanly_and_what_was_done_is_kept(
-    root, config_file, tmp_path, run, compiled, refusal
+    root, config_file, tmp_path, run, compiled_as_here, refusal
 ):
     directory = tmp_path / "run"
     settings = [f"run.dir={directory}", "train.steps=6000", "estimator.fold=none"]
@@ -199,7 +199,7 @@ def test_ctrl_c_stops_cleanly_and_what_was_done_is_kept(
     process = start(
         *("--config", config_file, *arguments),
         program=[root / "scripts" / "train.py"],
-        JAX_COMPILATION_CACHE_DIR=str(compiled),
+        **compiled_as_here,
     )
     deadline, metrics = time.monotonic() + 300, directory / "metrics.jsonl"
     while not (metrics.exists() and '"loss"' in metrics.read_text()):

@@ -23,12 +23,12 @@ def arguments(config_file: Path, directory: Path) -> list[str]:
 
 
 @pytest.fixture
-def training(config_file, compiled, tmp_path):
+def training(config_file, compiled_as_here, tmp_path):
     """A process that has trained a few steps and is paused, and its directory."""
     directory = tmp_path / "run"
     process = subprocess.Popen(
         [sys.executable, "-m", "zojax.cli", *arguments(config_file, directory)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(compiled)},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **compiled_as_here},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
