@@ -30,6 +30,8 @@ from zojax.training.journal import read_journal
 from zojax.training.setup import Data, Run, load_data, make_train_source, prepare
 from zojax.training.step import init_state, train_step
 
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
 QUIET = Console(quiet=True)
 CONFIG = OPTConfig(
     vocab_size=1024,

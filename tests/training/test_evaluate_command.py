@@ -11,6 +11,8 @@ from zojax.errors import InputError
 from zojax.training.evaluate_command import evaluate_config
 from zojax.training.setup import load_data
 
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
 QUIET = Console(quiet=True)
 WORDS = ["good", "bad", "long", "great", "dull", "fine", "warm", "cold", "poor", "rich"]
 COUNT = 30

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -36,6 +35,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "FZOO": ({"name": "fzoo", "num_queries": 3, "interval": 2}, {}),
 }
 
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
 
 @pytest.fixture(params=METHODS)
 def config(request, tiny_model, tiny_reviews, tmp_path) -> Config:
@@ -52,15 +53,6 @@ def config(request, tiny_model, tiny_reviews, tmp_path) -> Config:
         ),
         EstimatorConfig(**{"epsilon": 0.02, **estimator}),
     )
-
-
-@pytest.fixture(autouse=True)
-def _fewer_optimizations():
-    """Compiling is what takes the time."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def best_is_not_the_last(monkeypatch) -> None:
