@@ -101,7 +101,7 @@ def configure(kind: Kind, model: str, data: str, directory: Path, mesh: MeshConf
 
 
 def losses(config: Config) -> dict[str, Any]:
-    """Of every step and variant, as configured and if nothing is learnt from them.
+    """Of every step and variant, as configured, and of one device's if nothing is learnt from them.
 
     Without what a run evaluates and writes beside its steps; with a hash of what is drawn first.
     """
@@ -133,9 +133,10 @@ def losses(config: Config) -> dict[str, Any]:
         return found
 
     rates = method.learning_rates
+    is_reference = layout.mesh.size == 1
     return {
         "trained": trained(rates),
-        "untrained": trained(np.zeros_like(rates)),
+        "untrained": trained(np.zeros_like(rates)) if is_reference else None,
         "directions": first_directions(method, init(run.model.weights, key), key),
     }
 

@@ -43,7 +43,7 @@ ARCHITECTURE = OPTConfig(
     word_embed_proj_dim=32,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
 
 
 class Place:
