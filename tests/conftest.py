@@ -90,12 +90,12 @@ def compiled_as_here(compiled) -> dict[str, str]:
 
 
 @contextmanager
-def _compile_cache(directory: Path) -> Iterator[None]:
-    """Each program is compiled once, and without most of LLVM's optimisations."""
+def _compile_cache(directory: Path, *, quickly: bool = True) -> Iterator[None]:
+    """Each program is compiled once, and where it may be, without most of LLVM's optimisations."""
     ours = {
         "jax_compilation_cache_dir": str(directory),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_disable_most_optimizations": True,
+        "jax_disable_most_optimizations": quickly,
     }
     before = {name: jax.config.values[name] for name in ours}
     compilation_cache.reset_cache()
@@ -107,6 +107,13 @@ def _compile_cache(directory: Path) -> Iterator[None]:
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory) -> Iterator[None]:
+    """For modules whose runs share their programs, and must run as fast as a user's."""
+    with _compile_cache(tmp_path_factory.mktemp("compiled-once"), quickly=False):
+        yield
 
 
 Outcome = tuple[int, str, str]

@@ -11,6 +11,8 @@ from zojax.training import evaluate_run, train
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.py"
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
+
 
 def run_demo(directory: Path, *overrides: str) -> dict:
     """``zojax train --config configs/demo.py`` as ``make demo`` gives it, elsewhere."""
@@ -19,7 +21,6 @@ def run_demo(directory: Path, *overrides: str) -> dict:
     return train(config, Console(quiet=True))
 
 
-@pytest.mark.slow
 def test_the_demo_gains_fifteen_points_and_its_result_is_loadable_again(tmp_path):
     result = run_demo(tmp_path / "run")
     assert result["eval_accuracy"] - result["eval_accuracy_before"] >= 0.15
@@ -29,7 +30,6 @@ def test_the_demo_gains_fifteen_points_and_its_result_is_loadable_again(tmp_path
     assert (again["step"], again["eval_accuracy"]) == (result["best_step"], result["eval_accuracy"])
 
 
-@pytest.mark.slow
 def test_the_demo_does_not_learn_from_shuffled_labels(tmp_path):
     shorter = ("train.steps=800", "train.eval_every=400")  # in 800, true labels gain 30 points
     result = run_demo(tmp_path / "control", "data.shuffle_labels=true", *shorter)
