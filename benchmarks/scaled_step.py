@@ -100,6 +100,10 @@ class ScaledStep:
         jax.block_until_ready(self._program(*arguments))
         return time.perf_counter() - started
 
+    def text(self) -> str:
+        """The compiled step, as XLA writes it."""
+        return self._program.as_text() or ""
+
     def bytes(self) -> Bytes:
         """What the compiled step takes."""
         return _bytes(self._model, self._program)

@@ -2,32 +2,52 @@
 
 import numpy as np
 import pytest
+from scaled_step import ScaledStep, make_batch
 
+from zojax.models import abstract_model
+from zojax.models.opt import OPTConfig
 from zojax.training.journal import read_journal
 from zojax.training.profile import PARTS, Event, largest_parts, operation_names, part_of
 
 STEP = "jit(train_step)"
+LAYER = f"{STEP}/cond/branch_0_fun/while/body/closed_call/jit(run_inner)"
 
 
 @pytest.mark.parametrize(
     ("operation", "part"),
     [
-        (f"{STEP}/while/body/closed_call/self_attn/ptn,mn->ptm/dot_general", "products of q, k,"),
-        (
-            f"{STEP}/while/body/closed_call/self_attn/attend/BTNH,BSNH->BNTS/dot_general",
-            "attention",
-        ),
-        (f"{STEP}/while/body/closed_call/mlp/ptn,mn->ptm/dot_general", "products of the MLP"),
-        (f"{STEP}/while/body/closed_call/mlp/ptn,pnk->ptk/dot_general", "low-rank branch"),
-        (f"{STEP}/while/body/closed_call/dynamic_slice", "copies of a layer's weights"),
+        (f"{LAYER}/self_attn/cond/branch_0_fun/ptn,mn->ptm/dot_general", "products of q, k,"),
+        (f"{LAYER}/self_attn/attend/BTNH,BSNH->BNTS/dot_general", "attention"),
+        (f"{LAYER}/mlp/ptn,mn->ptm/dot_general", "products of the MLP"),
+        (f"{LAYER}/mlp/ptn,pnk->ptk/dot_general", "low-rank branch"),
+        (f"{LAYER}/dynamic_slice", "copies of a layer's weights"),
         (f"{STEP}/perturb/jit(_normal)/erf_inv", "drawing directions"),
-        (f"{STEP}/cond/branch_0_fun/jit(_normal)/erf_inv", "the update"),
+        (f"{STEP}/update/cond/branch_0_fun/jit(_normal)/erf_inv", "the update"),
         (f"{STEP}/head/pcn,pcn->pc/dot_general", "the head"),
         (f"{STEP}/reduce_sum", "the rest"),
     ],
 )
 def test_operations_belong_to_the_part_that_their_scope_names(operation, part):
     assert part_of(operation).startswith(part)
+
+
+def test_every_product_of_a_compiled_step_belongs_to_its_part():
+    config = OPTConfig(64, 16, 3, 2, 32, 64, 16)
+    step = ScaledStep(abstract_model(config), [], make_batch(config, 4, 5))
+    step.compile()
+    names = operation_names([step.text()]).values()
+
+    def parts(ending: str) -> set[str]:
+        return {part_of(name) for name in names if name.endswith(ending)}
+
+    assert parts("ptn,mn->ptm/dot_general") == {
+        "products of the MLP",
+        "products of q, k, v and out",
+    }
+    assert parts("ptn,nk->ptk/dot_general") == {"low-rank branch"}
+    assert parts("jit(run_inner)/dynamic_slice") == {"copies of a layer's weights"}
+    assert "the update" in {part_of(name) for name in names}
+    assert "the rest" not in parts("dot_general")
 
 
 def test_the_parts_and_the_gaps_between_them_make_up_a_step():

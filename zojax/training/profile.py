@@ -27,11 +27,14 @@ STEPS = 3
 _LARGEST = 5
 
 PARTS = (
-    ("the update", r"/cond/branch_"),
+    ("the update", r"/update/"),
     ("drawing directions", r"_normal|_uniform|threefry|stream_key"),
     ("low-rank branch", r"ptn,p?nk->ptk|ptk,pmk->ptm|ptk,p?nk->ptn|/perturb/"),
     ("products of the MLP", r"/mlp/.*dot_general"),
-    ("copies of a layer's weights", r"(while/body/closed_call|\(train_step\))/(dynamic_)?slice"),
+    (
+        "copies of a layer's weights",
+        r"\((run_inner|dynamic_index_in_dim|train_step)\)/(dynamic_)?slice",
+    ),
     ("attention", r"/attend/"),
     ("products of q, k, v and out", r"/self_attn/.*dot_general"),
     ("the head", r"/head/"),

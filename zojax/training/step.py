@@ -176,7 +176,8 @@ def update(
         params = optax.apply_updates(state.params, updates)
         return dataclasses.replace(stay(state), params=params, opt_state=opt_state)
 
-    return jax.lax.cond(skipped, stay, move, state)
+    with jax.named_scope("update"):
+        return jax.lax.cond(skipped, stay, move, state)
 
 
 def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Objective) -> jax.Array:
