@@ -46,8 +46,8 @@ class ModelConfig:
         bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
             OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
-            multiplied, so that no part of a score is lost there; twice the products. What a step's
-            scores differ by is not lost either way.
+            multiplied, so that no part of a score is lost there; twice the products. Without
+            it, what the scores of variants differ by is rounded by a share of itself alone.
     """
 
     path: Text

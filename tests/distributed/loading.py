@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from zojax.distributed import Layout, local_pages, make_layout, processes, put_pages
+from zojax.distributed import Layout, local_pages, make_layout, processes
 from zojax.models import Model, checkpoint_files, content_hash, load
-from zojax.scoring import Item, generate, pack, shape_needed
-from zojax.training.placement import weight_sharding
+from zojax.scoring import Item, generate
+from zojax.training.batches import BatchSource, shape_of_all
+from zojax.training.placement import place, weight_sharding
 
 
 def held(array: jax.Array) -> int:
@@ -33,17 +34,19 @@ def generated(model: Model) -> list[list[int]]:
 
 def fed(layout: Layout) -> list[int]:
     """The pages that this process packs, if its devices have them as if it packed all."""
-    items = [Item(np.arange(1, n, dtype=np.int32), (np.array([n]),)) for n in range(3, 15)]
-    shape = shape_needed(items, 4)
-    own, whole = local_pages(layout, 4), pack(items, shape)
-    packed = pack(items, shape, own)
-    assert sorted(np.flatnonzero(packed.tokens_pt.any(axis=1))) == sorted(own)
+    items = [Item(np.arange(1, n, dtype=np.int32), (np.array([n]),)) for n in range(3, 19)]
+    halves = [items[:8], items[8:]]
+    own, bucket = local_pages(layout, 4), shape_of_all(halves, 4)
+    (packed, whole), order = ([], []), lambda step: list(range(16))
+    for only, made in ((own, packed), (None, whole)):
+        made.append(BatchSource(items, order, 16, [bucket], num_micro_batches=2, only=only)(0)[1])
 
     def check(leaf: jax.Array, expected: np.ndarray) -> None:
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, expected[shard.index])
 
-    jax.tree.map(check, put_pages(packed, layout), whole)
+    assert {page for page in range(4) if packed[0].pages.tokens_pt[:, page].any()} == own
+    jax.tree.map(check, place(packed[0], layout), whole[0])
     return sorted(own)
 
 

@@ -1,6 +1,7 @@
 """The program of another platform, lowered here and called here."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,10 @@ import pytest
 from flax import nnx
 from jax.export import DisabledSafetyCheck, export
 
-from zojax.models import Model
+from zojax.models import Model, abstract_model
 from zojax.models.layers import Linear
 from zojax.models.precision import FLOAT32
-from zojax.scoring import from_span, pack, score, shape_needed
+from zojax.scoring import from_span, pack, repeat_for_slots, score, shape_needed
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -40,6 +41,25 @@ def test_gpus_have_each_layer_by_itself_and_score_as_the_loop_over_the_layers_do
     unrolled, theirs = lowered(rough_model, "cuda")
     assert ("stablehlo.while" in looped, "stablehlo.while" in unrolled) == (True, False)
     np.testing.assert_allclose(theirs, scores, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_head_takes_float32_whole_and_attention_more_of_it_than_16_bits(rough_model, dtype):
+    """Of variants, whose differences rounding must not drown."""
+    tokens = from_span(np.arange(3, 12, dtype=np.int32), 1, 9)
+    pages = repeat_for_slots(pack([tokens], shape_needed([tokens])), 1, 2)
+    model = abstract_model(rough_model.config, dtype=dtype)
+    scoring = functools.partial(score, graphdef=model.graphdef, variants=2)
+    text = exported(scoring, "tpu", model.weights, {}, pages).mlir_module()
+    products = re.findall(r"stablehlo.dot_general .*", text)
+    vocabulary = rough_model.config.vocab_size
+    of_head = [line for line in products if f"x{vocabulary}x" in line.rpartition("->")[2]]
+    of_attention = [line for line in products if "batching_dims = [0, " in line]
+    assert of_head
+    assert of_attention
+    if dtype == "float32":
+        assert all("HIGHEST, HIGHEST" in line for line in of_head)
+    assert all("HIGH, HIGH" in line and "f32> " in line for line in of_attention)
 
 
 @pytest.mark.parametrize(("platform", "differ"), [("cpu", False), ("cuda", True), ("tpu", True)])

@@ -39,6 +39,7 @@ CHIP = Chip(
     extra="plan-abacus",
     memory=1 << 30,
     matmul_flops={"float32": 1e9},
+    high_flops=1e9,
     exact_flops=1e8,
     memory_bandwidth=1e8,
     link_bandwidth=1e7,

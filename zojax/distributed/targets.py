@@ -31,6 +31,7 @@ class Chip:
         extra: of this package, that brings the compiler.
         memory: bytes that programs can have at most.
         matmul_flops: FLOP/s of products that XLA makes of an operand's dtype.
+        high_flops: FLOP/s of float32 products at JAX's precision "high".
         exact_flops: FLOP/s of float32 products whose operands nothing shortens.
         memory_bandwidth: bytes/s.
         link_bandwidth: bytes/s that a device can send to its neighbours.
@@ -43,6 +44,7 @@ class Chip:
     extra: str
     memory: int
     matmul_flops: Mapping[str, float]
+    high_flops: float
     exact_flops: float
     memory_bandwidth: float
     link_bandwidth: float
@@ -101,9 +103,15 @@ _CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x
 
 
 def _tpu(name: str, flops: float, **figures: Any) -> Chip:
-    """A TPU, which makes float32 products of bfloat16 ones: of one, or of six for all bits."""
-    rates: dict[str, float] = dict.fromkeys(("bfloat16", "float16", "float32"), flops)
-    return Chip(f"TPU {name}", "plan-tpu", matmul_flops=rates, exact_flops=flops / 6, **figures)
+    """A TPU, which makes float32 products of one of bfloat16, of three, or of six for all bits."""
+    return Chip(
+        f"TPU {name}",
+        "plan-tpu",
+        matmul_flops=dict.fromkeys(("bfloat16", "float16", "float32"), flops),
+        high_flops=flops / 3,
+        exact_flops=flops / 6,
+        **figures,
+    )
 
 
 def _gpu(name: str, flops: float, exact_flops: float, **figures: Any) -> Chip:
@@ -113,6 +121,7 @@ def _gpu(name: str, flops: float, exact_flops: float, **figures: Any) -> Chip:
         f"NVIDIA {name}",
         "plan-gpu",
         matmul_flops={"bfloat16": flops, "float16": flops, "float32": flops / 2},
+        high_flops=flops / 2,
         exact_flops=exact_flops,
         topologies=_gpu_topologies(),
         names=lambda n: f"{short}x{n}",

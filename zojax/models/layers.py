@@ -186,10 +186,13 @@ def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> 
     """A product in the weight's dtype that accumulates, and stays, in float32.
 
     Rounding x to that dtype loses what a perturbation moved it by, where that is less than half the
-    spacing of its numbers; ``exact`` multiplies what is lost by the weight, too.
+    spacing of its numbers; ``exact`` multiplies what is lost by the weight, too. It also keeps
+    backends from shortening float32.
     """
     product = functools.partial(jnp.einsum, axes, preferred_element_type=jnp.float32)
-    if not exact or weight.dtype == jnp.float32:
+    if weight.dtype == jnp.float32:
+        return product(x, weight, precision="highest" if exact else None)
+    if not exact:
         return product(x.astype(weight.dtype), weight)
     limits = jnp.finfo(weight.dtype)
     # A cast there and back is one that XLA may leave out; this is not.
@@ -200,7 +203,7 @@ def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> 
 
 
 def _as_differences(x_ptn: jax.Array, variants: int) -> jax.Array:
-    """Of a page under so many variants, neighbours: the first, and by what the others differ.
+    """Replaces variants, so many neighbours of a page, by their difference from the first one.
 
     What rounding the first loses is then lost by all alike, and what they differ by is rounded
     by a share of itself, so that neither drowns the differences between the variants' losses.

@@ -48,7 +48,9 @@ def masked_attention(
         mask_prs = jnp.concatenate([on_prl, mask_prs], axis=2)
     if q_prhd.dtype == jnp.float16:  # JAX asks for a float16 matmul that CPUs and TPUs do not have
         q_prhd, k_pshd, v_pshd = (x.astype(jnp.float32) for x in (q_prhd, k_pshd, v_pshd))
-    with jax.default_matmul_precision("high"):  # of float32: TPUs would round it to bfloat16
+    # Of float32, as which TPUs would multiply bfloat16; GPUs take it as TF32.
+    wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    with jax.default_matmul_precision(wanted or "high"):
         out_prhd = jax.nn.dot_product_attention(q_prhd, k_pshd, v_pshd, mask=mask_prs[:, None])
     return out_prhd.astype(dtype)
 

@@ -35,8 +35,9 @@ def score(
             returns bare logits of the scored tokens, which is enough to compare candidates that
             share a read, and costs one column of the head per token instead of all.
         variants: neighbouring pages that are one page in so many slots, as
-            :func:`repeat_for_slots` has them. With 16-bit weights, what their scores differ by is
-            then no longer lost where activations are rounded.
+            :func:`repeat_for_slots` has them; a divisor of the pages. What their scores differ by
+            is then not lost where products round activations, which costs nothing; pages that
+            are not alike lose nothing by it either.
 
     Returns:
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.

@@ -22,7 +22,7 @@ from zojax.training.compiling import cancelled_at_end
 from zojax.training.loop import compile_programs
 from zojax.training.placement import layout_on, weight_sharding
 from zojax.training.plan_shapes import RunShapes, bytes_of, run_shapes, widen_pages
-from zojax.training.products import EXACT, count_products
+from zojax.training.products import EXACT, HIGH, count_products
 from zojax.training.step import train_step
 
 Tree = Any
@@ -306,7 +306,7 @@ def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planne
     )
     [batch] = shapes.batches.values()
     program = traced(run.model.weights, shapes.state, run.key, np.float32(0), batch)
-    rates = {**chip.matmul_flops, EXACT: chip.exact_flops}
+    rates = {**chip.matmul_flops, HIGH: chip.high_flops, EXACT: chip.exact_flops}
     products = sum(n / rates[how] for how, n in count_products(program.jaxpr).items())
     weights = run.model.weights
     layers = bytes_of(weights[STACKED])

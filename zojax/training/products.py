@@ -8,8 +8,11 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-EXACT = "exact float32"
-"""Products of float32 operands that no backend may shorten; others go by their operands' dtype."""
+HIGH, EXACT = "high float32", "exact float32"
+"""Products of float32 operands that backends may shorten a little, or not at all.
+
+Others go by their operands' dtype.
+"""
 
 
 def count_products(jaxpr: Jaxpr, times: int = 1) -> Mapping[str, int]:
@@ -54,8 +57,11 @@ def _how(equation: Any) -> str:
     dtype, precision = equation.invars[0].aval.dtype.name, equation.params["precision"]
     whole = jax.lax.DotAlgorithmPreset.F32_F32_F32
     pair = precision if isinstance(precision, tuple) else (precision,)
-    exact = jax.lax.Precision.HIGHEST in pair or whole in pair
-    return EXACT if exact and dtype == "float32" else dtype
+    if dtype != "float32":
+        return dtype
+    if jax.lax.Precision.HIGHEST in pair or whole in pair:
+        return EXACT
+    return HIGH if jax.lax.Precision.HIGH in pair else dtype
 
 
 def _nested(values: Any) -> Iterator[Jaxpr]:

@@ -225,7 +225,7 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         buckets,
         train.micro_batches,
         worth_nk,
-        local_pages(layout, num_pages),
+        only=local_pages(layout, num_pages),
     )
 
 

@@ -1,0 +1,54 @@
+"""What the losses of a step's variants differ by survives 16-bit products, however it is scored."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scaled_step import make_batch, method_of, objective_of
+
+from zojax.models import Model, random_model
+from zojax.models.opt import OPTConfig
+from zojax.training.batches import stack
+from zojax.training.step import init_state, losses_of
+
+CONFIG = OPTConfig(64, 32, 3, 4, 64, 64, 32)
+EPSILON = "estimator.epsilon=1e-4"
+MEZO = ["estimator.name=mezo", "estimator.num_queries=2", "estimator.interval=1"]
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Of 16-bit numbers, in float32; with logits that differ."""
+    model = random_model(CONFIG)
+    weights = jax.tree.map(lambda w: (4 * w).astype(jnp.bfloat16).astype(w.dtype), model.weights)
+    return dataclasses.replace(model, weights=weights)
+
+
+def projected_grads(model: Model, settings: list[str], micro_batches: int) -> np.ndarray:
+    method = method_of(model, [EPSILON, *settings])
+    objective = objective_of(model)._replace(num_micro_batches=micro_batches)
+    batch = stack([make_batch(CONFIG, 4, 7) for _ in range(micro_batches)])
+    estimator, key = method.estimator, jax.random.key(1)
+
+    @jax.jit
+    def ask(weights):
+        state = init_state(method, weights, key)
+        variants = estimator.perturb(key, jnp.int32(0), state.params, state.subspace)
+        losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
+        return estimator.projected_grad(losses_v)
+
+    return np.asarray(ask(model.weights))
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("settings", [[], ["estimator.num_queries=2"], MEZO], ids=str)
+def test_projected_gradients_in_bfloat16_are_those_in_float32(model, settings, micro_batches):
+    halved = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
+    right = projected_grads(model, settings, micro_batches)
+    found = projected_grads(dataclasses.replace(model, weights=halved), settings, micro_batches)
+    # Rounded one by one, c errs by more than itself; what is left is of the base point's rounding.
+    np.testing.assert_allclose(found, right, atol=0.15 * np.abs(right).max())
