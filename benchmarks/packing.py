@@ -61,7 +61,7 @@ def measure(items: Sequence[Item], pages: int, repeats: int) -> Row:
 
     def seconds(only: frozenset[int] | None) -> float:
         source = BatchSource(items, order, PER_PAGE * pages, [bucket], only=only)
-        source(0)  # the first of an epoch draws its order
+        source(0)  # draws an epoch's order
         return statistics.median(_time(source, step) for step in range(1, repeats + 1))
 
     return Row(pages, seconds(None), seconds(frozenset([0])))
@@ -78,7 +78,7 @@ def table(rows: Sequence[Row], machine: str) -> str:
     lines = [
         f"{machine}; one thread.",
         "",
-        "| examples a step | pages | packing all | packing one | of that, an example |",
+        "| examples a step | pages | packing all | packing one | packing one, per example |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
