@@ -22,6 +22,8 @@ from zojax.training.learning_rates import learning_rates
 from zojax.training.method import make_method
 from zojax.training.replay import check_run, header_key, make_replay, merge, step_keys
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 STEPS = 13
 
 
