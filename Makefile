@@ -43,6 +43,7 @@ plan-test: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## compile plans for GPUs 
 
 scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (up to an hour)
 	@.venv-plan-gpu/bin/python benchmarks/scale.py --write-docs
+	@.venv-plan-gpu/bin/python benchmarks/packing.py --write-docs
 
 N ?= 300
 crash-test: $(VENV)/.test  ## kill training N times (default 300), compare with a run left alone
