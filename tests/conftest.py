@@ -4,13 +4,13 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
+from tests.programs import kept_programs
 from zojax import cli
 from zojax.models import random_model, save
 from zojax.models.opt import OPTConfig
@@ -89,30 +89,10 @@ def compiled_as_here(compiled) -> dict[str, str]:
     return {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-@contextmanager
-def _compile_cache(directory: Path, *, quickly: bool = True) -> Iterator[None]:
-    """Each program is compiled once, and where it may be, without most of LLVM's optimisations."""
-    ours = {
-        "jax_compilation_cache_dir": str(directory),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_disable_most_optimizations": quickly,
-    }
-    before = {name: jax.config.values[name] for name in ours}
-    compilation_cache.reset_cache()
-    for name, value in ours.items():
-        jax.config.update(name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory) -> Iterator[None]:
     """For modules whose runs share their programs, and must run as fast as a user's."""
-    with _compile_cache(tmp_path_factory.mktemp("compiled-once"), quickly=False):
+    with kept_programs(tmp_path_factory.mktemp("compiled-once"), quickly=False):
         yield
 
 
@@ -135,7 +115,7 @@ def run(capsys, compiled, monkeypatch) -> Iterator[Callable[..., Outcome]]:
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
-    with _compile_cache(compiled):
+    with kept_programs(compiled):
         yield run
 
 
@@ -174,7 +154,7 @@ def config_file(tmp_path_factory, tiny_model, tiny_reviews) -> Path:
 def first_run(config_file, compiled, tmp_path_factory) -> tuple[Path, str]:
     """The directory of a finished run, and what it printed."""
     directory = tmp_path_factory.mktemp("runs") / "deep" / "tiny"
-    with _compile_cache(compiled), redirect_stdout(io.StringIO()) as out:
+    with kept_programs(compiled), redirect_stdout(io.StringIO()) as out:
         code = cli.main(["train", "--config", str(config_file), "--set", f"run.dir={directory}"])
     assert code == 0
     return directory, out.getvalue()

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
+from tests.programs import kept_programs
 from tests.training.outcomes import outcome
 from zojax import __version__
 from zojax.config import (
@@ -55,19 +55,9 @@ FOLDS: dict[str, Any] = {"pre-LN": "stochastic", "as 350M": "none"}
 
 @pytest.fixture(scope="module")
 def compile_cache(tmp_path_factory):
-    """Most of the time here is compiling: do it once for each program, and no more than needed."""
-    ours = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "jax_disable_most_optimizations": True,
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: jax.config.values[name] for name in ours}
-    for settings in (ours, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is ours:
-            yield
+    """Programs that these modules share, compiled once."""
+    with kept_programs(tmp_path_factory.getbasetemp() / "compiled"):
+        yield
 
 
 @pytest.fixture(scope="session")

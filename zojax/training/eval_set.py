@@ -96,7 +96,6 @@ def pack_sets(
     batches = [members for by_group in by_set for members in by_group]
     num_pages = choose_num_pages(batches, hidden_size, multiple_of=layout.mesh.shape[DATA])
     [bucket] = choose_buckets([shape_needed(members, num_pages) for members in batches], 1)
-
     only = local_pages(layout, num_pages)
 
     def packed(items: Sequence[Item], dealt: list[np.ndarray]) -> PackedItems | None:
