@@ -6,6 +6,8 @@
 In a process of its own, since the number of virtual devices is set before JAX starts.
 """
 
+import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -23,7 +25,10 @@ from zojax.config import (
     RunConfig,
     TrainConfig,
 )
+from zojax.distributed import make_layout
 from zojax.models import content_hash
+from zojax.scoring import attention_kernel
+from zojax.scoring.sight import causal_sight
 from zojax.training import hlo, loop, traffic, train
 from zojax.training.journal import read_journal
 from zojax.training.rebuild import load_run
@@ -95,11 +100,30 @@ def rebuilt(config: Config, mesh: MeshConfig, step: int) -> str:
     return content_hash(run.model.weights)
 
 
+def attended() -> dict[str, Any]:
+    """The kernel of long pages, interpreted: what splitting it exchanges, and changes."""
+    backend = dataclasses.replace(attention_kernel.for_gpu(), interpret=True, float32=None)
+    attend = functools.partial(attention_kernel.attend, backend=backend)
+    pages, tokens, heads = 2, 100, 4
+    qkv = jax.random.normal(jax.random.key(0), (3, pages, tokens, heads, 16))
+    sight = causal_sight(pages, tokens)
+    places = make_layout(2, 4).sharding(("pages", None, "heads", None))
+    arguments = (*jax.device_put(tuple(qkv), places), sight)
+    program = jax.jit(attend).lower(*arguments).compile()
+    split = program(*arguments)
+    return {
+        "collectives": collectives(program.as_text()),
+        "shard": split.addressable_shards[0].data.shape,
+        "error": float(abs(split - jax.jit(attend)(*qkv, sight)).max()),
+    }
+
+
 def main(model: str, data: str, directory: Path) -> None:
     configs = {
         name: configure(model, data, directory / name, mesh) for name, mesh in MESHES.items()
     }
     told: dict[str, Any] = {name: watched(config) for name, config in configs.items()}
+    told["attended"] = attended()
     there = configs["4x2"]
     told["restored"] = rebuilt(there, MeshConfig(2, 4), CHECKPOINT)
     for path in (Path(there.run.dir) / "checkpoints").iterdir():

@@ -116,6 +116,13 @@ def test_nothing_is_compiled_after_start_up(mesh, told):
     assert told[mesh]["compilations_after_start"] == 0
 
 
+def test_the_kernel_of_long_pages_is_split_by_pages_and_heads_and_exchanges_nothing(told):
+    attended = told["attended"]
+    assert attended["collectives"] == []
+    assert attended["shard"] == [1, 100, 1, 16]
+    assert attended["error"] == 0
+
+
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(told):
     """To the bits that a replay of the journal gives on a third."""
     assert told["restored"] == told["replayed"]

@@ -1,17 +1,45 @@
-"""Long pages are attended for in blocks, which changes nothing but what is computed."""
+"""Every way of attending for a page gives what one masked product gives, and computes less."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from zojax.models.layers import Prefix
-from zojax.scoring import Item, pack, shape_needed
-from zojax.scoring.attention import causal_attention, masked_attention, tree_mask
+from zojax.scoring import Item, attention_kernel, pack, shape_needed
+from zojax.scoring.attention import attention_of_page, blockwise_attention, masked_attention
+from zojax.scoring.sight import Sight, mask_of, tree_sight
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 HEADS, DEPTH = 2, 8
+
+
+def interpreted(backend: attention_kernel.Backend) -> attention_kernel.Backend:
+    """As it is compiled for a device, but by this one."""
+    return dataclasses.replace(backend, interpret=True, float32=None)
+
+
+TPU, GPU = map(interpreted, (attention_kernel.for_tpu(), attention_kernel.for_gpu()))
+
+
+def by_blocks(q, k, v, sight):
+    return blockwise_attention(q, k, v, mask_of(sight), None)
+
+
+WAYS = {
+    "blocks": by_blocks,
+    "the kernel as for TPUs": functools.partial(attention_kernel.attend, backend=TPU),
+    "the kernel as for GPUs": functools.partial(attention_kernel.attend, backend=GPU),
+}
+
+
+def by_one_product(q, k, v, sight):
+    return masked_attention(q, k, v, mask_of(sight), None)
 
 
 def inputs(pages: int, tokens: int) -> list[jax.Array]:
@@ -20,51 +48,141 @@ def inputs(pages: int, tokens: int) -> list[jax.Array]:
     return list(jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32))
 
 
+def packed(*sizes: tuple[int, ...], num_pages: int = 1):
+    """Pages of items whose prompt and candidates have so many tokens that are computed."""
+    items = [
+        Item(np.full(prompt, 3, np.int32), tuple(np.full(n + 1, 4, np.int32) for n in candidates))
+        for prompt, *candidates in sizes
+    ]
+    return pack(items, shape_needed(items, num_pages))
+
+
 @pytest.fixture(scope="module")
 def trees():
-    """A page of several blocks: prompts with candidates, some of which end in another block."""
-    rng = np.random.default_rng(1)
-
-    def ids(n: int) -> np.ndarray:
-        return rng.integers(3, 90, n).astype(np.int32)
-
-    items = [Item(ids(n), (ids(7), ids(30))) for n in (190, 3, 60, 250)]
-    pages = pack(items, shape_needed(items, 1))
+    """Pages of several blocks: prompts with candidates, some of which end in another block."""
+    pages = packed(
+        *((n, 6, 0, 29) for n in (190, 3, 60, 250, 170, 4)), (20, *[89] * 5), num_pages=2
+    )
     assert pages.tokens_pt.shape[1] > 2 * 256
     return pages
 
 
-def prefix_of(pages: int) -> Prefix:
+@pytest.mark.parametrize("way", WAYS)
+def test_trees_see_in_every_way_what_one_product_sees(way, trees):
+    arguments = (*inputs(*trees.tokens_pt.shape), tree_sight(trees))
+    got, wanted = jax.jit(WAYS[way])(*arguments), by_one_product(*arguments)
+    # Sums in another order, in float32.
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])
+def test_16_bits_stay_what_they_are(way, dtype, tolerance, trees):
+    arguments = (*inputs(*trees.tokens_pt.shape), tree_sight(trees))
+    wanted = by_one_product(*arguments)
+    got = jax.jit(WAYS[way])(*(x.astype(dtype) for x in arguments[:3]), arguments[3])
+    assert got.dtype == dtype
+    # Twice what a number near 2 may be off by: q, k, v and probabilities are rounded, and so is it.
+    np.testing.assert_allclose(got.astype(jnp.float32), wanted, rtol=0, atol=tolerance)
+
+
+def test_a_prefix_is_seen_in_blocks_as_in_one_product(trees):
     rng = np.random.default_rng(2)
+    pages = len(trees.tokens_pt)
     k, v = (jnp.asarray(rng.standard_normal((pages, 5, HEADS, DEPTH)), jnp.float32) for _ in "kv")
-    return Prefix(k, v, jnp.ones(pages))
-
-
-@pytest.mark.parametrize("with_prefix", [False, True])
-def test_trees_see_in_blocks_what_they_see_as_a_whole(with_prefix, trees):
-    mask_pts = tree_mask(trees)
-    args = (*inputs(*trees.tokens_pt.shape), mask_pts)
-    prefix = prefix_of(len(mask_pts)) if with_prefix else None
-    blocks, whole = causal_attention(*args, prefix), masked_attention(*args, prefix)
-    real = np.asarray(trees.segments_pt) > 0
-    # Sums over other numbers of zeros, in float32.
-    np.testing.assert_allclose(blocks[real], whole[real], rtol=0, atol=2e-6)
+    mask_pts = mask_of(tree_sight(trees))
+    arguments = (*inputs(*trees.tokens_pt.shape), mask_pts, Prefix(k, v, jnp.ones(pages)))
+    np.testing.assert_allclose(
+        blockwise_attention(*arguments), masked_attention(*arguments), rtol=0, atol=2e-6
+    )
 
 
 def test_half_of_a_long_page_is_never_computed():
     args = (*inputs(1, 2048), jnp.ones((1, 2048, 2048), bool), None)
     flops = {
         attention: jax.jit(attention).lower(*args).compile().cost_analysis()["flops"]
-        for attention in (causal_attention, masked_attention)
+        for attention in (blockwise_attention, masked_attention)
     }
     # Of 8 blocks the i-th meets i/8 of the keys: (1 + … + 8) / 64.
-    assert flops[causal_attention] < 0.6 * flops[masked_attention]
+    assert flops[blockwise_attention] < 0.6 * flops[masked_attention]
 
 
 def test_a_page_of_one_block_is_one_product():
     args = (*inputs(2, 256), jnp.ones((2, 256, 256), bool), None)
     programs = [
         jax.jit(attention).lower(*args).as_text()
-        for attention in (causal_attention, masked_attention)
+        for attention in (blockwise_attention, masked_attention)
     ]
-    assert programs[0].replace("causal", "masked") == programs[1]
+    assert programs[0].replace("blockwise", "masked") == programs[1]
+
+
+PAGES = {
+    "many short sequences": packed(*[(40,)] * 16),
+    "a prompt with long candidates": packed((50, *[200] * 3)),
+    "one long sequence": packed((640,)),
+}
+
+
+@pytest.mark.parametrize("backend", [TPU, GPU], ids=["TPU", "GPU"])
+@pytest.mark.parametrize("pages", PAGES)
+def test_the_kernel_reads_no_block_of_keys_that_a_block_of_queries_does_not_see(pages, backend):
+    sight = tree_sight(PAGES[pages])
+    mask_ts = np.asarray(mask_of(sight))[0]
+    tokens, queries, keys = len(mask_ts), backend.queries, backend.keys
+    q, k, v = inputs(1, tokens)
+    attend = jax.jit(functools.partial(attention_kernel.attend, backend=backend))
+    left_out = 0
+    for start in range(0, tokens, queries):
+        block = slice(start, start + queries)
+        seen_s = np.repeat(
+            [mask_ts[block, s : s + keys].any() for s in range(0, tokens, keys)], keys
+        )[:tokens]
+        poison = jnp.where(seen_s, 0, jnp.nan)[None, :, None, None]  # which 0 times is NaN still
+        assert np.isfinite(attend(q, k + poison, v + poison, sight)[:, block]).all()
+        left_out += (~seen_s).sum() * queries
+    assert left_out > 0.3 * tokens**2  # and much is not seen
+
+
+ON_TPU = AbstractDevice("TPU v5 lite", 1, "tpu")  # whose sizes Mosaic asks for
+
+
+@pytest.mark.parametrize(
+    ("platform", "tokens", "uses"),
+    [
+        ("tpu", 600, "tpu_custom_call"),
+        ("cuda", 600, "triton"),
+        ("cpu", 600, None),
+        ("rocm", 600, None),
+        ("tpu", 256, None),
+        ("cuda", 256, None),
+    ],
+)
+def test_long_pages_have_a_kernel_where_it_can_be_compiled(platform, tokens, uses):
+    names = ("data", "model")
+    mesh = AbstractMesh((1, 1), names, (AxisType.Auto,) * 2, abstract_device=ON_TPU)
+    sharding = NamedSharding(mesh, PartitionSpec("data", None, "model"))
+    x = jax.ShapeDtypeStruct((2, tokens, HEADS, DEPTH), jnp.float32, sharding=sharding)
+
+    def attend(q, k, v, *sight):
+        sight = Sight(*sight)
+        return attention_of_page(q, k, v, sight, mask_of(sight), None)
+
+    traced = jax.jit(attend).trace(x, x, x, *[jax.ShapeDtypeStruct((2, tokens), jnp.int32)] * 3)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert [name for name in ("tpu_custom_call", "triton") if name in text] == [uses] * bool(uses)
+
+
+def test_gpus_that_triton_does_not_know_have_no_kernel(monkeypatch):
+    @dataclasses.dataclass
+    class Device:
+        compute_capability: str
+
+    for capability, there in {"7.5": False, "8.0": True, "12.0": True, "gfx90a": True}.items():
+        monkeypatch.setattr(jax, "local_devices", lambda found=capability: [Device(found)])
+        assert ("cuda" in attention_kernel.backends(600)) == there
+
+
+def test_pages_that_a_tpus_memory_cannot_hold_have_no_kernel_there():
+    longest = attention_kernel.for_tpu().longest
+    assert "tpu" in attention_kernel.backends(longest)
+    assert "tpu" not in attention_kernel.backends(longest + 1)

@@ -87,6 +87,24 @@ def test_no_weight_is_gathered_or_copied_and_a_layer_adds_up_twice_at_most(model
         assert told["programs"]["step"]["collectives"]["all-reduce"]["times"] <= 2 * layers + 2
 
 
+@pytest.mark.parametrize(
+    ("target", "shards"),
+    [pytest.param("h100x2", 2, marks=GPU), pytest.param("v5e-4", 4, marks=TPU)],
+)
+def test_long_pages_exchange_each_sublayers_output_and_nothing_else(target, shards):
+    """Their attention is a kernel, which XLA would gather pages and heads for."""
+    model = OPT_SHAPES["opt-1.3b"]
+    split = ["--set", f"mesh.model={shards}", "--tokens", "2048"]
+    _, told = planned("opt-1.3b", target, *split)
+    batch = told["batch"]
+    assert batch["page_tokens"] > 256
+    [(kind, moved)] = told["programs"]["step"]["collectives"].items()
+    assert kind == "all-reduce"
+    sublayer = 4 * batch["places"] * batch["variants"] * model.hidden_size
+    # And the embeddings; but the last layer's are of what is read alone.
+    assert moved["bytes"] == pytest.approx(2 * sublayer * model.num_hidden_layers, rel=0.05)
+
+
 @GPU
 def test_gpus_read_the_layers_where_they_lie():
     _, told = planned("opt-13b", "h100x1")

@@ -1,29 +1,21 @@
-"""Who sees whom: in pages, in a prompt of its own, and one token at a time before a cache.
+"""Attention: in pages, in a prompt of its own, and one token at a time before a cache.
 
 Each is the ``attend`` of a model, see :data:`zojax.models.layers.Attend`. A page's prefix, where
 its adapter has one, is seen by every query.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from zojax.models.layers import Attend, Prefix, State
+from zojax.scoring import attention_kernel
 from zojax.scoring.pages import Pages
+from zojax.scoring.sight import Sight, causal_sight, mask_of, tree_sight
 
 _BLOCK = 256
-"""Queries that are attended for at once."""
-
-
-def tree_mask(pages: Pages) -> jax.Array:
-    """Who sees whom: ``(p, t, s)`` bool, query token t, key token s.
-
-    Same sequence, not later, and either in the shared prompt (branch 0) or in the same branch.
-    """
-    t = jnp.arange(pages.tokens_pt.shape[1])
-    same_segment = pages.segments_pt[:, :, None] == pages.segments_pt[:, None, :]
-    same_branch = pages.branches_pt[:, :, None] == pages.branches_pt[:, None, :]
-    in_prompt = pages.branches_pt[:, None, :] == 0
-    return same_segment & (t[:, None] >= t[None, :]) & (in_prompt | same_branch)
+"""Queries that are attended for at once; a page that has no more is one product everywhere."""
 
 
 def masked_attention(
@@ -55,7 +47,7 @@ def masked_attention(
     return out_prhd.astype(dtype)
 
 
-def causal_attention(
+def blockwise_attention(
     q_pthd: jax.Array,
     k_pthd: jax.Array,
     v_pthd: jax.Array,
@@ -82,9 +74,44 @@ def causal_attention(
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
 
 
+def attention_of_page(
+    q_pthd: jax.Array,
+    k_pthd: jax.Array,
+    v_pthd: jax.Array,
+    sight: Sight,
+    mask_pts: jax.Array,
+    prefix: Prefix | None,
+) -> jax.Array:
+    """Attention of all tokens of a page, in the way of the backend that it is compiled for.
+
+    Args:
+        q_pthd: queries.
+        k_pthd: keys.
+        v_pthd: values.
+        sight: who sees whom.
+        mask_pts: the same, from :func:`zojax.scoring.sight.mask_of`.
+        prefix: of the pages; its keys are for XLA's attention alone.
+    """
+
+    def by_blocks(q: jax.Array, k: jax.Array, v: jax.Array, _: Sight, mask: jax.Array) -> jax.Array:
+        return blockwise_attention(q, k, v, mask, prefix)
+
+    arguments = q_pthd, k_pthd, v_pthd, sight, mask_pts
+    if prefix is not None or q_pthd.shape[1] <= _BLOCK:
+        return by_blocks(*arguments)
+
+    def by_kernel(backend: attention_kernel.Backend) -> Callable[..., jax.Array]:
+        return lambda q, k, v, sight, _: attention_kernel.attend(q, k, v, sight, backend)
+
+    found = attention_kernel.backends(q_pthd.shape[1])
+    kernels = {name: by_kernel(backend) for name, backend in found.items()}
+    return jax.lax.platform_dependent(*arguments, default=by_blocks, **kernels)
+
+
 def page_attention(pages: Pages) -> Attend:
     """Attention over these pages; nothing is kept."""
-    mask_pts = tree_mask(pages)
+    sight = tree_sight(pages)
+    mask_pts = mask_of(sight)
 
     def attend(
         layer: jax.Array | int,
@@ -95,7 +122,7 @@ def page_attention(pages: Pages) -> Attend:
         prefix: Prefix | None,
         state: State,
     ) -> tuple[jax.Array, State]:
-        return _attention(q_prhd, k_pthd, v_pthd, mask_pts, at_pr, prefix), state
+        return _attention(q_prhd, k_pthd, v_pthd, sight, mask_pts, at_pr, prefix), state
 
     return attend
 
@@ -115,8 +142,8 @@ def prompt_attention(
     and ``v`` ``(layers, p, s, heads, d)`` with ``s ≥ t``.
     """
     pages, length = k_pthd.shape[:2]
-    causal_pts = jnp.broadcast_to(jnp.tri(length, dtype=bool), (pages, length, length))
-    out_prhd = _attention(q_prhd, k_pthd, v_pthd, causal_pts, at_pr, prefix)
+    sight = causal_sight(pages, length)
+    out_prhd = _attention(q_prhd, k_pthd, v_pthd, sight, mask_of(sight), at_pr, prefix)
     new = {"k": k_pthd, "v": v_pthd}
     return out_prhd, {name: state[name].at[layer, :, :length].set(new[name]) for name in new}
 
@@ -147,12 +174,13 @@ def _attention(
     q_prhd: jax.Array,
     k_pthd: jax.Array,
     v_pthd: jax.Array,
+    sight: Sight,
     mask_pts: jax.Array,
     at_pr: jax.Array | None,
     prefix: Prefix | None,
 ) -> jax.Array:
-    """Of the queries ``at_pr``, or of all for None, under a mask where nobody sees a later one."""
+    """Of the queries ``at_pr``, or of all for None."""
     if at_pr is None:
-        return causal_attention(q_prhd, k_pthd, v_pthd, mask_pts, prefix)
+        return attention_of_page(q_prhd, k_pthd, v_pthd, sight, mask_pts, prefix)
     mask_prs = jnp.take_along_axis(mask_pts, at_pr[:, :, None], axis=1)
     return masked_attention(q_prhd, k_pthd, v_pthd, mask_prs, prefix)

@@ -1,0 +1,217 @@
+"""Attention of long pages as one kernel, for accelerators: no logits in memory, no unseen block.
+
+A program of it has a block of queries of one page and head, and goes through the blocks of keys
+that any of them sees, keeping a running softmax (FlashAttention, 2205.14135). Which blocks those
+are follows from who sees whom: sequences lie one behind the other, so that what a block's first
+query sees, and the block itself, is all that its other queries see.
+
+Written in Pallas, which compiles it for TPUs by Mosaic and for GPUs by Triton, and interprets it
+anywhere, slowly.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from zojax.distributed import Layout
+from zojax.scoring.sight import Sight
+
+_UNSEEN = -1e30
+"""A logit below all others; of infinite ones the difference would be NaN."""
+
+_OLDEST = 8.0
+"""Compute capability of the first GPUs that Triton compiles for: Ampere's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """How the kernel is compiled.
+
+    Attributes:
+        queries: tokens of a block of queries, a multiple of ``keys``.
+        keys: tokens of a block of keys.
+        float32: how products of float32 are computed.
+        powers: whether a head's size must be a power of two, from 16.
+        options: for Pallas.
+        bounds: the memory of a block's bounds, for Pallas.
+        longest: tokens of the longest page, all of whose keys and values must fit a memory.
+        interpret: whether to interpret the kernel instead.
+    """
+
+    queries: int
+    keys: int
+    float32: Any
+    powers: bool = False
+    options: Any = None
+    bounds: Any = None
+    longest: float = math.inf
+    interpret: bool = False
+
+
+def for_tpu() -> Backend:
+    """Mosaic; what chooses the keys that are read lies in a memory of scalars."""
+    from jax.experimental.pallas import tpu as mosaic
+
+    # Of the 64 MB or more that a core has. Keys and values are there twice, since the next page's
+    # are fetched meanwhile: 32 MB for 16,384 tokens of float32 and heads of 128.
+    options = mosaic.CompilerParams(
+        dimension_semantics=("parallel",) * 3, vmem_limit_bytes=60 << 20
+    )
+    exact = jax.lax.Precision.HIGHEST
+    return Backend(128, 128, exact, options=options, bounds=mosaic.SMEM, longest=1 << 14)
+
+
+def for_gpu() -> Backend:
+    """Triton, for NVIDIA's GPUs from Ampere on; the blocks fit their smallest shared memory."""
+    from jax.experimental.pallas import triton
+
+    options = triton.CompilerParams(num_warps=4, num_stages=2)
+    exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    return Backend(64, 32, exact, powers=True, options=options)
+
+
+def backends(tokens: int) -> dict[str, Backend]:
+    """What the kernel can be compiled for, by JAX's names, for pages of so many tokens.
+
+    That is no GPU where one that is here is too old.
+    """
+    kinds = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
+    old = any(kind[:1].isdigit() and float(kind) < _OLDEST for kind in kinds)
+    found = {"tpu": for_tpu()} if old else {"tpu": for_tpu(), "cuda": for_gpu()}
+    return {name: backend for name, backend in found.items() if tokens <= backend.longest}
+
+
+def attend(
+    q_pthd: jax.Array, k_pthd: jax.Array, v_pthd: jax.Array, sight: Sight, backend: Backend
+) -> jax.Array:
+    """Every token's attention over the keys that it sees, in the queries' dtype.
+
+    Args:
+        q_pthd: queries; a mesh may split its pages and its heads.
+        k_pthd: keys, of the same shape and dtype.
+        v_pthd: values, likewise.
+        sight: who sees whom.
+        backend: what it is compiled for.
+    """
+    dtype = q_pthd.dtype
+    if dtype == jnp.float16:  # which TPUs do not multiply
+        q_pthd, k_pthd, v_pthd = (x.astype(jnp.float32) for x in (q_pthd, k_pthd, v_pthd))
+    on_device = functools.partial(_on_device, backend=backend)
+    arguments = (jnp.stack(sight, axis=-1), q_pthd, k_pthd, v_pthd)
+    mesh = jax.typeof(q_pthd).sharding.mesh  # which arguments of jit bring along
+    if mesh.empty:
+        return on_device(*arguments).astype(dtype)
+    # Each device has the pages and heads that it has; XLA would gather them for a kernel.
+    layout = Layout(mesh)
+    of_sight = layout.sharding(("pages", None, None), arguments[0].shape).spec
+    of_heads = layout.sharding(("pages", None, "heads", None), q_pthd.shape).spec
+    specs = (of_sight, of_heads, of_heads, of_heads)
+    on_mesh = jax.shard_map(
+        on_device, mesh=mesh, in_specs=specs, out_specs=of_heads, check_vma=False
+    )
+    return on_mesh(*arguments).astype(dtype)
+
+
+def _on_device(
+    sight_pt3: jax.Array,
+    q_pthd: jax.Array,
+    k_pthd: jax.Array,
+    v_pthd: jax.Array,
+    *,
+    backend: Backend,
+) -> jax.Array:
+    pages, tokens, heads, depth = q_pthd.shape
+    blocks = pl.cdiv(tokens, backend.queries)
+    more_tokens = blocks * backend.queries - tokens
+    wide = max(16, pl.next_power_of_2(depth)) if backend.powers else depth
+
+    def by_heads(x_pthd: jax.Array) -> jax.Array:
+        x_phtd = jnp.swapaxes(x_pthd, 1, 2)
+        return jnp.pad(x_phtd, ((0, 0), (0, 0), (0, more_tokens), (0, wide - depth)))
+
+    sight_pt3 = jnp.pad(sight_pt3, ((0, 0), (0, more_tokens), (0, 0)), mode="edge")
+    first, stop, own = jnp.moveaxis(sight_pt3[:, :: backend.queries], -1, 0)
+    bounds_pb3 = jnp.stack(
+        [first // backend.keys, pl.cdiv(stop, backend.keys), own // backend.keys], axis=-1
+    )
+
+    def of_page(*shape: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, *shape), lambda p, h, b: (p, b, 0))
+
+    of_block = pl.BlockSpec((None, None, backend.queries, wide), lambda p, h, b: (p, h, b, 0))
+    whole = pl.BlockSpec((None, None, blocks * backend.queries, wide), lambda p, h, b: (p, h, 0, 0))
+    bounds = pl.BlockSpec(
+        (None, None, 1, 3), lambda p, h, b: (p, b, 0, 0), memory_space=backend.bounds
+    )
+    exact = backend.float32 if q_pthd.dtype == jnp.float32 else None
+    out_phtd = pl.pallas_call(
+        functools.partial(_kernel, keys=backend.keys, scale=1 / math.sqrt(depth), precision=exact),
+        grid=(pages, heads, blocks),
+        in_specs=[bounds, of_page(backend.queries, 3), of_block, whole, whole],
+        out_specs=of_block,
+        out_shape=jax.ShapeDtypeStruct(
+            (pages, heads, blocks * backend.queries, wide), q_pthd.dtype
+        ),
+        compiler_params=backend.options,
+        interpret=backend.interpret,
+        name="tree_attention",
+    )(bounds_pb3[:, :, None], sight_pt3, *map(by_heads, (q_pthd, k_pthd, v_pthd)))
+    return jnp.swapaxes(out_phtd[:, :, :tokens, :depth], 1, 2)
+
+
+def _kernel(
+    bounds_ref: Any,
+    sight_ref: Any,
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    out_ref: Any,
+    *,
+    keys: int,
+    scale: float,
+    precision: Any,
+) -> None:
+    """One block of queries of a page and head; scores ``ts``, queries by keys of a block."""
+    q_td = q_ref[...]
+    queries = q_td.shape[0]
+    start = pl.program_id(2) * queries
+    first_t1, stop_t1, own_t1 = (sight_ref[:, i : i + 1] for i in range(3))
+    here_t1 = start + jax.lax.broadcasted_iota(jnp.int32, (queries, 1), 0)
+    first, stop, own = (bounds_ref[0, i] for i in range(3))
+    in_prompt = jnp.maximum(stop - first, 0)
+    own = jnp.maximum(own, first + in_prompt)
+    product = functools.partial(
+        jax.lax.dot_general, precision=precision, preferred_element_type=jnp.float32
+    )
+
+    def visit(i: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        out_td, most_t1, total_t1 = carry
+        block = jnp.where(i < in_prompt, first + i, own + i - in_prompt)
+        at = pl.multiple_of(block * keys, keys)
+        k_sd, v_sd = k_ref[pl.ds(at, keys), :], v_ref[pl.ds(at, keys), :]
+        s = at + jax.lax.broadcasted_iota(jnp.int32, (1, keys), 1)
+        sees_ts = ((first_t1 <= s) & (s < stop_t1)) | ((own_t1 <= s) & (s <= here_t1))
+        logits_ts = jnp.where(
+            sees_ts, scale * product(q_td, k_sd, (((1,), (1,)), ((), ()))), _UNSEEN
+        )
+        new_t1 = jnp.maximum(most_t1, logits_ts.max(axis=1, keepdims=True))
+        # Where a query sees nothing of this block, nor of those before it, all logits are alike.
+        p_ts = jnp.where(sees_ts, jnp.exp(logits_ts - new_t1), 0.0)
+        kept_t1 = jnp.exp(most_t1 - new_t1)
+        total_t1 = kept_t1 * total_t1 + p_ts.sum(axis=1, keepdims=True)
+        seen_td = product(p_ts.astype(v_sd.dtype), v_sd, (((1,), (0,)), ((), ())))
+        return kept_t1 * out_td + seen_td, new_t1, total_t1
+
+    nothing = (
+        jnp.zeros(q_td.shape, jnp.float32),
+        jnp.full((queries, 1), _UNSEEN, jnp.float32),
+        jnp.zeros((queries, 1), jnp.float32),
+    )
+    last = (start + queries) // keys
+    out_td, _, total_t1 = jax.lax.fori_loop(0, in_prompt + last - own, visit, nothing)
+    out_ref[...] = (out_td / total_t1).astype(out_ref.dtype)
