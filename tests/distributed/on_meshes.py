@@ -100,14 +100,13 @@ def rebuilt(config: Config, mesh: MeshConfig, step: int) -> str:
     return content_hash(run.model.weights)
 
 
-def attended() -> dict[str, Any]:
+def attended(pages: int, heads: int) -> dict[str, Any]:
     """The kernel of long pages, interpreted: what splitting it exchanges, and changes."""
     backend = dataclasses.replace(attention_kernel.for_gpu(), interpret=True, float32=None)
     attend = functools.partial(attention_kernel.attend, backend=backend)
-    pages, tokens, heads = 2, 100, 4
-    qkv = jax.random.normal(jax.random.key(0), (3, pages, tokens, heads, 16))
-    sight = causal_sight(pages, tokens)
-    places = make_layout(2, 4).sharding(("pages", None, "heads", None))
+    qkv = jax.random.normal(jax.random.key(0), (3, pages, 100, heads, 16))
+    sight = causal_sight(pages, 100)
+    places = make_layout(2, 4).sharding(("pages", None, "heads", None), qkv.shape[1:])
     arguments = (*jax.device_put(tuple(qkv), places), sight)
     program = jax.jit(attend).lower(*arguments).compile()
     split = program(*arguments)
@@ -123,7 +122,7 @@ def main(model: str, data: str, directory: Path) -> None:
         name: configure(model, data, directory / name, mesh) for name, mesh in MESHES.items()
     }
     told: dict[str, Any] = {name: watched(config) for name, config in configs.items()}
-    told["attended"] = attended()
+    told["attended"] = [attended(2, 4), attended(3, 6)]
     there = configs["4x2"]
     told["restored"] = rebuilt(there, MeshConfig(2, 4), CHECKPOINT)
     for path in (Path(there.run.dir) / "checkpoints").iterdir():

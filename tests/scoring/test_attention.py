@@ -12,7 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, 
 from zojax.models.layers import Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
 from zojax.scoring.attention import attention_of_page, blockwise_attention, masked_attention
-from zojax.scoring.sight import Sight, mask_of, tree_sight
+from zojax.scoring.sight import Sight, causal_sight, mask_of, tree_sight
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -125,7 +125,9 @@ PAGES = {
 
 @pytest.mark.parametrize("backend", [TPU, GPU], ids=["TPU", "GPU"])
 @pytest.mark.parametrize("pages", PAGES)
-def test_the_kernel_reads_no_block_of_keys_that_a_block_of_queries_does_not_see(pages, backend):
+def test_the_kernel_multiplies_no_block_of_keys_that_a_block_of_queries_does_not_see(
+    pages, backend
+):
     sight = tree_sight(PAGES[pages])
     mask_ts = np.asarray(mask_of(sight))[0]
     tokens, queries, keys = len(mask_ts), backend.queries, backend.keys
@@ -146,22 +148,12 @@ def test_the_kernel_reads_no_block_of_keys_that_a_block_of_queries_does_not_see(
 ON_TPU = AbstractDevice("TPU v5 lite", 1, "tpu")  # whose sizes Mosaic asks for
 
 
-@pytest.mark.parametrize(
-    ("platform", "tokens", "uses"),
-    [
-        ("tpu", 600, "tpu_custom_call"),
-        ("cuda", 600, "triton"),
-        ("cpu", 600, None),
-        ("rocm", 600, None),
-        ("tpu", 256, None),
-        ("cuda", 256, None),
-    ],
-)
-def test_long_pages_have_a_kernel_where_it_can_be_compiled(platform, tokens, uses):
+def lowered(platform: str, tokens: int, dtype: str = "float32") -> list[str]:
+    """The kernels of a page's attention, lowered for a platform that need not be here."""
     names = ("data", "model")
     mesh = AbstractMesh((1, 1), names, (AxisType.Auto,) * 2, abstract_device=ON_TPU)
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "model"))
-    x = jax.ShapeDtypeStruct((2, tokens, HEADS, DEPTH), jnp.float32, sharding=sharding)
+    x = jax.ShapeDtypeStruct((2, tokens, HEADS, DEPTH), dtype, sharding=sharding)
 
     def attend(q, k, v, *sight):
         sight = Sight(*sight)
@@ -169,20 +161,68 @@ def test_long_pages_have_a_kernel_where_it_can_be_compiled(platform, tokens, use
 
     traced = jax.jit(attend).trace(x, x, x, *[jax.ShapeDtypeStruct((2, tokens), jnp.int32)] * 3)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert [name for name in ("tpu_custom_call", "triton") if name in text] == [uses] * bool(uses)
+    return [name for name in ("tpu_custom_call", "triton") if name in text]
 
 
-def test_gpus_that_triton_does_not_know_have_no_kernel(monkeypatch):
-    @dataclasses.dataclass
-    class Device:
-        compute_capability: str
+@pytest.mark.parametrize(
+    ("platform", "tokens", "kernels"),
+    [
+        ("tpu", 600, ["tpu_custom_call"]),
+        ("cuda", 600, ["triton"]),
+        ("cpu", 600, []),
+        ("rocm", 600, []),
+        ("tpu", 256, []),
+        ("cuda", 256, []),
+    ],
+)
+def test_long_pages_have_a_kernel_where_it_can_be_compiled(platform, tokens, kernels):
+    assert lowered(platform, tokens) == kernels
 
-    for capability, there in {"7.5": False, "8.0": True, "12.0": True, "gfx90a": True}.items():
-        monkeypatch.setattr(jax, "local_devices", lambda found=capability: [Device(found)])
-        assert ("cuda" in attention_kernel.backends(600)) == there
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_a_precision_that_users_ask_of_float32_does_not_reach_16_bits(platform):
+    with jax.default_matmul_precision("high"):  # which Mosaic does not lower
+        assert lowered(platform, 600, "bfloat16")
 
 
-def test_pages_that_a_tpus_memory_cannot_hold_have_no_kernel_there():
-    longest = attention_kernel.for_tpu().longest
-    assert "tpu" in attention_kernel.backends(longest)
-    assert "tpu" not in attention_kernel.backends(longest + 1)
+@pytest.mark.parametrize(
+    ("backend", "precision"),
+    [
+        (attention_kernel.for_tpu(), "(Precision.HIGHEST, Precision.HIGHEST)"),
+        (attention_kernel.for_gpu(), "TF32_TF32_F32_X3"),
+    ],
+    ids=["TPU", "GPU"],
+)
+def test_no_device_shortens_the_kernels_float32(backend, precision):
+    attend = functools.partial(attention_kernel.attend, backend=backend)
+    traced = str(jax.make_jaxpr(attend)(*inputs(1, 300), causal_sight(1, 300)))
+    assert traced.count("dot_general[") == traced.count(f"precision={precision}") == 2
+
+
+@dataclasses.dataclass
+class Device:
+    device_kind: str
+    compute_capability: str = ""
+
+
+@pytest.mark.parametrize(
+    ("device", "there"),
+    [
+        (Device("Tesla T4", "7.5"), {"tpu"}),
+        (Device("NVIDIA A100", "8.0"), {"tpu", "cuda"}),
+        (Device("NVIDIA B200", "10.0"), {"tpu", "cuda"}),
+        (Device("AMD Instinct", "gfx90a"), {"tpu", "cuda"}),
+        (Device("TPU v4"), {"cuda"}),
+        (Device("TPU v5 lite"), {"tpu", "cuda"}),
+    ],
+    ids=lambda value: getattr(value, "device_kind", ""),
+)
+def test_devices_that_are_too_old_have_no_kernel(device, there, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert set(attention_kernel.backends(600, 128)) == there
+
+
+@pytest.mark.parametrize(("tokens", "depth"), [(16_384, 80), (16_384, 128), (8_192, 256)])
+def test_pages_whose_keys_have_no_room_have_no_kernel_on_tpus(tokens, depth):
+    assert set(attention_kernel.backends(tokens, depth)) == {"tpu", "cuda"}
+    assert set(attention_kernel.backends(tokens + 1, depth)) == {"cuda"}

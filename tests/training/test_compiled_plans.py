@@ -88,21 +88,52 @@ def test_no_weight_is_gathered_or_copied_and_a_layer_adds_up_twice_at_most(model
 
 
 @pytest.mark.parametrize(
-    ("target", "shards"),
-    [pytest.param("h100x2", 2, marks=GPU), pytest.param("v5e-4", 4, marks=TPU)],
+    ("target", "data", "shards"),
+    [pytest.param("h100x2", 1, 2, marks=GPU), pytest.param("v5e-4", 2, 2, marks=TPU)],
 )
-def test_long_pages_exchange_each_sublayers_output_and_nothing_else(target, shards):
+def test_long_pages_exchange_each_sublayers_output_and_nothing_else(target, data, shards):
     """Their attention is a kernel, which XLA would gather pages and heads for."""
     model = OPT_SHAPES["opt-1.3b"]
-    split = ["--set", f"mesh.model={shards}", "--tokens", "2048"]
+    split = ["--set", f"mesh.data={data}", "--set", f"mesh.model={shards}", "--tokens", "2048"]
     _, told = planned("opt-1.3b", target, *split)
     batch = told["batch"]
     assert batch["page_tokens"] > 256
     [(kind, moved)] = told["programs"]["step"]["collectives"].items()
     assert kind == "all-reduce"
-    sublayer = 4 * batch["places"] * batch["variants"] * model.hidden_size
+    sublayer = 4 * batch["places"] // data * batch["variants"] * model.hidden_size
     # And the embeddings; but the last layer's are of what is read alone.
     assert moved["bytes"] == pytest.approx(2 * sublayer * model.num_hidden_layers, rel=0.05)
+
+
+SMALL_GPU = """
+import dataclasses, functools, jax
+from zojax.distributed import make_layout
+from zojax.distributed.targets import devices_of, find_target
+from zojax.scoring import attention_kernel
+from zojax.scoring.sight import Sight
+
+target = find_target("a100x1")
+chip = dataclasses.replace(target.chip, gpu={**target.chip.gpu, "shared": 100 * 1024})
+layout = make_layout(1, 1, devices=devices_of(dataclasses.replace(target, chip=chip)))
+
+def given(*shape, dtype):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding())
+
+attend = functools.partial(attention_kernel.attend, backend=attention_kernel.for_gpu())
+sight = Sight(*[given(2, 600, dtype="int32")] * 3)
+for dtype in ("float32", "bfloat16", "float16"):
+    for depth in (64, 80, 128):
+        jax.jit(attend).lower(*[given(2, 600, 4, depth, dtype=dtype)] * 3, sight).compile()
+"""
+
+
+@GPU
+def test_the_kernel_of_long_pages_fits_the_smallest_gpus():
+    """Of 100 kB of shared memory for a block and a kilobyte of the system's, from Ampere on."""
+    environment = os.environ | {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "JAX_PLATFORMS": "cpu"}
+    script = [sys.executable, "-c", SMALL_GPU]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 @GPU

@@ -84,6 +84,8 @@ def attention_of_page(
 ) -> jax.Array:
     """Attention of all tokens of a page, in the way of the backend that it is compiled for.
 
+    Long pages' is not to be differentiated in a compiled program, whatever the backend.
+
     Args:
         q_pthd: queries.
         k_pthd: keys.
@@ -103,7 +105,7 @@ def attention_of_page(
     def by_kernel(backend: attention_kernel.Backend) -> Callable[..., jax.Array]:
         return lambda q, k, v, sight, _: attention_kernel.attend(q, k, v, sight, backend)
 
-    found = attention_kernel.backends(q_pthd.shape[1])
+    found = attention_kernel.backends(q_pthd.shape[1], q_pthd.shape[3])
     kernels = {name: by_kernel(backend) for name, backend in found.items()}
     return jax.lax.platform_dependent(*arguments, default=by_blocks, **kernels)
 

@@ -1,4 +1,4 @@
-"""Attention of long pages as one kernel, for accelerators: no logits in memory, no unseen block.
+"""Attention of long pages as one kernel, for accelerators: no logits in memory, no unseen product.
 
 A program of it has a block of queries of one page and head, and goes through the blocks of keys
 that any of them sees, keeping a running softmax (FlashAttention, 2205.14135). Which blocks those
@@ -12,6 +12,7 @@ anywhere, slowly.
 import dataclasses
 import functools
 import math
+import re
 from typing import Any
 
 import jax
@@ -24,8 +25,11 @@ from zojax.scoring.sight import Sight
 _UNSEEN = -1e30
 """A logit below all others; of infinite ones the difference would be NaN."""
 
-_OLDEST = 8.0
-"""Compute capability of the first GPUs that Triton compiles for: Ampere's."""
+_OLD_GPU = 8.0
+"""Triton compiles for this compute capability, Ampere's, and those above."""
+
+_OLD_TPU = re.compile(r"TPU v[1-4]\b")
+"""TPUs whose cores have 16 MB of memory beside them, where later ones have 64 MB or more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +39,11 @@ class Backend:
     Attributes:
         queries: tokens of a block of queries, a multiple of ``keys``.
         keys: tokens of a block of keys.
-        float32: how products of float32 are computed.
+        float32: the precision of products of float32.
         powers: whether a head's size must be a power of two, from 16.
         options: for Pallas.
         bounds: the memory of a block's bounds, for Pallas.
-        longest: tokens of the longest page, all of whose keys and values must fit a memory.
+        room: bytes for a page's keys in one head, all of which are held at once, or for its values.
         interpret: whether to interpret the kernel instead.
     """
 
@@ -49,41 +53,50 @@ class Backend:
     powers: bool = False
     options: Any = None
     bounds: Any = None
-    longest: float = math.inf
+    room: float = math.inf
     interpret: bool = False
 
 
 def for_tpu() -> Backend:
-    """Mosaic; what chooses the keys that are read lies in a memory of scalars."""
+    """Mosaic; what chooses the keys that are multiplied lies in a memory of scalars."""
     from jax.experimental.pallas import tpu as mosaic
 
-    # Of the 64 MB or more that a core has. Keys and values are there twice, since the next page's
-    # are fetched meanwhile: 32 MB for 16,384 tokens of float32 and heads of 128.
+    # Keys and values are held twice, since the next head's are fetched meanwhile.
     options = mosaic.CompilerParams(
         dimension_semantics=("parallel",) * 3, vmem_limit_bytes=60 << 20
     )
-    exact = jax.lax.Precision.HIGHEST
-    return Backend(128, 128, exact, options=options, bounds=mosaic.SMEM, longest=1 << 14)
+    highest = jax.lax.Precision.HIGHEST
+    return Backend(128, 128, highest, options=options, bounds=mosaic.SMEM, room=8 << 20)
 
 
 def for_gpu() -> Backend:
-    """Triton, for NVIDIA's GPUs from Ampere on; the blocks fit their smallest shared memory."""
+    """Triton; with heads of 128 the blocks fit 99 KB, the least that GPUs from Ampere on have."""
     from jax.experimental.pallas import triton
 
-    options = triton.CompilerParams(num_warps=4, num_stages=2)
-    exact = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-    return Backend(64, 32, exact, powers=True, options=options)
+    options = triton.CompilerParams(num_warps=4, num_stages=1)
+    three_parts = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    return Backend(64, 32, three_parts, powers=True, options=options)
 
 
-def backends(tokens: int) -> dict[str, Backend]:
-    """What the kernel can be compiled for, by JAX's names, for pages of so many tokens.
+def backends(tokens: int, depth: int) -> dict[str, Backend]:
+    """What the kernel can be compiled for, by JAX's names.
 
-    That is no GPU where one that is here is too old.
+    Not for a kind of device of which JAX has one here that is too old, nor where a page's keys have
+    no room in float32, which 16 bits are not told from.
+
+    Args:
+        tokens: of a page.
+        depth: of a head.
     """
-    kinds = [str(getattr(device, "compute_capability", "")) for device in jax.local_devices()]
-    old = any(kind[:1].isdigit() and float(kind) < _OLDEST for kind in kinds)
-    found = {"tpu": for_tpu()} if old else {"tpu": for_tpu(), "cuda": for_gpu()}
-    return {name: backend for name, backend in found.items() if tokens <= backend.longest}
+    devices = jax.devices()
+    found = {}
+    if not any(_OLD_TPU.match(device.device_kind) for device in devices):
+        found["tpu"] = for_tpu()
+    kinds = [str(getattr(device, "compute_capability", "")) for device in devices]
+    if not any(kind[:1].isdigit() and float(kind) < _OLD_GPU for kind in kinds):
+        found["cuda"] = for_gpu()
+    num_bytes = 4 * tokens * 128 * pl.cdiv(depth, 128)
+    return {name: backend for name, backend in found.items() if num_bytes <= backend.room}
 
 
 def attend(
@@ -148,9 +161,13 @@ def _on_device(
     bounds = pl.BlockSpec(
         (None, None, 1, 3), lambda p, h, b: (p, b, 0, 0), memory_space=backend.bounds
     )
-    exact = backend.float32 if q_pthd.dtype == jnp.float32 else None
+    is_whole = q_pthd.dtype == jnp.float32
+    # Not None, which a user's JAX_DEFAULT_MATMUL_PRECISION fills with what is for float32 alone.
+    precision = backend.float32 if is_whole else jax.lax.Precision.DEFAULT
     out_phtd = pl.pallas_call(
-        functools.partial(_kernel, keys=backend.keys, scale=1 / math.sqrt(depth), precision=exact),
+        functools.partial(
+            _kernel, keys=backend.keys, scale=1 / math.sqrt(depth), precision=precision
+        ),
         grid=(pages, heads, blocks),
         in_specs=[bounds, of_page(backend.queries, 3), of_block, whole, whole],
         out_specs=of_block,
@@ -182,8 +199,10 @@ def _kernel(
     start = pl.program_id(2) * queries
     first_t1, stop_t1, own_t1 = (sight_ref[:, i : i + 1] for i in range(3))
     here_t1 = start + jax.lax.broadcasted_iota(jnp.int32, (queries, 1), 0)
+    # In blocks of keys: where the first query's prompt begins and ends, and where its run begins.
     first, stop, own = (bounds_ref[0, i] for i in range(3))
     in_prompt = jnp.maximum(stop - first, 0)
+    # A block may hold a prompt's end and a run's beginning, and is visited once.
     own = jnp.maximum(own, first + in_prompt)
     product = functools.partial(
         jax.lax.dot_general, precision=precision, preferred_element_type=jnp.float32
