@@ -6,7 +6,6 @@
 In a process of its own, since the number of virtual devices is set before JAX starts.
 """
 
-import dataclasses
 import functools
 import json
 import sys
@@ -102,7 +101,7 @@ def rebuilt(config: Config, mesh: MeshConfig, step: int) -> str:
 
 def attended(pages: int, heads: int) -> dict[str, Any]:
     """The kernel of long pages, interpreted: what splitting it exchanges, and changes."""
-    backend = dataclasses.replace(attention_kernel.for_gpu(), interpret=True, float32=None)
+    backend = attention_kernel.interpreted(attention_kernel.for_gpu())
     attend = functools.partial(attention_kernel.attend, backend=backend)
     qkv = jax.random.normal(jax.random.key(0), (3, pages, 100, heads, 16))
     sight = causal_sight(pages, 100)

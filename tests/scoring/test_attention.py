@@ -19,12 +19,8 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 HEADS, DEPTH = 2, 8
 
 
-def interpreted(backend: attention_kernel.Backend) -> attention_kernel.Backend:
-    """As it is compiled for a device, but by this one."""
-    return dataclasses.replace(backend, interpret=True, float32=None)
-
-
-TPU, GPU = map(interpreted, (attention_kernel.for_tpu(), attention_kernel.for_gpu()))
+TPU = attention_kernel.interpreted(attention_kernel.for_tpu())
+GPU = attention_kernel.interpreted(attention_kernel.for_gpu())
 
 
 def by_blocks(q, k, v, sight):

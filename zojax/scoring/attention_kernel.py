@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from zojax.distributed import Layout
-from zojax.scoring.sight import Sight
+from zojax.scoring.sight import Sight, sees
 
 _UNSEEN = -1e30
 """A logit below all others; of infinite ones the difference would be NaN."""
@@ -76,6 +76,11 @@ def for_gpu() -> Backend:
     options = triton.CompilerParams(num_warps=4, num_stages=1)
     three_parts = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
     return Backend(64, 32, three_parts, powers=True, options=options)
+
+
+def interpreted(backend: Backend) -> Backend:
+    """The same without a compiler, on any device: what it computes, but for its precision."""
+    return dataclasses.replace(backend, interpret=True, float32=None)
 
 
 def backends(tokens: int, depth: int) -> dict[str, Backend]:
@@ -140,7 +145,8 @@ def _on_device(
 ) -> jax.Array:
     pages, tokens, heads, depth = q_pthd.shape
     blocks = pl.cdiv(tokens, backend.queries)
-    more_tokens = blocks * backend.queries - tokens
+    padded = blocks * backend.queries
+    more_tokens = padded - tokens
     wide = max(16, pl.next_power_of_2(depth)) if backend.powers else depth
 
     def by_heads(x_pthd: jax.Array) -> jax.Array:
@@ -153,11 +159,9 @@ def _on_device(
         [first // backend.keys, pl.cdiv(stop, backend.keys), own // backend.keys], axis=-1
     )
 
-    def of_page(*shape: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, *shape), lambda p, h, b: (p, b, 0))
-
+    of_sight = pl.BlockSpec((None, backend.queries, 3), lambda p, h, b: (p, b, 0))
     of_block = pl.BlockSpec((None, None, backend.queries, wide), lambda p, h, b: (p, h, b, 0))
-    whole = pl.BlockSpec((None, None, blocks * backend.queries, wide), lambda p, h, b: (p, h, 0, 0))
+    whole = pl.BlockSpec((None, None, padded, wide), lambda p, h, b: (p, h, 0, 0))
     bounds = pl.BlockSpec(
         (None, None, 1, 3), lambda p, h, b: (p, b, 0, 0), memory_space=backend.bounds
     )
@@ -169,11 +173,9 @@ def _on_device(
             _kernel, keys=backend.keys, scale=1 / math.sqrt(depth), precision=precision
         ),
         grid=(pages, heads, blocks),
-        in_specs=[bounds, of_page(backend.queries, 3), of_block, whole, whole],
+        in_specs=[bounds, of_sight, of_block, whole, whole],
         out_specs=of_block,
-        out_shape=jax.ShapeDtypeStruct(
-            (pages, heads, blocks * backend.queries, wide), q_pthd.dtype
-        ),
+        out_shape=jax.ShapeDtypeStruct((pages, heads, padded, wide), q_pthd.dtype),
         compiler_params=backend.options,
         interpret=backend.interpret,
         name="tree_attention",
@@ -199,22 +201,22 @@ def _kernel(
     start = pl.program_id(2) * queries
     first_t1, stop_t1, own_t1 = (sight_ref[:, i : i + 1] for i in range(3))
     here_t1 = start + jax.lax.broadcasted_iota(jnp.int32, (queries, 1), 0)
-    # In blocks of keys: where the first query's prompt begins and ends, and where its run begins.
-    first, stop, own = (bounds_ref[0, i] for i in range(3))
-    in_prompt = jnp.maximum(stop - first, 0)
-    # A block may hold a prompt's end and a run's beginning, and is visited once.
-    own = jnp.maximum(own, first + in_prompt)
+    # Of the first query, in blocks of keys: its prompt, and its run from the next block on, since
+    # one block may hold a prompt's end and a run's beginning, and is visited once.
+    first_block, stop_block, own_block = (bounds_ref[0, i] for i in range(3))
+    in_prompt = jnp.maximum(stop_block - first_block, 0)
+    own_block = jnp.maximum(own_block, first_block + in_prompt)
     product = functools.partial(
         jax.lax.dot_general, precision=precision, preferred_element_type=jnp.float32
     )
 
     def visit(i: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         out_td, most_t1, total_t1 = carry
-        block = jnp.where(i < in_prompt, first + i, own + i - in_prompt)
+        block = jnp.where(i < in_prompt, first_block + i, own_block + i - in_prompt)
         at = pl.multiple_of(block * keys, keys)
         k_sd, v_sd = k_ref[pl.ds(at, keys), :], v_ref[pl.ds(at, keys), :]
         s = at + jax.lax.broadcasted_iota(jnp.int32, (1, keys), 1)
-        sees_ts = ((first_t1 <= s) & (s < stop_t1)) | ((own_t1 <= s) & (s <= here_t1))
+        sees_ts = sees(first_t1, stop_t1, own_t1, here_t1, s)
         logits_ts = jnp.where(
             sees_ts, scale * product(q_td, k_sd, (((1,), (1,)), ((), ()))), _UNSEEN
         )
@@ -231,6 +233,6 @@ def _kernel(
         jnp.full((queries, 1), _UNSEEN, jnp.float32),
         jnp.zeros((queries, 1), jnp.float32),
     )
-    last = (start + queries) // keys
-    out_td, _, total_t1 = jax.lax.fori_loop(0, in_prompt + last - own, visit, nothing)
+    num_blocks = in_prompt + (start + queries) // keys - own_block
+    out_td, _, total_t1 = jax.lax.fori_loop(0, num_blocks, visit, nothing)
     out_ref[...] = (out_td / total_t1).astype(out_ref.dtype)

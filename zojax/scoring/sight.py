@@ -48,9 +48,23 @@ def causal_sight(pages: int, tokens: int) -> Sight:
     return Sight(*(jnp.zeros((pages, tokens), jnp.int32) for _ in Sight._fields))
 
 
+def sees(
+    first: jax.Array, prompt_stop: jax.Array, own: jax.Array, t: jax.Array, s: jax.Array
+) -> jax.Array:
+    """Whether tokens ``t`` see keys ``s``: bool, of the shape that all broadcast to.
+
+    Args:
+        first: as in :class:`Sight`, of the tokens.
+        prompt_stop: likewise.
+        own: likewise.
+        t: the tokens' places on their page.
+        s: the keys'.
+    """
+    return ((first <= s) & (s < prompt_stop)) | ((own <= s) & (s <= t))
+
+
 def mask_of(sight: Sight) -> jax.Array:
     """The same as ``(p, t, s)`` bool: whether query token t sees key token s."""
     first, stop, own = (a_pt[:, :, None] for a_pt in sight)
     s = jnp.arange(sight.own_pt.shape[1])
-    in_prompt, in_own = (first <= s) & (s < stop), (own <= s) & (s <= s[:, None])
-    return in_prompt | in_own
+    return sees(first, stop, own, s[:, None], s)
