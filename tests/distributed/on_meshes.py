@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from zojax.config import (
@@ -25,7 +26,7 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.distributed import make_layout
-from zojax.models import content_hash
+from zojax.models import content_hash, load
 from zojax.scoring import attention_kernel
 from zojax.scoring.sight import causal_sight
 from zojax.training import hlo, loop, traffic, train
@@ -92,11 +93,17 @@ def watched(config: Config) -> dict[str, Any]:
     return told
 
 
-def rebuilt(config: Config, mesh: MeshConfig, step: int) -> str:
-    """The content of a run's weights after a step, rebuilt on another mesh."""
+def rebuilt(config: Config, mesh: MeshConfig, step: int) -> dict[str, np.ndarray]:
+    """A run's weights after a step, rebuilt on another mesh."""
     run = load_run(Path(config.run.dir), Config(**{**vars(config), "mesh": mesh}), QUIET, step)
     assert next(iter(jax.tree.leaves(run.model.weights))).sharding.mesh.shape["data"] == mesh.data
-    return content_hash(run.model.weights)
+    return {path: np.asarray(leaf) for path, leaf in by_name(run.model.weights).items()}
+
+
+def largest_difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    """Between two sets of weights."""
+    assert ours.keys() == theirs.keys()
+    return max(float(np.abs(ours[path] - theirs[path]).max()) for path in ours)
 
 
 def attended(pages: int, heads: int) -> dict[str, Any]:
@@ -123,10 +130,13 @@ def main(model: str, data: str, directory: Path) -> None:
     told: dict[str, Any] = {name: watched(config) for name, config in configs.items()}
     told["attended"] = [attended(2, 4), attended(3, 6)]
     there = configs["4x2"]
-    told["restored"] = rebuilt(there, MeshConfig(2, 4), CHECKPOINT)
+    base = by_name(load(model).weights)
+    restored = rebuilt(there, MeshConfig(2, 4), CHECKPOINT)
     for path in (Path(there.run.dir) / "checkpoints").iterdir():
         path.rename(path.with_name(f"no-{path.name}"))
-    told["replayed"] = rebuilt(there, MeshConfig(1, 8), CHECKPOINT)
+    replayed = rebuilt(there, MeshConfig(1, 8), CHECKPOINT)
+    told["moved"] = largest_difference(restored, {p: np.asarray(w) for p, w in base.items()})
+    told["replay_off"] = largest_difference(restored, replayed)
     print(json.dumps(told))
 
 

@@ -28,6 +28,7 @@ CONFIG = OPTConfig(
 )
 TOLERANCE = 1e-5
 MESHES = ["8x1", "4x2", "2x4", "1x8", "4x2 fsdp"]
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ def ask(root, tiny_reviews, tmp_path_factory) -> Callable[[str], dict[str, Any]]
         shutil.copy(root / "demo" / "model" / name, model)
     settings = {
         # Compiling is most of the time here, and what it makes is hardly run.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}",
         "JAX_COMPILATION_CACHE_DIR": str(directory / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
@@ -124,8 +125,11 @@ def test_the_kernel_of_long_pages_is_split_by_pages_and_heads_and_exchanges_noth
 
 
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(told):
-    """To the bits that a replay of the journal gives on a third."""
-    assert told["restored"] == told["replayed"]
+    """Up to rounding: a fold's products are fused otherwise in shares of another shape."""
+    assert (
+        told["replay_off"] < 1e-8
+    )  # of weights of the order of 0.02, a few units in the last place
+    assert told["moved"] > 1e3 * 1e-8
 
 
 ON_MESHES = [(method, mesh) for method, kind in METHODS.items() for mesh in kind.meshes]

