@@ -39,7 +39,7 @@ test: $(VENV)/.test  ## run all tests
 
 plan-test: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## compile plans for GPUs and TPUs (minutes)
 	@for kind in gpu tpu; do \
-	  ZOJAX_PLANS=$$kind .venv-plan-$$kind/bin/python -m pytest tests/training/test_compiled_plans.py || exit; done
+	  ZOJAX_PLANS=$$kind .venv-plan-$$kind/bin/python -m pytest tests/planning/test_compiled_plans.py || exit; done
 
 scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (up to an hour)
 	@.venv-plan-gpu/bin/python benchmarks/scale.py --write-docs
@@ -47,7 +47,7 @@ scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (up to
 
 N ?= 300
 crash-test: $(VENV)/.test  ## kill training N times (default 300), compare with a run left alone
-	@$(BIN)/python tests/training/crash_campaign.py --kills $(N)
+	@$(BIN)/python tests/runs/crash_campaign.py --kills $(N)
 
 lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/ruff check .

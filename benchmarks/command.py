@@ -10,7 +10,7 @@ from typing import Any
 from docs_table import write_docs
 
 from zojax.errors import InputError
-from zojax.training.run_dir import write_atomically
+from zojax.files import write_atomically
 
 
 def run(main: Callable[[], None]) -> None:

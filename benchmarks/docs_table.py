@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zojax.errors import InputError
-from zojax.training.run_dir import write_atomically
+from zojax.files import write_atomically
 
 
 def write_docs(path: Path, begin: str, end: str, text: str) -> None:

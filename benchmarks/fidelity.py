@@ -33,9 +33,10 @@ from timed_step import items_of
 
 from zojax.adapters import Flat, trainable_sites
 from zojax.config import Config, apply_overrides
-from zojax.config_file import load_config
+from zojax.config.loading import load_config
 from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, stream_key
+from zojax.models.model import abstract
 from zojax.models.precision import (
     INT8_COMPUTE,
     SCALE,
@@ -44,11 +45,10 @@ from zojax.models.precision import (
     precision_of,
     quantise,
 )
-from zojax.models.tensor_names import abstract
+from zojax.runs.setup import Run, prepare
 from zojax.scoring import Item
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.training.batches import pack_batch, shape_of_all
-from zojax.training.setup import Run, prepare
 from zojax.training.step import Batch, losses_of
 
 MARKERS = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"

@@ -24,7 +24,7 @@ from rich.progress import track
 from setting import CONFIG, DOCS, arguments, machine_name, random_checkpoint
 
 from zojax.errors import InputError
-from zojax.training.run_dir import METRICS
+from zojax.reporting.metrics import METRICS
 
 MARKERS = (
     "<!-- table: made by benchmarks/first_step.py -->",

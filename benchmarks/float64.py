@@ -15,7 +15,7 @@ from flax import traverse_util
 from torch.nn.functional import cross_entropy
 from transformers import OPTForCausalLM
 
-from zojax.models.tensor_names import hf_names
+from zojax.hub.tensor_names import hf_names
 from zojax.scoring import Item
 
 Tensors = dict[str, torch.Tensor]

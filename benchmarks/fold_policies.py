@@ -28,8 +28,8 @@ from zojax.adapters.fold import fold
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, lozo, stream_key
+from zojax.hub.checkpoint_files import DTYPES
 from zojax.models import abstract_model
-from zojax.models.checkpoint_files import DTYPES
 from zojax.models.opt_shapes import OPT_SHAPES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "fold_policies.md"

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from zojax.config import Config, apply_overrides
-from zojax.config_file import load_config
+from zojax.config.loading import load_config
 from zojax.errors import InputError
-from zojax.training import train
-from zojax.training.setup import make_train_source, prepare
+from zojax.runs.setup import make_train_source, prepare
+from zojax.runs.train import train
 from zojax.training.step import init_state, train_step
 
 ROOT = Path(__file__).resolve().parents[1]

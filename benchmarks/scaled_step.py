@@ -12,7 +12,7 @@ from setting import CONFIG
 
 from zojax.adapters import make_pool, own_arrays
 from zojax.config import apply_overrides
-from zojax.config_file import load_config
+from zojax.config.loading import load_config
 from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, score, shape_needed

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from zojax.config import Config, apply_overrides
-from zojax.config_file import load_config
+from zojax.config.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "opt125m_lozo.py"

@@ -9,11 +9,11 @@ from rich.console import Console
 from zojax.config import Config
 from zojax.distributed import layout_of
 from zojax.models.opt import OPTConfig
+from zojax.runs.loop import compile_programs
+from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices
-from zojax.training.loop import compile_programs
 from zojax.training.placement import place, state_shardings
-from zojax.training.setup import Run, make_train_source, prepare
 from zojax.training.step import StepRecord, ends_interval, init_state
 
 

@@ -24,7 +24,8 @@ from flax import nnx
 from rich.progress import track
 from tokenizers import ByteLevelBPETokenizer
 
-from zojax.models import Model, random_model, save
+from zojax.hub import save
+from zojax.models import Model, random_model
 from zojax.models.opt import OPTConfig
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from zojax.errors import InputError
-from zojax.models.checkpoint_files import DTYPES
+from zojax.hub.checkpoint_files import DTYPES
+from zojax.hub.saving import save_tensors
+from zojax.hub.tensor_names import tensor_shapes
 from zojax.models.opt_shapes import OPT_SHAPES
-from zojax.models.tensor_names import tensor_shapes
-from zojax.models.weights import save_tensors
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

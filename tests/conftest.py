@@ -11,10 +11,18 @@ import jax
 import pytest
 
 from tests.programs import kept_programs
+from tests.rough_models import rough_model, rough_models  # noqa: F401 - fixtures
+from tests.run_fixtures import (  # noqa: F401 - fixtures
+    compile_cache,
+    export_runs,
+    folded_run,
+    short_config,
+    undisturbed,
+)
 from zojax import cli
-from zojax.models import random_model, save
+from zojax.hub import load_tokenizer, save
+from zojax.models import random_model
 from zojax.models.opt import OPTConfig
-from zojax.tasks import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 import zojax
-import zojax.training
+import zojax.runs.train
 from zojax import cli
-from zojax.arguments import make_parser
+from zojax.commands.arguments import make_parser
 from zojax.errors import InputError
+from zojax.programs.stopping import Stopped
 
 # --- Help
 
@@ -108,7 +109,7 @@ def test_an_interrupt_while_setting_up_ends_with_130_and_no_traceback(
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(zojax.training, "train", interrupted)
+    monkeypatch.setattr(zojax.runs.train, "train", interrupted)
     code, _, err = run("train", "--config", config_file)
     assert (code, err) == (130, "\nzojax: interrupted\n")
 
@@ -118,9 +119,9 @@ def test_a_run_that_was_stopped_says_so_and_ends_with_its_own_code(
     exit_code, run, config_file, monkeypatch
 ):
     def stop(*_):
-        raise zojax.training.Stopped("stopped after step 3", exit_code)
+        raise Stopped("stopped after step 3", exit_code)
 
-    monkeypatch.setattr(zojax.training, "train", stop)
+    monkeypatch.setattr(zojax.runs.train, "train", stop)
     assert run("train", "--config", config_file) == (exit_code, "stopped after step 3\n", "")
 
 
@@ -128,7 +129,7 @@ def test_an_error_of_several_lines_is_printed_as_one(run, config_file, monkeypat
     def refuse(*_):
         raise InputError("first\nsecond")
 
-    monkeypatch.setattr(zojax.training, "train", refuse)
+    monkeypatch.setattr(zojax.runs.train, "train", refuse)
     assert refusal(run("train", "--config", config_file)) == "first second"
 
 
@@ -138,7 +139,7 @@ def test_mistakes_of_the_program_itself_are_not_passed_off_as_the_users(
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(zojax.training, "train", fail)
+    monkeypatch.setattr(zojax.runs.train, "train", fail)
     with pytest.raises(ZeroDivisionError):
         run("train", "--config", config_file)
 

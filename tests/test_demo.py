@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from zojax.commands.eval import evaluate_run
 from zojax.config import apply_overrides
-from zojax.training import evaluate_run, train
+from zojax.runs.train import train
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.py"
 

@@ -11,8 +11,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zojax.arguments import make_parser
+from zojax.commands.arguments import make_parser
 from zojax.errors import BAD_INPUT, DOES_NOT_FIT, INTERRUPTED, InputError, as_line
+from zojax.files import write_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +96,7 @@ def _use_compile_cache() -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from zojax.config_file import load_config
+    from zojax.config.loading import load_config
 
     # Read first: the imports below take seconds, and a slip in a --set need not wait for them.
     config = load_config(args.config, args.overrides)
@@ -103,7 +104,9 @@ def _train(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from zojax.distributed import processes
-    from zojax.training import Stopped, run_dir, train
+    from zojax.programs.stopping import Stopped
+    from zojax.runs import run_dir
+    from zojax.runs.train import train
 
     _use_compile_cache()
     with processes.together():
@@ -128,7 +131,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _print_result(console: "Console", directory: Path, result: Mapping[str, Any]) -> None:
-    from zojax.training import run_dir
+    from zojax.runs import run_dir
 
     metric = result.get("metric", "accuracy")
     before, after = result[f"eval_{metric}_before"], result[f"eval_{metric}"]
@@ -157,9 +160,9 @@ def _print_result(console: "Console", directory: Path, result: Mapping[str, Any]
 def _eval(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from zojax.config_file import load_config
-    from zojax.training import evaluate_run, run_dir
-    from zojax.training.evaluate_command import evaluate_config, override_run
+    from zojax.commands.eval import evaluate_config, evaluate_run, override_run
+    from zojax.config.loading import load_config
+    from zojax.runs import run_dir
 
     _use_compile_cache()
     console = Console(stderr=True)
@@ -203,7 +206,7 @@ def _check_place(option: str, file: Path | None) -> None:
 def _export(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from zojax.training.export_commands import export_run, in_words
+    from zojax.exports.export import export_run, in_words
 
     _use_compile_cache()
     told = export_run(
@@ -222,7 +225,7 @@ def _export(args: argparse.Namespace) -> int:
 def _configs(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from zojax import config_list
+    from zojax.commands import configs as config_list
 
     listed = config_list.list_configs(args.paths, args.filters)
     if args.json:
@@ -233,13 +236,13 @@ def _configs(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from zojax.config_file import load_config
+    from zojax.config.loading import load_config
 
     config = load_config(args.config, args.overrides)
 
     from rich.console import Console
 
-    from zojax.training import preview
+    from zojax.commands import data as preview
 
     told = preview.preview(config, args.split, args.count)
     if args.json:
@@ -252,7 +255,7 @@ def _data(args: argparse.Namespace) -> int:
 def _journal(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from zojax.training import journal_commands
+    from zojax.commands import journal as journal_commands
 
     if args.action == "show":
         journal_commands.show(args.path, Console(), as_json=args.json)
@@ -279,9 +282,8 @@ def _generate(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from zojax.scoring import Sampling
-    from zojax.training import generate_command as command
-    from zojax.training import run_dir
+    from zojax.commands import generate as command
+    from zojax.generation import Sampling
 
     _use_compile_cache()
     console = Console(stderr=True)
@@ -304,7 +306,7 @@ def _generate(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     if args.output is not None:
-        run_dir.write_rows(args.output, told["generations"])
+        write_rows(args.output, told["generations"])
     if args.json:
         print(json.dumps(told))
     elif args.output is not None:
@@ -320,11 +322,13 @@ def _plan(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from zojax.training import plan_command, plan_report
+    from zojax.commands.plan import read_plan_config
+    from zojax.planning import report as plan_report
+    from zojax.planning.answer import plan_targets
 
-    config = plan_command.read_plan_config(args.config, args.model, args.overrides)
+    config = read_plan_config(args.config, args.model, args.overrides)
     console = Console(highlight=False)
-    answers = plan_command.plan_targets(config, args.targets, args.tokens, Console(stderr=True))
+    answers = plan_targets(config, args.targets, args.tokens, Console(stderr=True))
     if args.json:
         print(json.dumps({"plans": [plan_report.to_json(answer) for answer in answers]}))
     else:
@@ -339,7 +343,7 @@ def _score(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from zojax.training.rank import rank_candidates
+    from zojax.commands.score import rank_candidates
 
     _use_compile_cache()
     rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)

@@ -14,10 +14,11 @@ from flax import traverse_util
 from zojax.adapters import make_pool
 from zojax.adapters.lora import linear_places, load_lora
 from zojax.errors import InputError
-from zojax.models import Model, load
+from zojax.hub import load
+from zojax.hub.saving import save_tensors
+from zojax.hub.tensor_names import tensor_shapes
+from zojax.models import Model
 from zojax.models.opt import OPTConfig
-from zojax.models.tensor_names import tensor_shapes
-from zojax.models.weights import save_tensors
 from zojax.scoring import Item, pack, score, shape_needed
 
 torch = pytest.importorskip("torch")

@@ -15,9 +15,9 @@ from setting import make_config
 
 from zojax.config import apply_overrides
 from zojax.errors import InputError
-from zojax.models.tensor_names import abstract
+from zojax.models.model import abstract
+from zojax.runs.setup import load_model, prepare
 from zojax.scoring import Item
-from zojax.training.setup import load_model, prepare
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

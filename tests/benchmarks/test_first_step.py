@@ -5,7 +5,7 @@ import jax
 import pytest
 
 from zojax.errors import InputError
-from zojax.models import load
+from zojax.hub import load
 
 SIZES = ["data.num_train=40", "data.num_dev=12", "data.num_eval=12", "train.batch_size=2"]
 

@@ -13,10 +13,13 @@ import jax
 import numpy as np
 
 from zojax.distributed import Layout, local_pages, make_layout, processes
-from zojax.models import Model, checkpoint_files, content_hash, load
-from zojax.scoring import Item, generate
+from zojax.generation import generate
+from zojax.hub import checkpoint_files, load
+from zojax.models import Model, content_hash
+from zojax.models.model import weight_sharding
+from zojax.scoring import Item
 from zojax.training.batches import BatchSource, shape_of_all
-from zojax.training.placement import place, weight_sharding
+from zojax.training.placement import place
 
 
 def held(array: jax.Array) -> int:

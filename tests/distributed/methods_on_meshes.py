@@ -27,13 +27,13 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.distributed import layout_of, put_pages
+from zojax.generation import Sampling, generate, pack_prompts, texts
+from zojax.hub import load_tokenizer
+from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
-from zojax.scoring import Sampling, generate, pack_prompts, texts
-from zojax.tasks import load_tokenizer
-from zojax.tasks.tokenize import Tokenizer
-from zojax.training.loop import compile_programs
+from zojax.runs.loop import compile_programs
+from zojax.runs.setup import load_model, make_train_source, prepare
 from zojax.training.placement import place, state_shardings
-from zojax.training.setup import load_model, make_train_source, prepare
 from zojax.training.step import Method, TrainState, ends_interval, init_state
 
 MESHES = {

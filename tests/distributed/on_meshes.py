@@ -26,13 +26,15 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.distributed import make_layout
-from zojax.models import content_hash, load
+from zojax.hub import load
+from zojax.journal.file import JOURNAL, read_journal
+from zojax.models import content_hash
+from zojax.planning import hlo, traffic
+from zojax.runs import loop
+from zojax.runs.rebuild import load_run
+from zojax.runs.train import train
 from zojax.scoring import attention_kernel
-from zojax.scoring.sight import causal_sight
-from zojax.training import hlo, loop, traffic, train
-from zojax.training.journal import read_journal
-from zojax.training.rebuild import load_run
-from zojax.training.run_dir import JOURNAL
+from zojax.scoring.visibility import causal_sight
 
 MESHES = {
     "1x1": MeshConfig(1, 1),
@@ -86,7 +88,7 @@ def watched(config: Config) -> dict[str, Any]:
         told["shard"] = q_proj.addressable_shards[0].data.shape
         return programs
 
-    sys.modules["zojax.training.train"].compile_programs = compile_and_look  # type: ignore[attr-defined]
+    sys.modules["zojax.runs.train"].compile_programs = compile_and_look  # type: ignore[attr-defined]
     result = train(config, QUIET)
     told["losses"] = read_journal(Path(config.run.dir) / JOURNAL).records["losses"].tolist()
     told["compilations_after_start"] = result["compilations_after_start"]

@@ -9,8 +9,9 @@ import pytest
 
 from tests.distributed import jobs
 from tests.distributed.loading import generated
-from zojax.models import content_hash, random_model, save
-from zojax.models.device_buffer import DeviceBuffer
+from zojax.hub import save
+from zojax.hub.device_buffer import DeviceBuffer
+from zojax.models import content_hash, random_model
 from zojax.models.opt import OPTConfig
 
 SCRIPT = Path(__file__).with_name("loading.py")

@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from tests.distributed import jobs
-from tests.training.outcomes import outcome
+from tests.runs.outcomes import outcome
+from zojax.checkpoints.disk import saved_steps
+from zojax.commands.journal import verify
 from zojax.config import (
     Config,
     DataConfig,
@@ -23,13 +25,12 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.errors import LOST
-from zojax.models import random_model, save
+from zojax.hub import save
+from zojax.journal.file import JOURNAL, read_journal
+from zojax.models import random_model
 from zojax.models.opt import OPTConfig
-from zojax.training import train
-from zojax.training.checkpoint_disk import saved_steps
-from zojax.training.journal import read_journal
-from zojax.training.journal_commands import verify
-from zojax.training.run_dir import JOURNAL, METRICS
+from zojax.reporting.metrics import METRICS
+from zojax.runs.train import train
 
 STEPS, CHECKPOINT = 120, 30
 QUIET = Console(quiet=True)

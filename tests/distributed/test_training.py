@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.distributed.methods_on_meshes import ANSWERS, BY_ANSWERS, METHODS, STEPS
-from zojax.models import random_model, save
+from zojax.hub import save
+from zojax.models import random_model
 from zojax.models.opt import OPTConfig
 
 WIDTH, LAYERS, BATCH, CANDIDATES, VARIANTS = 64, 2, 16, 2, 2

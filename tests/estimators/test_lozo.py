@@ -18,8 +18,8 @@ from zojax.adapters import Sites, lowrank, trainable_sites
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
 from zojax.estimators import SUBSPACE, lozo, stream_key
 from zojax.models import Model
+from zojax.models.model import abstract
 from zojax.models.opt import OPTConfig
-from zojax.models.tensor_names import abstract
 from zojax.scoring import Item, pack, shape_needed
 from zojax.training.method import make_method
 from zojax.training.objective import classification_loss

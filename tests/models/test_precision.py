@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from tests.models.weights.checkpoints import noisy
+from tests.hub.checkpoints import noisy
 from zojax.distributed import make_layout
-from zojax.models import load, save
+from zojax.hub import load, save
+from zojax.models.model import weight_sharding
 from zojax.models.opt import OPTConfig
 from zojax.models.precision import SCALE, dequantise, quantise
-from zojax.training.placement import weight_sharding
 
 CONFIG = OPTConfig(50, 8, 3, 2, 16, 32, 4, do_layer_norm_before=False)
 """With projections beside the layers."""

@@ -12,7 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, 
 from zojax.models.layers import Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
 from zojax.scoring.attention import attention_of_page, blockwise_attention, masked_attention
-from zojax.scoring.sight import Sight, causal_sight, mask_of, tree_sight
+from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from zojax.models import load, save
+from zojax.hub import load, save
 from zojax.models.layers import Embedding, Linear
 from zojax.models.precision import Precision
 from zojax.scoring import from_span, pack, score, shape_needed

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from zojax.models import load, save
+from zojax.hub import load, save
 from zojax.models.precision import dequantise
 from zojax.scoring import from_span, pack, score, shape_needed
 

@@ -9,7 +9,7 @@ import pytest
 from zojax.errors import InputError
 from zojax.scoring import Item, PageShape, from_span, pack, shape_needed
 from zojax.scoring.pages import assign
-from zojax.scoring.sight import mask_of, tree_sight
+from zojax.scoring.visibility import mask_of, tree_sight
 
 SEEDS = range(12)
 

@@ -21,7 +21,8 @@ from zojax.adapters import (
 )
 from zojax.adapters.fold import fold
 from zojax.adapters.seeded import COEFFICIENTS, SEEDS
-from zojax.models import Model, abstract_model, save
+from zojax.hub import save
+from zojax.models import Model, abstract_model
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_needed
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zojax.scoring import Item, pack, shape_needed
-from zojax.scoring.sight import causal_sight, mask_of, tree_sight
+from zojax.scoring.visibility import causal_sight, mask_of, tree_sight
 
 
 def random_pages(seed: int):

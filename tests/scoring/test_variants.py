@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from zojax.adapters import make_pool
-from zojax.models import load, save
+from zojax.hub import load, save
 from zojax.models.layers import Linear
 from zojax.models.precision import Precision
 from zojax.scoring import from_span, pack, repeat_for_slots, score, shape_needed

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
+from zojax.hub.tokenizer import Tokenizer, load_tokenizer
 from zojax.tasks.sst2 import render_sst2
-from zojax.tasks.tokenize import Tokenizer, load_tokenizer, tokenise
+from zojax.tasks.tokenize import tokenise
 
 
 def mezo_encode(sentence: str) -> str:

@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 
 from zojax.errors import InputError
+from zojax.hub.tokenizer import Tokenizer, load_tokenizer
 from zojax.tasks import Example
-from zojax.tasks.tokenize import (
-    Tokenizer,
-    encode,
-    load_tokenizer,
-    only_right_candidate,
-    tokenise,
-)
+from zojax.tasks.tokenize import encode, only_right_candidate, tokenise
 
 LIMITS = {"max_length": 2048, "max_positions": 64, "truncate": "error"}
 

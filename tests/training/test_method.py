@@ -20,8 +20,8 @@ from zojax.config import (
 )
 from zojax.errors import InputError
 from zojax.estimators import fzoo
+from zojax.runs.setup import make_train_source, prepare
 from zojax.training.method import check_method, make_method, redraw_interval
-from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import init_state, score_slots, train_step
 
 

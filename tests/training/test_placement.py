@@ -12,8 +12,9 @@ from zojax.config import Config, EstimatorConfig, MeshConfig, ModelConfig, RunCo
 from zojax.distributed import make_layout
 from zojax.errors import InputError
 from zojax.models import Model
+from zojax.runs.layout import choose_layout
 from zojax.training.method import make_method
-from zojax.training.placement import choose_layout, state_shardings
+from zojax.training.placement import state_shardings
 from zojax.training.step import init_state
 
 

@@ -14,15 +14,15 @@ import pytest
 from rich.console import Console
 
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
-from zojax.config_file import load_config
+from zojax.config.loading import load_config
 from zojax.models import abstract_model
 from zojax.models.opt import OPTConfig
+from zojax.runs.loop import compile_programs
+from zojax.runs.setup import make_train_source, prepare
 from zojax.scoring import Item, PageShape
 from zojax.training.batches import abstract_batch
-from zojax.training.loop import compile_programs
 from zojax.training.method import make_method
 from zojax.training.objective import classification_loss
-from zojax.training.setup import make_train_source, prepare
 from zojax.training.step import Objective, init_state
 
 VOCABULARY, D, FFN, LAYERS, HEADS, RANK = 50272, 768, 3072, 12, 12, 2

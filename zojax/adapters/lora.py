@@ -15,10 +15,10 @@ from flax import nnx, traverse_util
 from zojax.adapters.lora_config import CONFIG, rank_and_scale, read_lora_config, targeted
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
+from zojax.hub.checkpoint_files import CheckpointFile, SafetensorsFile, TorchFile
+from zojax.hub.tensor_names import Place, hf_names
 from zojax.models import Model
-from zojax.models.checkpoint_files import CheckpointFile, SafetensorsFile, TorchFile
 from zojax.models.layers import Linear
-from zojax.models.tensor_names import Place, hf_names
 
 WEIGHTS = "adapter_model.safetensors"
 _TORCH_WEIGHTS = "adapter_model.bin"

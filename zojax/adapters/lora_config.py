@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zojax.errors import InputError
-from zojax.models.checkpoint_files import read_json
+from zojax.files import read_json
 
 CONFIG = "adapter_config.json"
 

@@ -1,16 +1,7 @@
-"""Model families and their weights."""
+"""Model families, their layers, and what a model is."""
 
 from zojax.models.identity import content_hash
+from zojax.models.model import Model, abstract_model, random_model
 from zojax.models.opt import logical_axes
-from zojax.models.weights import Model, abstract_model, load, random_model, read_config, save
 
-__all__ = [
-    "Model",
-    "abstract_model",
-    "content_hash",
-    "load",
-    "logical_axes",
-    "random_model",
-    "read_config",
-    "save",
-]
+__all__ = ["Model", "abstract_model", "content_hash", "logical_axes", "random_model"]

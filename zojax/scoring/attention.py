@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from zojax.models.layers import Attend, Prefix, State
 from zojax.scoring import attention_kernel
 from zojax.scoring.pages import Pages
-from zojax.scoring.sight import Sight, causal_sight, mask_of, tree_sight
+from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
 
 _BLOCK = 256
 """Queries that are attended for at once; a page that has no more is one product everywhere."""
@@ -91,7 +91,7 @@ def attention_of_page(
         k_pthd: keys.
         v_pthd: values.
         sight: who sees whom.
-        mask_pts: the same, from :func:`zojax.scoring.sight.mask_of`.
+        mask_pts: the same, from :func:`zojax.scoring.visibility.mask_of`.
         prefix: of the pages; its keys are for XLA's attention alone.
     """
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from zojax.distributed import Layout
-from zojax.scoring.sight import Sight, sees
+from zojax.scoring.visibility import Sight, sees
 
 _UNSEEN = -1e30
 """A logit below all others; of infinite ones the difference would be NaN."""

@@ -9,7 +9,6 @@ from flax import nnx
 
 from zojax.scoring.attention import page_attention
 from zojax.scoring.pages import Pages
-from zojax.scoring.prompts import Prompts
 
 Tree = Any
 """A nested dict of arrays."""
@@ -62,7 +61,8 @@ def score(
     return logit_pc - jnp.take_along_axis(log_z_pr, pages.read_pc, axis=1)
 
 
-Slotted = TypeVar("Slotted", Pages, Prompts)
+Slotted = TypeVar("Slotted")
+"""Pages, or prompts: a dataclass of arrays that lead with the page, ``slot_p`` among them."""
 
 
 def repeat_for_slots(pages: Slotted, first_slot: int, num_slots: int) -> Slotted:
@@ -71,8 +71,9 @@ def repeat_for_slots(pages: Slotted, first_slot: int, num_slots: int) -> Slotted
     Page-major, so that pages which are split over devices stay where they are.
     """
     slots = first_slot + jnp.arange(num_slots, dtype=jnp.int32)
-    repeated = jax.tree.map(lambda a: jnp.repeat(a, num_slots, axis=0), pages)
-    return dataclasses.replace(repeated, slot_p=jnp.tile(slots, pages.slot_p.shape[0]))
+    repeated: Any = jax.tree.map(lambda a: jnp.repeat(a, num_slots, axis=0), pages)
+    slot_p = jnp.tile(slots, len(repeated.slot_p) // num_slots)
+    return dataclasses.replace(repeated, slot_p=slot_p)
 
 
 def candidate_scores(

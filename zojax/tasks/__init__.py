@@ -3,7 +3,7 @@
 from zojax.tasks.dataset import Splits, load_held_out, load_splits
 from zojax.tasks.example import Example
 from zojax.tasks.task import Task
-from zojax.tasks.tokenize import encode, load_tokenizer, tokenise
+from zojax.tasks.tokenize import encode, tokenise
 
 __all__ = [
     "Example",
@@ -12,6 +12,5 @@ __all__ = [
     "encode",
     "load_held_out",
     "load_splits",
-    "load_tokenizer",
     "tokenise",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zojax.config import DataConfig
-from zojax.config_errors import closest
+from zojax.config.messages import closest
 from zojax.errors import InputError
 from zojax.tasks.copa import COPA
 from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields

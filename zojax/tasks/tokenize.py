@@ -2,99 +2,14 @@
 
 import dataclasses
 import reprlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from zojax.errors import InputError
-from zojax.models import read_config
+from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item
 from zojax.tasks.example import Example
-
-_MAX_BYTES = 4
-"""A character has at most so many in UTF-8, and as many tokens."""
-
-_BOS_OPTIONS = "--set model.bos_token_id=ID (of generate: --bos-token-id ID)"
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokenizer:
-    """A checkpoint's tokenizer.
-
-    Attributes:
-        tokens: transformers' own.
-        bos: id that prompts start with.
-        vocab_size: ids that the model knows: 0 up to this.
-    """
-
-    tokens: Any
-    bos: int
-    vocab_size: int
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """The token that ends a text, if there is one."""
-        eos = self.tokens.eos_token_id
-        return () if eos is None else (eos,)
-
-    def text(self, ids: list[int]) -> str:
-        """The text of token ids, without special tokens."""
-        return self.tokens.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def ids(self, text: str) -> list[int]:
-        """The text's token ids, without BOS."""
-        return self.tokens(text, add_special_tokens=False)["input_ids"]
-
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, which together are the whole text.
-
-        A character that several tokens make up is the last one's, and the others are empty.
-        """
-        pieces, first = [], 0
-        for stop in range(1, len(ids) + 1):
-            text = self.tokens.decode(ids[first:stop], clean_up_tokenization_spaces=False)
-            is_partial = text.endswith("\N{REPLACEMENT CHARACTER}")
-            if is_partial and stop - first < _MAX_BYTES and stop < len(ids):
-                pieces.append("")
-            else:
-                pieces.append(text)
-                first = stop
-        return pieces
-
-
-def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
-    """A checkpoint's tokenizer.
-
-    Args:
-        path: local directory or hub id.
-        bos_token_id: in place of the tokenizer's own, if not None.
-
-    Raises:
-        InputError: the checkpoint has no tokenizer that can be read, or a BOS that its model does
-            not know.
-    """
-    from transformers import AutoTokenizer  # seconds to import
-
-    try:
-        tokens = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
-    except Exception as error:  # the library raises many kinds; all mean that it is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: has no tokenizer that can be read ({reason})") from error
-    vocab_size = read_config(path).vocab_size
-    bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
-    if bos is None:
-        raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
-    tokenizer = Tokenizer(tokens, bos, vocab_size)
-    if not tokenizer.ids("a"):  # what the library makes of a directory without vocabulary
-        raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
-    if bos >= vocab_size:
-        raise InputError(
-            f"{path}: prompts would start with token {bos}, but the model's vocabulary has "
-            f"{vocab_size}; give another: {_BOS_OPTIONS}"
-        )
-    return tokenizer
 
 
 def tokenise(tokenizer: Tokenizer, example: Example) -> Item:

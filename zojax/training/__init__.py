@@ -1,7 +1,4 @@
-"""Runs: the compiled step, the loop around it, the journal, and evaluation."""
+"""The algorithm alone: step, objectives, method, optimizers, schedules, batches.
 
-from zojax.training.evaluate_command import evaluate_run
-from zojax.training.stopping import Stopped
-from zojax.training.train import train
-
-__all__ = ["Stopped", "evaluate_run", "train"]
+No path, no console and no thread in here.
+"""

@@ -1,10 +1,8 @@
-"""Which examples a step sees, and packing them ahead of the device on a thread."""
+"""Which examples a step sees, packed."""
 
 import dataclasses
 import functools
-import queue
-import threading
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TypeVar
 
 import jax
@@ -15,9 +13,6 @@ from zojax.scoring.buckets import bucket_for
 from zojax.training.step import Batch
 
 T = TypeVar("T")
-
-_GRACE_SECONDS = 5.0
-"""For a batch that is just being made: a thread inside JAX when Python ends would abort it."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -129,40 +124,3 @@ def abstract_batch(
     part = pack_batch([], shape, size, worth_bk)
     batch = stack([part] * num_micro_batches)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
-
-
-def prefetch(make: Callable[[int], T], steps: range, depth: int = 8) -> Generator[T, None, None]:
-    """Yields ``make(step)`` for every step, made ahead on a thread; closing it ends the thread.
-
-    An error in ``make`` is raised here, at the step it belongs to.
-    """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def offer(entry: tuple[T | None, BaseException | None]) -> None:
-        while not closed.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        for step in steps:
-            if closed.is_set():
-                return
-            try:
-                offer((make(step), None))
-            except Exception as error:
-                return offer((None, error))
-
-    thread = threading.Thread(target=work, name="zojax-pack", daemon=True)
-    thread.start()
-    try:
-        for _ in steps:
-            made, error = ready.get()
-            if error is not None:
-                raise error
-            yield made  # pyright: ignore[reportReturnType]
-    finally:
-        closed.set()
-        thread.join(_GRACE_SECONDS)

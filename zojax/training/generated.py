@@ -10,14 +10,14 @@ import numpy as np
 from flax import nnx
 
 from zojax.adapters import make_pool
+from zojax.generation.decode import UNUSED, generate_tokens
+from zojax.generation.prompts import Prompts, pack_prompts, padded_length
+from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item, PageShape, repeat_for_slots
-from zojax.scoring.generate import UNUSED, generate_tokens
 from zojax.scoring.pages import Array
-from zojax.scoring.prompts import Prompts, pack_prompts, padded_length
 from zojax.tasks import Example, Task
 from zojax.tasks.metrics import score_text
 from zojax.tasks.task import Metric
-from zojax.tasks.tokenize import Tokenizer
 from zojax.training.batches import micro_batches, stack
 
 Tree = Any

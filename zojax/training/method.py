@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import optax
 
-from zojax import optimizers
 from zojax.adapters import (
     Draw,
     FoldPolicy,
@@ -23,15 +22,16 @@ from zojax.adapters import (
 from zojax.config import Config, EstimatorConfig, TrainConfig
 from zojax.errors import InputError
 from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
+from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
 from zojax.scoring import Item
 from zojax.scoring.prefix import prefix_from_tokens
 from zojax.tasks import Splits, Task
 from zojax.tasks.task import Metric
-from zojax.tasks.tokenize import Tokenizer
+from zojax.training import optimizers
 from zojax.training.generated import generated_losses
-from zojax.training.learning_rates import learning_rates
 from zojax.training.objective import choice_loss, classification_loss, likelihood_loss
+from zojax.training.schedules import learning_rates
 from zojax.training.step import Method, Objective, examples_of, tokens_of_answers
 
 Tree = Any

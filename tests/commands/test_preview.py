@@ -1,0 +1,149 @@
+"""``zojax data preview``: its figures against counts by hand, and its screen."""
+
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from zojax.commands.data import show
+
+
+@pytest.fixture
+def own(tmp_path, tiny_model):
+    """A configuration of own data, 10 rows of which two are longer than the others."""
+    rows = [{"text": "a film", "label": "pos" if i % 4 else "neg"} for i in range(10)]
+    rows[3]["text"] = rows[6]["text"] = "a film " * 30 + "\nthe end"
+    for split in ("train", "validation"):
+        text = "".join(f"{json.dumps(row)}\n" for row in rows)
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from zojax.config import *\n"
+        "def get_config():\n"
+        f"    data = DataConfig('custom', {str(tmp_path)!r}, num_train=9, num_dev=1,\n"
+        "        prompt='{text}\\nIt was', candidates={'neg': ' bad', 'pos': ' great'})\n"
+        f"    return Config(ModelConfig({str(tiny_model)!r}), RunConfig('r'), data=data)\n"
+    )
+    return path
+
+
+def told(run, path, *arguments) -> dict:
+    code, out, err = run("data", "preview", "--config", path, "--json", *arguments)
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+def test_statistics_are_those_of_the_tokens(run, own, tiny_model):
+    from zojax.hub import load_tokenizer
+
+    tokenizer = load_tokenizer(str(tiny_model), None)
+    texts = ("a film", "a film " * 30 + "\nthe end")
+    short, long = (
+        1 + max(len(tokenizer.ids(f"{text}\nIt was{word}")) for word in (" bad", " great"))
+        for text in texts
+    )
+    got = told(run, own, "--split", "eval", "-n", "10")
+    assert [e["length"] for e in got["shown"]].count(long) == 2
+    lengths = got["lengths"]
+    assert (lengths["min"], lengths["median"], lengths["max"]) == (short, short, long)
+    assert lengths["total"] == 8 * short + 2 * long
+    assert (lengths["limit"], lengths["over"]) == (64, 2)
+    histogram = lengths["histogram"]
+    assert (histogram[0], histogram[-1], sum(histogram)) == (8, 2, 10)
+    assert got["labels"] == [
+        {"label": 0, "word": " bad", "count": 3},
+        {"label": 1, "word": " great", "count": 7},
+    ]
+    assert (got["num_examples"], got["skipped"], got["notes"]) == (10, 0, [])
+
+
+def test_pieces_make_up_the_prompt_and_its_candidates(run, own):
+    for example in told(run, own)["shown"]:
+        pieces = example["pieces"]
+        if not example["dropped"]:
+            assert "".join(pieces) == "</s>" + example["prompt"]
+        assert len(pieces) == len(example["tokens"])
+        assert [c["text"] for c in example["candidates"]] == [" bad", " great"]
+        for candidate in example["candidates"]:
+            assert "".join(candidate["pieces"]) == candidate["text"]
+
+
+def test_long_rows_are_left_out_and_named_if_bad_ones_are(run, own):
+    got = told(run, own, "--split", "eval", "--skip-bad", "--set", "data.num_train=7")
+    assert (got["num_examples"], got["skipped"], got["lengths"]["over"]) == (8, 4, 0)
+    [note] = got["notes"]
+    assert note.startswith("left out 4 bad rows: ")
+    assert "the sequence has" in note
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_screen_keeps_its_width_and_marks_tokens_scored_spans_and_labels(run, own, width):
+    file = io.StringIO()
+    show(told(run, own, "--split", "eval", "-n", "10"), Console(file=file, width=width))
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    text = "\n".join(line.rstrip() for line in lines)
+    assert "  </s>│a│ film│⏎│\n  It│ was│\n" in text
+    assert "\n  ▶  b│ad│  scored, 2 tokens\n     great│  scored, 1 token\n" in text
+    assert "\n     b│ad│  scored, 2 tokens\n  ▶  great│  scored, 1 token\n" in text
+    assert "… 6 tokens too many …" in text
+    assert "2 over the limit of 64: such a one is refused" in text
+    assert "label 0 ' bad': 3 (30.0 %)" in text
+
+
+def test_text_that_looks_like_markup_is_shown_as_it_is(run, own, tmp_path):
+    row = json.dumps({"text": "[bold]x[/bold] [/]", "label": "neg"})
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{row}\n" * 10)
+    file = io.StringIO()
+    show(told(run, own), Console(file=file, width=200))
+    assert "[bold]x[/bold] [/]" in file.getvalue().replace("│", "")
+
+
+def test_unknown_field_is_one_line(run, own, refusal):
+    line = refusal(run("data", "preview", "--config", own, "--set", "data.prompt={txt} It was"))
+    assert line.endswith(
+        "train.jsonl: no field 'txt' (named in data.prompt); there are text, label"
+    )
+
+
+def test_skip_bad_trains_on_what_is_left(run, own, tmp_path):
+    directory = tmp_path / "run"
+    overrides = ["data.num_train=7", "train.steps=1", "train.batch_size=2", f"run.dir={directory}"]
+    arguments = [part for override in overrides for part in ("--set", override)]
+    code, out, _ = run("train", "--config", own, "--skip-bad", *arguments)
+    assert code == 0
+    assert "left out 4 bad rows: " in out
+    assert json.loads((directory / "config.json").read_text())["data"]["skip_bad"] is True
+    assert json.loads((directory / "result.json").read_text())["eval_examples"] == 8
+
+
+def test_labels_are_not_counted_where_answers_are_texts(run, own, tmp_path):
+    row = {"passage": "p", "query": "@placeholder left", "entities": ["A", "B"], "answers": ["B"]}
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{json.dumps(row)}\n" * 10)
+    names = {"task": "record", "prompt": "none", "candidates": "none"}
+    got = told(run, own, *(part for n in names for part in ("--set", f"data.{n}={names[n]}")))
+    assert got["labels"] == []
+    assert got["shown"][0]["answers"] == ["B"]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_wrong_candidates_are_not_called_scored_where_the_right_one_is_trained(
+    run, own, tmp_path, split
+):
+    """As in COPA and ReCoRD; a dev set ranks them all."""
+    row = {"premise": "It rains.", "choice1": "I go.", "choice2": "We stay.", "question": "effect"}
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(f"{json.dumps({**row, 'label': 1})}\n" * 10)
+    names = {"task": "copa", "prompt": "none", "candidates": "none"}
+    overrides = [part for n in names for part in ("--set", f"data.{n}={names[n]}")]
+    got = told(run, own, "--split", split, *overrides)
+    all_are = split == "dev"
+    assert [c["scored"] for c in got["shown"][0]["candidates"]] == [all_are, True]
+    file = io.StringIO()
+    show(got, Console(file=file, width=120))
+    fates = re.findall(r"  (scored|not trained on), \d+ tokens", file.getvalue())
+    assert fates[:2] == ["scored" if all_are else "not trained on", "scored"]

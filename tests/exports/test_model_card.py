@@ -1,0 +1,153 @@
+"""Cards: what they name, and the snippet, which runs."""
+
+import dataclasses
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zojax.adapters import make_pool
+from zojax.config import DataConfig, ModelConfig, to_dict
+from zojax.exports.card import Exported, hf_card, peft_card
+from zojax.exports.export import export_run
+from zojax.files import read_json
+from zojax.generation import generate
+from zojax.hub import load_tokenizer
+from zojax.journal.file import read_journal
+from zojax.journal.replay import header_key, make_replay
+from zojax.runs import run_dir
+from zojax.runs.setup import load_data, load_model
+from zojax.scoring import candidate_scores, pack, score, shape_needed
+from zojax.training.method import make_method
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+QUIET = Console(quiet=True)
+
+
+@pytest.mark.parametrize("form", ["peft", "hf", "journal"])
+def test_a_card_names_base_data_settings_and_results(form, export_runs, tmp_path):
+    directory = export_runs.trained("pre-LN")
+    step = None if form == "journal" else export_runs.steps
+    export_run(directory, form, tmp_path / "out", QUIET, step=step)
+    card = (tmp_path / "out" / "README.md").read_text()
+    result = read_json(directory / run_dir.RESULT)
+    journal = read_journal(directory / run_dir.JOURNAL)
+    base, reviews = str(export_runs.bases["pre-LN"]), str(export_runs.reviews)
+    for part in (base, reviews, "sst2", "lozo", journal.header["base_hash"]):
+        assert part in card
+    settings = json.loads(card.split("```json\n")[1].split("```")[0])
+    expected = to_dict(run_dir.read_config(directory))
+    del expected["run"]
+    assert settings == expected
+    assert list(result["dev_accuracy"]) == ["0", "6"]
+    result["dev_accuracy"] = ", ".join(f"{k}: {v:.6g}" for k, v in result["dev_accuracy"].items())
+    for name, value in result.items():
+        text = value if isinstance(value, str) else f"{value:.6g}"
+        assert re.search(rf"^\| {name} \| {text} \|$", card, re.MULTILINE), name
+    assert f"| steps | {export_runs.steps} of {export_runs.steps}, 0 skipped |" in card
+    assert str(tmp_path / "out") in card
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_a_cards_front_matter_names_no_local_directory(folded_run, tmp_path):
+    export_run(folded_run, "hf", tmp_path / "hf", QUIET)
+    assert front_matter((tmp_path / "hf" / "README.md").read_text()) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["zojax", "zeroth-order", "lozo"],
+    }
+
+
+def test_a_cards_front_matter_has_the_hubs_names(export_runs, folded_run):
+    config = run_dir.read_config(folded_run)
+    config.model.path, config.data.path = "facebook/opt-125m", None
+    journal = read_journal(folded_run / run_dir.JOURNAL)
+    card = peft_card(Exported(config, journal, export_runs.steps, {}), Path("out"))
+    fields = front_matter(card)
+    assert fields["base_model"] == "facebook/opt-125m"
+    assert fields["datasets"] == ["nyu-mll/glue"]
+    assert fields["library_name"] == "peft"
+    assert "No figures are known" in card
+
+
+def test_a_card_says_when_its_figures_are_of_another_step(export_runs, tmp_path):
+    directory = export_runs.trained("pre-LN")
+    best = read_json(directory / run_dir.RESULT)["best_step"]
+    other = 3 if best != 3 else 4
+    for step, expected in ((best, False), (other, True)):
+        output = tmp_path / str(step)
+        export_run(directory, "hf", output, QUIET, step=step)
+        card = (output / "README.md").read_text()
+        assert (f"this model is the one after step {step}" in card) == expected
+
+
+@pytest.mark.parametrize("form", ["peft", "hf"])
+def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
+    """It runs as it stands, and ranks a held-out example's candidates with zojax's own scores."""
+    pytest.importorskip("peft")
+    directory = export_runs.trained("as 350M")
+    export_run(directory, form, tmp_path / "out", QUIET, step=export_runs.steps)
+    card = (tmp_path / "out" / "README.md").read_text()
+    snippet = card.split("```python\n")[1].split("```")[0]
+    scope: dict[str, Any] = {}
+    exec(snippet, scope)
+    config = run_dir.read_config(directory)
+    item = load_data(config).eval[0]
+    prompt = scope["tokenizer"].decode(item.prompt[1:])
+    words = [scope["tokenizer"].decode(candidate) for candidate in item.candidates]
+    theirs = [scope["mean_logprob"](prompt, word) for word in words]
+
+    base = load_model(config)
+    method, journal = make_method(config, base), read_journal(directory / run_dir.JOURNAL)
+    _, state = make_replay(method, base.weights)(base.weights, header_key(journal), journal.records)
+    pool = make_pool([method.estimator.space.state(state.params, state.subspace)])
+    pages = pack([item], shape_needed([item]))
+    pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
+    logprob_pc = jax.jit(functools.partial(score, graphdef=base.graphdef))(
+        base.weights, pool, pages
+    )
+    [ours] = candidate_scores(logprob_pc, pages, num_examples=1, num_candidates=2)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=2e-4)
+    assert abs(theirs[0] - theirs[1]) > 2e-3
+
+
+def test_the_snippet_of_a_task_with_free_answers_generates_as_zojax(tiny_model, folded_run):
+    """It runs as it stands; a base model of 64 positions leaves 14 to the prompt."""
+    torch = pytest.importorskip("torch")
+    config = run_dir.read_config(folded_run)
+    config.model = ModelConfig(str(tiny_model))
+    config.data = DataConfig("custom", "dir", prompt="{question}", answer="reply")
+    journal = read_journal(folded_run / run_dir.JOURNAL)
+    card = hf_card(Exported(config, journal, 6, {}), tiny_model)
+    scope: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+
+    tokenizer, prompts = load_tokenizer(str(tiny_model), None), ["the good film", "bad"]
+    ours = generate(
+        load_model(config),
+        [np.array([tokenizer.bos, *tokenizer.ids(prompt)], np.int32) for prompt in prompts],
+        tokenizer.text,
+        max_new_tokens=50,
+        stop_ids=tokenizer.stop_ids,
+        stop_strings=["\n"],
+    )
+    theirs = [scope["answer"](prompt) for prompt in prompts]
+    assert theirs == [generation.text.strip() for generation in ours]
+    assert theirs[0] != theirs[1]
+
+    class Fixed:
+        def generate(self, *, input_ids, **_):
+            return torch.cat([input_ids, torch.tensor([tokenizer.ids(" good\nfilm")])], 1)
+
+    scope["model"] = Fixed()
+    assert scope["answer"]("bad") == "good"

@@ -1,0 +1,179 @@
+"""Optimizers by name, against optax called directly, and what is said of those that cannot be."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.errors import InputError
+from zojax.models import Model
+from zojax.training import optimizers
+from zojax.training.method import make_method
+from zojax.training.step import Method, ends_interval, init_state, next_interval, update
+
+KEY, RATE, STEPS = jax.random.key(3), 0.01, 6
+
+
+def make(train: dict[str, Any], estimator: dict[str, Any]) -> Method:
+    config = Config(
+        ModelConfig("none"),
+        RunConfig("none"),
+        train=TrainConfig(steps=STEPS, learning_rate=RATE, **train),
+        estimator=EstimatorConfig(**estimator),
+    )
+    return make_method(config, model())
+
+
+def model() -> Model:
+    layers = {"self_attn": {"q_proj": {"weight": jnp.ones((2, 5, 4))}}}
+    return Model(None, None, {"layers": layers})  # pyright: ignore[reportArgumentType]
+
+
+def rmsprop_and_decay(params: Any, gradients: list[Any]) -> Any:
+    """Decay beside the step, which optax's function has no argument for."""
+    optimizer = optax.rmsprop(RATE, decay=0.7)
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state)
+        params = {path: p + updates[path] - RATE * 0.5 * p for path, p in params.items()}
+    return params
+
+
+def by_optax(optimizer: optax.GradientTransformation, params: Any, gradients: list[Any]) -> Any:
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+CASES = {
+    "lion": (
+        {"b1": 0.8},
+        0.5,
+        functools.partial(by_optax, optax.lion(RATE, 0.8, weight_decay=0.5)),
+    ),
+    "adamw": ({}, 0.0, functools.partial(by_optax, optax.adam(RATE))),  # optax's default decays
+    "rmsprop": ({"decay": 0.7}, 0.5, rmsprop_and_decay),
+    "sgd": (
+        {"momentum": 0.9, "nesterov": True},
+        0.0,
+        functools.partial(by_optax, optax.sgd(RATE, 0.9, nesterov=True)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_steps_are_those_of_optax_called_directly(name):
+    arguments, decay, expected = CASES[name]
+    train = {"optimizer": name, "optimizer_args": arguments, "weight_decay": decay}
+    method = make(train, {"name": "mezo", "trainable": "lora", "lora_targets": ("q_proj",)})
+    state, gradients = init_state(method, model().weights, KEY), []
+    start = state.params
+    advance = jax.jit(functools.partial(update, method))
+    for step in range(STEPS):
+        c = jnp.float32([np.sin(step + 1)])
+        gradients.append(method.estimator.gradient(KEY, state.step, state.params, {}, c))
+        state = advance(state, KEY, c, jnp.float32(RATE), jnp.bool_(False))
+    for path, value in expected(start, gradients).items():
+        # Values of the order of 1; a fused product rounds otherwise.
+        np.testing.assert_allclose(state.params[path], value, rtol=0, atol=2e-6)
+        assert np.abs(value - start[path]).max() > 1e-3
+
+
+def test_what_lion_keeps_is_carried_over_a_redraw():
+    """Lion by its formula (2302.06675) in NumPy, and the projection of its momentum on a new V."""
+    method = make({"optimizer": "lion"}, {"rank": 2, "interval": 2, "fold": "nearest"})
+    weights = model().weights
+    state = init_state(method, weights, KEY)
+    (path,) = state.params
+    moment, w = np.zeros((2, 5, 2)), np.ones((2, 5, 4))
+    advance = jax.jit(functools.partial(update, method))
+    for step in range(STEPS):
+        c = jnp.float32([np.cos(step)])
+        gradient = method.estimator.gradient(KEY, state.step, state.params, state.subspace, c)
+        g, v = np.float64(gradient[path]), np.float64(state.subspace[path])
+        w = w - RATE * np.sign(0.9 * moment + 0.1 * g) @ v.swapaxes(1, 2)
+        moment = 0.99 * moment + 0.01 * g
+        state = advance(state, KEY, c, jnp.float32(RATE), jnp.bool_(False))
+        if ends_interval(method, step + 1):
+            weights, state = next_interval(weights, state, KEY, method=method)
+            moment = moment @ v.swapaxes(1, 2) @ np.float64(state.subspace[path]) / 4
+    folded = weights["layers"]["self_attn"]["q_proj"]["weight"]
+    total = np.float64(folded) + np.float64(state.params[path]) @ np.float64(
+        state.subspace[path]
+    ).swapaxes(1, 2)
+    np.testing.assert_allclose(total, w, rtol=0, atol=2e-6)  # float32 of the order of 1
+    assert np.abs(w - 1).max() > 0.01
+
+
+def test_what_an_optimizer_keeps_has_the_same_shapes_and_types_after_a_step():
+    """A step that is skipped must be able to leave them as they are."""
+    params = {"w": jnp.ones((2, 5, 4)), "b": jnp.ones((2, 5))}
+
+    def states(name: str, rate: jax.Array) -> tuple[Any, Any]:
+        optimizer = optimizers.make(name, rate, 0.5, {})
+        state = optimizer.init(params)
+        return state, optimizer.update(params, state, params)[1]
+
+    usable = [name for name in optimizers.factories() if is_usable(name)]
+    assert {"adamw", "lion", "rmsprop", "adagrad", "nadam", "lamb", "yogi"} <= set(usable)
+    for name in usable:
+        before, after = jax.eval_shape(functools.partial(states, name), jnp.float32(1))
+        assert jax.tree.structure(before) == jax.tree.structure(after), name
+        assert [(a.shape, a.dtype) for a in jax.tree.leaves(before)] == [
+            (a.shape, a.dtype) for a in jax.tree.leaves(after)
+        ], name
+
+
+def is_usable(name: str) -> bool:
+    try:
+        optimizers.check(name, {})
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("name", "linear"),
+    [
+        ("sgd", 1),
+        ("lion", 1),
+        ("signum", 1),
+        ("adam", 0),
+        ("adamax", 0),
+        ("rmsprop", 0),
+        ("sm3", 0),
+    ],
+)
+def test_what_can_be_carried_over_a_redraw_is_linear_in_the_gradients(name, linear):
+    assert optimizers.is_linear(lambda rate: optimizers.make(name, rate, 0.1, {})) == bool(linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("lion", {"b3": 0.1}, "optax.lion has no argument 'b3'; there are b1, b2, mu_dtype, mask"),
+        ("lion", {"weight_decay": 0.1}, "set weight_decay as train.weight_decay"),
+        ("lion", {"b1": "much"}, r"lion cannot take train.optimizer_args={'b1': 'much'}: "),
+        ("adam", {"b1": 0.5}, "train.optimizer=adam is set by train.beta1 .* such as adamw"),
+        (
+            "momentum",
+            {"beta": 0.5},
+            "train.optimizer=momentum is set by train.beta1 .* such as sgd",
+        ),
+        ("lbfgs", {}, "train.optimizer=lbfgs asks for values of the loss function"),
+        ("polyak_sgd", {}, "train.optimizer=polyak_sgd asks for values of the loss function"),
+        ("rprop", {}, "train.optimizer=rprop looks at the learning rate before the first step"),
+        ("noisy_sgd", {}, "train.optimizer=noisy_sgd draws random numbers of its own"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(name, arguments, says):
+    with pytest.raises(InputError, match=says) as refused:
+        optimizers.check(name, arguments)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,1 @@
+"""The shortcut beside the journal."""

@@ -1,0 +1,91 @@
+"""Checkpoints: where a run can go on without replaying its journal from the start.
+
+A checkpoint holds the state after a step, the weights if folds have changed them, and a note that
+says which run and which journal it belongs to and what its arrays' bytes must be. Nothing is lost
+without it: the base weights and the journal give the same bits. ``docs/checkpoints.md`` has the
+layout of the files, which is that of Orbax's ``CheckpointManager``.
+
+This is how they are read; :mod:`zojax.checkpoints.writer` writes them, and
+:mod:`zojax.checkpoints.disk` finds them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from zojax.checkpoints.arrays import flatten, read, reason
+from zojax.checkpoints.note import check_note
+from zojax.distributed import processes
+from zojax.errors import InputError
+from zojax.journal.file import Journal
+from zojax.models import content_hash
+from zojax.training.step import TrainState
+
+Tree = Any
+
+
+def checked_note(directory: Path, step: int, journal: Journal, folded: bool) -> dict[str, Any]:
+    """The note of a step's checkpoint, on every process; reads no arrays.
+
+    Args:
+        directory: of the run's checkpoints, on the leader.
+        step: after which it was saved.
+        journal: the run's.
+        folded: whether the checkpoint must hold weights.
+
+    Raises:
+        InputError: it is another run's, of another history of this one, or damaged.
+    """
+    return processes.agree(
+        f"note of checkpoint {step}", lambda: check_note(directory / str(step), journal, folded)
+    )
+
+
+def restore(
+    directory: Path,
+    note: Mapping[str, Any],
+    abstract_weights: Tree | None,
+    abstract_state: TrainState,
+) -> tuple[Tree | None, TrainState]:
+    """Reads a checkpoint and verifies every byte of its arrays.
+
+    Args:
+        directory: of the run's checkpoints.
+        note: its own, from :func:`checked_note`.
+        abstract_weights: ``jax.ShapeDtypeStruct`` with shardings, which may differ from those it
+            was saved with; None for a checkpoint from before the first fold, which has none.
+        abstract_state: likewise.
+
+    Raises:
+        InputError: it is damaged, for any process. Nothing is ever returned but what was saved.
+    """
+    step = note["step"]
+    path = directory / str(step)
+    wanted = {"state": flatten(abstract_state)}
+    if abstract_weights is not None:
+        wanted["weights"] = abstract_weights
+
+    def read_arrays() -> dict[str, Tree]:
+        try:
+            return read(path, wanted)
+        except Exception as error:  # whatever Orbax and its readers make of a damaged file
+            raise InputError(f"{path}: cannot be read ({reason(error)})") from error
+
+    restored = processes.everywhere(f"arrays of checkpoint {step}", read_arrays)
+    # All hash together, and only then does any complain: one that did before would be waited for.
+    hashes = {name: content_hash(restored[name]) for name in wanted}
+
+    def check() -> TrainState:
+        for name in wanted:
+            if hashes[name] != note["hashes"][name]:
+                raise InputError(f"{path}: its {name} are not those that were saved")
+        leaves = [restored["state"][name] for name in wanted["state"]]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+        if int(state.step) != step:
+            raise InputError(f"{path}: holds the state after step {int(state.step)}")
+        return state
+
+    state = processes.everywhere(f"hashes of checkpoint {step}", check)
+    return restored.get("weights"), state

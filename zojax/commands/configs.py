@@ -1,0 +1,169 @@
+"""``zojax configs``: which configurations there are, and what each of them does."""
+
+import ast
+import dataclasses
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from zojax.config import Config
+from zojax.config.loading import config_names, load_config
+from zojax.errors import InputError
+
+_MADE_BY = b"get_config"
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """A configuration in a list.
+
+    Attributes:
+        config: what to give to ``--config``: a file, or ``FILE:NAME``.
+        file: the file.
+        name: its name there; empty where it is the only one.
+        task: what it learns.
+        method: see :func:`method_of`.
+        model: the base model.
+        steps: of training; 0 is none.
+        about: the first line of the file's docstring.
+    """
+
+    config: str
+    file: str
+    name: str
+    task: str
+    method: str
+    model: str
+    steps: int
+    about: str
+
+
+def method_of(config: Config) -> str:
+    """``zero-shot`` or ``icl`` where nothing is trained, else ``estimator/trainable``.
+
+    >>> from zojax.config import ModelConfig, RunConfig
+    >>> method_of(Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a")))
+    'lozo/linear'
+    """
+    if config.train.steps == 0:
+        return "icl" if config.data.num_demos else "zero-shot"
+    return f"{config.estimator.name}/{config.estimator.trainable}"
+
+
+def list_configs(paths: Sequence[str], filters: Sequence[str] = ()) -> list[Listed]:
+    """The configurations of files and directories, in the files' order.
+
+    Args:
+        paths: configuration files, or directories of them.
+        filters: texts that each must occur in what is listed, in upper or lower case.
+
+    Raises:
+        InputError: no such path, nothing to list, or a file that is broken.
+    """
+    listed = [item for file in _files(paths) for item in _list_file(file)]
+    chosen = [item for item in listed if all(_has(item, text) for text in filters)]
+    if not chosen:
+        wanted = " ".join(f"--filter {text}" for text in filters)
+        raise InputError(
+            f"{wanted}: fits none of {len(listed)} configurations; zojax configs lists all"
+        )
+    return chosen
+
+
+def to_json(listed: Sequence[Listed]) -> dict[str, Any]:
+    """The list as one object of JSON's types."""
+    return {"configs": [dataclasses.asdict(item) for item in listed]}
+
+
+def show(listed: Sequence[Listed], console: Console) -> None:
+    """Prints a table for every file."""
+    for file, items in itertools.groupby(listed, lambda item: item.file):
+        _show_file(file, list(items), console)
+    console.print(
+        "zojax train --config FILE:NAME trains one; what has no steps is evaluated as it\n"
+        "is, by zojax eval --config FILE:NAME",
+        style="dim",
+    )
+
+
+def _files(paths: Sequence[str]) -> list[str]:
+    """Those named, and of directories those that make a configuration."""
+    files = []
+    for path in paths:
+        if Path(path).is_dir():
+            inside = [str(p) for p in sorted(Path(path).glob("*.py")) if _MADE_BY in p.read_bytes()]
+            if not inside:
+                raise InputError(f"{path}: no *.py in there has get_config()")
+            files += inside
+        elif Path(path).is_file():
+            files.append(path)
+        else:
+            raise InputError(
+                f"{path}: no such file or directory; give configuration files, or directories of "
+                "them, as zojax configs PATH …"
+            )
+    return files
+
+
+def _list_file(file: str) -> list[Listed]:
+    names = config_names(file)  # which says what is wrong with the file, if anything is
+    about = _about(file)
+    return [_list_one(file, name, about) for name in names or ("",)]
+
+
+def _list_one(file: str, name: str, about: str) -> Listed:
+    reference = f"{file}:{name}" if name else file
+    config = load_config(reference)
+    return Listed(
+        config=reference,
+        file=file,
+        name=name,
+        task=config.data.task,
+        method=method_of(config),
+        model=config.model.path,
+        steps=config.train.steps,
+        about=about,
+    )
+
+
+def _about(file: str) -> str:
+    docstring = ast.get_docstring(ast.parse(Path(file).read_bytes())) or ""
+    return docstring.partition("\n")[0]
+
+
+def _has(item: Listed, text: str) -> bool:
+    return any(
+        text.lower() in field.lower() for field in (item.config, item.task, item.method, item.model)
+    )
+
+
+def _show_file(file: str, items: Sequence[Listed], console: Console) -> None:
+    heading = f"{file}:NAME" if items[0].name else file
+    console.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
+    if items[0].about:
+        console.print(items[0].about, markup=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    if items[0].name:
+        table.add_column("NAME", no_wrap=True)
+    for column in ("task", "method"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("model", overflow="fold")
+    for item in items:
+        steps = f"{item.steps:,}" if item.steps else "–"
+        cells = (item.task, item.method, steps, _shorter(item.model))
+        table.add_row(*map(escape, (item.name, *cells) if item.name else cells))
+    console.print(Padding(table, (0, 0, 1, 2), expand=False))
+
+
+def _shorter(model: str) -> str:
+    """A directory below this one is named from here."""
+    inside = os.path.isabs(model) and Path(model).is_relative_to(Path.cwd())
+    return os.path.relpath(model) if inside else model

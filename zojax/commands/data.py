@@ -1,0 +1,223 @@
+"""``zojax data preview``: what a run will read, token by token, before it reads it."""
+
+import collections
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from zojax.config import Config
+from zojax.hub import load_tokenizer, read_config
+from zojax.hub.tokenizer import Tokenizer
+from zojax.scoring import Item
+from zojax.tasks import Example, Task, load_splits, tokenise
+from zojax.tasks.dataset import get_task
+from zojax.tasks.tokenize import fit, num_tokens
+from zojax.training.method import objective_name
+
+Split = Literal["train", "dev", "eval"]
+
+_BARS = "▁▂▃▄▅▆▇█"
+_NUM_BARS = 24
+_SHOWN_TOKENS = 300
+"""Of a longer prompt the beginning and the end are shown on the screen, half of these each."""
+
+
+def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
+    """What a run will read of one of its splits.
+
+    Args:
+        config: the run's; only its data and its model's tokenizer matter.
+        split: which examples.
+        count: how many of them to render.
+
+    Returns:
+        ``task``, ``split``, ``num_examples``, ``skipped``, ``notes``; ``shown``: the first
+        examples with their tokens, and which candidates are scored (of tasks that learn from the
+        right one alone, that one in ``train``); ``lengths``: statistics in tokens; ``labels``: how
+        often each.
+
+    Raises:
+        InputError: what is wrong with the data or an example. One that is too long is no mistake
+            here, but counted, unless ``data.skip_bad`` leaves it out.
+    """
+    data = config.data
+    task = get_task(data)
+    positions = read_config(config.model.path).max_position_embeddings
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    whole = functools.cache(functools.partial(tokenise, tokenizer))
+    shorten = functools.partial(
+        fit,
+        max_length=data.max_length,
+        max_positions=positions,
+        max_new_tokens=task.max_new_tokens,
+    )
+    refuse_long = data.skip_bad and data.truncate == "error"
+
+    def check(example: Example) -> None:
+        shorten(whole(example), truncate="error" if refuse_long else "left")
+
+    splits = load_splits(data, check)
+    examples = {"train": splits.train, "dev": splits.dev, "eval": splits.eval}[split]
+    items = [whole(example) for example in examples]
+    lengths = [num_tokens(item, task.max_new_tokens) for item in items]
+    limit = min(data.max_length, positions)
+    right_only = split == "train" and objective_name(config, splits.task) == "likelihood"
+    shown = [
+        _describe(example, item, shorten(item, truncate="left"), length, tokenizer, right_only)
+        for example, item, length in list(zip(examples, items, lengths, strict=True))[:count]
+    ]
+    return {
+        "task": task.name,
+        "split": split,
+        "num_examples": len(examples),
+        "skipped": splits.skipped,
+        "notes": list(splits.notes),
+        "truncate": data.truncate,
+        "shown": shown,
+        "lengths": _statistics(lengths, limit),
+        "labels": _count_labels(examples, task),
+    }
+
+
+def _describe(
+    example: Example,
+    whole: Item,
+    item: Item,
+    length: int,
+    tokenizer: Tokenizer,
+    right_only: bool,
+) -> dict[str, Any]:
+    prompt, candidates = item.prompt.tolist(), [c.tolist() for c in item.candidates]
+    return {
+        "name": example.name,
+        "prompt": example.prompt,
+        "tokens": prompt,
+        "pieces": tokenizer.pieces(prompt),
+        "candidates": [
+            {
+                "text": text,
+                "tokens": ids,
+                "pieces": tokenizer.pieces(ids),
+                "scored": i == example.label or not right_only,
+            }
+            for i, (text, ids) in enumerate(zip(example.candidates, candidates, strict=True))
+        ],
+        "label": example.label,
+        "answers": list(example.answers),
+        "length": length,
+        "dropped": len(whole.prompt) - len(prompt),
+    }
+
+
+def _statistics(lengths: Sequence[int], limit: int) -> dict[str, Any]:
+    """Statistics in tokens; ``histogram`` counts from ``min`` to ``max`` in equal steps."""
+    shortest, longest = min(lengths), max(lengths)
+    bins = min(_NUM_BARS, longest - shortest + 1)
+    counts, _ = np.histogram(lengths, bins=bins, range=(shortest, longest + 1))
+    return {
+        "min": shortest,
+        "median": float(np.median(lengths)),
+        "p95": float(np.percentile(lengths, 95)),
+        "max": longest,
+        "total": sum(lengths),
+        "limit": limit,
+        "over": sum(length > limit for length in lengths),
+        "histogram": counts.tolist(),
+    }
+
+
+def _count_labels(examples: Sequence[Example], task: Task) -> list[dict[str, Any]]:
+    """How often each label is right; nothing where answers are texts."""
+    if any(example.answers for example in examples):
+        return []
+    counts = collections.Counter(example.label for example in examples)
+    labels = range(len(task.candidates)) if task.candidates else sorted(counts)
+    words = task.candidates or dict.fromkeys(labels)
+    return [{"label": i, "word": words[i], "count": counts[i]} for i in labels]
+
+
+def show(told: Mapping[str, Any], console: Console) -> None:
+    """Prints what :func:`preview` tells."""
+
+    def line(text: str | Text, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False)
+
+    count, kept = told["num_examples"], len(told["shown"])
+    line(f"{told['task']} · {told['split']} · {kept} of {count:,} examples", "bold")
+    line("│ ends a token · ⏎ is a line break · ▶ the right candidate", "dim")
+    for number, example in enumerate(told["shown"], start=1):
+        line("")
+        line(f"{number}  {example['name']} · {example['length']:,} tokens", "bold")
+        console.print(_prompt(example, told["truncate"]))
+        for index, candidate in enumerate(example["candidates"]):
+            console.print(_candidate(candidate, index == example["label"]))
+        if example["answers"]:
+            line(f"  answers: {', '.join(map(repr, example['answers']))}")
+    line("")
+    line(_lengths_in_words(told["lengths"], told["truncate"]))
+    for label in told["labels"]:
+        word = "" if label["word"] is None else f" {label['word']!r}"
+        share = label["count"] / count
+        line(f"label {label['label']}{word}: {label['count']:,} ({100 * share:.1f} %)")
+    for note in told["notes"]:
+        line(note, "yellow")
+
+
+def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
+    pieces, half = example["pieces"], _SHOWN_TOKENS // 2
+    left_out = len(pieces) - _SHOWN_TOKENS
+    text = Text()
+    if example["dropped"]:
+        fate = "dropped" if truncate == "left" else "too many"
+        text.append(f"… {example['dropped']:,} tokens {fate} …", "red")
+        text.append("\n")
+    if left_out <= 0:
+        _append(text, pieces, "")
+    else:
+        _append(text, pieces[:half], "")
+        text.append(f"\n… {left_out:,} tokens not shown …\n", "dim")
+        _append(text, pieces[-half:], "")
+    text.rstrip()
+    return Padding(text, (0, 0, 0, 2), expand=False)
+
+
+def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
+    text = Text("▶ " if is_right else "  ", "bold green" if is_right else "")
+    others = "black on yellow" if candidate["scored"] else "dim"
+    _append(text, candidate["pieces"], "bold black on green" if is_right else others)
+    text.rstrip()
+    count = len(candidate["tokens"])
+    fate = "scored" if candidate["scored"] else "not trained on"
+    text.append(f"  {fate}, {count} token{'s' * (count > 1)}", "dim")
+    return Padding(text, (0, 0, 0, 2), expand=False)
+
+
+def _append(text: Text, pieces: Sequence[str], style: str) -> None:
+    """Appends tokens, each with a mark at its end."""
+    for piece in pieces:
+        visible = piece.replace("\n", "⏎\n")
+        text.append(visible.removesuffix("\n"), style)
+        text.append("│\n" if visible.endswith("\n") else "│", "dim")
+
+
+def _lengths_in_words(lengths: Mapping[str, Any], truncate: str) -> Text:
+    counts = lengths["histogram"]
+    top = max(counts)
+    bars = "".join(
+        " " if count == 0 else _BARS[(len(_BARS) * count - 1) // top] for count in counts
+    )
+    text = Text(
+        f"tokens: min {lengths['min']:,} · median {lengths['median']:,.0f} · "
+        f"p95 {lengths['p95']:,.0f} · max {lengths['max']:,} · {lengths['total']:,} in all\n"
+        f"{lengths['min']:>8,} {bars} {lengths['max']:,}\n"
+    )
+    over, limit = lengths["over"], lengths["limit"]
+    if not over:
+        return text.append(f"none is over the limit of {limit:,}")
+    fate = "loses its oldest tokens" if truncate == "left" else "is refused"
+    return text.append(f"{over:,} over the limit of {limit:,}: such a one {fate}", "red")

@@ -1,0 +1,343 @@
+"""A run's configuration, typed and validated; :mod:`zojax.config.loading` reads it from a file."""
+
+import dataclasses
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from zojax.config.messages import hint, reason
+from zojax.config.optimizers import check_name
+from zojax.errors import InputError
+
+_STRICT_FIELDS = ConfigDict(extra="forbid", validate_assignment=True)
+
+# Strict: a configuration that says ``steps=True`` or ``steps="10"`` is a mistake.
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Switch = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+NonNegative = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
+
+
+@dataclass(config=_STRICT_FIELDS)
+class ModelConfig:
+    """The base model.
+
+    Attributes:
+        path: local directory or Hugging Face hub id of a checkpoint.
+        dtype: of the weights on the device; ``int8`` is of the layers' matrices, with a scale for
+            each row, and all else is bfloat16 then. Nothing can be folded into it: it goes with
+            ``lora``, ``prefix`` and ``estimator.fold="none"``.
+        bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
+            OPT). The MeZO and LoZO scripts use 0.
+        activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
+            multiplied, so that no part of a score is lost there; twice the products. Without
+            it, what the scores of variants differ by is rounded by a share of itself alone.
+    """
+
+    path: Text
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    bos_token_id: NonNegative | None = None
+    activations: Literal["float32"] | None = None
+
+
+def _keys_as_text(value: Any) -> Any:
+    """JSON's keys are text: 0 and "0", True and "true" are one label."""
+    if not isinstance(value, Mapping):
+        return value
+    return {json.dumps(k) if isinstance(k, int) else k: word for k, word in value.items()}
+
+
+Optimizer = Annotated[Text, AfterValidator(check_name)]
+Arguments = dict[Text, JsonValue]
+Words = Annotated[dict[Text, Text], BeforeValidator(_keys_as_text)]
+
+
+@dataclass(config=_STRICT_FIELDS)
+class DataConfig:
+    r"""What to learn from.
+
+    Attributes:
+        task: its name, or ``custom`` for your own data, which ``prompt`` describes.
+        path: directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``;
+            None reads the Hugging Face hub.
+        num_train: training examples, the first of a shuffled train split; None is 1,000, or what
+            ``num_dev`` leaves of fewer.
+        num_dev: examples behind them, to choose the best step by; None is the task's own: 500, or
+            100 where records are few.
+        num_eval: examples of the validation split (all, if it has fewer); None is 1,000.
+        seed: of the choice of examples.
+        truncate: what to do with a sequence that is too long: ``error``, or ``left`` to drop
+            its oldest prompt tokens, as MeZO does.
+        max_length: the longest sequence, in tokens; the model's positions bound it too.
+        shuffle_labels: permute the training labels: a control, which must not learn.
+        prompt: of your own data: a template such as ``"{review}\nSentiment:"``, with the names of
+            fields in braces.
+        candidates: of your own data: a word for each label, such as ``{0: " bad", 1: " good"}``.
+        label: of your own data: the field that holds the label.
+        answer: of your own data, in place of candidates: the field that holds a free answer.
+        metric: ``accuracy`` or ``f1``; None is the task's own.
+        skip_bad: leave out bad rows and count them, rather than stop at the first.
+        num_demos: demonstrations before every prompt, drawn from the train split; MeZO's in-context
+            learning takes 32.
+        calibration: what to subtract from the candidates' scores: nothing, their scores after a
+            ``content_free`` prompt, or their ``median`` over the dev set.
+    """
+
+    task: Text = "sst2"
+    path: Text | None = None
+    num_train: Count | None = None
+    num_dev: Count | None = None
+    num_eval: Count | None = None
+    seed: Seed = 0
+    truncate: Literal["error", "left"] = "error"
+    max_length: Count = 2048
+    shuffle_labels: Switch = False
+    prompt: Text | None = None
+    candidates: Words | None = None
+    label: Text = "label"
+    answer: Text | None = None
+    metric: Literal["accuracy", "f1"] | None = None
+    skip_bad: Switch = False
+    num_demos: NonNegative = 0
+    calibration: Literal["none", "content_free", "median"] = "none"
+
+
+@dataclass(config=_STRICT_FIELDS)
+class TrainConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: of the whole run; 0 is for what is evaluated as it is, and trains nothing.
+        batch_size: examples a step.
+        learning_rate: its peak.
+        schedule: after the warm-up: constant, or linear or cosine to zero.
+        warmup_steps: linear from zero.
+        optimizer: what becomes of the estimated gradient: ``sgd``; ``momentum``, N ← β₁ N +
+            (1 − β₁) g, with ``lozo`` that is LoZO-M; ``adam``, where what is trained stays beside
+            the weights (``lora``, ``prefix``, or no fold); or any other of optax's optimizers by
+            its name there, such as ``lion``.
+        optimizer_args: what optax's function is called with beside the learning rate and the
+            weight decay, such as ``{"b1": 0.95}``.
+        beta1: decay of the momentum, and Adam's first.
+        beta2: Adam's second.
+        weight_decay: of what is trained (the movement, not the base weights).
+        objective: what is minimised: ``classification`` (cross-entropy over the candidates),
+            ``likelihood`` (of the right answer's tokens), or what has no gradient: ``accuracy``
+            or ``f1`` (minus that of the ranking, or of generated answers). None is the task's own:
+            the first or the second.
+        micro_batches: parts that a batch is scored in, one after the other, with less memory.
+        eval_every: steps between dev evaluations.
+        chunk: steps between the host's waits for the device; the journal's unit of loss.
+        seed: of perturbations and of the order of examples.
+        nonfinite: what to do with a step whose loss is not finite: ``skip`` it, so that nothing
+            moves, or ``stop`` the run. Either way it is counted and journaled.
+    """
+
+    steps: NonNegative = 20_000
+    batch_size: Count = 16
+    learning_rate: Positive = 1e-7
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegative = 0
+    optimizer: Optimizer = "sgd"
+    optimizer_args: Arguments = dataclasses.field(default_factory=dict)
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    weight_decay: NonNegativeFloat = 0.0
+    objective: Literal["classification", "likelihood", "accuracy", "f1"] | None = None
+    micro_batches: Count = 1
+    eval_every: Count = 4_000
+    chunk: Count = 32
+    seed: Seed = 42
+    nonfinite: Literal["skip", "stop"] = "skip"
+
+
+@dataclass(config=_STRICT_FIELDS)
+class EstimatorConfig:
+    """Where to probe.
+
+    Attributes:
+        name: ``lozo``; ``mezo``, a dense direction; ``mezo_factorized``, U Vᵀ/√r of a large rank
+            (128 to 512) in its place, redrawn every step; ``fzoo``, one-sided probes that share
+            V and the unperturbed loss, and a normalised step.
+        epsilon: length of a probe.
+        num_queries: directions that are probed a step, all in one batch.
+        rank: columns of U and V.
+        interval: steps between redraws of V (ν); ``mezo`` and ``mezo_factorized`` draw all anew
+            every step.
+        scale: ``none`` (the authors' code), ``rms`` (U Vᵀ/√r) or ``paper`` (estimate times 1/r).
+        trainable: ``linear`` (attention and MLP matrices), ``full`` (everything), or what stays
+            beside the weights: ``lora`` (PEFT's A and B) or ``prefix`` (keys and values that
+            every query sees, started from the activations of random tokens).
+        fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact
+            enough for float32 weights only), or ``none``: V stays, nothing is folded.
+        lora_rank: r of the LoRA that ``trainable=lora`` trains.
+        lora_alpha: its ``lora_alpha``, so that it counts alpha / r times.
+        lora_targets: names of the layers that get one.
+        prefix_length: tokens of a prefix.
+    """
+
+    name: Literal["lozo", "mezo", "mezo_factorized", "fzoo"] = "lozo"
+    epsilon: Positive = 1e-3
+    rank: Count = 2
+    interval: Count = 50
+    scale: Literal["none", "rms", "paper"] = "none"
+    trainable: Literal["linear", "full", "lora", "prefix"] = "linear"
+    fold: Literal["stochastic", "nearest", "none"] = "stochastic"
+    num_queries: Count = 1
+    lora_rank: Count = 8
+    lora_alpha: Positive = 16.0
+    lora_targets: Annotated[tuple[Text, ...], Field(min_length=1)] = ("q_proj", "v_proj")
+    prefix_length: Count = 5
+
+
+@dataclass(config=_STRICT_FIELDS)
+class MeshConfig:
+    """Devices along each axis; what is not given follows from the weights' size and the devices.
+
+    Like where a run lives, this may change on a resume.
+
+    Attributes:
+        data: shards of the pages.
+        model: shards of the weights; it divides the model's heads.
+        fsdp: split the weights over ``data`` too, and gather them a layer at a time as they are
+            used. Slower; for models that do not fit otherwise.
+    """
+
+    data: Count | None = None
+    model: Count | None = None
+    fsdp: Switch = False
+
+
+@dataclass(config=_STRICT_FIELDS)
+class RunConfig:
+    """Where a run lives, and what it keeps there; unlike the rest, this may change on a resume.
+
+    Checkpoints are off by default because the journal restores a run without them: a replay takes
+    0.3 to 2 % of the training's time, while each checkpoint of a folded run is as large as the
+    model (OPT-13B: 26 GB).
+
+    Attributes:
+        dir: its directory.
+        checkpoint_every: steps between checkpoints; 0 is never. A thousand or more suits runs
+            whose replay is long, and runs that may go on with another version of JAX.
+        keep_last: how many of the newest checkpoints stay.
+        keep_best: how many of those that are best on the dev set stay beside them.
+        eval_batch_size: examples that are evaluated at a time; None is two training batches. Lower
+            it where long prompts, such as demonstrations, do not fit.
+        profile: trace a few steps into ``profile/``, and tell what takes longest in one.
+    """
+
+    dir: Text
+    checkpoint_every: NonNegative = 0
+    keep_last: Count = 1
+    keep_best: NonNegative = 1
+    eval_batch_size: Count | None = None
+    profile: bool = False
+
+
+@dataclass(config=_STRICT_FIELDS)
+class Config:
+    """Everything that a run is made of; see each part for its fields.
+
+    Example:
+        >>> config = Config(ModelConfig("facebook/opt-125m"), run=RunConfig("runs/a"))
+        >>> apply_overrides(config, ["train.learning_rate=1e-6"]).train.learning_rate
+        1e-06
+    """
+
+    model: ModelConfig
+    run: RunConfig
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    estimator: EstimatorConfig = dataclasses.field(default_factory=EstimatorConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
+_ADAPTER = TypeAdapter(Config)
+_PARTS: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(Config)}
+_FIELDS: dict[str, Any] = {
+    f"{part}.{f.name}": f.type for part, of in _PARTS.items() for f in dataclasses.fields(of)
+}
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested dicts of JSON's types."""
+    return _ADAPTER.dump_python(config, mode="json")
+
+
+def from_dict(tree: Mapping[str, Any]) -> Config:
+    """The inverse of :func:`to_dict`; ``InputError`` names the field that is wrong."""
+    try:
+        return _ADAPTER.validate_python(dict(tree))
+    except ValidationError as error:
+        raise InputError(describe(error)) from None
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A new configuration with ``part.field=value`` texts applied.
+
+    ``none`` stands for None where a field may be None.
+
+    Raises:
+        InputError: no such field (and the nearest one), or a value that it cannot take.
+    """
+    tree = to_dict(config)
+    for override in overrides:
+        name, equals, text = (piece.strip() for piece in override.partition("="))
+        if not equals:
+            raise InputError(f"--set {override}: write it as FIELD=VALUE")
+        if name not in _FIELDS:
+            raise InputError(f"--set {override}: no field {name!r}{hint(name, list(_FIELDS))}")
+        part, field = name.split(".")
+        try:
+            tree[part][field] = _parse(_FIELDS[name], text)
+        except ValidationError as error:
+            why = reason(error, _json_example(_FIELDS[name]))
+            raise InputError(f"--set {override}: {name} {why}") from None
+    return from_dict(tree)
+
+
+def _parse(field_type: Any, text: str) -> Any:
+    if text.lower() == "none" and type(None) in get_args(field_type):
+        return None
+    if _json_example(field_type):
+        return TypeAdapter(field_type).validate_json(text)
+    return TypeAdapter(field_type).validate_strings(text)
+
+
+def _json_example(field_type: Any) -> str:
+    """What is written as JSON, by an example; empty for what is not."""
+    if Words in get_args(field_type):
+        return '{"0": " bad", "1": " good"}'
+    return '{"b1": 0.95}' if field_type == Arguments else ""
+
+
+def describe(error: ValidationError) -> str:
+    """The first mistake; a part that was made on its own knows its fields, but not its name."""
+    first = error.errors()[0]
+    by_class = {of.__name__: (name, of) for name, of in _PARTS.items()}
+    part, of = by_class.get(error.title, ("", Config))
+    by_position: dict[Any, str] = dict(enumerate(f.name for f in dataclasses.fields(of)))
+    pieces = [by_position.get(piece, str(piece)) for piece in first["loc"]]
+    name = ".".join(filter(None, [part, *pieces]))
+    if first["type"] in ("unexpected_keyword_argument", "no_such_attribute"):
+        return f"no field {name!r}{hint(name, list(_FIELDS if '.' in name else _PARTS))}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{name} is missing"
+    return f"{name}={reprlib.repr(first['input'])}: {reason(error)}"

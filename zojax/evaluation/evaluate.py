@@ -1,0 +1,221 @@
+"""Evaluation: one code path for zero-shot, in-context and fine-tuned models, ranked or generating.
+
+What differs is the adapter state, and the prompts that the data set has.
+"""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from zojax.adapters import make_pool
+from zojax.distributed import layout_of
+from zojax.evaluation.eval_set import EvalSet, PackedItems
+from zojax.generation.texts import generate
+from zojax.hub.tokenizer import Tokenizer
+from zojax.models import Model
+from zojax.programs.compiling import Ahead, compile_buckets
+from zojax.programs.stopping import NEVER, Stop
+from zojax.scoring import PageShape
+from zojax.tasks.calibrate import subtract_content_free, subtract_median
+from zojax.tasks.metrics import score_ranking, score_text
+from zojax.training.batches import abstract_batch
+from zojax.training.placement import place
+from zojax.training.step import Batch, Objective, score_slots
+
+Tree = Any
+
+_IN_FLIGHT = 2  # batches: the device computes one, the next waits, and a stop waits for no more
+_POLL_SECONDS = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What a model answers on a data set of ``n`` examples, and what that is worth.
+
+    Attributes:
+        worths: of every example's answer by the task's metric, from 0 to 1.
+        scores: of the candidates, calibrated if they are to be, ``(n, candidates)``; ``-inf``
+            where an example has none. None where answers are generated.
+        texts: the generated answers; None where candidates are ranked.
+    """
+
+    worths: list[float]
+    scores: np.ndarray | None = None
+    texts: list[str] | None = None
+
+    @property
+    def figure(self) -> float:
+        """What the model is worth on the data set: the mean.
+
+        >>> Judged([0.0, 1.0, 0.5]).figure
+        0.5
+        """
+        return float(np.mean(self.worths))
+
+
+class Evaluator:
+    """Judges models on data sets; begins to compile one executable for each of their buckets.
+
+    Args:
+        model: the base model; its weights are those that shapes are taken from, no more.
+        state_of: ``(carry) -> adapter state``, of whatever names a model beside its weights.
+        carry: such a thing, for its shapes.
+        objective: how candidates are scored.
+        eval_sets: that will be judged.
+        tokenizer: for answers that are generated.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        state_of: Callable[[Tree], Tree],
+        carry: Tree,
+        objective: Objective,
+        eval_sets: Sequence[EvalSet],
+        tokenizer: Tokenizer,
+    ):
+        def function(weights: Tree, carry: Tree, batch: Batch) -> jax.Array:
+            return score_slots(weights, [state_of(carry)], batch, objective)[0]
+
+        self._model = dataclasses.replace(model, weights={})
+        self._layout = layout_of(model.weights)
+        self._tokenizer = tokenizer
+        self._num_candidates = objective.num_candidates
+        self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
+        self._ahead: dict[PageShape, Ahead[Callable[..., Any]]] = {}
+        packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
+        for batch_size in {p.batch_size for p in packed}:
+            buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
+            batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
+            made = compile_buckets(
+                function,
+                place(batches, self._layout),
+                model.weights,
+                carry,
+                out_shardings=self._layout.sharding(),
+            )
+            self._ahead |= made.ahead
+
+    def cancel(self) -> None:
+        """Begins to compile no more."""
+        for ahead in self._ahead.values():
+            ahead.cancel()
+
+    def judge(
+        self,
+        weights: Tree,
+        carry: Tree,
+        eval_set: EvalSet,
+        dev_set: EvalSet | None = None,
+        stop: Stop = NEVER,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Judged:
+        """What a model answers on a data set, and what that is worth by its task's metric.
+
+        Args:
+            weights: of the model.
+            carry: what names its adapter state.
+            eval_set: to judge it on.
+            dev_set: whose median calibrates the scores, where they are to be; None for
+                ``eval_set`` itself.
+            stop: a request to end early.
+            on_progress: told after every batch how many examples are done, and of how many.
+
+        Raises:
+            zojax.programs.stopping.Halted: a stop was asked for.
+        """
+        task, examples = eval_set.task, eval_set.examples
+        if eval_set.ranked is None:
+            texts = self._texts(weights, carry, eval_set, stop, on_progress)
+            worths = [score_text(e, t, task.metric) for e, t in zip(examples, texts, strict=True)]
+            return Judged(worths, texts=texts)
+        dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
+        wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
+        done, total = 0, sum(packed.size for packed in wanted)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            on_progress(done, total)
+
+        def score(packed: PackedItems) -> np.ndarray:
+            return self._scores(weights, carry, packed, stop, advance)
+
+        scores = score(eval_set.ranked)
+        if eval_set.bare is not None:
+            lengths = eval_set.lengths(self._num_candidates)
+            scores = subtract_content_free(scores, score(eval_set.bare), lengths)
+        if dev is not None:
+            scores = subtract_median(scores, score(dev))
+        return Judged(score_ranking(examples, scores, task.metric), scores)
+
+    def _scores(
+        self,
+        weights: Tree,
+        carry: Tree,
+        packed: PackedItems,
+        stop: Stop,
+        advance: Callable[[int], None],
+    ) -> np.ndarray:
+        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`."""
+        scores = np.zeros((packed.size, self._num_candidates), np.float32)
+        in_flight: deque[tuple[np.ndarray, jax.Array]] = deque()
+
+        def fetch() -> None:
+            group, scores_bk = in_flight.popleft()
+            _wait(scores_bk, stop)
+            scores[group] = np.asarray(scores_bk)[: len(group)]
+            advance(len(group))
+
+        for bucket, batch, group in packed.batches:
+            stop.check()
+            if len(in_flight) == _IN_FLIGHT:
+                fetch()
+            score_batch = self._ahead[bucket].get_unless(stop)
+            placed = place(batch, self._layout)
+            in_flight.append((group, score_batch(weights, carry, placed)))
+        while in_flight:
+            fetch()
+        return scores
+
+    def _texts(
+        self,
+        weights: Tree,
+        carry: Tree,
+        eval_set: EvalSet,
+        stop: Stop,
+        on_progress: Callable[[int, int], None],
+    ) -> list[str]:
+        """Greedily generated answers of every example, up to the task's stop string."""
+        task, total = eval_set.task, len(eval_set.items)
+
+        def told(done: int) -> None:
+            stop.check()
+            on_progress(done, total)
+
+        generated = generate(
+            dataclasses.replace(self._model, weights=weights),
+            [item.prompt for item in eval_set.items],
+            self._tokenizer.text,
+            max_new_tokens=task.max_new_tokens,
+            stop_ids=self._tokenizer.stop_ids,
+            stop_strings=[task.stop],
+            pool=self._pool(carry),
+            slots=[1] * total,
+            names=[item.name for item in eval_set.items],
+            batch_size=eval_set.batch_size,
+            on_progress=told,
+        )
+        return [generation.text.strip() for generation in generated]
+
+
+def _wait(array: jax.Array, stop: Stop) -> None:
+    """Waits outside the runtime, inside which no signal would be heard."""
+    while not array.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
+        stop.check()
+        time.sleep(_POLL_SECONDS)

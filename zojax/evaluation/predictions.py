@@ -1,0 +1,49 @@
+"""What a model answered on every example of a data set, as rows for a file of JSON lines."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from zojax.evaluation.eval_set import EvalSet
+from zojax.evaluation.evaluate import Judged
+from zojax.tasks import Example
+
+
+def prediction_rows(eval_set: EvalSet, judged: Judged) -> list[dict[str, Any]]:
+    """One row an example, in the data set's order.
+
+    Args:
+        eval_set: that was judged.
+        judged: how.
+
+    Returns:
+        ``index``, ``name`` (file and line) and ``prompt``; where candidates are ranked their texts
+        in ``candidates``, their ``scores`` (None where one is not finite), the best one's index in
+        ``prediction`` and the right one's in ``label``; where answers are generated the text in
+        ``prediction``; ``answers`` where the prediction is compared with texts; and under the
+        metric's name (``accuracy``, ``f1``) what the prediction is worth.
+    """
+    return [
+        {
+            "index": index,
+            "name": example.name,
+            "prompt": example.prompt,
+            **_answer(example, index, judged),
+            **({"answers": list(example.answers)} if example.answers else {}),
+            eval_set.task.metric: worth,
+        }
+        for index, (example, worth) in enumerate(zip(eval_set.examples, judged.worths, strict=True))
+    ]
+
+
+def _answer(example: Example, index: int, judged: Judged) -> dict[str, Any]:
+    if judged.texts is not None:
+        return {"prediction": judged.texts[index]}
+    assert judged.scores is not None  # one or the other
+    scores: Sequence[float] = judged.scores[index, : len(example.candidates)].tolist()
+    return {
+        "candidates": list(example.candidates),
+        "scores": [score if math.isfinite(score) else None for score in scores],
+        "prediction": int(judged.scores[index].argmax()),
+        "label": example.label,
+    }

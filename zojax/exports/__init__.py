@@ -1,0 +1,1 @@
+"""Models for others: PEFT, Hugging Face, model cards."""

@@ -1,0 +1,172 @@
+"""``zojax export``: a run's model as a PEFT or Hugging Face directory, or its journal to give away.
+
+The model is rebuilt from the base weights and the journal, like everything that reads a run.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from zojax.errors import InputError
+from zojax.exports.card import Exported, journal_card
+from zojax.exports.model import export_hf, export_peft
+from zojax.files import read_json
+from zojax.hub.checkpoint_files import DTYPES
+from zojax.journal.file import read_journal
+from zojax.journal.replay import check_records
+from zojax.models.precision import precision_of
+from zojax.reporting.progress import Progress, read_progress
+from zojax.runs import run_dir
+from zojax.training.schedules import learning_rates
+
+Format = Literal["peft", "hf", "journal"]
+
+_LARGE_ERROR = 0.1  # above it, words advise another export
+
+
+def export_run(
+    directory: Path,
+    format: Format,
+    output: Path,
+    console: Console,
+    *,
+    rank: int | None = None,
+    step: int | None = None,
+    dtype: str | None = None,
+) -> dict[str, Any]:
+    """Writes a run's model, or its journal, to a new directory; all of it or nothing.
+
+    Args:
+        directory: of the run.
+        format: ``peft``: a LoRA directory for ``peft.PeftModel.from_pretrained``; ``hf``: a
+            checkpoint for ``transformers.AutoModelForCausalLM``; ``journal``: what another needs
+            to replay the run.
+        output: a directory that does not exist or is empty.
+        console: where the progress is shown.
+        rank: of a LoRA; None is the run's own where nothing was folded (that is exact), else
+            :data:`zojax.exports.model.DEFAULT_RANK`.
+        step: the model after so many steps; None is the best on the dev set (all, if there is
+            none). Of a journal, None is the whole.
+        dtype: of the file's numbers: ``float32``, ``bfloat16`` or ``float16``. None is the run's
+            own for ``hf`` and float32 for ``peft``.
+
+    Returns:
+        ``format``, ``output``, ``step``; of a LoRA also ``rank``, ``relative_error`` (of its
+        ``U Vᵀ`` against the total update ΔW, in the Frobenius norm over all matrices),
+        ``worst_matrix`` and ``worst_relative_error``; of a checkpoint ``dtype`` and, where an
+        adapter that was never folded is now in 16-bit weights, ``relative_error`` likewise.
+
+    Raises:
+        InputError: no run there, a damaged one, another base model, an output that holds
+            something, an option that the format does not have, or a model that it cannot hold.
+    """
+    for name, value, of in (("rank", rank, ("peft",)), ("dtype", dtype, ("peft", "hf"))):
+        if value is not None and format not in of:
+            raise InputError(f"--{name} {value} means nothing with --format {format}")
+    if rank is not None and rank < 1:
+        raise InputError(f"--rank {rank}: give 1 or more")
+    config = run_dir.read_config(directory)
+    journal = read_journal(directory / run_dir.JOURNAL)
+    check_records(journal, learning_rates(config.train))
+    progress = read_progress(directory, len(journal.records))
+    if step is None and format != "journal":
+        step = progress.best_step
+    steps = len(journal.records) if step is None else step
+    if steps > len(journal.records):
+        raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
+    exported = Exported(config, journal, steps, _figures(directory, progress))
+    with new_directory(output) as partial:
+        if format == "journal":
+            told = _export_journal(exported, partial, output)
+        elif format == "peft":
+            told = export_peft(
+                exported, partial, output, console, rank=rank, dtype=DTYPES[dtype or "float32"]
+            )
+        else:
+            out = DTYPES[dtype] if dtype else precision_of(config.model.dtype).dtype
+            told = export_hf(exported, partial, output, console, dtype=out)
+    return {"format": format, "output": str(output), "step": steps, **told}
+
+
+def in_words(told: Mapping[str, Any]) -> str:
+    """What :func:`export_run` returns, in a line or two.
+
+    >>> in_words({"format": "hf", "output": "out", "step": 7, "dtype": "float32"})
+    'out: the model after step 7, float32'
+    """
+    what = "journal" if told["format"] == "journal" else "model"
+    line = f"{told['output']}: the {what} after step {told['step']}"
+    if told["step"] == 0 and what == "model":
+        line += " (which is the base model)"
+    if told.get("lost_steps"):
+        line += f" (its end was damaged: {told['lost_steps']} steps are lost)"
+    if told["format"] == "hf":
+        line += f", {told['dtype']}"
+    if told["format"] == "peft":
+        line += f", LoRA of rank {told['rank']}"
+    error = told.get("relative_error")
+    if error is None:
+        return line
+    line += f", relative error of the update {error:.2e}" if error else ", exact"
+    if error and "worst_matrix" in told:
+        line += f" (at worst {told['worst_relative_error']:.2e}, {told['worst_matrix']})"
+    if error > _LARGE_ERROR:
+        line += {
+            "peft": "\nthe update has more than this rank: give a larger --rank, or --format hf",
+            "hf": "\nrounding loses much of it: --dtype float32 or --format peft keeps it",
+        }[told["format"]]
+    return line
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory beside ``path`` that gets its name at the end, and is gone after an error.
+
+    Raises:
+        InputError: ``path`` holds something, or the disk is full or cannot be written.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path}: exists already; give a new directory")
+    target = Path(os.path.realpath(path))
+    partial = target.with_name(f".{target.name}-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path}: {error.strerror or error}; {path} was not written"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _figures(directory: Path, progress: Progress) -> dict[str, Any]:
+    """What a finished run's ``result.json`` says, or what is known of another so far."""
+    path = directory / run_dir.RESULT
+    if path.exists():
+        return read_json(path)
+    return progress.as_dict() if progress.dev else {}
+
+
+def _export_journal(exported: Exported, partial: Path, output: Path) -> dict[str, Any]:
+    """A run directory with the journal's first steps and without what a replay does not need."""
+    journal = exported.journal
+    size = journal.start + exported.step * journal.records.dtype.itemsize
+    (partial / run_dir.JOURNAL).write_bytes(journal.path.read_bytes()[:size])
+    kept = [run_dir.CONFIG]
+    if exported.step == len(journal.records):
+        kept += [run_dir.PROGRESS, run_dir.RESULT]
+    else:
+        exported = dataclasses.replace(exported, result={})
+    for name in kept:
+        if (journal.path.parent / name).exists():
+            shutil.copyfile(journal.path.parent / name, partial / name)
+    (partial / "README.md").write_text(journal_card(exported, output), encoding="utf-8")
+    return {"lost_steps": journal.lost_steps}

@@ -1,0 +1,189 @@
+"""What a run has learnt, as a PEFT LoRA directory: exactly, or the nearest of a given rank.
+
+An adapter that was never folded is a LoRA as it is: ``W + U Vᵀ`` with ``B = U``, ``A = Vᵀ`` and
+``lora_alpha = r``. The total update of a folded run has many times the rank of its intervals; the
+truncated singular value decomposition is the nearest matrix of a rank (Eckart and Young, 1936).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from zojax.adapters.lora import PREFIX, WEIGHTS, A, B, Factors
+from zojax.adapters.lora_config import CONFIG
+from zojax.adapters.pool import own_arrays
+from zojax.errors import InputError
+from zojax.files import write_json
+from zojax.hub.checkpoint_files import write_safetensors
+from zojax.hub.tensor_names import Place
+
+WeightPath = tuple[str, ...]
+
+_EXTRA_COLUMNS = 8
+_MOST_STEPS = 100
+
+
+class Lora(NamedTuple):
+    """A LoRA that stands for an update of a model's matrices.
+
+    Attributes:
+        factors: U ``(m, r)`` and V ``(n, r)`` in the dtype of the file, by the module's name.
+        rank: r, of all modules.
+        relative_error: ``‖ΔW − U Vᵀ‖ / ‖ΔW‖`` in the Frobenius norm over all matrices together.
+        worst: the module whose own relative error is the largest, and that error.
+    """
+
+    factors: dict[str, Factors]
+    rank: int
+    relative_error: float
+    worst: tuple[str, float]
+
+
+def trained_places(state: Mapping[str, Any], folded: Iterable[str] = ()) -> set[WeightPath]:
+    """The paths of the weights that a run's adapter states and folds move.
+
+    Args:
+        state: arrays or shapes, without a slot axis.
+        folded: as :class:`zojax.adapters.Space` has it.
+
+    >>> sorted(trained_places({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
+    [('fc1', 'bias'), ('fc1', 'weight'), ('norm', 'bias')]
+    """
+    leaves = traverse_util.flatten_dict(state)
+    beside = {path[:-1] if path[-1] in ("u", "v") else path for path in leaves}
+    return beside | {tuple(path.split("/")) for path in folded}
+
+
+def check_linear(trained: Iterable[WeightPath], places: Mapping[str, Place]) -> None:
+    """Raises ``InputError`` if a run trains something where LoRA has nothing.
+
+    Args:
+        trained: from :func:`trained_places`.
+        places: of the linear layers, see :func:`zojax.adapters.lora.linear_places`.
+    """
+    others = sorted(set(trained) - {path for path, _ in places.values()})
+    if others:
+        raise InputError(
+            f"LoRA holds updates of linear layers alone, but the run trains {'/'.join(others[0])} "
+            f"too ({len(others)} such places in all); export it with --format hf"
+        )
+
+
+def named_factors(state: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, Factors]:
+    """A state's own factors at every linear layer, by the layer's name, on the host in float32.
+
+    Args:
+        state: without a slot axis.
+        places: as for :func:`check_linear`, which must have passed the state's.
+    """
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(state)))
+    host = {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
+    factors = {}
+    for module, (path, layer) in places.items():
+        if (*path, "u") in host:
+            u, v = host[*path, "u"], host[*path, "v"]
+            factors[module] = (u, v) if layer is None else (u[layer], v[layer])
+    return factors
+
+
+def truncated_svd(matrix_mn: np.ndarray, rank: int) -> Factors:
+    """U ``(m, rank)`` and V ``(n, rank)``, float64, whose ``U Vᵀ`` is nearest to the matrix M.
+
+    Subspace iteration (Halko et al., 0909.4061) with a few more columns than asked for, until a
+    step finds no more than 1e-4 of what U Vᵀ holds or lacks of ‖M‖². Two steps do if M has no
+    higher rank; a whole decomposition would take minutes for each matrix of a large model. V's
+    columns are orthonormal; those beyond the matrix's size are zero in U and V.
+
+    >>> u, v = truncated_svd(np.diag([3.0, 2.0, 1.0]), 2)
+    >>> np.abs(np.diag(u @ v.T)).round(6).tolist()
+    [3.0, 2.0, 0.0]
+    """
+    m, n = matrix_mn.shape
+    kept, size = min(rank, m, n), min(rank + _EXTRA_COLUMNS, m, n)
+    total = np.square(matrix_mn).sum()
+
+    def step(v_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Better singular vectors, their values, and what the first of them hold of ‖M‖²."""
+        left_ms, _ = np.linalg.qr(matrix_mn @ v_ns)
+        right_ns, r_ss = np.linalg.qr(matrix_mn.T @ left_ms)
+        x_ss, values_s, yt_ss = np.linalg.svd(r_ss.T)  # M ≈ left Rᵀ rightᵀ
+        return left_ms @ x_ss, values_s, right_ns @ yt_ss.T, np.square(values_s[:kept]).sum()
+
+    u_ms, values_s, v_ns, held = step(np.random.default_rng(0).standard_normal((n, size)))
+    for _ in range(_MOST_STEPS):
+        before = held
+        u_ms, values_s, v_ns, held = step(v_ns)
+        if held - before <= 1e-4 * min(held, max(total - held, 0.0)) + 1e-15 * total:
+            break
+    padding = [(0, 0), (0, rank - kept)]
+    return np.pad((u_ms * values_s)[:, :kept], padding), np.pad(v_ns[:, :kept], padding)
+
+
+def make_lora(
+    updates: Iterable[tuple[str, np.ndarray]],
+    factorise: Callable[[str, np.ndarray], Factors],
+    dtype: np.dtype,
+) -> Lora:
+    """Factors of updates and how far they are from them, one matrix at a time.
+
+    Args:
+        updates: ΔW ``(m, n)`` of each module, made when it is asked for.
+        factorise: ``(module, ΔW) -> U, V``, of the same rank for all modules.
+        dtype: what U and V are rounded to; the errors count it.
+    """
+    factors: dict[str, Factors] = {}
+    errors: dict[str, float] = {}
+    squared_error = squared_norm = 0.0
+    for module, update_mn in updates:
+        u, v = (factor.astype(dtype) for factor in factorise(module, update_mn))
+        factors[module] = u, v
+        error = np.linalg.norm(update_mn - u.astype(np.float64) @ v.astype(np.float64).T)
+        norm = np.linalg.norm(update_mn)
+        errors[module] = float(error / norm) if norm else 0.0
+        squared_error += error**2
+        squared_norm += norm**2
+    [rank] = {u.shape[-1] for u, _ in factors.values()}
+    relative_error = math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
+    worst = max(errors, key=lambda module: errors[module])
+    return Lora(factors, rank, relative_error, (worst, errors[worst]))
+
+
+def save_lora(lora: Lora, directory: Path, base_model: str) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT reads them.
+
+    Args:
+        lora: what to write.
+        directory: exists.
+        base_model: directory or hub id of the model that it belongs to.
+    """
+    tensors = {}
+    for module, (u, v) in lora.factors.items():
+        tensors[f"{PREFIX}{module}.{A}"] = v.T
+        tensors[f"{PREFIX}{module}.{B}"] = u
+    [dtype] = {tensor.dtype for tensor in tensors.values()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    header = {"format": "pt"}
+    write_safetensors(directory / WEIGHTS, shapes, dtype, tensors.__getitem__, header)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": lora.rank,
+        "lora_alpha": lora.rank,
+        "lora_dropout": 0.0,
+        "target_modules": sorted({module.rpartition(".")[2] for module in lora.factors}),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    }
+    write_json(directory / CONFIG, config)

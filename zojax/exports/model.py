@@ -1,0 +1,253 @@
+"""A run's model, rebuilt from its journal, as a LoRA directory or as a whole checkpoint."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from rich.console import Console
+
+from zojax.adapters import own_arrays
+from zojax.adapters.lora import linear_places
+from zojax.adapters.merge import check_mergeable
+from zojax.exports.card import Exported, hf_card, peft_card
+from zojax.exports.lora import (
+    check_linear,
+    make_lora,
+    named_factors,
+    save_lora,
+    trained_places,
+    truncated_svd,
+)
+from zojax.hub import save
+from zojax.hub.checkpoint_files import list_files
+from zojax.hub.tensor_names import hf_names, match
+from zojax.journal.replay import check_run, header_key, is_folded, make_replay, merge
+from zojax.models import Model, content_hash
+from zojax.models.model import abstract
+from zojax.models.precision import dequantise, rounded
+from zojax.runs.setup import load_model
+from zojax.training.method import make_method
+from zojax.training.step import Method, TrainState, init_state
+
+Tree = Any
+ReadBase = Callable[[str], np.ndarray]
+
+DEFAULT_RANK = 16
+"""Of a LoRA that stands for a folded run."""
+
+_BESIDE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Files of a base model that its fine-tuned ones need too."""
+
+
+def export_peft(
+    exported: Exported,
+    directory: Path,
+    output: Path,
+    console: Console,
+    *,
+    rank: int | None,
+    dtype: np.dtype,
+) -> dict[str, Any]:
+    """Writes a LoRA directory; arguments and result as for ``export_run``.
+
+    Args:
+        exported: the run and the step.
+        directory: to write to.
+        output: what it will be called.
+        console: where the progress is shown.
+        rank: of the LoRA; None for the run's own, or :data:`DEFAULT_RANK` if it was folded.
+        dtype: of the factors.
+    """
+    base, method = _load(exported, console)
+    places, read_base = linear_places(base), base_tensors(base)
+    abstract_state = _abstract_state(method, base.weights)
+    check_mergeable(abstract_state)
+    space = method.estimator.space
+    trained = trained_places(abstract_state, space.folded)
+    check_linear(trained, places)
+    weights, state = _replay(base, method, exported, console)
+    factors = named_factors(space.state(state.params, state.subspace), places)
+    folded = is_folded(method, exported.step) or not factors
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
+
+    def update(module: str) -> np.ndarray:
+        """All that happened to a matrix ``(m, n)``, in float64."""
+        outstanding: Any = 0.0
+        if module in factors:
+            u, v = (factor.astype(np.float64) for factor in factors[module])
+            outstanding = u @ v.T
+        if not folded:
+            return outstanding
+        path, layer = places[module]
+        now = np.asarray(flat[path] if layer is None else flat[path][layer])
+        before = read_base(f"{module}.weight").astype(np.float64)
+        return now.astype(np.float64) - before + outstanding
+
+    modules = [module for module, (path, _) in places.items() if path in trained]
+    own_rank = max((u.shape[-1] for u, _ in factors.values()), default=0)
+    wanted = rank or (DEFAULT_RANK if folded else own_rank)
+    exact = not folded and wanted == own_rank
+    with console.status("factorising") as status:
+
+        def updates():
+            for i, module in enumerate(modules):
+                status.update(f"factorising: {i} of {len(modules)} matrices")
+                yield module, update(module)
+
+        lora = make_lora(
+            updates(),
+            lambda module, dw: factors[module] if exact else truncated_svd(dw, wanted),
+            dtype,
+        )
+    save_lora(lora, directory, exported.config.model.path)
+    told = {
+        "rank": lora.rank,
+        "relative_error": lora.relative_error,
+        "worst_relative_error": lora.worst[1],
+        "worst_matrix": lora.worst[0],
+    }
+    _write_card(directory, peft_card(_with_details(exported, told, dtype), output))
+    return told
+
+
+def export_hf(
+    exported: Exported, directory: Path, output: Path, console: Console, *, dtype: np.dtype
+) -> dict[str, Any]:
+    """Writes a checkpoint with all that the base model has beside its weights.
+
+    In the run's own dtype the weights are bit for bit those of ``zojax journal replay``.
+
+    Args:
+        exported: the run and the step.
+        directory: to write to.
+        output: what it will be called.
+        console: where the progress is shown.
+        dtype: of the weights.
+    """
+    base, method = _load(exported, console)
+    check_mergeable(_abstract_state(method, base.weights))
+    read_base = base_tensors(base)
+    weights, state = _replay(base, method, exported, console)
+    adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
+    if dtype != jnp.dtype(exported.config.model.dtype):
+        # Or the last interval would be rounded to the run's dtype before it is to this one.
+        weights = _widened(weights)
+    merged = merge(weights, state, method, header_key(exported.journal))
+    model = dataclasses.replace(base, weights=merged)
+    told: dict[str, Any] = {"dtype": dtype.name}
+    if dtype.itemsize == 2 and not is_folded(method, exported.step):
+        told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
+    metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
+    save(model, directory, dtype=dtype, metadata=metadata)
+    for name in _BESIDE_WEIGHTS:
+        if (Path(base.path) / name).is_file():
+            shutil.copyfile(Path(base.path) / name, directory / name)
+    _write_card(directory, hf_card(_with_details(exported, told, dtype), output))
+    return told
+
+
+def _widened(weights: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), dequantise(weights))
+
+
+def base_tensors(model: Model) -> ReadBase:
+    """``(name) -> values`` of a loaded model's tensors, from its files in the model's dtype.
+
+    So that a base and what became of it need not be in memory together.
+    """
+    directory = Path(model.path)
+    files = list_files(directory)
+    entries = match(files, model.config, abstract(model.config)[1], directory)
+    by_place = {place: (file, stored) for file, stored, place in entries}
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
+    places = hf_names(flat, model.config.num_hidden_layers)
+    dtypes = {path: leaf.dtype for path, leaf in flat.items()}
+
+    def read(name: str) -> np.ndarray:
+        file, stored = by_place[places[name]]
+        rows = file.read_box(stored, file.tensors[stored].box)
+        dtype = dtypes[places[name][0]]
+        return rounded(rows) if dtype == jnp.int8 else rows.astype(dtype)
+
+    return read
+
+
+def _load(exported: Exported, console: Console) -> tuple[Model, Method]:
+    config = exported.config
+    with console.status("loading the model"):
+        base = load_model(config)
+        check_run(exported.journal, config, content_hash(base.weights))
+    return base, make_method(config, base)
+
+
+def _replay(
+    base: Model, method: Method, exported: Exported, console: Console
+) -> tuple[Tree, TrainState]:
+    """Weights and state after the steps; uses up the base's arrays if anything is folded."""
+    records = exported.journal.records[: exported.step]
+    with console.status("replaying the journal") as status:
+        return make_replay(method, base.weights)(
+            base.weights,
+            header_key(exported.journal),
+            records,
+            lambda step: status.update(f"replaying the journal: {step} of {len(records)} steps"),
+        )
+
+
+def _abstract_state(method: Method, weights: Tree) -> Tree:
+    """The shapes of the method's adapter states."""
+
+    def make(weights: Tree, key: jax.Array) -> Tree:
+        state = init_state(method, weights, key)
+        return method.estimator.space.state(state.params, state.subspace)
+
+    return jax.eval_shape(make, weights, jax.random.key(0))
+
+
+def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.dtype) -> float:
+    """What rounding does to an adapter in merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
+    branches: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
+    sites = trained_places(adapter)
+    squared_error = squared_norm = 0.0
+    for name, (path, layer) in hf_names(sorted(sites), model.config.num_hidden_layers).items():
+
+        def part(leaf: Any, layer: int | None = layer) -> np.ndarray:
+            return np.asarray(leaf if layer is None else leaf[layer])
+
+        if (*path, "u") in branches:
+            u, v = (part(branches[*path, side]).astype(np.float64) for side in "uv")
+            exact = u @ v.T
+        else:
+            exact = part(branches[path]).astype(np.float64)
+        after, before = part(flat[path]).astype(dtype), read_base(name).astype(dtype)
+        written = after.astype(np.float64) - before.astype(np.float64)
+        squared_error += np.square(written - exact).sum()
+        squared_norm += np.square(exact).sum()
+    return math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
+
+
+def _with_details(exported: Exported, told: dict[str, Any], dtype: np.dtype) -> Exported:
+    words = {name.replace("_", " "): value for name, value in told.items()}
+    return dataclasses.replace(exported, details={**words, "dtype": dtype.name})
+
+
+def _write_card(directory: Path, text: str) -> None:
+    (directory / "README.md").write_text(text, encoding="utf-8")

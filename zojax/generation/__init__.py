@@ -1,0 +1,8 @@
+"""Decoding: from prompts to new tokens and texts."""
+
+from zojax.generation.decode import generate_tokens
+from zojax.generation.prompts import Prompts, pack_prompts
+from zojax.generation.sampling import Sampling
+from zojax.generation.texts import Generation, generate
+
+__all__ = ["Generation", "Prompts", "Sampling", "generate", "generate_tokens", "pack_prompts"]

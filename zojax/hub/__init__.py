@@ -1,0 +1,7 @@
+"""Hugging Face files to weights and tokenizers, and back."""
+
+from zojax.hub.loading import load, read_config
+from zojax.hub.saving import save
+from zojax.hub.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Tokenizer", "load", "load_tokenizer", "read_config", "save"]

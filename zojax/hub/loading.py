@@ -1,0 +1,168 @@
+"""Hugging Face checkpoints to device arrays, one tensor at a time.
+
+A model's weights are a plain nested dict that mirrors the checkpoint's names, with the layers
+stacked on a leading axis. Loading checks every name and shape from the files' headers, allocates
+the (possibly sharded) device buffers, and then writes each tensor into its place in small pieces:
+the host never holds more than two pieces beside the buffers, and reads only what its devices hold.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from zojax.errors import InputError
+from zojax.files import read_json
+from zojax.hub import checkpoint_files
+from zojax.hub.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
+from zojax.hub.device_buffer import DeviceBuffer
+from zojax.hub.tensor_names import Place, match
+from zojax.models.model import Model, Sharding, abstract
+from zojax.models.opt import OPTConfig
+from zojax.models.precision import (
+    SCALE,
+    Precision,
+    TreePath,
+    leaf_dtypes,
+    precision_of,
+    quantise,
+)
+
+_PIECE_BYTES = 32 << 20
+_HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
+
+
+def load(
+    path: str, *, dtype: Any = None, sharding: Sharding | None = None, exact: bool = False
+) -> Model:
+    """Loads a checkpoint from a local directory or, if there is none, from the Hugging Face hub.
+
+    Args:
+        path: directory with ``config.json`` and ``model.safetensors``, ``pytorch_model.bin`` or
+            the sharded form of either with its index; or a hub id such as ``facebook/opt-125m``.
+        dtype: float32, float16 or bfloat16, the dtype that the weights get on the device; int8 for
+            the layers' matrices and bfloat16 for all else; None takes the checkpoint's own
+            (``torch_dtype`` in config.json, float32 if it has none).
+        sharding: where each array goes, given its path and stacked shape; None for the default
+            device. Each device receives its own part alone, and of several processes each reads
+            no more of the files than its devices hold.
+        exact: whether activations keep their float32 precision where they meet weights of 16 bits,
+            which takes two products in the place of one.
+
+    Returns:
+        The model, all its weights on the device.
+
+    Raises:
+        InputError: one line that names the file and tensor (and both shapes) of whatever is
+            missing, truncated, mis-shaped or too much; raised before device memory is taken.
+    """
+    directory = _find(path)
+    config, raw = _read_config(directory)
+    precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
+    graphdef, shapes = abstract(config, precision)
+    places = match(checkpoint_files.list_files(directory), config, shapes, directory)
+    weights = _fill(places, shapes, precision, sharding)
+    return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory))
+
+
+def read_config(path: str) -> OPTConfig:
+    """The architecture of a checkpoint (a directory or a hub id), without its weights.
+
+    Raises:
+        InputError: no checkpoint there, or not one of OPT.
+    """
+    return _read_config(_find(path))[0]
+
+
+def _read_config(directory: Path) -> tuple[OPTConfig, dict[str, Any]]:
+    raw = read_json(directory / "config.json")
+    if raw.get("model_type") != "opt":
+        raise InputError(f"{directory}: holds a {raw.get('model_type')!r} model; zojax knows 'opt'")
+    try:
+        return OPTConfig.from_dict(raw), raw
+    except InputError as error:
+        raise InputError(f"{directory}: {error}") from error
+
+
+def _find(path: str) -> Path:
+    """The local directory of a checkpoint, downloading it if ``path`` is a hub id."""
+    directory = Path(path)
+    if directory.is_file():
+        raise InputError(f"{path}: is a file; give the directory that holds it and config.json")
+    if not directory.is_dir():
+        directory = _download(path)
+    if not (directory / "config.json").is_file():
+        raise InputError(f"{path}: holds no config.json, so it is no Hugging Face checkpoint")
+    return directory
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        directory = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        if not any(directory.glob(WEIGHT_PATTERNS[0])):
+            patterns = [*_HUB_FILES, WEIGHT_PATTERNS[1]]
+            directory = Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{hub_id}: neither a directory nor a hub id that can be reached ({reason})"
+        ) from error
+    return directory
+
+
+def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
+    name = raw.get("torch_dtype") or raw.get("dtype") or "float32"
+    if name not in DTYPES:
+        raise InputError(
+            f"{directory}: config.json has dtype {name!r}; zojax knows {', '.join(DTYPES)}"
+        )
+    return DTYPES[name]
+
+
+def _fill(
+    places: Iterable[tuple[CheckpointFile, str, Place]],
+    shapes: Mapping[TreePath, tuple[int, ...]],
+    precision: Precision,
+    sharding: Sharding | None,
+) -> dict[TreePath, jax.Array]:
+    """Allocates every array on its devices and writes what they hold of the files into them."""
+    dtypes = leaf_dtypes(shapes, precision.dtype)
+    buffers = {
+        path: DeviceBuffer(shape, dtypes[path], sharding(path, shape) if sharding else None)
+        for path, shape in shapes.items()
+    }
+
+    def write(path: TreePath, piece: np.ndarray, start: tuple[int, ...]) -> None:
+        if dtypes[path] == jnp.int8:
+            piece, scale = quantise(piece)
+            buffers[*path[:-1], SCALE].write(scale, start[:-1])
+        buffers[path].write(piece, start)
+
+    by_file = sorted(places, key=lambda entry: entry[0].path)
+    for file, entries in itertools.groupby(by_file, key=lambda entry: entry[0]):
+        for _, name, (path, layer) in entries:
+            for part in _parts_to_read(buffers[path], dtypes[path], shapes[path][-1]):
+                box = part if layer is None else part[1:]
+                if layer is not None and not part[0][0] <= layer < part[0][1]:
+                    continue
+                for start, piece in checkpoint_files.pieces(file, name, box, _PIECE_BYTES):
+                    if layer is None:
+                        write(path, piece, start)
+                    else:
+                        write(path, piece[None], (layer, *start))
+        file.close()
+    return {path: buffer.array() for path, buffer in buffers.items()}
+
+
+def _parts_to_read(buffer: DeviceBuffer, dtype: np.dtype, width: int) -> list[Box]:
+    """What a buffer's devices hold; of int8 in whole rows, since a scale is a row's."""
+    if dtype != jnp.int8:
+        return list(buffer.parts)
+    return list(dict.fromkeys((*part[:-1], (0, width)) for part in buffer.parts))

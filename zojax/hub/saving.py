@@ -1,0 +1,161 @@
+"""Models as Hugging Face checkpoints, one tensor at a time."""
+
+import dataclasses
+import functools
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from zojax.files import read_json, write_json
+from zojax.hub import checkpoint_files
+from zojax.hub.checkpoint_files import WEIGHT_PATTERNS
+from zojax.hub.tensor_names import hf_names, tensor_shapes
+from zojax.models.model import Model
+from zojax.models.opt import OPTConfig
+from zojax.models.precision import TreePath
+
+_MAX_SHARD_BYTES = 5_000_000_000
+
+
+def save(
+    model: Model,
+    directory: str | os.PathLike[str],
+    *,
+    dtype: Any = None,
+    metadata: Mapping[str, str] | None = None,
+    max_shard_bytes: int = _MAX_SHARD_BYTES,
+    format: Literal["safetensors", "bin"] = "safetensors",
+) -> None:
+    """Writes ``config.json`` and the weights so that transformers and :func:`load` read them.
+
+    Other entries of the ``config.json`` at ``model.path`` (such as token ids) are kept. To save
+    other weights under the same architecture: ``save(dataclasses.replace(model, weights=w), …)``.
+
+    Args:
+        model: what to save.
+        directory: made if missing; it sees finished files only.
+        dtype: of the file; None keeps the weights' own.
+        metadata: strings for the safetensors header.
+        max_shard_bytes: larger checkpoints are split and get an index.
+        format: safetensors, or PyTorch's ``.bin`` (needs torch).
+    """
+    flat: dict[TreePath, jax.Array] = dict(traverse_util.flatten_dict(model.weights))  # type: ignore[arg-type]
+    dtype = jnp.dtype(dtype or flat["embed_tokens", "weight"].dtype)
+    places = hf_names(flat, model.config.num_hidden_layers)
+
+    def produce(name: str) -> np.ndarray:
+        path, layer = places[name]
+        if layer is None:
+            return np.asarray(flat[path].astype(dtype))
+        return np.asarray(_layer(flat[path], layer, dtype))
+
+    source = Path(model.path) / "config.json"
+    extra = read_json(source) if model.path and source.is_file() else {}
+    save_tensors(
+        model.config,
+        directory,
+        produce,
+        dtype=dtype,
+        metadata=metadata,
+        max_shard_bytes=max_shard_bytes,
+        format=format,
+        extra_config=extra,
+    )
+
+
+def save_tensors(
+    config: OPTConfig,
+    directory: str | os.PathLike[str],
+    produce: checkpoint_files.Produce,
+    *,
+    dtype: Any,
+    metadata: Mapping[str, str] | None = None,
+    max_shard_bytes: int = _MAX_SHARD_BYTES,
+    format: Literal["safetensors", "bin"] = "safetensors",
+    extra_config: Mapping[str, Any] | None = None,
+) -> None:
+    """:func:`save` for weights that are made one by one: ``produce(name)`` when it is written.
+
+    Names are the checkpoint's (``model.decoder.layers.0.fc1.weight``), all those that
+    :func:`zojax.hub.tensor_names.tensor_shapes` gives, each asked for once.
+    """
+    directory, dtype = Path(directory), jnp.dtype(dtype)
+    shapes = tensor_shapes(config)
+    shards = _split(shapes, dtype, max_shard_bytes)
+    stem, suffix = ("model", "safetensors") if format == "safetensors" else ("pytorch_model", "bin")
+    names = [f"{stem}.{suffix}"]
+    if len(shards) > 1:
+        names = [f"{stem}-{i:05}-of-{len(shards):05}.{suffix}" for i in range(1, len(shards) + 1)]
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as temporary:
+        finished = Path(temporary)
+        for name, shard in zip(names, shards, strict=True):
+            if format == "safetensors":
+                header = {"format": "pt", **(metadata or {})}
+                checkpoint_files.write_safetensors(finished / name, shard, dtype, produce, header)
+            else:
+                checkpoint_files.write_torch(finished / name, shard, dtype, produce)
+        if len(shards) > 1:
+            total = dtype.itemsize * sum(math.prod(shape) for shape in shapes.values())
+            weight_map = {
+                tensor: name for name, s in zip(names, shards, strict=True) for tensor in s
+            }
+            index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+            write_json(finished / f"{stem}.{suffix}.index.json", index)
+        raw = {**_TOKEN_IDS, **(extra_config or {}), **_config_json(config, dtype)}
+        write_json(finished / "config.json", raw)
+        _replace_weights(directory, finished)
+
+
+def _config_json(config: OPTConfig, dtype: np.dtype) -> dict[str, Any]:
+    return {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": "opt",
+        "activation_function": "relu",
+        **dataclasses.asdict(config),
+        "torch_dtype": dtype.name,
+    }
+
+
+# Published OPT: the tokenizer prepends </s> (2), which is the end of text too.
+_TOKEN_IDS = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+
+
+def _split(
+    shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, max_bytes: int
+) -> list[dict[str, tuple[int, ...]]]:
+    """Tensors in order, in shards of at most ``max_bytes`` (or of one tensor)."""
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    taken = 0
+    for name, shape in shapes.items():
+        size = dtype.itemsize * math.prod(shape)
+        if shards[-1] and taken + size > max_bytes:
+            shards.append({})
+            taken = 0
+        shards[-1][name] = shape
+        taken += size
+    return shards
+
+
+def _replace_weights(directory: Path, finished: Path) -> None:
+    """Moves finished files in, then drops older weights that would be read instead of them."""
+    new = {file.name for file in finished.iterdir()}
+    for name in sorted(new):
+        os.replace(finished / name, directory / name)
+    for pattern in WEIGHT_PATTERNS:
+        for old in [*directory.glob(pattern), *directory.glob(pattern + ".index.json")]:
+            if old.name not in new:
+                old.unlink()
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _layer(stacked: jax.Array, layer: int, dtype: np.dtype) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stacked, layer, keepdims=False).astype(dtype)

@@ -1,0 +1,91 @@
+"""Where each tensor of a Hugging Face checkpoint lives in the weight tree, and what must be there.
+
+The tree mirrors the checkpoint's names below ``model.decoder``, with the layers stacked on a
+leading axis: ``model.decoder.layers.3.fc1.weight`` is row 3 of ``("layers", "fc1", "weight")``.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from zojax.errors import InputError
+from zojax.hub.checkpoint_files import CheckpointFile
+from zojax.models.model import abstract
+from zojax.models.opt import OPTConfig
+from zojax.models.precision import SCALE, TreePath
+
+Place = tuple[TreePath, int | None]
+"""Where a checkpoint's tensor lives: path in the tree, and its layer if it is stacked."""
+
+
+def tensor_shapes(config: OPTConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the checkpoint, by its Hugging Face name."""
+    shapes = abstract(config)[1]
+    return {
+        name: shapes[path] if layer is None else shapes[path][1:]
+        for name, (path, layer) in hf_names(shapes, config.num_hidden_layers).items()
+    }
+
+
+def hf_names(paths: Iterable[TreePath], num_layers: int) -> dict[str, Place]:
+    """The checkpoint's name of every tensor, embeddings first and then layer by layer."""
+    paths = [path for path in paths if path[-1] != SCALE]  # made of their matrices
+    names: dict[str, Place] = {}
+    for path in paths:
+        if path[0] != "layers":
+            prefix = "" if path[0] == "lm_head" else "model.decoder."
+            names[prefix + ".".join(path)] = (path, None)
+    for layer in range(num_layers):
+        for path in paths:
+            if path[0] == "layers":
+                names[f"model.decoder.layers.{layer}.{'.'.join(path[1:])}"] = (path, layer)
+    return names
+
+
+def match(
+    files: list[CheckpointFile],
+    config: OPTConfig,
+    shapes: Mapping[TreePath, tuple[int, ...]],
+    directory: Path,
+) -> list[tuple[CheckpointFile, str, Place]]:
+    """Pairs every tensor in the files with its place; ``InputError`` for whatever does not fit."""
+    wanted = hf_names(shapes, config.num_hidden_layers)
+    places: dict[str, tuple[CheckpointFile, str, Place]] = {}
+    tied_head = None
+    for file in files:
+        for stored in file.tensors.values():
+            # OPTModel alone saves without "model."; with its head, OPTForCausalLM has it.
+            name = stored.name
+            name = f"model.{name}" if name.startswith("decoder.") else name
+            tied = name == "lm_head.weight" and name not in wanted
+            place = (("embed_tokens", "weight"), None) if tied else wanted.get(name)
+            if place is None:
+                raise InputError(
+                    f"{file.path}: extra tensor {stored.name} {stored.shape}, which the model "
+                    f"of {directory / 'config.json'} does not have"
+                )
+            path, layer = place
+            shape = shapes[path] if layer is None else shapes[path][1:]
+            if stored.shape != shape:
+                raise InputError(
+                    f"{file.path}: tensor {stored.name} has shape {stored.shape}, "
+                    f"config.json asks for {shape}"
+                )
+            if name in places:
+                raise InputError(
+                    f"{file.path}: tensor {stored.name} is also in {places[name][0].path}"
+                )
+            if tied:
+                tied_head = (file, stored.name, place)
+            else:
+                places[name] = (file, stored.name, place)
+    if tied_head is not None:
+        # A tied head repeats the embedding; some converters keep the head and drop the embedding.
+        places.setdefault("model.decoder.embed_tokens.weight", tied_head)
+    for name, (path, layer) in wanted.items():
+        if name not in places:
+            shape = shapes[path] if layer is None else shapes[path][1:]
+            raise InputError(
+                f"{', '.join(str(file.path) for file in files[:1])}"
+                f"{' and its other shards' if len(files) > 1 else ''}: lacks tensor {name} {shape}"
+            )
+    return list(places.values())

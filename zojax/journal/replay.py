@@ -1,0 +1,220 @@
+"""Replay: the base weights and a journal's scalars give the trained model, with no forward pass.
+
+The programs are those of the training loop, the update of a step and the fold of an interval, so
+that the result is the run's own bit for bit on the same kind of device. Nothing is read back
+before the end of an interval: the device works while the host sends the next steps. A checkpoint
+spares the steps before it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zojax.adapters.merge import merge_state
+from zojax.config import Config, from_dict, to_dict
+from zojax.distributed import shardings_of
+from zojax.errors import InputError
+from zojax.estimators import direction_key
+from zojax.journal.file import SKIPPED, Journal
+from zojax.models.precision import dequantise
+from zojax.training.placement import state_shardings
+from zojax.training.step import (
+    Method,
+    TrainState,
+    ends_interval,
+    init_state,
+    interval_program,
+    next_interval,
+    reaches_interval_end,
+    update,
+)
+
+Tree = Any
+
+_LEAST_WAIT = 20  # steps that the host may always be ahead
+_RATE_TOLERANCE = 1e-6  # relative; cosines may differ in a last bit between machines
+
+
+def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
+    """Data of the keys that the steps' directions are drawn from: ``(steps, words)`` uint32.
+
+    Of several queries, the first one's.
+
+    >>> step_keys(jax.random.key(0), 3).shape
+    (3, 2)
+    """
+    keys = jax.vmap(lambda step: direction_key(key, step, 0, num_queries))(jnp.arange(steps))
+    return np.asarray(jax.random.key_data(keys))
+
+
+def header_key(journal: Journal) -> jax.Array:
+    """The run's key, as the header has it."""
+    data = jnp.array(journal.header["key_data"], jnp.uint32)
+    return jax.random.wrap_key_data(data, impl=journal.header["key_impl"])
+
+
+def check_run(journal: Journal, config: Config, base_hash: str) -> None:
+    """Raises ``InputError`` unless the journal is of this base model and of this way to train.
+
+    Args:
+        journal: as read.
+        config: what a replay would follow; where model and data lie does not matter.
+        base_hash: content hash of the weights that a replay would start from.
+    """
+    header = journal.header
+    if header["base_hash"] != base_hash:
+        raise InputError(
+            f"{journal.path}: was made on another base model than {config.model.path} "
+            f"(weights' hash there {header['base_hash']}, here {base_hash})"
+        )
+    theirs, ours = to_dict(from_dict(header["config"])), to_dict(config)
+    for part in ("train", "estimator"):
+        for name, value in ours[part].items():
+            if theirs[part][name] != value:
+                raise InputError(
+                    f"{journal.path}: was made with {part}.{name} {theirs[part][name]!r}, "
+                    f"not {value!r}"
+                )
+
+
+def changed_data(journal: Journal, data_hash: str) -> str | None:
+    """Says so if the run saw other examples than there are now; None if it saw the same.
+
+    Args:
+        journal: the run's.
+        data_hash: of the examples as they are now.
+    """
+    theirs = journal.header.get("data_hash", data_hash)
+    if theirs == data_hash:
+        return None
+    return (
+        f"{journal.path}: the run's data or tokenizer has changed (hash there {theirs}, here "
+        f"{data_hash})"
+    )
+
+
+def check_data(journal: Journal, data_hash: str) -> None:
+    """Raises ``InputError`` if the run saw other examples than there are now."""
+    changed = changed_data(journal, data_hash)
+    if changed is not None:
+        raise InputError(f"{changed}; put the old ones back, or start anew with --fresh")
+
+
+def check_records(journal: Journal, learning_rates: np.ndarray) -> None:
+    """Raises ``InputError`` if a record is not of the run that the header describes.
+
+    Args:
+        journal: as read, so that its checksums and steps are right.
+        learning_rates: of the run's steps, as its configuration gives them.
+    """
+    records = journal.records
+    if len(records) > len(learning_rates):
+        raise InputError(
+            f"{journal.path}: holds {len(records)} steps of a run of {len(learning_rates)}"
+        )
+    num_queries = records["projected_grad"].shape[1]
+    keys = step_keys(header_key(journal), len(learning_rates), num_queries)[: len(records)]
+    rates = learning_rates[: len(records)]
+    off = np.abs(records["learning_rate"] - rates)
+    wrong = {
+        "key": (records["key_data"] != keys).any(axis=1),
+        "learning rate": ~(off <= _RATE_TOLERANCE * rates),  # so that NaN is wrong
+        "flags": records["flags"] > SKIPPED,
+    }
+    for name, wrong_s in wrong.items():
+        if wrong_s.any():
+            step = int(wrong_s.argmax())
+            raise InputError(
+                f"{journal.path}: the {name} of step {step} cannot come from the run in the header"
+            )
+
+
+class Replay(Protocol):
+    """A function that redoes the updates of a run, from :func:`make_replay`."""
+
+    def __call__(
+        self,
+        weights: Tree,
+        key: jax.Array,
+        records: np.ndarray,
+        on_progress: Callable[[int], None] = ...,
+        start: TrainState | None = ...,
+    ) -> tuple[Tree, TrainState]:
+        """Weights and state after the last record, bit for bit those of the run.
+
+        Args:
+            weights: the base weights, or those of ``start``; their buffers are used up if an
+                interval is folded.
+            key: the run's.
+            records: of steps 0, 1, 2, …, as journaled; or of those from ``start.step`` on.
+            on_progress: told now and then how many steps are done.
+            start: a state that the run was in, to go on from; its buffers are used up. None is
+                the state before the first step.
+        """
+        ...
+
+
+def make_replay(method: Method, weights: Tree) -> Replay:
+    """A run's replay, whose programs are compiled once.
+
+    Args:
+        method: how the run trains. The learning rates are the records', not its own.
+        weights: such as will be given to it, or their shape structs, for where they lie.
+    """
+    places = state_shardings(method, weights)
+    init = jax.jit(functools.partial(init_state, method), out_shardings=places)
+    fold = interval_program(method, (shardings_of(weights), places))
+    every = max(method.interval, _LEAST_WAIT)
+    advance = jax.jit(functools.partial(update, method), donate_argnums=0, out_shardings=places)
+
+    def replay(
+        weights: Tree,
+        key: jax.Array,
+        records: np.ndarray,
+        on_progress: Callable[[int], None] = lambda step: None,
+        start: TrainState | None = None,
+    ) -> tuple[Tree, TrainState]:
+        state = init(weights, key) if start is None else start
+        scalars = zip(
+            np.ascontiguousarray(records["projected_grad"]),
+            records["learning_rate"],
+            records["flags"] & SKIPPED != 0,
+            strict=True,
+        )
+        first = int(state.step)
+        for step, (projected_grad_q, learning_rate, skipped) in enumerate(scalars, first):
+            state = advance(state, key, projected_grad_q, learning_rate, skipped)
+            if ends_interval(method, step + 1):
+                weights, state = fold(weights, state, key)
+            if (step + 1) % every == 0:
+                # The host is far ahead by now; wait, so that work in flight stays bounded.
+                on_progress(int(state.step))
+        return weights, state
+
+    return replay
+
+
+def is_folded(method: Method, steps: int) -> bool:
+    """Whether these first steps fold anything, so that the weights are no longer the base's."""
+    return bool(method.estimator.space.folded) and reaches_interval_end(method, steps)
+
+
+def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> Tree:
+    """One set of weights: those of a state with all that its adapter adds to them.
+
+    What a fold would move is rounded to the weights' dtype as the next fold would, the rest to
+    nearest; int8 matrices, into which nothing can be folded, become float32. ``weights`` are used
+    up.
+    """
+    is_behind_fold = ends_interval(method, int(state.step))
+
+    def fold_and_merge(weights: Tree, state: TrainState, key: jax.Array) -> Tree:
+        if not is_behind_fold:
+            weights, state = next_interval(weights, state, key, method=method)
+        return merge_state(weights, method.estimator.space.state(state.params, state.subspace))
+
+    return jax.jit(fold_and_merge, donate_argnums=0)(dequantise(weights), state, key)

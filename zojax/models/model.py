@@ -1,0 +1,85 @@
+"""A model: its architecture, its structure, and its weights or their shapes."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+
+from zojax.distributed import Layout
+from zojax.models.opt import OPT, OPTConfig, logical_axes
+from zojax.models.precision import FLOAT32, Precision, TreePath, leaf_dtypes, precision_of
+
+Sharding = Callable[[TreePath, tuple[int, ...]], jax.sharding.Sharding | None]
+"""``(path in the weight tree, shape) -> sharding``; None leaves that array on one device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """An architecture and its weights.
+
+    Attributes:
+        config: the architecture's numbers.
+        graphdef: the module's structure; ``nnx.merge(graphdef, weights)`` makes it callable.
+        weights: nested dict of arrays, layers stacked: ``weights["layers"]["fc1"]["weight"]`` is
+            ``(num_hidden_layers, ffn_dim, hidden_size)``.
+        path: the local directory that it was loaded from, or "" if it was made here.
+    """
+
+    config: OPTConfig
+    graphdef: nnx.GraphDef
+    weights: dict[str, Any]
+    path: str = ""
+
+
+def abstract(
+    config: OPTConfig, precision: Precision = FLOAT32
+) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
+    """The module's structure and its arrays' shapes; no array is made."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: OPT(config, precision=precision)))
+    flat: dict[TreePath, Any] = dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
+    return graphdef, {path: leaf.shape for path, leaf in flat.items()}
+
+
+def random_model(config: OPTConfig, seed: int = 0, dtype: Any = jnp.float32) -> Model:
+    """A model with random weights: matrices N(0, 0.02²), biases 0, norms 1."""
+
+    @jax.jit
+    def initialise(key):
+        model = OPT(config, precision=Precision(dtype), rngs=nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(model))
+
+    return Model(config, abstract(config)[0], initialise(jax.random.key(seed)))
+
+
+def abstract_model(
+    config: OPTConfig,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Sharding | None = None,
+    exact: bool = False,
+) -> Model:
+    """A model with shapes in the place of weights, to compile for; arguments as for :func:`load`.
+
+    Example:
+        >>> model = abstract_model(OPTConfig(50, 8, 2, 2, 16, 32, 8))
+        >>> model.weights["layers"]["fc1"]["weight"].shape
+        (2, 16, 8)
+    """
+    precision = precision_of(dtype, exact=exact)
+    graphdef, shapes = abstract(config, precision)
+    dtypes = leaf_dtypes(shapes, precision.dtype)
+    structs = {
+        path: jax.ShapeDtypeStruct(
+            shape, dtypes[path], sharding=sharding(path, shape) if sharding else None
+        )
+        for path, shape in shapes.items()
+    }
+    return Model(config, graphdef, traverse_util.unflatten_dict(structs))
+
+
+def weight_sharding(layout: Layout) -> Sharding:
+    """Where a model's weights lie, for :func:`zojax.hub.load`."""
+    return lambda path, shape: layout.sharding(logical_axes(path, len(shape)), shape)

@@ -1,0 +1,82 @@
+"""Plans for targets, and the smallest that has room where one has not."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from zojax.config import Config, MeshConfig
+from zojax.errors import InputError
+from zojax.models.opt import OPTConfig
+from zojax.planning.plan import Plan, make_plan
+from zojax.planning.shapes import SST2_TOKENS, architecture
+from zojax.planning.targets import Target, find_target
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A plan, and where it does not fit the plan for the fewest devices of its kind that do.
+
+    Attributes:
+        plan: as asked for.
+        instead: None if it fits, or if no number of such devices has room.
+    """
+
+    plan: Plan
+    instead: Plan | None = None
+
+
+def plan_targets(
+    config: Config, names: Sequence[str], tokens: int | None, console: Console
+) -> list[Answer]:
+    """Plans for every target, in turn.
+
+    Args:
+        config: of the run.
+        names: of the targets; several may stand in one, with commas between them.
+        tokens: distinct ones of a batch; None is SST-2's, as many as the batch is large.
+        console: told what is being compiled.
+
+    Raises:
+        InputError: no such target or model, no compiler, or settings that do not go together.
+    """
+    targets = [find_target(name) for text in names for name in text.split(",") if name]
+    if not targets:
+        raise InputError("--target: name a target such as h100x1 or v5e-4")
+    model = architecture(config.model.path)
+    tokens = tokens or max(1, round(SST2_TOKENS * config.train.batch_size / 16))
+    answers = []
+    for target in targets:
+        with console.status(f"compiling {config.model.path} for {target.name}"):
+            plan = make_plan(config, model, target, tokens)
+        instead = None if plan.fits else smallest(config, model, plan, tokens, console)
+        answers.append(Answer(plan, instead))
+    return answers
+
+
+def smallest(
+    config: Config, model: OPTConfig, plan: Plan, tokens: int, console: Console
+) -> Plan | None:
+    """The plan on the fewest devices of the same kind that fits.
+
+    On the mesh that a run would choose there, or else split as far as the model goes. What
+    arithmetic rules out is not compiled, see :func:`zojax.planning.plan.make_plan`.
+    """
+    for num_devices in plan.target.chip.topologies:
+        target = Target(plan.target.chip, num_devices)
+        for shards in (None, _most_shards(model, num_devices)):
+            mesh = MeshConfig(model=shards, fsdp=config.mesh.fsdp)
+            try:
+                with console.status(f"{plan.target.name} is too small: trying {target.name}"):
+                    other = make_plan(dataclasses.replace(config, mesh=mesh), model, target, tokens)
+            except InputError:  # a mesh that the method does not go with, such as MeZO's
+                continue
+            if other.fits:
+                return other
+    return None
+
+
+def _most_shards(model: OPTConfig, num_devices: int) -> int:
+    """The most shards that so many devices and the model's heads and MLP divide into."""
+    return math.gcd(num_devices, model.num_attention_heads, model.ffn_dim)

@@ -1,0 +1,337 @@
+"""Planning: the very programs that training runs, compiled for devices that are not here."""
+
+import dataclasses
+import functools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from zojax.config import Config
+from zojax.distributed import Layout
+from zojax.errors import InputError
+from zojax.models.layers import STACKED
+from zojax.models.model import weight_sharding
+from zojax.models.opt import OPTConfig
+from zojax.planning import hlo, traffic
+from zojax.planning.products import EXACT, HIGH, count_products
+from zojax.planning.shapes import RunShapes, bytes_of, run_shapes, widen_pages
+from zojax.planning.targets import Target, devices_of
+from zojax.programs.compiling import cancelled_at_end
+from zojax.runs.layout import layout_on
+from zojax.runs.loop import compile_programs
+from zojax.training.step import train_step
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What one compiled program takes of each device.
+
+    Attributes:
+        arguments: bytes, as XLA lays them out.
+        temporaries: bytes.
+        outputs: bytes that no argument gives its place to.
+        exchanges: between devices.
+        copies: of what is as large as a weight, or as one layer of it.
+    """
+
+    arguments: int
+    temporaries: int
+    outputs: int
+    exchanges: Sequence[traffic.Collective]
+    copies: Sequence[traffic.Copy]
+
+    @property
+    def peak(self) -> int:
+        """Bytes while it runs."""
+        return self.arguments + self.temporaries + self.outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """Seconds that a step takes at the least, by what limits it: estimates, no measurement.
+
+    Attributes:
+        products: its matrix products at the chip's published rate.
+        memory: weights and adapters, read once.
+        copies: matrices of layers, written beside the weights and read again, for what the compiled
+            step cannot read where it lies.
+        links: what a device must send.
+        fold: moving an interval into the weights, a step's part of it.
+    """
+
+    products: float
+    memory: float
+    copies: float
+    links: float
+    fold: float
+
+    @property
+    def limit(self) -> str:
+        """What sets it: copies are memory's."""
+        return max(self._limits, key=lambda name: self._limits[name])
+
+    @property
+    def seconds(self) -> float:
+        """Of a step, its part of the fold included."""
+        return self._limits[self.limit] + self.fold
+
+    @property
+    def _limits(self) -> Mapping[str, float]:
+        memory = self.memory + self.copies
+        return {"products": self.products, "memory": memory, "links": self.links}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run takes of a target.
+
+    Attributes:
+        model: its name.
+        target: the devices.
+        mesh: shards of the pages and of the weights.
+        num_layers: of the model.
+        batch: tokens of a step and places for them; pages of a micro-batch, and places of a page;
+            variants, and how often a step passes through the weights.
+        kinds: bytes on a device of what lives as long as the run.
+        interval: steps from fold to fold; 0 is never.
+        step: the compiled step; None if it was not compiled.
+        fold: the compiled fold of an interval; None if nothing is folded.
+        bound: of a step's time.
+        compile_seconds: of the wall's clock, of both.
+        refusal: why nothing was compiled.
+        page_tokens: places of a page of the compiled step.
+    """
+
+    model: str
+    target: Target
+    mesh: tuple[int, int]
+    num_layers: int
+    batch: Mapping[str, int]
+    kinds: Mapping[str, int]
+    interval: int
+    step: Planned | None
+    fold: Planned | None
+    bound: Bound
+    compile_seconds: float
+    refusal: str
+    page_tokens: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a device that are taken at once, as far as they are known."""
+        programs = [p.peak for p in (self.step, self.fold) if p is not None]
+        return max(programs, default=sum(self.kinds.values()))
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is no more than JAX has on such a device."""
+        return self.step is not None and self.peak <= self.target.chip.usable_memory
+
+    @property
+    def reduces_per_layer(self) -> int:
+        """All-reduces of a layer in one pass; the embeddings and the scores have one each."""
+        exchanges = self.step.exchanges if self.step else ()
+        count = sum(e.times for e in exchanges if e.kind == "all-reduce")
+        return max(0, round((count / self.batch["passes"] - 2) / self.num_layers))
+
+    @property
+    def defects(self) -> list[str]:
+        """What a good step does not have."""
+        found = []
+        for name, program in (("step", self.step), ("fold", self.fold)):
+            if program is None:
+                continue
+            whole = [copy for copy in program.copies if copy.whole]
+            if whole:
+                size = max(copy.num_bytes for copy in whole) / 1e9
+                found.append(f"the {name} copies weights: {whole[0].opcode} of {size:.2f} GB")
+        if self.reduces_per_layer > 2:
+            found.append(f"{self.reduces_per_layer} all-reduces a layer")
+        return found
+
+
+def make_plan(
+    config: Config,
+    model: OPTConfig,
+    target: Target,
+    tokens: int,
+    devices: Sequence[Any] | None = None,
+) -> Plan:
+    """Compiles a configuration's step and fold for a target.
+
+    Args:
+        config: of the run.
+        model: its architecture.
+        target: to compile for.
+        tokens: distinct ones of a batch.
+        devices: of the target; None makes them.
+
+    Raises:
+        InputError: a mesh or settings that do not go together, or no compiler for the target.
+    """
+    devices = devices_of(target) if devices is None else devices
+    room = target.chip.usable_memory
+    layout = layout_on(config, model, devices, room)
+    shapes = run_shapes(config, model, layout, tokens)
+    kinds = _kinds(shapes)
+    step, fold, compiled, refusal = None, None, shapes, ""
+    started = time.perf_counter()
+    if sum(kinds.values()) > room:
+        refusal = "its weights and adapters alone are larger"
+    else:
+        try:
+            step, fold, compiled = _compile_somehow(shapes)
+        except jax.errors.JaxRuntimeError as error:
+            refusal = _out_of_memory(error)
+    seconds = time.perf_counter() - started
+    mesh = layout.mesh.shape
+    [bucket] = shapes.batches
+    parts, estimator = config.train.micro_batches, shapes.run.method.estimator
+    return Plan(
+        config.model.path,
+        target,
+        (mesh["data"], mesh["model"]),
+        model.num_hidden_layers,
+        {
+            "tokens": tokens,
+            "passes": parts * estimator.num_variants // estimator.variants_per_pool,
+            "places": parts * bucket.pages * bucket.tokens,
+            "pages": bucket.pages,
+            "page_tokens": bucket.tokens,
+            "variants": estimator.num_variants,
+        },
+        kinds,
+        shapes.run.method.interval,
+        step,
+        fold,
+        _bound(shapes, target, step, fold),
+        seconds,
+        refusal,
+        next(iter(compiled.batches)).tokens,
+    )
+
+
+def _kinds(shapes: RunShapes) -> dict[str, int]:
+    state = shapes.state
+    return {
+        "weights": bytes_of(shapes.run.model.weights),
+        "adapters": bytes_of((state.params, state.subspace)),
+        "optimizer": bytes_of(state.opt_state),
+        "batch": bytes_of(shapes.batches),
+    }
+
+
+_UNTILED = "Couldn't find output tile sizes"
+"""What XLA says where it has no GPU to try products on, and its first choice fits no page."""
+
+
+def _compile_somehow(shapes: RunShapes) -> tuple[Planned, Planned | None, RunShapes]:
+    """Compiles for pages as they are, or else for a few places more, and says for which."""
+    for multiple in (1, 16, 32, 64, 128):
+        wide = widen_pages(shapes, multiple)
+        try:
+            return *_compile(wide), wide
+        except jax.errors.JaxRuntimeError as error:
+            if _UNTILED not in str(error):
+                raise
+    raise InputError(
+        f"--tokens {shapes.num_tokens}: XLA finds no tiles for the products of so many tokens "
+        "without a GPU to try them on; give another number"
+    )
+
+
+def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
+    run = shapes.run
+    interval = run.method.interval
+    programs = compile_programs(
+        run.model.weights,
+        shapes.state,
+        run.key,
+        run.method,
+        run.objective,
+        shapes.batches,
+        steps=max(run.config.train.steps, interval),
+    )
+    with cancelled_at_end(programs):  # of the fold, if XLA refuses the step
+        [step] = programs.step.values()
+        fold = programs.fold and programs.fold.get().program
+    shares = matrix_shares(shapes)
+    # A fold moves a table as it moves a layer: by a product that is as large as that matrix.
+    by_matrix = [share if len(share) == 3 else (1, *share) for share in shares]
+    num_devices = shapes.layout.mesh.size
+    return (
+        _look(step, shares, num_devices),
+        None if fold is None else _look(fold, by_matrix, num_devices),
+    )
+
+
+def _look(program: Any, shares: Sequence[tuple[int, ...]], num_devices: int) -> Planned:
+    """What a compiled program says of itself."""
+    memory, parsed = program.memory_analysis(), hlo.parse(program.as_text())
+    return Planned(
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        traffic.collectives(parsed, num_devices),
+        traffic.weight_copies(parsed, shares),
+    )
+
+
+def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
+    """The shapes of the matrices' shares on a device, layers first where they are stacked.
+
+    And what they are once gathered, where they are split over ``data`` too.
+    """
+    flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(shapes.run.model.weights))  # type: ignore[arg-type]
+    places = [weight_sharding(shapes.layout), weight_sharding(Layout(shapes.layout.mesh))]
+    shares = {
+        place(path, leaf.shape).shard_shape(leaf.shape)  # pyright: ignore[reportOptionalMemberAccess]
+        for path, leaf in flat.items()
+        for place in places
+        if leaf.ndim == (3 if path[0] == STACKED else 2)
+    }
+    return sorted(shares)
+
+
+def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planned | None) -> Bound:
+    run, chip = shapes.run, target.chip
+    traced = jax.make_jaxpr(
+        functools.partial(train_step, method=run.method, objective=run.objective)
+    )
+    [batch] = shapes.batches.values()
+    program = traced(run.model.weights, shapes.state, run.key, np.float32(0), batch)
+    rates = {**chip.matmul_flops, HIGH: chip.high_flops, EXACT: chip.exact_flops}
+    products = sum(n / rates[how] for how, n in count_products(program.jaxpr).items())
+    weights = run.model.weights
+    layers = bytes_of(weights[STACKED])
+    head = bytes_of(weights.get("lm_head", weights["embed_tokens"]))
+    read = layers + (head if run.objective.normalize else 0) + bytes_of(shapes.state)
+    read += bytes_of(shapes.state.params)  # which are written, too
+    sent = sum(e.sent_bytes for e in step.exchanges) if step else 0.0
+    moved = 2 * layers / chip.memory_bandwidth / run.method.interval if fold else 0.0
+    copied = sum(copy.times * copy.num_bytes for copy in step.copies) if step else 0
+    return Bound(
+        products / shapes.layout.mesh.size,
+        read / chip.memory_bandwidth,
+        2 * copied / chip.memory_bandwidth,
+        sent / chip.link_bandwidth,
+        moved,
+    )
+
+
+def _out_of_memory(error: Exception) -> str:
+    """What XLA says of a program that it refuses as too large; other errors are raised on."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
+        raise error
+    used = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", text) or re.search(
+        r"Used ([\d.]+\w) of ([\d.]+\w)", text
+    )
+    return f"XLA needs {used[1]}iB of {used[2]}iB" if used else "XLA refuses it as too large"

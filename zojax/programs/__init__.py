@@ -1,0 +1,1 @@
+"""Compiled programs, made ahead and counted; a request to stop."""

@@ -1,0 +1,1 @@
+"""How a run is told: progress, metrics, TensorBoard, curves."""

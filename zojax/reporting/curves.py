@@ -1,0 +1,50 @@
+"""``curves.png``: loss and dev figures over the steps of a run."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from zojax.files import write_atomically
+from zojax.reporting.metrics import METRICS
+
+CURVES = "curves.png"
+"""Its name in a run's directory."""
+
+
+def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """Mean over a trailing window, shorter at the start."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(0, stop - width)
+    return (total[stop] - total[start]) / (stop - start)
+
+
+def draw_curves(directory: Path) -> Path:
+    """Draws the curves of a run from its ``metrics.jsonl`` and returns the picture's path."""
+    from matplotlib.figure import Figure  # slow to import, and only needed at the end
+
+    lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if line.get("loss") is not None}
+    name = next((name for line in lines for name in line if name.startswith("dev_")), "dev")
+    dev = {line["step"]: line[name] for line in lines if name in line}
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    steps, values = np.array(list(losses)), np.array(list(losses.values()))
+    if len(steps):
+        width = max(1, len(values) // 40)
+        left.plot(steps, values, color="tab:blue", alpha=0.2, linewidth=0.8)
+        left.plot(steps, _moving_mean(values, width), color="tab:blue", label=f"mean of {width}")
+        left.legend(frameon=False)
+    left.set(title="training loss", xlabel="step", ylabel="loss")
+    right.plot(list(dev), [100 * value for value in dev.values()], "o-", color="tab:green")
+    right.set(title=name.replace("_", " "), xlabel="step", ylabel="%", ylim=(None, 101))
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(directory / CURVES, picture.getvalue())
+    return directory / CURVES

@@ -1,0 +1,68 @@
+"""``metrics.jsonl``: a line a step of training, and a line an evaluation."""
+
+import json
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zojax.files import write_atomically
+from zojax.journal.file import SKIPPED
+from zojax.reporting.progress import Progress
+
+METRICS = "metrics.jsonl"
+"""Its name in a run's directory."""
+
+
+def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
+    """What people want to see of journal records, a dict each; None for what is not finite."""
+
+    def number(value: np.floating) -> float | None:
+        return float(value) if math.isfinite(value) else None
+
+    return [
+        {
+            "step": int(record["step"]) + 1,
+            "loss": number(record["losses"].mean()),
+            "projected_grad": number(record["projected_grad"].mean()),
+            "learning_rate": float(record["learning_rate"]),
+            **({"skipped": True} if record["flags"] & SKIPPED else {}),
+        }
+        for record in records
+    ]
+
+
+def evaluation_metrics(step: int, name: str, value: float) -> dict[str, Any]:
+    """The line of an evaluation, such as ``dev_accuracy``, after ``step`` steps."""
+    return {"step": step, name: value}
+
+
+def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
+    """Writes the file anew from what a run knows for certain, after a crash between the writes.
+
+    Every step of the journal and every evaluation of the progress has one line then, in the order
+    in which they were made. Of the file itself the steps' ``seconds`` are kept, where it has them.
+    """
+    seconds = _read_seconds(path)
+    lines = [
+        line | ({"seconds": seconds[line["step"]]} if line["step"] in seconds else {})
+        for line in step_metrics(records)
+    ]
+    metric = progress.metric
+    if progress.eval_before is not None:
+        lines.append(evaluation_metrics(0, f"eval_{metric}", progress.eval_before))
+    lines += [evaluation_metrics(step, f"dev_{metric}", x) for step, x in progress.dev.items()]
+    lines.sort(key=lambda line: line["step"])  # of one step, as they are: it was trained first
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def _read_seconds(path: Path) -> dict[int, float]:
+    """What the steps took, of those lines that are whole."""
+    seconds: dict[int, float] = {}
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            seconds[line["step"]] = line["seconds"]
+    return seconds

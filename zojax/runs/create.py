@@ -1,0 +1,65 @@
+"""How a run begins: whether its directory holds one already, and making it if not."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from zojax.files import read_json, write_json
+from zojax import __version__
+from zojax.config import Config, to_dict
+from zojax.distributed import processes
+from zojax.errors import InputError
+from zojax.runs import lock, run_dir
+from zojax.journal.file import JournalWriter
+from zojax.runs.setup import Run
+
+
+def check_same(config: Config) -> None:
+    """Raises ``InputError`` if another process is to train something else."""
+    given = processes.gather("configuration", to_dict(config))
+    for index, theirs in enumerate(given):
+        if theirs != given[0]:
+            raise InputError(
+                f"process {index} of {len(given)} has another configuration than process 0; give "
+                "all the same command and files"
+            )
+
+
+def look(directory: Path, config: Config, held: ExitStack) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the run has begun, and its result if it is finished; locks one that has begun."""
+    if not run_dir.holds_run(directory, config):
+        return False, None
+    held.enter_context(lock.hold(directory))
+    path = directory / run_dir.RESULT
+    return True, read_json(path) if path.exists() else None
+
+
+def begin(directory: Path, run: Run, held: ExitStack) -> None:
+    """Makes and locks the directory of a run that has not begun."""
+    run_dir.make(directory)
+    held.enter_context(lock.hold(directory))
+    if not run_dir.holds_run(directory, run.config):
+        _create(directory, run)
+
+
+def _create(directory: Path, run: Run) -> None:
+    """Makes the run directory; the journal comes last, for a directory without one is free."""
+    estimator = run.method.estimator
+    header = {
+        "zojax": __version__,
+        "jax": jax.__version__,
+        "config": to_dict(run.config),
+        "base_hash": run.base_hash,
+        "data_hash": run.data_hash,
+        "key_impl": str(jax.random.key_impl(run.key)),
+        "key_data": jax.random.key_data(run.key).tolist(),
+        "num_queries": estimator.num_queries,
+        "num_variants": estimator.num_variants,
+    }
+    try:
+        write_json(directory / run_dir.CONFIG, to_dict(run.config))
+        JournalWriter.create(directory / run_dir.JOURNAL, header).close()
+    except OSError as error:
+        raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None

@@ -1,0 +1,61 @@
+"""Which mesh a run lies on: as configured, or as the weights' size and the devices have it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from zojax.config import Config
+from zojax.distributed import Layout, choose_mesh, make_layout, processes
+from zojax.errors import InputError
+from zojax.hub import read_config
+from zojax.hub.tensor_names import tensor_shapes
+from zojax.models.opt import OPTConfig
+
+
+def choose_layout(config: Config) -> Layout:
+    """The layout of a run's arrays, as configured, or as the weights' size and the devices have it.
+
+    Raises:
+        InputError: no such model, or a mesh that does not go with it or with the devices.
+    """
+    memory = processes.agree(
+        "memory of a device", lambda: jax.local_devices()[0].memory_stats() or {}
+    )
+    model = read_config(config.model.path)
+    return layout_on(config, model, jax.devices(), memory.get("bytes_limit"))
+
+
+def layout_on(
+    config: Config, model: OPTConfig, devices: Sequence[Any], device_bytes: int | None
+) -> Layout:
+    """:func:`choose_layout` on given devices, which need not be here.
+
+    Args:
+        config: of the run.
+        model: its architecture.
+        devices: to lie on.
+        device_bytes: of memory that each gives; None is enough.
+
+    Raises:
+        InputError: a mesh that does not go with the model or with the devices.
+    """
+    mesh, estimator = config.mesh, config.estimator
+    entries = sum(math.prod(shape) for shape in tensor_shapes(model).values())
+    data, shards = choose_mesh(
+        mesh.data,
+        mesh.model,
+        num_devices=len(devices),
+        weight_bytes=entries * jnp.dtype(config.model.dtype).itemsize,
+        device_bytes=device_bytes,
+        splits=(model.num_attention_heads, model.ffn_dim),
+        fsdp=mesh.fsdp,
+    )
+    if shards > 1 and estimator.name == "mezo" and estimator.trainable in ("linear", "full"):
+        raise InputError(
+            f"mesh.model={shards} with estimator.name=mezo on the weights: its folds would gather "
+            "whole matrices; use mesh.model=1 and mesh.data, or estimator.name=lozo"
+        )
+    return make_layout(data, shards, fsdp=mesh.fsdp, devices=devices)

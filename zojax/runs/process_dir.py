@@ -1,0 +1,47 @@
+"""Where a process keeps its run: the leader in the run's directory, each other in a copy.
+
+All processes of a run do the same with the same numbers, so the others need no code of their own
+that writes nothing: they write what the leader writes, from what it has told them of its files,
+into a directory that is thrown away at the end. They need not see the leader's disk, but for
+checkpoints, of which each writes and reads its share.
+"""
+
+import base64
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zojax.distributed import processes
+from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
+from zojax.journal.file import JOURNAL
+from zojax.reporting.progress import PROGRESS
+from zojax.runs.run_dir import CONFIG
+
+
+@contextmanager
+def open_home(directory: Path) -> Iterator[Path]:
+    """The directory that this process writes to while the context is open.
+
+    Args:
+        directory: of the run; the leader holds its lock.
+    """
+    if processes.is_alone():
+        yield directory
+        return
+    told = processes.agree("the run's files", lambda: _read(directory))
+    if processes.is_leader():
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="zojax-", ignore_cleanup_errors=True) as name:
+        home = Path(name)
+        for file, text in told.items():
+            (home / file).write_bytes(base64.b64decode(text))
+        (home / CHECKPOINTS).symlink_to((directory / CHECKPOINTS).absolute())
+        yield home
+
+
+def _read(directory: Path) -> dict[str, str]:
+    """The files that say how far a run is, as text."""
+    paths = [directory / name for name in (CONFIG, JOURNAL, PROGRESS)]
+    return {p.name: base64.b64encode(p.read_bytes()).decode() for p in paths if p.exists()}

@@ -1,0 +1,194 @@
+"""``zojax train --profile``: a trace of a few steps, and the parts of a step that take longest.
+
+JAX's profiler writes the trace, for Perfetto and XProf. Its events carry the names of compiled
+instructions; the compiled program says which operation of ours each of them is.
+"""
+
+import collections
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.profiler import ProfileData
+from rich.console import Console
+from rich.table import Table
+
+from zojax.runs.loop import Source, Trainer
+from zojax.programs.stopping import Stop
+
+DIRECTORY = "profile"
+MODULE = "jit_train_step"
+STEPS = 3
+"""That are traced."""
+
+_LARGEST = 5
+
+PARTS = (
+    ("the update", r"/update/"),
+    ("drawing directions", r"_normal|_uniform|threefry|stream_key"),
+    ("low-rank branch", r"ptn,p?nk->ptk|ptk,pmk->ptm|ptk,p?nk->ptn|/perturb/"),
+    ("products of the MLP", r"/mlp/.*dot_general"),
+    (
+        "copies of a layer's weights",
+        r"\((run_inner|dynamic_index_in_dim|train_step)\)/(dynamic_)?slice",
+    ),
+    ("attention", r"/attend/"),
+    ("products of q, k, v and out", r"/self_attn/.*dot_general"),
+    ("the head", r"/head/"),
+)
+"""Names of parts, and what the names of their operations contain; the first that fits counts."""
+
+_INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]*)"', re.MULTILINE)
+_CONTAINERS = re.compile(r"(while|cond|conditional|call)([.\d]*)$")
+
+
+class Event(NamedTuple):
+    """One instruction while it ran.
+
+    Attributes:
+        instruction: its name in the compiled program.
+        start: nanoseconds.
+        stop: nanoseconds.
+    """
+
+    instruction: str
+    start: float
+    stop: float
+
+
+def run_profiled(
+    trainer: Trainer,
+    source: Source,
+    ends: Sequence[int],
+    stop: Stop,
+    at_end: Callable[[], None],
+    *,
+    directory: Path,
+    console: Console,
+) -> None:
+    """:meth:`Trainer.run` with a trace of a few steps behind the first chunk.
+
+    Args:
+        trainer: of the run.
+        source: of its batches.
+        ends: of its chunks.
+        stop: whether one is asked for.
+        at_end: called at the end of each chunk.
+        directory: where the trace is written.
+        console: where the largest parts are told.
+    """
+    if not ends:
+        console.print("--profile: no step is left to trace; --fresh trains anew")
+        return
+    chunks = list(itertools.pairwise([trainer.step, *ends]))
+    first, last = chunks[min(1, len(chunks) - 1)]
+    until = min(first + STEPS, last)
+    trainer.run(source, [end for end in ends if end <= first], stop, at_end)
+    if stop.is_asked:
+        return
+    names = operation_names(step.as_text() for step in trainer.programs.step.values())
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # the device's work alone
+    with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
+        trainer.run(source, [until], stop, lambda: None)
+    if stop.is_asked:
+        return
+    if until in ends:
+        at_end()
+    show(read_events(directory), names, until - first, directory, console)
+    trainer.run(source, [end for end in ends if end > until], stop, at_end)
+
+
+def operation_names(programs: Iterable[str]) -> dict[str, str]:
+    """The operation of ours behind every instruction of compiled programs, given as text.
+
+    >>> operation_names(['  %dot.2 = f32[2]{0} dot(%a), metadata={op_name="jit(f)/mlp/dot"}'])
+    {'dot.2': 'jit(f)/mlp/dot'}
+    """
+    return {name: operation for text in programs for name, operation in _INSTRUCTION.findall(text)}
+
+
+def part_of(operation: str) -> str:
+    """The part of a step that an operation belongs to.
+
+    >>> part_of("jit(train_step)/while/body/closed_call/mlp/ptn,mn->ptm/dot_general")
+    'products of the MLP'
+    """
+    return next((name for name, pattern in PARTS if re.search(pattern, operation)), "the rest")
+
+
+def read_events(directory: Path) -> list[Event]:
+    """What the newest trace has of the training step's instructions."""
+    events = []
+    for plane in ProfileData.from_file(str(_newest(directory, "*.xplane.pb"))).planes:
+        for event in (event for line in plane.lines for event in line.events):
+            stats = {name: value for name, value in event.stats if name is not None}
+            name = str(stats.get("hlo_op", ""))
+            ours = stats.get("hlo_module") == MODULE
+            if ours and name and not _CONTAINERS.match(name):  # those hold others
+                events.append(Event(name, event.start_ns, event.end_ns))
+    return events
+
+
+def _newest(directory: Path, pattern: str) -> Path:
+    return max(directory.rglob(pattern), key=lambda path: path.stat().st_mtime)
+
+
+def busy_seconds(events: Sequence[Event], part: Callable[[str], str]) -> dict[str, float]:
+    """Seconds by part; where several instructions run at once, they share the time.
+
+    >>> events = [Event("a", 0, 2e9), Event("b", 1e9, 3e9)]
+    >>> busy_seconds(events, lambda instruction: instruction)
+    {'a': 1.5, 'b': 1.5}
+    """
+    edges = sorted(
+        edge
+        for event in events
+        for edge in ((event.start, 1, event.instruction), (event.stop, -1, event.instruction))
+    )
+    seconds: dict[str, float] = collections.defaultdict(float)
+    running: collections.Counter[str] = collections.Counter()
+    before = 0.0
+    for time, change, instruction in edges:
+        total = running.total()
+        for name, count in running.items():
+            seconds[name] += (time - before) / 1e9 * count / total if count else 0.0
+        running[part(instruction)] += change
+        before = time
+    return {name: value for name, value in seconds.items() if value > 0}
+
+
+def largest_parts(
+    events: Sequence[Event], names: Mapping[str, str], steps: int
+) -> list[tuple[str, float]]:
+    """Every part and its seconds a step, the largest first; the last is when nothing ran."""
+    busy = busy_seconds(events, lambda instruction: part_of(names.get(instruction, "")))
+    ordered = sorted(busy.items(), key=lambda item: -item[1])
+    span = max(event.stop for event in events) - min(event.start for event in events)
+    idle = span / 1e9 - sum(busy.values())
+    return [(name, seconds / steps) for name, seconds in [*ordered, ("between them", idle)]]
+
+
+def show(
+    events: Sequence[Event],
+    names: Mapping[str, str],
+    steps: int,
+    directory: Path,
+    console: Console,
+) -> None:
+    """Prints the largest parts of a step, and how to look at the trace."""
+    if not events:
+        console.print(f"{directory}: the trace names no instruction of a step on this device")
+        return
+    parts = largest_parts(events, names, steps)
+    total = sum(seconds for _, seconds in parts)
+    rest = sum(seconds for _, seconds in parts[_LARGEST:])
+    table = Table("part of a step", "ms", "share", box=None)
+    for name, seconds in [*parts[:_LARGEST], ("everything else", rest), ("a step", total)]:
+        table.add_row(name, f"{1e3 * seconds:.1f}", f"{100 * seconds / total:.0f} %")
+    console.print(table)
+    trace = _newest(directory, "perfetto_trace.json.gz")
+    console.print(f"open {trace} in https://ui.perfetto.dev, or: xprof --logdir {directory}")

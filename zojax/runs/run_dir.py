@@ -1,0 +1,164 @@
+"""The run directory: whose run it holds, and files that are never half written."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from zojax.config import Config, from_dict, to_dict
+from zojax.errors import InputError
+from zojax.files import read_json
+from zojax.journal.file import JOURNAL
+from zojax.reporting.curves import CURVES
+from zojax.reporting.metrics import METRICS
+from zojax.reporting.progress import PROGRESS
+from zojax.runs import lock
+
+CONFIG, RESULT = "config.json", "result.json"
+_WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
+
+
+def remove_partials(directory: Path) -> None:
+    """Removes what killed processes were writing when they were; the directory must be locked."""
+    for path in directory.glob(".*"):
+        if re.fullmatch(rf"\.({'|'.join(map(re.escape, _WRITTEN))})-\d+", path.name):
+            path.unlink(missing_ok=True)
+
+
+def read_config(directory: Path) -> Config:
+    """The configuration of the run in a directory, on whatever devices there are now."""
+    path = directory / CONFIG
+    if not os.path.exists(path):
+        raise InputError(f"{directory}: {_what_is_there(directory)}")
+    try:
+        return from_dict({**read_json(path), "mesh": {}})
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _what_is_there(directory: Path) -> str:
+    if not os.path.exists(directory):
+        return "no such directory, so no run"
+    if not directory.is_dir():
+        return "is a file; give the directory of a run"
+    return f"no run here (it has no {CONFIG})"
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def holds_run(directory: Path, config: Config) -> bool:
+    """Whether the directory holds this very run, to go on with; False if it is free.
+
+    Free is what does not exist but can be made, is empty, or was left by a run that was killed
+    before it began.
+
+    Raises:
+        InputError: it holds another run, or things that are not a run, or cannot be written.
+    """
+    _check_writable(directory)
+    if not directory.exists() or all(map(_is_remnant, directory.iterdir())):
+        return False
+    if not all((directory / name).exists() for name in (CONFIG, JOURNAL)):
+        raise InputError(f"run.dir {directory} holds files but no run; {_ELSEWHERE}")
+    theirs, ours = _flatten(to_dict(read_config(directory))), _flatten(to_dict(config))
+    differing = [
+        f"{name} (there {theirs.get(name)!r}, now {ours.get(name)!r})"
+        for name in sorted(theirs | ours)
+        if not name.startswith(_MAY_CHANGE) and theirs.get(name) != ours.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"run.dir {directory} already holds another run, which differs in "
+            f"{', '.join(differing)}; {_ELSEWHERE}, or start anew with --fresh"
+        )
+    return True
+
+
+_MAY_CHANGE = ("run.", "mesh.")
+_ELSEWHERE = "choose another with --set run.dir=DIR"
+
+
+def _check_writable(directory: Path) -> None:
+    """Finds out before a large model is read that there will be no place for its run."""
+    place = directory
+    while not os.path.exists(place):
+        place = place.parent
+    if not place.is_dir():
+        what = "is a file" if place == directory else f"cannot be made, {place} is a file"
+        raise InputError(f"run.dir {directory} {what}; {_ELSEWHERE}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"run.dir {directory}: {place} is not writable; {_ELSEWHERE}")
+
+
+def _is_remnant(path: Path) -> bool:
+    """Whether a file is nothing to lose: a run without its journal, or a half-written file."""
+    partial = (f".{JOURNAL}-", f".{CONFIG}-")
+    return path.name in (CONFIG, lock.LOCK) or path.name.startswith(partial)
+
+
+def make(directory: Path) -> None:
+    """Makes a directory for a run; ``InputError`` if it cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"run.dir {directory} cannot be made: {error.strerror}") from None
+
+
+@contextmanager
+def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | None]:
+    """Renames a run's directory to the first free ``NAME.1``, ``NAME.2``, …, if it holds a run.
+
+    It gets its name back if no other run has begun under it in the end.
+
+    Args:
+        directory: of the run.
+        tell: told at once, in a line, what the run is called now.
+
+    Returns:
+        The new name, or None if no run was there.
+
+    Raises:
+        InputError: it is in use, or cannot be renamed.
+    """
+    if not any((directory / name).exists() for name in (CONFIG, JOURNAL)):
+        yield None
+        return
+    directory = Path(os.path.abspath(directory))  # "." has no name to put a number to
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
+        number += 1
+    try:
+        with lock.hold(directory):
+            directory.rename(aside)
+    except OSError as error:
+        raise InputError(f"run.dir {directory} cannot be renamed: {error.strerror}") from None
+    try:
+        tell(f"the run before is kept in {aside}")
+        yield aside
+    finally:
+        if _put_back(aside, directory):
+            tell(f"no new run began; the run before is in {directory} again")
+
+
+def _put_back(aside: Path, directory: Path) -> bool:
+    """Gives a run its name back unless another has begun under it; whether it has it."""
+    with suppress(OSError, InputError):  # it is kept where it was said to be
+        if directory.exists():
+            with lock.hold(directory):
+                if not all(map(_is_remnant, directory.iterdir())):
+                    return False
+                shutil.rmtree(directory)
+        aside.rename(directory)
+        return True
+    return False

@@ -1,0 +1,252 @@
+"""From a configuration to everything that a run needs: data, buckets, model, method."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xxhash
+from rich.console import Console
+
+from zojax.config import Config, DataConfig
+from zojax.distributed import DATA, layout_of, local_pages
+from zojax.hub import load, read_config
+from zojax.models import Model, content_hash
+from zojax.scoring import Item
+from zojax.scoring.buckets import choose_num_pages, few_buckets
+from zojax.hub import load_tokenizer
+from zojax.tasks import Example, Splits, encode, load_held_out, load_splits
+from zojax.tasks.calibrate import without_content
+from zojax.tasks.dataset import get_task
+from zojax.tasks.metrics import score_choices
+from zojax.hub.tokenizer import Tokenizer
+from zojax.tasks.tokenize import only_right_candidate
+from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
+from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
+from zojax.training.generated import QuestionSource
+from zojax.training.method import (
+    check_method,
+    check_objective,
+    generates,
+    make_method,
+    make_objective,
+    objective_name,
+    worth_metric,
+)
+from zojax.models.model import weight_sharding
+from zojax.runs.layout import choose_layout
+from zojax.training.step import Method, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A run's examples as token ids.
+
+    Attributes:
+        train: to learn from; of tasks that learn from the right candidate alone, with that alone.
+        dev: to choose the best step by.
+        eval: held out, for the final figure.
+        splits: the same in text, example for example.
+        tokenizer: the model's.
+        content_free_dev: dev's candidates behind prompts without content, where
+            ``data.calibration`` wants them.
+        content_free_eval: likewise, of what is held out.
+    """
+
+    train: list[Item]
+    dev: list[Item]
+    eval: list[Item]
+    splits: Splits
+    tokenizer: Tokenizer
+    content_free_dev: list[Item] = dataclasses.field(default_factory=list)
+    content_free_eval: list[Item] = dataclasses.field(default_factory=list)
+
+    @property
+    def scored(self) -> list[Item]:
+        """All items."""
+        return [*self.train, *self.dev, *self.eval, *self.content_free_dev, *self.content_free_eval]
+
+
+def load_data(config: Config) -> Data:
+    """Reads, renders and tokenises a run's examples; touches no weights.
+
+    Raises:
+        InputError: what is wrong with the model's directory, the data or an example.
+    """
+    return _load(config, load_splits)
+
+
+def load_eval_data(config: Config) -> Data:
+    """What an evaluation needs of :func:`load_data`: the same held-out examples, no others.
+
+    Calibration by the dev set's median needs all, since what is dev depends on what is train.
+    """
+    return _load(config, load_splits if config.data.calibration == "median" else load_held_out)
+
+
+def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]], Splits]) -> Data:
+    architecture = read_config(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    num_new = get_task(config.data).max_new_tokens
+
+    @functools.cache  # an example is tokenised as it is chosen, to see whether it can be
+    def tokenise(example: Example) -> Item:
+        return encode(
+            tokenizer,
+            example,
+            max_length=config.data.max_length,
+            max_positions=architecture.max_position_embeddings,
+            truncate=config.data.truncate,
+            max_new_tokens=num_new,
+        )
+
+    splits = load(config.data, tokenise)
+    train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
+    if objective_name(config, splits.task) == "likelihood":
+        train = [only_right_candidate(item) for item in train]
+    data = Data(train, dev, held_out, splits, tokenizer)
+    if config.data.calibration != "content_free":
+        return data
+    bare_dev, bare_eval = (
+        [tokenise(without_content(example)) for example in examples]
+        for examples in (splits.dev, splits.eval)
+    )
+    return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
+
+
+def data_hash(data: Data, with_answers: bool) -> str:
+    """xxh3-128 of all examples' tokens and labels, so that no run goes on with other ones.
+
+    Args:
+        data: the examples.
+        with_answers: whether the training set's answers, too, decide where a run goes.
+    """
+    digest = xxhash.xxh3_128()
+    for split in (data.train, data.dev, data.eval):
+        digest.update(f"{len(split)} examples\n".encode())
+        for item in split:
+            parts = [item.prompt, *item.candidates]
+            digest.update(f"{item.label} {[len(part) for part in parts]}\n".encode())
+            digest.update(np.concatenate(parts).astype("<i4").tobytes())
+    answers = [example.answers for example in data.splits.train]
+    if with_answers and any(answers):
+        digest.update(repr(answers).encode())
+    return digest.hexdigest()
+
+
+def run_data_hash(config: Config, data: Data) -> str:
+    """:func:`data_hash` of all that decides where a run of this configuration goes."""
+    return data_hash(data, worth_metric(config, data.splits.task) is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything about a run that does not change while it runs.
+
+    Attributes:
+        config: as given.
+        data: its examples.
+        model: the base model.
+        base_hash: its content hash.
+        data_hash: of the examples, see :func:`data_hash`.
+        method: how to train.
+        objective: what to minimise.
+        key: what every draw comes from.
+    """
+
+    config: Config
+    data: Data
+    model: Model
+    base_hash: str
+    data_hash: str
+    method: Method
+    objective: Objective
+    key: jax.Array
+
+
+def prepare(config: Config, console: Console) -> Run:
+    """Reads the data, then the model; ``InputError`` says what is wrong with either."""
+    check_method(config)
+    with console.status("reading data"):
+        data = load_data(config)
+    check_objective(config, data.splits)
+    for note in data.splits.notes:
+        console.print(note, soft_wrap=True, markup=False)
+    with console.status("loading the model"):
+        model = load_model(config)
+        base_hash = content_hash(model.weights)
+    return Run(
+        config,
+        data,
+        model,
+        base_hash,
+        run_data_hash(config, data),
+        make_method(config, model),
+        make_objective(config, data.splits, data.tokenizer, data.scored, model),
+        jax.random.key(config.train.seed),
+    )
+
+
+def load_model(config: Config) -> Model:
+    """The base model in the dtype that the run wants, on the devices that it wants."""
+    model, sharding = config.model, weight_sharding(choose_layout(config))
+    return load(
+        model.path,
+        dtype=jnp.dtype(model.dtype),
+        sharding=sharding,
+        exact=model.activations == "float32",
+    )
+
+
+def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
+    """The run's batches, and the buckets that hold every one of them."""
+    train, items = config.train, run.data.train
+    order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
+    if generates(config, run.data.splits.task):
+        longest = run.data.splits.task.max_new_tokens
+        return QuestionSource(items, order, train.batch_size, longest, train.micro_batches)
+    batches = [
+        micro_batches([items[i] for i in order(step)], train.micro_batches)
+        for step in range(train.steps)
+    ]
+    layout = layout_of(run.model.weights)
+    num_pages = choose_num_pages(
+        [part for batch in batches for part in batch],
+        run.model.config.hidden_size,
+        multiple_of=layout.mesh.shape[DATA],
+    )
+    tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
+    shapes = [shape_of_all(batch, num_pages) for batch in batches]
+    buckets = few_buckets(shapes, tokens // train.micro_batches)
+    metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
+    worth_nk = metric and score_choices(splits.train, run.objective.num_candidates, metric)
+    return BatchSource(
+        items,
+        order,
+        train.batch_size,
+        buckets,
+        train.micro_batches,
+        worth_nk,
+        only=local_pages(layout, num_pages),
+    )
+
+
+def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:
+    """The dev and the held-out examples, in batches of as many tokens as a training step scores."""
+    task, train = data.splits.task, config.train
+    batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
+
+    def packed(sets: list[list[Item]]) -> list[PackedItems | None]:
+        return pack_sets(sets, batch_size, model.config.hidden_size, layout_of(model.weights))
+
+    items = [data.dev, data.eval]
+    ranked = [None, None] if task.kind == "generation" else packed(items)
+    bare = packed([data.content_free_dev, data.content_free_eval])
+    examples, calibration = [data.splits.dev, data.splits.eval], config.data.calibration
+    dev_set, eval_set = (
+        EvalSet(task, examples[i], items[i], batch_size, ranked[i], bare[i], calibration)
+        for i in range(2)
+    )
+    return dev_set, eval_set
