@@ -46,9 +46,9 @@ from zojax.models.precision import (
     quantise,
 )
 from zojax.runs.setup import Run, prepare
-from zojax.scoring import Item
+from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
-from zojax.training.batches import pack_batch, shape_of_all
+from zojax.training.batches import pack_batch
 from zojax.training.step import Batch, losses_of
 
 MARKERS = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
@@ -168,7 +168,7 @@ def draw_probes(run: Run, count: int) -> Iterator[Probe]:
     """The batches of a run's first steps, packed to one shape, with directions for each."""
     batches = [items_of(run, step) for step in range(count)]
     num_pages = choose_num_pages(batches, run.model.config.hidden_size)
-    [shape] = choose_buckets([shape_of_all(batches, num_pages)], 1)
+    [shape] = choose_buckets([shape_needed(batch, num_pages) for batch in batches], 1)
     estimator, params = run.method.estimator, start_of(run)
 
     @jax.jit

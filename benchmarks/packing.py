@@ -18,7 +18,7 @@ import command
 import numpy as np
 from setting import ROOT, machine_name
 
-from zojax.scoring import Item
+from zojax.scoring import Item, shape_needed
 from zojax.training.batches import BatchSource, batch_indices, shape_of_all
 
 DOCS = ROOT / "docs" / "scale.md"
@@ -57,7 +57,7 @@ def measure(items: Sequence[Item], pages: int, repeats: int) -> Row:
     """The median time of a batch, as the training's own source makes it."""
     order = functools.partial(batch_indices, 0, len(items), PER_PAGE * pages)
     batches = [[items[i] for i in order(step)] for step in range(repeats + 1)]
-    bucket = shape_of_all(batches, pages)
+    bucket = shape_of_all([shape_needed(batch, pages) for batch in batches])
 
     def seconds(only: frozenset[int] | None) -> float:
         source = BatchSource(items, order, PER_PAGE * pages, [bucket], only=only)

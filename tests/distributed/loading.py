@@ -17,7 +17,7 @@ from zojax.generation import generate
 from zojax.hub import checkpoint_files, load
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding
-from zojax.scoring import Item
+from zojax.scoring import Item, shape_needed
 from zojax.training.batches import BatchSource, shape_of_all
 from zojax.training.placement import place
 
@@ -39,7 +39,7 @@ def fed(layout: Layout) -> list[int]:
     """The pages that this process packs, if its devices have them as if it packed all."""
     items = [Item(np.arange(1, n, dtype=np.int32), (np.array([n]),)) for n in range(3, 19)]
     halves = [items[:8], items[8:]]
-    own, bucket = local_pages(layout, 4), shape_of_all(halves, 4)
+    own, bucket = local_pages(layout, 4), shape_of_all([shape_needed(half, 4) for half in halves])
     (packed, whole), order = ([], []), lambda step: list(range(16))
     for only, made in ((own, packed), (None, whole)):
         made.append(BatchSource(items, order, 16, [bucket], num_micro_batches=2, only=only)(0)[1])

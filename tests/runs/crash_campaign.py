@@ -33,7 +33,6 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.runs.outcomes import outcome
-from zojax.files import read_json, write_json
 from zojax.config import (
     Config,
     DataConfig,
@@ -43,12 +42,13 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
 )
+from zojax.files import read_json, write_json
 from zojax.hub import save
 from zojax.models import content_hash, random_model
 from zojax.models.opt import OPTConfig
 from zojax.runs import run_dir
-from zojax.runs.train import train
 from zojax.runs.loop import Trainer
+from zojax.runs.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 200

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from zojax.files import read_json
-from zojax.runs import run_dir
 from zojax.journal.file import read_journal
+from zojax.runs import run_dir
 
 _OF_RESULT = ("steps", "skipped_steps", "eval_accuracy", "eval_examples")
 

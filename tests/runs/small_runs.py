@@ -13,18 +13,18 @@ from flax import traverse_util
 
 from tests.bits import copied
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from zojax.journal.file import Journal, JournalWriter, read_journal
+from zojax.journal.replay import Replay, header_key, make_replay
 from zojax.models import Model, random_model
 from zojax.models.opt import OPTConfig
+from zojax.programs.stopping import Stop
+from zojax.runs.loop import Programs, Trainer, compile_programs
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_buckets
 from zojax.training.batches import BatchSource
-from zojax.journal.file import Journal, JournalWriter, read_journal
-from zojax.runs.loop import Programs, Trainer, compile_programs
 from zojax.training.method import make_method
 from zojax.training.objective import classification_loss
-from zojax.journal.replay import Replay, header_key, make_replay
 from zojax.training.step import Batch, Method, Objective, TrainState, init_state
-from zojax.programs.stopping import Stop
 
 Tree = Any
 

@@ -10,8 +10,8 @@ import transformers
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig
 from zojax.errors import InputError
 from zojax.hub import load_tokenizer
-from zojax.training.method import check_objective
 from zojax.runs.setup import data_hash, load_data
+from zojax.training.method import check_objective
 
 SIZES = {"num_train": 6, "num_dev": 3, "num_eval": 5}
 

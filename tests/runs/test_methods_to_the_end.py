@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from zojax.commands.eval import evaluate_run
 from zojax.config import (
     Config,
     DataConfig,
@@ -16,10 +17,9 @@ from zojax.config import (
     RunConfig,
     TrainConfig,
 )
-from zojax.commands.eval import evaluate_run
-from zojax.runs.train import train
 from zojax.journal.file import read_journal
 from zojax.reporting.progress import Progress
+from zojax.runs.train import train
 
 QUIET = Console(quiet=True)
 STEPS = 6

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scaled_step import ScaledStep, make_batch
 
+from zojax.journal.file import read_journal
 from zojax.models import abstract_model
 from zojax.models.opt import OPTConfig
-from zojax.journal.file import read_journal
 from zojax.runs.profile import PARTS, Event, largest_parts, operation_names, part_of
 
 STEP = "jit(train_step)"

@@ -10,18 +10,17 @@ import pytest
 from rich.console import Console
 
 from tests.runs.outcomes import outcome
-from zojax.files import read_json
 from zojax.config import Config, apply_overrides
 from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.evaluation import evaluate
+from zojax.files import read_json
 from zojax.programs import stopping
-from zojax.programs.stopping import Stopped
-from zojax.runs import rebuild, run_dir
-from zojax.runs.train import train
 from zojax.programs.compiling import Ahead, Executables
+from zojax.programs.stopping import Stop, Stopped
 from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
-from zojax.programs.stopping import Stop
+from zojax.runs import rebuild, run_dir
+from zojax.runs.train import train
 
 QUIET = Console(quiet=True)
 STEPS = 4

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from zojax.config import apply_overrides
 from zojax.errors import InputError
-from zojax.runs import loop, run_dir
-from zojax.runs.train import train
 from zojax.journal.file import SKIPPED, read_journal
+from zojax.runs import loop, run_dir
 from zojax.runs.setup import make_train_source, prepare
+from zojax.runs.train import train
 
 QUIET = Console(quiet=True)
 STEPS, CHUNK = 30, 10

@@ -165,7 +165,7 @@ def test_the_shape_needed_is_the_smallest_that_holds_a_batch(batch, axis):
 
 def test_every_item_is_on_one_page_and_no_page_is_fuller_than_it_must_be(batch):
     items, num_pages = batch
-    members = assign(items, num_pages)
+    members = assign(items, num_pages).members
     assert sorted(i for page in members for i in page) == list(range(len(items)))
     lengths = [item.num_computed for item in items]
     fullest = max(sum(lengths[i] for i in page) for page in members)

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from zojax.distributed import DATA, Layout, local_pages
-from zojax.scoring import Item, PageShape, shape_needed
+from zojax.scoring import Item, PageShape
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
+from zojax.scoring.pages import Assignment, assign
 from zojax.tasks import Example, Task
 from zojax.training.batches import pack_batch
 from zojax.training.step import Batch
@@ -95,19 +96,22 @@ def pack_sets(
     ]
     batches = [members for by_group in by_set for members in by_group]
     num_pages = choose_num_pages(batches, hidden_size, multiple_of=layout.mesh.shape[DATA])
-    [bucket] = choose_buckets([shape_needed(members, num_pages) for members in batches], 1)
+    assigned = [[assign(members, num_pages) for members in by_group] for by_group in by_set]
+    [bucket] = choose_buckets([one.shape for of_set in assigned for one in of_set], 1)
     only = local_pages(layout, num_pages)
 
-    def packed(items: Sequence[Item], dealt: list[np.ndarray]) -> PackedItems | None:
-        if not items:
+    def packed(
+        by_group: list[list[Item]], dealt: list[np.ndarray], on_pages: list[Assignment]
+    ) -> PackedItems | None:
+        if not by_group:
             return None
         made = [
-            (bucket, pack_batch([items[i] for i in group], bucket, batch_size, only=only), group)
-            for group in dealt
+            (bucket, pack_batch(members, bucket, batch_size, only=only, assigned=one), group)
+            for members, group, one in zip(by_group, dealt, on_pages, strict=True)
         ]
-        return PackedItems(made, len(items), batch_size)
+        return PackedItems(made, sum(map(len, by_group)), batch_size)
 
-    return [packed(items, dealt) for items, dealt in zip(sets, groups, strict=True)]
+    return list(map(packed, by_set, groups, assigned))
 
 
 def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[int]:

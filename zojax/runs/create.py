@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from zojax.files import read_json, write_json
 from zojax import __version__
 from zojax.config import Config, to_dict
 from zojax.distributed import processes
 from zojax.errors import InputError
-from zojax.runs import lock, run_dir
+from zojax.files import read_json, write_json
 from zojax.journal.file import JournalWriter
+from zojax.runs import lock, run_dir
 from zojax.runs.setup import Run
 
 

@@ -12,14 +12,15 @@ import numpy as np
 
 from zojax.distributed import layout_of, shardings_of
 from zojax.errors import InputError
-from zojax.scoring import PageShape
-from zojax.runs.prefetch import prefetch
-from zojax.programs.compiling import Ahead, Executables, compile_buckets, shapes_of
 from zojax.journal.file import SKIPPED, JournalWriter
-from zojax.reporting.metrics import step_metrics
-from zojax.training.placement import place
 from zojax.journal.replay import step_keys
+from zojax.programs.compiling import Ahead, Executables, compile_buckets, shapes_of
+from zojax.programs.stopping import Halted, Stop
+from zojax.reporting.metrics import step_metrics
 from zojax.reporting.reporter import Reporter
+from zojax.runs.prefetch import prefetch
+from zojax.scoring import PageShape
+from zojax.training.placement import place
 from zojax.training.step import (
     IntervalProgram,
     Method,
@@ -31,7 +32,6 @@ from zojax.training.step import (
     reaches_interval_end,
     train_step,
 )
-from zojax.programs.stopping import Halted, Stop
 
 Tree = Any
 

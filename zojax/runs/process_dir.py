@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zojax.distributed import processes
 from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
+from zojax.distributed import processes
 from zojax.journal.file import JOURNAL
 from zojax.reporting.progress import PROGRESS
 from zojax.runs.run_dir import CONFIG

@@ -16,8 +16,8 @@ from jax.profiler import ProfileData
 from rich.console import Console
 from rich.table import Table
 
-from zojax.runs.loop import Source, Trainer
 from zojax.programs.stopping import Stop
+from zojax.runs.loop import Source, Trainer
 
 DIRECTORY = "profile"
 MODULE = "jit_train_step"

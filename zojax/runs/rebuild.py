@@ -6,19 +6,19 @@ from typing import Any
 
 from rich.console import Console
 
+from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
+from zojax.checkpoints.restore import restore_or_replay
 from zojax.config import Config
 from zojax.errors import InputError
-from zojax.models import Model, content_hash
-from zojax.runs import run_dir
-from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
 from zojax.journal.file import Journal, read_journal
-from zojax.training.method import make_method
-from zojax.reporting.progress import read_progress
-from zojax.checkpoints.restore import restore_or_replay
 from zojax.journal.replay import check_records, check_run, make_replay
-from zojax.runs.setup import load_model
-from zojax.training.step import Method, TrainState
+from zojax.models import Model, content_hash
 from zojax.programs.stopping import NEVER, Stop
+from zojax.reporting.progress import read_progress
+from zojax.runs import run_dir
+from zojax.runs.setup import load_model
+from zojax.training.method import make_method
+from zojax.training.step import Method, TrainState
 
 Tree = Any
 

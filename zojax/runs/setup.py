@@ -12,19 +12,20 @@ from rich.console import Console
 
 from zojax.config import Config, DataConfig
 from zojax.distributed import DATA, layout_of, local_pages
-from zojax.hub import load, read_config
+from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
+from zojax.hub import load, load_tokenizer, read_config
+from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
-from zojax.scoring import Item
+from zojax.models.model import weight_sharding
+from zojax.runs.layout import choose_layout
+from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
-from zojax.hub import load_tokenizer
 from zojax.tasks import Example, Splits, encode, load_held_out, load_splits
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
-from zojax.hub.tokenizer import Tokenizer
 from zojax.tasks.tokenize import only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
-from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
 from zojax.training.generated import QuestionSource
 from zojax.training.method import (
     check_method,
@@ -35,8 +36,6 @@ from zojax.training.method import (
     objective_name,
     worth_metric,
 )
-from zojax.models.model import weight_sharding
-from zojax.runs.layout import choose_layout
 from zojax.training.step import Method, Objective
 
 
@@ -218,7 +217,7 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         multiple_of=layout.mesh.shape[DATA],
     )
     tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
-    shapes = [shape_of_all(batch, num_pages) for batch in batches]
+    shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
     buckets = few_buckets(shapes, tokens // train.micro_batches)
     metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
     worth_nk = metric and score_choices(splits.train, run.objective.num_candidates, metric)

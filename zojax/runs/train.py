@@ -8,32 +8,32 @@ from typing import Any
 
 from rich.console import Console
 
-from zojax.files import write_json
+from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
+from zojax.checkpoints.writer import CheckpointWriter
 from zojax.config import Config
 from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
-from zojax.scoring import PageShape
-from zojax.programs import stopping
-from zojax.runs import run_dir
-from zojax.runs.create import begin, check_same, look
-from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
-from zojax.checkpoints.writer import CheckpointWriter
-from zojax.programs.compiling import CompilationCounter, cancelled_at_end
-from zojax.reporting.curves import draw_curves
 from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluator
-from zojax.runs.process_dir import open_home
+from zojax.files import write_json
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
-from zojax.runs.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
+from zojax.journal.replay import check_data, is_folded
+from zojax.programs import stopping
+from zojax.programs.compiling import CompilationCounter, cancelled_at_end
+from zojax.reporting.curves import draw_curves
 from zojax.reporting.metrics import mend_metrics
-from zojax.training.placement import place
+from zojax.reporting.progress import Progress, read_progress
+from zojax.reporting.reporter import Reporter
+from zojax.runs import run_dir
+from zojax.runs.create import begin, check_same, look
+from zojax.runs.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
+from zojax.runs.process_dir import open_home
 from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import run_profiled
-from zojax.reporting.progress import Progress, read_progress
 from zojax.runs.rebuild import rebuild
-from zojax.journal.replay import check_data, is_folded
-from zojax.reporting.reporter import Reporter
 from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
+from zojax.scoring import PageShape
+from zojax.training.placement import place
 from zojax.training.step import TrainState
 
 Tree = Any

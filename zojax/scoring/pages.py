@@ -15,6 +15,7 @@ import functools
 import heapq
 import operator
 from collections.abc import Container, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -113,12 +114,24 @@ class Pages:
     weight_pc: Array
 
 
-def assign(items: Sequence[Item], num_pages: int) -> list[list[int]]:
+class Assignment(NamedTuple):
+    """Which items lie on which page.
+
+    Attributes:
+        members: of every page, the indices of its items, in the order in which they lie there.
+        shape: the smallest that holds them.
+    """
+
+    members: list[list[int]]
+    shape: PageShape
+
+
+def assign(items: Sequence[Item], num_pages: int) -> Assignment:
     """Spreads items over pages evenly: the longest first, each to the page with the most room.
 
     >>> items = [Item(np.zeros(n, np.int32), (np.zeros(1, np.int32),)) for n in (3, 5, 4, 2)]
     >>> assign(items, 2)
-    [[1, 3], [2, 0]]
+    Assignment(members=[[1, 3], [2, 0]], shape=PageShape(pages=2, tokens=7, reads=2, scored=2))
     """
     members: list[list[int]] = [[] for _ in range(num_pages)]
     emptiest = [(0, page) for page in range(num_pages)]  # a heap of (tokens, page)
@@ -126,32 +139,40 @@ def assign(items: Sequence[Item], num_pages: int) -> list[list[int]]:
         tokens, page = emptiest[0]
         members[page].append(i)
         heapq.heapreplace(emptiest, (tokens + items[i].num_computed, page))
-    return members
-
-
-def shape_needed(items: Sequence[Item], num_pages: int = 1) -> PageShape:
-    """The smallest shape that holds a batch on this many pages."""
-    members = assign(items, num_pages)
 
     def largest(attribute: str) -> int:
         return max(1, *(sum(getattr(items[i], attribute) for i in page) for page in members))
 
-    return PageShape(num_pages, *map(largest, ("num_computed", "num_reads", "num_scored")))
+    shape = PageShape(num_pages, *map(largest, ("num_computed", "num_reads", "num_scored")))
+    return Assignment(members, shape)
 
 
-def pack(items: Sequence[Item], shape: PageShape, only: Container[int] | None = None) -> Pages:
+def shape_needed(items: Sequence[Item], num_pages: int = 1) -> PageShape:
+    """The smallest shape that holds a batch on this many pages."""
+    return assign(items, num_pages).shape
+
+
+def pack(
+    items: Sequence[Item],
+    shape: PageShape,
+    only: Container[int] | None = None,
+    *,
+    assigned: Assignment | None = None,
+) -> Pages:
     """Packs a batch into pages of a given shape, in slot 0, as numpy arrays on the host.
 
     Args:
         items: the batch.
         shape: of its pages.
         only: the pages to fill, the others being left empty; None is all.
+        assigned: the items' pages, as many as ``shape`` has; None assigns them here.
 
     Raises:
         InputError: a prompt or a candidate has no token, or the items do not fit ``shape``.
     """
     pages = _empty(shape)
-    for page, members in enumerate(assign(items, shape.pages)):
+    assigned = assign(items, shape.pages) if assigned is None else assigned
+    for page, members in enumerate(assigned.members):
         if only is None or page in only:
             _fill(jax.tree.map(operator.itemgetter(page), pages), items, members, shape)
     return pages

@@ -8,8 +8,9 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from zojax.scoring import Item, PageShape, pack, shape_needed
+from zojax.scoring import Item, PageShape, pack
 from zojax.scoring.buckets import bucket_for
+from zojax.scoring.pages import Assignment, assign
 from zojax.training.step import Batch
 
 T = TypeVar("T")
@@ -38,13 +39,14 @@ def pack_batch(
     size: int | None = None,
     worth_bk: np.ndarray | None = None,
     only: Container[int] | None = None,
+    assigned: Assignment | None = None,
 ) -> Batch:
     """A batch of items, or of fewer than ``size`` with room for as many; see :func:`pack`."""
     labels_b = np.zeros(size or len(items), np.int32)
     labels_b[: len(items)] = [item.label for item in items]
     lengths_b = np.zeros(len(labels_b), np.float32)
     lengths_b[: len(items)] = [len(item.candidates[item.label]) for item in items]
-    return Batch(pack(items, shape, only), labels_b, lengths_b, worth_bk)
+    return Batch(pack(items, shape, only, assigned=assigned), labels_b, lengths_b, worth_bk)
 
 
 def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
@@ -53,10 +55,9 @@ def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
     return [items[i * size : (i + 1) * size] for i in range(parts)]
 
 
-def shape_of_all(batches: Sequence[Sequence[Item]], num_pages: int) -> PageShape:
-    """The smallest shape that holds each of these batches."""
-    shapes = [dataclasses.astuple(shape_needed(items, num_pages)) for items in batches]
-    return PageShape(*map(max, zip(*shapes, strict=True)))
+def shape_of_all(shapes: Sequence[PageShape]) -> PageShape:
+    """The smallest shape that holds what each of these holds."""
+    return PageShape(*map(max, zip(*map(dataclasses.astuple, shapes), strict=True)))
 
 
 class BatchSource:
@@ -90,12 +91,13 @@ class BatchSource:
         """Bucket, packed batch, and its computed tokens and places for tokens."""
         indices = micro_batches(self._order(step), self._parts)
         parts = [[self._items[i] for i in part] for part in indices]
-        shape = bucket_for(shape_of_all(parts, self._buckets[0].pages), self._buckets)
+        assigned = [assign(part, self._buckets[0].pages) for part in parts]
+        shape = bucket_for(shape_of_all([of_part.shape for of_part in assigned]), self._buckets)
         worth = [None if self._worth_nk is None else self._worth_nk[part] for part in indices]
         batch = stack(
             [
-                pack_batch(part, shape, worth_bk=worth_bk, only=self._only)
-                for part, worth_bk in zip(parts, worth, strict=True)
+                pack_batch(part, shape, worth_bk=worth_bk, only=self._only, assigned=of_part)
+                for part, worth_bk, of_part in zip(parts, worth, assigned, strict=True)
             ]
         )
         places = self._parts * shape.pages * shape.tokens
