@@ -31,7 +31,7 @@ def run_child(code: str, *arguments: object, **kwargs: Any) -> subprocess.Popen:
 
 MESHES = """
 import json, sys
-import zojax.training.train, zojax.checkpoints.reader
+import zojax.runs.train, zojax.checkpoints.reader
 lazy = not any(name.split(".")[0] in ("orbax", "tensorstore") for name in sys.modules)
 import resource
 from pathlib import Path
@@ -41,8 +41,8 @@ import numpy as np
 from tests.bits import assert_same_bits
 from tests.checkpoints import runs
 from zojax.errors import InputError
-from zojax.training.checkpoint import checked_note, restore
-from zojax.training.checkpoint_disk import saved_steps
+from zojax.checkpoints.reader import checked_note, restore
+from zojax.checkpoints.disk import saved_steps
 
 run = runs.make_run(Path(sys.argv[1]))
 weights, state = run.reached(7)  # before the first fold, which need not be compiled then
