@@ -16,7 +16,7 @@ import pytest
 import zojax
 import zojax.runs.train
 from zojax import cli
-from zojax.commands.arguments import make_parser
+from zojax.cli import make_parser
 from zojax.errors import InputError
 from zojax.programs.stopping import Stopped
 

@@ -5,13 +5,14 @@ import json
 
 import jax
 import pytest
+from rich.console import Console
 
-from zojax import cli
 from zojax.commands import plan as plan_command
 from zojax.commands.plan import read_plan_config
 from zojax.config import Config
 from zojax.errors import InputError
 from zojax.models.opt import OPTConfig
+from zojax.planning import answer
 from zojax.planning.answer import smallest
 from zojax.planning.plan import Bound, Plan, _out_of_memory, make_plan
 from zojax.planning.shapes import SST2_TOKENS, architecture, sample_items
@@ -144,9 +145,9 @@ def test_the_fewest_devices_that_have_room_are_looked_for(plan, monkeypatch):
         fits = config.mesh.model == 2
         return dataclasses.replace(plan, target=target, step=plan.step if fits else None)
 
-    monkeypatch.setattr(plan_command, "make_plan", fake)
+    monkeypatch.setattr(answer, "make_plan", fake)
     tight = dataclasses.replace(plan, step=None)
-    found = smallest(small_config("mesh.data=2"), MODEL, tight, TOKENS, plan_command.Console())
+    found = smallest(small_config("mesh.data=2"), MODEL, tight, TOKENS, Console())
     assert found is not None
     assert found.target.name == "abacus-2"
     assert asked == [(1, None), (1, 1), (2, None), (2, 2)]  # a run's own choice comes first
@@ -219,9 +220,12 @@ def planned(run, monkeypatch):
     def planned(share: float, *options: str):
         gpu = dataclasses.replace(CHIPS["h100"], memory=int(share), gpu=None)
         found = Target(dataclasses.replace(gpu, topologies={1: "1x1x1"}), 1)
-        monkeypatch.setattr(plan_command, "find_target", lambda name: found)
+        monkeypatch.setattr(answer, "find_target", lambda name: found)
         monkeypatch.setattr("zojax.planning.plan.devices_of", lambda target: jax.devices()[:1])
-        for name, value in cli._WITHOUT_DEVICES.items():  # which would stay in the environment
+        for (
+            name,
+            value,
+        ) in plan_command._WITHOUT_DEVICES.items():  # which would stay in the environment
             monkeypatch.setenv(name, value)
         return run("plan", "--target", "h100x1", "--set", "model.dtype=float32", *options)
 
@@ -260,6 +264,6 @@ def test_a_plan_that_does_not_fit_ends_with_exit_code_3(planned, tiny_model):
     ],
 )
 def test_a_slip_is_one_line(run, refusal, options, reason, monkeypatch):
-    for name, value in cli._WITHOUT_DEVICES.items():  # which would stay in the environment
+    for name, value in plan_command._WITHOUT_DEVICES.items():  # which would stay
         monkeypatch.setenv(name, value)
     assert refusal(run("plan", *options)).startswith(reason)

@@ -1,23 +1,63 @@
-"""``zojax configs``: which configurations there are, and what each of them does."""
+"""List configurations: what to give to --config, and what each does.
 
+Example:
+  zojax configs --filter sst2
+  zojax configs configs/opt13b_table.py --filter icl --json
+"""
+
+from __future__ import annotations
+
+import argparse
 import ast
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
-
-from zojax.config import Config
-from zojax.config.loading import config_names, load_config
+from zojax.commands.options import add_json
 from zojax.errors import InputError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zojax.config import Config
+
 _MADE_BY = b"get_config"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        default=["configs"],
+        metavar="PATH",
+        help="files, or directories of them (default: configs)",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        dest="filters",
+        help="only those with it in name, task, method or model (repeatable: all must fit)",
+    )
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the list."""
+    from rich.console import Console
+
+    listed = list_configs(args.paths, args.filters)
+    if args.json:
+        print(json.dumps(to_json(listed)))
+    else:
+        show(listed, Console(highlight=False))
+    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +88,7 @@ class Listed:
 def method_of(config: Config) -> str:
     """``zero-shot`` or ``icl`` where nothing is trained, else ``estimator/trainable``.
 
-    >>> from zojax.config import ModelConfig, RunConfig
+    >>> from zojax.config import Config, ModelConfig, RunConfig
     >>> method_of(Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a")))
     'lozo/linear'
     """
@@ -113,12 +153,16 @@ def _files(paths: Sequence[str]) -> list[str]:
 
 
 def _list_file(file: str) -> list[Listed]:
+    from zojax.config.loading import config_names
+
     names = config_names(file)  # which says what is wrong with the file, if anything is
     about = _about(file)
     return [_list_one(file, name, about) for name in names or ("",)]
 
 
 def _list_one(file: str, name: str, about: str) -> Listed:
+    from zojax.config.loading import load_config
+
     reference = f"{file}:{name}" if name else file
     config = load_config(reference)
     return Listed(
@@ -145,6 +189,10 @@ def _has(item: Listed, text: str) -> bool:
 
 
 def _show_file(file: str, items: Sequence[Listed], console: Console) -> None:
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
     heading = f"{file}:NAME" if items[0].name else file
     console.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
     if items[0].about:

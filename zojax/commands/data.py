@@ -1,30 +1,84 @@
-"""``zojax data preview``: what a run will read, token by token, before it reads it."""
+"""Look at what a configuration's data become.
 
+Example:
+  zojax data preview --config configs/demo.py
+"""
+
+from __future__ import annotations
+
+import argparse
 import collections
 import functools
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
+from zojax.commands.options import (
+    CONFIG,
+    add_command,
+    add_json,
+    add_overrides,
+    add_skip_bad,
+    count,
+)
 
-from zojax.config import Config
-from zojax.hub import load_tokenizer, read_config
-from zojax.hub.tokenizer import Tokenizer
-from zojax.scoring import Item
-from zojax.tasks import Example, Task, load_splits, tokenise
-from zojax.tasks.dataset import get_task
-from zojax.tasks.tokenize import fit, num_tokens
-from zojax.training.method import objective_name
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from zojax.config import Config
+    from zojax.hub.tokenizer import Tokenizer
+    from zojax.scoring import Item
+    from zojax.tasks import Example, Task
 
 Split = Literal["train", "dev", "eval"]
+
+_PREVIEW = """Print rendered examples token by token, and statistics of lengths and labels.
+
+Example:
+  zojax data preview --config configs/demo.py --split dev -n 5
+"""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _NUM_BARS = 24
 _SHOWN_TOKENS = 300
 """Of a longer prompt the beginning and the end are shown on the screen, half of these each."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    preview = add_command(actions, "preview", _PREVIEW)
+    preview.add_argument("--config", required=True, metavar="FILE", help=CONFIG)
+    add_overrides(preview)
+    add_skip_bad(preview)
+    preview.add_argument(
+        "--split",
+        default="train",
+        choices=["train", "dev", "eval"],
+        help="which examples (default: train)",
+    )
+    preview.add_argument(
+        "-n", type=count, default=3, metavar="N", dest="count", help="to render (default: 3)"
+    )
+    add_json(preview)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the preview."""
+    from zojax.config.loading import load_config
+
+    config = load_config(args.config, args.overrides)
+
+    from rich.console import Console
+
+    told = preview(config, args.split, args.count)
+    if args.json:
+        print(json.dumps(told))
+    else:
+        show(told, Console(highlight=False))
+    return 0
 
 
 def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
@@ -45,6 +99,12 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
         InputError: what is wrong with the data or an example. One that is too long is no mistake
             here, but counted, unless ``data.skip_bad`` leaves it out.
     """
+    from zojax.hub import load_tokenizer, read_config
+    from zojax.tasks import load_splits, tokenise
+    from zojax.tasks.dataset import get_task
+    from zojax.tasks.tokenize import fit, num_tokens
+    from zojax.training.method import objective_name
+
     data = config.data
     task = get_task(data)
     positions = read_config(config.model.path).max_position_embeddings
@@ -116,6 +176,8 @@ def _describe(
 
 def _statistics(lengths: Sequence[int], limit: int) -> dict[str, Any]:
     """Statistics in tokens; ``histogram`` counts from ``min`` to ``max`` in equal steps."""
+    import numpy as np
+
     shortest, longest = min(lengths), max(lengths)
     bins = min(_NUM_BARS, longest - shortest + 1)
     counts, _ = np.histogram(lengths, bins=bins, range=(shortest, longest + 1))
@@ -169,6 +231,9 @@ def show(told: Mapping[str, Any], console: Console) -> None:
 
 
 def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
+    from rich.padding import Padding
+    from rich.text import Text
+
     pieces, half = example["pieces"], _SHOWN_TOKENS // 2
     left_out = len(pieces) - _SHOWN_TOKENS
     text = Text()
@@ -187,6 +252,9 @@ def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
 
 
 def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
+    from rich.padding import Padding
+    from rich.text import Text
+
     text = Text("▶ " if is_right else "  ", "bold green" if is_right else "")
     others = "black on yellow" if candidate["scored"] else "dim"
     _append(text, candidate["pieces"], "bold black on green" if is_right else others)
@@ -206,6 +274,8 @@ def _append(text: Text, pieces: Sequence[str], style: str) -> None:
 
 
 def _lengths_in_words(lengths: Mapping[str, Any], truncate: str) -> Text:
+    from rich.text import Text
+
     counts = lengths["histogram"]
     top = max(counts)
     bars = "".join(
