@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
 from zojax.commands.options import add_json
 from zojax.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from zojax.config import Config
 
 _MADE_BY = b"get_config"
@@ -50,8 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the list."""
-    from rich.console import Console
-
     listed = list_configs(args.paths, args.filters)
     if args.json:
         print(json.dumps(to_json(listed)))
@@ -189,10 +190,6 @@ def _has(item: Listed, text: str) -> bool:
 
 
 def _show_file(file: str, items: Sequence[Listed], console: Console) -> None:
-    from rich.markup import escape
-    from rich.padding import Padding
-    from rich.table import Table
-
     heading = f"{file}:NAME" if items[0].name else file
     console.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
     if items[0].about:

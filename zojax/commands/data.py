@@ -13,20 +13,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from zojax.commands.options import (
-    CONFIG,
-    add_command,
-    add_json,
-    add_overrides,
-    add_skip_bad,
-    count,
-)
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from zojax.commands.options import CONFIG, add_command, add_json, add_overrides, add_skip_bad, count
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.text import Text
-
     from zojax.config import Config
     from zojax.hub.tokenizer import Tokenizer
     from zojax.scoring import Item
@@ -71,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
 
-    from rich.console import Console
-
     told = preview(config, args.split, args.count)
     if args.json:
         print(json.dumps(told))
@@ -111,10 +102,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     whole = functools.cache(functools.partial(tokenise, tokenizer))
     shorten = functools.partial(
-        fit,
-        max_length=data.max_length,
-        max_positions=positions,
-        max_new_tokens=task.max_new_tokens,
+        fit, max_length=data.max_length, max_positions=positions, max_new_tokens=task.max_new_tokens
     )
     refuse_long = data.skip_bad and data.truncate == "error"
 
@@ -145,12 +133,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
 
 
 def _describe(
-    example: Example,
-    whole: Item,
-    item: Item,
-    length: int,
-    tokenizer: Tokenizer,
-    right_only: bool,
+    example: Example, whole: Item, item: Item, length: int, tokenizer: Tokenizer, right_only: bool
 ) -> dict[str, Any]:
     prompt, candidates = item.prompt.tolist(), [c.tolist() for c in item.candidates]
     return {
@@ -231,9 +214,6 @@ def show(told: Mapping[str, Any], console: Console) -> None:
 
 
 def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
-    from rich.padding import Padding
-    from rich.text import Text
-
     pieces, half = example["pieces"], _SHOWN_TOKENS // 2
     left_out = len(pieces) - _SHOWN_TOKENS
     text = Text()
@@ -252,9 +232,6 @@ def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
 
 
 def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
-    from rich.padding import Padding
-    from rich.text import Text
-
     text = Text("▶ " if is_right else "  ", "bold green" if is_right else "")
     others = "black on yellow" if candidate["scored"] else "dim"
     _append(text, candidate["pieces"], "bold black on green" if is_right else others)
@@ -274,8 +251,6 @@ def _append(text: Text, pieces: Sequence[str], style: str) -> None:
 
 
 def _lengths_in_words(lengths: Mapping[str, Any], truncate: str) -> Text:
-    from rich.text import Text
-
     counts = lengths["histogram"]
     top = max(counts)
     bars = "".join(

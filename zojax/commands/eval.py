@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from zojax.commands.options import (
     add_json,
     add_overrides,
@@ -29,8 +31,6 @@ from zojax.commands.options import (
 from zojax.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from zojax.config import Config
     from zojax.models import Model
     from zojax.runs.setup import Data
@@ -69,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
     if args.step is not None and (args.run is None or args.adapter):
         raise InputError("eval: --step goes with RUN alone")
     check_output("--predictions", args.predictions)
-
-    from rich.console import Console
 
     from zojax.config.loading import load_config
     from zojax.programs.cache import keep_programs
@@ -247,11 +245,7 @@ def _evaluate(
         judged = evaluator.judge(model.weights, carry, eval_set, dev_set, on_progress=update)
     if predictions is not None:
         write_rows(predictions, prediction_rows(eval_set, judged))
-    return {
-        "metric": metric,
-        f"eval_{metric}": judged.figure,
-        "eval_examples": len(eval_set.items),
-    }
+    return {"metric": metric, f"eval_{metric}": judged.figure, "eval_examples": len(eval_set.items)}
 
 
 def _tell(console: Console, *lines: str) -> None:

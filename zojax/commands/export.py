@@ -8,6 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
+from rich.console import Console
+
 from zojax.commands.options import add_json, add_run, add_step
 
 
@@ -38,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints what the result is worth."""
-    from rich.console import Console
-
     from zojax.exports.export import export_run, in_words
     from zojax.programs.cache import keep_programs
 

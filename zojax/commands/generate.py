@@ -18,20 +18,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zojax.commands.options import (
-    WEIGHT_DTYPES,
-    add_json,
-    add_run,
-    add_step,
-    check_output,
-    count,
-)
+from rich.console import Console
+from rich.text import Text
+
+from zojax.commands.options import WEIGHT_DTYPES, add_json, add_run, add_step, check_output, count
 from zojax.errors import InputError
 from zojax.files import write_rows
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.console import Console
 
     from zojax.generation import Generation, Sampling
     from zojax.hub.tokenizer import Tokenizer
@@ -112,8 +107,6 @@ def run(args: argparse.Namespace) -> int:
     if args.run is None and args.step is not None:
         raise InputError("generate: --step goes with RUN")
     check_output("--output", args.output)
-
-    from rich.console import Console
 
     from zojax.generation import Sampling
     from zojax.programs.cache import keep_programs
@@ -212,11 +205,7 @@ def _read_records(file: Path) -> list[Prompt]:
 
 
 def open_model(
-    path: str,
-    adapter: Path | None,
-    dtype: str,
-    console: Console,
-    bos_token_id: int | None = None,
+    path: str, adapter: Path | None, dtype: str, console: Console, bos_token_id: int | None = None
 ) -> Source:
     """A base model (a directory or a hub id), with a LoRA that PEFT has saved if one is given.
 
@@ -344,8 +333,6 @@ def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:
 
 def show(told: Mapping[str, Any], console: Console) -> None:
     """Prints each text behind its prompt, and how it ended."""
-    from rich.text import Text
-
     rows = told["generations"]
     for row in rows:
         text = Text.assemble((row["prompt"], "dim"), (row["text"], "bold"))

@@ -16,12 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.table import Table
+
 from zojax.commands.options import add_command, add_json, count
 from zojax.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.console import Console
 
     from zojax.config import Config
     from zojax.journal.file import Journal
@@ -55,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Does what the action says."""
-    from rich.console import Console
-
     if args.action == "show":
         show(args.path, Console(), as_json=args.json)
         return 0
@@ -85,11 +85,9 @@ def show(path: Path, console: Console, *, as_json: bool = False) -> None:
     Raises:
         InputError: no journal there, or a damaged one.
     """
-    from rich.table import Table
+    from zojax.journal.file import SKIPPED
 
-    from zojax.journal.file import SKIPPED, read_journal
-
-    journal = read_journal(_journal_path(path))
+    journal = _read(path)
     records, skipped = journal.records, int((journal.records["flags"] & SKIPPED).sum())
     first = records[:_SHOWN]
     last = records[max(len(first), len(records) - _SHOWN) :]
@@ -130,11 +128,10 @@ def verify(path: Path, console: Console) -> int:
     Raises:
         InputError: what is wrong with a journal that cannot be used as it is.
     """
-    from zojax.journal.file import read_journal
     from zojax.journal.replay import check_records
     from zojax.training.schedules import learning_rates
 
-    journal = read_journal(_journal_path(path))
+    journal = _read(path)
     check_records(journal, learning_rates(_config(journal).train))
     steps, size = len(journal.records), journal.good_bytes + journal.lost_bytes
     if not journal.lost_bytes:
@@ -176,13 +173,12 @@ def replay_to(
             directory that holds something.
     """
     from zojax.hub import save
-    from zojax.journal.file import read_journal
     from zojax.journal.replay import check_records, check_run
     from zojax.models import content_hash
     from zojax.runs.setup import load_model
     from zojax.training.schedules import learning_rates
 
-    journal = read_journal(_journal_path(path))
+    journal = _read(path)
     config = _config(journal)
     if model is not None:
         config.model.path = model
@@ -263,10 +259,10 @@ def _training_seconds(directory: Path, steps: int) -> float | None:
     return None if None in taken else math.fsum(taken)  # pyright: ignore[reportArgumentType]
 
 
-def _journal_path(path: Path) -> Path:
-    from zojax.runs import run_dir
+def _read(path: Path) -> Journal:
+    from zojax.journal.file import JOURNAL, read_journal
 
-    return path / run_dir.JOURNAL if path.is_dir() else path
+    return read_journal(path / JOURNAL if path.is_dir() else path)
 
 
 def _config(journal: Journal) -> Config:
@@ -276,8 +272,6 @@ def _config(journal: Journal) -> Config:
 
 
 def _print_header(journal: Journal, skipped: int, console: Console) -> None:
-    from rich.table import Table
-
     header = journal.header
     config, steps = header["config"], len(journal.records)
     size = journal.good_bytes + journal.lost_bytes

@@ -14,6 +14,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 from zojax.commands.options import CONFIG, add_json, add_overrides, count
 from zojax.errors import DOES_NOT_FIT
 
@@ -69,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
     """Compiles for every target, and prints a page of each."""
     for name, value in _WITHOUT_DEVICES.items():  # before JAX is imported
         os.environ.setdefault(name, value)
-
-    from rich.console import Console
 
     from zojax.planning import report
     from zojax.planning.answer import plan_targets

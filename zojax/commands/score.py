@@ -10,6 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from zojax.commands.options import WEIGHT_DTYPES, add_json
 from zojax.errors import InputError
 
@@ -37,10 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, and prints a table."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from zojax.programs.cache import keep_programs
 
     keep_programs()

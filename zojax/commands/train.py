@@ -6,19 +6,16 @@ Example:
   zojax train --config configs/demo.py --set run.dir=runs/traced --profile
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from zojax.commands.options import CONFIG, add_alias, add_overrides, add_skip_bad
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +38,6 @@ def run(args: argparse.Namespace) -> int:
 
     # Read first: the imports below take seconds, and a slip in a --set need not wait for them.
     config = load_config(args.config, args.overrides)
-
-    from rich.console import Console
 
     from zojax.distributed import processes
     from zojax.programs.cache import keep_programs
