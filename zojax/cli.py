@@ -1,6 +1,7 @@
 """The command line: a table of commands, and the one place where errors become exit codes."""
 
 import argparse
+import difflib
 import os
 import sys
 import warnings
@@ -61,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Arguments that cannot be parsed, ``--help`` and ``--version`` raise ``SystemExit``, as ever.
     """
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    args = _parse(parser := make_parser(), sys.argv[1:] if argv is None else argv)
     if args.command is None:
         parser.print_help()
         return 0
@@ -95,6 +95,31 @@ def make_parser() -> argparse.ArgumentParser:
     for name, module in _COMMANDS.items():
         module.add_arguments(add_command(commands, name, module.__doc__ or ""))
     return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parses arguments, and says of a slip what was meant."""
+    name = next((argument for argument in argv if not argument.startswith("-")), "")
+    if name not in _COMMANDS and (close := difflib.get_close_matches(name, _COMMANDS, n=1)):
+        parser.error(f"no command {name!r}; did you mean {close[0]}?")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        meant = _settings(*unknown) if "overrides" in args else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+    return args
+
+
+def _settings(option: str, *values: str) -> str:
+    """The hint that an option is a setting of the configuration: ``--steps 5`` is one."""
+    from zojax.config import Config, ModelConfig, RunConfig, to_dict
+
+    name, _, value = option.partition("=")
+    name = name.removeprefix("--").replace("-", "_")
+    value = value or next(iter(values), "VALUE")
+    parts = to_dict(Config(ModelConfig("any"), RunConfig("any")))
+    names = [f"{part}.{field}" for part, fields in parts.items() for field in fields]
+    meant = [f"--set {n}={value}" for n in names if name in (n, n.partition(".")[2])]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def run() -> None:
