@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from zojax.commands.options import add_json
+from zojax.commands.options import JSON
 from zojax.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="filters",
         help="only those with it in name, task, method or model (repeatable: all must fit)",
     )
-    add_json(parser)
+    parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from zojax.commands.options import CONFIG, add_command, add_json, add_overrides, add_skip_bad, count
+from zojax.commands.options import CONFIG, COUNT, JSON, SET, SKIP_BAD, add_command
 
 if TYPE_CHECKING:
     from zojax.config import Config
@@ -43,19 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     preview = add_command(actions, "preview", _PREVIEW)
-    preview.add_argument("--config", required=True, metavar="FILE", help=CONFIG)
-    add_overrides(preview)
-    add_skip_bad(preview)
+    preview.add_argument("--config", required=True, **CONFIG)
+    preview.add_argument("--set", **SET)
+    preview.add_argument("--skip-bad", **SKIP_BAD)
     preview.add_argument(
         "--split",
         default="train",
         choices=["train", "dev", "eval"],
         help="which examples (default: train)",
     )
-    preview.add_argument(
-        "-n", type=count, default=3, metavar="N", dest="count", help="to render (default: 3)"
-    )
-    add_json(preview)
+    preview.add_argument("-n", default=3, dest="count", **COUNT, help="to render (default: 3)")
+    preview.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:

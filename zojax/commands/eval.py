@@ -20,14 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from zojax.commands.options import (
-    add_json,
-    add_overrides,
-    add_run,
-    add_skip_bad,
-    add_step,
-    check_output,
-)
+from zojax.commands.options import COUNT, JSON, RUN, SET, SKIP_BAD, Option, check_output
 from zojax.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +33,7 @@ Tree = Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    add_run(parser, nargs="?")
+    parser.add_argument("run", nargs="?", **RUN)
     parser.add_argument(
         "--adapter",
         type=Path,
@@ -50,16 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="base model and data, in place of RUN: FILE or FILE:NAME"
     )
-    add_overrides(parser, "override a field; with RUN, data.*, mesh.* or run.eval_batch_size")
-    add_skip_bad(parser)
-    add_step(parser)
+    what = "override a field; with RUN, data.*, mesh.* or run.eval_batch_size (repeatable)"
+    setting: Option = SET | {"help": what}
+    parser.add_argument("--set", **setting)
+    parser.add_argument("--skip-bad", **SKIP_BAD)
+    parser.add_argument(
+        "--step", **COUNT, help="the model after N steps (default: the best on the dev set)"
+    )
     parser.add_argument(
         "--predictions",
         type=Path,
         metavar="FILE",
         help="write what is answered on each example there, one JSON object a line",
     )
-    add_json(parser)
+    parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:

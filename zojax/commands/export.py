@@ -12,14 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from zojax.commands.options import add_json, add_run, add_step
+from zojax.commands.options import COUNT, JSON, RUN
 
 _LARGE_ERROR = 0.1  # above it, words advise another export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    add_run(parser)
+    parser.add_argument("run", **RUN)
     parser.add_argument(
         "--format",
         required=True,
@@ -33,13 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="of a LoRA (default: the run's own if nothing was folded, else 16)",
     )
-    add_step(parser, more="; of a journal: all")
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="the model after N steps (default: the best on the dev set; of a journal: all)",
+    )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
         help="of the file (default: of hf the run's own, of peft float32)",
     )
-    add_json(parser)
+    parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:

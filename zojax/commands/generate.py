@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from zojax.commands.options import WEIGHT_DTYPES, add_json, add_run, add_step, check_output, count
+from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES, check_output, count
 from zojax.errors import InputError
 from zojax.files import write_rows
 
@@ -39,12 +39,16 @@ Prompt = tuple[str, str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    add_run(parser, nargs="?")
+    parser.add_argument("run", nargs="?", **RUN)
     parser.add_argument("--model", metavar="M", help="directory or hub id, in place of RUN")
     parser.add_argument(
         "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA on it"
     )
-    add_step(parser, "with RUN: ")
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
     parser.add_argument(
         "--prompt",
         action="append",
@@ -91,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="with --model: what prompts start with (default: the tokenizer's own)",
     )
-    add_json(parser)
+    parser.add_argument("--json", **JSON)
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
     )

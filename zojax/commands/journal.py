@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from zojax.commands.options import add_command, add_json, count
+from zojax.commands.options import COUNT, JSON, add_command
 from zojax.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "path", type=Path, metavar="RUN", help="directory of a run, or a journal"
         )
         if name != "verify":
-            add_json(action)
+            action.add_argument("--json", **JSON)
     replay = actions.choices["replay"]
     replay.add_argument("--output", type=Path, metavar="DIR", help="write a Hugging Face directory")
     replay.add_argument("--model", metavar="M", help="base model (default: as in the header)")
-    replay.add_argument("--steps", type=count, metavar="N", help="steps to replay (default: all)")
+    replay.add_argument("--steps", **COUNT, help="steps to replay (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What commands share: how one is added to a parser, the options of several, their values."""
+"""What commands share: how one is added to a parser, and the options of several."""
 
 import argparse
 from pathlib import Path
@@ -6,11 +6,39 @@ from typing import Any
 
 from zojax.errors import InputError
 
+
+def count(text: str) -> int:
+    """A whole number from 0 on, as the value of an option."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+Option = dict[str, Any]
+"""What ``add_argument`` takes beside the name."""
+
+RUN: Option = {"type": Path, "metavar": "RUN", "help": "directory of a run"}
+CONFIG: Option = {
+    "metavar": "FILE",
+    "help": "Python file with get_config(), or FILE:NAME (see zojax configs)",
+}
+SET: Option = {
+    "action": "append",
+    "default": [],
+    "metavar": "FIELD=VALUE",
+    "dest": "overrides",
+    "help": "override a field, e.g. train.learning_rate=1e-6 (repeatable)",
+}
+SKIP_BAD: Option = {
+    "action": "append_const",
+    "const": "data.skip_bad=true",
+    "dest": "overrides",
+    "help": "leave out bad rows and count them (--set data.skip_bad=true)",
+}
+COUNT: Option = {"type": count, "metavar": "N"}
+JSON: Option = {"action": "store_true", "help": "print one JSON object"}
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """What the weights of a model may be on the device."""
-
-CONFIG = "Python file with get_config(), or FILE:NAME (see zojax configs)"
-"""What ``--config`` takes, for its help."""
 
 
 def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
@@ -30,59 +58,6 @@ def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-
-def add_run(parser: argparse.ArgumentParser, **settings: Any) -> None:
-    """Adds RUN."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run", **settings)
-
-
-def add_step(parser: argparse.ArgumentParser, condition: str = "", more: str = "") -> None:
-    """Adds ``--step``, with what it goes with and a further default in its help."""
-    parser.add_argument(
-        "--step",
-        type=count,
-        metavar="N",
-        help=f"{condition}the model after N steps (default: the best on the dev set{more})",
-    )
-
-
-def add_overrides(
-    parser: argparse.ArgumentParser, what: str = "override a field, e.g. train.learning_rate=1e-6"
-) -> None:
-    """Adds ``--set``."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        dest="overrides",
-        help=f"{what} (repeatable)",
-    )
-
-
-def add_alias(parser: argparse.ArgumentParser, name: str, override: str, what: str) -> None:
-    """Adds an option that is short for a ``--set``."""
-    parser.add_argument(name, action="append_const", const=override, dest="overrides", help=what)
-
-
-def add_skip_bad(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--skip-bad``."""
-    setting = "data.skip_bad=true"
-    what = f"leave out bad rows and count them (--set {setting})"
-    add_alias(parser, "--skip-bad", setting, what)
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--json``."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def count(text: str) -> int:
-    """A whole number from 0 on, as the value of an option."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
 
 
 def check_output(option: str, file: Path | None) -> None:

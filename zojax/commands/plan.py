@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from zojax.commands.options import CONFIG, add_json, add_overrides, count
+from zojax.commands.options import CONFIG, COUNT, JSON, SET, Option
 from zojax.errors import DOES_NOT_FIT
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="directory with a config.json, or a published OPT by its name (default: the "
         "configuration's, or facebook/opt-13b); nothing is downloaded",
     )
-    parser.add_argument(
-        "--config", metavar="FILE", help=f"{CONFIG} (default: LoZO on SST-2 in bfloat16)"
-    )
-    add_overrides(parser)
+    what = f"{CONFIG['help']} (default: LoZO on SST-2 in bfloat16)"
+    config: Option = CONFIG | {"help": what}
+    parser.add_argument("--config", **config)
+    parser.add_argument("--set", **SET)
     parser.add_argument(
         "--target",
         action="append",
@@ -73,11 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tokens",
-        type=count,
-        metavar="N",
+        **COUNT,
         help="distinct tokens of a batch (default: SST-2's, 14.5 an example)",
     )
-    add_json(parser)
+    parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:

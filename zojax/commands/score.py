@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zojax.commands.options import WEIGHT_DTYPES, add_json
+from zojax.commands.options import JSON, WEIGHT_DTYPES
 from zojax.errors import InputError
 
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=WEIGHT_DTYPES,
         help="of the weights on the device; int8 is of the layers' matrices (default: float32)",
     )
-    add_json(parser)
+    parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:

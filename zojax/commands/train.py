@@ -15,21 +15,26 @@ from typing import Any
 
 from rich.console import Console
 
-from zojax.commands.options import CONFIG, add_alias, add_overrides, add_skip_bad
+from zojax.commands.options import CONFIG, SET, SKIP_BAD
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
-    parser.add_argument("--config", required=True, metavar="FILE", help=CONFIG)
-    add_overrides(parser)
-    add_skip_bad(parser)
+    parser.add_argument("--config", required=True, **CONFIG)
+    parser.add_argument("--set", **SET)
+    parser.add_argument("--skip-bad", **SKIP_BAD)
     parser.add_argument(
         "--fresh",
         action="store_true",
         help="start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
     )
-    what = "trace a few steps into DIR/profile, and tell what takes longest in one"
-    add_alias(parser, "--profile", "run.profile=true", what)
+    parser.add_argument(
+        "--profile",
+        action="append_const",
+        const="run.profile=true",
+        dest="overrides",
+        help="trace a few steps into DIR/profile, and tell what takes longest in one",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
