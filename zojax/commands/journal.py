@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from zojax.commands.options import COUNT, JSON, add_command
@@ -41,12 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what the command takes."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, about in _ACTIONS.items():
-        action = add_command(
-            actions, name, f"{about}\n\nExample:\n  zojax journal {name} runs/demo"
-        )
-        action.add_argument(
-            "path", type=Path, metavar="RUN", help="directory of a run, or a journal"
-        )
+        example = f"zojax journal {name} runs/demo"
+        action = add_command(actions, name, f"{about}\n\nExample:\n  {example}")
+        what = "directory of a run, or a journal"
+        action.add_argument("path", type=Path, metavar="RUN", help=what)
         if name != "verify":
             action.add_argument("--json", **JSON)
     replay = actions.choices["replay"]
@@ -290,7 +289,7 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         rows["damage"] = f"{journal.lost_steps} steps at the end are lost"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))  # what a file says is text, no markup
     console.print(table)
     console.print()
 
