@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the list."""
     listed = list_configs(args.paths, args.filters)
     if args.json:
-        print(json.dumps(to_json(listed)))
+        print(json.dumps({"configs": [dataclasses.asdict(item) for item in listed]}))
     else:
         show(listed, Console(highlight=False))
     return 0
@@ -118,11 +118,6 @@ def list_configs(paths: Sequence[str], filters: Sequence[str] = ()) -> list[List
     return chosen
 
 
-def to_json(listed: Sequence[Listed]) -> dict[str, Any]:
-    """The list as one object of JSON's types."""
-    return {"configs": [dataclasses.asdict(item) for item in listed]}
-
-
 def show(listed: Sequence[Listed], console: Console) -> None:
     """Prints a table for every file."""
     for file, items in itertools.groupby(listed, lambda item: item.file):
@@ -154,33 +149,16 @@ def _files(paths: Sequence[str]) -> list[str]:
 
 
 def _list_file(file: str) -> list[Listed]:
-    from zojax.config.loading import config_names
+    from zojax.config.loading import config_names, load_config
 
     names = config_names(file)  # which says what is wrong with the file, if anything is
-    about = _about(file)
-    return [_list_one(file, name, about) for name in names or ("",)]
-
-
-def _list_one(file: str, name: str, about: str) -> Listed:
-    from zojax.config.loading import load_config
-
-    reference = f"{file}:{name}" if name else file
-    config = load_config(reference)
-    return Listed(
-        config=reference,
-        file=file,
-        name=name,
-        task=config.data.task,
-        method=method_of(config),
-        model=config.model.path,
-        steps=config.train.steps,
-        about=about,
-    )
-
-
-def _about(file: str) -> str:
     docstring = ast.get_docstring(ast.parse(Path(file).read_bytes())) or ""
-    return docstring.partition("\n")[0]
+    listed = []
+    for name in names or ("",):
+        config = load_config(reference := f"{file}:{name}" if name else file)
+        what = config.data.task, method_of(config), config.model.path, config.train.steps
+        listed.append(Listed(reference, file, name, *what, docstring.partition("\n")[0]))
+    return listed
 
 
 def _has(item: Listed, text: str) -> bool:

@@ -60,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the preview."""
     from zojax.config.loading import load_config
 
-    config = load_config(args.config, args.overrides)
-
-    told = preview(config, args.split, args.count)
+    told = preview(load_config(args.config, args.overrides), args.split, args.count)
     if args.json:
         print(json.dumps(told))
     else:
