@@ -16,7 +16,7 @@ import pytest
 import zojax
 import zojax.runs.train
 from zojax import cli
-from zojax.commands.arguments import make_parser
+from zojax.cli import make_parser
 from zojax.errors import InputError
 from zojax.programs.stopping import Stopped
 
@@ -98,6 +98,34 @@ def test_arguments_that_cannot_be_parsed_end_with_usage_and_exit_code_2(run, arg
     assert (code, out) == (2, "")
     assert err.startswith("usage: zojax")
     assert "error: " in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["trian", "--config", "x.py"], "no command 'trian'; did you mean train?"),
+        (["zzz"], "argument COMMAND: invalid choice: 'zzz'"),
+        (["train", "--config", "x.py", "--steps", "5"], "did you mean --set train.steps=5?"),
+        (["train", "--config", "x.py", "--num-demos=4"], "did you mean --set data.num_demos=4?"),
+        (["plan", "--target", "t", "--mesh.model=4"], "did you mean --set mesh.model=4?"),
+        (
+            ["train", "--config", "x.py", "--seed=1"],
+            "did you mean --set data.seed=1 or --set train.seed=1?",
+        ),
+        (["train", "--config", "x.py", "--no-such", "5"], "unrecognized arguments: --no-such 5\n"),
+        (["score", "--model=m", "--text=t", "--candidate=c", "--steps=5"], "--steps=5\n"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(run, arguments, reason):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
+
+
+def test_help_waits_for_no_library_that_takes_long():
+    heavy = "{'jax', 'numpy', 'pydantic', 'transformers'} & set(sys.modules)"
+    program = f"import sys, zojax.cli as cli; cli.make_parser(); print(*({heavy}))"
+    assert finish(start("-c", program, program=())) == (0, "\n", "")
 
 
 # --- Exit codes

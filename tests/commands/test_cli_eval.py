@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zojax.commands import eval as evaluate_command
+import zojax.reporting.bar
 
 
 def test_eval_finds_the_accuracies_that_training_found(run, trained):
@@ -237,7 +237,7 @@ def test_progress_is_told_batch_by_batch(calibration, done, run, config_file, mo
         assert what == "evaluate"
         yield lambda *numbers: told.append(numbers)
 
-    monkeypatch.setattr(evaluate_command, "progress_bar", bar)
+    monkeypatch.setattr(zojax.reporting.bar, "progress_bar", bar)
     options = ("--config", config_file, "--set", f"data.calibration={calibration}")
     assert run("eval", *options)[0] == 0
     assert told == [(count, done[-1]) for count in done]

@@ -112,6 +112,13 @@ def test_show_prints_the_run_and_both_ends(run, console):
     assert f"{records['losses'][12, 1]:.6f}" in text.splitlines()[-1]
 
 
+def test_show_prints_what_a_journal_says_as_plain_text(console, tmp_path):
+    path = tmp_path / "journal.zj"
+    write_journal(path, make_config(Path("[bold]base[/]")), "0f")
+    show(path, console)
+    assert "[bold]base[/] (float32)" in printed(console)
+
+
 def test_show_as_json_is_json_with_null_for_what_is_not_finite(run, console, tmp_path):
     path = tmp_path / "journal.zj"
     losses = np.ones((STEPS, 2))

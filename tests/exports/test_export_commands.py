@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from zojax.commands.export import in_words
 from zojax.commands.journal import replay_to, verify
 from zojax.errors import InputError
-from zojax.exports.export import export_run, in_words, new_directory
+from zojax.exports.export import export_run, new_directory
 from zojax.files import read_json, write_json
 from zojax.hub import load
 from zojax.models import content_hash

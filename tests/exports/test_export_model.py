@@ -14,9 +14,10 @@ from rich.console import Console
 from safetensors.flax import load_file
 
 from zojax.adapters import make_pool
+from zojax.commands.export import in_words
 from zojax.commands.journal import replay_to
 from zojax.errors import InputError
-from zojax.exports.export import export_run, in_words
+from zojax.exports.export import export_run
 from zojax.exports.model import base_tensors
 from zojax.hub import load
 from zojax.hub.tensor_names import hf_names

@@ -1,23 +1,64 @@
-"""``zojax configs``: which configurations there are, and what each of them does."""
+"""List configurations: what to give to --config, and what each does.
 
+Example:
+  zojax configs --filter sst2
+  zojax configs configs/opt13b_table.py --filter icl --json
+"""
+
+from __future__ import annotations
+
+import argparse
 import ast
 import dataclasses
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from zojax.config import Config
-from zojax.config.loading import config_names, load_config
+from zojax.commands.options import JSON
 from zojax.errors import InputError
 
+if TYPE_CHECKING:
+    from zojax.config import Config
+
 _MADE_BY = b"get_config"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        default=["configs"],
+        metavar="PATH",
+        help="files, or directories of them (default: configs)",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        dest="filters",
+        help="only those with it in name, task, method or model (repeatable: all must fit)",
+    )
+    parser.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the list."""
+    listed = list_configs(args.paths, args.filters)
+    if args.json:
+        print(json.dumps({"configs": [dataclasses.asdict(item) for item in listed]}))
+    else:
+        show(listed, Console(highlight=False))
+    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +89,7 @@ class Listed:
 def method_of(config: Config) -> str:
     """``zero-shot`` or ``icl`` where nothing is trained, else ``estimator/trainable``.
 
-    >>> from zojax.config import ModelConfig, RunConfig
+    >>> from zojax.config import Config, ModelConfig, RunConfig
     >>> method_of(Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a")))
     'lozo/linear'
     """
@@ -75,11 +116,6 @@ def list_configs(paths: Sequence[str], filters: Sequence[str] = ()) -> list[List
             f"{wanted}: fits none of {len(listed)} configurations; zojax configs lists all"
         )
     return chosen
-
-
-def to_json(listed: Sequence[Listed]) -> dict[str, Any]:
-    """The list as one object of JSON's types."""
-    return {"configs": [dataclasses.asdict(item) for item in listed]}
 
 
 def show(listed: Sequence[Listed], console: Console) -> None:
@@ -113,29 +149,16 @@ def _files(paths: Sequence[str]) -> list[str]:
 
 
 def _list_file(file: str) -> list[Listed]:
+    from zojax.config.loading import config_names, load_config
+
     names = config_names(file)  # which says what is wrong with the file, if anything is
-    about = _about(file)
-    return [_list_one(file, name, about) for name in names or ("",)]
-
-
-def _list_one(file: str, name: str, about: str) -> Listed:
-    reference = f"{file}:{name}" if name else file
-    config = load_config(reference)
-    return Listed(
-        config=reference,
-        file=file,
-        name=name,
-        task=config.data.task,
-        method=method_of(config),
-        model=config.model.path,
-        steps=config.train.steps,
-        about=about,
-    )
-
-
-def _about(file: str) -> str:
     docstring = ast.get_docstring(ast.parse(Path(file).read_bytes())) or ""
-    return docstring.partition("\n")[0]
+    listed = []
+    for name in names or ("",):
+        config = load_config(reference := f"{file}:{name}" if name else file)
+        what = config.data.task, method_of(config), config.model.path, config.train.steps
+        listed.append(Listed(reference, file, name, *what, docstring.partition("\n")[0]))
+    return listed
 
 
 def _has(item: Listed, text: str) -> bool:

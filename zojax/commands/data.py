@@ -1,30 +1,71 @@
-"""``zojax data preview``: what a run will read, token by token, before it reads it."""
+"""Look at what a configuration's data become.
 
+Example:
+  zojax data preview --config configs/demo.py
+"""
+
+from __future__ import annotations
+
+import argparse
 import collections
 import functools
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from zojax.config import Config
-from zojax.hub import load_tokenizer, read_config
-from zojax.hub.tokenizer import Tokenizer
-from zojax.scoring import Item
-from zojax.tasks import Example, Task, load_splits, tokenise
-from zojax.tasks.dataset import get_task
-from zojax.tasks.tokenize import fit, num_tokens
-from zojax.training.method import objective_name
+from zojax.commands.options import CONFIG, COUNT, JSON, SET, SKIP_BAD, add_command
+
+if TYPE_CHECKING:
+    from zojax.config import Config
+    from zojax.hub.tokenizer import Tokenizer
+    from zojax.scoring import Item
+    from zojax.tasks import Example, Task
 
 Split = Literal["train", "dev", "eval"]
+
+_PREVIEW = """Print rendered examples token by token, and statistics of lengths and labels.
+
+Example:
+  zojax data preview --config configs/demo.py --split dev -n 5
+"""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _NUM_BARS = 24
 _SHOWN_TOKENS = 300
 """Of a longer prompt the beginning and the end are shown on the screen, half of these each."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    preview = add_command(actions, "preview", _PREVIEW)
+    preview.add_argument("--config", required=True, **CONFIG)
+    preview.add_argument("--set", **SET)
+    preview.add_argument("--skip-bad", **SKIP_BAD)
+    preview.add_argument(
+        "--split",
+        default="train",
+        choices=["train", "dev", "eval"],
+        help="which examples (default: train)",
+    )
+    preview.add_argument("-n", default=3, dest="count", **COUNT, help="to render (default: 3)")
+    preview.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the preview."""
+    from zojax.config.loading import load_config
+
+    told = preview(load_config(args.config, args.overrides), args.split, args.count)
+    if args.json:
+        print(json.dumps(told))
+    else:
+        show(told, Console(highlight=False))
+    return 0
 
 
 def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
@@ -45,16 +86,19 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
         InputError: what is wrong with the data or an example. One that is too long is no mistake
             here, but counted, unless ``data.skip_bad`` leaves it out.
     """
+    from zojax.hub import load_tokenizer, read_config
+    from zojax.tasks import load_splits, tokenise
+    from zojax.tasks.dataset import get_task
+    from zojax.tasks.tokenize import fit, num_tokens
+    from zojax.training.method import objective_name
+
     data = config.data
     task = get_task(data)
     positions = read_config(config.model.path).max_position_embeddings
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     whole = functools.cache(functools.partial(tokenise, tokenizer))
     shorten = functools.partial(
-        fit,
-        max_length=data.max_length,
-        max_positions=positions,
-        max_new_tokens=task.max_new_tokens,
+        fit, max_length=data.max_length, max_positions=positions, max_new_tokens=task.max_new_tokens
     )
     refuse_long = data.skip_bad and data.truncate == "error"
 
@@ -85,12 +129,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
 
 
 def _describe(
-    example: Example,
-    whole: Item,
-    item: Item,
-    length: int,
-    tokenizer: Tokenizer,
-    right_only: bool,
+    example: Example, whole: Item, item: Item, length: int, tokenizer: Tokenizer, right_only: bool
 ) -> dict[str, Any]:
     prompt, candidates = item.prompt.tolist(), [c.tolist() for c in item.candidates]
     return {
@@ -116,6 +155,8 @@ def _describe(
 
 def _statistics(lengths: Sequence[int], limit: int) -> dict[str, Any]:
     """Statistics in tokens; ``histogram`` counts from ``min`` to ``max`` in equal steps."""
+    import numpy as np
+
     shortest, longest = min(lengths), max(lengths)
     bins = min(_NUM_BARS, longest - shortest + 1)
     counts, _ = np.histogram(lengths, bins=bins, range=(shortest, longest + 1))

@@ -1,35 +1,100 @@
-"""``zojax eval``: a run's model, a base model, or a published LoRA on one, on held-out data."""
+r"""Evaluate a run's best model, a base model or a PEFT LoRA on held-out data.
 
+Example:
+  zojax eval runs/demo --json
+  zojax eval runs/demo --set data.path=DIR --predictions answers.jsonl
+  zojax eval --config configs/opt125m_lozo.py                # zero-shot
+  zojax eval --config configs/opt125m_lozo.py \
+      --set data.num_demos=32                                # in context
+  zojax eval --config configs/opt125m_lozo.py --adapter DIR  # a PEFT LoRA
+"""
+
+from __future__ import annotations
+
+import argparse
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from zojax.adapters.lora import load_lora
-from zojax.config import Config, apply_overrides
+from zojax.commands.options import COUNT, JSON, RUN, SET, SKIP_BAD, Option, check_output
 from zojax.errors import InputError
-from zojax.evaluation.evaluate import Evaluator
-from zojax.evaluation.predictions import prediction_rows
-from zojax.files import write_rows
-from zojax.journal.file import read_journal
-from zojax.journal.replay import changed_data
-from zojax.models import Model
-from zojax.reporting.bar import progress_bar
-from zojax.runs import run_dir
-from zojax.runs.rebuild import load_run
-from zojax.runs.setup import (
-    Data,
-    load_data,
-    load_eval_data,
-    load_model,
-    pack_eval_sets,
-    run_data_hash,
-)
-from zojax.training.method import make_objective
+
+if TYPE_CHECKING:
+    from zojax.config import Config
+    from zojax.models import Model
+    from zojax.runs.setup import Data
 
 Tree = Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument("run", nargs="?", **RUN)
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA on the base model, in place of the run's",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="base model and data, in place of RUN: FILE or FILE:NAME"
+    )
+    what = "override a field; with RUN, data.*, mesh.* or run.eval_batch_size (repeatable)"
+    setting: Option = SET | {"help": what}
+    parser.add_argument("--set", **setting)
+    parser.add_argument("--skip-bad", **SKIP_BAD)
+    parser.add_argument(
+        "--step", **COUNT, help="the model after N steps (default: the best on the dev set)"
+    )
+    parser.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FILE",
+        help="write what is answered on each example there, one JSON object a line",
+    )
+    parser.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, and prints the figure."""
+    if (args.run is None) == (args.config is None):
+        raise InputError("eval: give either RUN, or --config FILE")
+    if args.step is not None and (args.run is None or args.adapter):
+        raise InputError("eval: --step goes with RUN alone")
+    check_output("--predictions", args.predictions)
+
+    from zojax.config.loading import load_config
+    from zojax.programs.cache import keep_programs
+    from zojax.runs import run_dir
+
+    keep_programs()
+    console = Console(stderr=True)
+    if args.run and args.adapter is None:
+        result = evaluate_run(
+            args.run, console, args.step, overrides=args.overrides, predictions=args.predictions
+        )
+        what = f"after step {result['step']}"
+    else:
+        config = (
+            override_run(run_dir.read_config(args.run), args.overrides)
+            if args.run
+            else load_config(args.config, args.overrides)
+        )
+        result = evaluate_config(config, console, args.adapter, predictions=args.predictions)
+        what = f"with {args.adapter}" if args.adapter else f"of {config.model.path}"
+    if args.json:
+        print(json.dumps(result))
+    else:
+        metric = result["metric"]
+        print(
+            f"held-out {metric} {100 * result[f'eval_{metric}']:.1f} % "
+            f"({result['eval_examples']} examples) {what}"
+        )
+    return 0
 
 
 def evaluate_run(
@@ -56,6 +121,10 @@ def evaluate_run(
     Raises:
         InputError: no run there, a damaged one, another base model, or what is wrong with the data.
     """
+    from zojax.runs import run_dir
+    from zojax.runs.rebuild import load_run
+    from zojax.runs.setup import load_eval_data
+
     trained = run_dir.read_config(directory)
     config = override_run(trained, overrides)
     with console.status("reading data"):
@@ -93,6 +162,9 @@ def evaluate_config(
     Raises:
         InputError: what is wrong with the data, the model or the adapter.
     """
+    from zojax.adapters.lora import load_lora
+    from zojax.runs.setup import load_eval_data, load_model
+
     with console.status("reading data"):
         data = load_eval_data(config)
     _tell(console, *data.splits.notes)
@@ -113,6 +185,8 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         InputError: as that, or for a field that would name another model, or changes nothing here.
     """
+    from zojax.config import apply_overrides
+
     overridden = apply_overrides(config, overrides)
     for override in overrides:
         name = override.partition("=")[0].strip()
@@ -129,6 +203,11 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
 
 def _own_data(directory: Path, config: Config) -> tuple[Data, str | None]:
     """The run's data, and what to say if they are no longer what it was trained on."""
+    from zojax.journal.file import read_journal
+    from zojax.journal.replay import changed_data
+    from zojax.runs import run_dir
+    from zojax.runs.setup import load_data, run_data_hash
+
     data = load_data(config)
     journal = read_journal(directory / run_dir.JOURNAL)
     return data, changed_data(journal, run_data_hash(config, data))
@@ -144,6 +223,13 @@ def _evaluate(
     predictions: Path | None,
 ) -> dict[str, Any]:
     """Judges a model, whose adapter is ``state_of(carry)``, on the held-out data."""
+    from zojax.evaluation.evaluate import Evaluator
+    from zojax.evaluation.predictions import prediction_rows
+    from zojax.files import write_rows
+    from zojax.reporting.bar import progress_bar
+    from zojax.runs.setup import pack_eval_sets
+    from zojax.training.method import make_objective
+
     metric = data.splits.task.metric
     objective = make_objective(config, data.splits, data.tokenizer, data.scored, model)
     if predictions is not None:  # to be read as log-probabilities, where bare logits would do
@@ -156,11 +242,7 @@ def _evaluate(
         judged = evaluator.judge(model.weights, carry, eval_set, dev_set, on_progress=update)
     if predictions is not None:
         write_rows(predictions, prediction_rows(eval_set, judged))
-    return {
-        "metric": metric,
-        f"eval_{metric}": judged.figure,
-        "eval_examples": len(eval_set.items),
-    }
+    return {"metric": metric, f"eval_{metric}": judged.figure, "eval_examples": len(eval_set.items)}
 
 
 def _tell(console: Console, *lines: str) -> None:

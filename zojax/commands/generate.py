@@ -1,32 +1,149 @@
-"""``zojax generate``: texts that a base model, a run's model or a published LoRA goes on with."""
+r"""Go on from prompts with a base model, a run's best model or a PEFT LoRA.
 
+Example:
+  zojax generate runs/demo --prompt "a gripping film" --prompt "a dull film"
+  zojax generate runs/demo --step 500 --prompt "a gripping film"
+  zojax generate --model facebook/opt-125m --prompts prompts.txt --stop '\n' \
+      --temperature 0.7 --top-p 0.9 --num-samples 4 --output texts.jsonl
+  zojax generate --model facebook/opt-125m --adapter DIR --prompt "Once upon"
+"""
+
+from __future__ import annotations
+
+import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from zojax.adapters import make_pool
-from zojax.adapters.lora import load_lora
+from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES, check_output, count
 from zojax.errors import InputError
-from zojax.generation import Generation, Sampling, generate
-from zojax.hub import load, load_tokenizer
-from zojax.hub.tokenizer import Tokenizer
-from zojax.models import Model
-from zojax.reporting.bar import progress_bar
-from zojax.runs import run_dir
-from zojax.runs.rebuild import load_run
-from zojax.tasks.records import read_file
+from zojax.files import write_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from zojax.generation import Generation, Sampling
+    from zojax.hub.tokenizer import Tokenizer
+    from zojax.models import Model
 
 Tree = Any
 Prompt = tuple[str, str]
 """Where it comes from, and its text."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument("run", nargs="?", **RUN)
+    parser.add_argument("--model", metavar="M", help="directory or hub id, in place of RUN")
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA on it"
+    )
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        dest="texts",
+        metavar="TEXT",
+        help="what to go on from (repeatable)",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help=".txt with a prompt a line, or .jsonl, .csv or .parquet with a field 'prompt'",
+    )
+    numbers = [
+        ("--max-new-tokens", int, 50, "of each prompt, at most"),
+        ("--temperature", float, 0.0, "0 takes the most probable token, 1 samples"),
+        ("--top-k", int, 0, "sample from the K most probable tokens; 0: from all"),
+        ("--top-p", float, 1.0, "sample from the fewest that have this probability together"),
+        ("--seed", int, 0, "of the samples"),
+        ("--num-samples", int, 1, "texts of each prompt"),
+        ("--batch-size", int, 16, "texts that are made together"),
+    ]
+    for name, kind, default, what in numbers:
+        parser.add_argument(
+            name, type=kind, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
+    parser.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        type=lambda text: text.replace("\\n", "\n").replace("\\t", "\t"),
+        metavar="TEXT",
+        help="what ends a text and is cut off; \\n is a line break (repeatable)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=WEIGHT_DTYPES,
+        help="of --model's weights on the device (default: float32)",
+    )
+    parser.add_argument(
+        "--bos-token-id",
+        type=count,
+        metavar="ID",
+        help="with --model: what prompts start with (default: the tokenizer's own)",
+    )
+    parser.add_argument("--json", **JSON)
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generates, and prints or writes the texts."""
+    if (args.run is None) == (args.model is None):
+        raise InputError("generate: give RUN, or --model M")
+    for_model = (args.adapter, args.dtype, args.bos_token_id)
+    if args.run is not None and any(value is not None for value in for_model):
+        raise InputError("generate: --adapter, --dtype and --bos-token-id go with --model M")
+    if args.run is None and args.step is not None:
+        raise InputError("generate: --step goes with RUN")
+    check_output("--output", args.output)
+
+    from zojax.generation import Sampling
+    from zojax.programs.cache import keep_programs
+
+    keep_programs()
+    console = Console(stderr=True)
+    prompts = read_prompts(args.texts, args.prompts)
+    if args.run is not None:
+        source = open_run(args.run, console, args.step)
+    else:
+        source = open_model(
+            args.model, args.adapter, args.dtype or "float32", console, args.bos_token_id
+        )
+    told = generate_texts(
+        source,
+        prompts,
+        console,
+        max_new_tokens=args.max_new_tokens,
+        sampling=Sampling(args.temperature, args.top_k, args.top_p),
+        seed=args.seed,
+        stop_strings=args.stop,
+        num_samples=args.num_samples,
+        batch_size=args.batch_size,
+    )
+    if args.output is not None:
+        write_rows(args.output, told["generations"])
+    if args.json:
+        print(json.dumps(told))
+    elif args.output is not None:
+        print(f"{args.output}: {in_words(told)}")
+    else:
+        show(told, Console(highlight=False))
+    return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +197,8 @@ def _read_records(file: Path) -> list[Prompt]:
     def refuse(error: InputError) -> None:
         raise error
 
+    from zojax.tasks.records import read_file
+
     prompts = []
     for row in read_file(file, refuse):
         text = (row.record or {}).get("prompt")
@@ -90,11 +209,7 @@ def _read_records(file: Path) -> list[Prompt]:
 
 
 def open_model(
-    path: str,
-    adapter: Path | None,
-    dtype: str,
-    console: Console,
-    bos_token_id: int | None = None,
+    path: str, adapter: Path | None, dtype: str, console: Console, bos_token_id: int | None = None
 ) -> Source:
     """A base model (a directory or a hub id), with a LoRA that PEFT has saved if one is given.
 
@@ -108,6 +223,12 @@ def open_model(
     Raises:
         InputError: what is wrong with the model, its tokenizer or the adapter.
     """
+    import jax.numpy as jnp
+
+    from zojax.adapters import make_pool
+    from zojax.adapters.lora import load_lora
+    from zojax.hub import load, load_tokenizer
+
     tokenizer = load_tokenizer(path, bos_token_id)
     with console.status("loading the model"):
         model = load(path, dtype=jnp.dtype(dtype))
@@ -127,6 +248,11 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     Raises:
         InputError: no run there, a damaged one, another base model, or fewer steps.
     """
+    from zojax.adapters import make_pool
+    from zojax.hub import load_tokenizer
+    from zojax.runs import run_dir
+    from zojax.runs.rebuild import load_run
+
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     run = load_run(directory, config, console, step)
@@ -158,6 +284,12 @@ def generate_texts(
         raise InputError(f"--num-samples {num_samples}: give 1 or more")
     if num_samples > 1 and sampling.temperature == 0:
         raise InputError(f"--num-samples {num_samples} would be one text; give --temperature too")
+
+    import jax
+
+    from zojax.generation import generate
+    from zojax.reporting.bar import progress_bar
+
     tokenizer = source.tokenizer
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     started = time.perf_counter()
@@ -187,6 +319,8 @@ def generate_texts(
 
 
 def _tokenise(tokenizer: Tokenizer, prompt: Prompt) -> np.ndarray:
+    import numpy as np
+
     name, text = prompt
     ids = [tokenizer.bos, *tokenizer.ids(text)]
     if max(ids) >= tokenizer.vocab_size:

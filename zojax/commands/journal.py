@@ -1,5 +1,12 @@
-"""``zojax journal show | verify | replay``: what a journal says, whether it is whole, its model."""
+"""Show, verify or replay a run's journal.
 
+Example:
+  zojax journal verify runs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
 import dataclasses
 import json
 import math
@@ -7,27 +14,62 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from zojax.config import Config, from_dict
+from zojax.commands.options import COUNT, JSON, add_command
 from zojax.errors import InputError
-from zojax.hub import save
-from zojax.journal.file import SKIPPED, Journal, read_journal
-from zojax.journal.replay import check_records, check_run, header_key, make_replay, merge
-from zojax.models import Model, content_hash
-from zojax.programs.compiling import CompilationCounter
-from zojax.reporting.bar import progress_bar
-from zojax.runs import run_dir
-from zojax.runs.setup import load_model
-from zojax.training.method import make_method
-from zojax.training.schedules import learning_rates
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from zojax.config import Config
+    from zojax.journal.file import Journal
+    from zojax.models import Model
+
+_ACTIONS = {
+    "show": "Print the header and the first and last records.",
+    "verify": "Check every byte; exit code 1 if the end is damaged.",
+    "replay": "Rebuild the trained weights from the base model, without data.",
+}
 _SHOWN = 5  # records at either end
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, about in _ACTIONS.items():
+        example = f"zojax journal {name} runs/demo"
+        action = add_command(actions, name, f"{about}\n\nExample:\n  {example}")
+        what = "directory of a run, or a journal"
+        action.add_argument("path", type=Path, metavar="RUN", help=what)
+        if name != "verify":
+            action.add_argument("--json", **JSON)
+    replay = actions.choices["replay"]
+    replay.add_argument("--output", type=Path, metavar="DIR", help="write a Hugging Face directory")
+    replay.add_argument("--model", metavar="M", help="base model (default: as in the header)")
+    replay.add_argument("--steps", **COUNT, help="steps to replay (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what the action says."""
+    if args.action == "show":
+        show(args.path, Console(), as_json=args.json)
+        return 0
+    if args.action == "verify":
+        return verify(args.path, Console())
+
+    from zojax.programs.cache import keep_programs
+
+    keep_programs()
+    told = replay_to(
+        args.path, Console(stderr=True), output=args.output, model=args.model, steps=args.steps
+    )
+    print(json.dumps(told) if args.json else in_words(told))
+    return 0
 
 
 def show(path: Path, console: Console, *, as_json: bool = False) -> None:
@@ -42,7 +84,9 @@ def show(path: Path, console: Console, *, as_json: bool = False) -> None:
     Raises:
         InputError: no journal there, or a damaged one.
     """
-    journal = read_journal(_journal_path(path))
+    from zojax.journal.file import SKIPPED
+
+    journal = _read(path)
     records, skipped = journal.records, int((journal.records["flags"] & SKIPPED).sum())
     first = records[:_SHOWN]
     last = records[max(len(first), len(records) - _SHOWN) :]
@@ -83,7 +127,10 @@ def verify(path: Path, console: Console) -> int:
     Raises:
         InputError: what is wrong with a journal that cannot be used as it is.
     """
-    journal = read_journal(_journal_path(path))
+    from zojax.journal.replay import check_records
+    from zojax.training.schedules import learning_rates
+
+    journal = _read(path)
     check_records(journal, learning_rates(_config(journal).train))
     steps, size = len(journal.records), journal.good_bytes + journal.lost_bytes
     if not journal.lost_bytes:
@@ -124,7 +171,13 @@ def replay_to(
         InputError: a damaged journal, fewer steps than asked for, another base model, or an output
             directory that holds something.
     """
-    journal = read_journal(_journal_path(path))
+    from zojax.hub import save
+    from zojax.journal.replay import check_records, check_run
+    from zojax.models import content_hash
+    from zojax.runs.setup import load_model
+    from zojax.training.schedules import learning_rates
+
+    journal = _read(path)
     config = _config(journal)
     if model is not None:
         config.model.path = model
@@ -167,6 +220,13 @@ def _replay_with_bar(
     config: Config, base: Model, journal: Journal, records: np.ndarray, console: Console
 ) -> tuple[Model, float]:
     """The model after these records, and the seconds that they took, without compiling."""
+    import jax
+
+    from zojax.journal.replay import header_key, make_replay, merge
+    from zojax.programs.compiling import CompilationCounter
+    from zojax.reporting.bar import progress_bar
+    from zojax.training.method import make_method
+
     method, key = make_method(config, base), header_key(journal)
     total, bar = len(records), progress_bar(console, "replay", transient=False)
     with bar as update, CompilationCounter() as compilations:
@@ -183,6 +243,8 @@ def _replay_with_bar(
 
 def _training_seconds(directory: Path, steps: int) -> float | None:
     """What the first steps took when they were trained, if the run's metrics lie there."""
+    from zojax.runs import run_dir
+
     metrics = directory / run_dir.METRICS
     if not metrics.is_file():
         return None
@@ -196,11 +258,15 @@ def _training_seconds(directory: Path, steps: int) -> float | None:
     return None if None in taken else math.fsum(taken)  # pyright: ignore[reportArgumentType]
 
 
-def _journal_path(path: Path) -> Path:
-    return path / run_dir.JOURNAL if path.is_dir() else path
+def _read(path: Path) -> Journal:
+    from zojax.journal.file import JOURNAL, read_journal
+
+    return read_journal(path / JOURNAL if path.is_dir() else path)
 
 
 def _config(journal: Journal) -> Config:
+    from zojax.config import from_dict
+
     return from_dict({**journal.header["config"], "mesh": {}})
 
 
@@ -223,7 +289,7 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         rows["damage"] = f"{journal.lost_steps} steps at the end are lost"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))  # what a file says is text, no markup
     console.print(table)
     console.print()
 
@@ -233,6 +299,8 @@ def _listed(settings: dict[str, Any]) -> str:
 
 
 def _row(record: np.void) -> tuple[str, ...]:
+    from zojax.journal.file import SKIPPED
+
     return (
         str(record["step"]),
         f"{record['learning_rate']:.4g}",

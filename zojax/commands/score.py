@@ -1,16 +1,63 @@
-"""Ranking the candidates of one text under a base model: what ``zojax score`` prints."""
+r"""Print candidates' log-probabilities after a text.
 
+Example:
+  zojax score --model demo/model --text "a gripping film . It was" \
+      --candidate " great" --candidate " terrible"
+"""
+
+import argparse
+import json
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from zojax.commands.options import JSON, WEIGHT_DTYPES
 from zojax.errors import InputError
-from zojax.hub import load, load_tokenizer, read_config
-from zojax.scoring import pack, score, shape_needed
-from zojax.tasks import Example, tokenise
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument("--model", required=True, metavar="M", help="directory or hub id")
+    parser.add_argument("--text", required=True, help="what comes before the candidates")
+    parser.add_argument(
+        "--candidate",
+        action="append",
+        required=True,
+        dest="candidates",
+        metavar="TEXT",
+        help="what may follow, with its leading blank (repeatable)",
+    )
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=WEIGHT_DTYPES,
+        help="of the weights on the device; int8 is of the layers' matrices (default: float32)",
+    )
+    parser.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Scores, and prints a table."""
+    from zojax.programs.cache import keep_programs
+
+    keep_programs()
+    rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
+    if args.json:
+        print(json.dumps({"text": args.text, "candidates": rows}))
+        return 0
+    table = Table("candidate", "log-probability", "a token", "among these", box=None)
+    for row in rows:
+        table.add_row(
+            escape(repr(row["candidate"])),
+            f"{row['logprob']:.4f}",
+            f"{row['mean_logprob']:.4f}",
+            f"{100 * row['share']:.1f} %",
+        )
+    Console(highlight=False).print(table)
+    return 0
 
 
 def rank_candidates(
@@ -26,6 +73,14 @@ def rank_candidates(
         InputError: no such model, a candidate that cannot be scored, or more tokens than the model
             has positions.
     """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from zojax.hub import load, load_tokenizer, read_config
+    from zojax.scoring import pack, score, shape_needed
+    from zojax.tasks import Example, tokenise
+
     positions = read_config(model_path).max_position_embeddings
     tokenizer = load_tokenizer(model_path, None)
     item = tokenise(tokenizer, Example(text, tuple(candidates), 0, "--text"))

@@ -6,7 +6,7 @@ The model is rebuilt from the base weights and the journal, like everything that
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,6 @@ from zojax.runs import run_dir
 from zojax.training.schedules import learning_rates
 
 Format = Literal["peft", "hf", "journal"]
-
-_LARGE_ERROR = 0.1  # above it, words advise another export
 
 
 def export_run(
@@ -92,36 +90,6 @@ def export_run(
             out = DTYPES[dtype] if dtype else precision_of(config.model.dtype).dtype
             told = export_hf(exported, partial, output, console, dtype=out)
     return {"format": format, "output": str(output), "step": steps, **told}
-
-
-def in_words(told: Mapping[str, Any]) -> str:
-    """What :func:`export_run` returns, in a line or two.
-
-    >>> in_words({"format": "hf", "output": "out", "step": 7, "dtype": "float32"})
-    'out: the model after step 7, float32'
-    """
-    what = "journal" if told["format"] == "journal" else "model"
-    line = f"{told['output']}: the {what} after step {told['step']}"
-    if told["step"] == 0 and what == "model":
-        line += " (which is the base model)"
-    if told.get("lost_steps"):
-        line += f" (its end was damaged: {told['lost_steps']} steps are lost)"
-    if told["format"] == "hf":
-        line += f", {told['dtype']}"
-    if told["format"] == "peft":
-        line += f", LoRA of rank {told['rank']}"
-    error = told.get("relative_error")
-    if error is None:
-        return line
-    line += f", relative error of the update {error:.2e}" if error else ", exact"
-    if error and "worst_matrix" in told:
-        line += f" (at worst {told['worst_relative_error']:.2e}, {told['worst_matrix']})"
-    if error > _LARGE_ERROR:
-        line += {
-            "peft": "\nthe update has more than this rank: give a larger --rank, or --format hf",
-            "hf": "\nrounding loses much of it: --dtype float32 or --format peft keeps it",
-        }[told["format"]]
-    return line
 
 
 @contextmanager

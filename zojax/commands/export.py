@@ -1,0 +1,95 @@
+"""Write a run's model for PEFT or transformers, or its journal to give away.
+
+Example:
+  zojax export runs/demo --format hf --output out
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zojax.commands.options import COUNT, JSON, RUN
+
+_LARGE_ERROR = 0.1  # above it, words advise another export
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument("run", **RUN)
+    parser.add_argument(
+        "--format",
+        required=True,
+        choices=["peft", "hf", "journal"],
+        help="a LoRA, a checkpoint, or what another needs to replay the run",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new directory")
+    parser.add_argument(
+        "--rank",
+        type=int,
+        metavar="R",
+        help="of a LoRA (default: the run's own if nothing was folded, else 16)",
+    )
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="the model after N steps (default: the best on the dev set; of a journal: all)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the file (default: of hf the run's own, of peft float32)",
+    )
+    parser.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports, and prints what the result is worth."""
+    from zojax.exports.export import export_run
+    from zojax.programs.cache import keep_programs
+
+    keep_programs()
+    told = export_run(
+        args.run,
+        args.format,
+        args.output,
+        Console(stderr=True),
+        rank=args.rank,
+        step=args.step,
+        dtype=args.dtype,
+    )
+    print(json.dumps(told) if args.json else in_words(told))
+    return 0
+
+
+def in_words(told: Mapping[str, Any]) -> str:
+    """What :func:`zojax.exports.export.export_run` returns, in a line or two.
+
+    >>> in_words({"format": "hf", "output": "out", "step": 7, "dtype": "float32"})
+    'out: the model after step 7, float32'
+    """
+    what = "journal" if told["format"] == "journal" else "model"
+    line = f"{told['output']}: the {what} after step {told['step']}"
+    if told["step"] == 0 and what == "model":
+        line += " (which is the base model)"
+    if told.get("lost_steps"):
+        line += f" (its end was damaged: {told['lost_steps']} steps are lost)"
+    if told["format"] == "hf":
+        line += f", {told['dtype']}"
+    if told["format"] == "peft":
+        line += f", LoRA of rank {told['rank']}"
+    error = told.get("relative_error")
+    if error is None:
+        return line
+    line += f", relative error of the update {error:.2e}" if error else ", exact"
+    if error and "worst_matrix" in told:
+        line += f" (at worst {told['worst_relative_error']:.2e}, {told['worst_matrix']})"
+    if error > _LARGE_ERROR:
+        line += {
+            "peft": "\nthe update has more than this rank: give a larger --rank, or --format hf",
+            "hf": "\nrounding loses much of it: --dtype float32 or --format peft keeps it",
+        }[told["format"]]
+    return line

@@ -1,0 +1,99 @@
+r"""Train as a configuration says, or go on with the run in its directory.
+
+Example:
+  zojax train --config configs/demo.py --set train.steps=500 \
+      --set run.dir=runs/short
+  zojax train --config configs/demo.py --set run.dir=runs/traced --profile
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zojax.commands.options import CONFIG, SET, SKIP_BAD
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what the command takes."""
+    parser.add_argument("--config", required=True, **CONFIG)
+    parser.add_argument("--set", **SET)
+    parser.add_argument("--skip-bad", **SKIP_BAD)
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
+    )
+    parser.add_argument(
+        "--profile",
+        action="append_const",
+        const="run.profile=true",
+        dest="overrides",
+        help="trace a few steps into DIR/profile, and tell what takes longest in one",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, and prints how it went."""
+    from zojax.config.loading import load_config
+
+    # Read first: the imports below take seconds, and a slip in a --set need not wait for them.
+    config = load_config(args.config, args.overrides)
+
+    from zojax.distributed import processes
+    from zojax.programs.cache import keep_programs
+    from zojax.programs.stopping import Stopped
+    from zojax.runs import run_dir
+    from zojax.runs.train import train
+
+    keep_programs()
+    with processes.together():
+        tells = processes.is_leader()
+        # Off a terminal there is no bar to keep within a width, and logs want whole lines.
+        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), quiet=not tells)
+        directory = Path(config.run.dir)
+
+        def tell(line: str) -> None:
+            console.print(line, soft_wrap=True, markup=False)
+
+        try:
+            with run_dir.set_aside(directory, tell) if args.fresh and tells else nullcontext():
+                result = train(config, console)
+        except Stopped as stopped:
+            tell(str(stopped))
+            processes.leave(stopped.exit_code)
+            return stopped.exit_code
+        if tells:
+            _print_result(console, directory, result)
+    return 0
+
+
+def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) -> None:
+    from zojax.runs import run_dir
+
+    metric = result.get("metric", "accuracy")
+    before, after = result[f"eval_{metric}_before"], result[f"eval_{metric}"]
+    was = "?" if before is None else f"{100 * before:.1f} %"
+    console.print(
+        f"\n[bold]held-out {metric} {was} → {100 * after:.1f} %[/] "
+        f"({result['eval_examples']} examples; best dev {100 * result[f'best_dev_{metric}']:.1f} % "
+        f"at step {result['best_step']})"
+    )
+    if "median_step_seconds" in result:
+        console.print(
+            f"median step {1000 * result['median_step_seconds']:.1f} ms · "
+            f"{result['tokens_per_second']:,.0f} tokens/s · "
+            f"token efficiency {100 * result['token_efficiency']:.1f} %"
+        )
+    journal = directory / run_dir.JOURNAL
+    console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True, markup=False)
+    console.print(
+        f"adapter  {journal} ({journal.stat().st_size / 1000:.0f} kB; the base model and this "
+        f"file are the trained model: zojax eval {directory})",
+        soft_wrap=True,
+        markup=False,
+    )
