@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from zojax.models.layers import Prefix
+from zojax.models.forward import Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
 from zojax.scoring.attention import attention_of_page, blockwise_attention, masked_attention
 from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
