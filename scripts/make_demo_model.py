@@ -27,19 +27,21 @@ from tokenizers import ByteLevelBPETokenizer
 from zojax.hub import save
 from zojax.models import Model, decoder, random_model
 from zojax.models.forward import Forward
-from zojax.models.opt import OPTConfig
+from zojax.models.registry import parse_config
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 PAD, BOS = 1, 2
 ROW_LENGTH = 64
-CONFIG = OPTConfig(
-    vocab_size=1024,
-    hidden_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    ffn_dim=512,
-    max_position_embeddings=ROW_LENGTH,
-    word_embed_proj_dim=128,
+CONFIG = parse_config(
+    {
+        "model_type": "opt",
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "ffn_dim": 512,
+        "max_position_embeddings": ROW_LENGTH,
+    }
 )
 
 

@@ -120,7 +120,7 @@ def start(
     positions_pt = jnp.minimum(jnp.arange(length), last_p1)
     forward = Forward(
         positions_pt,
-        prompts.slot_p,
+        jnp.asarray(prompts.slot_p),
         prompt_attention,
         pool,
         reads_pr=last_p1,
@@ -158,7 +158,7 @@ def advance(
         position_p = jnp.asarray(prompts.length_p) + decoding.count_p - 1
         forward = Forward(
             position_p[:, None],
-            prompts.slot_p,
+            jnp.asarray(prompts.slot_p),
             cached_attention(position_p),
             pool,
             cache=decoding.cache,

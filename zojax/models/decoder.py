@@ -107,7 +107,7 @@ def run_layers(
             carry = run_inner(*carry, np.int32(layer))
         return carry
 
-    carry = x_ptn, forward.cache
+    carry: Any = x_ptn, forward.cache
     is_int8 = any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(stacked))
     if forward.cache is not None or is_int8:
         # Decoding is a loop itself, in which each slice is copied; and XLA would turn all int8

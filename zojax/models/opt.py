@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from zojax.errors import InputError
+from zojax.models.family import Family
 from zojax.models.forward import Cache, Forward, LayerForward, prefix_of, split_heads, take
 from zojax.models.layers import STACKED, Embedding, LayerNorm, Linear
 from zojax.models.precision import FLOAT32, Precision
@@ -36,13 +37,23 @@ class OPTConfig:
     enable_bias: bool = True
 
     @property
+    def num_key_value_heads(self) -> int:
+        """Each head of queries has its own."""
+        return self.num_attention_heads
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """See :class:`zojax.models.family.DecoderConfig`."""
+        return {"heads": self.num_attention_heads, "MLP": self.ffn_dim}
+
+    @property
     def head_dim(self) -> int:
         """Of queries, keys and values."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "OPTConfig":
-        """Reads a parsed ``config.json``; ``ValueError`` names what it lacks or what we cannot do.
+        """Reads a parsed ``config.json``; ``InputError`` names what it lacks or what we cannot do.
 
         >>> OPTConfig.from_dict({"model_type": "opt", "vocab_size": 8})
         Traceback (most recent call last):
@@ -73,7 +84,7 @@ class OPTConfig:
         return config
 
 
-_ROWS = {"q_proj": "heads", "k_proj": "heads", "v_proj": "heads", "fc1": "ffn"}
+_ROWS = {"q_proj": "heads", "k_proj": "kv_heads", "v_proj": "kv_heads", "fc1": "ffn"}
 _ROWS |= {"embed_tokens": "vocab", "lm_head": "vocab", "embed_positions": None}
 _COLUMNS = {"out_proj": "heads", "fc2": "ffn", "project_in": None, "project_out": None}
 
@@ -228,3 +239,53 @@ class OPT(nnx.Module):
         if self.project_out is not None:
             x_prn = self.project_out(x_prn, forward.adapter("project_out"), forward.variants)
         return x_prn
+
+
+def _write_config(config: OPTConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": "opt",
+        "activation_function": "relu",
+        **dataclasses.asdict(config),
+    }
+
+
+def _published(hidden_size: int, num_layers: int, num_heads: int) -> OPTConfig:
+    return OPTConfig(
+        vocab_size=50272,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        ffn_dim=4 * hidden_size,
+        max_position_embeddings=2048,
+        # 350M alone normalises after its sublayers and embeds in a narrower space.
+        word_embed_proj_dim=512 if hidden_size == 1024 else hidden_size,
+        do_layer_norm_before=hidden_size != 1024,
+    )
+
+
+FAMILY = Family(
+    model_type="opt",
+    architectures=("OPTForCausalLM", "OPTModel"),
+    config=OPTConfig,
+    read_config=OPTConfig.from_dict,
+    write_config=_write_config,
+    module=OPT,
+    logical_axes=logical_axes,
+    prefix="model.decoder.",
+    # OPTModel alone saves without "model."; with its head, OPTForCausalLM has it.
+    aliases={"decoder.": "model.decoder."},
+    # The tokenizer prepends </s> (2), which is the end of text too.
+    token_ids={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
+    # Of ``config.json`` of each checkpoint.
+    published={
+        "facebook/opt-125m": _published(768, 12, 12),
+        "facebook/opt-350m": _published(1024, 24, 16),
+        "facebook/opt-1.3b": _published(2048, 24, 32),
+        "facebook/opt-2.7b": _published(2560, 32, 32),
+        "facebook/opt-6.7b": _published(4096, 32, 32),
+        "facebook/opt-13b": _published(5120, 40, 40),
+        "facebook/opt-30b": _published(7168, 48, 56),
+        "facebook/opt-66b": _published(9216, 64, 72),
+    },
+)

@@ -45,12 +45,17 @@ def score(
     """
     model = nnx.merge(graphdef, weights)
     forward = Forward(
-        pages.positions_pt, pages.slot_p, page_attention(pages), pool, variants, pages.reads_pr
+        jnp.asarray(pages.positions_pt),
+        jnp.asarray(pages.slot_p),
+        page_attention(pages),
+        adapters=pool,
+        variants=variants,
+        reads_pr=jnp.asarray(pages.reads_pr),
     )
-    hidden_prn, _ = decoder.run(model, pages.tokens_pt, forward)
+    hidden_prn, _ = decoder.run(model, jnp.asarray(pages.tokens_pt), forward)
     if not normalize:
         hidden_pcn = jnp.take_along_axis(hidden_prn, pages.read_pc[:, :, None], axis=1)
-        return decoder.logits_at(model, hidden_pcn, pages.targets_pc, forward)
+        return decoder.logits_at(model, hidden_pcn, jnp.asarray(pages.targets_pc), forward)
     logits_prv = decoder.logits(model, hidden_prn, forward)
     log_z_pr = jax.nn.logsumexp(logits_prv, axis=-1)
     p_p1 = jnp.arange(logits_prv.shape[0])[:, None]
