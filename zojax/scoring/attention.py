@@ -89,7 +89,7 @@ def attention_of_page(
 
     Args:
         q_pthd: queries.
-        k_ptgd: keys.
+        k_ptgd: keys, whose heads divide the queries'.
         v_ptgd: values.
         sight: who sees whom.
         mask_pts: the same, from :func:`zojax.scoring.visibility.mask_of`.
@@ -113,13 +113,13 @@ def attention_of_page(
 
 def page_attention(pages: Pages) -> Attend:
     """Attention over these pages; nothing is kept."""
-    sight = tree_sight(pages)
+    sight, positions_pt = tree_sight(pages), jnp.asarray(pages.positions_pt)
     mask_pts = mask_of(sight)
 
     def attend(
         layer: jax.Array | int, heads: Heads, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
-        return _attention(heads, sight, mask_pts), cache
+        return _attention(heads, sight, mask_pts, positions_pt), cache
 
     return attend
 
@@ -134,7 +134,7 @@ def prompt_attention(
     """
     pages, length = heads.k_ptgd.shape[:2]
     sight = causal_sight(pages, length)
-    out_prhd = _attention(heads, sight, mask_of(sight))
+    out_prhd = _attention(heads, sight, mask_of(sight), jnp.arange(length)[None])
     return out_prhd, _written(cache, heads, (layer, slice(None), slice(length)))
 
 
@@ -147,7 +147,10 @@ def cached_attention(position_p: jax.Array) -> Attend:
         token = heads._replace(k_ptgd=heads.k_ptgd[:, 0], v_ptgd=heads.v_ptgd[:, 0])
         cache = _written(cache, token, (layer, jnp.arange(len(position_p)), position_p))
         k_psgd, v_psgd = (x_ypsgd[layer] for x_ypsgd in cache)
-        mask_prs = jnp.arange(k_psgd.shape[1]) <= position_p[:, None, None]
+        s, position_p11 = jnp.arange(k_psgd.shape[1]), position_p[:, None, None]
+        mask_prs = s <= position_p11
+        if heads.window is not None:
+            mask_prs &= position_p11 - s < heads.window
         return masked_attention(heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix), cache
 
     return attend
@@ -160,10 +163,16 @@ def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache
     return Cache(k_ypsgd.at[index].set(heads.k_ptgd), v_ypsgd.at[index].set(heads.v_ptgd))
 
 
-def _attention(heads: Heads, sight: Sight, mask_pts: jax.Array) -> jax.Array:
+def _attention(
+    heads: Heads, sight: Sight, mask_pts: jax.Array, positions_pt: jax.Array
+) -> jax.Array:
     """Of the queries that are read, or of all."""
-    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, _ = heads
-    if reads_pr is None:
-        return attention_of_page(q_prhd, k_ptgd, v_ptgd, sight, mask_pts, prefix)
-    mask_prs = jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
-    return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix)
+    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window = heads
+    if window is not None:
+        mask_pts &= positions_pt[:, :, None] - positions_pt[:, None, :] < window
+    if reads_pr is not None:
+        mask_prs = jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
+        return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix)
+    if window is not None:  # which no kernel knows
+        return blockwise_attention(q_prhd, k_ptgd, v_ptgd, mask_pts, prefix)
+    return attention_of_page(q_prhd, k_ptgd, v_ptgd, sight, mask_pts, prefix)
