@@ -56,6 +56,8 @@ def match(
     tied_head = None
     for file in files:
         for stored in file.tensors.values():
+            if stored.name.endswith(family.ignored):
+                continue
             name = _without_alias(stored.name, family.aliases)
             tied = name == "lm_head.weight" and name not in wanted
             place = (("embed_tokens", "weight"), None) if tied else wanted.get(name)

@@ -22,7 +22,8 @@ class Block(Protocol):
         """The residual stream ``(p, r, n)`` behind this layer, float32, and the new cache."""
         ...
 
-    def key_struct(self, variants: int) -> jax.ShapeDtypeStruct:
+    @property
+    def key_struct(self) -> jax.ShapeDtypeStruct:
         """A token's keys ``(g, d)``, which its values are like."""
         ...
 
@@ -123,7 +124,7 @@ def run_layers(
 
 def empty_cache(model: Decoder, num_rows: int, length: int) -> Cache:
     """Room for the keys and values of so many tokens in each row."""
-    key = model.layers.key_struct(variants=1)
+    key = model.layers.key_struct
     shape = (model.num_layers, num_rows, length, *key.shape)
     return Cache(jnp.zeros(shape, key.dtype), jnp.zeros(shape, key.dtype))
 

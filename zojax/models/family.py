@@ -51,6 +51,7 @@ class Family(NamedTuple):
         aliases: what else checkpoints have at the start of a name, and what it stands for.
         token_ids: entries of ``config.json`` that a checkpoint gets where nothing else is known.
         published: configurations by their hub ids.
+        ignored: endings of tensors that some checkpoints have and that are no parameters.
     """
 
     model_type: str
@@ -64,3 +65,4 @@ class Family(NamedTuple):
     aliases: Mapping[str, str]
     token_ids: Mapping[str, int]
     published: Mapping[str, Any]
+    ignored: tuple[str, ...] = ()

@@ -18,8 +18,8 @@ from zojax.models.layers import STACKED, Adapter, bind
 class Prefix(NamedTuple):
     """Keys and values of one layer that every query of a page sees besides what it sees else.
 
-    They enter as outputs of k_proj and v_proj do, and take no position; but in float32, since a
-    probe of them must not be rounded away.
+    They enter as the keys and values of tokens do (rotated, where a family rotates those), and take
+    no position; but in float32, since a probe of them must not be rounded away.
 
     Attributes:
         k_plgd: l keys a page.
@@ -151,11 +151,17 @@ class Forward:
         )
 
 
-def take(x_ptn: jax.Array, reads_pr: jax.Array | None) -> jax.Array:
-    """The tokens ``reads_pr`` of each page; all of them for None."""
+def take(x_pt: jax.Array, reads_pr: jax.Array | None) -> jax.Array:
+    """The tokens ``reads_pr`` of each page, ``(p, t, …)``; all of them for None.
+
+    Example:
+        >>> take(jnp.array([[3, 5, 7]]), jnp.array([[0, 2]])).tolist()
+        [[3, 7]]
+    """
     if reads_pr is None:
-        return x_ptn
-    return jnp.take_along_axis(x_ptn, reads_pr[:, :, None], axis=1)
+        return x_pt
+    index_pr = reads_pr[(..., *(None,) * (x_pt.ndim - 2))]
+    return jnp.take_along_axis(x_pt, index_pr, axis=1)
 
 
 def split_heads(y_ptn: jax.Array, num_heads: int) -> jax.Array:

@@ -172,10 +172,11 @@ class Block(nnx.Module):
         x_prn = norm("self_attn_layer_norm", x_prn + y_prn)
         return norm("final_layer_norm", x_prn + mlp(x_prn)), cache
 
-    def key_struct(self, variants: int) -> jax.ShapeDtypeStruct:
+    @property
+    def key_struct(self) -> jax.ShapeDtypeStruct:
         """See :class:`zojax.models.decoder.Block`."""
         attention = self.self_attn
-        dtype = attention.k_proj.attention_dtype(variants)
+        dtype = attention.k_proj.attention_dtype(variants=1)
         return jax.ShapeDtypeStruct((attention.num_heads, self.head_dim), dtype)
 
 
