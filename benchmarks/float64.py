@@ -5,6 +5,7 @@ weights are set to ``W ± ε U Vᵀ``, every product is of float64, and sequence
 own, padded on the right.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import OPTForCausalLM
 
 from zojax.hub.tensor_names import hf_names
+from zojax.models.registry import SHAPES
 from zojax.scoring import Item
 
 Tensors = dict[str, torch.Tensor]
@@ -34,8 +36,9 @@ def by_name(tree: Any) -> Tensors:
     for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
         flat[tuple(path.split("/"))] = np.asarray(leaf, np.float64)
     num_layers = max(len(leaf) for path, leaf in flat.items() if path[0] == "layers")
+    config = dataclasses.replace(SHAPES["opt-125m"], num_hidden_layers=num_layers)
     tensors = {}
-    for name, (path, layer) in hf_names(flat, num_layers).items():
+    for name, (path, layer) in hf_names(flat, config).items():
         tensors[name] = torch.from_numpy(flat[path] if layer is None else flat[path][layer])
     return tensors
 

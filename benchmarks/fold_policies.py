@@ -30,7 +30,7 @@ from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, lozo, stream_key
 from zojax.hub.checkpoint_files import DTYPES
 from zojax.models import abstract_model
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.registry import SHAPES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "fold_policies.md"
 BEGIN, END = "<!-- table: made by benchmarks/fold_policies.py -->", "<!-- end of table -->"
@@ -104,7 +104,7 @@ class Row:
 
 def layer_sites(shape: str) -> Sites:
     """The matrices of one decoder layer of a published OPT."""
-    config = dataclasses.replace(OPT_SHAPES[shape], num_hidden_layers=1)
+    config = dataclasses.replace(SHAPES[shape], num_hidden_layers=1)
     return trainable_sites(abstract_model(config).weights, "linear")
 
 
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, default=400, help="default: 400")
     parser.add_argument(
-        "--shape", default="opt-125m", choices=OPT_SHAPES, help="whose layer (default: opt-125m)"
+        "--shape", default="opt-125m", choices=SHAPES, help="whose layer (default: opt-125m)"
     )
     parser.add_argument("--write-docs", action="store_true", help=f"renew the table in {DOCS.name}")
     args = parser.parse_args(argv)

@@ -94,7 +94,7 @@ def timed_read() -> Callable[[], float]:
 def limits(name: str, timed: TimedStep, seconds: list[float]) -> Limits:
     """What the steps of a method need."""
     config, variants = timed.run.model.config, timed.run.method.estimator.num_variants
-    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.ffn_dim
+    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.splits["MLP"]
     places = statistics.mean(places for _, _, (_, places) in timed.batches)
     needed = statistics.mean(needed_flops(config, items, variants) for items in timed.items)
     products = 2 * variants * places * layer * config.num_hidden_layers
@@ -119,7 +119,7 @@ def measure(
     some = next(iter(steps.values()))
     config, variants = some.run.model.config, some.run.method.estimator.num_variants
     places = variants * round(statistics.mean(places for _, _, (_, places) in some.batches))
-    d, ffn = config.hidden_size, config.ffn_dim
+    d, ffn = config.hidden_size, config.splits["MLP"]
     shapes = [(2048, 2048, 2048), (places, d, d), (places, d, ffn), (places, ffn, d)]
     rates = {f"product {t} x {n} x {m}": timed_matmul(t, n, m) for t, n, m in shapes}
     rates[f"sum of {READ_BYTES >> 20} MB"] = timed_read()

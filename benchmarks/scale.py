@@ -21,7 +21,7 @@ from rich.progress import track
 from setting import ROOT
 
 from zojax.errors import InputError
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.registry import SHAPES
 
 DOCS = ROOT / "docs" / "scale.md"
 PICTURE = ROOT / "docs" / "images" / "scale.png"
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
             help=f"with zojax[plan-{kind}]",
         )
     parser.add_argument(
-        "--models", nargs="*", default=list(OPT_SHAPES), help="published sizes (default: all)"
+        "--models", nargs="*", default=list(SHAPES), help="published sizes (default: all)"
     )
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
     parser.add_argument("--json", type=Path, help="where the figures go, too")

@@ -14,7 +14,7 @@ from zojax.adapters import make_pool, own_arrays
 from zojax.config import apply_overrides
 from zojax.config.loading import load_config
 from zojax.models import Model
-from zojax.models.opt import OPTConfig
+from zojax.models.family import DecoderConfig
 from zojax.scoring import Item, score, shape_needed
 from zojax.training.batches import pack_batch
 from zojax.training.method import make_method
@@ -24,7 +24,7 @@ from zojax.training.step import Batch, Method, Objective, init_state, losses_of,
 _WORDS = np.array([5], np.int32), np.array([6], np.int32)
 
 
-def make_batch(config: OPTConfig, count: int, length: int, num_pages: int = 1) -> Batch:
+def make_batch(config: DecoderConfig, count: int, length: int, num_pages: int = 1) -> Batch:
     """Sequences of so many random tokens, and two candidates of one token each, which cost none.
 
     Args:

@@ -22,8 +22,8 @@ from scaled_step import Bytes, ScaledStep, SlottedScore, make_batch
 from setting import DOCS, ROOT, arguments, machine_name
 
 from zojax.models import abstract_model, random_model
-from zojax.models.opt import OPTConfig
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.family import DecoderConfig
+from zojax.models.registry import SHAPES
 
 MARKERS = "<!-- table: made by benchmarks/scaling.py -->", "<!-- end of scaling.py's table -->"
 PNG = ROOT / "docs" / "images" / "scaling.png"
@@ -102,7 +102,7 @@ def ratio(ours: Sequence[float], base: Sequence[float]) -> float:
 Timed = ScaledStep | SlottedScore
 
 
-def make_series(config: OPTConfig, tokens: int) -> dict[str, tuple[str, dict[int, Timed]]]:
+def make_series(config: DecoderConfig, tokens: int) -> dict[str, tuple[str, dict[int, Timed]]]:
     """What is timed, traced: axis and sizes by name.
 
     Args:
@@ -144,7 +144,9 @@ def work_of(name: str, sizes: Sequence[int]) -> list[float]:
     return [of_size(n) / of_size(sizes[0]) for n in sizes]
 
 
-def measure(config: OPTConfig, layers: int, tokens: int, rounds: int, console: Console) -> Growth:
+def measure(
+    config: DecoderConfig, layers: int, tokens: int, rounds: int, console: Console
+) -> Growth:
     """Compiles everything, then times it in turns.
 
     Args:
@@ -269,7 +271,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="the longest (default: 2048)")
     parser.add_argument("--png", type=Path, help="where the picture goes, too")
     args = parser.parse_args(argv)
-    config = OPT_SHAPES[args.shape]
+    config = SHAPES[args.shape]
     growth = measure(config, args.layers, args.tokens, args.rounds, Console())
     figures = dataclasses.asdict(growth)
     command.tell(args, table(growth, args.layers, machine_name()), figures, DOCS, MARKERS)

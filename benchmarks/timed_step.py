@@ -8,7 +8,7 @@ from rich.console import Console
 
 from zojax.config import Config
 from zojax.distributed import layout_of
-from zojax.models.opt import OPTConfig
+from zojax.models.family import DecoderConfig
 from zojax.runs.loop import compile_programs
 from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.scoring import Item
@@ -74,7 +74,7 @@ def items_of(run: Run, step: int) -> list[Item]:
     return [items[i] for i in batch_indices(train.seed, len(items), train.batch_size, step)]
 
 
-def needed_flops(config: OPTConfig, items: list[Item], num_variants: int) -> int:
+def needed_flops(config: DecoderConfig, items: list[Item], num_variants: int) -> int:
     """What scoring these examples takes at the least, in floating-point operations.
 
     Distinct tokens alone: a prompt once for all its candidates, and none that is only predicted.
@@ -82,7 +82,7 @@ def needed_flops(config: OPTConfig, items: list[Item], num_variants: int) -> int
     what each token may see; the head one column a scored token. What the perturbation itself
     costs is not counted.
     """
-    d, ffn, last = config.hidden_size, config.ffn_dim, 1
+    d, ffn, last = config.hidden_size, config.splits["MLP"], 1
     tokens = sum(item.num_computed for item in items)
     reads = sum(item.num_reads for item in items)
     scored = sum(item.num_scored for item in items)

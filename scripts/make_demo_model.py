@@ -25,20 +25,23 @@ from rich.progress import track
 from tokenizers import ByteLevelBPETokenizer
 
 from zojax.hub import save
-from zojax.models import Model, random_model
-from zojax.models.opt import OPTConfig
+from zojax.models import Model, decoder, random_model
+from zojax.models.forward import Forward
+from zojax.models.registry import parse_config
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>"]
 PAD, BOS = 1, 2
 ROW_LENGTH = 64
-CONFIG = OPTConfig(
-    vocab_size=1024,
-    hidden_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    ffn_dim=512,
-    max_position_embeddings=ROW_LENGTH,
-    word_embed_proj_dim=128,
+CONFIG = parse_config(
+    {
+        "model_type": "opt",
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "ffn_dim": 512,
+        "max_position_embeddings": ROW_LENGTH,
+    }
 )
 
 
@@ -72,11 +75,13 @@ def next_token_loss(weights, rows_pt, *, graphdef) -> jax.Array:
     positions_pt = jnp.broadcast_to(jnp.arange(inputs_pt.shape[1]), inputs_pt.shape)
     slot_p = jnp.zeros(len(inputs_pt), jnp.int32)
 
-    def attend(_, q, k, v, *__):
+    def attend(_, heads, __):
+        q, k, v = heads.q_prhd, heads.k_ptgd, heads.v_ptgd
         return jax.nn.dot_product_attention(q, k, v, is_causal=True), None
 
-    hidden_ptn, _ = model(inputs_pt, positions_pt, slot_p, attend, {})
-    logits_ptv = model.logits(hidden_ptn, slot_p, {})
+    forward = Forward(positions_pt, slot_p, attend)
+    hidden_ptn, _ = decoder.run(model, inputs_pt, forward)
+    logits_ptv = decoder.logits(model, hidden_ptn, forward)
     loss_pt = optax.softmax_cross_entropy_with_integer_labels(logits_ptv, targets_pt)
     return loss_pt.mean(where=targets_pt != PAD)
 

@@ -1,4 +1,4 @@
-"""Writes an OPT checkpoint with random weights, in Hugging Face format, to measure speed with.
+"""Writes a checkpoint with random weights, in Hugging Face format, to measure speed with.
 
 python scripts/make_random_checkpoint.py --shape opt-125m --tokenizer TOKENIZER_DIR --out DIR
 
@@ -19,7 +19,7 @@ from zojax.errors import InputError
 from zojax.hub.checkpoint_files import DTYPES
 from zojax.hub.saving import save_tensors
 from zojax.hub.tensor_names import tensor_shapes
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.registry import SHAPES
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -32,10 +32,10 @@ _TOKENIZER_FILES = (
 
 
 def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """OPT's initial values: matrices N(0, 0.02²), biases 0, norms 1; float32."""
+    """Initial values: matrices N(0, 0.02²), biases 0, norms 1; float32."""
     if name.endswith("bias"):
         return np.zeros(shape, np.float32)
-    if name.endswith("layer_norm.weight"):
+    if len(shape) == 1:
         return np.ones(shape, np.float32)
     # Keyed by name, so that a tensor does not depend on the order of writing.
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -47,11 +47,11 @@ def random_tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def main(argv: list[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(
-        description="Write an OPT checkpoint with random weights in Hugging Face format.",
+        description="Write a checkpoint with random weights in Hugging Face format.",
         epilog="example: python scripts/make_random_checkpoint.py --shape opt-125m "
         "--tokenizer data/opt-tokenizer --out checkpoints/opt-125m-random --dtype float16",
     )
-    parser.add_argument("--shape", required=True, choices=OPT_SHAPES, help="published size")
+    parser.add_argument("--shape", required=True, choices=SHAPES, help="published size")
     parser.add_argument("--tokenizer", type=Path, help="directory whose tokenizer files are copied")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         if not tokenizer_files:
             raise InputError(f"{args.tokenizer}: holds no tokenizer files")
 
-    config = OPT_SHAPES[args.shape]
+    config = SHAPES[args.shape]
     shapes = tensor_shapes(config)
     save_tensors(
         config,

@@ -14,7 +14,7 @@ import numpy as np
 
 from zojax.distributed import Layout, local_pages, make_layout, processes
 from zojax.generation import generate
-from zojax.hub import checkpoint_files, load
+from zojax.hub import checkpoint_files, load, read_config
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding
 from zojax.scoring import Item, shape_needed
@@ -63,7 +63,7 @@ def told(data: int, model: int, directory: str) -> dict[str, Any]:
 
     checkpoint_files._read_into = counted
     layout = make_layout(data, model)
-    loaded = load(directory, sharding=weight_sharding(layout))
+    loaded = load(directory, sharding=weight_sharding(layout, read_config(directory)))
     weights = loaded.weights
     checkpoint_files._read_into = read_into
     return {

@@ -7,9 +7,9 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from zojax.distributed import Layout, choose_mesh, make_layout
 from zojax.distributed.mesh import FSDP
 from zojax.errors import InputError
-from zojax.models import logical_axes
+from zojax.models.opt import logical_axes
 
-SPLITS = (12, 3072)  # heads and MLP of OPT-125M
+SPLITS = {"heads": 12, "MLP": 3072}  # of OPT-125M
 
 
 def choose(data, model, **settings) -> tuple[int, int]:

@@ -279,7 +279,7 @@ def test_a_wider_dtype_has_no_rounding_of_the_narrower(halves, tmp_path):
     )
     written = read_tensors(tmp_path / "hf")
     flat = traverse_util.flatten_dict(base.weights)
-    for name, (path, layer) in hf_names(flat, 2).items():
+    for name, (path, layer) in hf_names(flat, base.config).items():
         site, at = "/".join(path), ... if layer is None else layer
         expected = np.asarray(flat[path][at]).astype(np.float64)
         if site in state.subspace:
@@ -291,7 +291,7 @@ def test_a_wider_dtype_has_no_rounding_of_the_narrower(halves, tmp_path):
 def test_the_bases_tensors_are_those_that_were_loaded(export_runs):
     model = load(str(export_runs.bases["as 350M"]), dtype=jnp.bfloat16)
     read, flat = base_tensors(model), traverse_util.flatten_dict(model.weights)
-    for name, (path, layer) in hf_names(flat, 2).items():
+    for name, (path, layer) in hf_names(flat, model.config).items():
         expected = flat[path] if layer is None else flat[path][layer]
         assert read(name).dtype == expected.dtype
         np.testing.assert_array_equal(read(name), expected)

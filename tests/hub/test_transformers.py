@@ -10,7 +10,7 @@ from flax import traverse_util
 from tests.hub.checkpoints import CONFIGS, noisy
 from zojax.hub import load, save
 from zojax.hub.tensor_names import tensor_shapes
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.registry import SHAPES
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -84,10 +84,10 @@ def test_published_shapes_have_their_published_sizes(name):
     with torch.device("meta"):
         theirs = transformers.OPTForCausalLM(config)
     shapes = {path: tuple(p.shape) for path, p in theirs.named_parameters()}
-    assert tensor_shapes(OPT_SHAPES[name]) == shapes
+    assert tensor_shapes(SHAPES[name]) == shapes
     assert sum(math.prod(shape) for shape in shapes.values()) == parameters
-    assert OPT_SHAPES[name].num_attention_heads == heads
+    assert SHAPES[name].num_attention_heads == heads
 
 
 def test_every_published_size_is_known():
-    assert OPT_SHAPES.keys() == PUBLISHED.keys()
+    assert SHAPES.keys() == PUBLISHED.keys()

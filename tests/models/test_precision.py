@@ -71,7 +71,7 @@ def test_what_is_loaded_is_the_checkpoint_rounded_row_by_row(directory):
 
 def test_on_a_mesh_scales_lie_as_the_rows_of_their_matrices(directory):
     layout = make_layout(1, 1)
-    on_mesh = load(str(directory), dtype="int8", sharding=weight_sharding(layout)).weights
+    on_mesh = load(str(directory), dtype="int8", sharding=weight_sharding(layout, CONFIG)).weights
     specs = {
         path: tuple(leaf.sharding.spec)
         for path, leaf in traverse_util.flatten_dict(on_mesh, sep="/").items()

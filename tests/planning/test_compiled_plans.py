@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from zojax.hub.tensor_names import tensor_shapes
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.registry import SHAPES
 
 
 def needs(compiler: str, module: str) -> pytest.MarkDecorator:
@@ -54,8 +54,8 @@ def planned(model: str, target: str, *options: str) -> tuple[int, dict[str, Any]
 
 def shares(model: str, told: dict[str, Any]) -> tuple[int, int]:
     """Bytes on a device of all weights, and of the smallest matrix in all layers."""
-    entries = sum(math.prod(shape) for shape in tensor_shapes(OPT_SHAPES[model]).values())
-    config, shards = OPT_SHAPES[model], told["mesh"]["model"]
+    entries = sum(math.prod(shape) for shape in tensor_shapes(SHAPES[model]).values())
+    config, shards = SHAPES[model], told["mesh"]["model"]
     stack = config.num_hidden_layers * config.hidden_size**2
     return 2 * entries // shards, 2 * stack // shards
 
@@ -80,7 +80,7 @@ def test_no_weight_is_gathered_or_copied_and_a_layer_adds_up_twice_at_most(model
         assert set(program["collectives"]) <= {"all-reduce"}
         assert program["weight_sized_copies"] == []
     assert told["programs"]["fold"]["collectives"] == {}
-    layers = OPT_SHAPES[model].num_hidden_layers
+    layers = SHAPES[model].num_hidden_layers
     if told["mesh"]["model"] > 1:
         assert told["all_reduces_per_layer"] == 2
         # Beside the layers', the embeddings' and the scores'.
@@ -93,7 +93,7 @@ def test_no_weight_is_gathered_or_copied_and_a_layer_adds_up_twice_at_most(model
 )
 def test_long_pages_exchange_each_sublayers_output_and_nothing_else(target, data, shards):
     """Their attention is a kernel, which XLA would gather pages and heads for."""
-    model = OPT_SHAPES["opt-1.3b"]
+    model = SHAPES["opt-1.3b"]
     split = ["--set", f"mesh.data={data}", "--set", f"mesh.model={shards}", "--tokens", "2048"]
     _, told = planned("opt-1.3b", target, *split)
     batch = told["batch"]

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from zojax.models.layers import Prefix
+from zojax.models.forward import Cache, Heads, Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
-from zojax.scoring.attention import attention_of_page, blockwise_attention, masked_attention
+from zojax.scoring.attention import (
+    attention_of_page,
+    blockwise_attention,
+    cached_attention,
+    masked_attention,
+    page_attention,
+    prompt_attention,
+)
 from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -91,6 +98,69 @@ def test_a_prefix_is_seen_in_blocks_as_in_one_product(trees):
     np.testing.assert_allclose(
         blockwise_attention(*arguments), masked_attention(*arguments), rtol=0, atol=2e-6
     )
+
+
+def fewer_kv_heads(pages: int, tokens: int) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Queries of four heads with keys and values of two, and with the same ones for each query."""
+    rng = np.random.default_rng(4)
+    q, k, v = (
+        jnp.asarray(rng.standard_normal((pages, tokens, heads, DEPTH)), jnp.float32)
+        for heads in (4, 2, 2)
+    )
+    return [q, k, v], [q, *(x[:, :, [0, 0, 1, 1]] for x in (k, v))]
+
+
+@pytest.mark.parametrize("way", [*WAYS, "one product"])
+def test_a_head_of_keys_serves_its_neighbouring_heads_of_queries(way, trees):
+    attend = jax.jit({**WAYS, "one product": by_one_product}[way])
+    sight = tree_sight(trees)
+    few, repeated = fewer_kv_heads(*trees.tokens_pt.shape)
+    np.testing.assert_allclose(attend(*few, sight), attend(*repeated, sight), rtol=0, atol=2e-6)
+
+
+def test_a_prefix_has_as_many_heads_as_the_keys(trees):
+    pages = len(trees.tokens_pt)
+    few, repeated = fewer_kv_heads(*trees.tokens_pt.shape)
+    prefixes = [Prefix(x[1][:, :5], x[2][:, :5], jnp.ones(pages)) for x in (few, repeated)]
+    mask_pts = mask_of(tree_sight(trees))
+    ours, theirs = (
+        masked_attention(*x, mask_pts, prefix)
+        for x, prefix in zip((few, repeated), prefixes, strict=True)
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
+def within_window(window: int, trees) -> np.ndarray:
+    """Who sees whom on these pages: what the tree shows, and no more than so many tokens back."""
+    back = trees.positions_pt[:, :, None] - trees.positions_pt[:, None, :]
+    return np.asarray(mask_of(tree_sight(trees))) & (back < window)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_window_shows_the_last_tokens_of_a_sequence_alone(reads, trees):
+    """Positions of a candidate go on from its prompt, however many others lie between."""
+    q, k, v = inputs(*trees.tokens_pt.shape)
+    mask_pts = jnp.asarray(within_window(4, trees))
+    assert mask_pts.sum(-1)[trees.segments_pt > 0].max() == 4
+    reads_pr = jnp.tile(jnp.array([200, 399]), (len(q), 1)) if reads else None
+    heads = Heads(q[:, [200, 399]] if reads else q, k, v, reads_pr, window=4)
+    wanted = masked_attention(q, k, v, mask_pts, None)
+    out_prhd, _ = page_attention(trees)(0, heads, None)
+    wanted = wanted[:, [200, 399]] if reads else wanted
+    np.testing.assert_allclose(out_prhd, wanted, rtol=0, atol=2e-6)
+
+
+def test_a_window_is_the_same_token_by_token():
+    q, k, v = inputs(2, 9)
+    empty = Cache(*(jnp.zeros((1, 2, 12, HEADS, DEPTH)) for _ in "kv"))
+    whole, filled = prompt_attention(0, Heads(q, k, v, window=3), empty)
+    np.testing.assert_array_equal(filled.k_ypsgd[0, :, :9], k)
+    cache = empty
+    for t in range(9):
+        here = slice(t, t + 1)
+        token = Heads(q[:, here], k[:, here], v[:, here], window=3)
+        out_p1hd, cache = cached_attention(jnp.full(2, t))(0, token, cache)
+        np.testing.assert_allclose(out_p1hd, whole[:, here], rtol=0, atol=2e-6)
 
 
 def test_half_of_a_long_page_is_never_computed():

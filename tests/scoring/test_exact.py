@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from zojax.hub import load, save
+from zojax.models import decoder
 from zojax.models.layers import Embedding, Linear
 from zojax.models.precision import Precision
 from zojax.scoring import from_span, pack, score, shape_needed
@@ -80,9 +81,9 @@ def test_the_head_always_sees_what_is_less_than_half_a_spacing(dtype):
 def test_keys_and_values_are_cached_as_they_are(directory):
     for exact in (True, False):
         model = load(str(directory), exact=exact)
-        cache = nnx.merge(model.graphdef, model.weights).empty_cache(1, 2)
+        cache = decoder.empty_cache(nnx.merge(model.graphdef, model.weights), 1, 2)
         stored = jax.tree.leaves(model.weights)[0].dtype
-        assert cache["k"].dtype == cache["v"].dtype == (jnp.float32 if exact else stored)
+        assert cache.k_ypsgd.dtype == cache.v_ypsgd.dtype == (jnp.float32 if exact else stored)
 
 
 def test_float32_weights_know_no_difference(rough_models):

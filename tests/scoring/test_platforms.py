@@ -65,9 +65,8 @@ def test_the_head_takes_float32_whole_and_attention_more_of_it_than_16_bits(roug
 @pytest.mark.parametrize(("platform", "differ"), [("cpu", False), ("cuda", True), ("tpu", True)])
 def test_float32_is_multiplied_as_differences_where_products_shorten_it(platform, differ):
     layer = Linear(8, 4, use_bias=False, precision=FLOAT32, rngs=nnx.Rngs(0))
-    layer.set_attributes(variants=2)
     x_ptn = jax.random.normal(jax.random.key(0), (4, 3, 8))
-    program = exported(lambda x: layer(x, {}), platform, x_ptn)
+    program = exported(lambda x: layer(x, {}, variants=2), platform, x_ptn)
     assert ("stablehlo.subtract" in program.mlir_module()) == differ
     whole = jnp.einsum("ptn,mn->ptm", x_ptn, layer.weight[...])
     np.testing.assert_allclose(program.call(x_ptn), whole, atol=TOLERANCE)

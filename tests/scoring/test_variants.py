@@ -97,8 +97,7 @@ def test_a_layer_multiplies_differences_of_less_than_half_a_spacing(dtype):
     precision = Precision(dtype)
     layer = Linear(1, 1, use_bias=False, precision=precision, rngs=nnx.Rngs(0))
     layer.weight[...] = jnp.full((1, 1), 3, dtype)
-    layer.set_attributes(variants=2)
     x_ptn = jnp.array([1, 1 + 2.0**-12, 5, 5 - 2.0**-12])[:, None, None]
-    y_ptm = jax.jit(lambda x: layer(x, {}))(x_ptn)
+    y_ptm = jax.jit(lambda x: layer(x, {}, variants=2))(x_ptn)
     expected = np.array([3, 3 + 3 * 2.0**-12, 15, 15 - 3 * 2.0**-12])
     np.testing.assert_array_equal(np.ravel(y_ptm), expected)

@@ -75,7 +75,7 @@ def linear_places(model: Model) -> dict[str, Place]:
         for path, layer in nnx.iter_modules(module)
         if isinstance(layer, Linear)
     ]
-    names = hf_names(paths, model.config.num_hidden_layers)
+    names = hf_names(paths, model.config)
     return {name.removesuffix(".weight"): place for name, place in names.items()}
 
 

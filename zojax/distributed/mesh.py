@@ -22,7 +22,13 @@ Axes = tuple[str | None, ...]
 
 DATA, MODEL = "data", "model"
 
-TABLE: Mapping[str, str] = {"pages": DATA, "heads": MODEL, "ffn": MODEL, "vocab": MODEL}
+TABLE: Mapping[str, str] = {
+    "pages": DATA,
+    "heads": MODEL,
+    "kv_heads": MODEL,
+    "ffn": MODEL,
+    "vocab": MODEL,
+}
 """Logical axis to mesh axis; what is not here is whole on every device."""
 
 FSDP: Mapping[str, str] = {**TABLE, "embed": DATA}
@@ -101,7 +107,7 @@ def choose_mesh(
     num_devices: int,
     weight_bytes: int,
     device_bytes: int | None,
-    splits: Sequence[int],
+    splits: Mapping[str, int],
     fsdp: bool = False,
 ) -> tuple[int, int]:
     """Shards of pages and weights, where a configuration leaves either open.
@@ -115,14 +121,16 @@ def choose_mesh(
         num_devices: that there are.
         weight_bytes: of all weights.
         device_bytes: of a device's memory; None is enough.
-        splits: the model's numbers that ``model`` must divide, such as its heads.
+        splits: the model's numbers that ``model`` must divide, by what they count.
         fsdp: whether ``data`` splits the weights too.
 
     Raises:
         InputError: the model cannot be split like that.
 
     Example:
-        >>> choose_mesh(None, None, num_devices=8, weight_bytes=26, device_bytes=16, splits=[40])
+        >>> choose_mesh(
+        ...     None, None, num_devices=8, weight_bytes=26, device_bytes=16, splits={"heads": 40}
+        ... )
         (4, 2)
     """
     if model is None:
@@ -133,16 +141,17 @@ def choose_mesh(
         room = [m for m in options if weight_bytes / shares[m] <= limit]
         model = (room or options[-1:] or [1])[0]
     elif not _divides(model, splits):
-        good = [m for m in range(1, max(splits) + 1) if _divides(m, splits)]
+        good = [m for m in range(1, max(splits.values()) + 1) if _divides(m, splits)]
+        numbers = " and ".join(map(str, splits.values()))
         raise InputError(
-            f"mesh.model={model} does not divide the model's {' and '.join(map(str, splits))} "
-            f"(heads, MLP): use one of {', '.join(map(str, good))}"
+            f"mesh.model={model} does not divide the model's {numbers} ({', '.join(splits)}): use "
+            f"one of {', '.join(map(str, good))}"
         )
     return data or max(1, num_devices // model), model
 
 
-def _divides(shards: int, splits: Sequence[int]) -> bool:
-    return all(n % shards == 0 for n in splits)
+def _divides(shards: int, splits: Mapping[str, int]) -> bool:
+    return all(n % shards == 0 for n in splits.values())
 
 
 def layout_of(weights: Any) -> Layout:

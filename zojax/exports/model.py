@@ -177,7 +177,7 @@ def base_tensors(model: Model) -> ReadBase:
     entries = match(files, model.config, abstract(model.config)[1], directory)
     by_place = {place: (file, stored) for file, stored, place in entries}
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
-    places = hf_names(flat, model.config.num_hidden_layers)
+    places = hf_names(flat, model.config)
     dtypes = {path: leaf.dtype for path, leaf in flat.items()}
 
     def read(name: str) -> np.ndarray:
@@ -227,7 +227,7 @@ def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.
     branches: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     sites = trained_places(adapter)
     squared_error = squared_norm = 0.0
-    for name, (path, layer) in hf_names(sorted(sites), model.config.num_hidden_layers).items():
+    for name, (path, layer) in hf_names(sorted(sites), model.config).items():
 
         def part(leaf: Any, layer: int | None = layer) -> np.ndarray:
             return np.asarray(leaf if layer is None else leaf[layer])

@@ -16,6 +16,8 @@ from flax import nnx
 
 from zojax.generation.prompts import Prompts
 from zojax.generation.sampling import Sampling, sample
+from zojax.models import decoder
+from zojax.models.forward import Forward
 from zojax.scoring.attention import cached_attention, prompt_attention
 from zojax.scoring.pages import Array
 
@@ -31,7 +33,7 @@ class Decoding:
     """What lives from token to token; donate it.
 
     Attributes:
-        cache: ``k`` and ``v``, each ``(layers, p, s, heads, d)`` with ``s = t + m``. A row's next
+        cache: with ``s = t + m`` places a row. A row's next
             token goes to the place behind its last, over what padded its prompt.
         new_pm: the new tokens so far, :data:`UNUSED` behind them.
         count_p: how many they are; the last of them is not in the cache yet.
@@ -116,17 +118,22 @@ def start(
     num_rows, length = tokens_pt.shape
     # Padding repeats a position, since there may be none behind the prompt's last.
     positions_pt = jnp.minimum(jnp.arange(length), last_p1)
-    cache = model.empty_cache(num_rows, length + max_new_tokens)
-    hidden_p1n, cache = model(
-        tokens_pt, positions_pt, prompts.slot_p, prompt_attention, pool, last_p1, cache
+    forward = Forward(
+        positions_pt,
+        jnp.asarray(prompts.slot_p),
+        prompt_attention,
+        pool,
+        reads_pr=last_p1,
+        cache=decoder.empty_cache(model, num_rows, length + max_new_tokens),
     )
+    hidden_p1n, cache = decoder.run(model, tokens_pt, forward)
     decoding = Decoding(
         cache,
         new_pm=jnp.full((num_rows, max_new_tokens), UNUSED, jnp.int32),
         count_p=jnp.zeros(num_rows, jnp.int32),
         done_p=jnp.asarray(prompts.limit_p) < 1,
     )
-    logits_pv = model.logits(hidden_p1n, prompts.slot_p, pool)[:, 0]
+    logits_pv = decoder.logits(model, hidden_p1n, forward)[:, 0]
     return _choose(decoding, logits_pv, prompts, key, sampling, stop_ids)
 
 
@@ -149,16 +156,15 @@ def advance(
     def step(decoding: Decoding) -> Decoding:
         last_p1 = decoding.new_pm[p, decoding.count_p - 1][:, None]
         position_p = jnp.asarray(prompts.length_p) + decoding.count_p - 1
-        hidden_p1n, cache = model(
-            last_p1,
+        forward = Forward(
             position_p[:, None],
-            prompts.slot_p,
+            jnp.asarray(prompts.slot_p),
             cached_attention(position_p),
             pool,
-            None,
-            decoding.cache,
+            cache=decoding.cache,
         )
-        logits_pv = model.logits(hidden_p1n, prompts.slot_p, pool)[:, 0]
+        hidden_p1n, cache = decoder.run(model, last_p1, forward)
+        logits_pv = decoder.logits(model, hidden_p1n, forward)[:, 0]
         decoding = dataclasses.replace(decoding, cache=cache)
         return _choose(decoding, logits_pv, prompts, key, sampling, stop_ids)
 

@@ -22,8 +22,8 @@ from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
 from zojax.hub.tensor_names import Place, match
+from zojax.models.family import DecoderConfig
 from zojax.models.model import Model, Sharding, abstract
-from zojax.models.opt import OPTConfig
 from zojax.models.precision import (
     SCALE,
     Precision,
@@ -32,6 +32,7 @@ from zojax.models.precision import (
     precision_of,
     quantise,
 )
+from zojax.models.registry import parse_config
 
 _PIECE_BYTES = 32 << 20
 _HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
@@ -70,21 +71,19 @@ def load(
     return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory))
 
 
-def read_config(path: str) -> OPTConfig:
+def read_config(path: str) -> DecoderConfig:
     """The architecture of a checkpoint (a directory or a hub id), without its weights.
 
     Raises:
-        InputError: no checkpoint there, or not one of OPT.
+        InputError: no checkpoint there, or not one of a family that zojax knows.
     """
     return _read_config(_find(path))[0]
 
 
-def _read_config(directory: Path) -> tuple[OPTConfig, dict[str, Any]]:
+def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
     raw = read_json(directory / "config.json")
-    if raw.get("model_type") != "opt":
-        raise InputError(f"{directory}: holds a {raw.get('model_type')!r} model; zojax knows 'opt'")
     try:
-        return OPTConfig.from_dict(raw), raw
+        return parse_config(raw), raw
     except InputError as error:
         raise InputError(f"{directory}: {error}") from error
 

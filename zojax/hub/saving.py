@@ -1,6 +1,5 @@
 """Models as Hugging Face checkpoints, one tensor at a time."""
 
-import dataclasses
 import functools
 import math
 import os
@@ -18,9 +17,10 @@ from zojax.files import read_json, write_json
 from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import WEIGHT_PATTERNS
 from zojax.hub.tensor_names import hf_names, tensor_shapes
+from zojax.models.family import DecoderConfig
 from zojax.models.model import Model
-from zojax.models.opt import OPTConfig
 from zojax.models.precision import TreePath
+from zojax.models.registry import family_of
 
 _MAX_SHARD_BYTES = 5_000_000_000
 
@@ -49,7 +49,7 @@ def save(
     """
     flat: dict[TreePath, jax.Array] = dict(traverse_util.flatten_dict(model.weights))  # type: ignore[arg-type]
     dtype = jnp.dtype(dtype or flat["embed_tokens", "weight"].dtype)
-    places = hf_names(flat, model.config.num_hidden_layers)
+    places = hf_names(flat, model.config)
 
     def produce(name: str) -> np.ndarray:
         path, layer = places[name]
@@ -72,7 +72,7 @@ def save(
 
 
 def save_tensors(
-    config: OPTConfig,
+    config: DecoderConfig,
     directory: str | os.PathLike[str],
     produce: checkpoint_files.Produce,
     *,
@@ -110,23 +110,11 @@ def save_tensors(
             }
             index = {"metadata": {"total_size": total}, "weight_map": weight_map}
             write_json(finished / f"{stem}.{suffix}.index.json", index)
-        raw = {**_TOKEN_IDS, **(extra_config or {}), **_config_json(config, dtype)}
+        family = family_of(config)
+        own = {**family.write_config(config), "torch_dtype": dtype.name}
+        raw = {**family.token_ids, **(extra_config or {}), **own}
         write_json(finished / "config.json", raw)
         _replace_weights(directory, finished)
-
-
-def _config_json(config: OPTConfig, dtype: np.dtype) -> dict[str, Any]:
-    return {
-        "architectures": ["OPTForCausalLM"],
-        "model_type": "opt",
-        "activation_function": "relu",
-        **dataclasses.asdict(config),
-        "torch_dtype": dtype.name,
-    }
-
-
-# Published OPT: the tokenizer prepends </s> (2), which is the end of text too.
-_TOKEN_IDS = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
 
 
 def _split(

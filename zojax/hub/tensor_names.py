@@ -1,6 +1,6 @@
 """Where each tensor of a Hugging Face checkpoint lives in the weight tree, and what must be there.
 
-The tree mirrors the checkpoint's names below ``model.decoder``, with the layers stacked on a
+The tree mirrors the checkpoint's names behind the family's prefix, with the layers stacked on a
 leading axis: ``model.decoder.layers.3.fc1.weight`` is row 3 of ``("layers", "fc1", "weight")``.
 """
 
@@ -9,53 +9,56 @@ from pathlib import Path
 
 from zojax.errors import InputError
 from zojax.hub.checkpoint_files import CheckpointFile
+from zojax.models.family import DecoderConfig
+from zojax.models.layers import STACKED
 from zojax.models.model import abstract
-from zojax.models.opt import OPTConfig
 from zojax.models.precision import SCALE, TreePath
+from zojax.models.registry import family_of
 
 Place = tuple[TreePath, int | None]
 """Where a checkpoint's tensor lives: path in the tree, and its layer if it is stacked."""
 
 
-def tensor_shapes(config: OPTConfig) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the checkpoint, by its Hugging Face name."""
     shapes = abstract(config)[1]
     return {
         name: shapes[path] if layer is None else shapes[path][1:]
-        for name, (path, layer) in hf_names(shapes, config.num_hidden_layers).items()
+        for name, (path, layer) in hf_names(shapes, config).items()
     }
 
 
-def hf_names(paths: Iterable[TreePath], num_layers: int) -> dict[str, Place]:
+def hf_names(paths: Iterable[TreePath], config: DecoderConfig) -> dict[str, Place]:
     """The checkpoint's name of every tensor, embeddings first and then layer by layer."""
+    prefix = family_of(config).prefix
     paths = [path for path in paths if path[-1] != SCALE]  # made of their matrices
     names: dict[str, Place] = {}
     for path in paths:
-        if path[0] != "layers":
-            prefix = "" if path[0] == "lm_head" else "model.decoder."
-            names[prefix + ".".join(path)] = (path, None)
-    for layer in range(num_layers):
+        if path[0] != STACKED:
+            before = "" if path[0] == "lm_head" else prefix
+            names[before + ".".join(path)] = (path, None)
+    for layer in range(config.num_hidden_layers):
         for path in paths:
-            if path[0] == "layers":
-                names[f"model.decoder.layers.{layer}.{'.'.join(path[1:])}"] = (path, layer)
+            if path[0] == STACKED:
+                names[f"{prefix}{STACKED}.{layer}.{'.'.join(path[1:])}"] = (path, layer)
     return names
 
 
 def match(
     files: list[CheckpointFile],
-    config: OPTConfig,
+    config: DecoderConfig,
     shapes: Mapping[TreePath, tuple[int, ...]],
     directory: Path,
 ) -> list[tuple[CheckpointFile, str, Place]]:
     """Pairs every tensor in the files with its place; ``InputError`` for whatever does not fit."""
-    wanted = hf_names(shapes, config.num_hidden_layers)
+    family, wanted = family_of(config), hf_names(shapes, config)
     places: dict[str, tuple[CheckpointFile, str, Place]] = {}
     tied_head = None
     for file in files:
         for stored in file.tensors.values():
-            # OPTModel alone saves without "model."; with its head, OPTForCausalLM has it.
-            name = stored.name
-            name = f"model.{name}" if name.startswith("decoder.") else name
+            if stored.name.endswith(family.ignored):
+                continue
+            name = _without_alias(stored.name, family.aliases)
             tied = name == "lm_head.weight" and name not in wanted
             place = (("embed_tokens", "weight"), None) if tied else wanted.get(name)
             if place is None:
@@ -80,7 +83,7 @@ def match(
                 places[name] = (file, stored.name, place)
     if tied_head is not None:
         # A tied head repeats the embedding; some converters keep the head and drop the embedding.
-        places.setdefault("model.decoder.embed_tokens.weight", tied_head)
+        places.setdefault(f"{family.prefix}embed_tokens.weight", tied_head)
     for name, (path, layer) in wanted.items():
         if name not in places:
             shape = shapes[path] if layer is None else shapes[path][1:]
@@ -89,3 +92,9 @@ def match(
                 f"{' and its other shards' if len(files) > 1 else ''}: lacks tensor {name} {shape}"
             )
     return list(places.values())
+
+
+def _without_alias(name: str, aliases: Mapping[str, str]) -> str:
+    found = (start for start in aliases if name.startswith(start))
+    start = next(found, "")
+    return aliases.get(start, "") + name.removeprefix(start)

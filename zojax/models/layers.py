@@ -13,8 +13,8 @@ Arrays carry their axes in their names: p pages, t tokens, r reads, k rank, m ro
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,43 +25,6 @@ from zojax.models.precision import INT8_COMPUTE, Precision
 Adapter = Mapping[str, Any]
 """Nested dict of stacked side branches; an empty one means the base model."""
 
-
-class Prefix(NamedTuple):
-    """Keys and values of one layer that every query of a page sees besides what it sees else.
-
-    They enter as outputs of k_proj and v_proj do, and take no position; but in float32, since a
-    probe of them must not be rounded away.
-
-    Attributes:
-        k_plhd: l keys a page.
-        v_plhd: their values.
-        on_p: 0 where the page has no prefix.
-    """
-
-    k_plhd: jax.Array
-    v_plhd: jax.Array
-    on_p: jax.Array
-
-
-State = Any
-"""What lives from token to token, such as a KV cache: a tree, or None."""
-
-LayerAttend = Callable[
-    [jax.Array, jax.Array, jax.Array, jax.Array | None, Prefix | None, State],
-    tuple[jax.Array, State],
-]
-"""``attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, state) -> (out_prhd, state)`` of one layer.
-
-The queries are those of the tokens ``at_pr`` of each page, or of all if it is None; keys and values
-are always those of all tokens.
-"""
-
-Attend = Callable[..., tuple[jax.Array, State]]
-"""``attend(layer, …)``, the rest as for :data:`LayerAttend`: the caller of a model decides who sees
-whom, and what is kept of each layer.
-
-The state is handed from layer to layer as a whole, so that a layer can write its part in place.
-"""
 
 STACKED = "layers"
 """The name below which every model stacks its layers on a leading axis."""
@@ -231,12 +194,12 @@ class Linear(nnx.Module):
 
     Products accumulate in float32 and the result stays float32, so that a perturbation is never
     rounded to the weights' dtype. Inputs are, unless the precision is ``exact``; but of pages that
-    are one page under several ``variants`` (set it with ``set_attributes``; 1 says nothing about
-    neighbours), all but the first are multiplied as differences from it, at the same cost.
+    are one page under several ``variants`` (1 says nothing about neighbours), all but the first
+    are multiplied as differences from it, at the same cost.
     """
 
     def __init__(self, n: int, m: int, *, use_bias: bool, precision: Precision, rngs: nnx.Rngs):
-        self.exact, self.variants = precision.exact, 1
+        self.exact = precision.exact
         if precision.int8:  # a loader's to fill
             self.weight = nnx.Param(jnp.zeros((m, n), jnp.int8))
         else:
@@ -250,7 +213,11 @@ class Linear(nnx.Module):
         own = self.weight[...].dtype
         return INT8_COMPUTE if own == jnp.int8 else own
 
-    def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
+    def attention_dtype(self, variants: int) -> jnp.dtype:
+        """Of queries, keys and values that it makes: whole where differences must not be lost."""
+        return jnp.dtype(jnp.float32) if self.exact or variants > 1 else self.dtype
+
+    def __call__(self, x_ptn: jax.Array, adapter: Adapter, variants: int = 1) -> jax.Array:
         """Maps ``(p, t, n)`` to ``(p, t, m)``, float32."""
         weight_mn = self.weight[...].astype(self.dtype)
 
@@ -258,10 +225,10 @@ class Linear(nnx.Module):
             return _matmul("ptn,mn->ptm", x_ptn, weight_mn, self.exact)
 
         def apart(x_ptn: jax.Array) -> jax.Array:
-            y_ptm = whole(_as_differences(x_ptn, self.variants))
-            return _from_differences(y_ptm, self.variants)
+            y_ptm = whole(_as_differences(x_ptn, variants))
+            return _from_differences(y_ptm, variants)
 
-        if self.variants == 1:
+        if variants == 1:
             y_ptm = whole(x_ptn)
         elif weight_mn.dtype == jnp.float32:  # which accelerators multiply in fewer bits
             y_ptm = jax.lax.platform_dependent(x_ptn, cpu=whole, default=apart)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from zojax.distributed import Layout
-from zojax.models.opt import OPT, OPTConfig, logical_axes
+from zojax.models.family import DecoderConfig
 from zojax.models.precision import FLOAT32, Precision, TreePath, leaf_dtypes, precision_of
+from zojax.models.registry import family_of
 
 Sharding = Callable[[TreePath, tuple[int, ...]], jax.sharding.Sharding | None]
 """``(path in the weight tree, shape) -> sharding``; None leaves that array on one device."""
@@ -22,40 +23,44 @@ class Model:
 
     Attributes:
         config: the architecture's numbers.
-        graphdef: the module's structure; ``nnx.merge(graphdef, weights)`` makes it callable.
+        graphdef: the module's structure; ``nnx.merge(graphdef, weights)`` is what
+            :mod:`zojax.models.decoder` runs.
         weights: nested dict of arrays, layers stacked: ``weights["layers"]["fc1"]["weight"]`` is
-            ``(num_hidden_layers, ffn_dim, hidden_size)``.
+            ``(layers, m, n)``.
         path: the local directory that it was loaded from, or "" if it was made here.
     """
 
-    config: OPTConfig
+    config: DecoderConfig
     graphdef: nnx.GraphDef
     weights: dict[str, Any]
     path: str = ""
 
 
 def abstract(
-    config: OPTConfig, precision: Precision = FLOAT32
+    config: DecoderConfig, precision: Precision = FLOAT32
 ) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
     """The module's structure and its arrays' shapes; no array is made."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: OPT(config, precision=precision)))
+    make: Any = family_of(config).module
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(config, precision=precision)))
     flat: dict[TreePath, Any] = dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
     return graphdef, {path: leaf.shape for path, leaf in flat.items()}
 
 
-def random_model(config: OPTConfig, seed: int = 0, dtype: Any = jnp.float32) -> Model:
+def random_model(config: DecoderConfig, seed: int = 0, dtype: Any = jnp.float32) -> Model:
     """A model with random weights: matrices N(0, 0.02²), biases 0, norms 1."""
 
     @jax.jit
     def initialise(key):
-        model = OPT(config, precision=Precision(dtype), rngs=nnx.Rngs(key))
+        model: Any = family_of(config).module(
+            config, precision=Precision(dtype), rngs=nnx.Rngs(key)
+        )
         return nnx.to_pure_dict(nnx.state(model))
 
     return Model(config, abstract(config)[0], initialise(jax.random.key(seed)))
 
 
 def abstract_model(
-    config: OPTConfig,
+    config: DecoderConfig,
     *,
     dtype: Any = jnp.float32,
     sharding: Sharding | None = None,
@@ -64,9 +69,9 @@ def abstract_model(
     """A model with shapes in the place of weights, to compile for; arguments as for :func:`load`.
 
     Example:
-        >>> model = abstract_model(OPTConfig(50, 8, 2, 2, 16, 32, 8))
-        >>> model.weights["layers"]["fc1"]["weight"].shape
-        (2, 16, 8)
+        >>> from zojax.models.registry import SHAPES
+        >>> abstract_model(SHAPES["opt-125m"]).weights["layers"]["fc1"]["weight"].shape
+        (12, 3072, 768)
     """
     precision = precision_of(dtype, exact=exact)
     graphdef, shapes = abstract(config, precision)
@@ -80,6 +85,7 @@ def abstract_model(
     return Model(config, graphdef, traverse_util.unflatten_dict(structs))
 
 
-def weight_sharding(layout: Layout) -> Sharding:
+def weight_sharding(layout: Layout, config: DecoderConfig) -> Sharding:
     """Where a model's weights lie, for :func:`zojax.hub.load`."""
+    logical_axes = family_of(config).logical_axes
     return lambda path, shape: layout.sharding(logical_axes(path, len(shape)), shape)

@@ -1,33 +1,20 @@
 """OPT (2205.01068) as published by Meta: 125M to 66B, from its ``config.json`` alone.
 
 Module and parameter names are those of the Hugging Face checkpoint below ``model.decoder``, with
-the layers of one kind stacked on a leading axis and scanned, so that compile time does not grow
-with depth; but for GPUs, whose step costs less where each layer has instructions of its own.
+the layers stacked on a leading axis.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from zojax.errors import InputError
-from zojax.models.layers import (
-    STACKED,
-    Adapter,
-    Attend,
-    Embedding,
-    LayerAttend,
-    LayerNorm,
-    Linear,
-    Prefix,
-    State,
-    bind,
-)
+from zojax.models.family import Family
+from zojax.models.forward import Cache, Forward, LayerForward, prefix_of, split_heads, take
+from zojax.models.layers import STACKED, Embedding, LayerNorm, Linear
 from zojax.models.precision import FLOAT32, Precision
 
 POSITION_OFFSET = 2
@@ -49,9 +36,24 @@ class OPTConfig:
     tie_word_embeddings: bool = True
     enable_bias: bool = True
 
+    @property
+    def num_key_value_heads(self) -> int:
+        """Each head of queries has its own."""
+        return self.num_attention_heads
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """See :class:`zojax.models.family.DecoderConfig`."""
+        return {"heads": self.num_attention_heads, "MLP": self.ffn_dim}
+
+    @property
+    def head_dim(self) -> int:
+        """Of queries, keys and values."""
+        return self.hidden_size // self.num_attention_heads
+
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "OPTConfig":
-        """Reads a parsed ``config.json``; ``ValueError`` names what it lacks or what we cannot do.
+        """Reads a parsed ``config.json``; ``InputError`` names what it lacks or what we cannot do.
 
         >>> OPTConfig.from_dict({"model_type": "opt", "vocab_size": 8})
         Traceback (most recent call last):
@@ -82,7 +84,7 @@ class OPTConfig:
         return config
 
 
-_ROWS = {"q_proj": "heads", "k_proj": "heads", "v_proj": "heads", "fc1": "ffn"}
+_ROWS = {"q_proj": "heads", "k_proj": "kv_heads", "v_proj": "kv_heads", "fc1": "ffn"}
 _ROWS |= {"embed_tokens": "vocab", "lm_head": "vocab", "embed_positions": None}
 _COLUMNS = {"out_proj": "heads", "fc2": "ffn", "project_in": None, "project_out": None}
 
@@ -100,16 +102,11 @@ def logical_axes(path: Sequence[str], ndim: int) -> tuple[str | None, ...]:
     return (None,) * (ndim - len(own)) + own
 
 
-def _take(x_ptn: jax.Array, at_pr: jax.Array | None) -> jax.Array:
-    """The tokens ``at_pr`` of each page; all of them for None."""
-    return x_ptn if at_pr is None else jnp.take_along_axis(x_ptn, at_pr[:, :, None], axis=1)
-
-
 class Attention(nnx.Module):
-    """Multi-head self-attention; who sees whom is the caller's ``attend``.
+    """Multi-head self-attention.
 
-    Besides the branches of its linear layers its adapter may hold ``prefix``: ``k`` and ``v``
-    ``(p, length, n)`` and ``on (p,)``, see :class:`zojax.models.layers.Prefix`.
+    Besides the branches of its linear layers its adapter may hold a ``prefix``, see
+    :func:`zojax.models.forward.prefix_of`.
     """
 
     def __init__(self, config: OPTConfig, *, precision: Precision, rngs: nnx.Rngs):
@@ -121,38 +118,20 @@ class Attention(nnx.Module):
 
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (linear() for _ in range(4))
 
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Of queries, keys and values."""
-        whole = self.q_proj.exact or self.q_proj.variants > 1
-        return jnp.dtype(jnp.float32) if whole else self.q_proj.dtype
-
-    def __call__(
-        self,
-        x_ptn: jax.Array,
-        attend: LayerAttend,
-        adapter: Adapter,
-        at_pr: jax.Array | None,
-        state: State,
-    ) -> tuple[jax.Array, State]:
-        """The sublayer's output at ``at_pr`` (``(p, r, n)``, float32), and the new state."""
-
-        def heads(y_ptn: jax.Array) -> jax.Array:
-            return y_ptn.reshape(*y_ptn.shape[:2], self.num_heads, -1)
+    def __call__(self, x_ptn: jax.Array, forward: LayerForward) -> tuple[jax.Array, Cache | None]:
+        """The sublayer's output at the reads (``(p, r, n)``, float32), and the new cache."""
+        adapter, variants = forward.adapter.get("self_attn", {}), forward.variants
+        dtype = self.q_proj.attention_dtype(variants)
 
         def project(name: str, x_ptn: jax.Array) -> jax.Array:
-            return heads(getattr(self, name)(x_ptn, adapter.get(name, {})).astype(self.dtype))
+            y_ptn = getattr(self, name)(x_ptn, adapter.get(name, {}), variants)
+            return split_heads(y_ptn.astype(dtype), self.num_heads)
 
-        prefix = None
-        if "prefix" in adapter:
-            given = adapter["prefix"]
-            prefix = Prefix(heads(given["k"]), heads(given["v"]), given["on"])
-        q_prhd = project("q_proj", _take(x_ptn, at_pr))
-        k_pthd, v_pthd = project("k_proj", x_ptn), project("v_proj", x_ptn)
-        with jax.named_scope("attend"):
-            out_prhd, state = attend(q_prhd, k_pthd, v_pthd, at_pr, prefix, state)
-        out_prn = out_prhd.reshape(*out_prhd.shape[:2], -1)
-        return self.out_proj(out_prn, adapter.get("out_proj", {})), state
+        prefix = prefix_of(adapter, self.num_heads)
+        q_prhd = project("q_proj", take(x_ptn, forward.reads_pr))
+        k_ptgd, v_ptgd = project("k_proj", x_ptn), project("v_proj", x_ptn)
+        out_prn, cache = forward.attention(q_prhd, k_ptgd, v_ptgd, prefix)
+        return self.out_proj(out_prn, adapter.get("out_proj", {}), variants), cache
 
 
 class Block(nnx.Module):
@@ -161,55 +140,48 @@ class Block(nnx.Module):
     def __init__(self, config: OPTConfig, *, precision: Precision, rngs: nnx.Rngs):
         d, ffn, bias = config.hidden_size, config.ffn_dim, config.enable_bias
         self.norm_first = config.do_layer_norm_before
+        self.head_dim = config.head_dim
         self.self_attn = Attention(config, precision=precision, rngs=rngs)
         self.self_attn_layer_norm = LayerNorm(d, dtype=precision.dtype)
         self.fc1 = Linear(d, ffn, use_bias=bias, precision=precision, rngs=rngs)
         self.fc2 = Linear(ffn, d, use_bias=bias, precision=precision, rngs=rngs)
         self.final_layer_norm = LayerNorm(d, dtype=precision.dtype)
 
-    def __call__(
-        self,
-        x_ptn: jax.Array,
-        attend: LayerAttend,
-        adapter: Adapter,
-        at_pr: jax.Array | None = None,
-        state: State = None,
-    ) -> tuple[jax.Array, State]:
-        """The residual stream behind this layer, float32, and the new state.
-
-        Args:
-            x_ptn: the residual stream before it.
-            attend: attention over a page.
-            adapter: this layer's, bound to the pages.
-            at_pr: the only tokens that are asked for, if not all; nothing but keys and values
-                is computed for the others.
-            state: for ``attend``.
-        """
+    def __call__(self, x_ptn: jax.Array, forward: LayerForward) -> tuple[jax.Array, Cache | None]:
+        """See :class:`zojax.models.decoder.Block`."""
+        adapter, variants = forward.adapter, forward.variants
 
         def norm(name: str, y_ptn: jax.Array) -> jax.Array:
             return getattr(self, name)(y_ptn, adapter.get(name, {}))
 
-        def attention(y_ptn: jax.Array) -> tuple[jax.Array, State]:
+        def attention(y_ptn: jax.Array) -> tuple[jax.Array, Cache | None]:
             with jax.named_scope("self_attn"):
-                return self.self_attn(y_ptn, attend, adapter.get("self_attn", {}), at_pr, state)
+                return self.self_attn(y_ptn, forward)
 
         def mlp(y_prn: jax.Array) -> jax.Array:
             with jax.named_scope("mlp"):
-                y_prm = jax.nn.relu(self.fc1(y_prn, adapter.get("fc1", {})))
-                return self.fc2(y_prm, adapter.get("fc2", {}))
+                y_prm = jax.nn.relu(self.fc1(y_prn, adapter.get("fc1", {}), variants))
+                return self.fc2(y_prm, adapter.get("fc2", {}), variants)
 
-        x_prn = _take(x_ptn, at_pr)
+        x_prn = take(x_ptn, forward.reads_pr)
         if self.norm_first:
-            y_prn, state = attention(norm("self_attn_layer_norm", x_ptn))
+            y_prn, cache = attention(norm("self_attn_layer_norm", x_ptn))
             x_prn += y_prn
-            return x_prn + mlp(norm("final_layer_norm", x_prn)), state
-        y_prn, state = attention(x_ptn)
+            return x_prn + mlp(norm("final_layer_norm", x_prn)), cache
+        y_prn, cache = attention(x_ptn)
         x_prn = norm("self_attn_layer_norm", x_prn + y_prn)
-        return norm("final_layer_norm", x_prn + mlp(x_prn)), state
+        return norm("final_layer_norm", x_prn + mlp(x_prn)), cache
+
+    @property
+    def key_struct(self) -> jax.ShapeDtypeStruct:
+        """See :class:`zojax.models.decoder.Block`."""
+        attention = self.self_attn
+        dtype = attention.k_proj.attention_dtype(variants=1)
+        return jax.ShapeDtypeStruct((attention.num_heads, self.head_dim), dtype)
 
 
 class OPT(nnx.Module):
-    """The decoder and its head. ``layers`` holds every layer, stacked on the leading axis.
+    """The decoder and its head, see :class:`zojax.models.decoder.Decoder`.
 
     Example:
         >>> config = OPTConfig(50, 8, 2, 2, 16, 32, 8)
@@ -252,113 +224,69 @@ class OPT(nnx.Module):
 
         self.layers = stack(rngs)
 
-    def __call__(
-        self,
-        tokens_pt: jax.Array,
-        positions_pt: jax.Array,
-        slot_p: jax.Array,
-        attend: Attend,
-        adapter: Adapter,
-        reads_pr: jax.Array | None = None,
-        state: State = None,
-    ) -> tuple[jax.Array, State]:
-        """Hidden states ready for the head, ``(p, r, word_embed_proj_dim)`` in float32.
-
-        Args:
-            tokens_pt: token ids.
-            positions_pt: each token's position in its own sequence, from 0.
-            slot_p: the adapter slot of each page.
-            attend: attention over a page, see :data:`zojax.models.layers.Attend`.
-            adapter: the pool, in this module's tree; layers as ``(slots, layers, …)``.
-            reads_pr: the tokens of each page that are wanted; None for all.
-            state: for ``attend``.
-
-        Returns:
-            The hidden states, and the state that ``attend`` leaves.
-        """
-
-        def project(module: Linear | LayerNorm, name: str, x_ptn: jax.Array) -> jax.Array:
-            return module(x_ptn, bind(adapter.get(name, {}), slot_p))
-
-        x_ptn = self.embed_tokens(tokens_pt, slot_p, adapter.get("embed_tokens", {}))
+    def embed(self, tokens_pt: jax.Array, forward: Forward) -> jax.Array:
+        """Tokens, projected where they are embedded in a narrower space, and learned positions."""
+        x_ptn = self.embed_tokens(tokens_pt, forward.slot_p, forward.table("embed_tokens"))
         if self.project_in is not None:
-            x_ptn = project(self.project_in, "project_in", x_ptn)
-        x_ptn += self.embed_positions(
-            positions_pt + POSITION_OFFSET, slot_p, adapter.get("embed_positions", {})
-        )
-        x_prn, state = self._run_layers(
-            x_ptn, slot_p, attend, adapter.get("layers", {}), reads_pr, state
-        )
+            x_ptn = self.project_in(x_ptn, forward.adapter("project_in"), forward.variants)
+        rows_pt = forward.positions_pt + POSITION_OFFSET
+        positions = self.embed_positions(rows_pt, forward.slot_p, forward.table("embed_positions"))
+        return x_ptn + positions
+
+    def finish(self, x_prn: jax.Array, forward: Forward) -> jax.Array:
+        """Hidden states ready for the head, ``(p, r, word_embed_proj_dim)`` in float32."""
         if self.final_layer_norm is not None:
-            x_prn = project(self.final_layer_norm, "final_layer_norm", x_prn)
+            x_prn = self.final_layer_norm(x_prn, forward.adapter("final_layer_norm"))
         if self.project_out is not None:
-            x_prn = project(self.project_out, "project_out", x_prn)
-        return x_prn, state
+            x_prn = self.project_out(x_prn, forward.adapter("project_out"), forward.variants)
+        return x_prn
 
-    def _run_layers(
-        self,
-        x_ptn: jax.Array,
-        slot_p: jax.Array,
-        attend: Attend,
-        adapter: Adapter,
-        reads_pr: jax.Array | None,
-        state: State,
-    ) -> tuple[jax.Array, State]:
-        """All layers but the last in a loop, and the last at the reads alone."""
-        graphdef, stacked = nnx.split(self.layers)
-        last = self.num_layers - 1
 
-        def run(
-            carry: tuple[jax.Array, State], layer: jax.Array | int, at_pr: jax.Array | None
-        ) -> tuple[jax.Array, State]:
-            # Indexing in the body, not slicing the stack before the scan, copies no weights.
-            block = nnx.merge(graphdef, jax.tree.map(lambda a: a[layer], stacked))
-            here, branches = functools.partial(attend, layer), bind(adapter, slot_p, layer)
-            return block(carry[0], here, branches, at_pr, carry[1])
+def _write_config(config: OPTConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["OPTForCausalLM"],
+        "model_type": "opt",
+        "activation_function": "relu",
+        **dataclasses.asdict(config),
+    }
 
-        @jax.jit  # so that it is traced once, however often it is called
-        def run_inner(x_ptn: jax.Array, state: State, layer: Any) -> tuple[jax.Array, State]:
-            return run((x_ptn, state), layer, None)
 
-        def scan(*carry: Any) -> tuple[jax.Array, State]:
-            layers = jnp.arange(last)
-            return jax.lax.scan(lambda c, layer: (run_inner(*c, layer), None), carry, layers)[0]
+def _published(hidden_size: int, num_layers: int, num_heads: int) -> OPTConfig:
+    return OPTConfig(
+        vocab_size=50272,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        ffn_dim=4 * hidden_size,
+        max_position_embeddings=2048,
+        # 350M alone normalises after its sublayers and embeds in a narrower space.
+        word_embed_proj_dim=512 if hidden_size == 1024 else hidden_size,
+        do_layer_norm_before=hidden_size != 1024,
+    )
 
-        def unroll(*carry: Any) -> tuple[jax.Array, State]:
-            for layer in range(last):
-                carry = run_inner(*carry, np.int32(layer))
-            return carry
 
-        if state is not None or self.layers.fc1.scale is not None:
-            # Decoding is a loop itself, in which each slice is copied; and XLA would turn all int8
-            # matrices into what they are multiplied in, at the same time.
-            return run(scan(x_ptn, state), last, reads_pr)
-        # For GPUs, XLA copies what a loop takes out of a stack, unless it is always the same part.
-        carry = jax.lax.platform_dependent(x_ptn, state, cuda=unroll, rocm=unroll, default=scan)
-        return run(carry, last, reads_pr)
-
-    def empty_cache(self, num_rows: int, length: int) -> dict[str, jax.Array]:
-        """Room for keys ``k`` and values ``v``, each ``(layers, rows, length, heads, d)``."""
-        attention = self.layers.self_attn
-        layers, width = self.layers.self_attn_layer_norm.weight[...].shape
-        heads = attention.num_heads
-        shape = (layers, num_rows, length, heads, width // heads)
-        return {name: jnp.zeros(shape, attention.dtype) for name in ("k", "v")}
-
-    def _head(self, adapter: Adapter) -> tuple[Embedding, Adapter]:
-        name = "embed_tokens" if self.lm_head is None else "lm_head"
-        return getattr(self, name), adapter.get(name, {})
-
-    def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
-        """Logits over the vocabulary ``(p, r, vocab)`` of hidden states from ``__call__``."""
-        head, branch = self._head(adapter)
-        with jax.named_scope("head"):
-            return head.logits(hidden_prn, slot_p, branch)
-
-    def logits_at(
-        self, hidden_pcn: jax.Array, tokens_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
-    ) -> jax.Array:
-        """The logit ``(p, c)`` of one token for each hidden state, without the other tokens'."""
-        head, branch = self._head(adapter)
-        with jax.named_scope("head"):
-            return head.logits_at(hidden_pcn, tokens_pc, slot_p, branch)
+FAMILY = Family(
+    model_type="opt",
+    architectures=("OPTForCausalLM", "OPTModel"),
+    config=OPTConfig,
+    read_config=OPTConfig.from_dict,
+    write_config=_write_config,
+    module=OPT,
+    logical_axes=logical_axes,
+    prefix="model.decoder.",
+    # OPTModel alone saves without "model."; with its head, OPTForCausalLM has it.
+    aliases={"decoder.": "model.decoder."},
+    # The tokenizer prepends </s> (2), which is the end of text too.
+    token_ids={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
+    # Of ``config.json`` of each checkpoint.
+    published={
+        "facebook/opt-125m": _published(768, 12, 12),
+        "facebook/opt-350m": _published(1024, 24, 16),
+        "facebook/opt-1.3b": _published(2048, 24, 32),
+        "facebook/opt-2.7b": _published(2560, 32, 32),
+        "facebook/opt-6.7b": _published(4096, 32, 32),
+        "facebook/opt-13b": _published(5120, 40, 40),
+        "facebook/opt-30b": _published(7168, 48, 56),
+        "facebook/opt-66b": _published(9216, 64, 72),
+    },
+)

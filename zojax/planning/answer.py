@@ -8,7 +8,7 @@ from rich.console import Console
 
 from zojax.config import Config, MeshConfig
 from zojax.errors import InputError
-from zojax.models.opt import OPTConfig
+from zojax.models.family import DecoderConfig
 from zojax.planning.plan import Plan, make_plan
 from zojax.planning.shapes import SST2_TOKENS, architecture
 from zojax.planning.targets import Target, find_target
@@ -56,7 +56,7 @@ def plan_targets(
 
 
 def smallest(
-    config: Config, model: OPTConfig, plan: Plan, tokens: int, console: Console
+    config: Config, model: DecoderConfig, plan: Plan, tokens: int, console: Console
 ) -> Plan | None:
     """The plan on the fewest devices of the same kind that fits.
 
@@ -77,6 +77,6 @@ def smallest(
     return None
 
 
-def _most_shards(model: OPTConfig, num_devices: int) -> int:
+def _most_shards(model: DecoderConfig, num_devices: int) -> int:
     """The most shards that so many devices and the model's heads and MLP divide into."""
-    return math.gcd(num_devices, model.num_attention_heads, model.ffn_dim)
+    return math.gcd(num_devices, *model.splits.values())

@@ -14,9 +14,9 @@ from flax import traverse_util
 from zojax.config import Config
 from zojax.distributed import Layout
 from zojax.errors import InputError
+from zojax.models.family import DecoderConfig
 from zojax.models.layers import STACKED
 from zojax.models.model import weight_sharding
-from zojax.models.opt import OPTConfig
 from zojax.planning import hlo, traffic
 from zojax.planning.products import EXACT, HIGH, count_products
 from zojax.planning.shapes import RunShapes, bytes_of, run_shapes, widen_pages
@@ -159,7 +159,7 @@ class Plan:
 
 def make_plan(
     config: Config,
-    model: OPTConfig,
+    model: DecoderConfig,
     target: Target,
     tokens: int,
     devices: Sequence[Any] | None = None,
@@ -290,7 +290,8 @@ def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
     And what they are once gathered, where they are split over ``data`` too.
     """
     flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(shapes.run.model.weights))  # type: ignore[arg-type]
-    places = [weight_sharding(shapes.layout), weight_sharding(Layout(shapes.layout.mesh))]
+    layouts, config = (shapes.layout, Layout(shapes.layout.mesh)), shapes.run.model.config
+    places = [weight_sharding(layout, config) for layout in layouts]
     shares = {
         place(path, leaf.shape).shard_shape(leaf.shape)  # pyright: ignore[reportOptionalMemberAccess]
         for path, leaf in flat.items()

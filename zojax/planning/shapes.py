@@ -13,9 +13,9 @@ from zojax.distributed import Layout
 from zojax.errors import InputError, first_few
 from zojax.hub import read_config
 from zojax.models import abstract_model
+from zojax.models.family import DecoderConfig
 from zojax.models.model import weight_sharding
-from zojax.models.opt import OPTConfig
-from zojax.models.opt_shapes import OPT_SHAPES
+from zojax.models.registry import PUBLISHED, SHAPES
 from zojax.runs.setup import Data, Run, make_train_source
 from zojax.scoring import Item
 from zojax.tasks import Splits
@@ -28,7 +28,7 @@ Tree = Any
 
 SST2_TOKENS = 240
 """Places for the tokens of a batch of 16 of SST-2: 232 distinct ones in 243 places are the mean
-under OPT's tokenizer (docs/performance.md).
+under the tokenizer of facebook/opt-125m (docs/performance.md).
 """
 
 # Tokens of 16 examples of SST-2: of 1,000, those in the middle of every sixteenth.
@@ -36,7 +36,7 @@ _LENGTHS = (5, 6, 6, 7, 8, 9, 9, 10, 11, 13, 15, 16, 19, 23, 28, 37)
 _ANSWER_TOKENS = 4  # of a candidate whose own tokens are learnt
 
 
-def architecture(path: str) -> OPTConfig:
+def architecture(path: str) -> DecoderConfig:
     """A model's numbers, from its local ``config.json`` or from the table of published sizes.
 
     Raises:
@@ -48,13 +48,13 @@ def architecture(path: str) -> OPTConfig:
     """
     if Path(path).is_dir():
         return read_config(path)
-    owner, _, name = path.rpartition("/")
-    if owner not in ("", "facebook") or name not in OPT_SHAPES:
-        known = first_few(f"facebook/{name}" for name in OPT_SHAPES)
+    found = PUBLISHED.get(path) or SHAPES.get(path)
+    if found is None:
         raise InputError(
-            f"--model {path}: neither a directory with a config.json nor one of {known}"
+            f"--model {path}: neither a directory with a config.json nor one of "
+            f"{first_few(PUBLISHED)}"
         )
-    return OPT_SHAPES[name]
+    return found
 
 
 def sample_items(tokens: int, count: int, *, with_choice: bool) -> list[Item]:
@@ -101,7 +101,7 @@ class RunShapes:
     num_tokens: int
 
 
-def run_shapes(config: Config, model: OPTConfig, layout: Layout, tokens: int) -> RunShapes:
+def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int) -> RunShapes:
     """The shapes of a configuration's run.
 
     Args:
@@ -124,7 +124,7 @@ def run_shapes(config: Config, model: OPTConfig, layout: Layout, tokens: int) ->
     base = abstract_model(
         model,
         dtype=np.dtype(config.model.dtype),
-        sharding=weight_sharding(layout),
+        sharding=weight_sharding(layout, model),
         exact=config.model.activations == "float32",
     )
     splits: Any = Splits([], [], [], task)

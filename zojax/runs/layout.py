@@ -12,7 +12,7 @@ from zojax.distributed import Layout, choose_mesh, make_layout, processes
 from zojax.errors import InputError
 from zojax.hub import read_config
 from zojax.hub.tensor_names import tensor_shapes
-from zojax.models.opt import OPTConfig
+from zojax.models.family import DecoderConfig
 
 
 def choose_layout(config: Config) -> Layout:
@@ -29,7 +29,7 @@ def choose_layout(config: Config) -> Layout:
 
 
 def layout_on(
-    config: Config, model: OPTConfig, devices: Sequence[Any], device_bytes: int | None
+    config: Config, model: DecoderConfig, devices: Sequence[Any], device_bytes: int | None
 ) -> Layout:
     """:func:`choose_layout` on given devices, which need not be here.
 
@@ -50,7 +50,7 @@ def layout_on(
         num_devices=len(devices),
         weight_bytes=entries * jnp.dtype(config.model.dtype).itemsize,
         device_bytes=device_bytes,
-        splits=(model.num_attention_heads, model.ffn_dim),
+        splits=model.splits,
         fsdp=mesh.fsdp,
     )
     if shards > 1 and estimator.name == "mezo" and estimator.trainable in ("linear", "full"):

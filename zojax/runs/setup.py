@@ -190,11 +190,11 @@ def prepare(config: Config, console: Console) -> Run:
 
 def load_model(config: Config) -> Model:
     """The base model in the dtype that the run wants, on the devices that it wants."""
-    model, sharding = config.model, weight_sharding(choose_layout(config))
+    model, layout = config.model, choose_layout(config)
     return load(
         model.path,
         dtype=jnp.dtype(model.dtype),
-        sharding=sharding,
+        sharding=weight_sharding(layout, read_config(model.path)),
         exact=model.activations == "float32",
     )
 

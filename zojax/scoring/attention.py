@@ -1,15 +1,16 @@
 """Attention: in pages, in a prompt of its own, and one token at a time before a cache.
 
-Each is the ``attend`` of a model, see :data:`zojax.models.layers.Attend`. A page's prefix, where
+Each is the ``attend`` of a model, see :data:`zojax.models.forward.Attend`. A page's prefix, where
 its adapter has one, is seen by every query.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import Attend, Prefix, State
+from zojax.models.forward import Attend, Cache, Heads, Prefix
 from zojax.scoring import attention_kernel
 from zojax.scoring.pages import Pages
 from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
@@ -20,8 +21,8 @@ _BLOCK = 256
 
 def masked_attention(
     q_prhd: jax.Array,
-    k_pshd: jax.Array,
-    v_pshd: jax.Array,
+    k_psgd: jax.Array,
+    v_psgd: jax.Array,
     mask_prs: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
@@ -32,25 +33,25 @@ def masked_attention(
     dtype = q_prhd.dtype
     if prefix is not None:
         on_prl = jnp.broadcast_to(
-            (prefix.on_p > 0)[:, None, None], (*q_prhd.shape[:2], prefix.k_plhd.shape[1])
+            (prefix.on_p > 0)[:, None, None], (*q_prhd.shape[:2], prefix.k_plgd.shape[1])
         )
         q_prhd = q_prhd.astype(jnp.float32)
-        k_pshd = jnp.concatenate([prefix.k_plhd, k_pshd], axis=1)
-        v_pshd = jnp.concatenate([prefix.v_plhd, v_pshd], axis=1)
+        k_psgd = jnp.concatenate([prefix.k_plgd, k_psgd], axis=1)
+        v_psgd = jnp.concatenate([prefix.v_plgd, v_psgd], axis=1)
         mask_prs = jnp.concatenate([on_prl, mask_prs], axis=2)
     if q_prhd.dtype == jnp.float16:  # JAX asks for a float16 matmul that CPUs and TPUs do not have
-        q_prhd, k_pshd, v_pshd = (x.astype(jnp.float32) for x in (q_prhd, k_pshd, v_pshd))
+        q_prhd, k_psgd, v_psgd = (x.astype(jnp.float32) for x in (q_prhd, k_psgd, v_psgd))
     # Of float32, as which TPUs would multiply bfloat16; GPUs take it as TF32.
     wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     with jax.default_matmul_precision(wanted or "high"):
-        out_prhd = jax.nn.dot_product_attention(q_prhd, k_pshd, v_pshd, mask=mask_prs[:, None])
+        out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
     return out_prhd.astype(dtype)
 
 
 def blockwise_attention(
     q_pthd: jax.Array,
-    k_pthd: jax.Array,
-    v_pthd: jax.Array,
+    k_ptgd: jax.Array,
+    v_ptgd: jax.Array,
     mask_pts: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
@@ -64,8 +65,8 @@ def blockwise_attention(
     out = [
         masked_attention(
             q_pthd[:, block],
-            k_pthd[:, : block.stop],
-            v_pthd[:, : block.stop],
+            k_ptgd[:, : block.stop],
+            v_ptgd[:, : block.stop],
             mask_pts[:, block, : block.stop],
             prefix,
         )
@@ -76,8 +77,8 @@ def blockwise_attention(
 
 def attention_of_page(
     q_pthd: jax.Array,
-    k_pthd: jax.Array,
-    v_pthd: jax.Array,
+    k_ptgd: jax.Array,
+    v_ptgd: jax.Array,
     sight: Sight,
     mask_pts: jax.Array,
     prefix: Prefix | None,
@@ -88,8 +89,8 @@ def attention_of_page(
 
     Args:
         q_pthd: queries.
-        k_pthd: keys.
-        v_pthd: values.
+        k_ptgd: keys, whose heads divide the queries'.
+        v_ptgd: values.
         sight: who sees whom.
         mask_pts: the same, from :func:`zojax.scoring.visibility.mask_of`.
         prefix: of the pages; its keys are for XLA's attention alone.
@@ -98,7 +99,7 @@ def attention_of_page(
     def by_blocks(q: jax.Array, k: jax.Array, v: jax.Array, _: Sight, mask: jax.Array) -> jax.Array:
         return blockwise_attention(q, k, v, mask, prefix)
 
-    arguments = q_pthd, k_pthd, v_pthd, sight, mask_pts
+    arguments = q_pthd, k_ptgd, v_ptgd, sight, mask_pts
     if prefix is not None or q_pthd.shape[1] <= _BLOCK:
         return by_blocks(*arguments)
 
@@ -112,77 +113,66 @@ def attention_of_page(
 
 def page_attention(pages: Pages) -> Attend:
     """Attention over these pages; nothing is kept."""
-    sight = tree_sight(pages)
+    sight, positions_pt = tree_sight(pages), jnp.asarray(pages.positions_pt)
     mask_pts = mask_of(sight)
 
     def attend(
-        layer: jax.Array | int,
-        q_prhd: jax.Array,
-        k_pthd: jax.Array,
-        v_pthd: jax.Array,
-        at_pr: jax.Array | None,
-        prefix: Prefix | None,
-        state: State,
-    ) -> tuple[jax.Array, State]:
-        return _attention(q_prhd, k_pthd, v_pthd, sight, mask_pts, at_pr, prefix), state
+        layer: jax.Array | int, heads: Heads, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        return _attention(heads, sight, mask_pts, positions_pt), cache
 
     return attend
 
 
 def prompt_attention(
-    layer: jax.Array | int,
-    q_prhd: jax.Array,
-    k_pthd: jax.Array,
-    v_pthd: jax.Array,
-    at_pr: jax.Array | None,
-    prefix: Prefix | None,
-    state: State,
-) -> tuple[jax.Array, State]:
+    layer: jax.Array | int, heads: Heads, cache: Cache | None
+) -> tuple[jax.Array, Cache | None]:
     """One sequence a page from its start, each token after all before it; fills a cache.
 
-    What pads a shorter sequence stands behind it, where no token of it looks. The state is ``k``
-    and ``v`` ``(layers, p, s, heads, d)`` with ``s ≥ t``.
+    What pads a shorter sequence stands behind it, where no token of it looks. The cache has a place
+    for each token, or more.
     """
-    pages, length = k_pthd.shape[:2]
+    pages, length = heads.k_ptgd.shape[:2]
     sight = causal_sight(pages, length)
-    out_prhd = _attention(q_prhd, k_pthd, v_pthd, sight, mask_of(sight), at_pr, prefix)
-    new = {"k": k_pthd, "v": v_pthd}
-    return out_prhd, {name: state[name].at[layer, :, :length].set(new[name]) for name in new}
+    out_prhd = _attention(heads, sight, mask_of(sight), jnp.arange(length)[None])
+    return out_prhd, _written(cache, heads, (layer, slice(None), slice(length)))
 
 
 def cached_attention(position_p: jax.Array) -> Attend:
     """One token a page, at this place of its page's cache, after all that stand before it."""
 
     def attend(
-        layer: jax.Array | int,
-        q_prhd: jax.Array,
-        k_pthd: jax.Array,
-        v_pthd: jax.Array,
-        at_pr: jax.Array | None,
-        prefix: Prefix | None,
-        state: State,
-    ) -> tuple[jax.Array, State]:
-        here = layer, jnp.arange(len(position_p)), position_p
-        new = {"k": k_pthd[:, 0], "v": v_pthd[:, 0]}
-        state = {name: state[name].at[here].set(new[name]) for name in new}
-        k_pshd, v_pshd = state["k"][layer], state["v"][layer]
-        mask_prs = jnp.arange(k_pshd.shape[1]) <= position_p[:, None, None]
-        return masked_attention(q_prhd, k_pshd, v_pshd, mask_prs, prefix), state
+        layer: jax.Array | int, heads: Heads, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
+        token = heads._replace(k_ptgd=heads.k_ptgd[:, 0], v_ptgd=heads.v_ptgd[:, 0])
+        cache = _written(cache, token, (layer, jnp.arange(len(position_p)), position_p))
+        k_psgd, v_psgd = (x_ypsgd[layer] for x_ypsgd in cache)
+        s, position_p11 = jnp.arange(k_psgd.shape[1]), position_p[:, None, None]
+        mask_prs = s <= position_p11
+        if heads.window is not None:
+            mask_prs &= position_p11 - s < heads.window
+        return masked_attention(heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix), cache
 
     return attend
 
 
+def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache:
+    """The cache with these keys and values at a place of it."""
+    assert cache is not None, "attention that keeps keys and values needs a cache"
+    k_ypsgd, v_ypsgd = cache
+    return Cache(k_ypsgd.at[index].set(heads.k_ptgd), v_ypsgd.at[index].set(heads.v_ptgd))
+
+
 def _attention(
-    q_prhd: jax.Array,
-    k_pthd: jax.Array,
-    v_pthd: jax.Array,
-    sight: Sight,
-    mask_pts: jax.Array,
-    at_pr: jax.Array | None,
-    prefix: Prefix | None,
+    heads: Heads, sight: Sight, mask_pts: jax.Array, positions_pt: jax.Array
 ) -> jax.Array:
-    """Of the queries ``at_pr``, or of all for None."""
-    if at_pr is None:
-        return attention_of_page(q_prhd, k_pthd, v_pthd, sight, mask_pts, prefix)
-    mask_prs = jnp.take_along_axis(mask_pts, at_pr[:, :, None], axis=1)
-    return masked_attention(q_prhd, k_pthd, v_pthd, mask_prs, prefix)
+    """Of the queries that are read, or of all."""
+    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window = heads
+    if window is not None:
+        mask_pts &= positions_pt[:, :, None] - positions_pt[:, None, :] < window
+    if reads_pr is not None:
+        mask_prs = jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
+        return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix)
+    if window is not None:  # which no kernel knows
+        return blockwise_attention(q_prhd, k_ptgd, v_ptgd, mask_pts, prefix)
+    return attention_of_page(q_prhd, k_ptgd, v_ptgd, sight, mask_pts, prefix)

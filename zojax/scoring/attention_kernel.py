@@ -105,45 +105,51 @@ def backends(tokens: int, depth: int) -> dict[str, Backend]:
 
 
 def attend(
-    q_pthd: jax.Array, k_pthd: jax.Array, v_pthd: jax.Array, sight: Sight, backend: Backend
+    q_pthd: jax.Array, k_ptgd: jax.Array, v_ptgd: jax.Array, sight: Sight, backend: Backend
 ) -> jax.Array:
     """Every token's attention over the keys that it sees, in the queries' dtype.
 
     Args:
         q_pthd: queries; a mesh may split its pages and its heads.
-        k_pthd: keys, of the same shape and dtype.
-        v_pthd: values, likewise.
+        k_ptgd: keys of the same dtype, with g heads that divide the queries' h: each serves h / g
+            neighbours.
+        v_ptgd: values, likewise.
         sight: who sees whom.
         backend: what it is compiled for.
     """
     dtype = q_pthd.dtype
     if dtype == jnp.float16:  # which TPUs do not multiply
-        q_pthd, k_pthd, v_pthd = (x.astype(jnp.float32) for x in (q_pthd, k_pthd, v_pthd))
+        q_pthd, k_ptgd, v_ptgd = (x.astype(jnp.float32) for x in (q_pthd, k_ptgd, v_ptgd))
     on_device = functools.partial(_on_device, backend=backend)
-    arguments = (jnp.stack(sight, axis=-1), q_pthd, k_pthd, v_pthd)
     mesh = jax.typeof(q_pthd).sharding.mesh  # which arguments of jit bring along
+    sight_pt3 = jnp.stack(sight, axis=-1)
     if mesh.empty:
-        return on_device(*arguments).astype(dtype)
+        return on_device(sight_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
     # Each device has the pages and heads that it has; XLA would gather them for a kernel.
     layout = Layout(mesh)
-    of_sight = layout.sharding(("pages", None, None), arguments[0].shape).spec
+    of_sight = layout.sharding(("pages", None, None), sight_pt3.shape).spec
     of_heads = layout.sharding(("pages", None, "heads", None), q_pthd.shape).spec
-    specs = (of_sight, of_heads, of_heads, of_heads)
+    of_kv_heads = layout.sharding(("pages", None, "kv_heads", None), k_ptgd.shape).spec
+    if of_kv_heads != of_heads:  # too few to split: each device needs others of them
+        of_kv_heads, times = of_heads, q_pthd.shape[2] // k_ptgd.shape[2]
+        k_ptgd, v_ptgd = (jnp.repeat(x, times, axis=2) for x in (k_ptgd, v_ptgd))
+    specs = (of_sight, of_heads, of_kv_heads, of_kv_heads)
     on_mesh = jax.shard_map(
         on_device, mesh=mesh, in_specs=specs, out_specs=of_heads, check_vma=False
     )
-    return on_mesh(*arguments).astype(dtype)
+    return on_mesh(sight_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
 
 
 def _on_device(
     sight_pt3: jax.Array,
     q_pthd: jax.Array,
-    k_pthd: jax.Array,
-    v_pthd: jax.Array,
+    k_ptgd: jax.Array,
+    v_ptgd: jax.Array,
     *,
     backend: Backend,
 ) -> jax.Array:
     pages, tokens, heads, depth = q_pthd.shape
+    shared_by = heads // k_ptgd.shape[2]
     blocks = pl.cdiv(tokens, backend.queries)
     padded = blocks * backend.queries
     more_tokens = padded - tokens
@@ -161,7 +167,9 @@ def _on_device(
 
     of_sight = pl.BlockSpec((None, backend.queries, 3), lambda p, h, b: (p, b, 0))
     of_block = pl.BlockSpec((None, None, backend.queries, wide), lambda p, h, b: (p, h, b, 0))
-    whole = pl.BlockSpec((None, None, padded, wide), lambda p, h, b: (p, h, 0, 0))
+    whole = pl.BlockSpec(
+        (None, None, padded, wide), lambda p, h, b: (p, jax.lax.div(h, shared_by), 0, 0)
+    )
     bounds = pl.BlockSpec(
         (None, None, 1, 3), lambda p, h, b: (p, b, 0, 0), memory_space=backend.bounds
     )
@@ -179,7 +187,7 @@ def _on_device(
         compiler_params=backend.options,
         interpret=backend.interpret,
         name="tree_attention",
-    )(bounds_pb3[:, :, None], sight_pt3, *map(by_heads, (q_pthd, k_pthd, v_pthd)))
+    )(bounds_pb3[:, :, None], sight_pt3, *map(by_heads, (q_pthd, k_ptgd, v_ptgd)))
     return jnp.swapaxes(out_phtd[:, :, :tokens, :depth], 1, 2)
 
 

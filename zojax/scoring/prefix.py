@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from zojax.models import decoder
+from zojax.models.forward import Forward
 from zojax.scoring.attention import prompt_attention
 
 
@@ -27,16 +29,17 @@ def prefix_from_tokens(
     tokens_pt = tokens_l[None]
     positions_pt = jnp.arange(len(tokens_l))[None]
     last_pr = positions_pt[:, -1:]  # of the last layer nothing but keys and values is asked for
-    _, state = model(
-        tokens_pt,
+    forward = Forward(
         positions_pt,
         jnp.zeros(1, int),
         prompt_attention,
-        {},
-        last_pr,
-        model.empty_cache(1, len(tokens_l)),
+        reads_pr=last_pr,
+        cache=decoder.empty_cache(model, 1, len(tokens_l)),
     )
-    return {
-        name: x_yplhd.reshape(len(x_yplhd), len(tokens_l), -1).astype(jnp.float32)
-        for name, x_yplhd in state.items()
-    }
+    _, cache = decoder.run(model, tokens_pt, forward)
+    assert cache is not None
+
+    def joined(x_y1lgd: jax.Array) -> jax.Array:
+        return x_y1lgd.reshape(len(x_y1lgd), len(tokens_l), -1).astype(jnp.float32)
+
+    return {"k": joined(cache.k_ypsgd), "v": joined(cache.v_ypsgd)}

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from zojax.models import decoder
+from zojax.models.forward import Forward
 from zojax.scoring.attention import page_attention
 from zojax.scoring.pages import Pages
 
@@ -42,19 +44,19 @@ def score(
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.
     """
     model = nnx.merge(graphdef, weights)
-    model.set_attributes(variants=variants)
-    hidden_prn, _ = model(
-        pages.tokens_pt,
-        pages.positions_pt,
-        pages.slot_p,
+    forward = Forward(
+        jnp.asarray(pages.positions_pt),
+        jnp.asarray(pages.slot_p),
         page_attention(pages),
-        pool,
-        pages.reads_pr,
+        adapters=pool,
+        variants=variants,
+        reads_pr=jnp.asarray(pages.reads_pr),
     )
+    hidden_prn, _ = decoder.run(model, jnp.asarray(pages.tokens_pt), forward)
     if not normalize:
         hidden_pcn = jnp.take_along_axis(hidden_prn, pages.read_pc[:, :, None], axis=1)
-        return model.logits_at(hidden_pcn, pages.targets_pc, pages.slot_p, pool)
-    logits_prv = model.logits(hidden_prn, pages.slot_p, pool)
+        return decoder.logits_at(model, hidden_pcn, jnp.asarray(pages.targets_pc), forward)
+    logits_prv = decoder.logits(model, hidden_prn, forward)
     log_z_pr = jax.nn.logsumexp(logits_prv, axis=-1)
     p_p1 = jnp.arange(logits_prv.shape[0])[:, None]
     logit_pc = logits_prv[p_p1, pages.read_pc, pages.targets_pc]
