@@ -14,7 +14,15 @@ from flax import traverse_util
 from rich.console import Console
 
 from zojax.commands.journal import replay_to, show, verify
-from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from zojax.config import (
+    Config,
+    FullConfig,
+    LozoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    to_dict,
+)
 from zojax.errors import InputError
 from zojax.hub import load, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
@@ -70,7 +78,7 @@ def make_config(base: Path) -> Config:
         ModelConfig(str(base)),
         RunConfig("elsewhere"),
         train=TrainConfig(steps=20, learning_rate=1e-3),
-        estimator=EstimatorConfig(interval=5),
+        estimator=LozoConfig(interval=5),
     )
 
 
@@ -198,7 +206,12 @@ def test_verify_refuses_more_steps_than_the_run_has(run, console, tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
-    [("estimator", "rank", 3), ("estimator", "scale", "rms"), ("train", "weight_decay", 0.5)],
+    [
+        ("estimator", "rank", 3),
+        ("estimator", "scale", "rms"),
+        ("space", "fold", "nearest"),
+        ("train", "weight_decay", 0.5),
+    ],
 )
 def test_another_way_to_train_is_refused(part, name, value, run):
     journal, config = read_journal(run.journal), make_config(run.base)
@@ -250,7 +263,7 @@ def test_replay_of_no_steps_is_the_base_model(run, console):
 def test_replay_with_everything_trained_moves_the_vectors(run, console, tmp_path):
     base = load(str(run.base))
     config = dataclasses.replace(
-        make_config(run.base), estimator=EstimatorConfig(trainable="full", interval=5)
+        make_config(run.base), estimator=LozoConfig(interval=5), space=FullConfig()
     )
     path = tmp_path / "journal.zj"
     write_journal(path, config, content_hash(base.weights))

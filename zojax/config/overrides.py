@@ -29,6 +29,11 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     ``none`` stands for None where a field may be None. With another ``estimator.name`` or
     ``space.name`` what was set stays as far as the new kind has it too.
 
+    >>> from zojax.config import ModelConfig, RunConfig
+    >>> config = Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a"))
+    >>> apply_overrides(config, ["train.learning_rate=1e-6", "space.name=lora"]).space
+    LoraConfig(name='lora', rank=8, alpha=16.0, targets=('q_proj', 'v_proj'))
+
     Raises:
         InputError: no such field (and the nearest one), or a value that it cannot take.
     """

@@ -223,8 +223,8 @@ class Config:
 
     Example:
         >>> config = Config(ModelConfig("facebook/opt-125m"), run=RunConfig("runs/a"))
-        >>> apply_overrides(config, ["train.learning_rate=1e-6"]).train.learning_rate
-        1e-06
+        >>> config.estimator.name, config.space.name
+        ('lozo', 'linear')
     """
 
     model: ModelConfig
