@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +47,16 @@ class Run(NamedTuple):
         return self.directory / "journal.zj"
 
 
-def write_journal(path: Path, config: Config, base_hash: str, **columns: np.ndarray) -> None:
-    """A journal of :data:`STEPS` steps with random scalars, or with those that are given."""
+def write_journal(
+    path: Path, config: Config, base_hash: str, saved: Any = None, **columns: np.ndarray
+) -> None:
+    """A journal of :data:`STEPS` steps with random scalars, or with those that are given.
+
+    ``saved`` is what its header holds of the configuration, if that is spelt otherwise.
+    """
     key = jax.random.key(config.train.seed)
     header = {
-        "config": to_dict(config),
+        "config": saved or to_dict(config),
         "base_hash": base_hash,
         "key_data": jax.random.key_data(key).tolist(),
         "key_impl": "threefry2x32",
@@ -226,6 +231,21 @@ def test_another_base_model_is_refused_with_both_hashes(run):
     journal = read_journal(run.journal)
     with pytest.raises(InputError, match=rf"{journal.header['base_hash']}, here 4567"):
         check_run(journal, make_config(run.base), "4567")
+
+
+def test_a_journal_of_before_there_was_a_space_is_read_as_it_was_meant(run, console, tmp_path):
+    old = to_dict(make_config(run.base))
+    fold = old.pop("space")["fold"]
+    old["estimator"] |= {"trainable": "linear", "fold": fold, "lora_rank": 8, "prefix_length": 5}
+    base_hash = content_hash(load(str(run.base)).weights)
+    write_journal(tmp_path / "journal.zj", make_config(run.base), base_hash, saved=old)
+    journal = read_journal(tmp_path / "journal.zj")
+    assert journal.header["config"] == old
+    check_run(journal, make_config(run.base), base_hash)
+    show(tmp_path, console)
+    assert "linear: fold stochastic" in printed(console)
+    of_old, of_new = (replay_to(path, console) for path in (tmp_path, run.directory))
+    assert of_old["content_hash"] == of_new["content_hash"]
 
 
 # replay

@@ -153,7 +153,7 @@ def test_an_estimator_from_outside_brings_settings_of_its_own(config, outside):
     changed = apply_overrides(config, ["estimator.sharpness=4", "estimator.name=outside"])
     assert changed.estimator == outside(epsilon=0.25, sharpness=4)
     assert from_dict(to_dict(changed)) == changed
-    with pytest.raises(InputError, match="with estimator.name=lozo: outside has it; lozo has"):
+    with pytest.raises(InputError, match=r"with estimator.name=lozo: outside has it; lozo has"):
         apply_overrides(config, ["estimator.sharpness=4"])
 
 
@@ -162,5 +162,5 @@ def test_a_name_stands_for_one_kind_alone(outside):
     class Other:
         name: Literal["outside"] = "outside"
 
-    with pytest.raises(ValueError, match="estimator.name=outside is there already"):
+    with pytest.raises(ValueError, match=r"estimator.name=outside is there already"):
         ESTIMATORS.register(Other)

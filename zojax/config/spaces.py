@@ -75,5 +75,5 @@ class PrefixConfig:
     length: Count = 5
 
 
-WEIGHTS = (LinearConfig, FullConfig)
+OnWeights = LinearConfig | FullConfig
 """What is trained in the weights themselves; all else stays beside them."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.config import Config, MezoConfig
-from zojax.config.spaces import WEIGHTS
+from zojax.config.spaces import OnWeights
 from zojax.distributed import Layout, choose_mesh, make_layout, processes
 from zojax.errors import InputError
 from zojax.hub import read_config
@@ -54,7 +54,7 @@ def layout_on(
         splits=(model.num_attention_heads, model.ffn_dim),
         fsdp=mesh.fsdp,
     )
-    on_weights = isinstance(config.space, WEIGHTS)
+    on_weights = isinstance(config.space, OnWeights)
     if shards > 1 and on_weights and isinstance(config.estimator, MezoConfig):
         raise InputError(
             f"mesh.model={shards} with estimator.name=mezo on the weights: its folds would gather "

@@ -1,7 +1,6 @@
 """From a configuration to how a run trains: space, estimator, optimizer and objective."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from zojax.config import Config, MezoConfig, MezoFactorizedConfig
 from zojax.errors import InputError
@@ -17,8 +16,6 @@ from zojax.training.objective import choice_loss, classification_loss, likelihoo
 from zojax.training.schedules import learning_rates
 from zojax.training.spaces import on_weights
 from zojax.training.step import Method, Objective, examples_of, tokens_of_answers
-
-Tree = Any
 
 
 def make_method(config: Config, model: Model) -> Method:

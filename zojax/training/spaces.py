@@ -1,7 +1,7 @@
 """What is trained: from settings to a space."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 
@@ -20,19 +20,17 @@ from zojax.adapters import (
     trainable_sites,
 )
 from zojax.config import LoraConfig, PrefixConfig
-from zojax.config.spaces import WEIGHTS
+from zojax.config.spaces import OnWeights
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.scoring.prefix import prefix_from_tokens
 
 Tree = Any
-Weights = Any
-"""Settings of what is trained in the weights themselves."""
 
 
-def on_weights(settings: Any) -> bool:
+def on_weights(settings: Any) -> TypeGuard[OnWeights]:
     """Whether the weights themselves are trained; else something beside them is."""
-    return isinstance(settings, WEIGHTS)
+    return isinstance(settings, OnWeights)
 
 
 def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
@@ -46,12 +44,12 @@ def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
     return factored(space, shapes, rank=rank), draw_factored
 
 
-def weight_sites(settings: Weights, model: Model) -> Sites:
+def weight_sites(settings: OnWeights, model: Model) -> Sites:
     """The parameters that are trained in place."""
     return trainable_sites(model.weights, settings.name)
 
 
-def rounding(settings: Weights) -> FoldPolicy:
+def rounding(settings: OnWeights) -> FoldPolicy:
     """How a fold rounds; where none is made, how an export does."""
     return "nearest" if settings.fold == "none" else settings.fold
 
