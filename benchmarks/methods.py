@@ -76,11 +76,11 @@ class Entry:
 ENTRIES = (
     Entry("LoZO, r 4", 3e-3, {}),
     Entry("LoZO-M, r 4", 3e-3, {"train.optimizer": "momentum"}),
-    Entry("LoZO, r 4, full", 3e-4, {"estimator.trainable": "full"}),
+    Entry("LoZO, r 4, full", 3e-4, {"space.name": "full"}),
     Entry("LoZO, r 4, 4 queries", 1e-2, {"estimator.num_queries": 4}),
     Entry("FZOO, r 4, 8 queries", 3e-3, {"estimator.name": "fzoo", "estimator.num_queries": 8}),
     Entry("MeZO, linear", 1e-2, {"estimator.name": "mezo"}),
-    Entry("MeZO, full", 1e-3, {"estimator.name": "mezo", "estimator.trainable": "full"}),
+    Entry("MeZO, full", 1e-3, {"estimator.name": "mezo", "space.name": "full"}),
     Entry(
         "MeZO factorized, r 128",
         1e-2,
@@ -89,23 +89,23 @@ ENTRIES = (
     Entry(
         "MeZO on LoRA",
         3e-1,
-        {"estimator.name": "mezo", "estimator.trainable": "lora", "estimator.epsilon": 1e-2},
+        {"estimator.name": "mezo", "space.name": "lora", "estimator.epsilon": 1e-2},
     ),
     Entry(
         "MeZO on LoRA, Adam",
         3e-3,
         {
             "estimator.name": "mezo",
-            "estimator.trainable": "lora",
+            "space.name": "lora",
             "estimator.epsilon": 1e-2,
             "train.optimizer": "adam",
         },
     ),
-    Entry("LoZO on LoRA", 1e-1, {"estimator.trainable": "lora", "estimator.epsilon": 1e-2}),
+    Entry("LoZO on LoRA", 1e-1, {"space.name": "lora", "estimator.epsilon": 1e-2}),
     Entry(
         "MeZO on prefixes",
         1e-1,
-        {"estimator.name": "mezo", "estimator.trainable": "prefix", "estimator.epsilon": 1e-1},
+        {"estimator.name": "mezo", "space.name": "prefix", "estimator.epsilon": 1e-1},
     ),
 )
 

@@ -20,9 +20,9 @@ CONFIG = ROOT / "configs" / "opt125m_lozo.py"
 DOCS = ROOT / "docs" / "performance.md"
 
 METHODS: dict[str, list[str]] = {
-    "full": ["estimator.trainable=full"],
+    "full": ["space.name=full"],
     "linear": [],
-    "lora": ["estimator.trainable=lora"],
+    "lora": ["space.name=lora"],
 }
 """LoZO with r 2 and ν 50, by what is trained."""
 

@@ -8,7 +8,15 @@ the control: the same run on labels that mean nothing, which must not learn.
 
 from pathlib import Path
 
-from zojax.config import Config, DataConfig, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config import (
+    Config,
+    DataConfig,
+    LinearConfig,
+    LozoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 
@@ -25,6 +33,7 @@ def get_config() -> Config:
             eval_every=200,
             chunk=50,
         ),
-        estimator=EstimatorConfig("lozo", epsilon=1e-3, rank=4, interval=50, fold="nearest"),
+        estimator=LozoConfig(epsilon=1e-3, rank=4, interval=50),
+        space=LinearConfig(fold="nearest"),
         run=RunConfig("runs/demo"),
     )

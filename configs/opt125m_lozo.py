@@ -6,7 +6,15 @@ About a minute on 2 CPU cores. For a trained model, give it time:
 ``--set train.steps=20000 --set train.learning_rate=1e-6``.
 """
 
-from zojax.config import Config, DataConfig, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config import (
+    Config,
+    DataConfig,
+    LinearConfig,
+    LozoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> Config:
@@ -14,6 +22,7 @@ def get_config() -> Config:
         model=ModelConfig("facebook/opt-125m", dtype="float32", bos_token_id=0),
         data=DataConfig("sst2", num_train=1000, num_dev=100, num_eval=200, truncate="left"),
         train=TrainConfig(steps=50, batch_size=16, learning_rate=1e-7, eval_every=50, chunk=10),
-        estimator=EstimatorConfig("lozo", epsilon=1e-3, rank=2, interval=50, fold="nearest"),
+        estimator=LozoConfig(epsilon=1e-3, rank=2, interval=50),
+        space=LinearConfig(fold="nearest"),
         run=RunConfig("runs/opt125m_lozo"),
     )

@@ -10,7 +10,15 @@ The authors' own code takes 726 ms a step on one A100, about 4 hours in all. Pro
 token 0 and long ones lose their oldest tokens, as in the authors' scripts.
 """
 
-from zojax.config import Config, DataConfig, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config import (
+    Config,
+    DataConfig,
+    LinearConfig,
+    LozoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> Config:
@@ -18,8 +26,7 @@ def get_config() -> Config:
         model=ModelConfig("facebook/opt-13b", dtype="bfloat16", bos_token_id=0),
         data=DataConfig("sst2", num_train=1000, num_dev=500, num_eval=1000, truncate="left"),
         train=TrainConfig(steps=20_000, batch_size=16, learning_rate=1e-7, eval_every=4_000),
-        estimator=EstimatorConfig(
-            "lozo", epsilon=1e-3, rank=2, interval=50, trainable="linear", fold="stochastic"
-        ),
+        estimator=LozoConfig(epsilon=1e-3, rank=2, interval=50),
+        space=LinearConfig(fold="stochastic"),
         run=RunConfig("runs/opt13b_lozo"),
     )

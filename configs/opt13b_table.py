@@ -13,19 +13,23 @@ in-context learning; it and zero-shot train nothing.
 from zojax.config import (
     Config,
     DataConfig,
-    EstimatorConfig,
+    FullConfig,
+    LoraConfig,
+    LozoConfig,
+    MezoConfig,
     ModelConfig,
+    PrefixConfig,
     RunConfig,
     TrainConfig,
     apply_overrides,
 )
 
 TASKS = ("sst2", "rte", "cb", "boolq", "wsc", "wic", "multirc", "copa", "record", "squad", "drop")
-TRAINED = {  # learning rate, estimator
-    "lozo": (1e-7, EstimatorConfig("lozo", epsilon=1e-3, rank=2, interval=50, trainable="full")),
-    "mezo": (1e-6, EstimatorConfig("mezo", epsilon=1e-3, trainable="full")),
-    "mezo-lora": (1e-4, EstimatorConfig("mezo", epsilon=1e-2, trainable="lora")),
-    "mezo-prefix": (1e-2, EstimatorConfig("mezo", epsilon=1e-1, trainable="prefix")),
+TRAINED = {  # learning rate, where to probe, what is trained
+    "lozo": (1e-7, LozoConfig(epsilon=1e-3, rank=2, interval=50), FullConfig()),
+    "mezo": (1e-6, MezoConfig(epsilon=1e-3), FullConfig()),
+    "mezo-lora": (1e-4, MezoConfig(epsilon=1e-2), LoraConfig()),
+    "mezo-prefix": (1e-2, MezoConfig(epsilon=1e-1), PrefixConfig()),
 }
 DEMONSTRATIONS = {"zero-shot": 0, "icl": 32}
 NAMES = tuple(f"{task}-{method}" for task in TASKS for method in (*TRAINED, *DEMONSTRATIONS))
@@ -53,6 +57,6 @@ def get_config(name: str) -> Config:
         run=RunConfig(f"runs/opt13b_table/{name}"),
     )
     if method in TRAINED:
-        learning_rate, config.estimator = TRAINED[method]
+        learning_rate, config.estimator, config.space = TRAINED[method]
         config.train = TrainConfig(20_000, 16, learning_rate, eval_every=4_000)
     return apply_overrides(config, EXCEPTIONS.get(name, []))

@@ -223,7 +223,7 @@ def test_ctrl_c_stops_cleanly_and_what_was_done_is_kept(
     root, config_file, tmp_path, run, compiled_as_here, refusal
 ):
     directory = tmp_path / "run"
-    settings = [f"run.dir={directory}", "train.steps=6000", "estimator.fold=none"]
+    settings = [f"run.dir={directory}", "train.steps=6000", "space.fold=none"]
     arguments = [argument for setting in settings for argument in ("--set", setting)]
     process = start(
         *("--config", config_file, *arguments),

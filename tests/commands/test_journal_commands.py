@@ -4,7 +4,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,15 @@ from flax import traverse_util
 from rich.console import Console
 
 from zojax.commands.journal import replay_to, show, verify
-from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
+from zojax.config import (
+    Config,
+    FullConfig,
+    LozoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    to_dict,
+)
 from zojax.errors import InputError
 from zojax.hub import load, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
@@ -39,11 +47,16 @@ class Run(NamedTuple):
         return self.directory / "journal.zj"
 
 
-def write_journal(path: Path, config: Config, base_hash: str, **columns: np.ndarray) -> None:
-    """A journal of :data:`STEPS` steps with random scalars, or with those that are given."""
+def write_journal(
+    path: Path, config: Config, base_hash: str, saved: Any = None, **columns: np.ndarray
+) -> None:
+    """A journal of :data:`STEPS` steps with random scalars, or with those that are given.
+
+    ``saved`` is what its header holds of the configuration, if that is spelt otherwise.
+    """
     key = jax.random.key(config.train.seed)
     header = {
-        "config": to_dict(config),
+        "config": saved or to_dict(config),
         "base_hash": base_hash,
         "key_data": jax.random.key_data(key).tolist(),
         "key_impl": "threefry2x32",
@@ -70,7 +83,7 @@ def make_config(base: Path) -> Config:
         ModelConfig(str(base)),
         RunConfig("elsewhere"),
         train=TrainConfig(steps=20, learning_rate=1e-3),
-        estimator=EstimatorConfig(interval=5),
+        estimator=LozoConfig(interval=5),
     )
 
 
@@ -205,7 +218,12 @@ def test_verify_refuses_more_steps_than_the_run_has(run, console, tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
-    [("estimator", "rank", 3), ("estimator", "scale", "rms"), ("train", "weight_decay", 0.5)],
+    [
+        ("estimator", "rank", 3),
+        ("estimator", "scale", "rms"),
+        ("space", "fold", "nearest"),
+        ("train", "weight_decay", 0.5),
+    ],
 )
 def test_another_way_to_train_is_refused(part, name, value, run):
     journal, config = read_journal(run.journal), make_config(run.base)
@@ -220,6 +238,21 @@ def test_another_base_model_is_refused_with_both_hashes(run):
     journal = read_journal(run.journal)
     with pytest.raises(InputError, match=rf"{journal.header['base_hash']}, here 4567"):
         check_run(journal, make_config(run.base), "4567")
+
+
+def test_a_journal_of_before_there_was_a_space_is_read_as_it_was_meant(run, console, tmp_path):
+    old = to_dict(make_config(run.base))
+    fold = old.pop("space")["fold"]
+    old["estimator"] |= {"trainable": "linear", "fold": fold, "lora_rank": 8, "prefix_length": 5}
+    base_hash = content_hash(load(str(run.base)).weights)
+    write_journal(tmp_path / "journal.zj", make_config(run.base), base_hash, saved=old)
+    journal = read_journal(tmp_path / "journal.zj")
+    assert journal.header["config"] == old
+    check_run(journal, make_config(run.base), base_hash)
+    show(tmp_path, console)
+    assert "linear: fold stochastic" in printed(console)
+    of_old, of_new = (replay_to(path, console) for path in (tmp_path, run.directory))
+    assert of_old["content_hash"] == of_new["content_hash"]
 
 
 # replay
@@ -257,7 +290,7 @@ def test_replay_of_no_steps_is_the_base_model(run, console):
 def test_replay_with_everything_trained_moves_the_vectors(run, console, tmp_path):
     base = load(str(run.base))
     config = dataclasses.replace(
-        make_config(run.base), estimator=EstimatorConfig(trainable="full", interval=5)
+        make_config(run.base), estimator=LozoConfig(interval=5), space=FullConfig()
     )
     path = tmp_path / "journal.zj"
     write_journal(path, config, content_hash(base.weights))

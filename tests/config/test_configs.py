@@ -85,7 +85,7 @@ def test_training_is_within_the_published_grids(table, method):
         assert config.data.num_demos == 0
         if method == "lozo":
             assert (estimator.rank, estimator.interval) in {(1, 50), (1, 100), (2, 50), (2, 100)}
-            assert (estimator.trainable, estimator.scale) == ("full", "none")
+            assert (config.space.name, estimator.scale) == ("full", "none")
 
 
 def test_rows_whose_settings_the_authors_name_have_them(table):

@@ -19,7 +19,7 @@ from rich.console import Console
 from zojax.config import (
     Config,
     DataConfig,
-    EstimatorConfig,
+    LozoConfig,
     MeshConfig,
     ModelConfig,
     RunConfig,
@@ -54,7 +54,7 @@ def configure(model: str, data: str, directory: Path, mesh: MeshConfig) -> Confi
         RunConfig(str(directory), checkpoint_every=CHECKPOINT),
         DataConfig("sst2", data, num_train=32, num_dev=8, num_eval=8),
         TrainConfig(steps=100, batch_size=16, eval_every=100, chunk=50, learning_rate=1e-5),
-        EstimatorConfig(interval=30),
+        LozoConfig(interval=30),
         mesh,
     )
 

@@ -18,7 +18,7 @@ from zojax.commands.journal import verify
 from zojax.config import (
     Config,
     DataConfig,
-    EstimatorConfig,
+    LozoConfig,
     MeshConfig,
     ModelConfig,
     RunConfig,
@@ -60,7 +60,7 @@ class Place:
             RunConfig(str(self.directory / name), checkpoint_every=CHECKPOINT, keep_last=9),
             DataConfig("sst2", str(self.reviews), num_train=32, num_dev=8, num_eval=8),
             TrainConfig(steps=STEPS, batch_size=16, eval_every=60, chunk=10, learning_rate=1e-5),
-            EstimatorConfig(interval=20),
+            LozoConfig(interval=20),
         )
 
     def start(self, name: str, count: int, devices: int):

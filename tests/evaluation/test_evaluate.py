@@ -16,7 +16,7 @@ from zojax.commands.eval import evaluate_config, evaluate_run
 from zojax.config import (
     Config,
     DataConfig,
-    EstimatorConfig,
+    LozoConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
@@ -237,7 +237,7 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
     config.data.num_train, config.data.num_dev = 12, 8
     for epsilon, same in ((1e-9, True), (1.0, False)):
         config.train = TrainConfig(steps=1, batch_size=12, objective="f1", micro_batches=2)
-        config.estimator = EstimatorConfig(epsilon=epsilon)
+        config.estimator = LozoConfig(epsilon=epsilon)
         run = prepare(config, QUIET)
         _, batch, _ = make_train_source(config, run)(0)
         names = [run.data.train[i].name for i in batch.example_b.ravel()]
@@ -276,7 +276,7 @@ def test_a_ranking_is_an_objective_by_what_its_choices_are_worth(objective, base
     config = configure(base, entities, "record")
     config.data.num_train, config.data.num_dev, config.data.num_eval = 16, 4, 5
     config.train = TrainConfig(steps=1, batch_size=16, objective=objective, micro_batches=2)
-    config.estimator = EstimatorConfig(epsilon=1e-9)  # variants that are all but the base
+    config.estimator = LozoConfig(epsilon=1e-9)  # variants that are all but the base
     run = prepare(config, QUIET)
     which = [(int(item.name.rpartition(":")[2]) - 1) % 5 for item in run.data.train]
     chosen = [int(logprobs(theirs, [item])[0].argmax()) for item in run.data.train]
@@ -291,7 +291,7 @@ def test_a_run_is_trained_by_the_f1_of_its_ranking(base, entities):
     config = configure(base, entities, "record")
     config.data.num_train, config.data.num_dev, config.data.num_eval = 16, 4, 5
     config.train = TrainConfig(steps=3, batch_size=8, eval_every=3, learning_rate=1e-3)
-    config.estimator = EstimatorConfig(epsilon=0.5)
+    config.estimator = LozoConfig(epsilon=0.5)
     config.run.dir = str(entities / "run")
     result = train(apply_overrides(config, ["train.objective=f1"]), QUIET)
     assert result["metric"] == "f1"

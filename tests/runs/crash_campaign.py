@@ -36,7 +36,7 @@ from tests.runs.outcomes import outcome
 from zojax.config import (
     Config,
     DataConfig,
-    EstimatorConfig,
+    LozoConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
@@ -62,7 +62,7 @@ def make_config(directory: Path) -> Config:
         RunConfig(str(directory / "run"), checkpoint_every=30, keep_last=2),
         DataConfig("sst2", str(directory / "data"), num_train=32, num_dev=8, num_eval=8),
         TrainConfig(steps=STEPS, batch_size=4, learning_rate=1e-2, eval_every=25, chunk=4),
-        EstimatorConfig("lozo", interval=7, fold="stochastic"),
+        LozoConfig(interval=7),
     )
 
 

@@ -15,7 +15,7 @@ from zojax.training.step import init_state, losses_of
 
 CONFIG = OPTConfig(64, 32, 3, 4, 64, 64, 32)
 EPSILON = "estimator.epsilon=1e-4"
-MEZO = ["estimator.name=mezo", "estimator.num_queries=2", "estimator.interval=1"]
+MEZO = ["estimator.name=mezo", "estimator.num_queries=2"]
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 

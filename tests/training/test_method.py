@@ -3,40 +3,46 @@
 import functools
 import json
 from contextlib import nullcontext
+from typing import Literal
 
 import jax
 import numpy as np
 import pytest
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from zojax.adapters import Site, lowrank
 from zojax.config import (
     Config,
     DataConfig,
-    EstimatorConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
+    apply_overrides,
 )
+from zojax.config.estimators import ESTIMATORS
 from zojax.errors import InputError
-from zojax.estimators import fzoo
+from zojax.estimators import fzoo, lozo
 from zojax.runs.setup import make_train_source, prepare
-from zojax.training.method import check_method, make_method, redraw_interval
+from zojax.training import estimator_table
+from zojax.training.estimator_table import redraw_interval
+from zojax.training.method import check_method, make_method
+from zojax.training.spaces import low_rank
 from zojax.training.step import init_state, score_slots, train_step
 
 
 @pytest.fixture(scope="module")
 def configure(tiny_model, tiny_reviews):
-    """``(train settings, estimator settings) -> Config``."""
+    """``(train settings, "part.field=value" …) -> Config``."""
 
-    def make(train: dict, estimator: dict, task: str = "sst2") -> Config:
-        return Config(
+    def make(train: dict, *overrides: str) -> Config:
+        config = Config(
             ModelConfig(str(tiny_model)),
             RunConfig("unused"),
-            DataConfig(task, str(tiny_reviews), num_train=16, num_dev=4, num_eval=4),
+            DataConfig("sst2", str(tiny_reviews), num_train=16, num_dev=4, num_eval=4),
             TrainConfig(**{"steps": 4, "batch_size": 8, **train}),
-            EstimatorConfig(**{"epsilon": 0.05, **estimator}),
         )
+        return apply_overrides(config, ["estimator.epsilon=0.05", *overrides])
 
     return make
 
@@ -73,7 +79,7 @@ def answers(tmp_path_factory):
 def test_micro_batches_give_the_losses_of_the_whole_batch(objective, configure, answers):
     losses = []
     for parts in (1, 4):
-        config = configure({"micro_batches": parts}, {})
+        config = configure({"micro_batches": parts})
         if objective == "likelihood":
             config.data = answers
         losses.append(first_losses(config))
@@ -84,8 +90,8 @@ def test_micro_batches_give_the_losses_of_the_whole_batch(objective, configure, 
 
 def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
     """Each is scored in a pool of its own, along its own direction."""
-    settings = {"name": "mezo", "trainable": "full"}
-    many = first_losses(configure({}, {**settings, "num_queries": 3}))
+    settings = ("estimator.name=mezo", "estimator.num_queries=3", "space.name=full")
+    many = first_losses(configure({}, *settings))
     assert many.shape == (6,)
     assert len({*many.round(5).tolist()}) == 6
     middle = many.reshape(3, 2).mean(axis=1)  # L(θ) up to ε², whatever the direction
@@ -95,7 +101,7 @@ def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
 @pytest.mark.parametrize("name", ["mezo", "lozo"])
 def test_scoring_between_two_steps_draws_no_random_numbers(name, configure):
     """MeZO's directions are drawn in every forward pass that sees them: none but the probes' do."""
-    run = prepare(configure({}, {"name": name}), Console(quiet=True))
+    run = prepare(configure({}, f"estimator.name={name}"), Console(quiet=True))
     source, space = make_train_source(run.config, run), run.method.estimator.space
     _, batch, _ = source(0)
     state = init_state(run.method, run.model.weights, run.key)
@@ -126,7 +132,7 @@ def test_probes_that_tie_move_nothing_by_fzoo():
 
 
 def test_a_prefix_starts_from_activations_and_is_a_probe_away_from_its_neighbours(configure):
-    config = configure({}, {"name": "mezo", "trainable": "prefix", "prefix_length": 3})
+    config = configure({}, "estimator.name=mezo", "space.name=prefix", "space.length=3")
     run = prepare(config, Console(quiet=True))
     state = init_state(run.method, run.model.weights, run.key)
     assert {path.rpartition("/")[2]: leaf.shape for path, leaf in state.params.items()} == {
@@ -141,59 +147,89 @@ def test_a_prefix_starts_from_activations_and_is_a_probe_away_from_its_neighbour
 @pytest.mark.parametrize(
     ("settings", "interval"),
     [
-        ({}, 50),
-        ({"fold": "none"}, 0),
-        ({"name": "mezo"}, 1),
-        ({"name": "mezo_factorized"}, 1),
-        ({"name": "mezo", "trainable": "lora"}, 0),
-        ({"trainable": "lora", "interval": 7}, 7),
-        ({"name": "fzoo", "interval": 9}, 9),
+        ("", 50),
+        ("space.fold=none", 0),
+        ("estimator.name=mezo", 1),
+        ("estimator.name=mezo_factorized", 1),
+        ("estimator.name=mezo space.name=lora", 0),
+        ("space.name=lora estimator.interval=7", 7),
+        ("estimator.name=fzoo estimator.interval=9", 9),
+        ("estimator.name=fzoo space.fold=none", 0),
+        ("estimator.name=fzoo space.name=prefix", 0),
     ],
 )
-def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval):
-    assert redraw_interval(EstimatorConfig(**settings)) == interval
+def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval, configure):
+    config = configure({}, *settings.split())
+    assert redraw_interval(config.estimator, config.space) == interval
 
 
 @pytest.mark.parametrize(
-    ("estimator", "goes"),
+    ("settings", "goes"),
     [
-        ({}, False),
-        ({"name": "mezo"}, False),
-        ({"name": "mezo_factorized", "rank": 128}, False),
-        ({"fold": "none"}, True),
-        ({"trainable": "lora"}, True),
-        ({"name": "mezo", "trainable": "prefix"}, True),
+        ("", False),
+        ("estimator.name=mezo", False),
+        ("estimator.name=mezo_factorized", False),
+        ("space.fold=none", True),
+        ("space.name=lora", True),
+        ("estimator.name=mezo space.name=prefix", True),
     ],
 )
-def test_int8_matrices_are_for_what_folds_nothing_into_them(estimator, goes, configure):
-    config = configure({}, estimator)
-    config.model.dtype = "int8"
+def test_int8_matrices_are_for_what_folds_nothing_into_them(settings, goes, configure):
+    config = configure({}, "model.dtype=int8", *settings.split())
     with nullcontext() if goes else pytest.raises(InputError, match=r"model\.dtype=bfloat16"):
         check_method(config)
 
 
 @pytest.mark.parametrize(
-    ("train", "estimator", "says"),
+    ("train", "settings", "says"),
     [
-        ({}, {"name": "mezo", "fold": "none"}, "use another estimator.fold"),
-        ({"optimizer": "momentum"}, {"name": "mezo"}, "train.optimizer=sgd"),
-        ({"weight_decay": 0.1}, {"name": "mezo_factorized"}, "without .* train.weight_decay"),
-        ({"optimizer_args": {"momentum": 0.9}}, {"name": "mezo"}, "without train.optimizer_args"),
-        ({"optimizer": "rmsprop"}, {}, "rmsprop keeps second moments .* use sgd, momentum or lion"),
-        ({"optimizer": "adamax"}, {"name": "fzoo", "num_queries": 2}, "adamax keeps second"),
-        ({"optimizer": "polyak_sgd"}, {}, "polyak_sgd asks for values of the loss"),
-        ({}, {"name": "mezo_factorized", "trainable": "lora"}, "estimator.name=mezo or lozo"),
-        ({"optimizer": "adam"}, {}, "trainable=lora"),
-        ({}, {"name": "fzoo"}, "estimator.num_queries to 2 or more"),
-        ({"micro_batches": 3}, {}, "train.micro_batches=3 does not divide train.batch_size=8"),
-        ({}, {"name": "mezo_factorized"}, "use 128 to 512"),
-        ({}, {"trainable": "lora", "lora_targets": ("w_proj",)}, "there are fc1, fc2"),
-        ({}, {"trainable": "lora", "lora_targets": ("weight",)}, "there are fc1, fc2"),
+        ({}, "estimator.name=mezo space.fold=none", "use another space.fold"),
+        ({"optimizer": "momentum"}, "estimator.name=mezo", "train.optimizer=sgd"),
+        (
+            {"weight_decay": 0.1},
+            "estimator.name=mezo_factorized",
+            "without .* train.weight_decay",
+        ),
+        (
+            {"optimizer_args": {"momentum": 0.9}},
+            "estimator.name=mezo",
+            "without train.optimizer_args",
+        ),
+        ({"optimizer": "rmsprop"}, "", "rmsprop keeps second moments .* use sgd, momentum or lion"),
+        ({"optimizer": "adamax"}, "estimator.name=fzoo", "adamax keeps second"),
+        ({"optimizer": "polyak_sgd"}, "", "polyak_sgd asks for values of the loss"),
+        ({}, "estimator.name=mezo_factorized space.name=lora", "estimator.name=mezo or lozo"),
+        ({"optimizer": "adam"}, "", "space.name=lora"),
+        ({"micro_batches": 3}, "", "train.micro_batches=3 does not divide train.batch_size=8"),
+        ({}, 'space.name=lora space.targets=["w_proj"]', "space.targets: .*there are fc1, fc2"),
+        ({}, 'space.name=lora space.targets=["weight"]', "there are fc1, fc2"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_those_that_do(
-    train, estimator, says, configure
+    train, settings, says, configure
 ):
-    config = configure(train, estimator)
+    config = configure(train, *settings.split())
     with pytest.raises(InputError, match=says):
-        make_method(config, prepare(configure({}, {}), Console(quiet=True)).model)
+        make_method(config, prepare(configure({}), Console(quiet=True)).model)
+
+
+def test_an_estimator_from_outside_trains_by_settings_of_its_own(configure, monkeypatch):
+    monkeypatch.setattr(ESTIMATORS, "classes", dict(ESTIMATORS.classes))
+    monkeypatch.setattr(estimator_table, "_TABLE", dict(estimator_table._TABLE))
+
+    @dataclass
+    class Outside:
+        name: Literal["outside"] = "outside"
+        epsilon: float = 0.5
+        length: int = 1
+
+    def build(settings, space, model):
+        space, draw = low_rank(space, model, rank=1)
+        return lozo(space, draw, rank=1, epsilon=settings.length * settings.epsilon)
+
+    estimator_table.register_estimator(Outside, estimator_table.Entry(build, lambda *_: 3))
+    config = configure({}, "estimator.name=outside", "estimator.length=5")
+    outside = make_method(config, prepare(config, Console(quiet=True)).model)
+    assert outside.interval == 3
+    same = configure({}, "estimator.epsilon=0.25", "estimator.rank=1")
+    np.testing.assert_array_equal(first_losses(config), first_losses(same))

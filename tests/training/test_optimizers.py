@@ -1,6 +1,8 @@
 """Optimizers by name, against optax called directly, and what is said of those that cannot be."""
 
 import functools
+import inspect
+import types
 from typing import Any
 
 import jax
@@ -9,7 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config import (
+    Config,
+    LinearConfig,
+    LoraConfig,
+    LozoConfig,
+    MezoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from zojax.config.optimizers import OF_OPTAX
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.training import optimizers
@@ -17,14 +29,16 @@ from zojax.training.method import make_method
 from zojax.training.step import Method, ends_interval, init_state, next_interval, update
 
 KEY, RATE, STEPS = jax.random.key(3), 0.01, 6
+USABLE = [name for name, of in optimizers.OF_OPTAX.items() if not of.unusable]
 
 
-def make(train: dict[str, Any], estimator: dict[str, Any]) -> Method:
+def make(train: dict[str, Any], estimator: Any, space: Any) -> Method:
     config = Config(
         ModelConfig("none"),
         RunConfig("none"),
         train=TrainConfig(steps=STEPS, learning_rate=RATE, **train),
-        estimator=EstimatorConfig(**estimator),
+        estimator=estimator,
+        space=space,
     )
     return make_method(config, model())
 
@@ -72,7 +86,7 @@ CASES = {
 def test_steps_are_those_of_optax_called_directly(name):
     arguments, decay, expected = CASES[name]
     train = {"optimizer": name, "optimizer_args": arguments, "weight_decay": decay}
-    method = make(train, {"name": "mezo", "trainable": "lora", "lora_targets": ("q_proj",)})
+    method = make(train, MezoConfig(), LoraConfig(targets=("q_proj",)))
     state, gradients = init_state(method, model().weights, KEY), []
     start = state.params
     advance = jax.jit(functools.partial(update, method))
@@ -88,7 +102,9 @@ def test_steps_are_those_of_optax_called_directly(name):
 
 def test_what_lion_keeps_is_carried_over_a_redraw():
     """Lion by its formula (2302.06675) in NumPy, and the projection of its momentum on a new V."""
-    method = make({"optimizer": "lion"}, {"rank": 2, "interval": 2, "fold": "nearest"})
+    method = make(
+        {"optimizer": "lion"}, LozoConfig(rank=2, interval=2), LinearConfig(fold="nearest")
+    )
     weights = model().weights
     state = init_state(method, weights, KEY)
     (path,) = state.params
@@ -121,9 +137,7 @@ def test_what_an_optimizer_keeps_has_the_same_shapes_and_types_after_a_step():
         state = optimizer.init(params)
         return state, optimizer.update(params, state, params)[1]
 
-    usable = [name for name in optimizers.factories() if is_usable(name)]
-    assert {"adamw", "lion", "rmsprop", "adagrad", "nadam", "lamb", "yogi"} <= set(usable)
-    for name in usable:
+    for name in USABLE:
         before, after = jax.eval_shape(functools.partial(states, name), jnp.float32(1))
         assert jax.tree.structure(before) == jax.tree.structure(after), name
         assert [(a.shape, a.dtype) for a in jax.tree.leaves(before)] == [
@@ -131,28 +145,38 @@ def test_what_an_optimizer_keeps_has_the_same_shapes_and_types_after_a_step():
         ], name
 
 
-def is_usable(name: str) -> bool:
-    try:
-        optimizers.check(name, {})
-    except InputError:
-        return False
-    return True
+def test_the_table_holds_all_of_optaxs_optimizers_by_their_names():
+    """Its functions whose first argument is a learning rate; those that configurations name."""
+    public = {
+        name: function
+        for name, function in vars(optax).items()
+        if isinstance(function, types.FunctionType | functools.partial)
+        and not name.startswith(("_", "scale_by_"))
+        and next(iter(inspect.signature(function).parameters), "").endswith("rate")
+    }
+    assert {name: of.function for name, of in optimizers.OF_OPTAX.items()} == public
+    assert tuple(optimizers.OF_OPTAX) == OF_OPTAX
 
 
-@pytest.mark.parametrize(
-    ("name", "linear"),
-    [
-        ("sgd", 1),
-        ("lion", 1),
-        ("signum", 1),
-        ("adam", 0),
-        ("adamax", 0),
-        ("rmsprop", 0),
-        ("sm3", 0),
-    ],
-)
-def test_what_can_be_carried_over_a_redraw_is_linear_in_the_gradients(name, linear):
-    assert optimizers.is_linear(lambda rate: optimizers.make(name, rate, 0.1, {})) == bool(linear)
+def kept(train: TrainConfig, scale: float) -> list[np.ndarray]:
+    """What an optimizer keeps, beside counts, after two steps at parameters of 0."""
+    parameters = {"w": np.zeros((3, 2), np.float32)}
+    optimizer = optimizers.make_optimizer(train)(1.0)
+    state = optimizer.init(parameters)
+    for seed in (1, 2):
+        drawn = np.random.default_rng(seed).normal(size=(3, 2)).astype(np.float32)
+        _, state = optimizer.update({"w": scale * drawn}, state, parameters)
+    leaves = map(np.asarray, jax.tree.leaves(state))
+    return [leaf for leaf in leaves if leaf.dtype.kind not in "iub"]
+
+
+@pytest.mark.parametrize("name", ["momentum", *USABLE])
+def test_what_is_said_to_be_linear_in_the_gradients_is(name):
+    """Negative, since sizes only grow; a power of two, since that rounds nothing otherwise."""
+    train = TrainConfig(optimizer=name)
+    one, two = kept(train, 1.0), kept(train, -2.0)
+    is_linear = all((-2 * a == b).all() for a, b in zip(one, two, strict=True))
+    assert optimizers.is_linear(name) == is_linear
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from zojax.config import Config, EstimatorConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config import (
+    Config,
+    LinearConfig,
+    MeshConfig,
+    MezoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
 from zojax.distributed import make_layout
 from zojax.errors import InputError
 from zojax.models import Model
@@ -32,7 +40,7 @@ def test_a_state_can_be_made_where_it_lies(optimizer):
         ModelConfig("none"),
         RunConfig("none"),
         train=TrainConfig(steps=1, optimizer=optimizer),
-        estimator=EstimatorConfig(fold="none"),
+        space=LinearConfig(fold="none"),
     )
     method = make_method(config, model)
     places = state_shardings(method, model.weights)
@@ -51,7 +59,7 @@ def test_weights_on_no_mesh_leave_it_to_the_compiler():
 
 def test_dense_directions_are_not_split_over_model(tiny_model, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    estimator, mesh = EstimatorConfig("mezo"), MeshConfig(1, 2)
+    estimator, mesh = MezoConfig(), MeshConfig(1, 2)
     config = Config(ModelConfig(str(tiny_model)), RunConfig("none"), estimator=estimator, mesh=mesh)
     with pytest.raises(InputError, match=r"mesh\.model=2 with estimator\.name=mezo"):
         choose_layout(config)

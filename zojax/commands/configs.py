@@ -87,7 +87,7 @@ class Listed:
 
 
 def method_of(config: Config) -> str:
-    """``zero-shot`` or ``icl`` where nothing is trained, else ``estimator/trainable``.
+    """``zero-shot`` or ``icl`` where nothing is trained, else ``estimator/space``.
 
     >>> from zojax.config import Config, ModelConfig, RunConfig
     >>> method_of(Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a")))
@@ -95,7 +95,7 @@ def method_of(config: Config) -> str:
     """
     if config.train.steps == 0:
         return "icl" if config.data.num_demos else "zero-shot"
-    return f"{config.estimator.name}/{config.estimator.trainable}"
+    return f"{config.estimator.name}/{config.space.name}"
 
 
 def list_configs(paths: Sequence[str], filters: Sequence[str] = ()) -> list[Listed]:

@@ -193,7 +193,7 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
         part = name.partition(".")[0]
         if part in ("data", "mesh") or name == "run.eval_batch_size":
             continue
-        of_model = part in ("model", "train", "estimator")
+        of_model = part in ("model", "train", "estimator", "space")
         why = "would name another model than the run's" if of_model else "changes nothing here"
         raise InputError(
             f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"

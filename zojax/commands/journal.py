@@ -271,16 +271,18 @@ def _config(journal: Journal) -> Config:
 
 
 def _print_header(journal: Journal, skipped: int, console: Console) -> None:
+    from zojax.config.upgrade import upgrade
+
     header = journal.header
-    config, steps = header["config"], len(journal.records)
+    config, steps = upgrade(header["config"]), len(journal.records)
     size = journal.good_bytes + journal.lost_bytes
-    settings = {name: value for name, value in config["estimator"].items() if name != "name"}
     rows = {
         "journal": f"{journal.path} ({size:,} bytes)",
         "steps": f"{steps} of {config['train']['steps']}, {skipped} skipped",
         "base model": f"{config['model']['path']} ({config['model']['dtype']})",
         "base hash": header["base_hash"],
-        "estimator": f"{config['estimator']['name']}: {_listed(settings)}",
+        "estimator": _kind(config["estimator"]),
+        "trained": _kind(config["space"]),
         "training": _listed(config["train"]),
         "key": f"{header['key_impl']} {' '.join(map(str, header['key_data']))}",
         "made by": f"zojax {header['zojax']}, jax {header['jax']}",
@@ -292,6 +294,10 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         table.add_row(name, escape(value))  # what a file says is text, no markup
     console.print(table)
     console.print()
+
+
+def _kind(settings: dict[str, Any]) -> str:
+    return f"{settings['name']}: {_listed({n: v for n, v in settings.items() if n != 'name'})}"
 
 
 def _listed(settings: dict[str, Any]) -> str:

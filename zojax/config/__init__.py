@@ -1,24 +1,34 @@
 """Typed configurations, their files and their errors."""
 
+from zojax.config.estimators import FzooConfig, LozoConfig, MezoConfig, MezoFactorizedConfig
+from zojax.config.overrides import apply_overrides
 from zojax.config.schema import (
     Config,
     DataConfig,
-    EstimatorConfig,
     MeshConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
-    apply_overrides,
     from_dict,
     to_dict,
 )
+from zojax.config.spaces import FullConfig, LinearConfig, LoraConfig, PrefixConfig
+from zojax.config.upgrade import EstimatorConfig
 
 __all__ = [
     "Config",
     "DataConfig",
     "EstimatorConfig",
+    "FullConfig",
+    "FzooConfig",
+    "LinearConfig",
+    "LoraConfig",
+    "LozoConfig",
     "MeshConfig",
+    "MezoConfig",
+    "MezoFactorizedConfig",
     "ModelConfig",
+    "PrefixConfig",
     "RunConfig",
     "TrainConfig",
     "apply_overrides",

@@ -2,7 +2,7 @@
 
 import difflib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
@@ -33,6 +33,16 @@ def closest(name: str, names: Sequence[str]) -> str | None:
     by_lower = {n.lower(): n for n in names}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
+
+
+def joined(names: Iterable[str], last: str) -> str:
+    """Names in a sentence.
+
+    >>> joined(["lozo", "mezo", "fzoo"], "and")
+    'lozo, mezo and fzoo'
+    """
+    *names, end = names
+    return f"{', '.join(names)} {last} {end}" if names else end
 
 
 def reason(error: ValidationError, json_example: str = "") -> str:

@@ -3,38 +3,40 @@
 import dataclasses
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
-    Field,
     JsonValue,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
 
+from zojax.config.estimators import ESTIMATORS, LozoConfig
+from zojax.config.fields import (
+    STRICT,
+    Count,
+    Fraction,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    Seed,
+    Switch,
+    Text,
+)
 from zojax.config.messages import hint, reason
 from zojax.config.optimizers import check_name
+from zojax.config.spaces import SPACES, LinearConfig
+from zojax.config.upgrade import MOVED, upgrade
 from zojax.errors import InputError
 
-_STRICT_FIELDS = ConfigDict(extra="forbid", validate_assignment=True)
 
-# Strict: a configuration that says ``steps=True`` or ``steps="10"`` is a mistake.
-Text = Annotated[str, Field(strict=True, min_length=1)]
-Switch = Annotated[bool, Field(strict=True)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-NonNegative = Annotated[int, Field(strict=True, ge=0)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(strict=True, ge=0, lt=1)]
-
-
-@dataclass(config=_STRICT_FIELDS)
+@dataclass(config=STRICT)
 class ModelConfig:
     """The base model.
 
@@ -42,7 +44,7 @@ class ModelConfig:
         path: local directory or Hugging Face hub id of a checkpoint.
         dtype: of the weights on the device; ``int8`` is of the layers' matrices, with a scale for
             each row, and all else is bfloat16 then. Nothing can be folded into it: it goes with
-            ``lora``, ``prefix`` and ``estimator.fold="none"``.
+            ``lora``, ``prefix`` and ``space.fold=none``.
         bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
             OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
@@ -68,7 +70,7 @@ Arguments = dict[Text, JsonValue]
 Words = Annotated[dict[Text, Text], BeforeValidator(_keys_as_text)]
 
 
-@dataclass(config=_STRICT_FIELDS)
+@dataclass(config=STRICT)
 class DataConfig:
     r"""What to learn from.
 
@@ -118,7 +120,7 @@ class DataConfig:
     calibration: Literal["none", "content_free", "median"] = "none"
 
 
-@dataclass(config=_STRICT_FIELDS)
+@dataclass(config=STRICT)
 class TrainConfig:
     """How long and how fast.
 
@@ -167,46 +169,7 @@ class TrainConfig:
     nonfinite: Literal["skip", "stop"] = "skip"
 
 
-@dataclass(config=_STRICT_FIELDS)
-class EstimatorConfig:
-    """Where to probe.
-
-    Attributes:
-        name: ``lozo``; ``mezo``, a dense direction; ``mezo_factorized``, U Vᵀ/√r of a large rank
-            (128 to 512) in its place, redrawn every step; ``fzoo``, one-sided probes that share
-            V and the unperturbed loss, and a normalised step.
-        epsilon: length of a probe.
-        num_queries: directions that are probed a step, all in one batch.
-        rank: columns of U and V.
-        interval: steps between redraws of V (ν); ``mezo`` and ``mezo_factorized`` draw all anew
-            every step.
-        scale: ``none`` (the authors' code), ``rms`` (U Vᵀ/√r) or ``paper`` (estimate times 1/r).
-        trainable: ``linear`` (attention and MLP matrices), ``full`` (everything), or what stays
-            beside the weights: ``lora`` (PEFT's A and B) or ``prefix`` (keys and values that
-            every query sees, started from the activations of random tokens).
-        fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact
-            enough for float32 weights only), or ``none``: V stays, nothing is folded.
-        lora_rank: r of the LoRA that ``trainable=lora`` trains.
-        lora_alpha: its ``lora_alpha``, so that it counts alpha / r times.
-        lora_targets: names of the layers that get one.
-        prefix_length: tokens of a prefix.
-    """
-
-    name: Literal["lozo", "mezo", "mezo_factorized", "fzoo"] = "lozo"
-    epsilon: Positive = 1e-3
-    rank: Count = 2
-    interval: Count = 50
-    scale: Literal["none", "rms", "paper"] = "none"
-    trainable: Literal["linear", "full", "lora", "prefix"] = "linear"
-    fold: Literal["stochastic", "nearest", "none"] = "stochastic"
-    num_queries: Count = 1
-    lora_rank: Count = 8
-    lora_alpha: Positive = 16.0
-    lora_targets: Annotated[tuple[Text, ...], Field(min_length=1)] = ("q_proj", "v_proj")
-    prefix_length: Count = 5
-
-
-@dataclass(config=_STRICT_FIELDS)
+@dataclass(config=STRICT)
 class MeshConfig:
     """Devices along each axis; what is not given follows from the weights' size and the devices.
 
@@ -224,7 +187,7 @@ class MeshConfig:
     fsdp: Switch = False
 
 
-@dataclass(config=_STRICT_FIELDS)
+@dataclass(config=STRICT)
 class RunConfig:
     """Where a run lives, and what it keeps there; unlike the rest, this may change on a resume.
 
@@ -251,29 +214,53 @@ class RunConfig:
     profile: bool = False
 
 
-@dataclass(config=_STRICT_FIELDS)
+@dataclass(config=STRICT)
 class Config:
     """Everything that a run is made of; see each part for its fields.
 
+    Where to probe (``estimator``) and what is trained (``space``) are one of several kinds, by
+    their ``name``: see :mod:`zojax.config.estimators` and :mod:`zojax.config.spaces`.
+
     Example:
         >>> config = Config(ModelConfig("facebook/opt-125m"), run=RunConfig("runs/a"))
-        >>> apply_overrides(config, ["train.learning_rate=1e-6"]).train.learning_rate
-        1e-06
+        >>> config.estimator.name, config.space.name
+        ('lozo', 'linear')
     """
 
     model: ModelConfig
     run: RunConfig
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    estimator: EstimatorConfig = dataclasses.field(default_factory=EstimatorConfig)
+    estimator: Annotated[Any, ESTIMATORS] = dataclasses.field(default_factory=LozoConfig)
+    space: Annotated[Any, SPACES] = dataclasses.field(default_factory=LinearConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, given: Any) -> Any:
+        if isinstance(given, ArgsKwargs) and len(given.args) <= len(PARTS):
+            tree = {**dict(zip(PARTS, given.args, strict=False)), **(given.kwargs or {})}
+            new = upgrade(tree)
+            return given if new is tree else ArgsKwargs((), dict(new))
+        return upgrade(given) if isinstance(given, Mapping) else given
 
+
+KINDS = {kinds.part: kinds for kinds in (ESTIMATORS, SPACES)}
+"""The parts that are one of several kinds."""
+
+PARTS: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(Config)}
 _ADAPTER = TypeAdapter(Config)
-_PARTS: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(Config)}
-_FIELDS: dict[str, Any] = {
-    f"{part}.{f.name}": f.type for part, of in _PARTS.items() for f in dataclasses.fields(of)
-}
+
+
+def field_names() -> list[str]:
+    """``part.field`` of every part, and of all its kinds."""
+    return [
+        f"{part}.{field}"
+        for part, of in PARTS.items()
+        for field in (
+            KINDS[part].fields() if part in KINDS else (f.name for f in dataclasses.fields(of))
+        )
+    ]
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -289,55 +276,34 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         raise InputError(describe(error)) from None
 
 
-def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """A new configuration with ``part.field=value`` texts applied.
-
-    ``none`` stands for None where a field may be None.
-
-    Raises:
-        InputError: no such field (and the nearest one), or a value that it cannot take.
-    """
-    tree = to_dict(config)
-    for override in overrides:
-        name, equals, text = (piece.strip() for piece in override.partition("="))
-        if not equals:
-            raise InputError(f"--set {override}: write it as FIELD=VALUE")
-        if name not in _FIELDS:
-            raise InputError(f"--set {override}: no field {name!r}{hint(name, list(_FIELDS))}")
-        part, field = name.split(".")
-        try:
-            tree[part][field] = _parse(_FIELDS[name], text)
-        except ValidationError as error:
-            why = reason(error, _json_example(_FIELDS[name]))
-            raise InputError(f"--set {override}: {name} {why}") from None
-    return from_dict(tree)
-
-
-def _parse(field_type: Any, text: str) -> Any:
-    if text.lower() == "none" and type(None) in get_args(field_type):
-        return None
-    if _json_example(field_type):
-        return TypeAdapter(field_type).validate_json(text)
-    return TypeAdapter(field_type).validate_strings(text)
-
-
-def _json_example(field_type: Any) -> str:
-    """What is written as JSON, by an example; empty for what is not."""
-    if Words in get_args(field_type):
-        return '{"0": " bad", "1": " good"}'
-    return '{"b1": 0.95}' if field_type == Arguments else ""
-
-
 def describe(error: ValidationError) -> str:
     """The first mistake; a part that was made on its own knows its fields, but not its name."""
     first = error.errors()[0]
-    by_class = {of.__name__: (name, of) for name, of in _PARTS.items()}
-    part, of = by_class.get(error.title, ("", Config))
+    problem = first.get("ctx", {}).get("error")
+    if isinstance(problem, InputError):
+        return str(problem)
+    part, of = _classes().get(error.title, ("", Config))
     by_position: dict[Any, str] = dict(enumerate(f.name for f in dataclasses.fields(of)))
     pieces = [by_position.get(piece, str(piece)) for piece in first["loc"]]
     name = ".".join(filter(None, [part, *pieces]))
     if first["type"] in ("unexpected_keyword_argument", "no_such_attribute"):
-        return f"no field {name!r}{hint(name, list(_FIELDS if '.' in name else _PARTS))}"
+        return _unknown(name, of)
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
     return f"{name}={reprlib.repr(first['input'])}: {reason(error)}"
+
+
+def _classes() -> dict[str, tuple[str, Any]]:
+    """Part and class by the class's name, which is a ValidationError's title."""
+    classes = [(part, of) for part, of in PARTS.items() if part not in KINDS]
+    classes += [(part, of) for part, kinds in KINDS.items() for of in kinds.classes.values()]
+    return {of.__name__: (part, of) for part, of in classes}
+
+
+def _unknown(name: str, of: Any) -> str:
+    part, _, field = name.partition(".")
+    if name in MOVED:
+        return f"no field {name!r}: it is {MOVED[name]} now"
+    kind = getattr(of, "name", "")
+    lacks = KINDS[part].lacks(kind, field) if part in KINDS and kind else None
+    return lacks or f"no field {name!r}{hint(name, field_names() if field else list(PARTS))}"

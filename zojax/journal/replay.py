@@ -72,7 +72,7 @@ def check_run(journal: Journal, config: Config, base_hash: str) -> None:
             f"(weights' hash there {header['base_hash']}, here {base_hash})"
         )
     theirs, ours = to_dict(from_dict(header["config"])), to_dict(config)
-    for part in ("train", "estimator"):
+    for part in ("train", "estimator", "space"):
         for name, value in ours[part].items():
             if theirs[part][name] != value:
                 raise InputError(

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zojax.config import Config
+from zojax.config import Config, MezoConfig
+from zojax.config.spaces import OnWeights
 from zojax.distributed import Layout, choose_mesh, make_layout, processes
 from zojax.errors import InputError
 from zojax.hub import read_config
@@ -42,7 +43,7 @@ def layout_on(
     Raises:
         InputError: a mesh that does not go with the model or with the devices.
     """
-    mesh, estimator = config.mesh, config.estimator
+    mesh = config.mesh
     entries = sum(math.prod(shape) for shape in tensor_shapes(model).values())
     data, shards = choose_mesh(
         mesh.data,
@@ -53,7 +54,8 @@ def layout_on(
         splits=model.splits,
         fsdp=mesh.fsdp,
     )
-    if shards > 1 and estimator.name == "mezo" and estimator.trainable in ("linear", "full"):
+    on_weights = isinstance(config.space, OnWeights)
+    if shards > 1 and on_weights and isinstance(config.estimator, MezoConfig):
         raise InputError(
             f"mesh.model={shards} with estimator.name=mezo on the weights: its folds would gather "
             "whole matrices; use mesh.model=1 and mesh.data, or estimator.name=lozo"

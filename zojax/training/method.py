@@ -1,43 +1,21 @@
 """From a configuration to how a run trains: space, estimator, optimizer and objective."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
-import optax
-
-from zojax.adapters import (
-    Draw,
-    FoldPolicy,
-    Space,
-    draw_dense,
-    draw_factored,
-    factored,
-    lora_sites,
-    lora_space,
-    lowrank,
-    prefix_space,
-    trainable_sites,
-)
-from zojax.config import Config, EstimatorConfig, TrainConfig
+from zojax.config import Config, MezoConfig, MezoFactorizedConfig
 from zojax.errors import InputError
-from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
 from zojax.scoring import Item
-from zojax.scoring.prefix import prefix_from_tokens
 from zojax.tasks import Splits, Task
 from zojax.tasks.task import Metric
 from zojax.training import optimizers
+from zojax.training.estimator_table import make_estimator, redraw_interval
 from zojax.training.generated import generated_losses
 from zojax.training.objective import choice_loss, classification_loss, likelihood_loss
 from zojax.training.schedules import learning_rates
+from zojax.training.spaces import on_weights
 from zojax.training.step import Method, Objective, examples_of, tokens_of_answers
-
-Tree = Any
-
-ON_WEIGHTS = ("linear", "full")
-_LEAST_RANK = 16  # of factors in the place of a dense direction
 
 
 def make_method(config: Config, model: Model) -> Method:
@@ -47,95 +25,12 @@ def make_method(config: Config, model: Model) -> Method:
         InputError: settings that do not go together.
     """
     check_method(config)
-    settings = config.estimator
     return Method(
-        make_estimator(settings, model),
-        make_optimizer(config.train),
-        redraw_interval(settings),
+        make_estimator(config.estimator, config.space, model),
+        optimizers.make_optimizer(config.train),
+        redraw_interval(config.estimator, config.space),
         learning_rates(config.train),
     )
-
-
-def redraw_interval(settings: EstimatorConfig) -> int:
-    """Steps between redraws of the subspace; 0 is never."""
-    if settings.trainable in ON_WEIGHTS:
-        if settings.name in ("mezo", "mezo_factorized"):
-            return 1
-        return 0 if settings.fold == "none" else settings.interval
-    return settings.interval if settings.name == "lozo" else 0
-
-
-def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
-    """The estimator of a configuration, in the space of what it trains."""
-    probes = {"epsilon": settings.epsilon, "num_queries": settings.num_queries}
-    if settings.trainable in ON_WEIGHTS and settings.name == "mezo":
-        sites = trainable_sites(model.weights, settings.trainable)
-        dtype = jax.tree.leaves(model.weights)[0].dtype
-        return mezo_on_weights(sites, **probes, fold_policy=_rounding(settings), dtype=dtype)
-    space, draw = _space(settings, model)
-    if settings.name == "mezo":
-        return mezo(space, **probes)
-    if settings.name == "fzoo":
-        return fzoo(space, draw, **probes)
-    scale = "rms" if settings.name == "mezo_factorized" else settings.scale
-    return lozo(space, draw, rank=settings.rank, scale=scale, **probes)
-
-
-def _space(settings: EstimatorConfig, model: Model) -> tuple[Space, Draw]:
-    if settings.trainable in ON_WEIGHTS:
-        sites = trainable_sites(model.weights, settings.trainable)
-        return lowrank(sites, rank=settings.rank, fold_policy=_rounding(settings)), draw_dense
-    space = _small_space(settings, model)
-    if settings.name != "lozo":
-        return space, draw_dense
-    params = jax.eval_shape(space.init, model.weights, jax.random.key(0))
-    shapes = {path: leaf.shape for path, leaf in params.items()}
-    return factored(space, shapes, rank=settings.rank), draw_factored
-
-
-def _rounding(settings: EstimatorConfig) -> FoldPolicy:
-    """How a fold rounds; where none is made, how an export does."""
-    return "nearest" if settings.fold == "none" else settings.fold
-
-
-def _small_space(settings: EstimatorConfig, model: Model) -> Space:
-    """LoRA's matrices, or a prefix's keys and values."""
-    if settings.trainable == "prefix":
-
-        def start(weights: Tree, key: jax.Array) -> Tree:
-            """The activations of random tokens, as MeZO has it."""
-            tokens_l = jax.random.randint(
-                key, (settings.prefix_length,), 0, model.config.vocab_size
-            )
-            return prefix_from_tokens(weights, tokens_l, model.graphdef)
-
-        return prefix_space(start)
-    try:
-        sites = lora_sites(trainable_sites(model.weights, "linear"), settings.lora_targets)
-    except ValueError as error:
-        raise InputError(f"estimator.lora_targets: {error}") from None
-    return lora_space(sites, rank=settings.lora_rank, alpha=settings.lora_alpha)
-
-
-def make_optimizer(
-    config: TrainConfig,
-) -> Callable[[float | jax.Array], optax.GradientTransformation]:
-    """Optax's transformation at a given learning rate."""
-
-    def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
-        decay = config.weight_decay
-        arguments: dict[str, Any] = config.optimizer_args
-        if config.optimizer == "adam":
-            return optax.adamw(learning_rate, config.beta1, config.beta2, weight_decay=decay)
-        if config.optimizer not in optimizers.OWN:
-            return optimizers.make(config.optimizer, learning_rate, decay, arguments)
-        decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
-        if config.optimizer == "sgd":
-            return optax.chain(decayed, optax.sgd(learning_rate, **arguments))
-        momentum = optax.ema(config.beta1, debias=False)
-        return optax.chain(decayed, momentum, optax.scale_by_learning_rate(learning_rate))
-
-    return optimizer
 
 
 def objective_name(config: Config, task: Task) -> str:
@@ -203,45 +98,35 @@ def make_objective(
 
 def check_method(config: Config) -> None:
     """Refuses settings that do not go together, and says which would."""
-    settings, train = config.estimator, config.train
-    name, trainable = settings.name, settings.trainable
-    folds = trainable in ON_WEIGHTS and redraw_interval(settings) > 0
-    if trainable not in ON_WEIGHTS and name == "mezo_factorized":
+    estimator, space, train = config.estimator, config.space, config.train
+    name = estimator.name
+    folds = on_weights(space) and redraw_interval(estimator, space) > 0
+    if isinstance(estimator, MezoFactorizedConfig) and not on_weights(space):
         raise InputError(
-            f"estimator.name=mezo_factorized moves the weights, and trainable={trainable} does "
+            f"estimator.name=mezo_factorized moves the weights, and space.name={space.name} does "
             "not: use estimator.name=mezo or lozo"
         )
     if folds and config.model.dtype == "int8":
         raise InputError(
-            f"model.dtype=int8 with trainable={trainable}: folding would lose all that is below "
-            "half a step of int8; use estimator.name=lozo with estimator.fold=none, or "
-            "trainable=lora, or model.dtype=bfloat16"
+            f"model.dtype=int8 with space.name={space.name}: folding would lose all that is below "
+            "half a step of int8; use estimator.name=lozo with space.fold=none, or "
+            "space.name=lora, or model.dtype=bfloat16"
         )
-    if trainable in ON_WEIGHTS and name in ("mezo", "mezo_factorized"):
-        if settings.fold == "none":
-            raise InputError(f"estimator.name={name} folds every step: use another estimator.fold")
+    if isinstance(estimator, MezoConfig | MezoFactorizedConfig) and on_weights(space):
+        if space.fold == "none":
+            raise InputError(f"estimator.name={name} folds every step: use another space.fold")
         if train.optimizer != "sgd" or train.optimizer_args or train.weight_decay:
             raise InputError(
-                f"estimator.name={name} with trainable={trainable} keeps nothing from step to "
+                f"estimator.name={name} with space.name={space.name} keeps nothing from step to "
                 "step: use train.optimizer=sgd, without train.optimizer_args and "
                 "train.weight_decay, or estimator.name=lozo"
             )
     optimizers.check(train.optimizer, train.optimizer_args)
-    if folds and not optimizers.is_linear(make_optimizer(train)):
+    if folds and not optimizers.is_linear(train.optimizer):
         raise InputError(
             f"train.optimizer={train.optimizer} keeps second moments or their like, which a redraw "
-            "of V would make wrong: use sgd, momentum or lion, or estimator.fold=none, or "
-            "trainable=lora"
-        )
-    if name == "mezo_factorized" and settings.rank < _LEAST_RANK:
-        raise InputError(
-            f"estimator.rank={settings.rank} is no stand-in for a dense direction: with "
-            "estimator.name=mezo_factorized use 128 to 512"
-        )
-    if name == "fzoo" and settings.num_queries < 2:
-        raise InputError(
-            "estimator.name=fzoo divides by the standard deviation of its losses: set "
-            "estimator.num_queries to 2 or more (8 is usual)"
+            "of V would make wrong: use sgd, momentum or lion, or space.fold=none, or "
+            "space.name=lora"
         )
     if train.batch_size % train.micro_batches:
         raise InputError(

@@ -1,53 +1,111 @@
-"""Optax's optimizers by name, and which of them a zeroth-order run can use.
+"""Optax's optimizers by name, and which of them a zeroth-order run can use."""
 
-Optax is imported where it is needed: a configuration is read in less time than that takes.
-"""
-
-import functools
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import jax
+import jax.numpy as jnp
+import optax
 
+from zojax.config import TrainConfig
 from zojax.config.optimizers import OWN
 from zojax.errors import InputError
 
-if TYPE_CHECKING:
-    import jax
-    import optax
-
-Tree = Any
+Make = Callable[[float | jax.Array], optax.GradientTransformation]
 
 _DECAY = "weight_decay"
+_OF_THE_LOSS = (
+    "asks for values of the loss function, and is given an estimated gradient alone: use sgd, "
+    "momentum, adam or one like them"
+)
 
 
-@functools.cache
-def factories() -> dict[str, Callable[..., "optax.GradientTransformationExtraArgs"]]:
-    """Optax's public optimizers: its functions whose first argument is a learning rate."""
-    import optax
+class Optimizer(NamedTuple):
+    """An optimizer of optax.
 
-    public = {
-        name: function
-        for name, function in vars(optax).items()
-        if isinstance(function, FunctionType | functools.partial)
-        and not name.startswith(("_", "scale_by_"))
-    }
-    return {n: f for n, f in public.items() if next(iter(_parameters(f)), "").endswith("rate")}
+    Attributes:
+        function: optax's; its first argument is the learning rate.
+        linear: whether all that it keeps, beside counts, is linear in the gradients. Then a redraw
+            of LoZO's V can carry it over as it does the movement itself; second moments and the
+            like it would make wrong, negative even.
+        unusable: why no run can use it.
+    """
+
+    function: Callable[..., optax.GradientTransformationExtraArgs]
+    linear: bool
+    unusable: str = ""
 
 
-def _parameters(function: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(function).parameters)
+OF_OPTAX = {
+    "adabelief": Optimizer(optax.adabelief, linear=False),
+    "adadelta": Optimizer(optax.adadelta, linear=False),
+    "adafactor": Optimizer(optax.adafactor, linear=False),
+    "adagrad": Optimizer(optax.adagrad, linear=False),
+    "adam": Optimizer(optax.adam, linear=False),
+    "adamax": Optimizer(optax.adamax, linear=False),
+    "adamaxw": Optimizer(optax.adamaxw, linear=False),
+    "adamw": Optimizer(optax.adamw, linear=False),
+    "adan": Optimizer(optax.adan, linear=False),
+    "amsgrad": Optimizer(optax.amsgrad, linear=False),
+    "fromage": Optimizer(optax.fromage, linear=True),
+    "lamb": Optimizer(optax.lamb, linear=False),
+    "lars": Optimizer(optax.lars, linear=True),
+    "lbfgs": Optimizer(optax.lbfgs, linear=False, unusable=_OF_THE_LOSS),
+    "lion": Optimizer(optax.lion, linear=True),
+    "nadam": Optimizer(optax.nadam, linear=False),
+    "nadamw": Optimizer(optax.nadamw, linear=False),
+    "noisy_sgd": Optimizer(
+        optax.noisy_sgd,
+        linear=False,
+        unusable="draws random numbers of its own, which no journal could tell",
+    ),
+    "novograd": Optimizer(optax.novograd, linear=False),
+    "optimistic_adam": Optimizer(optax.optimistic_adam, linear=False),
+    "optimistic_adam_v2": Optimizer(optax.optimistic_adam_v2, linear=False),
+    "optimistic_gradient_descent": Optimizer(optax.optimistic_gradient_descent, linear=True),
+    "polyak_sgd": Optimizer(optax.polyak_sgd, linear=False, unusable=_OF_THE_LOSS),
+    "radam": Optimizer(optax.radam, linear=False),
+    "rmsprop": Optimizer(optax.rmsprop, linear=False),
+    "rprop": Optimizer(
+        optax.rprop,
+        linear=False,
+        unusable="looks at the learning rate before the first step alone, so that no schedule "
+        "would reach it: use another",
+    ),
+    "sgd": Optimizer(optax.sgd, linear=True),
+    "sign_sgd": Optimizer(optax.sign_sgd, linear=True),
+    "signum": Optimizer(optax.signum, linear=True),
+    "sm3": Optimizer(optax.sm3, linear=False),
+    "yogi": Optimizer(optax.yogi, linear=False),
+}
+
+
+def make_optimizer(config: TrainConfig) -> Make:
+    """Optax's transformation at a given learning rate."""
+
+    def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
+        decay = config.weight_decay
+        arguments: dict[str, Any] = config.optimizer_args
+        if config.optimizer == "adam":
+            return optax.adamw(learning_rate, config.beta1, config.beta2, weight_decay=decay)
+        if config.optimizer not in OWN:
+            return make(config.optimizer, learning_rate, decay, arguments)
+        decayed = optax.add_decayed_weights(decay) if decay else optax.identity()
+        if config.optimizer == "sgd":
+            return optax.chain(decayed, optax.sgd(learning_rate, **arguments))
+        momentum = optax.ema(config.beta1, debias=False)
+        return optax.chain(decayed, momentum, optax.scale_by_learning_rate(learning_rate))
+
+    return optimizer
 
 
 def make(
     name: str,
-    learning_rate: "float | jax.Array",
+    learning_rate: float | jax.Array,
     weight_decay: float,
     arguments: Mapping[str, Any],
-) -> "optax.GradientTransformation":
+) -> optax.GradientTransformation:
     """An optimizer of optax.
 
     Args:
@@ -57,20 +115,28 @@ def make(
             gradient, ``θ ← θ - η λ θ`` beside the step.
         arguments: others of the function's.
 
-    >>> parameters = {"w": np.float32([1.0])}
+    >>> parameters = {"w": jnp.float32([1.0])}
     >>> optimizer = make("lion", 0.5, 0.0, {"b1": 0.8})
-    >>> optimizer.update({"w": np.float32([3.0])}, optimizer.init(parameters), parameters)[0]
+    >>> optimizer.update({"w": jnp.float32([3.0])}, optimizer.init(parameters), parameters)[0]
     {'w': Array([-0.5], dtype=float32)}
     """
-    import optax
-
-    function = factories()[name]
-    if _DECAY in _parameters(function):
+    function = OF_OPTAX[name].function
+    if _DECAY in _arguments(name):
         return function(learning_rate, weight_decay=weight_decay, **arguments)
     made = function(learning_rate, **arguments)
     if not weight_decay:
         return made
     return optax.chain(made, optax.add_decayed_weights(-learning_rate * weight_decay))
+
+
+def _arguments(name: str) -> list[str]:
+    """Those behind the learning rate."""
+    return list(inspect.signature(OF_OPTAX[name].function).parameters)[1:]
+
+
+def is_linear(name: str) -> bool:
+    """Whether all that an optimizer keeps is linear in the gradients; see :class:`Optimizer`."""
+    return name == "momentum" or OF_OPTAX[name].linear
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> None:
@@ -86,7 +152,9 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
                 f"are for optax's own, such as {'adamw' if name == 'adam' else 'sgd'}"
             )
         return
-    takes = [argument for argument in _parameters(factories()[name])[1:] if argument != _DECAY]
+    if OF_OPTAX[name].unusable:
+        raise InputError(f"train.optimizer={name} {OF_OPTAX[name].unusable}")
+    takes = [argument for argument in _arguments(name) if argument != _DECAY]
     for argument in arguments:
         if argument == _DECAY:
             raise InputError("train.optimizer_args: set weight_decay as train.weight_decay")
@@ -95,68 +163,20 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
                 f"train.optimizer_args: optax.{name} has no argument {argument!r}; "
                 f"there are {', '.join(takes) or 'none'}"
             )
-    _check_use(name, arguments)
+    _check_values(name, arguments)
 
 
-def _check_use(name: str, arguments: Mapping[str, Any]) -> None:
-    """Steps once, in shapes alone."""
-    import jax
-    import jax.numpy as jnp
+def _check_values(name: str, arguments: Mapping[str, Any]) -> None:
+    """Steps once, in shapes alone: optax says of few values at once that it cannot use them."""
 
-    has = f"train.optimizer={name}"
-
-    def step(learning_rate: jax.Array) -> Tree:
-        return _stepped(make(name, learning_rate, 0.0, arguments), [_tree(0)])
+    def step(learning_rate: jax.Array, gradient: jax.Array) -> Any:
+        optimizer = make(name, learning_rate, 0.0, arguments)
+        return optimizer.update(gradient, optimizer.init(gradient), gradient)
 
     try:
-        with warnings.catch_warnings(action="ignore"):
-            state = jax.eval_shape(step, np.float32(1))
-    except Exception as error:  # whatever optax makes of arguments that it cannot use
-        if isinstance(error, TypeError) and "keyword-only" in str(error):
-            raise InputError(
-                f"{has} asks for values of the loss function, and is given an estimated gradient "
-                "alone: use sgd, momentum, adam or one like them"
-            ) from None
+        jax.eval_shape(step, jnp.float32(1), jnp.zeros((3, 2)))
+    except Exception as error:  # whatever optax makes of them
         line = str(error).partition("\n")[0]
-        raise InputError(f"{has} cannot take train.optimizer_args={dict(arguments)}: {line}") from (
-            error
-        )
-    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)):
-        raise InputError(f"{has} draws random numbers of its own, which no journal could tell")
-    first, other = (make(name, rate, 0.0, arguments).init(_tree(0)) for rate in (0.0, 1.0))
-    if not jax.tree.all(jax.tree.map(lambda a, b: bool(np.all(a == b)), first, other)):
         raise InputError(
-            f"{has} looks at the learning rate before the first step alone, so that no schedule "
-            "would reach it: use another"
-        )
-
-
-def is_linear(make_optimizer: Callable[[float], "optax.GradientTransformation"]) -> bool:
-    """Whether all that an optimizer keeps, beside counts, is linear in the gradients.
-
-    Then a redraw of LoZO's V can carry it over as it does the movement itself; second moments and
-    the like it would make wrong, negative even.
-    """
-    import jax
-
-    def kept(scale: float) -> list[np.ndarray]:
-        gradients = [jax.tree.map(lambda g: scale * g, _tree(seed)) for seed in (1, 2)]
-        leaves = map(np.asarray, jax.tree.leaves(_stepped(make_optimizer(1.0), gradients)))
-        return [leaf for leaf in leaves if leaf.dtype.kind not in "iub"]
-
-    # Negative, since sizes only grow; a power of two, since that rounds nothing otherwise.
-    return all((-2 * one == two).all() for one, two in zip(kept(1.0), kept(-2.0), strict=True))
-
-
-def _tree(seed: int) -> Tree:
-    random = np.random.default_rng(seed)
-    return {"w": random.normal(size=(3, 2)).astype(np.float32)}
-
-
-def _stepped(optimizer: "optax.GradientTransformation", gradients: list[Tree]) -> Tree:
-    """The state after steps at parameters of 0."""
-    zeros = {"w": np.zeros((3, 2), np.float32)}
-    state = optimizer.init(zeros)
-    for gradient in gradients:
-        _, state = optimizer.update(gradient, state, zeros)
-    return state
+            f"train.optimizer={name} cannot take train.optimizer_args={dict(arguments)}: {line}"
+        ) from error

@@ -1,0 +1,166 @@
+"""Parts that are one of several kinds: what each has, how one becomes another, and new kinds."""
+
+from typing import Literal
+
+import pytest
+from pydantic.dataclasses import dataclass
+
+from zojax.config import (
+    Config,
+    FullConfig,
+    FzooConfig,
+    LinearConfig,
+    LoraConfig,
+    LozoConfig,
+    MezoConfig,
+    MezoFactorizedConfig,
+    ModelConfig,
+    PrefixConfig,
+    RunConfig,
+    apply_overrides,
+    from_dict,
+    to_dict,
+)
+from zojax.config.estimators import ESTIMATORS
+from zojax.errors import InputError
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(ModelConfig("some/model"), RunConfig("runs/a"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "estimator", "space"),
+    [
+        ([], LozoConfig(), LinearConfig()),
+        (["estimator.name=mezo"], MezoConfig(), LinearConfig()),
+        (["estimator.name=fzoo"], FzooConfig(num_queries=8), LinearConfig()),
+        (["estimator.name=mezo_factorized"], MezoFactorizedConfig(rank=128), LinearConfig()),
+        (["space.name=full", "space.fold=none"], LozoConfig(), FullConfig(fold="none")),
+        (["space.name=prefix", "space.length=3"], LozoConfig(), PrefixConfig(length=3)),
+        (["space.rank=4", "space.name=lora"], LozoConfig(), LoraConfig(rank=4)),
+        (["estimator.rank=4", "space.name=lora"], LozoConfig(rank=4), LoraConfig(rank=8)),
+        (
+            ["space.name=lora", 'space.targets=["fc1", "fc2"]'],
+            LozoConfig(),
+            LoraConfig(targets=("fc1", "fc2")),
+        ),
+    ],
+)
+def test_a_kind_is_chosen_by_its_name_wherever_it_stands(config, overrides, estimator, space):
+    changed = apply_overrides(config, overrides)
+    assert (changed.estimator, changed.space) == (estimator, space)
+    assert from_dict(to_dict(changed)) == changed
+
+
+def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
+    config.estimator = LozoConfig(epsilon=0.5, rank=200, interval=9)
+    of = {
+        name: apply_overrides(config, [f"estimator.name={name}"]).estimator
+        for name in ("lozo", "mezo", "mezo_factorized", "fzoo")
+    }
+    assert of == {
+        "lozo": config.estimator,
+        "mezo": MezoConfig(epsilon=0.5),
+        "mezo_factorized": MezoFactorizedConfig(epsilon=0.5, rank=200),
+        "fzoo": FzooConfig(epsilon=0.5, rank=200, interval=9),
+    }
+    config.space = LinearConfig(fold="none")
+    assert apply_overrides(config, ["space.name=full"]).space == FullConfig(fold="none")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["estimator.name=mezo", "estimator.rank=4"],
+            "--set estimator.rank=4: no field 'estimator.rank' with estimator.name=mezo: lozo, "
+            "mezo_factorized and fzoo have it; mezo has epsilon and num_queries",
+        ),
+        (
+            ["space.rank=4"],
+            "--set space.rank=4: no field 'space.rank' with space.name=linear: lora has it; "
+            "linear has fold",
+        ),
+        (
+            ["estimator.name=zoo"],
+            "--set estimator.name=zoo: estimator.name should be 'lozo', 'mezo', 'mezo_factorized' "
+            "or 'fzoo'",
+        ),
+        (
+            ["estimator.name=mezo_factorized", "estimator.rank=4"],
+            "--set estimator.rank=4: estimator.rank is no stand-in for a dense direction; use 128 "
+            "to 512",
+        ),
+        (
+            ["estimator.name=fzoo", "estimator.num_queries=1"],
+            "--set estimator.num_queries=1: estimator.num_queries should be 2 or more (8 is "
+            "usual): fzoo divides by the standard deviation of its losses",
+        ),
+        (
+            ["space.name=lora", "space.targets=fc1"],
+            '--set space.targets=fc1: space.targets should be JSON, such as ["q_proj", "v_proj"]',
+        ),
+        (
+            ["space.name=lora", "space.targets=[]"],
+            "--set space.targets=[]: space.targets tuple should have at least 1 item after "
+            "validation, not 0",
+        ),
+    ],
+)
+def test_what_a_kind_has_not_or_cannot_take_is_refused_in_one_line(config, overrides, says):
+    with pytest.raises(InputError) as raised:
+        apply_overrides(config, overrides)
+    assert str(raised.value) == says
+
+
+def test_a_value_that_was_set_is_not_lost_on_a_kind_that_cannot_take_it(config):
+    config.estimator = LozoConfig(rank=4)
+    with pytest.raises(InputError, match=r"^estimator.rank=4: is no stand-in .* use 128 to 512$"):
+        apply_overrides(config, ["estimator.name=mezo_factorized"])
+
+
+def test_a_saved_configuration_names_no_module_to_import(config):
+    tree = to_dict(config)
+    tree["estimator"] = {"name": "antigravity:fly"}
+    with pytest.raises(InputError, match=r"^estimator.name='antigravity:fly': should be 'lozo', "):
+        from_dict(tree)
+
+
+def test_settings_of_another_part_are_refused(config):
+    with pytest.raises(ValueError, match="should be LozoConfig, MezoConfig"):
+        config.estimator = LinearConfig()
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    """An estimator's settings that zojax knows nothing of."""
+    monkeypatch.setattr(ESTIMATORS, "classes", dict(ESTIMATORS.classes))
+
+    @ESTIMATORS.register
+    @dataclass
+    class Outside:
+        name: Literal["outside"] = "outside"
+        epsilon: float = 0.5
+        sharpness: int = 3
+
+    return Outside
+
+
+def test_an_estimator_from_outside_brings_settings_of_its_own(config, outside):
+    config.estimator = LozoConfig(epsilon=0.25)
+    changed = apply_overrides(config, ["estimator.sharpness=4", "estimator.name=outside"])
+    assert changed.estimator == outside(epsilon=0.25, sharpness=4)
+    assert from_dict(to_dict(changed)) == changed
+    with pytest.raises(InputError, match=r"with estimator.name=lozo: outside has it; lozo has"):
+        apply_overrides(config, ["estimator.sharpness=4"])
+
+
+def test_a_name_stands_for_one_kind_alone(outside):
+    @dataclass
+    class Other:
+        name: Literal["outside"] = "outside"
+
+    with pytest.raises(ValueError, match=r"estimator.name=outside is there already"):
+        ESTIMATORS.register(Other)

@@ -1,0 +1,107 @@
+"""Where to probe: the settings of each estimator; :mod:`zojax.training.estimator_table` builds it.
+
+An estimator from outside brings a class of its own: a pydantic dataclass whose first field is its
+``name``.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass
+
+from zojax.config.fields import STRICT, Count, Positive
+from zojax.config.kinds import Kinds
+
+ESTIMATORS = Kinds("estimator")
+
+_LEAST_RANK = 16  # of factors in the place of a dense direction
+
+
+def _stands_in(rank: int) -> int:
+    if rank < _LEAST_RANK:
+        raise ValueError("is no stand-in for a dense direction; use 128 to 512")
+    return rank
+
+
+def _has_spread(num_queries: int) -> int:
+    if num_queries < 2:
+        raise ValueError(
+            "should be 2 or more (8 is usual): fzoo divides by the standard deviation of its losses"
+        )
+    return num_queries
+
+
+@ESTIMATORS.register
+@dataclass(config=STRICT, kw_only=True)
+class LozoConfig:
+    """LoZO: U Vᵀ at a matrix.
+
+    Attributes:
+        name: ``lozo``.
+        epsilon: length of a probe.
+        num_queries: directions that are probed a step, all in one batch.
+        rank: columns of U and V.
+        interval: steps between redraws of V (ν).
+        scale: ``none`` (the authors' code), ``rms`` (U Vᵀ/√r) or ``paper`` (estimate times 1/r).
+    """
+
+    name: Literal["lozo"] = "lozo"
+    epsilon: Positive = 1e-3
+    num_queries: Count = 1
+    rank: Count = 2
+    interval: Count = 50
+    scale: Literal["none", "rms", "paper"] = "none"
+
+
+@ESTIMATORS.register
+@dataclass(config=STRICT, kw_only=True)
+class MezoConfig:
+    """MeZO: a dense direction, drawn anew every step.
+
+    Attributes:
+        name: ``mezo``.
+        epsilon: length of a probe.
+        num_queries: directions that are probed a step.
+    """
+
+    name: Literal["mezo"] = "mezo"
+    epsilon: Positive = 1e-3
+    num_queries: Count = 1
+
+
+@ESTIMATORS.register
+@dataclass(config=STRICT, kw_only=True)
+class MezoFactorizedConfig:
+    """MeZO with U Vᵀ/√r of a large rank in the place of a dense direction, redrawn every step.
+
+    Attributes:
+        name: ``mezo_factorized``.
+        epsilon: length of a probe.
+        num_queries: directions that are probed a step, all in one batch.
+        rank: columns of U and V: 128 to 512.
+    """
+
+    name: Literal["mezo_factorized"] = "mezo_factorized"
+    epsilon: Positive = 1e-3
+    num_queries: Count = 1
+    rank: Annotated[Count, AfterValidator(_stands_in)] = 128
+
+
+@ESTIMATORS.register
+@dataclass(config=STRICT, kw_only=True)
+class FzooConfig:
+    """FZOO: one-sided probes that share V and the unperturbed loss, and a normalised step.
+
+    Attributes:
+        name: ``fzoo``.
+        epsilon: length of a probe.
+        num_queries: directions that are probed a step, all in one batch.
+        rank: columns of U and V.
+        interval: steps between redraws of V (ν).
+    """
+
+    name: Literal["fzoo"] = "fzoo"
+    epsilon: Positive = 1e-3
+    num_queries: Annotated[int, Field(strict=True), AfterValidator(_has_spread)] = 8
+    rank: Count = 2
+    interval: Count = 50

@@ -1,0 +1,99 @@
+"""Fields of a configuration that are set by texts, as ``--set`` does."""
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from zojax.config.messages import hint, reason
+from zojax.config.schema import (
+    KINDS,
+    PARTS,
+    Arguments,
+    Config,
+    Words,
+    field_names,
+    from_dict,
+    to_dict,
+)
+from zojax.config.spaces import Targets
+from zojax.config.upgrade import MOVED
+from zojax.errors import InputError
+
+_KIND = [f"{part}.name" for part in KINDS]
+
+
+def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A new configuration with ``part.field=value`` texts applied.
+
+    ``none`` stands for None where a field may be None. With another ``estimator.name`` or
+    ``space.name`` what was set stays as far as the new kind has it too.
+
+    >>> from zojax.config import ModelConfig, RunConfig
+    >>> config = Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a"))
+    >>> apply_overrides(config, ["train.learning_rate=1e-6", "space.name=lora"]).space
+    LoraConfig(name='lora', rank=8, alpha=16.0, targets=('q_proj', 'v_proj'))
+
+    Raises:
+        InputError: no such field (and the nearest one), or a value that it cannot take.
+    """
+    tree = to_dict(config)
+    given = [(override, *_split(override)) for override in overrides]
+    # The names of kinds come first, wherever they stand: they say which fields there are.
+    for override, name, text in sorted(given, key=lambda one: one[1] not in _KIND):
+        try:
+            _set(tree, name, text)
+        except InputError as error:
+            raise InputError(f"--set {override}: {error}") from None
+    return from_dict(tree)
+
+
+def _split(override: str) -> tuple[str, str]:
+    """Name, in today's spelling, and text."""
+    name, equals, text = (piece.strip() for piece in override.partition("="))
+    if not equals:
+        raise InputError(f"--set {override}: write it as FIELD=VALUE")
+    return MOVED.get(name, name), text
+
+
+def _set(tree: dict[str, Any], name: str, text: str) -> None:
+    if name not in field_names():
+        raise InputError(f"no field {name!r}{hint(name, field_names())}")
+    part, field = name.split(".")
+    if name in _KIND:
+        try:
+            tree[part] = KINDS[part].change(tree[part], text)
+        except ValueError as error:
+            raise InputError(f"{name} {error}") from None
+        return
+    field_type = _types(tree, part, field)[field]
+    try:
+        tree[part][field] = _parse(field_type, text)
+    except ValidationError as error:
+        raise InputError(f"{name} {reason(error, _json_example(field_type))}") from None
+
+
+def _types(tree: dict[str, Any], part: str, field: str) -> dict[str, Any]:
+    if part not in KINDS:
+        return PARTS[part].__annotations__
+    kind = tree[part]["name"]
+    if lacks := KINDS[part].lacks(kind, field):
+        raise InputError(lacks)
+    return KINDS[part].types(kind)
+
+
+def _parse(field_type: Any, text: str) -> Any:
+    if text.lower() == "none" and type(None) in get_args(field_type):
+        return None
+    if _json_example(field_type):
+        return TypeAdapter(field_type).validate_json(text)
+    return TypeAdapter(field_type).validate_strings(text)
+
+
+def _json_example(field_type: Any) -> str:
+    """What is written as JSON, by an example; empty for what is not."""
+    if Words in get_args(field_type):
+        return '{"0": " bad", "1": " good"}'
+    if field_type == Targets:
+        return '["q_proj", "v_proj"]'
+    return '{"b1": 0.95}' if field_type == Arguments else ""

@@ -1,0 +1,68 @@
+"""Configurations as they were spelt before: one flat class, which said what is trained too."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zojax.config.estimators import ESTIMATORS
+from zojax.config.spaces import SPACES
+from zojax.errors import InputError
+
+MOVED = {
+    "estimator.trainable": "space.name",
+    "estimator.fold": "space.fold",
+    "estimator.lora_rank": "space.rank",
+    "estimator.lora_alpha": "space.alpha",
+    "estimator.lora_targets": "space.targets",
+    "estimator.prefix_length": "space.length",
+}
+"""Fields by the names that they had."""
+
+_MOVED = {old.partition(".")[2]: new.partition(".")[2] for old, new in MOVED.items()}
+_SHARED = ("rank", "interval", "scale")  # which every estimator had, whether it used them or not
+
+
+def upgrade(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration in today's spelling; as it is, where it is in that already.
+
+    What an estimator or a space had and did not use is dropped.
+
+    >>> upgrade({"estimator": {"name": "mezo", "rank": 2, "trainable": "lora", "lora_rank": 4}})
+    {'estimator': {'name': 'mezo'}, 'space': {'name': 'lora', 'rank': 4}}
+
+    Raises:
+        InputError: both spellings at once.
+    """
+    old = tree.get("estimator")
+    if not isinstance(old, Mapping) or _MOVED.keys().isdisjoint(old):
+        return tree
+    if "space" in tree:
+        name = next(f"estimator.{name}" for name in old if name in _MOVED)
+        raise InputError(f"{name} is {MOVED[name]} now: give it there alone")
+    space = {new: old[name] for name, new in _MOVED.items() if name in old}
+    return {
+        **tree,
+        "estimator": _used(old),
+        "space": {f: v for f, v in space.items() if f in _fields(SPACES, space, "linear")},
+    }
+
+
+def EstimatorConfig(name: str = "lozo", **settings: Any) -> Any:  # noqa: N802
+    """Settings as they were spelt before; :class:`zojax.config.Config` takes what it returns.
+
+    >>> EstimatorConfig("mezo", epsilon=0.01, interval=50)
+    MezoConfig(name='mezo', epsilon=0.01, num_queries=1)
+    """
+    flat = {"name": name, **settings}
+    return ESTIMATORS.validate(_used(flat)) if _MOVED.keys().isdisjoint(flat) else flat
+
+
+def _used(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimator's own of all that stood there."""
+    own = _fields(ESTIMATORS, flat, "lozo")
+    return {f: v for f, v in flat.items() if f in own or f not in (*_MOVED, *_SHARED)}
+
+
+def _fields(kinds: Any, settings: Mapping[str, Any], default: str) -> Mapping[str, Any]:
+    """Of the kind that is meant; the name alone, where there is no such kind."""
+    name = settings.get("name", default)
+    return kinds.types(name) if name in list(kinds.classes) else {"name": str}

@@ -1,0 +1,79 @@
+"""What is trained: from settings to a space."""
+
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import jax
+
+from zojax.adapters import (
+    Draw,
+    FoldPolicy,
+    Sites,
+    Space,
+    draw_dense,
+    draw_factored,
+    factored,
+    lora_sites,
+    lora_space,
+    lowrank,
+    prefix_space,
+    trainable_sites,
+)
+from zojax.config import LoraConfig, PrefixConfig
+from zojax.config.spaces import OnWeights
+from zojax.errors import InputError
+from zojax.models import Model
+from zojax.scoring.prefix import prefix_from_tokens
+
+Tree = Any
+
+
+def on_weights(settings: Any) -> TypeGuard[OnWeights]:
+    """Whether the weights themselves are trained; else something beside them is."""
+    return isinstance(settings, OnWeights)
+
+
+def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
+    """Low-rank factors of every matrix that is trained, or along them where those are small."""
+    if on_weights(settings):
+        sites = weight_sites(settings, model)
+        return lowrank(sites, rank=rank, fold_policy=rounding(settings)), draw_dense
+    space = beside(settings, model)
+    params = jax.eval_shape(space.init, model.weights, jax.random.key(0))
+    shapes = {path: leaf.shape for path, leaf in params.items()}
+    return factored(space, shapes, rank=rank), draw_factored
+
+
+def weight_sites(settings: OnWeights, model: Model) -> Sites:
+    """The parameters that are trained in place."""
+    return trainable_sites(model.weights, settings.name)
+
+
+def rounding(settings: OnWeights) -> FoldPolicy:
+    """How a fold rounds; where none is made, how an export does."""
+    return "nearest" if settings.fold == "none" else settings.fold
+
+
+def beside(settings: Any, model: Model) -> Space:
+    """What stays beside the weights: LoRA's matrices, or a prefix's keys and values."""
+    return _BESIDE[type(settings)](settings, model)
+
+
+def _lora(settings: LoraConfig, model: Model) -> Space:
+    try:
+        sites = lora_sites(trainable_sites(model.weights, "linear"), settings.targets)
+    except ValueError as error:
+        raise InputError(f"space.targets: {error}") from None
+    return lora_space(sites, rank=settings.rank, alpha=settings.alpha)
+
+
+def _prefix(settings: PrefixConfig, model: Model) -> Space:
+    def start(weights: Tree, key: jax.Array) -> Tree:
+        """The activations of random tokens, as MeZO has it."""
+        tokens_l = jax.random.randint(key, (settings.length,), 0, model.config.vocab_size)
+        return prefix_from_tokens(weights, tokens_l, model.graphdef)
+
+    return prefix_space(start)
+
+
+_BESIDE: dict[type, Callable[[Any, Model], Space]] = {LoraConfig: _lora, PrefixConfig: _prefix}
