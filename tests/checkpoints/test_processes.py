@@ -42,7 +42,7 @@ from tests.bits import assert_same_bits
 from tests.checkpoints import runs
 from zojax.errors import InputError
 from zojax.training.checkpoint import checked_note, restore
-from zojax.training.checkpoint_disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 
 run = runs.make_run(Path(sys.argv[1]))
 weights, state = run.reached(7)  # before the first fold, which need not be compiled then

@@ -12,7 +12,7 @@ from flax import traverse_util
 from tests.bits import assert_same_bits, copied
 from tests.checkpoints.runs import SAVED, STEPS, make_run
 from zojax.checkpoints import note as checkpoint_note
-from zojax.checkpoints.disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 from zojax.checkpoints.reader import checked_note
 from zojax.checkpoints.restore import restore_or_replay
 from zojax.errors import InputError

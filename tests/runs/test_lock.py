@@ -24,7 +24,7 @@ def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path):
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     script = f"""
 import pathlib
-from zojax.training import lock
+from zojax.runs import lock
 with lock.hold(pathlib.Path({str(tmp_path)!r})):
     print("held", flush=True)
     input()

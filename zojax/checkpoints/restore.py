@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from zojax.checkpoints.disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 from zojax.checkpoints.reader import checked_note, restore
 from zojax.distributed import processes
 from zojax.errors import InputError
