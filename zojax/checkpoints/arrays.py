@@ -140,9 +140,7 @@ class _Policy:
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
-def _manager(
-    directory: Path, indices: set[int], choose_kept: Callable[[], Collection[int]]
-) -> Any:
+def _manager(directory: Path, indices: set[int], choose_kept: Callable[[], Collection[int]]) -> Any:
     """Orbax's, of these processes, which wait for each other in the coordination service."""
     ocp = _orbax()
     options = ocp.CheckpointManagerOptions(

@@ -7,6 +7,7 @@ processes write together, each its share and the leader the rest, while training
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from zojax.journal.file import read_journal
 from zojax.training.step import TrainState
 
 Tree = Any
+
+_LAST_WORDS_SECONDS = 4.0
+"""For a process that is to end although a checkpoint hangs."""
 
 
 class CheckpointWriter:
@@ -105,13 +109,13 @@ class CheckpointWriter:
         return True
 
     def abandon(self, exit_code: int) -> None:
-        """Has the process end with its main thread, whatever a checkpoint still waits for.
+        """Has the process end within seconds, whatever a checkpoint still waits for.
 
         Orbax asks the disk in threads of asyncio, which Python would wait for at the end.
         """
 
         def end() -> None:
-            threading.main_thread().join()
+            time.sleep(_LAST_WORDS_SECONDS)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(exit_code)

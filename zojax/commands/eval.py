@@ -58,16 +58,18 @@ def evaluate_run(
     """
     trained = run_dir.read_config(directory)
     config = override_run(trained, overrides)
+    journal = read_journal(directory / run_dir.JOURNAL)
     with console.status("reading data"):
         if config.data == trained.data:
-            data, changed = _own_data(directory, config)
+            data = load_data(config)
+            changed = changed_data(journal, run_data_hash(config, data))
         else:
             data, changed = load_eval_data(config), None
     if changed is not None:
         _tell(console, f"{changed}; this figure is of the data as they are now")
     _tell(console, *data.splits.notes)
     placed = dataclasses.replace(trained, mesh=config.mesh)
-    run = load_run(directory, placed, console, step)
+    run = load_run(journal, placed, console, step)
     told = _evaluate(config, data, run.model, run.adapter, run.state, console, predictions)
     return {"step": run.steps, **told}
 
@@ -125,13 +127,6 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
             f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
         )
     return overridden
-
-
-def _own_data(directory: Path, config: Config) -> tuple[Data, str | None]:
-    """The run's data, and what to say if they are no longer what it was trained on."""
-    data = load_data(config)
-    journal = read_journal(directory / run_dir.JOURNAL)
-    return data, changed_data(journal, run_data_hash(config, data))
 
 
 def _evaluate(

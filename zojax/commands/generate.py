@@ -18,6 +18,7 @@ from zojax.errors import InputError
 from zojax.generation import Generation, Sampling, generate
 from zojax.hub import load, load_tokenizer
 from zojax.hub.tokenizer import Tokenizer
+from zojax.journal.file import read_journal
 from zojax.models import Model
 from zojax.reporting.bar import progress_bar
 from zojax.runs import run_dir
@@ -129,7 +130,7 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     """
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    run = load_run(directory, config, console, step)
+    run = load_run(read_journal(directory / run_dir.JOURNAL), config, console, step)
     return Source(run.model, make_pool([run.adapter(run.state)]), tokenizer)
 
 

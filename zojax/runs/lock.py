@@ -24,7 +24,7 @@ def hold(directory: Path) -> Iterator[None]:
         InputError: another process holds it (and which), or the directory cannot be written.
     """
     path = directory / LOCK
-    lock = filelock.FileLock(path, mode=0o666)
+    lock = filelock.FileLock(path)
     try:
         before = directory.stat()
         with warnings.catch_warnings():  # it need not be said that there is no flock
