@@ -15,12 +15,12 @@ from flax import traverse_util
 
 from tests.bits import assert_same_bits, copied
 from zojax.adapters import Site, lowrank
-from zojax.checkpoints.restore import restore_or_replay
 from zojax.checkpoints.writer import CheckpointWriter
 from zojax.estimators import lozo
 from zojax.journal.file import Journal, JournalWriter, read_journal
 from zojax.journal.replay import Replay, header_key, is_folded, make_replay, step_keys
 from zojax.models import content_hash
+from zojax.runs.rebuild import Saved, rebuild
 from zojax.training.step import Method, TrainState
 
 Tree = Any
@@ -69,15 +69,13 @@ class Run:
     def rebuilt(self, steps: int | None = None) -> tuple[Tree, TrainState, int, list[str]]:
         """What a resume gives, and its warnings."""
         warnings: list[str] = []
-        weights, state, source = restore_or_replay(
-            self.replay,
-            self.checkpoints,
+        weights, state, source = rebuild(
             self.journal,
             self.method,
             copied(self.base),
-            reload_base=lambda: copied(self.base),
-            warn=warnings.append,
+            Saved(self.checkpoints, lambda: copied(self.base), warnings.append),
             steps=steps,
+            replay=self.replay,
         )
         return weights, state, source, warnings
 

@@ -5,7 +5,7 @@ import shutil
 from typing import Any
 
 from tests.checkpoints.runs import SAVED, Run, make_run, refusal
-from zojax.checkpoints.disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 from zojax.checkpoints.note import seal
 
 

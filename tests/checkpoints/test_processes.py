@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ from tests.bits import assert_same_bits
 from tests.checkpoints import runs
 from zojax.errors import InputError
 from zojax.checkpoints.reader import checked_note, restore
-from zojax.checkpoints.disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 
 run = runs.make_run(Path(sys.argv[1]))
 weights, state = run.reached(7)  # before the first fold, which need not be compiled then
@@ -149,26 +148,49 @@ def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(r
 
 
 HANGING = """
-import signal, sys, threading
+import os, sys, threading
 from pathlib import Path
 import orbax.checkpoint as ocp
 from tests.checkpoints import runs
 
 run = runs.make_run(Path(sys.argv[1]))
-ocp.Checkpointer.save = lambda *args, **kwargs: threading.Event().wait()
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-writer = run.writer()
-writer.save(7, None, run.reached(0)[1])
-assert not writer.wait(0.01)
-print("saving", flush=True)
-writer.wait()
+asked, mkdir = threading.Event(), os.mkdir
+
+def hang(path, *args, **kwargs):
+    if "orbax-checkpoint-tmp" in str(path):
+        asked.set()
+        threading.Event().wait()
+    mkdir(path, *args, **kwargs)
+
+os.mkdir = hang
+state = run.reached(0)[1]
+if sys.argv[2] == "ours":
+    writer = run.writer()
+    writer.save(7, None, state)
+    asked.wait()
+    assert not writer.wait(0.01)
+    writer.abandon(143)
+else:
+    manager = ocp.CheckpointManager(run.directory / "checkpoints")
+    args = ocp.args.StandardSave({"params": state.params})
+    threading.Thread(target=manager.save, args=(7,), kwargs={"args": args}, daemon=True).start()
+    asked.wait()
+print("the end", flush=True)
 """
 
 
-def test_a_disk_that_hangs_does_not_keep_a_terminated_run_alive(tmp_path):
-    process = run_child(HANGING, tmp_path / "run")
+def test_a_disk_that_hangs_does_not_keep_an_ended_run_alive(tmp_path):
+    process = run_child(HANGING, tmp_path / "run", "ours")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (143, "the end\n", "")
+
+
+def test_orbaxs_own_manager_would_keep_it_alive(tmp_path):
+    """So it is not used alone; where this fails, a newer one may do."""
+    process = run_child(HANGING, tmp_path / "run", "theirs")
     assert process.stdout is not None
-    assert process.stdout.readline() == "saving\n"
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (75, "")
+    assert process.stdout.readline() == "the end\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    process.kill()
+    process.communicate()

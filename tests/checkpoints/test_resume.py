@@ -12,14 +12,14 @@ from flax import traverse_util
 from tests.bits import assert_same_bits, copied
 from tests.checkpoints.runs import SAVED, STEPS, make_run
 from zojax.checkpoints import note as checkpoint_note
-from zojax.checkpoints.disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 from zojax.checkpoints.reader import checked_note
-from zojax.checkpoints.restore import restore_or_replay
 from zojax.errors import InputError
 from zojax.journal.file import Journal
 from zojax.journal.replay import header_key
 from zojax.models import content_hash
 from zojax.programs.compiling import CompilationCounter
+from zojax.runs.rebuild import Saved, rebuild
 
 
 def test_a_checkpoint_has_the_bits_although_its_arrays_were_donated_at_once(empty):
@@ -47,14 +47,12 @@ def test_a_resume_has_the_bits_of_the_uninterrupted_run(saved, steps):
 
 def test_a_resume_redoes_only_the_steps_behind_the_checkpoint(saved):
     told: list[int] = []
-    restore_or_replay(
-        saved.replay,
-        saved.checkpoints,
+    rebuild(
         saved.journal,
         saved.method,
         copied(saved.base),
-        reload_base=pytest.fail,
-        warn=pytest.fail,
+        Saved(saved.checkpoints, pytest.fail, pytest.fail),
+        replay=saved.replay,
         steps=24,
         on_progress=told.append,
     )
@@ -85,14 +83,12 @@ def test_an_optimizers_state_is_restored_in_a_run_that_never_folds(tmp_path):
 
 def test_base_weights_that_nothing_replaces_are_returned_as_they_are(saved):
     weights = copied(saved.base)
-    rebuilt, *_ = restore_or_replay(
-        saved.replay,
-        saved.checkpoints,
+    rebuilt, *_ = rebuild(
         saved.journal,
         saved.method,
         weights,
-        reload_base=pytest.fail,
-        warn=pytest.fail,
+        Saved(saved.checkpoints, pytest.fail, pytest.fail),
+        replay=saved.replay,
         steps=8,
     )
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (rebuilt, weights)), strict=True))
@@ -107,14 +103,12 @@ def test_base_weights_make_room_before_those_of_a_checkpoint_are_read(saved, mon
         return real(*args, **kwargs)
 
     monkeypatch.setattr(ocp.Checkpointer, "restore", spy)
-    restore_or_replay(
-        saved.replay,
-        saved.checkpoints,
+    rebuild(
         saved.journal,
         saved.method,
         weights,
-        reload_base=pytest.fail,
-        warn=pytest.fail,
+        Saved(saved.checkpoints, pytest.fail, pytest.fail),
+        replay=saved.replay,
     )
     assert deleted == [True]
 

@@ -7,7 +7,8 @@ import pytest
 
 from tests.bits import assert_same_bits
 from tests.checkpoints.runs import SAVED, STEPS, Run
-from zojax.checkpoints.disk import kept_steps, saved_steps
+from zojax.checkpoints.arrays import saved_steps
+from zojax.checkpoints.disk import kept_steps
 from zojax.journal.file import JournalWriter, read_journal
 
 

@@ -97,7 +97,8 @@ def watched(config: Config) -> dict[str, Any]:
 
 def rebuilt(config: Config, mesh: MeshConfig, step: int) -> dict[str, np.ndarray]:
     """A run's weights after a step, rebuilt on another mesh."""
-    run = load_run(Path(config.run.dir), Config(**{**vars(config), "mesh": mesh}), QUIET, step)
+    journal = read_journal(Path(config.run.dir) / JOURNAL)
+    run = load_run(journal, Config(**{**vars(config), "mesh": mesh}), QUIET, step)
     assert next(iter(jax.tree.leaves(run.model.weights))).sharding.mesh.shape["data"] == mesh.data
     return {path: np.asarray(leaf) for path, leaf in by_name(run.model.weights).items()}
 

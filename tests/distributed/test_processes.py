@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.distributed import jobs
 from tests.runs.outcomes import outcome
-from zojax.checkpoints.disk import saved_steps
+from zojax.checkpoints.arrays import saved_steps
 from zojax.commands.journal import verify
 from zojax.config import (
     Config,

@@ -19,7 +19,7 @@ from zojax.programs.compiling import Ahead, Executables
 from zojax.programs.stopping import Stop, Stopped
 from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
-from zojax.runs import rebuild, run_dir
+from zojax.runs import run_dir
 from zojax.runs.train import train
 
 QUIET = Console(quiet=True)
@@ -193,16 +193,16 @@ def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop
     monkeypatch.setattr(_TRAIN, "_evaluate_best", evaluate_best)
     with pytest.raises(Stopped):
         train(config, QUIET)
-    restore_or_replay = rebuild.restore_or_replay
+    rebuild = _TRAIN.rebuild
 
     def watched(*args, on_progress, **kwargs):
         def told(step):
             replayed.append(step)
             on_progress(step)
 
-        return restore_or_replay(*args, on_progress=told, **kwargs)
+        return rebuild(*args, on_progress=told, **kwargs)
 
-    monkeypatch.setattr(rebuild, "restore_or_replay", watched)
+    monkeypatch.setattr(_TRAIN, "rebuild", watched)
     monkeypatch.setattr("zojax.journal.replay._LEAST_WAIT", 1)  # of so few steps, wait too
     with pytest.raises(Stopped, match="after step 4 of 4"):
         train(config, QUIET)

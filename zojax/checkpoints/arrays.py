@@ -1,11 +1,33 @@
-"""Orbax as checkpoints use it: what writes and reads arrays, imported when it is needed, silent."""
+"""Orbax as checkpoints use it: what writes, reads and removes them, imported when it is needed.
 
+Its ``CheckpointManager`` finds checkpoints, writes one whole or not at all, removes others when
+that is done, and has processes wait for each other. (The newer ``training.Checkpointer`` is a
+wrapper of it under ``experimental`` that always writes by the manager's threads.) One lives as long
+as a checkpoint takes to write, so that what is on the disk is all that it knows.
+
+Not left to it, as the tests show, are:
+
+- *Not to outlive the run.* The threads of its asynchronous saves keep a process alive until a
+  hanging disk answers; :mod:`zojax.checkpoints.writer` has a thread of its own.
+- *To be on the disk.* It syncs neither the small files nor the directories before older
+  checkpoints go; :func:`zojax.checkpoints.disk.sync` does.
+- *To know what is good.* Its policies count damaged and foreign checkpoints in, and a damaged file
+  of metrics keeps a manager from being made; :func:`zojax.checkpoints.disk.kept_steps` asks notes.
+- *To tidy up at once.* It does so in a thread for which a save alone waits, and not after one has
+  failed on a full disk: :func:`tidy`.
+- *To leave room for the journal*: :func:`zojax.checkpoints.disk.check_space`.
+- *To read where another fails.* Processes that restore together wait for one that could not; here
+  each reads for itself.
+"""
+
+import dataclasses
 import functools
 import logging
 import re
+import shutil
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +38,7 @@ from zojax.distributed import processes
 Tree = Any
 
 _PIECE_BYTES = 256 << 20  # a layer's matrix, not the stack: what is compressed and read at once
+_REMOVED = ".removed"  # what goes is renamed first, so that none is ever half there
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -24,13 +47,44 @@ def flatten(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}
 
 
-def write(path: Path, trees: Mapping[str, Tree], note: dict[str, Any]) -> None:
-    """Writes a checkpoint whole, or not at all; all processes do it together.
+def saved_steps(directory: Path) -> list[int]:
+    """The steps after which there are checkpoints, ascending; half-written ones do not count.
 
     Args:
-        path: absolute, of the checkpoint.
+        directory: of a run's checkpoints; need not exist.
+    """
+    if not directory.is_dir():
+        return []  # without Orbax
+    found = _orbax().path.step.standard_name_format().find_all(directory)
+    return sorted(checkpoint.step for checkpoint in found)
+
+
+def tidy(directory: Path) -> None:
+    """Removes what a crash or a failure has left half written or half removed; never fails."""
+    if directory.is_dir():
+        unfinished = f"*{_orbax().path.atomicity_types.TMP_DIR_SUFFIX}*"
+        for path in (directory / _REMOVED, *directory.glob(unfinished)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write(
+    directory: Path,
+    step: int,
+    trees: Mapping[str, Tree],
+    note: dict[str, Any],
+    choose_kept: Callable[[], Collection[int]],
+) -> None:
+    """Writes a checkpoint whole, or not at all, and removes old ones; all processes together.
+
+    One of the same step goes first: if it were any good, the run would have gone on from it.
+
+    Args:
+        directory: absolute, of the run's checkpoints.
+        step: after which this one is.
         trees: arrays, by the name of the item.
         note: what JSON can hold.
+        choose_kept: gives the steps whose checkpoints stay; called when this one has its name,
+            before any other goes.
     """
     ocp = _orbax()
     pieces = ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES)
@@ -38,21 +92,31 @@ def write(path: Path, trees: Mapping[str, Tree], note: dict[str, Any]) -> None:
         name: ocp.args.StandardSave(tree, save_args=jax.tree.map(lambda _: pieces, tree))
         for name, tree in trees.items()
     }
-    with _checkpointer(set(range(processes.count()))) as checkpointer:
-        checkpointer.save(path, args=ocp.args.Composite(**items, note=ocp.args.JsonSave(note)))
+    with _manager(directory, set(range(processes.count())), choose_kept) as manager:
+        if step in manager.all_steps():
+            manager.delete(step)
+        args = ocp.args.Composite(**items, note=ocp.args.JsonSave(note))
+        manager.save(step, args=args, force=True)
+    shutil.rmtree(directory / _REMOVED, ignore_errors=True)
 
 
-def read(path: Path, wanted: Mapping[str, Tree]) -> dict[str, Tree]:
+def read(directory: Path, step: int, wanted: Mapping[str, Tree]) -> dict[str, Tree]:
     """Reads a checkpoint's arrays; each process for itself, those of its devices.
 
     Args:
-        path: of the checkpoint.
+        directory: of the run's checkpoints.
+        step: after which it was saved.
         wanted: ``jax.ShapeDtypeStruct`` with shardings, by the name of the item.
     """
     ocp = _orbax()
     items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
-    with _checkpointer({processes.index()}) as checkpointer:
-        restored = checkpointer.restore(path.resolve(), args=ocp.args.Composite(**items))
+    alone = ocp.options.MultiprocessingOptions(processes.index(), {processes.index()})
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        path = directory.resolve() / str(step)
+        restored = checkpointer.restore(path, args=ocp.args.Composite(**items))
         return {name: restored[name] for name in wanted}
 
 
@@ -65,14 +129,28 @@ def reason(error: BaseException) -> str:
     return line[:200]
 
 
-def _checkpointer(indices: set[int]) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Policy:
+    """Which checkpoints stay, as Orbax asks for it."""
+
+    choose_kept: Callable[[], Collection[int]]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        kept = self.choose_kept()
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+def _manager(directory: Path, indices: set[int], choose_kept: Callable[[], Collection[int]]) -> Any:
     """Orbax's, of these processes, which wait for each other in the coordination service."""
     ocp = _orbax()
-    options = ocp.options.MultiprocessingOptions(min(indices), indices)
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=options)
+    options = ocp.CheckpointManagerOptions(
+        create=False,
+        enable_async_checkpointing=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(min(indices), indices),
+        preservation_policy=_Policy(choose_kept),
+        todelete_subdir=_REMOVED,
     )
-    return ocp.Checkpointer(handler, multiprocessing_options=options)
+    return ocp.CheckpointManager(directory, options=options)
 
 
 @functools.cache

@@ -5,8 +5,7 @@ says which run and which journal it belongs to and what its arrays' bytes must b
 without it: the base weights and the journal give the same bits. ``docs/checkpoints.md`` has the
 layout of the files, which is that of Orbax's ``CheckpointManager``.
 
-This is how they are read; :mod:`zojax.checkpoints.writer` writes them, and
-:mod:`zojax.checkpoints.disk` finds them.
+This is how they are read; :mod:`zojax.checkpoints.writer` writes them.
 """
 
 from collections.abc import Mapping
@@ -69,7 +68,7 @@ def restore(
 
     def read_arrays() -> dict[str, Tree]:
         try:
-            return read(path, wanted)
+            return read(directory, step, wanted)
         except Exception as error:  # whatever Orbax and its readers make of a damaged file
             raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 

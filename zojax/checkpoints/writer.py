@@ -1,26 +1,31 @@
 """Writes a run's checkpoints: in a thread for a lone process, or by several processes together.
 
-Orbax writes, in a thread of ours: those of its ``AsyncCheckpointer`` keep a process alive until a
-hanging disk answers, and know no moment after the commit, when older checkpoints may go. Several
+In a thread of ours, since those of Orbax keep a process alive until a hanging disk answers. Several
 processes write together, each its share and the leader the rest, while training waits.
 """
 
+import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from zojax.checkpoints.arrays import flatten, reason, write
-from zojax.checkpoints.disk import check_space, finish, put_aside, remove_leftovers, remove_old
+from zojax.checkpoints.arrays import flatten, reason, tidy, write
+from zojax.checkpoints.disk import check_space, choose_kept, sync
 from zojax.checkpoints.note import make_note
 from zojax.distributed import processes
 from zojax.errors import InputError
-from zojax.journal.file import Journal, read_journal
+from zojax.journal.file import read_journal
 from zojax.training.step import TrainState
 
 Tree = Any
+
+_LAST_WORDS_SECONDS = 4.0
+"""For a process that is to end although a checkpoint hangs."""
 
 
 class CheckpointWriter:
@@ -53,7 +58,7 @@ class CheckpointWriter:
         self._warn, self._failing = warn, False
         self._thread: threading.Thread | None = None
         if processes.is_leader():
-            remove_leftovers(self._directory)
+            tidy(self._directory)
 
     def save(
         self,
@@ -73,15 +78,17 @@ class CheckpointWriter:
                 (:func:`zojax.journal.replay.is_folded`); else None, as the base's will do.
             state: after the step.
             dev_accuracy: of these weights and this state, if known.
+
+        Raises:
+            InputError: it fails where other processes cannot be told, as they wait inside Orbax.
         """
         self.wait()
+        trees = {"state": flatten(state)} | ({} if weights is None else {"weights": weights})
         if not processes.is_alone():
-            self._write_together(step, weights, state, dev_accuracy)
+            self._write_together(step, trees, dev_accuracy)
             return
         # On a CPU these are views, and XLA does not reuse a donated buffer that has one.
-        trees = jax.device_get({"state": flatten(state), "weights": weights})
-        if weights is None:
-            del trees["weights"]
+        trees = jax.device_get(trees)
         self._thread = threading.Thread(
             target=self._try_to_write,
             args=(step, trees, dev_accuracy),
@@ -93,67 +100,74 @@ class CheckpointWriter:
     def wait(self, timeout: float | None = None) -> bool:
         """Waits up to so many seconds for the last checkpoint; True if it is whole or failed.
 
-        If it is neither, the process may end all the same: what is half written will be removed.
+        If it is neither, :meth:`abandon` has the process end all the same: what is half written
+        will be removed.
         """
         if self._thread is not None:
             self._thread.join(timeout)
             return not self._thread.is_alive()
         return True
 
-    def _write_together(
-        self, step: int, weights: Tree | None, state: TrainState, dev_accuracy: float | None
-    ) -> None:
-        """Writes with the other processes.
+    def abandon(self, exit_code: int) -> None:
+        """Has the process end within seconds, whatever a checkpoint still waits for.
 
-        Raises:
-            InputError: it fails where the others cannot be told, as they wait inside Orbax.
+        Orbax asks the disk in threads of asyncio, which Python would wait for at the end.
         """
+
+        def end() -> None:
+            time.sleep(_LAST_WORDS_SECONDS)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(exit_code)
+
+        threading.Thread(target=end, name="zojax-end", daemon=True).start()
+
+    def _write_together(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
         path = self._directory / str(step)
-        trees = {"state": flatten(state)} | ({} if weights is None else {"weights": weights})
-        journal = read_journal(self._journal_path)
-        note = make_note(step, trees, journal, dev_accuracy)
-        problem = processes.agree(
-            f"room for checkpoint {step}", lambda: self._make_room(path, trees)
-        )
+        problem = processes.agree(f"room for checkpoint {step}", lambda: self._problem(trees))
         if problem is not None:
             return self._tell_of(path, problem)
         try:
-            write(path, trees, note)
+            self._write(step, trees, accuracy)
         except Exception as error:
             raise InputError(
                 f"{path}: the checkpoint failed ({reason(error)}); mend that and give the same "
                 "command again, or train without: --set run.checkpoint_every=0"
             ) from error
-        if processes.is_leader():
-            finish(path)
-            self._remove_old(step, journal)
         self._failing = False
 
-    def _make_room(self, path: Path, trees: Tree) -> str | None:
+    def _problem(self, trees: Tree) -> str | None:
         """Readies the directory; says what is wrong with it."""
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            check_space(self._directory, trees)
-            put_aside(path)
+            self._make_room(trees)
         except OSError as error:
             return reason(error)
         return None
 
-    def _try_to_write(self, step: int, trees: dict[str, Tree], dev_accuracy: float | None) -> None:
-        path = self._directory / str(step)
+    def _try_to_write(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            check_space(self._directory, trees)
-            journal = read_journal(self._journal_path)
-            note = make_note(step, trees, journal, dev_accuracy)
-            put_aside(path)
-            write(path, trees, note)
-            finish(path)
-            self._remove_old(step, journal)
+            self._make_room(trees)
+            self._write(step, trees, accuracy)
             self._failing = False
         except Exception as error:  # Orbax's errors are of many kinds, and none must stop a run
-            remove_leftovers(self._directory)
-            self._tell_of(path, reason(error))
+            tidy(self._directory)
+            self._tell_of(self._directory / str(step), reason(error))
+
+    def _make_room(self, trees: Tree) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        check_space(self._directory, trees)
+
+    def _write(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
+        """Writes a checkpoint, has it on the disk, and removes old ones."""
+        directory, journal = self._directory, read_journal(self._journal_path)
+        note = make_note(step, trees, journal, accuracy)
+
+        def kept() -> set[int]:
+            if processes.is_leader():
+                sync(directory / str(step))
+            return choose_kept(directory, step, journal, self._keep_last, self._keep_best)
+
+        write(directory, step, trees, note, kept)
 
     def _tell_of(self, path: Path, problem: str) -> None:
         """Warns, if the checkpoint before did not fail too."""
@@ -163,6 +177,3 @@ class CheckpointWriter:
                 "keeps every step"
             )
         self._failing = True
-
-    def _remove_old(self, newest: int, journal: Journal) -> None:
-        remove_old(self._directory, newest, journal, self._keep_last, self._keep_best)

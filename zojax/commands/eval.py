@@ -121,22 +121,26 @@ def evaluate_run(
     Raises:
         InputError: no run there, a damaged one, another base model, or what is wrong with the data.
     """
+    from zojax.journal.file import read_journal
+    from zojax.journal.replay import changed_data
     from zojax.runs import run_dir
     from zojax.runs.rebuild import load_run
-    from zojax.runs.setup import load_eval_data
+    from zojax.runs.setup import load_data, load_eval_data, run_data_hash
 
     trained = run_dir.read_config(directory)
     config = override_run(trained, overrides)
+    journal = read_journal(directory / run_dir.JOURNAL)
     with console.status("reading data"):
         if config.data == trained.data:
-            data, changed = _own_data(directory, config)
+            data = load_data(config)
+            changed = changed_data(journal, run_data_hash(config, data))
         else:
             data, changed = load_eval_data(config), None
     if changed is not None:
         _tell(console, f"{changed}; this figure is of the data as they are now")
     _tell(console, *data.splits.notes)
     placed = dataclasses.replace(trained, mesh=config.mesh)
-    run = load_run(directory, placed, console, step)
+    run = load_run(journal, placed, console, step)
     told = _evaluate(config, data, run.model, run.adapter, run.state, console, predictions)
     return {"step": run.steps, **told}
 
@@ -199,18 +203,6 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
             f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
         )
     return overridden
-
-
-def _own_data(directory: Path, config: Config) -> tuple[Data, str | None]:
-    """The run's data, and what to say if they are no longer what it was trained on."""
-    from zojax.journal.file import read_journal
-    from zojax.journal.replay import changed_data
-    from zojax.runs import run_dir
-    from zojax.runs.setup import load_data, run_data_hash
-
-    data = load_data(config)
-    journal = read_journal(directory / run_dir.JOURNAL)
-    return data, changed_data(journal, run_data_hash(config, data))
 
 
 def _evaluate(

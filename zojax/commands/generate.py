@@ -250,12 +250,13 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     """
     from zojax.adapters import make_pool
     from zojax.hub import load_tokenizer
+    from zojax.journal.file import read_journal
     from zojax.runs import run_dir
     from zojax.runs.rebuild import load_run
 
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    run = load_run(directory, config, console, step)
+    run = load_run(read_journal(directory / run_dir.JOURNAL), config, console, step)
     return Source(run.model, make_pool([run.adapter(run.state)]), tokenizer)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zojax.config import Config
     from zojax.journal.file import Journal
     from zojax.models import Model
+    from zojax.training.step import Method
 
 _ACTIONS = {
     "show": "Print the header and the first and last records.",
@@ -172,10 +173,8 @@ def replay_to(
             directory that holds something.
     """
     from zojax.hub import save
-    from zojax.journal.replay import check_records, check_run
     from zojax.models import content_hash
-    from zojax.runs.setup import load_model
-    from zojax.training.schedules import learning_rates
+    from zojax.runs.rebuild import load_base
 
     journal = _read(path)
     config = _config(journal)
@@ -183,20 +182,15 @@ def replay_to(
         config.model.path = model
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: exists already; give a new directory")
-    check_records(journal, learning_rates(config.train))
-    if steps is not None and steps > len(journal.records):
-        raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
-    with console.status("loading the model"):
-        base = load_model(config)
-        check_run(journal, config, content_hash(base.weights))
-    records = journal.records[:steps]
-    result, seconds = _replay_with_bar(config, base, journal, records, console)
+    base, method = load_base(journal, config, console, steps)
+    steps = len(journal.records) if steps is None else steps
+    result, seconds = _replay_with_bar(base, method, journal, steps, console)
     if output is not None:
-        metadata = {"base_hash": journal.header["base_hash"], "steps": str(len(records))}
+        metadata = {"base_hash": journal.header["base_hash"], "steps": str(steps)}
         save(result, output, metadata=metadata)
-    trained_for = _training_seconds(journal.path.parent, len(records))
+    trained_for = _training_seconds(journal.path.parent, steps)
     return {
-        "steps": len(records),
+        "steps": steps,
         "seconds": seconds,
         "content_hash": content_hash(result.weights),
         **({} if trained_for is None else {"training_seconds": trained_for}),
@@ -217,27 +211,32 @@ def in_words(told: Mapping[str, Any]) -> str:
 
 
 def _replay_with_bar(
-    config: Config, base: Model, journal: Journal, records: np.ndarray, console: Console
+    base: Model, method: Method, journal: Journal, steps: int, console: Console
 ) -> tuple[Model, float]:
-    """The model after these records, and the seconds that they took, without compiling."""
+    """The model after these steps, and the seconds that they took, without compiling."""
     import jax
 
-    from zojax.journal.replay import header_key, make_replay, merge
+    from zojax.journal.replay import header_key, merge
     from zojax.programs.compiling import CompilationCounter
     from zojax.reporting.bar import progress_bar
-    from zojax.training.method import make_method
+    from zojax.runs.rebuild import rebuild
 
-    method, key = make_method(config, base), header_key(journal)
-    total, bar = len(records), progress_bar(console, "replay", transient=False)
+    bar = progress_bar(console, "replay", transient=False)
     with bar as update, CompilationCounter() as compilations:
-        update(0, total)
+        update(0, steps)
         started = time.perf_counter()
-        replay = make_replay(method, base.weights)
-        weights, state = replay(base.weights, key, records, lambda step: update(step, total))
-        weights = merge(weights, state, method, key)
+        weights, state, _ = rebuild(
+            journal,
+            method,
+            base.weights,
+            None,  # no checkpoint: this is the journal's proof
+            steps=steps,
+            on_progress=lambda step: update(step, steps),
+        )
+        weights = merge(weights, state, method, header_key(journal))
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - started - compilations.seconds
-        update(total, total)
+        update(steps, steps)
     return dataclasses.replace(base, weights=weights), seconds
 
 

@@ -1,6 +1,6 @@
 """``zojax export``: a run's model as a PEFT or Hugging Face directory, or its journal to give away.
 
-The model is rebuilt from the base weights and the journal, like everything that reads a run.
+The model is rebuilt as for everything that reads a run (:mod:`zojax.runs.rebuild`).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A run's model, rebuilt from its journal, as a LoRA directory or as a whole checkpoint."""
+"""A run's model, rebuilt, as a LoRA directory or as a whole checkpoint."""
 
 import dataclasses
 import math
@@ -28,12 +28,11 @@ from zojax.exports.lora import (
 from zojax.hub import save
 from zojax.hub.checkpoint_files import list_files
 from zojax.hub.tensor_names import hf_names, match
-from zojax.journal.replay import check_run, header_key, is_folded, make_replay, merge
-from zojax.models import Model, content_hash
+from zojax.journal.replay import header_key, is_folded, merge
+from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.precision import dequantise, rounded
-from zojax.runs.setup import load_model
-from zojax.training.method import make_method
+from zojax.runs.rebuild import load_base, rebuild, saved_by
 from zojax.training.step import Method, TrainState, init_state
 
 Tree = Any
@@ -75,14 +74,14 @@ def export_peft(
         rank: of the LoRA; None for the run's own, or :data:`DEFAULT_RANK` if it was folded.
         dtype: of the factors.
     """
-    base, method = _load(exported, console)
+    base, method = load_base(exported.journal, exported.config, console, exported.step)
     places, read_base = linear_places(base), base_tensors(base)
     abstract_state = _abstract_state(method, base.weights)
     check_mergeable(abstract_state)
     space = method.estimator.space
     trained = trained_places(abstract_state, space.folded)
     check_linear(trained, places)
-    weights, state = _replay(base, method, exported, console)
+    weights, state = _rebuild(base, method, exported, console)
     factors = named_factors(space.state(state.params, state.subspace), places)
     folded = is_folded(method, exported.step) or not factors
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
@@ -141,10 +140,10 @@ def export_hf(
         console: where the progress is shown.
         dtype: of the weights.
     """
-    base, method = _load(exported, console)
+    base, method = load_base(exported.journal, exported.config, console, exported.step)
     check_mergeable(_abstract_state(method, base.weights))
     read_base = base_tensors(base)
-    weights, state = _replay(base, method, exported, console)
+    weights, state = _rebuild(base, method, exported, console)
     adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Or the last interval would be rounded to the run's dtype before it is to this one.
@@ -189,26 +188,23 @@ def base_tensors(model: Model) -> ReadBase:
     return read
 
 
-def _load(exported: Exported, console: Console) -> tuple[Model, Method]:
-    config = exported.config
-    with console.status("loading the model"):
-        base = load_model(config)
-        check_run(exported.journal, config, content_hash(base.weights))
-    return base, make_method(config, base)
-
-
-def _replay(
+def _rebuild(
     base: Model, method: Method, exported: Exported, console: Console
 ) -> tuple[Tree, TrainState]:
     """Weights and state after the steps; uses up the base's arrays if anything is folded."""
-    records = exported.journal.records[: exported.step]
+    saved, steps = saved_by(exported.journal, exported.config, console), exported.step
     with console.status("replaying the journal") as status:
-        return make_replay(method, base.weights)(
+        weights, state, _ = rebuild(
+            exported.journal,
+            method,
             base.weights,
-            header_key(exported.journal),
-            records,
-            lambda step: status.update(f"replaying the journal: {step} of {len(records)} steps"),
+            saved,
+            steps=steps,
+            on_progress=lambda step: status.update(
+                f"replaying the journal: {step} of {steps} steps"
+            ),
         )
+    return weights, state
 
 
 def _abstract_state(method: Method, weights: Tree) -> Tree:

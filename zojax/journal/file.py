@@ -181,6 +181,7 @@ class JournalWriter:
     """Appends records to a journal; open it with :meth:`create` or :meth:`resume`.
 
     Attributes:
+        opened: what was in the file when it was opened, without a damaged end.
         num_steps: records in the file, all of them synced.
         lost_steps: steps that were cut off when it was opened.
     """
@@ -188,6 +189,7 @@ class JournalWriter:
     def __init__(self, journal: Journal):
         self._path, self._seed, self._dtype = journal.path, journal.seed, journal.records.dtype
         self._length, self._broken = journal.good_bytes, False
+        self.opened = dataclasses.replace(journal, lost_bytes=0)
         self.num_steps, self.lost_steps = len(journal.records), journal.lost_steps
         # Unbuffered: a write that fails must leave nothing behind that is written later.
         self._file = os.open(journal.path, os.O_WRONLY | os.O_APPEND)

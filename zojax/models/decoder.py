@@ -117,9 +117,10 @@ def run_layers(
     else:
         # For GPUs, XLA copies what a loop takes out of a stack, unless it is always the same part.
         carry = jax.lax.platform_dependent(*carry, cuda=unroll, rocm=unroll, default=scan)
+    x_ptn, cache = carry
     if stop < model.num_layers:
-        return carry
-    return run_layer(*carry, at_all, forward.reads_pr)
+        return x_ptn, cache
+    return run_layer(x_ptn, cache, at_all, forward.reads_pr)
 
 
 def empty_cache(model: Decoder, num_rows: int, length: int) -> Cache:

@@ -1,11 +1,12 @@
 """One process at a time in a run directory."""
 
-import errno
-import fcntl
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import filelock
 
 from zojax.errors import InputError
 
@@ -14,32 +15,43 @@ LOCK = ".lock"
 
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Holds the lock of an existing directory; the system lets go of it when the process ends.
+    """Holds the lock of an existing directory; it is free again when the process has ended.
+
+    By ``flock``; on a file system without it, by a file that names the process and its host, which
+    is taken over once that process is gone.
 
     Raises:
         InputError: another process holds it (and which), or the directory cannot be written.
     """
     path = directory / LOCK
+    lock = filelock.FileLock(path)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        before = directory.stat()
+        with warnings.catch_warnings():  # it need not be said that there is no flock
+            warnings.simplefilter("ignore")
+            lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(
+            f"run.dir {directory} is in use by process {_holder(path)}; wait for it, stop it, or "
+            "choose another with --set run.dir=DIR"
+        ) from None
     except OSError as error:
-        raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
+        raise InputError(
+            f"run.dir {directory} cannot be written or locked: {error.strerror}"
+        ) from None
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise InputError(f"{path}: cannot be locked: {error.strerror}") from None
-            holder = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
-            raise InputError(
-                f"run.dir {directory} is in use by process {holder}; wait for it, stop it, or "
-                "choose another with --set run.dir=DIR"
-            ) from None
-        if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+        if not directory.exists() or not os.path.samestat(before, directory.stat()):
             raise InputError(f"run.dir {directory} was moved away; give the command again")
-        with suppress(OSError):  # a full disk: the lock holds, though nobody can read whose it is
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        if getattr(lock, "pid", None) is None:  # or the file says so already
+            with suppress(OSError):  # a full disk: the lock holds, though nobody can read whose
+                path.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        os.close(handle)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """The process that the file of a lock names first."""
+    with suppress(OSError, IndexError):
+        return path.read_text(errors="replace").split()[0]
+    return "unknown"

@@ -1,23 +1,38 @@
-"""A run's model as its directory has it: base weights, journal and checkpoints put together."""
+"""The model after some of a run's steps: its newest good checkpoint, and the journal behind that.
+
+Training that goes on, ``eval``, ``generate`` and ``export`` get it here, and ``journal replay``
+without checkpoints, as that is there to show what the journal alone gives.
+"""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
+from zojax.checkpoints.arrays import saved_steps
 from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
-from zojax.checkpoints.restore import restore_or_replay
+from zojax.checkpoints.reader import checked_note, restore
 from zojax.config import Config
+from zojax.distributed import processes
 from zojax.errors import InputError
-from zojax.journal.file import Journal, read_journal
-from zojax.journal.replay import check_records, check_run, make_replay
+from zojax.journal.file import Journal
+from zojax.journal.replay import (
+    Replay,
+    check_records,
+    check_run,
+    header_key,
+    is_folded,
+    make_replay,
+)
 from zojax.models import Model, content_hash
-from zojax.programs.stopping import NEVER, Stop
+from zojax.programs.compiling import shapes_of
 from zojax.reporting.progress import read_progress
-from zojax.runs import run_dir
 from zojax.runs.setup import load_model
 from zojax.training.method import make_method
+from zojax.training.schedules import learning_rates
 from zojax.training.step import Method, TrainState
 
 Tree = Any
@@ -44,81 +59,126 @@ class RunModel:
         return self.method.estimator.space.state(state.params, state.subspace)
 
 
-def load_run(directory: Path, config: Config, console: Console, step: int | None) -> RunModel:
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A run's checkpoints, to rebuild its model from.
+
+    Attributes:
+        directory: where they are; need not exist.
+        reload_base: gives the base weights again, if a checkpoint turns out to be bad after they
+            were dropped to make room for its weights.
+        warn: told a line about every checkpoint that cannot be used.
+    """
+
+    directory: Path
+    reload_base: Callable[[], Tree]
+    warn: Callable[[str], None]
+
+
+def load_run(journal: Journal, config: Config, console: Console, step: int | None) -> RunModel:
     """Loads a run's base model and rebuilds what became of it.
 
     Args:
-        directory: of the run.
+        journal: of the run, in its directory.
         config: the run's.
         console: where the progress is shown.
         step: how many steps; None for the best on the dev set (all, if the run was stopped before
             its first evaluation).
 
     Raises:
-        InputError: no run there, a damaged one, another base model, or fewer steps.
+        InputError: a damaged journal, another base model, or fewer steps.
     """
-    journal = read_journal(directory / run_dir.JOURNAL)
-    _check_steps(journal, step)
     if step is None:
-        step = read_progress(directory, len(journal.records)).best_step
+        step = read_progress(journal.path.parent, len(journal.records)).best_step
+    base, method = load_base(journal, config, console, step)
+    with console.status("replaying the journal"):
+        saved = saved_by(journal, config, console)
+        weights, state, _ = rebuild(journal, method, base.weights, saved, steps=step)
+    steps = len(journal.records[:step])
+    return RunModel(dataclasses.replace(base, weights=weights), state, method, steps)
+
+
+def load_base(
+    journal: Journal, config: Config, console: Console, steps: int | None
+) -> tuple[Model, Method]:
+    """A run's base model, from which so many of the journal's steps can be redone, and its method.
+
+    Raises:
+        InputError: a damaged journal, another base model, or fewer steps (None: all there are).
+    """
+    check_records(journal, learning_rates(config.train))
+    if steps is not None and steps > len(journal.records):
+        raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
     with console.status("loading the model"):
         base = load_model(config)
-        base_hash = content_hash(base.weights)
-    method = make_method(config, base)
-    with console.status("replaying the journal"):
-        weights, state, done = rebuild(
-            directory, config, method, base_hash, base.weights, console, steps=step
-        )
-    return RunModel(dataclasses.replace(base, weights=weights), state, method, done)
+        check_run(journal, config, content_hash(base.weights))
+    return base, make_method(config, base)
+
+
+def saved_by(journal: Journal, config: Config, console: Console) -> Saved:
+    """The checkpoints beside a run's journal; the console is told of those that cannot be used."""
+    return Saved(
+        journal.path.parent / CHECKPOINTS,
+        lambda: load_model(config).weights,
+        lambda line: console.print(line, markup=False),
+    )
 
 
 def rebuild(
-    directory: Path,
-    config: Config,
+    journal: Journal,
     method: Method,
-    base_hash: str,
     base_weights: Tree,
-    console: Console,
+    saved: Saved | None,
     *,
     steps: int | None = None,
-    stop: Stop = NEVER,
+    on_progress: Callable[[int], None] = lambda step: None,
+    replay: Replay | None = None,
 ) -> tuple[Tree, TrainState, int]:
-    """Weights and state after the journal's first ``steps`` steps (None: all), and their number.
+    """Weights and state after a run's first steps, bit for bit those of the run.
 
-    Uses up ``base_weights``. Goes on from a checkpoint where a good one is there.
+    From the newest good checkpoint and the journal behind it; with none, from the base weights.
+    A checkpoint that cannot be used is named in a warning, and the next older one is taken.
 
     Args:
-        directory: of the run.
-        config: the run's.
-        method: how it trains.
-        base_hash: content hash of ``base_weights``.
-        base_weights: of the base model.
-        console: told of checkpoints that cannot be used.
-        steps: how many.
-        stop: a request to end early.
+        journal: the run's, of this base and this method (:func:`check_run`, :func:`check_records`).
+        method: how the run trains.
+        base_weights: of the base model; their buffers are used up if anything is folded. Their
+            shapes, dtypes and shardings are those of the result.
+        saved: the run's checkpoints; None to do without.
+        steps: how many steps; None for all that the journal has.
+        on_progress: told at the end of each replayed interval how many steps are done.
+        replay: from :func:`make_replay` of ``method``, if it is made already.
 
-    Raises:
-        InputError: another base model or method, a damaged journal, or fewer steps in it.
-        zojax.programs.stopping.Halted: a stop was asked for.
+    Returns:
+        Weights, state, and the step of the checkpoint that they come from (0: the base).
     """
-    journal = read_journal(directory / run_dir.JOURNAL)
-    check_run(journal, config, base_hash)
-    check_records(journal, method.learning_rates)
-    _check_steps(journal, steps)
-    weights, state, _ = restore_or_replay(
-        make_replay(method, base_weights),
-        directory / CHECKPOINTS,
-        journal,
-        method,
-        base_weights,
-        reload_base=lambda: load_model(config).weights,
-        warn=lambda line: console.print(line, markup=False),
-        steps=steps,
-        on_progress=lambda step: stop.check(),
-    )
-    return weights, state, len(journal.records[:steps])
+    replay = replay or make_replay(method, base_weights)
+    key, records = header_key(journal), journal.records[:steps]
+    if saved is None:
+        return *replay(base_weights, key, records, on_progress), 0
+    _, start = replay(base_weights, key, records[:0])
+    abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
+    weights: Tree | None = base_weights
+    found = processes.agree("saved checkpoints", lambda: saved_steps(saved.directory))
+    for step in reversed([s for s in found if s <= len(records)]):
+        folded = is_folded(method, step)
+        try:
+            note = checked_note(saved.directory, step, journal, folded)
+            if folded:
+                _free(weights)  # a model and its checkpoint need not fit in memory together
+                weights = None
+            restored, state = restore(
+                saved.directory, note, abstract_weights if folded else None, abstract_state
+            )
+        except InputError as error:
+            saved.warn(f"{error}; going on without this checkpoint")
+            continue
+        weights = restored if folded else saved.reload_base() if weights is None else weights
+        return *replay(weights, key, records[step:], on_progress, state), step
+    weights = saved.reload_base() if weights is None else weights
+    return *replay(weights, key, records, on_progress), 0
 
 
-def _check_steps(journal: Journal, steps: int | None) -> None:
-    if steps is not None and steps > len(journal.records):
-        raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
+def _free(weights: Tree | None) -> None:
+    for leaf in jax.tree.leaves(weights):
+        leaf.delete()

@@ -16,8 +16,8 @@ from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluator
 from zojax.files import write_json
-from zojax.journal.file import SKIPPED, JournalWriter, read_journal
-from zojax.journal.replay import check_data, is_folded
+from zojax.journal.file import SKIPPED, Journal, JournalWriter, read_journal
+from zojax.journal.replay import check_data, check_records, check_run, is_folded
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.reporting.curves import draw_curves
@@ -30,7 +30,7 @@ from zojax.runs.loop import Source, Trainer, chunk_ends, compile_programs, refus
 from zojax.runs.process_dir import open_home
 from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import run_profiled
-from zojax.runs.rebuild import rebuild
+from zojax.runs.rebuild import rebuild, saved_by
 from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
 from zojax.scoring import PageShape
 from zojax.training.placement import place
@@ -158,14 +158,15 @@ def _run_to_the_end(training: Training, ends: list[int], console: Console) -> di
             _evaluate_dev(training)
             _run_chunks(training, ends, console)
         finally:
-            training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None)
+            if not training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
+                training.checkpoints.abandon(stop.exit_code)
     stop.check()
-    records = read_journal(directory / run_dir.JOURNAL).records
+    journal = read_journal(directory / run_dir.JOURNAL)
     result = {
         "steps": training.run.config.train.steps,
-        "skipped_steps": int((records["flags"] & SKIPPED != 0).sum()),
+        "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
         **training.progress.as_dict(),
-        f"eval_{training.progress.metric}": _evaluate_best(training, console),
+        f"eval_{training.progress.metric}": _evaluate_best(training, journal, console),
         "eval_examples": len(training.eval_set.items),
         **trainer.speed.summary(),
         "compilations_after_start": compilations.count,
@@ -180,17 +181,17 @@ def _set_up(
 ) -> Training:
     """Rebuilds what the journal holds, and compiles everything that the loop runs."""
     config = run.config.train
-    journaled = read_journal(directory / run_dir.JOURNAL)
-    check_data(journaled, run.data_hash)
+    check_data(journal.opened, run.data_hash)
     source = make_train_source(run.config, run)
     batches = place(source.abstract, layout_of(run.model.weights))
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
-    records = journaled.records
+    records = journal.opened.records
     if config.nonfinite == "stop":
         refuse_skipped(records)
     progress = read_progress(directory, len(records), run.data.splits.task.metric)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    weights, state, done = _rebuild(directory, run, run.model.weights, console, stop)
+    weights, state = _rebuild(journal.opened, run, run.model.weights, console, stop)
+    done = len(records)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
@@ -299,7 +300,7 @@ def _after_chunk(training: Training) -> None:
         training.checkpoints.save(step, weights, trainer.state, training.progress.dev.get(step))
 
 
-def _evaluate_best(training: Training, console: Console) -> float:
+def _evaluate_best(training: Training, journal: Journal, console: Console) -> float:
     """What the best step's model is worth on the held-out data."""
     trainer, run, best = training.trainer, training.run, training.progress.best_step
     if best != trainer.step:
@@ -307,8 +308,8 @@ def _evaluate_best(training: Training, console: Console) -> float:
         if is_folded(run.method, trainer.step):  # they were used up
             trainer.weights, trainer.state = {}, None  # room, before the model is read again
             weights = load_model(run.config).weights
-        trainer.weights, trainer.state, _ = _rebuild(
-            training.directory, run, weights, console, training.stop, best
+        trainer.weights, trainer.state = _rebuild(
+            journal, run, weights, console, training.stop, best
         )
     return _figure(training, training.eval_set)
 
@@ -329,21 +330,22 @@ def make_evaluator(
 
 
 def _rebuild(
-    directory: Path,
+    journal: Journal,
     run: Run,
     base_weights: Tree,
     console: Console,
     stop: stopping.Stop,
     steps: int | None = None,
-) -> tuple[Tree, TrainState, int]:
-    """:func:`zojax.runs.rebuild.rebuild` of a run that is set up."""
-    return rebuild(
-        directory,
-        run.config,
+) -> tuple[Tree, TrainState]:
+    """Weights and state after the journal's first steps; ``Halted`` if a stop is asked for."""
+    check_run(journal, run.config, run.base_hash)
+    check_records(journal, run.method.learning_rates)
+    weights, state, _ = rebuild(
+        journal,
         run.method,
-        run.base_hash,
         base_weights,
-        console,
+        saved_by(journal, run.config, console),
         steps=steps,
-        stop=stop,
+        on_progress=lambda step: stop.check(),
     )
+    return weights, state
