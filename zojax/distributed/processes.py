@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
-from jax._src.distributed import global_state  # its client has no other name; Orbax uses it too
 
+from zojax.distributed import runtime
 from zojax.distributed.watch import Stoppable, Watch
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
 
@@ -78,23 +78,17 @@ def _is_in_job(environment: Any) -> bool:
     by_launcher = is_many("SLURM_STEP_NUM_TASKS") or is_many("OMPI_COMM_WORLD_SIZE")
     by_kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment)
     hosts_of_tpus = environment.get("TPU_WORKER_HOSTNAMES", "")
-    return by_launcher or by_kubernetes or "," in hosts_of_tpus or _is_tpu_machine()
-
-
-def _is_tpu_machine() -> bool:
-    from jax._src import cloud_tpu_init
-
-    return bool(getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False))
+    return by_launcher or by_kubernetes or "," in hosts_of_tpus or runtime.is_tpu_machine()
 
 
 def count() -> int:
     """How many processes there are."""
-    return global_state.num_processes
+    return runtime.process_count()
 
 
 def index() -> int:
     """Which of them this one is; 0 is the leader."""
-    return global_state.process_id
+    return runtime.process_index()
 
 
 def is_alone() -> bool:
@@ -180,7 +174,7 @@ def everywhere(name: str, make: Callable[[], T]) -> T:
 def _tell(call: int, name: str, value: Any) -> Any:
     """Tells the others a value, and gives what they will hear."""
     told = json.dumps([name, value])
-    _client().key_value_set(f"zojax/told/{call}/{index()}", told)
+    runtime.coordination_client().key_value_set(f"zojax/told/{call}/{index()}", told)
     return json.loads(told)[1]
 
 
@@ -189,7 +183,8 @@ def _hear(call: int, name: str, process: int) -> Any:
 
     The name is not in the key: nobody would ever write the key of one who went another way.
     """
-    told = _client().blocking_key_value_get(f"zojax/told/{call}/{process}", _FOREVER_MS)
+    key = f"zojax/told/{call}/{process}"
+    told = runtime.coordination_client().blocking_key_value_get(key, _FOREVER_MS)
     theirs, value = json.loads(told)
     if theirs != name:
         raise RuntimeError(
@@ -219,8 +214,8 @@ def together() -> Iterator[None]:
         yield
         return
     seconds = float(os.environ.get(LOST_AFTER) or _LOST_AFTER_SECONDS)
-    host = str(global_state.coordinator_address).rsplit(":", 1)[0].strip("[]")
-    _watch = watch = Watch(_client(), host, index(), count(), seconds)
+    client, host = runtime.coordination_client(), runtime.coordinator_host()
+    _watch = watch = Watch(client, host, index(), count(), seconds)
     try:
         yield
         gather("the end", None)
@@ -243,7 +238,3 @@ def share_stop(stop: Stoppable) -> None:
     """Has a stop that is asked for on any process be asked for on all, within a second or so."""
     if _watch is not None:
         _watch.stops = [stop]
-
-
-def _client() -> Any:
-    return global_state.client
