@@ -36,7 +36,7 @@ def test_sharded_placement(tmp_path):
     code = """
 import sys, jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-import zojax.models.weights as weights
+import zojax.hub.loading as weights
 weights._PIECE_BYTES = 200
 mesh = jax.make_mesh((2, 2), ("data", "model"))
 def sharding(path, shape):
@@ -79,7 +79,7 @@ def test_loading_two_gigabytes_takes_little_more_than_the_weights(format, tmp_pa
 import sys, jax, jax.numpy as jnp
 if sys.argv[2] == "bin":
     import torch
-from zojax.models import load
+from zojax.hub import load
 def peak():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
