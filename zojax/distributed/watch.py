@@ -1,9 +1,10 @@
 """A process's eye on the others: a thread that gives signs of life and looks for theirs.
 
-JAX's own heartbeats end a process with a dump, and a process whose program waits for a lost one
-would wait until then. So each writes a count into the coordination service's key-value store twice
-a second, and reads what the others have written there: their counts, that one has failed, that one
-was asked to stop.
+JAX's own time-outs end every process by SIGABRT with a dump of dozens of lines, one that only
+failed among them, whose exit code is lost; with ``jax_enable_recoverability`` they end nobody who
+waits for a lost one (``tests/distributed/test_jax_alone.py`` shows it). So each writes a count into
+the coordination service's key-value store twice a second, and reads what the others have written
+there: their counts, that one has failed, that one was asked to stop.
 
 The service is part of the leader, and when that dies JAX dumps within milliseconds. Each process
 has a plain connection to the leader that says so a little earlier.
