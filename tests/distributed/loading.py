@@ -79,7 +79,7 @@ def told(data: int, model: int, directory: str) -> dict[str, Any]:
 
 
 def main(data: int, model: int, directories: list[str]) -> None:
-    with processes.together():
+    with processes.connected():
         print(json.dumps([told(data, model, directory) for directory in directories]))
 
 

@@ -55,7 +55,7 @@ def restore_or_replay(
     _, start = replay(base_weights, key, records[:0])
     abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
     weights: Tree | None = base_weights
-    saved = processes.agree("saved checkpoints", lambda: saved_steps(directory))
+    saved = processes.broadcast_from_leader("saved checkpoints", lambda: saved_steps(directory))
     for step in reversed([s for s in saved if s <= len(records)]):
         folded = is_folded(method, step)
         try:

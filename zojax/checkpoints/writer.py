@@ -112,7 +112,7 @@ class CheckpointWriter:
         trees = {"state": flatten(state)} | ({} if weights is None else {"weights": weights})
         journal = read_journal(self._journal_path)
         note = make_note(step, trees, journal, dev_accuracy)
-        problem = processes.agree(
+        problem = processes.broadcast_from_leader(
             f"room for checkpoint {step}", lambda: self._make_room(path, trees)
         )
         if problem is not None:
