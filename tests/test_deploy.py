@@ -17,7 +17,7 @@ from tests.distributed import jobs
 from zojax.distributed import processes
 from zojax.errors import BAD_INPUT, LOST
 
-TOGETHER = Path(__file__).parent / "distributed" / "together.py"
+CONNECTED = Path(__file__).parent / "distributed" / "connected.py"
 
 SRUN = """#!/bin/bash
 # Starts the tasks of a step as srun does, on this machine.
@@ -69,7 +69,7 @@ def slurm(root, tmp_path):
 
 
 def test_the_tasks_of_the_slurm_script_find_each_other(slurm, tmp_path):
-    zojax = f'#!/bin/bash\nexec {sys.executable} {TOGETHER} "$3"\n'
+    zojax = f'#!/bin/bash\nexec {sys.executable} {CONNECTED} "$3"\n'
     done = slurm(zojax, SRUN, "--config", "agreement")
     assert done.returncode == 0, done.stderr
     for task in range(2):

@@ -41,6 +41,6 @@ def main(step: int, scratch: Path, directories: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    with processes.together():
+    with processes.connected():
         places = [Path(place.format(processes.index())) for place in sys.argv[2:]]
         main(int(sys.argv[1]), places[0], places[1:])

@@ -14,7 +14,8 @@ import numpy as np
 
 from zojax.distributed import Layout, local_pages, make_layout, processes
 from zojax.generation import generate
-from zojax.hub import checkpoint_files, load, read_config
+from zojax.hub import load, read_config
+from zojax.hub.checkpoint_files import SafetensorsFile
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding
 from zojax.scoring import Item, shape_needed
@@ -55,20 +56,20 @@ def fed(layout: Layout) -> list[int]:
 
 def told(data: int, model: int, directory: str) -> dict[str, Any]:
     read = []
-    read_into = checkpoint_files._read_into
+    read_box = SafetensorsFile.read_box
 
-    def counted(file: Any, run: Any) -> int:
-        read.append(run.size)
-        return read_into(file, run)
+    def counted(file: SafetensorsFile, *part: Any) -> Any:
+        values = read_box(file, *part)
+        read.append(values.nbytes)
+        return values
 
-    checkpoint_files._read_into = counted
+    SafetensorsFile.read_box = counted
     layout = make_layout(data, model)
     loaded = load(directory, sharding=weight_sharding(layout, read_config(directory)))
     weights = loaded.weights
-    checkpoint_files._read_into = read_into
+    SafetensorsFile.read_box = read_box
     return {
         "read": sum(read),
-        "runs": len(read),
         "held": sum(map(held, jax.tree.leaves(weights))),
         "whole": sum(leaf.nbytes for leaf in jax.tree.leaves(weights)),
         "hash": content_hash(weights),
@@ -78,7 +79,7 @@ def told(data: int, model: int, directory: str) -> dict[str, Any]:
 
 
 def main(data: int, model: int, directories: list[str]) -> None:
-    with processes.together():
+    with processes.connected():
         print(json.dumps([told(data, model, directory) for directory in directories]))
 
 

@@ -26,7 +26,7 @@ class Service:
     @property
     def beat(self) -> int:
         """The last sign of life of process 1."""
-        return int(self.told.get("zojax/watch/pulse/1", 0))
+        return int(self.told.get("zojax/watch/heartbeat/1", 0))
 
     def _call(self) -> None:
         if self.failures > 0:
@@ -45,7 +45,7 @@ class Service:
 
     def key_value_dir_get(self, room: str) -> list[tuple[str, str]]:
         self._call()
-        return [(f"{room}pulse/0", str(next(self._beats)))]
+        return [(f"{room}heartbeat/0", str(next(self._beats)))]
 
 
 @pytest.fixture

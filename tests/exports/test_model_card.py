@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from rich.console import Console
 
 from zojax.adapters import make_pool
@@ -55,8 +56,8 @@ def test_a_card_names_base_data_settings_and_results(form, export_runs, tmp_path
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    yaml = pytest.importorskip("yaml")
-    return yaml.safe_load(card.split("---")[1])
+    """As the hub reads it."""
+    return ModelCard(card).data.to_dict()
 
 
 def test_a_cards_front_matter_names_no_local_directory(folded_run, tmp_path):
@@ -78,6 +79,18 @@ def test_a_cards_front_matter_has_the_hubs_names(export_runs, folded_run):
     assert fields["datasets"] == ["nyu-mll/glue"]
     assert fields["library_name"] == "peft"
     assert "No figures are known" in card
+
+
+@pytest.mark.parametrize(
+    "name", ["a: b\n---\nlicense: mit", "- '\"#{}[]", "\u2028…\x07\r\n---\r\n", "no"]
+)
+def test_no_name_breaks_out_of_the_front_matter(name, folded_run):
+    config = run_dir.read_config(folded_run)
+    object.__setattr__(config.estimator, "name", name)  # past its validation
+    journal = read_journal(folded_run / run_dir.JOURNAL)
+    fields = front_matter(hf_card(Exported(config, journal, 6, {}), Path("out")))
+    assert fields["tags"] == ["zojax", "zeroth-order", name]
+    assert fields.keys() == {"library_name", "pipeline_tag", "tags"}
 
 
 def test_a_card_says_when_its_figures_are_of_another_step(export_runs, tmp_path):

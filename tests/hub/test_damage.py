@@ -19,7 +19,6 @@ from tests.hub.checkpoints import (
     write_tensors,
 )
 from zojax.hub import save
-from zojax.hub.tensor_names import tensor_shapes
 
 
 def test_no_configuration(saved):
@@ -53,15 +52,34 @@ def test_no_weights(saved):
     assert_mentions(message(saved[1]), saved[1], "no weights", "pytorch_model.bin")
 
 
-@pytest.mark.parametrize("keep", [4, 100, 3000, -1])
+@pytest.mark.parametrize("keep", [0, 4, 100, 3000, -1])
 def test_truncated_safetensors(keep, saved):
     path = saved[1] / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    text = message(saved[1])
-    assert_mentions(text, path, "truncated")
-    if keep == -1:
-        last = list(tensor_shapes(PRE_LN).items())[-1]
-        assert_mentions(text, last[0], last[1])
+    assert_mentions(message(saved[1]), path, "truncated", "fetch it again")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda entry, other: other["data_offsets"], id="shared"),
+        pytest.param(lambda entry, _: [n - 4 for n in entry["data_offsets"]], id="overlapping"),
+        pytest.param(lambda entry, _: [n + 4 for n in entry["data_offsets"]], id="apart"),
+        pytest.param(lambda entry, _: [entry["data_offsets"][0]] * 2, id="too few bytes"),
+        pytest.param(lambda entry, _: [-4, entry["data_offsets"][1]], id="negative"),
+    ],
+)
+def test_tensors_that_do_not_lie_side_by_side(change, saved):
+    path = saved[1] / "model.safetensors"
+    raw = path.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    fc1, fc2 = header[FC1], header[FC1.replace("fc1", "fc2")]
+    assert fc1["data_offsets"] != fc2["data_offsets"]
+    fc1["data_offsets"] = change(fc1, fc2)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[end:])
+    assert_mentions(message(saved[1]), path, "header")
 
 
 @pytest.mark.parametrize("keep", [0, 100, -100])

@@ -37,7 +37,7 @@ def checked_note(directory: Path, step: int, journal: Journal, folded: bool) -> 
     Raises:
         InputError: it is another run's, of another history of this one, or damaged.
     """
-    return processes.agree(
+    return processes.broadcast_from_leader(
         f"note of checkpoint {step}", lambda: check_note(directory / str(step), journal, folded)
     )
 
@@ -72,7 +72,7 @@ def restore(
         except Exception as error:  # whatever Orbax and its readers make of a damaged file
             raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
-    restored = processes.everywhere(f"arrays of checkpoint {step}", read_arrays)
+    restored = processes.run_on_all(f"arrays of checkpoint {step}", read_arrays)
     # All hash together, and only then does any complain: one that did before would be waited for.
     hashes = {name: content_hash(restored[name]) for name in wanted}
 
@@ -86,5 +86,5 @@ def restore(
             raise InputError(f"{path}: holds the state after step {int(state.step)}")
         return state
 
-    state = processes.everywhere(f"hashes of checkpoint {step}", check)
+    state = processes.run_on_all(f"hashes of checkpoint {step}", check)
     return restored.get("weights"), state

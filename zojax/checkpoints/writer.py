@@ -124,7 +124,9 @@ class CheckpointWriter:
 
     def _write_together(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
         path = self._directory / str(step)
-        problem = processes.agree(f"room for checkpoint {step}", lambda: self._problem(trees))
+        problem = processes.broadcast_from_leader(
+            f"room for checkpoint {step}", lambda: self._problem(trees)
+        )
         if problem is not None:
             return self._tell_of(path, problem)
         try:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from zojax.runs.train import train
 
     keep_programs()
-    with processes.together():
+    with processes.connected():
         tells = processes.is_leader()
         # Off a terminal there is no bar to keep within a width, and logs want whole lines.
         console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), quiet=not tells)
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 result = train(config, console)
         except Stopped as stopped:
             tell(str(stopped))
-            processes.leave(stopped.exit_code)
+            processes.exit_together(stopped.exit_code)
             return stopped.exit_code
         if tells:
             _print_result(console, directory, result)

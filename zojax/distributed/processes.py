@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
-from jax._src.distributed import global_state  # its client has no other name; Orbax uses it too
 
+from zojax.distributed import runtime
 from zojax.distributed.watch import Stoppable, Watch
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
 
@@ -36,7 +36,7 @@ _calls = itertools.count()
 _watch: Watch | None = None
 
 
-def start() -> None:
+def connect() -> None:
     """Connects this process with the others of its job, if it has any; once, before JAX is used.
 
     Several are those that ``srun``, ``mpirun``, an indexed Kubernetes job or a TPU pod started, as
@@ -78,23 +78,17 @@ def _is_in_job(environment: Any) -> bool:
     by_launcher = is_many("SLURM_STEP_NUM_TASKS") or is_many("OMPI_COMM_WORLD_SIZE")
     by_kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment)
     hosts_of_tpus = environment.get("TPU_WORKER_HOSTNAMES", "")
-    return by_launcher or by_kubernetes or "," in hosts_of_tpus or _is_tpu_machine()
-
-
-def _is_tpu_machine() -> bool:
-    from jax._src import cloud_tpu_init
-
-    return bool(getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False))
+    return by_launcher or by_kubernetes or "," in hosts_of_tpus or runtime.is_tpu_machine()
 
 
 def count() -> int:
     """How many processes there are."""
-    return global_state.num_processes
+    return runtime.process_count()
 
 
 def index() -> int:
     """Which of them this one is; 0 is the leader."""
-    return global_state.process_id
+    return runtime.process_index()
 
 
 def is_alone() -> bool:
@@ -107,10 +101,10 @@ def is_leader() -> bool:
     return index() == 0
 
 
-def agree(name: str, make: Callable[[], T]) -> T:
+def broadcast_from_leader(name: str, make: Callable[[], T]) -> T:
     """What ``make()`` gives on the leader, on every process; it is called there alone.
 
-    All processes call this, :func:`gather` and :func:`everywhere` in the same order, from their
+    All processes call this, :func:`all_gather` and :func:`run_on_all` in the same order, from their
     main threads.
 
     Args:
@@ -122,19 +116,19 @@ def agree(name: str, make: Callable[[], T]) -> T:
         RuntimeError: the leader is at something else, so this process went another way.
 
     Example:
-        >>> agree("two numbers", lambda: [1, 2])
+        >>> broadcast_from_leader("two numbers", lambda: [1, 2])
         [1, 2]
     """
     if is_alone():
         return make()
     call = next(_calls)
-    outcome = _tell(call, name, _outcome(make)) if is_leader() else _hear(call, name, 0)
+    outcome = _publish(call, name, _outcome(make)) if is_leader() else _receive(call, name, 0)
     if "error" in outcome:
         raise InputError(outcome["error"])
     return outcome["value"]
 
 
-def gather(name: str, value: T) -> list[T]:
+def all_gather(name: str, value: T) -> list[T]:
     """What each process gives, in their order, on every process; waits for all of them.
 
     Args:
@@ -145,17 +139,17 @@ def gather(name: str, value: T) -> list[T]:
         RuntimeError: another process is at something else.
 
     Example:
-        >>> gather("a word", "one")
+        >>> all_gather("a word", "one")
         ['one']
     """
     if is_alone():
         return [value]
     call = next(_calls)
-    _tell(call, name, value)
-    return [_hear(call, name, process) for process in range(count())]
+    _publish(call, name, value)
+    return [_receive(call, name, process) for process in range(count())]
 
 
-def everywhere(name: str, make: Callable[[], T]) -> T:
+def run_on_all(name: str, make: Callable[[], T]) -> T:
     """What ``make()`` gives on this process, if it succeeds on all of them.
 
     Args:
@@ -169,7 +163,7 @@ def everywhere(name: str, make: Callable[[], T]) -> T:
     if is_alone():
         return make()
     result: list[T] = []
-    outcomes = gather(name, _outcome(lambda: result.append(make())))
+    outcomes = all_gather(name, _outcome(lambda: result.append(make())))
     for process, outcome in enumerate(outcomes):
         if "error" in outcome:
             where = "" if process == 0 else f"process {process} of {count()}: "
@@ -177,23 +171,24 @@ def everywhere(name: str, make: Callable[[], T]) -> T:
     return result[0]
 
 
-def _tell(call: int, name: str, value: Any) -> Any:
-    """Tells the others a value, and gives what they will hear."""
-    told = json.dumps([name, value])
-    _client().key_value_set(f"zojax/told/{call}/{index()}", told)
-    return json.loads(told)[1]
+def _publish(call: int, name: str, value: Any) -> Any:
+    """Writes a value for the others, and gives what they will read."""
+    published = json.dumps([name, value])
+    runtime.coordination_client().key_value_set(f"zojax/published/{call}/{index()}", published)
+    return json.loads(published)[1]
 
 
-def _hear(call: int, name: str, process: int) -> Any:
-    """What a process tells in a call, if it calls it by the same name.
+def _receive(call: int, name: str, process: int) -> Any:
+    """What a process wrote in a call, if it calls it by the same name.
 
     The name is not in the key: nobody would ever write the key of one who went another way.
     """
-    told = _client().blocking_key_value_get(f"zojax/told/{call}/{process}", _FOREVER_MS)
-    theirs, value = json.loads(told)
-    if theirs != name:
+    key = f"zojax/published/{call}/{process}"
+    published = runtime.coordination_client().blocking_key_value_get(key, _FOREVER_MS)
+    their_name, value = json.loads(published)
+    if their_name != name:
         raise RuntimeError(
-            f"process {process} is at {theirs!r} where process {index()} is at {name!r}"
+            f"process {process} is at {their_name!r} where process {index()} is at {name!r}"
         )
     return value
 
@@ -206,7 +201,7 @@ def _outcome(make: Callable[[], Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """Connects the processes, and has them end together, whatever ends one of them.
 
     Alone, it does nothing. Otherwise no process leaves it before all have come to its end; and if
@@ -214,36 +209,32 @@ def together() -> Iterator[None]:
     went wrong is told in one line: by the leader, or by each that lost another.
     """
     global _watch
-    start()
+    connect()
     if is_alone():
         yield
         return
     seconds = float(os.environ.get(LOST_AFTER) or _LOST_AFTER_SECONDS)
-    host = str(global_state.coordinator_address).rsplit(":", 1)[0].strip("[]")
-    _watch = watch = Watch(_client(), host, index(), count(), seconds)
+    client, host = runtime.coordination_client(), runtime.coordinator_host()
+    _watch = watch = Watch(client, host, index(), count(), seconds)
     try:
         yield
-        gather("the end", None)
+        all_gather("the end", None)
         watch.close()
     except InputError as error:
         watch.fail(as_line(error), BAD_INPUT)
     except KeyboardInterrupt:
-        watch.leave(INTERRUPTED)
+        watch.exit_together(INTERRUPTED)
     except Exception as error:
         watch.crash(error)
 
 
-def leave(exit_code: int) -> None:
-    """Ends this process now, and returns if it is alone; the others must have heard of it."""
+def exit_together(exit_code: int) -> None:
+    """Ends all processes for a stop, each when the others are ready too; alone, it returns."""
     if _watch is not None:
-        _watch.leave(exit_code)
+        _watch.exit_together(exit_code)
 
 
-def share_stop(stop: Stoppable) -> None:
+def propagate_stop(stop: Stoppable) -> None:
     """Has a stop that is asked for on any process be asked for on all, within a second or so."""
     if _watch is not None:
         _watch.stops = [stop]
-
-
-def _client() -> Any:
-    return global_state.client

@@ -1,9 +1,10 @@
 """A process's eye on the others: a thread that gives signs of life and looks for theirs.
 
-JAX's own heartbeats end a process with a dump, and a process whose program waits for a lost one
-would wait until then. So each writes a count into the coordination service's key-value store twice
-a second, and reads what the others have written there: their counts, that one has failed, that one
-was asked to stop.
+JAX's own time-outs end every process by SIGABRT with a dump of dozens of lines, one that only
+failed among them, whose exit code is lost; with ``jax_enable_recoverability`` they end nobody who
+waits for a lost one (``tests/distributed/test_jax_alone.py`` shows it). So each writes a count into
+the coordination service's key-value store twice a second, and reads what the others have written
+there: their counts, that one has failed, that one was asked to stop.
 
 The service is part of the leader, and when that dies JAX dumps within milliseconds. Each process
 has a plain connection to the leader that says so a little earlier.
@@ -27,7 +28,7 @@ _GRACE_SECONDS = 8.0
 """From a stop to the end of the process, whatever it is doing."""
 _TRIES = 3
 """How often the leader is told why a process ends, if it does not hear that the first time."""
-_ROOM = "zojax/watch/"
+_PREFIX = "zojax/watch/"
 
 
 class Stoppable(Protocol):
@@ -58,8 +59,8 @@ class Watch:
         self._heard = time.monotonic()
         self._exit_code = 0
         self._stopped_at: float | None = None
-        self._line = self._connect(host)
-        targets = [self._watch, self._hold_on] if index else [self._watch]
+        self._connection = self._connect(host)
+        targets = [self._watch_store, self._watch_leader] if index else [self._watch_store]
         self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
         for thread in self._threads:
             thread.start()
@@ -67,13 +68,13 @@ class Watch:
     def close(self) -> None:
         """Ends the watch; the others do not miss this process any more."""
         self._closed.set()
-        self._tell(f"left/{self._index}", "")
+        self._publish(f"left/{self._index}", "")
         for thread in self._threads:  # Python must not end while one of them is in the runtime
             thread.join()
 
     def fail(self, message: str, exit_code: int) -> None:
         """Ends all processes for a reason, which the leader tells."""
-        self._tell("failed", f"{self._index} {exit_code} {message}")
+        self._publish("failed", f"{self._index} {exit_code} {message}")
         self._end(message if self._index == 0 else None, exit_code)
 
     def crash(self, error: Exception) -> None:
@@ -83,15 +84,15 @@ class Watch:
             deadline = time.monotonic() + self._lost_after + 4 * _EVERY_SECONDS
             while time.monotonic() < deadline:  # the watch ends it, if it is that
                 if self._stopped_at is not None:
-                    self.leave(self._exit_code)
+                    self.exit_together(self._exit_code)
                 time.sleep(0.1)
         print(lines, end="", file=sys.stderr)
         self.fail(f"{type(error).__name__}: {as_line(error)}", 1)
 
-    def leave(self, exit_code: int) -> None:
+    def exit_together(self, exit_code: int) -> None:
         """Ends all processes because a stop was asked for, each when the others are ready too."""
-        self._tell("stop", str(exit_code))
-        self._tell(f"ready/{self._index}", "")
+        self._publish("stop", str(exit_code))
+        self._publish(f"ready/{self._index}", "")
         self._await("ready", _GRACE_SECONDS)
         self._end(None, exit_code)
 
@@ -104,68 +105,68 @@ class Watch:
                 server = socket.create_server(
                     ("", 0), family=family, backlog=self._count, dualstack_ipv6=both
                 )
-                self._tell("port", str(server.getsockname()[1]))
+                self._publish("port", str(server.getsockname()[1]))
                 return server  # which nobody needs to accept from
-            port = int(self._client.blocking_key_value_get(f"{_ROOM}port", 60_000))
+            port = int(self._client.blocking_key_value_get(f"{_PREFIX}port", 60_000))
             connection = socket.create_connection((host, port), timeout=10)
             connection.settimeout(_EVERY_SECONDS)
             return connection
         if self._index == 0:
-            self._tell("port", "0")
+            self._publish("port", "0")
         return None
 
-    def _watch(self) -> None:
+    def _watch_store(self) -> None:
         while not self._closed.wait(_EVERY_SECONDS):
             try:
                 self._beats += 1
-                self._tell(f"pulse/{self._index}", str(self._beats))
-                room = dict(self._client.key_value_dir_get(_ROOM))
-            except Exception:  # of whatever kind: the leader may answer the next; see _hold_on
+                self._publish(f"heartbeat/{self._index}", str(self._beats))
+                room = dict(self._client.key_value_dir_get(_PREFIX))
+            except Exception:  # of whatever kind: the leader may answer the next; see _watch_leader
                 continue
             self._heard = time.monotonic()
-            told = {key.removeprefix(_ROOM): value for key, value in room.items()}
-            self._look_for_failures(told)
-            self._look_for_lost(told)
-            self._look_for_stops(told)
+            entries = {key.removeprefix(_PREFIX): value for key, value in room.items()}
+            self._look_for_failures(entries)
+            self._look_for_lost(entries)
+            self._look_for_stops(entries)
 
-    def _hold_on(self) -> None:
+    def _watch_leader(self) -> None:
         """Notices at once when the leader dies, and in time when it does not answer."""
         while not self._closed.is_set():
             try:
-                if self._line is None:
+                if self._connection is None:
                     time.sleep(_EVERY_SECONDS)
-                elif not self._line.recv(1):
+                elif not self._connection.recv(1):
                     raise ConnectionError
             except TimeoutError:
                 pass
             except OSError:
-                self._lose(0)
+                self._end_for_lost(0)
             if time.monotonic() - self._heard > self._lost_after:
-                self._lose(0)
+                self._end_for_lost(0)
 
-    def _look_for_failures(self, told: dict[str, str]) -> None:
-        if "lost" in told:
-            self._lose(int(told["lost"]))
-        if "failed" in told:
-            index, exit_code, message = told["failed"].split(" ", 2)
+    def _look_for_failures(self, entries: dict[str, str]) -> None:
+        if "lost" in entries:
+            self._end_for_lost(int(entries["lost"]))
+        if "failed" in entries:
+            index, exit_code, message = entries["failed"].split(" ", 2)
             line = f"process {index} of {self._count}: {message}" if self._index == 0 else None
             self._end(line, int(exit_code))
 
-    def _look_for_lost(self, told: dict[str, str]) -> None:
+    def _look_for_lost(self, entries: dict[str, str]) -> None:
         now = time.monotonic()
         for index, (before, since) in self._seen.items():
-            beat = told.get(f"pulse/{index}", "")
-            if beat != before or f"left/{index}" in told:
+            beat = entries.get(f"heartbeat/{index}", "")
+            if beat != before or f"left/{index}" in entries:
                 self._seen[index] = (beat, now)
             elif now - since > self._lost_after:
-                self._tell("lost", str(index))
-                self._lose(index)
+                self._publish("lost", str(index))
+                self._end_for_lost(index)
 
-    def _look_for_stops(self, told: dict[str, str]) -> None:
+    def _look_for_stops(self, entries: dict[str, str]) -> None:
         asked = next((stop.exit_code for stop in self.stops if stop.exit_code), 0)
-        if asked and "stop" not in told:
-            self._tell("stop", str(asked))
-        exit_code = asked or int(told.get("stop", 0))
+        if asked and "stop" not in entries:
+            self._publish("stop", str(asked))
+        exit_code = asked or int(entries.get("stop", 0))
         if not exit_code:
             return
         for stop in self.stops:
@@ -174,7 +175,7 @@ class Watch:
         if time.monotonic() - self._stopped_at > _GRACE_SECONDS or not self.stops:
             self._end(None, exit_code)
 
-    def _lose(self, index: int) -> None:
+    def _end_for_lost(self, index: int) -> None:
         self._end(
             f"process {index} of {self._count} was lost; give the same command again, on any "
             "number of devices: nothing that the journal holds is lost",
@@ -191,7 +192,7 @@ class Watch:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         if is_heard:
-            self._tell(f"left/{self._index}", "")
+            self._publish(f"left/{self._index}", "")
         if self._index == 0:
             self._await("left", _LINGER_SECONDS)
             time.sleep(0.2)  # they have told it, and end now
@@ -202,29 +203,29 @@ class Watch:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                room = dict(self._client.key_value_dir_get(_ROOM))
+                room = dict(self._client.key_value_dir_get(_PREFIX))
             except Exception:  # the next may be answered
                 time.sleep(0.1)
                 continue
-            done = {index for index in self._seen if f"{_ROOM}{what}/{index}" in room}
-            lost = room.get(f"{_ROOM}lost")
+            done = {index for index in self._seen if f"{_PREFIX}{what}/{index}" in room}
+            lost = room.get(f"{_PREFIX}lost")
             if done | ({int(lost)} if lost else set()) >= self._seen.keys():
                 return
             time.sleep(0.1)
 
-    def _tell(self, name: str, value: str) -> None:
-        """Writes into the store; a pulse is written again soon, anything else at once.
+    def _publish(self, name: str, value: str) -> None:
+        """Writes into the store; a heartbeat is written again soon, anything else at once.
 
         Raises:
-            Exception: of whatever kind, where it was a pulse and the leader cannot be told.
+            Exception: of whatever kind, where it was a heartbeat and the leader cannot be told.
         """
         for _ in range(_TRIES):
             try:
-                self._client.key_value_set(f"{_ROOM}{name}", value, allow_overwrite=True)
+                self._client.key_value_set(f"{_PREFIX}{name}", value, allow_overwrite=True)
                 return
             except Exception:
                 if self._index == 0:  # nobody can be told
                     return
-                if name.startswith("pulse"):
+                if name.startswith("heartbeat"):
                     raise
                 time.sleep(_EVERY_SECONDS)

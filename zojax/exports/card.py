@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from zojax.config import Config, to_dict
 from zojax.journal.file import FORMAT, SKIPPED, Journal
 from zojax.tasks import Task
@@ -90,19 +92,15 @@ def _title(config: Config) -> str:
 
 def _front_matter(config: Config, library: str) -> str:
     """YAML for the hub, which takes its own names alone and no local directory."""
-    fields: dict[str, Any] = {
-        "library_name": library,
-        "pipeline_tag": "text-generation",
-        "tags": ["zojax", "zeroth-order", config.estimator.name],
-    }
-    base = config.model.path
-    if _HUB_ID.fullmatch(base) and not Path(base).exists():
-        fields["base_model"] = base
-    hub = get_task(config.data).hub
-    if config.data.path is None and hub is not None:
-        fields["datasets"] = [hub[0]]
-    lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
-    return "\n".join(["---", *lines, "---"])
+    base, data = config.model.path, get_task(config.data).hub
+    fields = ModelCardData(
+        library_name=library,
+        pipeline_tag="text-generation",
+        tags=["zojax", "zeroth-order", config.estimator.name],
+        base_model=base if _HUB_ID.fullmatch(base) and not Path(base).exists() else None,
+        datasets=[data[0]] if config.data.path is None and data is not None else None,
+    )
+    return f"---\n{fields.to_yaml()}\n---"
 
 
 def _usage(config: Config, load: str) -> str:

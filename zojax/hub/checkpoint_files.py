@@ -1,12 +1,11 @@
 """The files of a Hugging Face checkpoint: which tensors they hold, and their rows piece by piece.
 
 Nothing here knows a model. A file is first listed from its header alone, so that every mistake is
-found before memory is taken, and then read in pieces of rows with plain file reads: a mapped file
-would count into the process's memory page by page as it is copied to the device.
+found before memory is taken, and then read in pieces of rows: a file that stayed mapped would count
+into the process's memory page by page as it is copied to the device.
 """
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from zojax.errors import InputError
 from zojax.files import read_json
@@ -46,12 +46,11 @@ Box = tuple[tuple[int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as its file's header describes it; ``offset`` (bytes) only in safetensors."""
+    """One tensor as its file's header describes it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    offset: int = 0
 
     @property
     def box(self) -> Box:
@@ -65,64 +64,34 @@ class StoredTensor:
 
 
 class SafetensorsFile:
-    """A ``.safetensors`` file: an 8-byte length, a JSON header, then the tensors' bytes."""
+    """A ``.safetensors`` file, through the library that checks its header."""
 
     def __init__(self, path: Path):
         self.path = path
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or 8 + length > size:
-                raise InputError(f"{path}: truncated, {size} bytes do not hold its own header")
-            raw = file.read(length)
-        try:
-            header = json.loads(raw)
-            header.pop("__metadata__", None)
-            self.tensors = {
-                name: self._stored(name, entry, 8 + length, size) for name, entry in header.items()
-            }
-        except InputError:
-            raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: its header is no safetensors header ({error!r})") from error
+        with self._mapped() as file:
+            names = file.offset_keys()
+            self.tensors = {name: self._stored(name, file.get_slice(name)) for name in names}
 
-    def _stored(self, name: str, entry: Mapping[str, Any], base: int, size: int) -> StoredTensor:
-        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+    def _mapped(self) -> Any:
+        try:
+            return safe_open(self.path, "numpy")
+        except SafetensorError as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{self.path}: truncated or no safetensors file ({reason}); fetch it again"
+            ) from error
+
+    def _stored(self, name: str, tensor: Any) -> StoredTensor:
+        dtype = _SAFETENSORS_DTYPES.get(tensor.get_dtype())
         if dtype is None:
-            raise _unknown_dtype(self.path, name, entry["dtype"])
-        begin, end = entry["data_offsets"]
-        stored = StoredTensor(name, tuple(entry["shape"]), dtype, base + begin)
-        if end - begin != dtype.itemsize * math.prod(stored.shape):
-            raise InputError(
-                f"{self.path}: tensor {name} has {end - begin} bytes, too many or too few for "
-                f"shape {stored.shape} in {dtype.name}"
-            )
-        if begin < 0 or base + end > size:
-            raise InputError(
-                f"{self.path}: truncated, tensor {name} {stored.shape} ends at byte {base + end} "
-                f"and the file has {size}; fetch it again"
-            )
-        return stored
+            raise _unknown_dtype(self.path, name, tensor.get_dtype())
+        return StoredTensor(name, tuple(tensor.get_shape()), dtype)
 
     def read_box(self, name: str, box: Box) -> np.ndarray:
-        """A part of a tensor as a fresh array in the file's dtype; reads no byte beside it."""
-        stored = self.tensors[name]
-        start, rest = box[0][0], box[1:]
-        shape = tuple(high - low for low, high in box)
-        whole_rows = shape[1:] == stored.shape[1:]
-        if not whole_rows and len(box) != 2:
-            raise ValueError(f"{name}: only matrices are split beyond their rows, not {box}")
-        offset = stored.offset + start * stored.row_bytes
-        values = np.empty(shape, stored.dtype)
-        runs = values.reshape(1 if whole_rows else len(values), -1).view(np.uint8)
-        if not whole_rows:
-            offset += rest[0][0] * stored.dtype.itemsize
-        with self.path.open("rb", buffering=0) as file:
-            for i, run in enumerate(runs):
-                file.seek(offset + i * stored.row_bytes)
-                if _read_into(file, run) != run.size:
-                    raise InputError(f"{self.path}: tensor {name} ended while it was read")
-        return values
+        """A part of a tensor as a fresh array in the file's dtype; touches few pages beside it."""
+        # Mapped for each part: what was read of a file that stays mapped stays resident.
+        with self._mapped() as file:
+            return file.get_slice(name)[_slices(box)]
 
     def close(self) -> None:
         """Nothing stays open between reads."""
@@ -175,7 +144,7 @@ class TorchFile:
             self._mapped = None
             self._mapped = self._map()
             self._touched = touched
-        part = self._mapped[name][tuple(slice(low, high) for low, high in box)]
+        part = self._mapped[name][_slices(box)]
         rows = part.clone(memory_format=torch.contiguous_format)
         if stored.dtype == DTYPES["bfloat16"]:
             return rows.view(torch.int16).numpy().view(stored.dtype)
@@ -189,12 +158,8 @@ class TorchFile:
 CheckpointFile = SafetensorsFile | TorchFile
 
 
-def _read_into(file: io.FileIO, run: np.ndarray) -> int:
-    """Fills bytes from a file, which may give them a few at a time; how many there were."""
-    view, done = memoryview(run.data), 0
-    while done < run.size and (count := file.readinto(view[done:])):
-        done += count
-    return done
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(low, high) for low, high in box)
 
 
 def _unknown_dtype(path: Path, name: str, dtype: str) -> InputError:

@@ -76,7 +76,7 @@ def listen() -> Iterator[Stop]:
     processes hears it, all stop.
     """
     stop = Stop()
-    processes.share_stop(stop)
+    processes.propagate_stop(stop)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -18,7 +18,7 @@ from zojax.runs.setup import Run
 
 def check_same(config: Config) -> None:
     """Raises ``InputError`` if another process is to train something else."""
-    given = processes.gather("configuration", to_dict(config))
+    given = processes.all_gather("configuration", to_dict(config))
     for index, theirs in enumerate(given):
         if theirs != given[0]:
             raise InputError(

@@ -22,7 +22,7 @@ def choose_layout(config: Config) -> Layout:
     Raises:
         InputError: no such model, or a mesh that does not go with it or with the devices.
     """
-    memory = processes.agree(
+    memory = processes.broadcast_from_leader(
         "memory of a device", lambda: jax.local_devices()[0].memory_stats() or {}
     )
     model = read_config(config.model.path)

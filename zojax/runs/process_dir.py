@@ -29,7 +29,7 @@ def open_home(directory: Path) -> Iterator[Path]:
     if processes.is_alone():
         yield directory
         return
-    told = processes.agree("the run's files", lambda: _read(directory))
+    told = processes.broadcast_from_leader("the run's files", lambda: _read(directory))
     if processes.is_leader():
         yield directory
         return

@@ -159,7 +159,9 @@ def rebuild(
     _, start = replay(base_weights, key, records[:0])
     abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
     weights: Tree | None = base_weights
-    found = processes.agree("saved checkpoints", lambda: saved_steps(saved.directory))
+    found = processes.broadcast_from_leader(
+        "saved checkpoints", lambda: saved_steps(saved.directory)
+    )
     for step in reversed([s for s in found if s <= len(records)]):
         folded = is_folded(method, step)
         try:

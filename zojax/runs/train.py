@@ -65,13 +65,17 @@ def train(config: Config, console: Console) -> dict[str, Any]:
     directory = Path(config.run.dir)
     check_same(config)
     with ExitStack() as held:
-        begun, result = processes.agree("begun or not", lambda: look(directory, config, held))
+        begun, result = processes.broadcast_from_leader(
+            "begun or not", lambda: look(directory, config, held)
+        )
         if result is not None:
             console.print("this run is finished; --fresh starts it anew")
             return result
         run = prepare(config, console)
         if not begun:
-            processes.agree("the run directory", lambda: begin(directory, run, held))
+            processes.broadcast_from_leader(
+                "the run directory", lambda: begin(directory, run, held)
+            )
         return _train(run, held.enter_context(open_home(directory)), console)
 
 

@@ -11,7 +11,7 @@ from tests.distributed import jobs
 from zojax.distributed import processes
 from zojax.errors import BAD_INPUT, LOST, TERMINATED
 
-SCRIPT = Path(__file__).with_name("together.py")
+SCRIPT = Path(__file__).with_name("connected.py")
 PREFIX = "zojax: error: "
 
 
@@ -112,12 +112,12 @@ def test_an_incomplete_environment_names_what_is_missing(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(processes.NUMBER, "2")
     with pytest.raises(processes.InputError, match="JAX_COORDINATOR_ADDRESS is not set; several"):
-        processes.start()
+        processes.connect()
 
 
 def test_one_process_is_alone(monkeypatch):
     monkeypatch.setenv(processes.NUMBER, "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
-    with processes.together():
+    with processes.connected():
         assert processes.is_alone()
         assert processes.is_leader()
