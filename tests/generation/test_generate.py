@@ -79,8 +79,8 @@ def letters(ids: list[int]) -> str:
 def references(rough_models) -> dict[str, list[list[int]]]:
     """Transformers' greedy continuations of :data:`PROMPTS`, by the model's path."""
     found = {m.path: their_tokens(their_model(m), PROMPTS) for m in rough_models.values()}
-    for rows in found.values():
-        assert all(len(set(row)) > 3 for row in rows), "constant texts say little"
+    for texts in found.values():
+        assert all(len(set(row)) > 3 for row in texts), "constant texts say little"
     return found
 
 

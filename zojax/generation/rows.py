@@ -134,7 +134,7 @@ class Rows:
             requests=[request.number for request in taken],
             stop_ids=[request.stop_ids for request in taken],
             max_stop_ids=self._max_stop_ids,
-            sampling=Sampling(*zip(*(request.sampling for request in taken), strict=True)),
+            sampling=Sampling(*np.array([request.sampling for request in taken]).T),
         )
         source_n = np.full(len(row_n), len(row_n) - 1)  # what fills up, unless all are taken
         source_n[at] = np.arange(len(at))

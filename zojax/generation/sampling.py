@@ -59,7 +59,7 @@ def sample(
     num_tokens = logits_pv.shape[-1]
     few = min(_FEW, num_tokens)
 
-    def noise(request: jax.Array, position: jax.Array) -> jax.Array:
+    def noise(request: Array, position: Array) -> jax.Array:
         own = jax.random.fold_in(jax.random.fold_in(key, request), position)
         return jax.random.gumbel(own, (num_tokens,), logits_pv.dtype)
 
