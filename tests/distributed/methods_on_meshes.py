@@ -26,8 +26,8 @@ from zojax.config import (
     RunConfig,
     TrainConfig,
 )
-from zojax.distributed import layout_of, put_pages
-from zojax.generation import Sampling, generate, pack_prompts, texts
+from zojax.distributed import layout_of
+from zojax.generation import Sampling, generate, rows
 from zojax.hub import load_tokenizer
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
@@ -180,22 +180,14 @@ def write_questions(
 def generated(model: str, prompts: list[np.ndarray], where: str) -> dict[str, Any]:
     """What is sampled, in batches of no multiple of the mesh; and where it lies meanwhile."""
     loaded = load_on(model, where)
-    layout, sampling = layout_of(loaded.weights), Sampling(1.0, top_k=20, top_p=0.9)
+    sampling = Sampling(1.0, top_k=20, top_p=0.9)
     found = generate(
         loaded, prompts, lambda ids: "", max_new_tokens=8, sampling=sampling, batch_size=3
     )
-    start, _ = texts._programs(layout.mesh)
-    decoding = start(
-        loaded.weights,
-        {},
-        put_pages(pack_prompts(prompts[:3], 8, num_rows=4), layout),
-        jax.random.key(0),
-        graphdef=loaded.graphdef,
-        max_new_tokens=16,
-        sampling=sampling,
-        stop_ids=np.array([-1], np.int32),
-    )
-    of_host = (decoding.new_pm, decoding.count_p, decoding.done_p)
+    batch = rows.Rows(loaded, {}, jax.random.key(0), num_rows=3, length=32)
+    batch.insert([rows.Request(prompt, i, 8) for i, prompt in enumerate(prompts[:3])])
+    decoding = batch._decoding
+    of_host = (decoding.rows.tokens_pt, decoding.count_p, decoding.done_p)
     return {
         "tokens": [one.tokens for one in found],
         "whole": [array.sharding.is_fully_replicated for array in of_host],

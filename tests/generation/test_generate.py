@@ -10,11 +10,11 @@ import pytest
 
 from zojax.adapters import make_pool
 from zojax.adapters.lora import load_lora
-from zojax.distributed import layout_of
 from zojax.errors import InputError
-from zojax.generation import Sampling, generate, generate_tokens, pack_prompts, texts
-from zojax.generation.decode import UNUSED
+from zojax.generation import Sampling, generate, generate_tokens, pack_prompts, rows
+from zojax.generation.prompts import UNUSED
 from zojax.models import Model
+from zojax.programs.compiling import CompilationCounter
 from zojax.scoring import repeat_for_slots
 
 torch = pytest.importorskip("torch")
@@ -24,8 +24,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 MAX_NEW = 20
-STATIC = ("graphdef", "max_new_tokens", "temperature", "top_k", "top_p")
-GENERATE_TOKENS = jax.jit(generate_tokens, static_argnames=STATIC)
+GENERATE_TOKENS = jax.jit(generate_tokens, static_argnames=("graphdef", "max_new_tokens"))
 KEY = jax.random.key(0)
 
 
@@ -58,9 +57,7 @@ def their_tokens(theirs, prompts, max_new_tokens=MAX_NEW, **options) -> list[lis
     ]
 
 
-def our_tokens(
-    model: Model, prompts, pool=None, max_new_tokens=MAX_NEW, stop_ids=(UNUSED, UNUSED), **options
-):
+def our_tokens(model: Model, prompts, pool=None, max_new_tokens=MAX_NEW, stop_ids=(UNUSED, UNUSED)):
     """``new_pm`` of a batch, as lists without what is unused."""
     new_pm = GENERATE_TOKENS(
         model.weights,
@@ -70,7 +67,6 @@ def our_tokens(
         graphdef=model.graphdef,
         max_new_tokens=max_new_tokens,
         stop_ids=np.array(stop_ids),  # always two, for one program
-        **options,
     )
     return [[t for t in row if t != UNUSED] for row in np.asarray(new_pm).tolist()]
 
@@ -84,8 +80,8 @@ def letters(ids: list[int]) -> str:
 def references(rough_models) -> dict[str, list[list[int]]]:
     """Transformers' greedy continuations of :data:`PROMPTS`, by the model's path."""
     found = {m.path: their_tokens(their_model(m), PROMPTS) for m in rough_models.values()}
-    for rows in found.values():
-        assert all(len(set(row)) > 3 for row in rows), "constant texts say little"
+    for texts in found.values():
+        assert all(len(set(row)) > 3 for row in texts), "constant texts say little"
     return found
 
 
@@ -239,13 +235,13 @@ def test_rows_may_have_limits_of_their_own(rough_models, references):
 
 def test_a_row_draws_the_same_alone_as_in_any_batch(rough_models):
     model = rough_models["pre-LN"]
-    options: dict[str, Any] = {"temperature": 1.0, "top_k": 20, "top_p": 0.9}
+    options: dict[str, Any] = {"sampling": Sampling(1.0, 20, 0.9)}
     prompts = random_prompts([17, 20, 18, 23])  # padded to one length, and so to the same bits
-    together = our_tokens(model, pack_prompts(prompts, MAX_NEW), **options)
+    together = our_tokens(model, pack_prompts(prompts, MAX_NEW, **options))
     for i, prompt in enumerate(prompts):
-        alone = pack_prompts([prompt], MAX_NEW, requests=[i])
-        assert our_tokens(model, alone, **options) == [together[i]]
-    [other] = our_tokens(model, pack_prompts(prompts[:1], MAX_NEW, requests=[9]), **options)
+        alone = pack_prompts([prompt], MAX_NEW, requests=[i], **options)
+        assert our_tokens(model, alone) == [together[i]]
+    [other] = our_tokens(model, pack_prompts(prompts[:1], MAX_NEW, requests=[9], **options))
     assert other != together[0], "another number must draw otherwise"
 
 
@@ -262,15 +258,44 @@ def test_samples_do_not_depend_on_the_batch_size_and_repeat_with_the_key(rough_m
 # --- What it costs, and what it refuses
 
 
-def test_two_programs_are_compiled_for_each_padded_length(rough_models):
+def test_no_program_is_compiled_for_a_setting_or_a_limit(rough_models):
     model = rough_models["as 350M"]
-    jitted = texts._programs(layout_of(model.weights).mesh)
-    before = [f._cache_size() for f in jitted]
     prompts = random_prompts(np.random.default_rng(0).permutation(np.arange(1, 31)))
     generate(model, prompts, letters, max_new_tokens=9, batch_size=4, chunk=3)
-    generate(model, prompts[:5], letters, max_new_tokens=8, batch_size=4, chunk=3)
-    compiled = [f._cache_size() - n for f, n in zip(jitted, before, strict=True)]
-    assert max(compiled) <= 3, "prompts of up to 30 tokens are padded to 16, 24 or 32"
+    with CompilationCounter() as compilations:
+        for limit, sampling, stop_ids in [
+            (8, Sampling(0.7), ()),
+            (18, Sampling(1.0, 5), (7,)),
+            (4, Sampling(1.0, 0, 0.5), (7, 8)),
+            (5, [Sampling(1.0, 3 * (i % 2)) for i in range(30)], ()),
+        ]:
+            options = {"max_new_tokens": limit, "sampling": sampling, "stop_ids": stop_ids}
+            generate(model, prompts, letters, batch_size=4, **options)
+    assert compilations.count == 0
+    with CompilationCounter() as compilations:
+        generate(model, prompts[:8], letters, max_new_tokens=9, batch_size=2)
+    assert compilations.count > 0, "rows of another number need programs of their own"
+
+
+def test_rows_that_have_ended_are_used_again_while_a_long_text_goes_on(rough_models, references):
+    model = rough_models["pre-LN"]
+    expected = references[model.path]
+    batch = rows.Rows(model, {}, KEY, num_rows=2, length=28 + MAX_NEW)
+    limits = (MAX_NEW, 3, 5, 2, 6, 1)
+    waiting = [rows.Request(p, i, n) for i, (p, n) in enumerate(zip(PROMPTS, limits, strict=True))]
+    waiting[1:] = sorted(waiting[1:], key=lambda request: -len(request.tokens))
+    found, looks = {}, 0
+    while waiting or any(batch.requests):
+        if waiting and not batch.is_full:
+            del waiting[: batch.insert(waiting)]
+        else:
+            batch.advance(1)
+            looks += 1
+        ended = [one for one in batch.look() if one[3]]
+        found |= {request.number: tokens for _, request, tokens, _ in ended}
+        batch.remove([row for row, *_ in ended])
+    assert found == {i: expected[i][:n] for i, n in enumerate(limits)}
+    assert looks == MAX_NEW - 1, "the long text took a step for each token but its first"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Generation: greedy or sampled decoding, one sequence a row, with a KV cache of static shape.
 
-A row's result depends on its own prompt, adapter slot and request number: not on its batch.
+Rows are inserted and retired between steps. A row's result depends on its own prompt, adapter
+slot, settings and request number: not on its neighbours. No program depends on a setting.
 
-Axes: p rows (pages of one sequence), t tokens of a prompt, m new tokens, s places of the cache,
-v vocabulary.
+Axes: p rows (pages of one sequence), t tokens of a prompt, m new tokens, s places of a row,
+e stop tokens, v vocabulary.
 """
 
 import dataclasses
@@ -14,36 +15,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from zojax.generation.prompts import Prompts
-from zojax.generation.sampling import Sampling, sample
+from zojax.generation.prompts import UNUSED, Prompts, pack_prompts
+from zojax.generation.sampling import sample
 from zojax.models import decoder
-from zojax.models.forward import Forward
+from zojax.models.forward import Cache, Forward
 from zojax.scoring.attention import cached_attention, prompt_attention
 from zojax.scoring.pages import Array
 
 Tree = Any
 
-UNUSED = -1
-"""What stands behind a row's last new token."""
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """What lives from token to token; donate it.
+    """The rows that are being continued; donate it.
 
     Attributes:
-        cache: with ``s = t + m`` places a row. A row's next
-            token goes to the place behind its last, over what padded its prompt.
-        new_pm: the new tokens so far, :data:`UNUSED` behind them.
-        count_p: how many they are; the last of them is not in the cache yet.
-        done_p: rows that need no more.
+        cache: with room for ``s`` tokens a row. A row's next token goes behind its last, over what
+            padded its prompt.
+        rows: their prompts and settings; the new tokens are written into ``tokens_ps`` behind
+            the prompt.
+        count_p: how many these are; the last of them is not in the cache yet.
+        done_p: rows that need no more, and may be inserted into.
     """
 
-    cache: Tree
-    new_pm: jax.Array
-    count_p: jax.Array
-    done_p: jax.Array
+    cache: Cache | Any
+    rows: Prompts
+    count_p: Any
+    done_p: Any
 
 
 def generate_tokens(
@@ -54,9 +53,6 @@ def generate_tokens(
     *,
     graphdef: nnx.GraphDef,
     max_new_tokens: int,
-    temperature: float = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     stop_ids: Sequence[int] | Array = (),
 ) -> jax.Array:
     """Goes on from prompts until every row has ended. Pure; may be called in a jitted program.
@@ -64,109 +60,165 @@ def generate_tokens(
     Args:
         weights: the base model's parameters.
         pool: adapter states stacked on a leading slot axis; ``{}`` for the base model.
-        prompts: from :func:`zojax.generation.prompts.pack_prompts`.
+        prompts: from :func:`zojax.generation.prompts.pack_prompts`, greedy unless it says other.
         key: what sampling draws from, together with a row's number and position.
         graphdef: the model's structure, static.
         max_new_tokens: the result's width, static; a row's own limit may be lower.
-        temperature: see :class:`zojax.generation.Sampling`, static like the next two.
-        top_k: likewise.
-        top_p: likewise.
-        stop_ids: tokens that end a row.
+        stop_ids: tokens that end every row, besides its own.
 
     Returns:
         ``new_pm (p, max_new_tokens)`` int32: a row's new tokens up to and with its stop token,
         and -1 behind them.
     """
-    sampling = Sampling(temperature, top_k, top_p)
-    decoding = start(
-        weights,
-        pool,
+    num_rows, length = prompts.tokens_pt.shape
+    stop_pe = jnp.broadcast_to(jnp.asarray(stop_ids, jnp.int32), (num_rows, len(stop_ids)))
+    prompts = dataclasses.replace(
         prompts,
-        key,
-        graphdef=graphdef,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        stop_ids=stop_ids,
+        limit_p=jnp.minimum(prompts.limit_p, max_new_tokens),
+        stop_pe=jnp.concatenate([jnp.asarray(prompts.stop_pe), stop_pe], axis=1),
     )
-    return advance(
-        weights,
-        pool,
-        prompts,
-        decoding,
-        key,
-        graphdef=graphdef,
-        steps=max_new_tokens,
-        sampling=sampling,
-        stop_ids=stop_ids,
-    ).new_pm
+    model = {"graphdef": graphdef}
+    decoding = prefill(weights, pool, prompts, key, length=length + max_new_tokens, **model)
+    decoding = advance(weights, pool, decoding, key, steps=max_new_tokens, **model)
+    m = jnp.arange(max_new_tokens)
+    at_pm = jnp.asarray(prompts.length_p)[:, None] + m
+    new_pm = jnp.take_along_axis(decoding.rows.tokens_pt, at_pm, axis=1)
+    return jnp.where(m < decoding.count_p[:, None], new_pm, UNUSED)
 
 
-def start(
+def empty_rows(
+    weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: int, max_stop_ids: int
+) -> Decoding:
+    """Rows that are all free, of so many places each."""
+    cache = decoder.empty_cache(nnx.merge(graphdef, weights), num_rows, length)
+    none = pack_prompts([], 0, num_rows=num_rows, length=length, max_stop_ids=max_stop_ids)
+    rows = jax.tree.map(jnp.asarray, none)
+    return Decoding(cache, rows, jnp.zeros(num_rows, jnp.int32), jnp.ones(num_rows, bool))
+
+
+def prefill(
     weights: Tree,
     pool: Tree,
     prompts: Prompts,
     key: jax.Array,
     *,
     graphdef: nnx.GraphDef,
-    max_new_tokens: int,
-    sampling: Sampling,
-    stop_ids: Sequence[int] | Array,
+    length: int,
 ) -> Decoding:
-    """Runs the prompts and chooses every row's first token; arguments as above."""
+    """Rows with these prompts, whose first token is chosen.
+
+    Args:
+        weights: the base model's parameters.
+        pool: as for :func:`generate_tokens`.
+        prompts: the rows'.
+        key: as for :func:`generate_tokens`.
+        graphdef: the model's structure, static.
+        length: places of a row in the cache, static. There is room for one token more, the last,
+            which the cache need not hold.
+    """
     model = nnx.merge(graphdef, weights)
     tokens_pt, last_p1 = jnp.asarray(prompts.tokens_pt), jnp.asarray(prompts.length_p)[:, None] - 1
-    num_rows, length = tokens_pt.shape
+    num_rows, prompt_length = tokens_pt.shape
     # Padding repeats a position, since there may be none behind the prompt's last.
-    positions_pt = jnp.minimum(jnp.arange(length), last_p1)
+    positions_pt = jnp.minimum(jnp.arange(prompt_length), last_p1)
     forward = Forward(
         positions_pt,
         jnp.asarray(prompts.slot_p),
         prompt_attention,
         pool,
         reads_pr=last_p1,
-        cache=decoder.empty_cache(model, num_rows, length + max_new_tokens),
+        cache=decoder.empty_cache(model, num_rows, length),
     )
     hidden_p1n, cache = decoder.run(model, tokens_pt, forward)
+    logits_pv = decoder.logits(model, hidden_p1n, forward)[:, 0]
+    tokens_ps = jnp.pad(tokens_pt, ((0, 0), (0, length + 1 - prompt_length)))
     decoding = Decoding(
         cache,
-        new_pm=jnp.full((num_rows, max_new_tokens), UNUSED, jnp.int32),
+        rows=dataclasses.replace(prompts, tokens_pt=tokens_ps),
         count_p=jnp.zeros(num_rows, jnp.int32),
         done_p=jnp.asarray(prompts.limit_p) < 1,
     )
-    logits_pv = decoder.logits(model, hidden_p1n, forward)[:, 0]
-    return _choose(decoding, logits_pv, prompts, key, sampling, stop_ids)
+    return _choose(decoding, logits_pv, key)
+
+
+def insert(
+    weights: Tree,
+    pool: Tree,
+    decoding: Decoding,
+    prompts: Prompts,
+    row_p: Array,
+    key: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    shares: int = 1,
+) -> Decoding:
+    """Puts prompts into rows, with their first token chosen; other rows stay as they are.
+
+    Args:
+        weights: the base model's parameters.
+        pool: as for :func:`generate_tokens`.
+        decoding: rows of at least as many places as the prompts have.
+        prompts: fewer than rows, or as many.
+        row_p: where each goes; beyond the last row for one that only fills up.
+        key: as for :func:`generate_tokens`.
+        graphdef: the model's structure, static.
+        shares: into which rows and prompts are cut alike, static. A prompt goes to a row of its
+            own share, so that none crosses devices that hold a share each.
+    """
+    length = prompts.tokens_pt.shape[1]
+    places = decoding.rows.tokens_pt.shape[1]
+    new = prefill(weights, pool, prompts, key, graphdef=graphdef, length=length)
+    tokens_ps = jnp.pad(new.rows.tokens_pt, ((0, 0), (0, places - length)))[:, :places]
+    new = dataclasses.replace(new, rows=dataclasses.replace(new.rows, tokens_pt=tokens_ps))
+    num_rows = len(decoding.count_p) // shares
+    first_d1 = num_rows * jnp.arange(shares)[:, None]
+    row_dp = jnp.asarray(row_p).reshape(shares, -1) - first_d1
+
+    def write(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        def cut(array: jax.Array) -> jax.Array:
+            before, after = array.shape[:axis], array.shape[axis + 1 :]
+            return array.reshape(*before, shares, -1, *after)
+
+        def of_share(old: jax.Array, new: jax.Array, row_p: jax.Array) -> jax.Array:
+            at = (row_p,) if axis == 0 else (slice(None), row_p, slice(length))
+            return old.at[at].set(new, mode="drop")
+
+        written = jax.vmap(of_share, in_axes=(axis, axis, 0), out_axes=axis)
+        return written(cut(old), cut(jnp.asarray(new)), row_dp).reshape(old.shape)
+
+    cache = jax.tree.map(lambda old, new: write(old, new, 1), decoding.cache, new.cache)
+    old, new = (dataclasses.replace(rows, cache=None) for rows in (decoding, new))
+    decoding = jax.tree.map(lambda old, new: write(old, new, 0), old, new)
+    return dataclasses.replace(decoding, cache=cache)
 
 
 def advance(
     weights: Tree,
     pool: Tree,
-    prompts: Prompts,
     decoding: Decoding,
     key: jax.Array,
     *,
     graphdef: nnx.GraphDef,
     steps: int | jax.Array,
-    sampling: Sampling,
-    stop_ids: Sequence[int] | Array,
 ) -> Decoding:
     """Adds up to ``steps`` tokens to every row, fewer where all are done before."""
     model = nnx.merge(graphdef, weights)
-    p = jnp.arange(len(decoding.count_p))
+    rows = decoding.rows
+    slot_p, length_p = jnp.asarray(rows.slot_p), jnp.asarray(rows.length_p)
 
     def step(decoding: Decoding) -> Decoding:
-        last_p1 = decoding.new_pm[p, decoding.count_p - 1][:, None]
-        position_p = jnp.asarray(prompts.length_p) + decoding.count_p - 1
+        position_p = length_p + decoding.count_p - 1
+        last_p1 = jnp.take_along_axis(decoding.rows.tokens_pt, position_p[:, None], axis=1)
         forward = Forward(
             position_p[:, None],
-            jnp.asarray(prompts.slot_p),
+            slot_p,
             cached_attention(position_p),
             pool,
             cache=decoding.cache,
         )
         hidden_p1n, cache = decoder.run(model, last_p1, forward)
         logits_pv = decoder.logits(model, hidden_p1n, forward)[:, 0]
-        decoding = dataclasses.replace(decoding, cache=cache)
-        return _choose(decoding, logits_pv, prompts, key, sampling, stop_ids)
+        return _choose(dataclasses.replace(decoding, cache=cache), logits_pv, key)
 
     def goes_on(carry: tuple[jax.Array, Decoding]) -> jax.Array:
         return (carry[0] < steps) & ~carry[1].done_p.all()
@@ -177,26 +229,21 @@ def advance(
     return decoding
 
 
-def _choose(
-    decoding: Decoding,
-    logits_pv: jax.Array,
-    prompts: Prompts,
-    key: jax.Array,
-    sampling: Sampling,
-    stop_ids: Sequence[int] | Array,
-) -> Decoding:
+def _choose(decoding: Decoding, logits_pv: jax.Array, key: jax.Array) -> Decoding:
     """Appends a token to the rows that are not done, and says which are now."""
-    p, count_p = jnp.arange(len(logits_pv)), decoding.count_p
-    position_p = jnp.asarray(prompts.length_p) + count_p
-    token_p = sample(logits_pv, key, jnp.asarray(prompts.request_p), position_p, sampling)
-    open_p = ~decoding.done_p
-    width = decoding.new_pm.shape[1]
-    at_p = jnp.where(open_p, count_p, width)  # outside, where a closed row writes nothing
-    count_p += open_p
-    stops_p = jnp.isin(token_p, jnp.asarray(stop_ids, jnp.int32))
+    rows, count_p, live_p = decoding.rows, decoding.count_p, ~decoding.done_p
+    num_rows, places = rows.tokens_pt.shape
+    at_p = jnp.asarray(rows.length_p) + count_p
+    token_p = sample(logits_pv, key, jnp.asarray(rows.request_p), at_p, rows.sampling, live_p)
+    count_p += live_p
+    stops_p = (token_p[:, None] == rows.stop_pe).any(axis=1)
+    write_p = jnp.where(live_p, at_p, places)  # outside, where a closed row writes nothing
+    tokens_ps = (
+        jnp.asarray(rows.tokens_pt).at[jnp.arange(num_rows), write_p].set(token_p, mode="drop")
+    )
     return dataclasses.replace(
         decoding,
-        new_pm=decoding.new_pm.at[p, at_p].set(token_p, mode="drop"),
+        rows=dataclasses.replace(rows, tokens_pt=tokens_ps),
         count_p=count_p,
-        done_p=decoding.done_p | stops_p | (count_p >= jnp.minimum(prompts.limit_p, width)),
+        done_p=decoding.done_p | stops_p | (count_p >= rows.limit_p),
     )

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from zojax.errors import InputError
+from zojax.generation.sampling import GREEDY, Sampling
 from zojax.scoring.pages import Array, IntArray
+
+UNUSED = -1
+"""What stands behind a row's last new token, and behind its last stop token."""
 
 _SHORTEST = 16
 
@@ -15,7 +20,7 @@ _SHORTEST = 16
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """A batch of prompts. All integers are int32.
+    """A batch of prompts, and how each is continued. All integers are int32.
 
     Attributes:
         tokens_pt: token ids, BOS first; unused places behind them hold 0.
@@ -23,6 +28,8 @@ class Prompts:
         slot_p: adapter slot that each row is continued under.
         request_p: a row's number, which with its positions says what it draws.
         limit_p: tokens that are wanted of each row; 0 for a row that only fills the batch.
+        stop_pe: tokens that end a row, :data:`UNUSED` behind them.
+        sampling: how a row's tokens are chosen; arrays ``(p,)``.
     """
 
     tokens_pt: Array
@@ -30,26 +37,34 @@ class Prompts:
     slot_p: Array
     request_p: Array
     limit_p: Array
+    stop_pe: Array
+    sampling: Sampling
 
 
 def pack_prompts(
     prompts: Sequence[IntArray],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     *,
     num_rows: int | None = None,
     length: int | None = None,
     slots: Sequence[int] | None = None,
     requests: Sequence[int] | None = None,
+    stop_ids: Sequence[Sequence[int]] | None = None,
+    max_stop_ids: int = 1,
+    sampling: Sampling = GREEDY,
 ) -> Prompts:
     """Prompts as rows, on the host.
 
     Args:
         prompts: token ids of each, ``(≥1,)``.
-        max_new_tokens: wanted of every one.
+        max_new_tokens: wanted of every one, or of each.
         num_rows: at least as many as prompts; None for just as many.
         length: that all are padded to; None for the next of :func:`padded_length`.
         slots: of each prompt; None for slot 0, the base model.
         requests: number of each prompt; None counts them.
+        stop_ids: tokens that end each; None for no such tokens.
+        max_stop_ids: places for these, at least as many as any prompt has.
+        sampling: of all prompts, or arrays with a number for each.
 
     >>> packed = pack_prompts([np.array([2, 7]), np.array([2])], 5, num_rows=3)
     >>> packed.tokens_pt[:, :3].tolist(), packed.limit_p.tolist()
@@ -62,15 +77,27 @@ def pack_prompts(
     for row, prompt in zip(tokens_pt, prompts, strict=False):
         row[: len(prompt)] = prompt
 
-    def column(values: Sequence[int], fill: int) -> np.ndarray:
-        return np.array([*values, *[fill] * (num_rows - count)], np.int32)
+    stop_pe = np.full((num_rows, max_stop_ids), UNUSED, np.int32)
+    for row, ids in zip(stop_pe, stop_ids or (), strict=False):
+        row[: len(ids)] = ids
+
+    def column(values: ArrayLike, fill: float, dtype: type = np.int32) -> np.ndarray:
+        column_p = np.full(num_rows, fill, dtype)
+        column_p[:count] = values
+        return column_p
 
     return Prompts(
         tokens_pt,
         length_p=column([len(prompt) for prompt in prompts], 1),
-        slot_p=column([0] * count if slots is None else slots, 0),
+        slot_p=column(0 if slots is None else slots, 0),
         request_p=column(range(count) if requests is None else requests, 0),
-        limit_p=column([max_new_tokens] * count, 0),
+        limit_p=column(max_new_tokens, 0),
+        stop_pe=stop_pe,
+        sampling=Sampling(
+            temperature=column(sampling.temperature, 0, np.float32),
+            top_k=column(sampling.top_k, 0),
+            top_p=column(sampling.top_p, 1, np.float32),
+        ),
     )
 
 

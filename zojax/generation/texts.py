@@ -1,18 +1,14 @@
-"""Generated texts: prompts in batches of like lengths, decoded in chunks, cut at stop strings."""
+"""Generated texts: prompts continued in chunks, the longest first, and cut at stop strings."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from zojax.distributed import DATA, Layout, layout_of, put, put_pages
 from zojax.errors import InputError
-from zojax.generation.decode import UNUSED, Decoding, advance, start
-from zojax.generation.prompts import check_lengths, pack_prompts
+from zojax.generation.prompts import check_lengths
+from zojax.generation.rows import Request, Rows
 from zojax.generation.sampling import GREEDY, Sampling
 from zojax.models import Model
 from zojax.scoring.pages import IntArray
@@ -20,24 +16,6 @@ from zojax.scoring.pages import IntArray
 Tree = Any
 Decode = Callable[[list[int]], str]
 """The text of token ids."""
-
-_ROOM = 16
-"""New tokens that are made room for are a multiple of this, so that few programs do for all."""
-
-
-@functools.cache
-def _programs(mesh: Mesh) -> tuple[Any, Any]:
-    """``start`` and ``advance``, jitted; each device keeps its rows' cache.
-
-    All that the host reads is whole on every device, since a process can read no other's.
-    """
-    whole: Any = Layout(mesh).sharding()
-    places = Decoding(cache=None, new_pm=whole, count_p=whole, done_p=whole)
-    static = ("graphdef", "sampling")
-    return (
-        jax.jit(start, static_argnames=(*static, "max_new_tokens"), out_shardings=places),
-        jax.jit(advance, static_argnames=static, donate_argnames="decoding", out_shardings=places),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +39,7 @@ def generate(
     decode: Decode,
     *,
     max_new_tokens: int,
-    sampling: Sampling = GREEDY,
+    sampling: Sampling | Sequence[Sampling] = GREEDY,
     key: jax.Array | None = None,
     stop_ids: Sequence[int] = (),
     stop_strings: Sequence[str] = (),
@@ -72,9 +50,9 @@ def generate(
     chunk: int = 16,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Generation]:
-    """Continues prompts; two programs are compiled for each of the few prompt lengths.
+    """Continues prompts; whatever the settings, a program is compiled for each padded length.
 
-    On several devices each decodes its share of a batch. Several processes must give the same
+    On several devices each decodes its share of the rows. Several processes must give the same
     arguments, and all get the result.
 
     Args:
@@ -82,7 +60,7 @@ def generate(
         prompts: token ids of each, BOS first.
         decode: for stop strings and the result.
         max_new_tokens: of each prompt, at most.
-        sampling: how tokens are chosen; greedily by default.
+        sampling: how tokens are chosen, of all prompts or of each; greedily by default.
         key: what sampling draws from; None for ``jax.random.key(0)``.
         stop_ids: tokens that end a text.
         stop_strings: what ends it too; the host looks for them after every chunk.
@@ -100,75 +78,52 @@ def generate(
     Raises:
         InputError: an argument that means nothing, or a prompt that does not fit the model.
     """
-    _check(sampling, max_new_tokens, batch_size, stop_strings)
+    settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+    _check(settings, max_new_tokens, batch_size, stop_strings)
     names = [f"prompt {i}" for i in range(1, 1 + len(prompts))] if names is None else names
     check_lengths(prompts, names, max_new_tokens, model.config.max_position_embeddings)
-    key = jax.random.key(0) if key is None else key
-    options = {
-        "graphdef": model.graphdef,
-        "sampling": sampling,
-        "stop_ids": np.array([*stop_ids, UNUSED], np.int32),  # one at least, one program for none
-    }
-    room = _ROOM * -(-max_new_tokens // _ROOM)
-    longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    layout = layout_of(model.weights)
-    start_rows, advance_rows = _programs(layout.mesh)
-    num_rows = min(batch_size, 1 << max(0, len(prompts) - 1).bit_length())
-    num_rows += -num_rows % layout.mesh.shape[DATA]  # or every device would decode all of them
+    requests = [
+        Request(tokens, i, max_new_tokens, slot, stop_ids, settings[i])
+        for i, (tokens, slot) in enumerate(zip(prompts, slots or [0] * len(prompts), strict=True))
+    ]
+    waiting = sorted(requests, key=lambda request: -len(request.tokens))
+    if not waiting:
+        return []
+    rows = Rows(
+        model,
+        {} if pool is None else pool,
+        jax.random.key(0) if key is None else key,
+        num_rows=min(batch_size, 1 << (len(prompts) - 1).bit_length()),
+        length=len(waiting[0].tokens) + max_new_tokens,
+        max_stop_ids=len(stop_ids),
+    )
     finished: dict[int, Generation] = {}
-    for first in range(0, len(prompts), batch_size):
-        group = longest_first[first : first + batch_size]
-        packed = pack_prompts(
-            [prompts[i] for i in group],
-            max_new_tokens,
-            num_rows=num_rows,
-            slots=None if slots is None else [slots[i] for i in group],
-            requests=group,
-        )
-        args = (model.weights, {} if pool is None else pool, put_pages(packed, layout))
-        decoding = start_rows(*args, key, max_new_tokens=room, **options)
-        while True:
-            new_pm, done_p = jax.device_get((decoding.new_pm, decoding.done_p))
-            ended = _ended(new_pm, done_p, decode, stop_strings, stop_ids)
-            finished |= {i: ended[row] for row, i in enumerate(group) if row in ended}
-            on_progress(len(finished))
-            if len(ended) >= len(group):
-                break
-            done_p = done_p | np.isin(np.arange(num_rows), list(ended))
-            decoding = dataclasses.replace(decoding, done_p=put(done_p, layout.sharding()))
-            decoding = advance_rows(*args, decoding, key, steps=chunk, **options)
+    while len(finished) < len(prompts):
+        if waiting and not rows.is_full:
+            del waiting[: rows.insert(waiting)]
+        else:
+            rows.advance(chunk)
+        ended = []
+        for row, request, tokens, is_done in rows.look():
+            tokens, text, is_cut = _cut(tokens, decode, stop_strings, is_done)
+            if is_cut or is_done:
+                stops = is_cut or tokens[-1] in stop_ids
+                ended.append(row)
+                finished[request.number] = Generation(tokens, text, "stop" if stops else "length")
+        rows.remove(ended)
+        on_progress(len(finished))
     return [finished[i] for i in range(len(prompts))]
 
 
-def _ended(
-    new_pm: np.ndarray,
-    done_p: np.ndarray,
-    decode: Decode,
-    stop_strings: Sequence[str],
-    stop_ids: Sequence[int],
-) -> dict[int, Generation]:
-    """The rows that need no more, by their number."""
-    ended = {}
-    for row, new_m in enumerate(new_pm):
-        tokens = new_m[new_m != UNUSED].tolist()
-        if not tokens or not (done_p[row] or stop_strings):
-            continue
-        tokens, text, is_cut = _cut(tokens, decode, stop_strings)
-        if is_cut or done_p[row]:
-            stops = is_cut or tokens[-1] in stop_ids
-            ended[row] = Generation(tokens, text, "stop" if stops else "length")
-    return ended
-
-
 def _cut(
-    tokens: list[int], decode: Decode, stop_strings: Sequence[str]
+    tokens: list[int], decode: Decode, stop_strings: Sequence[str], is_done: bool = True
 ) -> tuple[list[int], str, bool]:
     """Tokens up to the one that completes a stop string, the text before it, and if there is one.
 
     >>> _cut([1, 2, 3], lambda ids: "".join("abcdef"[2 * i - 2 : 2 * i] for i in ids), ["bc", "d"])
     ([1, 2], 'a', True)
     """
-    text = decode(tokens)
+    text = decode(tokens) if stop_strings or is_done else ""
     if any(stop in text for stop in stop_strings):
         for count in range(1, len(tokens) + 1):
             text = decode(tokens[:count])
@@ -179,14 +134,15 @@ def _cut(
 
 
 def _check(
-    sampling: Sampling, max_new_tokens: int, batch_size: int, stop_strings: Sequence[str]
+    settings: Sequence[Sampling], max_new_tokens: int, batch_size: int, stop_strings: Sequence[str]
 ) -> None:
-    if not sampling.temperature >= 0:
-        raise InputError(f"temperature={sampling.temperature}: give 0 (greedy) or more")
-    if sampling.top_k < 0:
-        raise InputError(f"top_k={sampling.top_k}: give 0 (all tokens) or more")
-    if not 0 < sampling.top_p <= 1:
-        raise InputError(f"top_p={sampling.top_p}: give more than 0, up to 1 (all tokens)")
+    for temperature, top_k, top_p in settings:
+        if not temperature >= 0:
+            raise InputError(f"temperature={temperature}: give 0 (greedy) or more")
+        if top_k < 0:
+            raise InputError(f"top_k={top_k}: give 0 (all tokens) or more")
+        if not 0 < top_p <= 1:
+            raise InputError(f"top_p={top_p}: give more than 0, up to 1 (all tokens)")
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name}={value}: give 1 or more")

@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from zojax.adapters import make_pool
-from zojax.generation.decode import UNUSED, generate_tokens
-from zojax.generation.prompts import Prompts, pack_prompts, padded_length
+from zojax.generation.decode import generate_tokens
+from zojax.generation.prompts import UNUSED, Prompts, pack_prompts, padded_length
 from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item, PageShape, repeat_for_slots
 from zojax.scoring.pages import Array
