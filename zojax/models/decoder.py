@@ -108,16 +108,17 @@ def run_layers(
             carry = run_inner(*carry, np.int32(layer))
         return carry
 
-    carry: Any = x_ptn, forward.cache
+    cache = forward.cache
     is_int8 = any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(stacked))
-    if forward.cache is not None or is_int8:
+    if cache is not None or is_int8:
         # Decoding is a loop itself, in which each slice is copied; and XLA would turn all int8
         # matrices into what they are multiplied in, at the same time.
-        carry = scan(*carry)
+        x_ptn, cache = scan(x_ptn, cache)
     else:
         # For GPUs, XLA copies what a loop takes out of a stack, unless it is always the same part.
-        carry = jax.lax.platform_dependent(*carry, cuda=unroll, rocm=unroll, default=scan)
-    x_ptn, cache = carry
+        x_ptn, cache = jax.lax.platform_dependent(
+            x_ptn, cache, cuda=unroll, rocm=unroll, default=scan
+        )
     if stop < model.num_layers:
         return x_ptn, cache
     return run_layer(x_ptn, cache, at_all, forward.reads_pr)
