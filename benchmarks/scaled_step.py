@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from setting import CONFIG
 
-from zojax.adapters import make_pool, own_arrays
+from zojax.adapters import AdapterPool, own_arrays, trainable_sites
 from zojax.config import apply_overrides
 from zojax.config.loading import load_config
 from zojax.models import Model
@@ -148,9 +148,11 @@ class SlottedScore:
         method = method_of(model, [])
         state = init_state(method, model.weights, jax.random.key(0))
         adapter = own_arrays(method.estimator.space.state(state.params, state.subspace))
-        slot_p = jnp.full_like(batch.pages.slot_p, num_slots)
+        pool = AdapterPool(trainable_sites(model.weights, "linear"), num_slots=num_slots, rank=2)
+        *_, last = [pool.insert(adapter) for _ in range(num_slots)]
+        slot_p = jnp.full_like(batch.pages.slot_p, last)
         pages = dataclasses.replace(batch.pages, slot_p=slot_p)
-        self._arguments = model.weights, make_pool([adapter] * num_slots), pages
+        self._arguments = model.weights, pool.arrays, pages
         program = jax.jit(functools.partial(score, graphdef=model.graphdef, normalize=False))
         self._lowered = program.lower(*self._arguments)
 

@@ -13,7 +13,7 @@ from flax import traverse_util
 from rich.console import Console
 from safetensors.flax import load_file
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.commands.journal import replay_to
 from zojax.errors import InputError
 from zojax.exports.export import export_run, in_words
@@ -52,7 +52,7 @@ def run_logits(directory: Path) -> np.ndarray:
     pages = pack(items, shape_needed(items))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
     logits_pc = jax.jit(score, static_argnames=("graphdef", "normalize"))(
-        weights, make_pool([adapter]), pages, graphdef=base.graphdef, normalize=False
+        weights, stack_variants([adapter]), pages, graphdef=base.graphdef, normalize=False
     )
     by_example = [np.asarray(logits_pc)[pages.example_pc == i] for i in range(len(items))]
     return np.stack(by_example)

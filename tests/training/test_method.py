@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from zojax.adapters import Site, lowrank
+from zojax.adapters import Site, lowrank, stack_variants
 from zojax.config import (
     Config,
     DataConfig,
@@ -102,7 +102,7 @@ def test_scoring_between_two_steps_draws_no_random_numbers(name, configure):
 
     def evaluation(weights, state, batch):
         adapter = space.state(state.params, state.subspace)
-        return score_slots(weights, [adapter], batch, run.objective)
+        return score_slots(weights, stack_variants([adapter]), batch, run.objective)
 
     def step(weights, state, batch):
         rate = np.float32(0.1)

@@ -78,7 +78,7 @@ def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
 def adapter_state(params: Flat, subspace: Flat) -> dict[str, Any]:
     """The tree that a model takes (without the slot axis): factors at matrices, deltas else.
 
-    V is shared by all states of one subspace, see :func:`zojax.adapters.make_pool`.
+    V is shared by all states of one subspace, see :func:`zojax.adapters.stack_variants`.
     """
     return nest(
         {

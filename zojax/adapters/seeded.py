@@ -66,23 +66,26 @@ def seeded(
     return Space(init, redraw, state, fold, keep_moment, folded=tuple(s.path for s in sites))
 
 
-def along(sites: Sites, seed_d2: jax.Array, scale_d: jax.Array) -> dict[str, Any]:
-    """The adapter state of ``W + Σ_d scale_d z_d`` at every site.
+def along(sites: Sites, seed_d2: jax.Array, scale_vd: jax.Array) -> list[dict[str, Any]]:
+    """The adapter states of ``W + Σ_d scale_d z_d`` at every site, one for each row of scales.
 
     Args:
         sites: what is moved.
-        seed_d2: key data ``(d, 2)`` uint32.
-        scale_d: float32.
+        seed_d2: key data ``(d, 2)`` uint32, which all states share.
+        scale_vd: float32.
     """
-    state = {}
+    states: list[dict[str, Any]] = [{} for _ in scale_vd]
     for site in sites:
         seeds = _site_seeds(site, seed_d2)
-        if site.is_matrix:
-            scales = jnp.broadcast_to(scale_d, (*site.lead, len(scale_d)))
-            state[site.path] = Seeded(Shared(jnp.moveaxis(seeds, 0, -2)), scales)
-        else:
-            state[site.path] = jnp.einsum("d,d...->...", scale_d, _vectors(site, seeds))
-    return nest(state)
+        shared = Shared(jnp.moveaxis(seeds, 0, -2))
+        vectors = None if site.is_matrix else _vectors(site, seeds)
+        for state, scale_d in zip(states, scale_vd, strict=True):
+            if vectors is None:
+                scales = jnp.broadcast_to(scale_d, (*site.lead, len(scale_d)))
+                state[site.path] = Seeded(shared, scales)
+            else:
+                state[site.path] = jnp.einsum("d,d...->...", scale_d, vectors)
+    return [nest(state) for state in states]
 
 
 def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:

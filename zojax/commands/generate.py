@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.adapters.lora import load_lora
 from zojax.errors import InputError
 from zojax.generation import Generation, Sampling, generate
@@ -111,7 +111,7 @@ def open_model(
     tokenizer = load_tokenizer(path, bos_token_id)
     with console.status("loading the model"):
         model = load(path, dtype=jnp.dtype(dtype))
-        pool = {} if adapter is None else make_pool([load_lora(adapter, model)])
+        pool = {} if adapter is None else stack_variants([load_lora(adapter, model)])
     return Source(model, pool, tokenizer)
 
 
@@ -130,7 +130,7 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     run = load_run(directory, config, console, step)
-    return Source(run.model, make_pool([run.adapter(run.state)]), tokenizer)
+    return Source(run.model, stack_variants([run.adapter(run.state)]), tokenizer)
 
 
 def generate_texts(

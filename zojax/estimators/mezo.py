@@ -62,9 +62,9 @@ def mezo_on_weights(
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Any]:
         lengths = jnp.array([[epsilon], [-epsilon]])
         return [
-            along(sites, subspace[SEEDS][query : query + 1], length)
+            state
             for query in range(num_queries)
-            for length in lengths
+            for state in along(sites, subspace[SEEDS][query : query + 1], lengths)
         ]
 
     def gradient(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.distributed import layout_of
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.generation.texts import generate
@@ -80,13 +80,14 @@ class Evaluator:
         tokenizer: Tokenizer,
     ):
         def function(weights: Tree, carry: Tree, batch: Batch) -> jax.Array:
-            return score_slots(weights, [state_of(carry)], batch, objective)[0]
+            variants = stack_variants([state_of(carry)])
+            return score_slots(weights, variants, batch, objective)[0]
 
         self._model = dataclasses.replace(model, weights={})
         self._layout = layout_of(model.weights)
         self._tokenizer = tokenizer
         self._num_candidates = objective.num_candidates
-        self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
+        self._pool = jax.jit(lambda carry: stack_variants([state_of(carry)]))
         self._ahead: dict[PageShape, Ahead[Callable[..., Any]]] = {}
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from zojax.adapters import make_pool
+from zojax.adapters import num_variants
 from zojax.generation.decode import UNUSED, generate_tokens
 from zojax.generation.prompts import Prompts, pack_prompts, padded_length
 from zojax.hub.tokenizer import Tokenizer
@@ -81,8 +81,8 @@ def generated_losses(
     task: Task,
     tokenizer: Tokenizer,
     metric: Metric,
-) -> Callable[[Tree, Sequence[Tree], Questions], jax.Array]:
-    """``(weights, states, batch) -> losses_v``: minus what greedy answers are worth in the mean.
+) -> Callable[[Tree, Tree, Questions], jax.Array]:
+    """``(weights, variants, batch) -> losses_v``: minus what greedy answers are worth in the mean.
 
     A step stays one program: it calls the host for the texts and what they are worth, and waits
     for that. Every variant answers all questions of the batch.
@@ -109,11 +109,11 @@ def generated_losses(
         ]
         return -np.array(pairs, np.float32).mean(axis=1)
 
-    def losses(weights: Tree, states: Sequence[Tree], batch: Questions) -> jax.Array:
-        count, rows = len(states), batch.example_b.shape[0]
+    def losses(weights: Tree, variants: Tree, batch: Questions) -> jax.Array:
+        count, rows = num_variants(variants), batch.example_b.shape[0]
         new_pm = generate_tokens(
             weights,
-            make_pool(states),
+            variants,
             repeat_for_slots(batch.prompts, first_slot=1, num_slots=count),
             jax.random.key(0),  # greedy: nothing is drawn
             graphdef=graphdef,

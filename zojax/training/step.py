@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from zojax.adapters import make_pool
+from zojax.adapters import num_variants, stack_variants
 from zojax.estimators import SUBSPACE, Estimator, stream_key
 from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
 from zojax.scoring.pages import Array
@@ -180,19 +180,18 @@ def update(
         return jax.lax.cond(skipped, stay, move, state)
 
 
-def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Objective) -> jax.Array:
-    """Candidate scores of a batch under several adapter states: ``(states, b, candidates)``."""
-    pool = make_pool(states)
-    pages = repeat_for_slots(batch.pages, first_slot=1, num_slots=len(states))
+def score_slots(weights: Tree, variants: Tree, batch: Batch, objective: Objective) -> jax.Array:
+    """Candidate scores of a batch under stacked variants: ``(v, b, candidates)``."""
+    count = num_variants(variants)
     logprob_pc = score(
         weights,
-        pool,
-        pages,
+        variants,
+        repeat_for_slots(batch.pages, first_slot=1, num_slots=count),
         graphdef=objective.graphdef,
         normalize=objective.normalize,
-        variants=len(states),
+        variants=count,
     )
-    logprob_pvc = logprob_pc.reshape(-1, len(states), logprob_pc.shape[-1])
+    logprob_pvc = logprob_pc.reshape(-1, count, logprob_pc.shape[-1])
 
     def scores(logprob_pc: jax.Array) -> jax.Array:
         return candidate_scores(
@@ -206,32 +205,29 @@ def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Obje
 
 
 def losses_of(
-    weights: Tree, variants: list[Tree], batch: Batch, objective: Objective, per_pool: int
+    weights: Tree, states: list[Tree], batch: Batch, objective: Objective, per_pool: int
 ) -> jax.Array:
     """The losses ``(v,)`` of a batch under variants, ``per_pool`` of which are scored at once."""
 
-    def of_pool(states: list[Tree], batch: Batch) -> jax.Array:
+    def of_part(variants: Tree, batch: Batch) -> jax.Array:
         if objective.losses is not None:
-            return objective.losses(weights, states, batch)
-        scores_vbk = score_slots(weights, states, batch, objective)
+            return objective.losses(weights, variants, batch)
+        scores_vbk = score_slots(weights, variants, batch, objective)
         return jax.vmap(objective.loss, in_axes=(0, None))(scores_vbk, batch)
 
-    def of_batch(states: list[Tree]) -> jax.Array:
+    def of_batch(variants: Tree) -> jax.Array:
         if objective.num_micro_batches == 1:
-            return of_pool(states, batch)
-        losses_pv = jax.lax.map(lambda part: of_pool(states, part), batch)
+            return of_part(variants, batch)
+        losses_pv = jax.lax.map(lambda part: of_part(variants, part), batch)
         weights_p = objective.weight(batch)
         return jnp.einsum("p,pv->v", weights_p / weights_p.sum(), losses_pv)
 
-    if per_pool == len(variants):
-        return of_batch(variants)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variants)
-    pools = jax.tree.map(lambda a: a.reshape(-1, per_pool, *a.shape[1:]), stacked)
-
-    def of_part(pool: Tree) -> jax.Array:
-        return of_batch([jax.tree.map(lambda a, i=i: a[i], pool) for i in range(per_pool)])
-
-    return jax.lax.map(of_part, pools).reshape(-1)
+    firsts = range(0, len(states), per_pool)
+    first, *others = [stack_variants(states[i : i + per_pool]) for i in firsts]
+    if not others:
+        return of_batch(first)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *others)
+    return jax.lax.map(of_batch, stacked).reshape(-1)
 
 
 def train_step(
