@@ -24,6 +24,7 @@ from zojax.journal.replay import header_key, make_replay
 from zojax.runs import run_dir
 from zojax.runs.setup import load_data, load_model
 from zojax.scoring import candidate_scores, pack, score, shape_needed
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -109,7 +110,9 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
 
     base = load_model(config)
     method, journal = make_method(config, base), read_journal(directory / run_dir.JOURNAL)
-    _, state = make_replay(method, base.weights)(base.weights, header_key(journal), journal.records)
+    _, state = make_replay(method, base.weights)(
+        OwnedWeights(base.weights), header_key(journal), journal.records
+    )
     pool = stack_variants([method.estimator.space.state(state.params, state.subspace)])
     pages = pack([item], shape_needed([item]))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))

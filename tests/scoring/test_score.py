@@ -16,6 +16,7 @@ from zojax.adapters import (
     lowrank,
     own_arrays,
     seeded,
+    seeded_fold,
     stack_variants,
     trainable_sites,
 )
@@ -189,14 +190,15 @@ def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, b
         monkeypatch.setattr(sys.modules["zojax.models.layers"], "_ENTRIES", 7 * 24)
         jax.clear_caches()
     sites = trainable_sites(model.weights, "full")
-    space = seeded(sites, num_directions=2)
+    space = seeded(num_directions=2)
     subspace = space.redraw(jax.random.key(4))
     tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
     items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
     pages = pack(items, shape_needed(items, 2))
     scale_d, scores = jnp.array([0.02, -0.03]), []
     copy = jax.tree.map(jnp.copy, model.weights)
-    moved, _ = space.fold(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
+    fold_seeded = seeded_fold(sites, "nearest")
+    moved, _ = fold_seeded.apply(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
     pool = stack_variants(along(sites, subspace[SEEDS], scale_d[None]))
     cases = ((moved, {}, 0), (model.weights, pool, 1), (model.weights, pool, 0))
     for weights, adapters, slot in cases:

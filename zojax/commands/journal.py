@@ -24,6 +24,7 @@ from zojax.programs.compiling import CompilationCounter
 from zojax.reporting.bar import progress_bar
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
 
@@ -173,8 +174,9 @@ def _replay_with_bar(
         update(0, total)
         started = time.perf_counter()
         replay = make_replay(method, base.weights)
-        weights, state = replay(base.weights, key, records, lambda step: update(step, total))
-        weights = merge(weights, state, method, key)
+        owned = OwnedWeights(base.weights)
+        owned, state = replay(owned, key, records, lambda step: update(step, total))
+        weights = merge(owned, state, method, key)
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - started - compilations.seconds
         update(total, total)

@@ -34,6 +34,7 @@ from zojax.models.model import abstract
 from zojax.models.precision import dequantise, rounded
 from zojax.runs.setup import load_model
 from zojax.training.method import make_method
+from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState, init_state
 
 Tree = Any
@@ -80,12 +81,12 @@ def export_peft(
     abstract_state = _abstract_state(method, base.weights)
     check_mergeable(abstract_state)
     space = method.estimator.space
-    trained = trained_places(abstract_state, space.folded)
+    trained = trained_places(abstract_state, method.fold.paths if method.fold else ())
     check_linear(trained, places)
-    weights, state = _replay(base, method, exported, console)
+    owned, state = _replay(base, method, exported, console)
     factors = named_factors(space.state(state.params, state.subspace), places)
     folded = is_folded(method, exported.step) or not factors
-    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(owned.weights))
 
     def update(module: str) -> np.ndarray:
         """All that happened to a matrix ``(m, n)``, in float64."""
@@ -144,12 +145,12 @@ def export_hf(
     base, method = _load(exported, console)
     check_mergeable(_abstract_state(method, base.weights))
     read_base = base_tensors(base)
-    weights, state = _replay(base, method, exported, console)
+    owned, state = _replay(base, method, exported, console)
     adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Or the last interval would be rounded to the run's dtype before it is to this one.
-        weights = _widened(weights)
-    merged = merge(weights, state, method, header_key(exported.journal))
+        owned = OwnedWeights(_widened(owned.weights))
+    merged = merge(owned, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
     told: dict[str, Any] = {"dtype": dtype.name}
     if dtype.itemsize == 2 and not is_folded(method, exported.step):
@@ -199,12 +200,12 @@ def _load(exported: Exported, console: Console) -> tuple[Model, Method]:
 
 def _replay(
     base: Model, method: Method, exported: Exported, console: Console
-) -> tuple[Tree, TrainState]:
+) -> tuple[OwnedWeights, TrainState]:
     """Weights and state after the steps; uses up the base's arrays if anything is folded."""
     records = exported.journal.records[: exported.step]
     with console.status("replaying the journal") as status:
         return make_replay(method, base.weights)(
-            base.weights,
+            OwnedWeights(base.weights),
             header_key(exported.journal),
             records,
             lambda step: status.update(f"replaying the journal: {step} of {len(records)} steps"),

@@ -20,17 +20,14 @@ from zojax.reporting.metrics import step_metrics
 from zojax.training.placement import place
 from zojax.journal.replay import step_keys
 from zojax.reporting.reporter import Reporter
-from zojax.training.step import (
+from zojax.training.interval import (
     IntervalProgram,
-    Method,
-    Objective,
-    StepRecord,
-    TrainState,
+    OwnedWeights,
     ends_interval,
     interval_program,
     reaches_interval_end,
-    train_step,
 )
+from zojax.training.step import Method, Objective, StepRecord, TrainState, train_step
 from zojax.programs.stopping import Halted, Stop
 
 Tree = Any
@@ -154,12 +151,12 @@ def chunk_ends(first: int, steps: int, *intervals: int) -> list[int]:
 class Trainer:
     """Runs chunks of steps and writes down what they leave.
 
-    Holds what changes in a run: ``weights``, ``state`` and ``step``; and the ``programs``.
+    Holds what changes in a run: ``owned`` weights, ``state`` and ``step``; and the ``programs``.
     """
 
     def __init__(
         self,
-        weights: Tree,
+        owned: OwnedWeights,
         state: TrainState,
         key: jax.Array,
         *,
@@ -170,12 +167,17 @@ class Trainer:
         reporter: Reporter,
         stops_if_skipped: bool,
     ):
-        self.weights, self.state, self.step = weights, state, first_step
+        self.owned, self.state, self.step = owned, state, first_step
         self.programs, self.speed = programs, Speed()
         self._key, self._method = key, method
         self._journal, self._reporter = journal, reporter
-        self._stops_if_skipped, self._layout = stops_if_skipped, layout_of(weights)
+        self._stops_if_skipped, self._layout = stops_if_skipped, layout_of(owned)
         self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
+
+    @property
+    def weights(self) -> Tree:
+        """Those of the model that is trained, which a fold changes."""
+        return self.owned.weights
 
     def run(
         self,
@@ -234,7 +236,7 @@ class Trainer:
                 self.weights, self.state, self._key, learning_rate, batch
             )
             for end_interval in fold:
-                self.weights, self.state = end_interval(self.weights, self.state, self._key)
+                self.owned, self.state = end_interval(self.owned, self.state, self._key)
             records.append(record)
             tokens.append(counted)
         return records, tokens, waited

@@ -17,6 +17,7 @@ from zojax.reporting.progress import read_progress
 from zojax.checkpoints.restore import restore_or_replay
 from zojax.journal.replay import check_records, check_run, make_replay
 from zojax.runs.setup import load_model
+from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState
 from zojax.programs.stopping import NEVER, Stop
 
@@ -66,10 +67,10 @@ def load_run(directory: Path, config: Config, console: Console, step: int | None
         base_hash = content_hash(base.weights)
     method = make_method(config, base)
     with console.status("replaying the journal"):
-        weights, state, done = rebuild(
-            directory, config, method, base_hash, base.weights, console, steps=step
+        owned, state, done = rebuild(
+            directory, config, method, base_hash, OwnedWeights(base.weights), console, steps=step
         )
-    return RunModel(dataclasses.replace(base, weights=weights), state, method, done)
+    return RunModel(dataclasses.replace(base, weights=owned.weights), state, method, done)
 
 
 def rebuild(
@@ -77,22 +78,22 @@ def rebuild(
     config: Config,
     method: Method,
     base_hash: str,
-    base_weights: Tree,
+    base: OwnedWeights,
     console: Console,
     *,
     steps: int | None = None,
     stop: Stop = NEVER,
-) -> tuple[Tree, TrainState, int]:
+) -> tuple[OwnedWeights, TrainState, int]:
     """Weights and state after the journal's first ``steps`` steps (None: all), and their number.
 
-    Uses up ``base_weights``. Goes on from a checkpoint where a good one is there.
+    Uses up ``base``. Goes on from a checkpoint where a good one is there.
 
     Args:
         directory: of the run.
         config: the run's.
         method: how it trains.
-        base_hash: content hash of ``base_weights``.
-        base_weights: of the base model.
+        base_hash: content hash of the weights of ``base``.
+        base: the base model's weights.
         console: told of checkpoints that cannot be used.
         steps: how many.
         stop: a request to end early.
@@ -105,18 +106,18 @@ def rebuild(
     check_run(journal, config, base_hash)
     check_records(journal, method.learning_rates)
     _check_steps(journal, steps)
-    weights, state, _ = restore_or_replay(
-        make_replay(method, base_weights),
+    owned, state, _ = restore_or_replay(
+        make_replay(method, base.weights),
         directory / CHECKPOINTS,
         journal,
         method,
-        base_weights,
+        base,
         reload_base=lambda: load_model(config).weights,
         warn=lambda line: console.print(line, markup=False),
         steps=steps,
         on_progress=lambda step: stop.check(),
     )
-    return weights, state, len(journal.records[:steps])
+    return owned, state, len(journal.records[:steps])
 
 
 def _check_steps(journal: Journal, steps: int | None) -> None:

@@ -34,6 +34,7 @@ from zojax.runs.rebuild import rebuild
 from zojax.journal.replay import check_data, is_folded
 from zojax.reporting.reporter import Reporter
 from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
+from zojax.training.interval import OwnedWeights
 from zojax.training.step import TrainState
 
 Tree = Any
@@ -190,7 +191,8 @@ def _set_up(
         refuse_skipped(records)
     progress = read_progress(directory, len(records), run.data.splits.task.metric)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    weights, state, done = _rebuild(directory, run, run.model.weights, console, stop)
+    base = OwnedWeights(run.model.weights)  # which this run has loaded for itself
+    owned, state, done = _rebuild(directory, run, base, console, stop)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
@@ -206,9 +208,9 @@ def _set_up(
         longest = max(bucket.tokens for bucket in batches)
         console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
     # In the background, in the order in which they are needed.
-    evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
+    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
     programs = compile_programs(
-        weights,
+        owned.weights,
         state,
         run.key,
         run.method,
@@ -217,7 +219,7 @@ def _set_up(
         steps=config.steps,
     )
     trainer = Trainer(
-        weights,
+        owned,
         state,
         run.key,
         first_step=done,
@@ -303,12 +305,12 @@ def _evaluate_best(training: Training, console: Console) -> float:
     """What the best step's model is worth on the held-out data."""
     trainer, run, best = training.trainer, training.run, training.progress.best_step
     if best != trainer.step:
-        weights = run.model.weights
+        base = OwnedWeights(run.model.weights)
         if is_folded(run.method, trainer.step):  # they were used up
-            trainer.weights, trainer.state = {}, None  # room, before the model is read again
-            weights = load_model(run.config).weights
-        trainer.weights, trainer.state, _ = _rebuild(
-            training.directory, run, weights, console, training.stop, best
+            trainer.owned, trainer.state = OwnedWeights({}), None  # room, before they are read again
+            base = OwnedWeights(load_model(run.config).weights)
+        trainer.owned, trainer.state, _ = _rebuild(
+            training.directory, run, base, console, training.stop, best
         )
     return _figure(training, training.eval_set)
 
@@ -331,18 +333,18 @@ def make_evaluator(
 def _rebuild(
     directory: Path,
     run: Run,
-    base_weights: Tree,
+    base: OwnedWeights,
     console: Console,
     stop: stopping.Stop,
     steps: int | None = None,
-) -> tuple[Tree, TrainState, int]:
+) -> tuple[OwnedWeights, TrainState, int]:
     """:func:`zojax.runs.rebuild.rebuild` of a run that is set up."""
     return rebuild(
         directory,
         run.config,
         run.method,
         run.base_hash,
-        base_weights,
+        base,
         console,
         steps=steps,
         stop=stop,

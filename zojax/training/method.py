@@ -8,7 +8,7 @@ import optax
 
 from zojax.adapters import (
     Draw,
-    FoldPolicy,
+    Fold,
     Space,
     draw_dense,
     draw_factored,
@@ -16,7 +16,9 @@ from zojax.adapters import (
     lora_sites,
     lora_space,
     lowrank,
+    lowrank_fold,
     prefix_space,
+    seeded_fold,
     trainable_sites,
 )
 from zojax.config import Config, EstimatorConfig, TrainConfig
@@ -53,6 +55,7 @@ def make_method(config: Config, model: Model) -> Method:
         make_optimizer(config.train),
         redraw_interval(settings),
         learning_rates(config.train),
+        make_fold(settings, model),
     )
 
 
@@ -65,13 +68,22 @@ def redraw_interval(settings: EstimatorConfig) -> int:
     return settings.interval if settings.name == "lozo" else 0
 
 
+def make_fold(settings: EstimatorConfig, model: Model) -> Fold | None:
+    """How an interval's end moves the weights; None where none is trained, or none is moved."""
+    if settings.trainable not in ON_WEIGHTS or settings.fold == "none":
+        return None
+    sites = trainable_sites(model.weights, settings.trainable)
+    if settings.name == "mezo":
+        return seeded_fold(sites, settings.fold, jax.tree.leaves(model.weights)[0].dtype)
+    return lowrank_fold(sites, settings.fold)
+
+
 def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
     """The estimator of a configuration, in the space of what it trains."""
     probes = {"epsilon": settings.epsilon, "num_queries": settings.num_queries}
     if settings.trainable in ON_WEIGHTS and settings.name == "mezo":
         sites = trainable_sites(model.weights, settings.trainable)
-        dtype = jax.tree.leaves(model.weights)[0].dtype
-        return mezo_on_weights(sites, **probes, fold_policy=_rounding(settings), dtype=dtype)
+        return mezo_on_weights(sites, **probes)
     space, draw = _space(settings, model)
     if settings.name == "mezo":
         return mezo(space, **probes)
@@ -84,18 +96,13 @@ def make_estimator(settings: EstimatorConfig, model: Model) -> Estimator:
 def _space(settings: EstimatorConfig, model: Model) -> tuple[Space, Draw]:
     if settings.trainable in ON_WEIGHTS:
         sites = trainable_sites(model.weights, settings.trainable)
-        return lowrank(sites, rank=settings.rank, fold_policy=_rounding(settings)), draw_dense
+        return lowrank(sites, rank=settings.rank), draw_dense
     space = _small_space(settings, model)
     if settings.name != "lozo":
         return space, draw_dense
     params = jax.eval_shape(space.init, model.weights, jax.random.key(0))
     shapes = {path: leaf.shape for path, leaf in params.items()}
     return factored(space, shapes, rank=settings.rank), draw_factored
-
-
-def _rounding(settings: EstimatorConfig) -> FoldPolicy:
-    """How a fold rounds; where none is made, how an export does."""
-    return "nearest" if settings.fold == "none" else settings.fold
 
 
 def _small_space(settings: EstimatorConfig, model: Model) -> Space:

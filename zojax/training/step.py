@@ -20,15 +20,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from zojax.adapters import num_variants, stack_variants
+from zojax.adapters import Fold, num_variants, stack_variants
 from zojax.estimators import SUBSPACE, Estimator, stream_key
 from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
 from zojax.scoring.pages import Array
 
 Tree = Any
 
-# Streams of the run's key, beside those of the estimators.
-_ROUNDING, _START = 2, 3
+_START = 3  # a stream of the run's key, beside those of the estimators and of folds
 
 
 @jax.tree_util.register_dataclass
@@ -94,12 +93,14 @@ class Method(NamedTuple):
         learning_rates: of every step, ``(steps,)`` float32 on the host. A table, since a schedule
             evaluated inside a program rounds as that program happens to be compiled, and the
             journal could not say what a step used.
+        fold: what moves an interval into the weights; None where its end moves none of them.
     """
 
     estimator: Estimator
     optimizer: Callable[[float | jax.Array], optax.GradientTransformation]
     interval: int
     learning_rates: np.ndarray
+    fold: Fold | None = None
 
 
 def examples_of(batch: Any) -> jax.Array:
@@ -264,80 +265,6 @@ def train_step(
     return after, StepRecord(losses_v, projected_grad_q, skipped)
 
 
-def next_interval(
-    weights: Tree, state: TrainState, key: jax.Array, *, method: Method
-) -> tuple[Tree, TrainState]:
-    """Folds the interval that ``state.step`` steps end, and redraws; donate both arguments."""
-    space = method.estimator.space
-    weights, params = space.fold(
-        weights, state.params, state.subspace, stream_key(key, _ROUNDING, state.step)
-    )
-    subspace = space.redraw(stream_key(key, SUBSPACE, state.step))
-    opt_state = _carry(method, state, subspace)
-    after = dataclasses.replace(state, params=params, subspace=subspace, opt_state=opt_state)
-    return weights, after
-
-
-@dataclasses.dataclass(frozen=True)
-class IntervalProgram:
-    """:func:`next_interval` as a program.
-
-    Weights that no fold moves are the base model's, which others go on with: they are not even
-    given to the program, which would copy or use them up.
-
-    Attributes:
-        program: as compiled or jitted.
-        moves_weights: whether it has them; it is for no weights otherwise.
-    """
-
-    program: Any
-    moves_weights: bool
-
-    def __call__(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
-        """The new weights and state; uses up the state, and weights that it moves."""
-        given = weights if self.moves_weights else {}
-        moved, state = self.program(given, state, key)
-        return (moved if self.moves_weights else weights), state
-
-    def trace(
-        self, weights: Tree, state: TrainState, key: jax.Array
-    ) -> "Callable[[], IntervalProgram]":
-        """Traces it for arrays, or for their shapes, and gives what compiles it."""
-        lowered = self.program.lower(weights if self.moves_weights else {}, state, key)
-        return lambda: dataclasses.replace(self, program=lowered.compile())
-
-
-def interval_program(
-    method: Method, shardings: tuple[Tree, TrainState | None] = (None, None)
-) -> IntervalProgram:
-    """:func:`next_interval`, jitted.
-
-    Args:
-        method: static.
-        shardings: of weights and state, which they keep; None leaves them to the compiler.
-    """
-    moves_weights = bool(method.estimator.space.folded)
-    program = jax.jit(
-        functools.partial(next_interval, method=method),
-        donate_argnums=(0, 1),
-        out_shardings=shardings if moves_weights else ({}, shardings[1]),
-    )
-    return IntervalProgram(program, moves_weights)
-
-
-def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
-    """The optimizer's state in the new subspace.
-
-    Each leaf keeps its dtype, which an optimizer may have narrowed.
-    """
-
-    def carried(moment: Tree) -> Tree:
-        new = method.estimator.space.carry(moment, state.subspace, subspace)
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), new, moment)
-
-    return map_moments(state, carried, lambda leaf: leaf)
-
-
 def map_moments(
     state: TrainState, of_moment: Callable[[Tree], Tree], of_leaf: Callable[[Any], Any]
 ) -> Tree:
@@ -358,18 +285,3 @@ def map_moments(
         state.opt_state,
         is_leaf=is_moment,
     )
-
-
-def ends_interval(method: Method, step: int) -> bool:
-    """Whether the first ``step`` steps end an interval, whatever comes after them.
-
-    What an interval gathers is folded at its end, not when the next one starts, so that whoever
-    looks at a run between steps sees all of it in the weights (MeZO's directions, drawn anew in
-    every forward pass, would be dear otherwise).
-    """
-    return method.interval > 0 and step > 0 and step % method.interval == 0
-
-
-def reaches_interval_end(method: Method, steps: int) -> bool:
-    """Whether these first steps end any interval."""
-    return 0 < method.interval <= steps
