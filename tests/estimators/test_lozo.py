@@ -21,10 +21,10 @@ from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, pack, shape_needed
-from zojax.training.method import make_method
-from zojax.training.objective import classification_loss
 from zojax.training.interval import OwnedWeights, ends_interval, next_interval
-from zojax.training.step import Batch, Method, Objective, TrainState, init_state, train_step
+from zojax.training.method import make_method
+from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
+from zojax.training.step import Batch, Method, TrainState, init_state, train_step
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -230,7 +230,8 @@ def compiled(model: Model, method: Method, batches: list[list[Item]]) -> Program
 
     single = all(len(c) == 1 for item in batches[0] for c in item.candidates)
     num_candidates = max(len(item.candidates) for item in batches[0])
-    objective = Objective(model.graphdef, num_candidates, not single, classification_loss)
+    scorer = CandidateScorer(model.graphdef, num_candidates, normalize=not single)
+    objective = of_candidates(scorer, classification_loss)
     return Programs(
         jax.jit(functools.partial(train_step, method=method, objective=objective)),
         folded,

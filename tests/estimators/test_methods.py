@@ -20,8 +20,8 @@ from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainC
 from zojax.estimators import SUBSPACE, direction_key, stream_key
 from zojax.models import Model
 from zojax.models.layers import Seeded, draw_rows
-from zojax.training.method import make_method
 from zojax.training.interval import OwnedWeights, ends_interval, next_interval
+from zojax.training.method import make_method
 from zojax.training.step import Method, init_state, update
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -21,10 +21,10 @@ from zojax.training.batches import BatchSource
 from zojax.journal.file import Journal, JournalWriter, read_journal
 from zojax.runs.loop import Programs, Trainer, compile_programs
 from zojax.training.method import make_method
-from zojax.training.objective import classification_loss
+from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
 from zojax.journal.replay import Replay, header_key, make_replay
 from zojax.training.interval import OwnedWeights
-from zojax.training.step import Batch, Method, Objective, TrainState, init_state
+from zojax.training.step import Batch, Method, TrainState, init_state
 from zojax.programs.stopping import Stop
 
 Tree = Any
@@ -139,7 +139,7 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
         state,
         key,
         method,
-        Objective(model.graphdef, 2, False, classification_loss),
+        of_candidates(CandidateScorer(model.graphdef, 2, False), classification_loss),
         source.abstract,
         steps=case.steps,
     )

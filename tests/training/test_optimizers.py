@@ -13,8 +13,8 @@ from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainC
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.training import optimizers
-from zojax.training.method import make_method
 from zojax.training.interval import OwnedWeights, ends_interval, next_interval
+from zojax.training.method import make_method
 from zojax.training.step import Method, init_state, update
 
 KEY, RATE, STEPS = jax.random.key(3), 0.01, 6

@@ -12,14 +12,15 @@ import numpy as np
 
 from zojax.distributed import layout_of, shardings_of
 from zojax.errors import InputError
-from zojax.scoring import PageShape
-from zojax.runs.prefetch import prefetch
-from zojax.programs.compiling import Ahead, Executables, compile_buckets, shapes_of
 from zojax.journal.file import SKIPPED, JournalWriter
-from zojax.reporting.metrics import step_metrics
-from zojax.training.placement import place
 from zojax.journal.replay import step_keys
+from zojax.programs.compiling import Ahead, Executables, shapes_of
+from zojax.programs.stopping import Halted, Stop
+from zojax.reporting.metrics import step_metrics
 from zojax.reporting.reporter import Reporter
+from zojax.runs.prefetch import prefetch
+from zojax.scoring import PageShape
+from zojax.training.generated import GeneratedObjective
 from zojax.training.interval import (
     IntervalProgram,
     OwnedWeights,
@@ -27,8 +28,9 @@ from zojax.training.interval import (
     interval_program,
     reaches_interval_end,
 )
-from zojax.training.step import Method, Objective, StepRecord, TrainState, train_step
-from zojax.programs.stopping import Halted, Stop
+from zojax.training.placement import place
+from zojax.training.step import Method, Objective, StepRecord, TrainState
+from zojax.training.step_programs import step_program
 
 Tree = Any
 
@@ -71,7 +73,7 @@ def compile_programs(
     state: TrainState,
     key: jax.Array,
     method: Method,
-    objective: Objective,
+    objective: Objective | GeneratedObjective,
     batches: Mapping[PageShape, Tree],
     *,
     steps: int,
@@ -80,19 +82,17 @@ def compile_programs(
 
     In the background and in the order of ``batches``, the fold last.
     """
-    step = functools.partial(train_step, method=method, objective=objective)
-    args = (weights, state, key, np.float32(0))
+    shapes = shapes_of((weights, state, key))  # of arrays that may be used up before all is traced
     places = shardings_of(weights), shardings_of(state)
-    executables = compile_buckets(
-        step,
-        batches,
-        *args,
-        donate_argnums=(1,),
-        out_shardings=(places[1], layout_of(weights).sharding()),  # every process reads the record
+    step = step_program(method, objective, places[1], layout_of(weights).sharding())
+    executables = Executables(
+        {
+            bucket: Ahead(functools.partial(step.trace, *shapes, np.float32(0), batch))
+            for bucket, batch in batches.items()
+        }
     )
     if not batches or not reaches_interval_end(method, steps):
         return Programs(executables, None)
-    shapes = shapes_of((weights, state, key))
     fold = interval_program(method, places)
     return Programs(executables, Ahead(functools.partial(fold.trace, *shapes)))
 

@@ -307,7 +307,7 @@ def _evaluate_best(training: Training, console: Console) -> float:
     if best != trainer.step:
         base = OwnedWeights(run.model.weights)
         if is_folded(run.method, trainer.step):  # they were used up
-            trainer.owned, trainer.state = OwnedWeights({}), None  # room, before they are read again
+            trainer.owned, trainer.state = OwnedWeights({}), None  # room for them
             base = OwnedWeights(load_model(run.config).weights)
         trainer.owned, trainer.state, _ = _rebuild(
             training.directory, run, base, console, training.stop, best
@@ -324,7 +324,7 @@ def make_evaluator(
         dataclasses.replace(run.model, weights=weights),
         lambda state: space.state(state.params, state.subspace),
         state,
-        run.objective,
+        run.scorer,
         eval_sets,
         run.data.tokenizer,
     )
