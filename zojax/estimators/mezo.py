@@ -43,7 +43,7 @@ def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1
     Example:
         >>> from zojax.adapters import Site
         >>> estimator = mezo_on_weights((Site("w", (3, 2)),), num_queries=2)
-        >>> estimator.num_variants, estimator.variants_per_pool
+        >>> estimator.num_variants, estimator.variants_at_once
         (4, 2)
     """
     space = seeded(num_directions=num_queries)
@@ -72,5 +72,5 @@ def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1
         gradient,
         num_variants=2 * num_queries,
         num_queries=num_queries,
-        variants_per_pool=2,
+        variants_at_once=2,
     )

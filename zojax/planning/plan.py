@@ -202,7 +202,7 @@ def make_plan(
         model.num_hidden_layers,
         {
             "tokens": tokens,
-            "passes": parts * estimator.num_variants // estimator.variants_per_pool,
+            "passes": parts * estimator.num_variants // estimator.variants_at_once,
             "places": parts * bucket.pages * bucket.tokens,
             "pages": bucket.pages,
             "page_tokens": bucket.tokens,

@@ -137,7 +137,7 @@ def perturb(method: Method, key: jax.Array, state: TrainState) -> list[Tree]:
     estimator = method.estimator
     with jax.named_scope("perturb"):
         states = estimator.perturb(key, state.step, state.params, state.subspace)
-        size = estimator.variants_per_pool
+        size = estimator.variants_at_once
         return [stack_variants(states[i : i + size]) for i in range(0, len(states), size)]
 
 
