@@ -33,7 +33,8 @@ def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1
     """MeZO over the weights themselves, whose z is drawn where it is needed and never stored.
 
     A step's movement is folded into the weights before the next one
-    (:func:`zojax.adapters.seeded_fold`), so the space must be redrawn every step. Each query is scored by itself: a layer draws the z of one direction at a time.
+    (:func:`zojax.adapters.seeded_fold`), so that the space must be redrawn every step. Each query
+    is scored by itself: a layer draws the z of one direction at a time.
 
     Args:
         sites: what is trained.
