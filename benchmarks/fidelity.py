@@ -31,7 +31,7 @@ from rich.progress import track
 from setting import DOCS, ROOT, arguments, machine_name, make_config, random_checkpoint
 from timed_step import items_of
 
-from zojax.adapters import Flat, trainable_sites
+from zojax.adapters import Flat, stack_variants, trainable_sites
 from zojax.config import Config, apply_overrides
 from zojax.config.loading import load_config
 from zojax.errors import InputError
@@ -49,7 +49,9 @@ from zojax.runs.setup import Run, prepare
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_buckets, choose_num_pages
 from zojax.training.batches import pack_batch
-from zojax.training.step import Batch, losses_of
+from zojax.training.generated import GeneratedObjective
+from zojax.training.method import make_objective
+from zojax.training.step import Batch
 
 MARKERS = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
 PNG = ROOT / "docs" / "images" / "fidelity.png"
@@ -195,13 +197,15 @@ def by_zojax(
     """The projected gradients of a training step's own program."""
     estimator, params = run.method.estimator, start_of(run)
     graphdef = abstract(run.model.config, precision)[0]
-    objective = run.objective._replace(graphdef=graphdef)
+    scorer = run.scorer._replace(graphdef=graphdef)
+    objective = make_objective(run.config, run.data.splits, run.data.tokenizer, scorer)
+    assert not isinstance(objective, GeneratedObjective)
 
     @jax.jit
     def ask(weights: Tree, key: jax.Array, batch: Batch) -> jax.Array:
         subspace = estimator.space.redraw(stream_key(key, SUBSPACE, 0))
         variants = estimator.perturb(key, jnp.int32(0), params, subspace)
-        losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
+        losses_v = objective(weights, stack_variants(variants), batch)
         return estimator.projected_grad(losses_v)[0]
 
     return {"": np.array([float(ask(weights, p.key, p.batch)) for p in probes])}

@@ -28,7 +28,8 @@ from zojax.config.loading import load_config
 from zojax.errors import InputError
 from zojax.runs.setup import make_train_source, prepare
 from zojax.runs.train import train
-from zojax.training.step import init_state, train_step
+from zojax.training.step import init_state
+from zojax.training.step_programs import SplitStep, step_program
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "configs" / "demo.py"
@@ -127,13 +128,10 @@ def memory(config: Config) -> tuple[int, int]:
     run = prepare(config, Console(quiet=True))
     batch = list(make_train_source(config, run).abstract.values())[-1]
     state = jax.eval_shape(functools.partial(init_state, run.method), run.model.weights, run.key)
-    step = functools.partial(train_step, method=run.method, objective=run.objective)
-    compiled = (
-        jax.jit(step, donate_argnums=1)
-        .lower(run.model.weights, state, run.key, np.float32(0), batch)
-        .compile()
-    )
+    step = step_program(run.method, run.objective)
+    compiled = step.trace(run.model.weights, state, run.key, np.float32(0), batch)()
     in_state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert not isinstance(compiled, SplitStep)
     analysis = compiled.memory_analysis()
     assert analysis is not None
     return in_state, analysis.temp_size_in_bytes

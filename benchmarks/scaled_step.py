@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from setting import CONFIG
 
-from zojax.adapters import make_pool, own_arrays
+from zojax.adapters import AdapterPool, own_arrays, trainable_sites
 from zojax.config import apply_overrides
 from zojax.config.loading import load_config
 from zojax.models import Model
@@ -18,8 +18,16 @@ from zojax.models.family import DecoderConfig
 from zojax.scoring import Item, score, shape_needed
 from zojax.training.batches import pack_batch
 from zojax.training.method import make_method
-from zojax.training.objective import classification_loss
-from zojax.training.step import Batch, Method, Objective, init_state, losses_of, train_step
+from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
+from zojax.training.step import (
+    Batch,
+    Method,
+    Objective,
+    init_state,
+    perturb,
+    score_variants,
+    train_step,
+)
 
 _WORDS = np.array([5], np.int32), np.array([6], np.int32)
 
@@ -47,7 +55,8 @@ def method_of(model: Model, settings: Sequence[str]) -> Method:
 
 def objective_of(model: Model) -> Objective:
     """Cross-entropy of two candidates of one token."""
-    return Objective(model.graphdef, 2, normalize=False, loss=classification_loss)
+    scorer = CandidateScorer(model.graphdef, 2, normalize=False)
+    return of_candidates(scorer, classification_loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,14 +119,10 @@ class ScaledStep:
 
     def scoring_bytes(self) -> Bytes:
         """What scoring the same variants of the same batch takes, without any training."""
-        estimator, objective = self.method.estimator, objective_of(self._model)
-
-        def losses(weights: dict, variants: list, batch: Batch) -> jax.Array:
-            return losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
+        losses = functools.partial(score_variants, objective_of(self._model))
 
         def variants(weights: dict, key: jax.Array) -> list:
-            state = init_state(self.method, weights, key)
-            return estimator.perturb(key, state.step, state.params, state.subspace)
+            return perturb(self.method, key, init_state(self.method, weights, key))
 
         shapes = jax.eval_shape(variants, self._model.weights, self._key)
         program = jax.jit(losses).lower(self._model.weights, shapes, self._batch).compile()
@@ -148,9 +153,11 @@ class SlottedScore:
         method = method_of(model, [])
         state = init_state(method, model.weights, jax.random.key(0))
         adapter = own_arrays(method.estimator.space.state(state.params, state.subspace))
-        slot_p = jnp.full_like(batch.pages.slot_p, num_slots)
+        pool = AdapterPool(trainable_sites(model.weights, "linear"), num_slots=num_slots, rank=2)
+        *_, last = [pool.insert(adapter) for _ in range(num_slots)]
+        slot_p = jnp.full_like(batch.pages.slot_p, last)
         pages = dataclasses.replace(batch.pages, slot_p=slot_p)
-        self._arguments = model.weights, make_pool([adapter] * num_slots), pages
+        self._arguments = model.weights, pool.arrays, pages
         program = jax.jit(functools.partial(score, graphdef=model.graphdef, normalize=False))
         self._lowered = program.lower(*self._arguments)
 

@@ -13,8 +13,9 @@ from zojax.runs.loop import compile_programs
 from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices
+from zojax.training.interval import OwnedWeights, ends_interval
 from zojax.training.placement import place, state_shardings
-from zojax.training.step import StepRecord, ends_interval, init_state
+from zojax.training.step import StepRecord, init_state
 
 
 class TimedStep:
@@ -63,7 +64,9 @@ class TimedStep:
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)
         if self._end_interval and ends_interval(self.run.method, step + 1):
-            self._weights, self._state = self._end_interval(self._weights, self._state, key)
+            owned = OwnedWeights(self._weights)
+            owned, self._state = self._end_interval(owned, self._state, key)
+            self._weights = owned.weights
         jax.block_until_ready((self._weights, self._state, record))
         return time.perf_counter() - started, record
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from zojax.adapters import make_pool
+from zojax.adapters import AdapterPool, stack_variants, trainable_sites
 from zojax.adapters.lora import linear_places, load_lora
 from zojax.errors import InputError
 from zojax.hub import load
@@ -94,7 +94,7 @@ def our_logits(model: Model, state) -> np.ndarray:
     items = [Item(tokens, vocabulary) for tokens in SEQUENCES]
     pages = pack(items, shape_needed(items))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
-    pool = make_pool([filled(state, model)])
+    pool = stack_variants([filled(state, model)])
     logits_pc = SCORE(model.weights, pool, pages, graphdef=model.graphdef, normalize=False)
     by_example = [np.asarray(logits_pc)[pages.example_pc == i] for i in range(len(items))]
     return np.stack(by_example)
@@ -142,6 +142,17 @@ def test_an_adapter_that_peft_made_has_pefts_logits(adapter, style, models, tmp_
     assert np.abs(expected - their_logits(theirs(model))).max() > 100 * LOGIT_TOLERANCE
     logits = our_logits(model, load_lora(tmp_path, model))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+
+
+def test_what_peft_made_goes_into_a_pool(models, tmp_path):
+    model = models["pre-LN"]
+    make_adapter(model, tmp_path, **ALL_LINEAR)
+    state = load_lora(tmp_path, model)
+    pool = AdapterPool(trainable_sites(model.weights, "linear"), num_slots=2, rank=8)
+    slot = pool.insert(state)
+    inserted = traverse_util.flatten_dict(pool.arrays)
+    for path, leaf in traverse_util.flatten_dict(state).items():
+        np.testing.assert_array_equal(inserted[path][slot, ..., : leaf.shape[-1]], leaf)
 
 
 def test_layers_of_smaller_rank_are_padded_with_zeros(models, tmp_path):

@@ -14,13 +14,14 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from tests.bits import assert_same_bits, copied
-from zojax.adapters import Site, lowrank
+from zojax.adapters import Site, lowrank, lowrank_fold
 from zojax.checkpoints.writer import CheckpointWriter
 from zojax.estimators import lozo
 from zojax.journal.file import Journal, JournalWriter, read_journal
 from zojax.journal.replay import Replay, header_key, is_folded, make_replay, step_keys
 from zojax.models import content_hash
 from zojax.runs.rebuild import Saved, rebuild
+from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState
 
 Tree = Any
@@ -49,7 +50,9 @@ class Run:
     def reached(self, steps: int) -> tuple[Tree, TrainState]:
         """Weights and state after these steps of an uninterrupted run."""
         records = self.journal.records[:steps]
-        return self.replay(copied(self.base), header_key(self.journal), records)
+        owned = OwnedWeights(copied(self.base))
+        owned, state = self.replay(owned, header_key(self.journal), records)
+        return owned.weights, state
 
     def weights_to_save(self, step: int, weights: Tree) -> Tree | None:
         return weights if is_folded(self.method, step) else None
@@ -69,15 +72,15 @@ class Run:
     def rebuilt(self, steps: int | None = None) -> tuple[Tree, TrainState, int, list[str]]:
         """What a resume gives, and its warnings."""
         warnings: list[str] = []
-        weights, state, source = rebuild(
+        owned, state, source = rebuild(
             self.journal,
             self.method,
-            copied(self.base),
+            OwnedWeights(copied(self.base)),
             Saved(self.checkpoints, lambda: copied(self.base), warnings.append),
             steps=steps,
             replay=self.replay,
         )
-        return weights, state, source, warnings
+        return owned.weights, state, source, warnings
 
     def assert_rebuilt(self, source: int, steps: int | None = None) -> list[str]:
         """Asserts that a resume has the run's bits, from that checkpoint; gives the warnings."""
@@ -115,8 +118,9 @@ def make_run(
     rates = np.full(STEPS, 0.1, np.float32)
     sites = (Site("layers/fc1/weight", (2, 12, 6)),)
     interval = 0 if fold == "none" else INTERVAL
-    space = lowrank(sites, rank=2, fold_policy="nearest" if fold == "none" else fold)
-    method = Method(lozo(space), optimizer, interval, rates)
+    estimator = lozo(lowrank(sites, rank=2))
+    folding = None if fold == "none" else lowrank_fold(sites, fold)
+    method = Method(estimator, optimizer, interval, rates, folding)
     key, rng = jax.random.key(seed), np.random.default_rng(seed)
     header = {
         "config": {"train": {"batch_size": 4, "seed": seed}},

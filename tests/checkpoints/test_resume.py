@@ -20,14 +20,16 @@ from zojax.journal.replay import header_key
 from zojax.models import content_hash
 from zojax.programs.compiling import CompilationCounter
 from zojax.runs.rebuild import Saved, rebuild
+from zojax.training.interval import OwnedWeights
 
 
 def test_a_checkpoint_has_the_bits_although_its_arrays_were_donated_at_once(empty):
     writer, key, start, reached = empty.writer(), header_key(empty.journal), None, {}
-    weights = copied(empty.base)
+    owned = OwnedWeights(copied(empty.base))
     for first, last in zip((0, *SAVED), SAVED, strict=False):
         records = empty.journal.records[first:last]
-        weights, start = empty.replay(weights, key, records, start=start)
+        owned, start = empty.replay(owned, key, records, start=start)
+        weights = owned.weights
         reached[last] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), (weights, start))
         writer.save(last, empty.weights_to_save(last, weights), start)
     writer.wait()
@@ -50,7 +52,7 @@ def test_a_resume_redoes_only_the_steps_behind_the_checkpoint(saved):
     rebuild(
         saved.journal,
         saved.method,
-        copied(saved.base),
+        OwnedWeights(copied(saved.base)),
         Saved(saved.checkpoints, pytest.fail, pytest.fail),
         replay=saved.replay,
         steps=24,
@@ -86,7 +88,7 @@ def test_base_weights_that_nothing_replaces_are_returned_as_they_are(saved):
     rebuilt, *_ = rebuild(
         saved.journal,
         saved.method,
-        weights,
+        OwnedWeights(weights),
         Saved(saved.checkpoints, pytest.fail, pytest.fail),
         replay=saved.replay,
         steps=8,
@@ -106,7 +108,7 @@ def test_base_weights_make_room_before_those_of_a_checkpoint_are_read(saved, mon
     rebuild(
         saved.journal,
         saved.method,
-        weights,
+        OwnedWeights(weights),
         Saved(saved.checkpoints, pytest.fail, pytest.fail),
         replay=saved.replay,
     )

@@ -28,6 +28,7 @@ from zojax.hub import load, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
 from zojax.journal.replay import check_run, header_key, make_replay, merge, step_keys
 from zojax.models import content_hash, random_model
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
 
@@ -264,11 +265,11 @@ def test_replay_writes_the_models_weights(run, console, tmp_path):
     method, journal = make_method(make_config(run.base), base), read_journal(run.journal)
     key = header_key(journal)
     replay, start = make_replay(method, base.weights), jax.tree.map(jnp.copy, base.weights)
-    weights, state = replay(start, key, journal.records)
+    owned, state = replay(OwnedWeights(start), key, journal.records)
     # W + A Vᵀ of the interval that is not folded yet, in float64.
     expected = {
         path: np.float64(leaf)
-        for path, leaf in traverse_util.flatten_dict(weights, sep="/").items()
+        for path, leaf in traverse_util.flatten_dict(owned.weights, sep="/").items()
     }
     for path, v in state.subspace.items():
         expected[path] += np.float64(state.params[path]) @ np.float64(v).swapaxes(-1, -2)
@@ -277,7 +278,7 @@ def test_replay_writes_the_models_weights(run, console, tmp_path):
         np.testing.assert_allclose(leaf, expected[path], rtol=0, atol=1e-7, err_msg=path)
     assert told["steps"] == STEPS
     assert told["content_hash"] == content_hash(written.weights)
-    assert told["content_hash"] == content_hash(merge(weights, state, method, key))
+    assert told["content_hash"] == content_hash(merge(owned, state, method, key))
     assert told["content_hash"] != journal.header["base_hash"]
     assert "training_seconds" not in told
 
@@ -296,7 +297,7 @@ def test_replay_with_everything_trained_moves_the_vectors(run, console, tmp_path
     write_journal(path, config, content_hash(base.weights))
     replay_to(path, console, output=tmp_path / "out", steps=3)
     method, journal = make_method(config, base), read_journal(path)
-    start = jax.tree.map(jnp.copy, base.weights)
+    start = OwnedWeights(jax.tree.map(jnp.copy, base.weights))
     _, state = make_replay(method, base.weights)(start, header_key(journal), journal.records[:3])
     moved = load(str(tmp_path / "out")).weights
     name = "final_layer_norm"

@@ -33,8 +33,9 @@ from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
 from zojax.runs.loop import compile_programs
 from zojax.runs.setup import load_model, make_train_source, prepare
+from zojax.training.interval import OwnedWeights, ends_interval
 from zojax.training.placement import place, state_shardings
-from zojax.training.step import Method, TrainState, ends_interval, init_state
+from zojax.training.step import Method, TrainState, init_state
 
 MESHES = {
     "device": MeshConfig(1, 1),
@@ -128,7 +129,8 @@ def losses(config: Config) -> dict[str, Any]:
             state, record = programs.step[bucket](weights, state, key, rate, place(batch, layout))
             if ends_interval(method, step + 1):
                 assert programs.fold is not None
-                weights, state = programs.fold.get()(weights, state, key)
+                owned, state = programs.fold.get()(OwnedWeights(weights), state, key)
+                weights = owned.weights
             found.append(record.losses_v.tolist())
         return found
 

@@ -21,17 +21,10 @@ from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, pack, shape_needed
+from zojax.training.interval import OwnedWeights, ends_interval, next_interval
 from zojax.training.method import make_method
-from zojax.training.objective import classification_loss
-from zojax.training.step import (
-    Batch,
-    Method,
-    Objective,
-    ends_interval,
-    init_state,
-    next_interval,
-    train_step,
-)
+from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
+from zojax.training.step import Batch, Method, TrainState, init_state, train_step
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -229,12 +222,19 @@ class Programs(NamedTuple):
 
 
 def compiled(model: Model, method: Method, batches: list[list[Item]]) -> Programs:
+    end = jax.jit(functools.partial(next_interval, method=method))
+
+    def folded(weights: Any, state: TrainState, key: jax.Array) -> tuple[Any, TrainState]:
+        owned, state = end(OwnedWeights(weights), state, key)
+        return owned.weights, state
+
     single = all(len(c) == 1 for item in batches[0] for c in item.candidates)
     num_candidates = max(len(item.candidates) for item in batches[0])
-    objective = Objective(model.graphdef, num_candidates, not single, classification_loss)
+    scorer = CandidateScorer(model.graphdef, num_candidates, normalize=not single)
+    objective = of_candidates(scorer, classification_loss)
     return Programs(
         jax.jit(functools.partial(train_step, method=method, objective=objective)),
-        jax.jit(functools.partial(next_interval, method=method)),
+        folded,
     )
 
 

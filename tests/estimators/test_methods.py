@@ -20,8 +20,9 @@ from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainC
 from zojax.estimators import SUBSPACE, direction_key, stream_key
 from zojax.models import Model
 from zojax.models.layers import Seeded, draw_rows
+from zojax.training.interval import OwnedWeights, ends_interval, next_interval
 from zojax.training.method import make_method
-from zojax.training.step import Method, ends_interval, init_state, next_interval, update
+from zojax.training.step import Method, init_state, update
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -100,20 +101,20 @@ def dense(seeds: jax.Array, shape: tuple[int, ...]) -> np.ndarray:
 
 def train(method: Method) -> tuple[np.ndarray, Arrays]:
     """Losses ``(steps, variants)`` and final weights."""
-    weights, losses = model().weights, []
-    state = init_state(method, weights, KEY)
+    owned, losses = OwnedWeights(model().weights), []
+    state = init_state(method, owned.weights, KEY)
     perturb = jax.jit(method.estimator.perturb)
     advance = jax.jit(functools.partial(update, method))
     fold = jax.jit(functools.partial(next_interval, method=method))
     for step in range(STEPS):
         variants = perturb(KEY, state.step, state.params, state.subspace)
-        losses.append([loss(moved(weights, variant)) for variant in variants])
+        losses.append([loss(moved(owned.weights, variant)) for variant in variants])
         projected_grad_q = method.estimator.projected_grad(jnp.float32(losses[-1]))
         state = advance(state, KEY, projected_grad_q, jnp.float32(RATE), jnp.bool_(False))
         if ends_interval(method, step + 1):
-            weights, state = fold(weights, state, KEY)
+            owned, state = fold(owned, state, KEY)
     return np.array(losses), moved(
-        weights, method.estimator.space.state(state.params, state.subspace)
+        owned.weights, method.estimator.space.state(state.params, state.subspace)
     )
 
 

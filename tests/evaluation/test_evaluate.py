@@ -1,6 +1,5 @@
 """Figures of whole data sets, against transformers' logits and texts, and NumPy."""
 
-import functools
 import io
 import json
 import shutil
@@ -29,7 +28,8 @@ from zojax.models.opt import OPTConfig
 from zojax.runs.setup import Data, Run, load_data, make_train_source, prepare
 from zojax.runs.train import train
 from zojax.tasks.metrics import f1
-from zojax.training.step import init_state, train_step
+from zojax.training.step import init_state
+from zojax.training.step_programs import step_program
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
@@ -197,8 +197,8 @@ def first_losses(run: Run) -> np.ndarray:
     """Of the first step, under its variants."""
     _, batch, _ = make_train_source(run.config, run)(0)
     state = init_state(run.method, run.model.weights, run.key)
-    step = functools.partial(train_step, method=run.method, objective=run.objective)
-    _, record = jax.jit(step)(run.model.weights, state, run.key, np.float32(0), batch)
+    step = step_program(run.method, run.objective)
+    _, record = step(run.model.weights, state, run.key, np.float32(0), batch)
     return np.asarray(record.losses_v)
 
 

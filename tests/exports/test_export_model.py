@@ -13,7 +13,7 @@ from flax import traverse_util
 from rich.console import Console
 from safetensors.flax import load_file
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.commands.export import in_words
 from zojax.commands.journal import replay_to
 from zojax.errors import InputError
@@ -28,6 +28,7 @@ from zojax.runs import run_dir
 from zojax.runs.setup import load_model
 from zojax.runs.train import train
 from zojax.scoring import Item, pack, score, shape_needed
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -46,14 +47,14 @@ def run_logits(directory: Path) -> np.ndarray:
     journal, base = read_journal(directory / run_dir.JOURNAL), load_model(config)
     method = make_method(config, base)
     replay = make_replay(method, base.weights)
-    weights, state = replay(base.weights, header_key(journal), journal.records)
+    owned, state = replay(OwnedWeights(base.weights), header_key(journal), journal.records)
     adapter = method.estimator.space.state(state.params, state.subspace)
     vocabulary = tuple(np.array([token], np.int32) for token in range(VOCABULARY))
     items = [Item(tokens, vocabulary) for tokens in SEQUENCES]
     pages = pack(items, shape_needed(items))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
     logits_pc = jax.jit(score, static_argnames=("graphdef", "normalize"))(
-        weights, make_pool([adapter]), pages, graphdef=base.graphdef, normalize=False
+        owned.weights, stack_variants([adapter]), pages, graphdef=base.graphdef, normalize=False
     )
     by_example = [np.asarray(logits_pc)[pages.example_pc == i] for i in range(len(items))]
     return np.stack(by_example)
@@ -275,7 +276,7 @@ def test_a_wider_dtype_has_no_rounding_of_the_narrower(halves, tmp_path):
     config, journal = run_dir.read_config(halves), read_journal(halves / run_dir.JOURNAL)
     base = load_model(config)
     _, state = make_replay(make_method(config, base), base.weights)(
-        base.weights, header_key(journal), journal.records
+        OwnedWeights(base.weights), header_key(journal), journal.records
     )
     written = read_tensors(tmp_path / "hf")
     flat = traverse_util.flatten_dict(base.weights)

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 from rich.console import Console
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.config import DataConfig, ModelConfig, to_dict
 from zojax.exports.card import Exported, hf_card, peft_card
 from zojax.exports.export import export_run
@@ -25,6 +25,7 @@ from zojax.journal.replay import header_key, make_replay
 from zojax.runs import run_dir
 from zojax.runs.setup import load_data, load_model
 from zojax.scoring import candidate_scores, pack, score, shape_needed
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -122,8 +123,10 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
 
     base = load_model(config)
     method, journal = make_method(config, base), read_journal(directory / run_dir.JOURNAL)
-    _, state = make_replay(method, base.weights)(base.weights, header_key(journal), journal.records)
-    pool = make_pool([method.estimator.space.state(state.params, state.subspace)])
+    _, state = make_replay(method, base.weights)(
+        OwnedWeights(base.weights), header_key(journal), journal.records
+    )
+    pool = stack_variants([method.estimator.space.state(state.params, state.subspace)])
     pages = pack([item], shape_needed([item]))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
     logprob_pc = jax.jit(functools.partial(score, graphdef=base.graphdef))(

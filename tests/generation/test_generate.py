@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.adapters.lora import load_lora
 from zojax.errors import InputError
 from zojax.generation import Sampling, generate, generate_tokens, pack_prompts, rows
@@ -106,7 +106,7 @@ def test_rows_under_an_adapter_go_on_as_pefts_and_those_beside_as_the_base(
     expected = their_tokens(adapted, PROMPTS)
     base = references[rough_model.path]
     assert all(a != b for a, b in zip(expected, base, strict=True)), "the adapter must matter"
-    pool = make_pool([load_lora(tmp_path, rough_model)])
+    pool = stack_variants([load_lora(tmp_path, rough_model)])
     packed = pack_prompts(PROMPTS, MAX_NEW, num_rows=8)
     once = repeat_for_slots(packed, first_slot=0, num_slots=2)
     ours = our_tokens(rough_model, once, pool)
@@ -119,7 +119,7 @@ def test_a_prefix_is_seen_at_every_step(rough_model):
     shape = (config.num_hidden_layers, length, config.hidden_size)
     k, v = rng.standard_normal((2, *shape)).astype(np.float32)
     on = np.ones(config.num_hidden_layers, np.float32)
-    pool = make_pool([{"layers": {"self_attn": {"prefix": {"k": k, "v": v, "on": on}}}}])
+    pool = stack_variants([{"layers": {"self_attn": {"prefix": {"k": k, "v": v, "on": on}}}}])
     packed = pack_prompts(PROMPTS[:3], 8, slots=[1, 0, 1])
     ours = our_tokens(rough_model, packed, pool, max_new_tokens=8)
     theirs = their_model(rough_model)

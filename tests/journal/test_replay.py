@@ -23,6 +23,7 @@ from tests.runs.small_runs import (
 from zojax.adapters import draw_dense
 from zojax.journal.file import SKIPPED
 from zojax.journal.replay import header_key, merge
+from zojax.training.interval import OwnedWeights
 from zojax.training.step import StepRecord, TrainState
 
 CASES = {
@@ -166,7 +167,7 @@ def test_the_documents_recipe_gives_the_runs_weights(train_once):
     run = train_once("full, rms, decay, cosine")
     expected = rebuilt_by_the_document(run)
     weights, state = copied(run.reached[CASES["full, rms, decay, cosine"].steps])
-    merged = merge(weights, state, run.method, header_key(run.journal))
+    merged = merge(OwnedWeights(weights), state, run.method, header_key(run.journal))
     for path, leaf in traverse_util.flatten_dict(merged, sep="/").items():
         # Weights of the order of 1 take 150 roundings of float32 of 6e-8 each, at random.
         np.testing.assert_allclose(leaf, expected[path], rtol=0, atol=2e-6, err_msg=path)

@@ -22,9 +22,10 @@ from zojax.runs.loop import Programs, Trainer, compile_programs
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_buckets
 from zojax.training.batches import BatchSource
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
-from zojax.training.objective import classification_loss
-from zojax.training.step import Batch, Method, Objective, TrainState, init_state
+from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
+from zojax.training.step import Batch, Method, TrainState, init_state
 
 Tree = Any
 
@@ -138,7 +139,7 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
         state,
         key,
         method,
-        Objective(model.graphdef, 2, False, classification_loss),
+        of_candidates(CandidateScorer(model.graphdef, 2, False), classification_loss),
         source.abstract,
         steps=case.steps,
     )
@@ -153,7 +154,7 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
     path = directory / "journal.zj"
     writer = JournalWriter.create(path, header)
     trainer = Trainer(
-        weights,
+        OwnedWeights(weights),
         state,
         key,
         first_step=0,
@@ -187,4 +188,6 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
 
 
 def replayed(run: Trained, records: np.ndarray, **kwargs: Any) -> tuple[Tree, TrainState]:
-    return run.replay(copied(run.base.weights), header_key(run.journal), records, **kwargs)
+    owned = OwnedWeights(copied(run.base.weights))
+    owned, state = run.replay(owned, header_key(run.journal), records, **kwargs)
+    return owned.weights, state

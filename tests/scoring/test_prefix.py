@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.models import Model
 from zojax.scoring import Item, from_span, pack, score, shape_needed
 from zojax.scoring.prefix import prefix_from_tokens
@@ -92,7 +92,7 @@ def random_items(vocab_size: int) -> list[Item]:
 
 def test_packed_trees_with_a_prefix_score_as_transformers_with_past_key_values(rough_model):
     prefixes = [random_prefix(rough_model, seed) for seed in (1, 2)]
-    pool = make_pool([state(prefix) for prefix in prefixes])
+    pool = stack_variants([state(prefix) for prefix in prefixes])
     items = random_items(rough_model.config.vocab_size)
     theirs = their_model(rough_model)
     in_slots = [our_logprobs(rough_model, pool, items, slot) for slot in (1, 2)]
@@ -108,7 +108,7 @@ def test_packed_trees_with_a_prefix_score_as_transformers_with_past_key_values(r
 
 
 def test_slot_0_beside_a_prefix_scores_as_the_base_model(rough_model):
-    pool = make_pool([state(random_prefix(rough_model, 1))])
+    pool = stack_variants([state(random_prefix(rough_model, 1))])
     items = random_items(rough_model.config.vocab_size)
     beside = our_logprobs(rough_model, pool, items, 0)
     alone = our_logprobs(rough_model, {}, items, 0)

@@ -14,9 +14,10 @@ from zojax.adapters import (
     along,
     draw_dense,
     lowrank,
-    make_pool,
     own_arrays,
     seeded,
+    seeded_fold,
+    stack_variants,
     trainable_sites,
 )
 from zojax.adapters.fold import fold
@@ -156,7 +157,7 @@ def test_adapter_slots_score_as_merged_weights_in_transformers(model, trainable,
         merged.append(merge(model.weights, params, subspace))
     sequences = random_sequences([2, 7, 19])
     items = [full_span(tokens) for tokens in sequences]
-    ours = scored_by_example(model, make_pool(states), items, slots=(0, 1, 2))
+    ours = scored_by_example(model, stack_variants(states), items, slots=(0, 1, 2))
     for in_slot, weights in zip(ours, [model.weights, *merged], strict=True):
         theirs = reference_logprobs(model, weights, tmp_path, sequences)
         for (logprobs,), reference, tokens in zip(in_slot, theirs, sequences, strict=True):
@@ -189,15 +190,16 @@ def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, b
         monkeypatch.setattr(sys.modules["zojax.models.layers"], "_ENTRIES", 7 * 24)
         jax.clear_caches()
     sites = trainable_sites(model.weights, "full")
-    space = seeded(sites, num_directions=2)
+    space = seeded(num_directions=2)
     subspace = space.redraw(jax.random.key(4))
     tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
     items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
     pages = pack(items, shape_needed(items, 2))
     scale_d, scores = jnp.array([0.02, -0.03]), []
     copy = jax.tree.map(jnp.copy, model.weights)
-    moved, _ = space.fold(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
-    pool = make_pool([along(sites, subspace[SEEDS], scale_d)])
+    fold_seeded = seeded_fold(sites, "nearest")
+    moved, _ = fold_seeded.apply(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
+    pool = stack_variants(along(sites, subspace[SEEDS], scale_d[None]))
     cases = ((moved, {}, 0), (model.weights, pool, 1), (model.weights, pool, 0))
     for weights, adapters, slot in cases:
         pages = dataclasses.replace(pages, slot_p=np.full_like(pages.slot_p, slot))
@@ -258,7 +260,7 @@ def test_bare_logits_rank_single_token_candidates_as_logprobs_do(model):
 
 def test_bare_logits_see_the_adapter_as_logprobs_do(model):
     sites = trainable_sites(model.weights, "full")
-    pool = make_pool([adapter_state(*drawn(sites, 1, 0.05))])
+    pool = stack_variants([adapter_state(*drawn(sites, 1, 0.05))])
     tails = tuple(np.array([t], np.int32) for t in (5, 11, 40))
     items = [Item(prompt, tails) for prompt in random_sequences([3, 9])]
     pages = pack(items, shape_needed(items, 2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.hub import load, save
 from zojax.models.layers import Linear
 from zojax.models.precision import Precision
@@ -58,7 +58,7 @@ def scored(path: str, dtype: str, variants: int, count: int = 2) -> np.ndarray:
     rng = np.random.default_rng(0)
     texts = [from_span(rng.integers(3, 97, n).astype(np.int32), 1, n) for n in (20, 13)]
     pages = repeat_for_slots(pack(texts, shape_needed(texts, 2)), 1, count + 1)
-    pool = make_pool(states(model.weights, count))
+    pool = stack_variants(states(model.weights, count))
     out = SCORE(model.weights, pool, pages, graphdef=model.graphdef, variants=variants)
     weight = pages.weight_pc > 0
     return np.asarray(jnp.where(weight, out, 0)).reshape(2, count + 1, -1)

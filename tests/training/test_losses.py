@@ -11,7 +11,8 @@ from scaled_step import make_batch, method_of, objective_of
 from zojax.models import Model, random_model
 from zojax.models.opt import OPTConfig
 from zojax.training.batches import stack
-from zojax.training.step import init_state, losses_of
+from zojax.training.objective import in_micro_batches
+from zojax.training.step import init_state, perturb, score_variants
 
 CONFIG = OPTConfig(64, 32, 3, 4, 64, 64, 32)
 EPSILON = "estimator.epsilon=1e-4"
@@ -30,16 +31,17 @@ def model() -> Model:
 
 def projected_grads(model: Model, settings: list[str], micro_batches: int) -> np.ndarray:
     method = method_of(model, [EPSILON, *settings])
-    objective = objective_of(model)._replace(num_micro_batches=micro_batches)
+    objective = objective_of(model)
+    if micro_batches > 1:
+        objective = in_micro_batches(objective)
     batch = stack([make_batch(CONFIG, 4, 7) for _ in range(micro_batches)])
-    estimator, key = method.estimator, jax.random.key(1)
+    key = jax.random.key(1)
 
     @jax.jit
     def ask(weights):
         state = init_state(method, weights, key)
-        variants = estimator.perturb(key, jnp.int32(0), state.params, state.subspace)
-        losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
-        return estimator.projected_grad(losses_v)
+        losses_v = score_variants(objective, weights, perturb(method, key, state), batch)
+        return method.estimator.projected_grad(losses_v)
 
     return np.asarray(ask(model.weights))
 

@@ -1,6 +1,5 @@
 """From a configuration to a method: what goes together, and what a step then does."""
 
-import functools
 import json
 from contextlib import nullcontext
 from typing import Literal
@@ -11,7 +10,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from zojax.adapters import Site, lowrank
+from zojax.adapters import Site, lowrank, stack_variants
 from zojax.config import (
     Config,
     DataConfig,
@@ -28,7 +27,8 @@ from zojax.training import estimator_table
 from zojax.training.estimator_table import redraw_interval
 from zojax.training.method import check_method, make_method
 from zojax.training.spaces import low_rank
-from zojax.training.step import init_state, score_slots, train_step
+from zojax.training.step import init_state, train_step
+from zojax.training.step_programs import step_program
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def first_losses(config: Config) -> np.ndarray:
     """Of the first step, under its variants."""
     run = prepare(config, Console(quiet=True))
     _, batch, _ = make_train_source(config, run)(0)
-    step = functools.partial(train_step, method=run.method, objective=run.objective)
+    step = step_program(run.method, run.objective)
     weights = run.model.weights
     state = init_state(run.method, weights, run.key)
-    _, record = jax.jit(step)(weights, state, run.key, np.float32(0.1), batch)
+    _, record = step(weights, state, run.key, np.float32(0.1), batch)
     return np.asarray(record.losses_v)
 
 
@@ -108,7 +108,7 @@ def test_scoring_between_two_steps_draws_no_random_numbers(name, configure):
 
     def evaluation(weights, state, batch):
         adapter = space.state(state.params, state.subspace)
-        return score_slots(weights, [adapter], batch, run.objective)
+        return run.scorer(weights, stack_variants([adapter]), batch)
 
     def step(weights, state, batch):
         rate = np.float32(0.1)

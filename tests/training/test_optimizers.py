@@ -25,8 +25,9 @@ from zojax.config.optimizers import OF_OPTAX
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.training import optimizers
+from zojax.training.interval import OwnedWeights, ends_interval, next_interval
 from zojax.training.method import make_method
-from zojax.training.step import Method, ends_interval, init_state, next_interval, update
+from zojax.training.step import Method, init_state, update
 
 KEY, RATE, STEPS = jax.random.key(3), 0.01, 6
 USABLE = [name for name, of in optimizers.OF_OPTAX.items() if not of.unusable]
@@ -105,8 +106,8 @@ def test_what_lion_keeps_is_carried_over_a_redraw():
     method = make(
         {"optimizer": "lion"}, LozoConfig(rank=2, interval=2), LinearConfig(fold="nearest")
     )
-    weights = model().weights
-    state = init_state(method, weights, KEY)
+    owned = OwnedWeights(model().weights)
+    state = init_state(method, owned.weights, KEY)
     (path,) = state.params
     moment, w = np.zeros((2, 5, 2)), np.ones((2, 5, 4))
     advance = jax.jit(functools.partial(update, method))
@@ -118,9 +119,9 @@ def test_what_lion_keeps_is_carried_over_a_redraw():
         moment = 0.99 * moment + 0.01 * g
         state = advance(state, KEY, c, jnp.float32(RATE), jnp.bool_(False))
         if ends_interval(method, step + 1):
-            weights, state = next_interval(weights, state, KEY, method=method)
+            owned, state = next_interval(owned, state, KEY, method=method)
             moment = moment @ v.swapaxes(1, 2) @ np.float64(state.subspace[path]) / 4
-    folded = weights["layers"]["self_attn"]["q_proj"]["weight"]
+    folded = owned.weights["layers"]["self_attn"]["q_proj"]["weight"]
     total = np.float64(folded) + np.float64(state.params[path]) @ np.float64(
         state.subspace[path]
     ).swapaxes(1, 2)

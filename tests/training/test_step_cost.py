@@ -22,8 +22,8 @@ from zojax.runs.setup import make_train_source, prepare
 from zojax.scoring import Item, PageShape
 from zojax.training.batches import abstract_batch
 from zojax.training.method import make_method
-from zojax.training.objective import classification_loss
-from zojax.training.step import Objective, init_state
+from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
+from zojax.training.step import init_state
 
 VOCABULARY, D, FFN, LAYERS, HEADS, RANK = 50272, 768, 3072, 12, 12, 2
 CONFIG = OPTConfig(
@@ -56,7 +56,8 @@ def compiled_step(**estimator: Any) -> Any:
     method = make_method(config, model)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(functools.partial(init_state, method), model.weights, key)
-    objective = Objective(model.graphdef, 2, normalize=False, loss=classification_loss)
+    scorer = CandidateScorer(model.graphdef, 2, normalize=False)
+    objective = of_candidates(scorer, classification_loss)
     batches = {SHAPE: abstract_batch(SHAPE, 16)}
     programs = compile_programs(model.weights, state, key, method, objective, batches, steps=1)
     return programs.step[SHAPE]

@@ -1,18 +1,21 @@
 """Small trees of arrays that, with the frozen base weights, name a model."""
 
 from zojax.adapters.factored import draw_factored, factored
-from zojax.adapters.fold import FoldPolicy
+from zojax.adapters.fold import Fold, FoldPolicy
 from zojax.adapters.lora_space import lora_sites, lora_space
-from zojax.adapters.lowrank import adapter_state, lowrank
-from zojax.adapters.pool import make_pool, own_arrays
+from zojax.adapters.lowrank import adapter_state, lowrank, lowrank_fold
+from zojax.adapters.pool import AdapterPool
 from zojax.adapters.prefix_space import prefix_space
-from zojax.adapters.seeded import along, seeded
+from zojax.adapters.seeded import along, seeded, seeded_fold
 from zojax.adapters.sites import Flat, Site, Sites, Trainable, trainable_sites
 from zojax.adapters.space import Draw, Sample, Space, draw_dense
+from zojax.adapters.variants import num_variants, own_arrays, stack_variants
 
 __all__ = [
+    "AdapterPool",
     "Draw",
     "Flat",
+    "Fold",
     "FoldPolicy",
     "Sample",
     "Site",
@@ -27,9 +30,12 @@ __all__ = [
     "lora_sites",
     "lora_space",
     "lowrank",
-    "make_pool",
+    "lowrank_fold",
+    "num_variants",
     "own_arrays",
     "prefix_space",
     "seeded",
+    "seeded_fold",
+    "stack_variants",
     "trainable_sites",
 ]

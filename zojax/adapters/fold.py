@@ -6,7 +6,8 @@ rounding goes up or down in proportion, so that its mean is exact; its key is th
 replays bit for bit.
 """
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,22 @@ from flax import traverse_util
 from zojax.adapters.sites import Flat, site_key
 
 FoldPolicy = Literal["stochastic", "nearest"]
+
+
+class Fold(NamedTuple):
+    """How what an interval gathered in a space moves into the weights, before a redraw loses it.
+
+    Only spaces over weights have one (:func:`zojax.adapters.lowrank_fold`,
+    :func:`zojax.adapters.seeded_fold`), and only who owns the weights may use it, see
+    :mod:`zojax.training.interval`.
+
+    Attributes:
+        paths: of the weights that it moves.
+        apply: ``(weights, params, subspace, key) -> (weights, params)``. Donate the first two.
+    """
+
+    paths: tuple[str, ...]
+    apply: Callable[[Any, Flat, Flat, jax.Array], tuple[Any, Flat]]
 
 
 def round_stochastically(key: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
-from zojax.adapters.space import Space, Specs, keep_moment, keep_weights
+from zojax.adapters.space import Space, Specs, keep_moment
 
 A, B = "lora_A", "lora_B"
 
@@ -85,4 +85,4 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
             specs[f"{site.path}/{A}"] = PartitionSpec(*lead, None, n)
         return specs, {}
 
-    return Space(init, lambda key: {}, state, keep_weights, keep_moment, split=split)
+    return Space(init, lambda key: {}, state, keep_moment, split)

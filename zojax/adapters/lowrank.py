@@ -9,19 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from zojax.adapters.fold import FoldPolicy, fold
+from zojax.adapters.fold import Fold, FoldPolicy, fold
 from zojax.adapters.sites import Flat, Sites, nest
 from zojax.adapters.space import Space, Specs, draw_subspace
 from zojax.models.layers import Shared
 
 
-def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> Space:
+def lowrank(sites: Sites, *, rank: int) -> Space:
     """The space of ``A`` and deltas, on the subspaces that V spans.
 
     Args:
         sites: what is trained (:func:`zojax.adapters.trainable_sites`).
         rank: columns k of A and V.
-        fold_policy: how a fold rounds to the weights' dtype.
 
     Example:
         >>> from zojax.adapters.sites import Site
@@ -42,9 +41,6 @@ def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> 
     def redraw(key: jax.Array) -> Flat:
         return draw_subspace(key, matrices, rank)
 
-    def fold_into(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
-        return fold(weights, params, subspace, key, fold_policy)
-
     def split(weights: Specs) -> tuple[Specs, Specs]:
         """A as W's rows are, V as its columns, vectors as they are."""
         rows, columns = {}, {}
@@ -57,7 +53,21 @@ def lowrank(sites: Sites, *, rank: int, fold_policy: FoldPolicy = "nearest") -> 
                 columns[site.path] = PartitionSpec(*lead, n, None)
         return rows, columns
 
-    return Space(init, redraw, adapter_state, fold_into, carry, tuple(matrices), split)
+    return Space(init, redraw, adapter_state, carry, split)
+
+
+def lowrank_fold(sites: Sites, policy: FoldPolicy) -> Fold:
+    """``W ← W + A Vᵀ`` of the space at these sites; the deltas of vectors stay as they are.
+
+    Args:
+        sites: what is trained.
+        policy: how to round to the weights' dtype.
+    """
+
+    def apply(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
+        return fold(weights, params, subspace, key, policy)
+
+    return Fold(tuple(site.path for site in sites if site.is_matrix), apply)
 
 
 def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
@@ -78,7 +88,7 @@ def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
 def adapter_state(params: Flat, subspace: Flat) -> dict[str, Any]:
     """The tree that a model takes (without the slot axis): factors at matrices, deltas else.
 
-    V is shared by all states of one subspace, see :func:`zojax.adapters.make_pool`.
+    V is shared by all states of one subspace, see :func:`zojax.adapters.stack_variants`.
     """
     return nest(
         {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from zojax.adapters.fold import fold_matrix
-from zojax.adapters.pool import own_arrays
+from zojax.adapters.variants import own_arrays
 from zojax.errors import InputError
 
 Tree = Any

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters.sites import Flat, nest
-from zojax.adapters.space import Space, keep_moment, keep_weights
+from zojax.adapters.space import Space, keep_moment
 
 Tree = Any
 
@@ -41,4 +41,4 @@ def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Sp
         # Slot 0 of a pool is all zeros, and so it is off there: the base model has no prefix.
         return nest({**params, f"{SITE}/on": jnp.ones(params[K].shape[:1], jnp.float32)})
 
-    return Space(init, lambda key: {}, state, keep_weights, keep_moment)
+    return Space(init, lambda key: {}, state, keep_moment)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from zojax.adapters.fold import FoldPolicy, round_to
+from zojax.adapters.fold import Fold, FoldPolicy, round_to
 from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
 from zojax.adapters.space import Space, keep_moment
 from zojax.models.layers import Seeded, Shared, draw_rows
@@ -24,20 +24,11 @@ COEFFICIENTS, SEEDS = "coefficients", "seeds"
 _ROWS = 2048  # of a matrix that are drawn and folded at once
 
 
-def seeded(
-    sites: Sites,
-    *,
-    num_directions: int = 1,
-    fold_policy: FoldPolicy = "nearest",
-    dtype: Any = jnp.float32,
-) -> Space:
+def seeded(*, num_directions: int = 1) -> Space:
     """The space of ``W + Σ_d c_d z_d``; it must be folded after every step.
 
     Args:
-        sites: what is trained.
         num_directions: directions that a step may move along.
-        fold_policy: how a fold rounds to the weights' dtype.
-        dtype: of the weights that are probed, which directions of matrices are rounded to.
     """
 
     def init(weights: Any, key: jax.Array) -> Flat:
@@ -49,7 +40,19 @@ def seeded(
     def state(params: Flat, subspace: Flat) -> dict[str, Any]:
         return {}  # every step ends with a fold
 
-    def fold(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
+    return Space(init, redraw, state, keep_moment)
+
+
+def seeded_fold(sites: Sites, policy: FoldPolicy, dtype: Any = jnp.float32) -> Fold:
+    """``W ← W + Σ_d c_d z_d`` at every site.
+
+    Args:
+        sites: what is trained.
+        policy: how to round to the weights' dtype.
+        dtype: of the weights that are probed, which directions of matrices are rounded to.
+    """
+
+    def apply(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
         flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
         for site in sites:
             flat[site.path] = _move(
@@ -58,31 +61,35 @@ def seeded(
                 subspace[SEEDS],
                 params[COEFFICIENTS],
                 site_key(key, site.path),
-                fold_policy,
+                policy,
                 dtype,
             )
-        return traverse_util.unflatten_dict(flat, sep="/"), init(weights, key)
+        moved = traverse_util.unflatten_dict(flat, sep="/")
+        return moved, jax.tree.map(jnp.zeros_like, params)
 
-    return Space(init, redraw, state, fold, keep_moment, folded=tuple(s.path for s in sites))
+    return Fold(tuple(site.path for site in sites), apply)
 
 
-def along(sites: Sites, seed_d2: jax.Array, scale_d: jax.Array) -> dict[str, Any]:
-    """The adapter state of ``W + Σ_d scale_d z_d`` at every site.
+def along(sites: Sites, seed_d2: jax.Array, scale_vd: jax.Array) -> list[dict[str, Any]]:
+    """The adapter states of ``W + Σ_d scale_d z_d`` at every site, one for each row of scales.
 
     Args:
         sites: what is moved.
-        seed_d2: key data ``(d, 2)`` uint32.
-        scale_d: float32.
+        seed_d2: key data ``(d, 2)`` uint32, which all states share.
+        scale_vd: float32.
     """
-    state = {}
+    states: list[dict[str, Any]] = [{} for _ in scale_vd]
     for site in sites:
         seeds = _site_seeds(site, seed_d2)
-        if site.is_matrix:
-            scales = jnp.broadcast_to(scale_d, (*site.lead, len(scale_d)))
-            state[site.path] = Seeded(Shared(jnp.moveaxis(seeds, 0, -2)), scales)
-        else:
-            state[site.path] = jnp.einsum("d,d...->...", scale_d, _vectors(site, seeds))
-    return nest(state)
+        shared = Shared(jnp.moveaxis(seeds, 0, -2))
+        vectors = None if site.is_matrix else _vectors(site, seeds)
+        for state, scale_d in zip(states, scale_vd, strict=True):
+            if vectors is None:
+                scales = jnp.broadcast_to(scale_d, (*site.lead, len(scale_d)))
+                state[site.path] = Seeded(shared, scales)
+            else:
+                state[site.path] = jnp.einsum("d,d...->...", scale_d, vectors)
+    return [nest(state) for state in states]
 
 
 def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def split_nothing(weights: Specs) -> tuple[Specs, Specs]:
 
 
 class Space(NamedTuple):
-    """A trainable tree, as pure functions; an estimator probes it, a fold empties it.
+    """A trainable tree, as pure functions, that an estimator probes.
 
     ``params`` are trained, ``subspace`` is what a redraw replaces (``{}`` where nothing is). All
     are float32.
@@ -51,11 +51,8 @@ class Space(NamedTuple):
         redraw: ``(key) -> subspace``; for the key of the step that an interval starts at.
         state: ``(params, subspace) -> adapter state`` of the model that they name beside the
             weights.
-        fold: ``(weights, params, subspace, key) -> (weights, params)``: moves into the weights
-            what a redraw would lose. Donate both.
         carry: ``(moment, old, new) -> moment``: a tree like params that an optimizer keeps, such
             as momentum, when the subspace is redrawn.
-        folded: paths of the weights that ``fold`` moves; none where it moves no weight.
         split: ``(weights' specs) -> (params' specs, subspace's specs)``: how arrays are split over
             a mesh beside the matrices that they belong to.
     """
@@ -63,15 +60,8 @@ class Space(NamedTuple):
     init: Callable[[Tree, jax.Array], Flat]
     redraw: Callable[[jax.Array], Flat]
     state: Callable[[Flat, Flat], Tree]
-    fold: Callable[[Tree, Flat, Flat, jax.Array], tuple[Tree, Flat]]
     carry: Callable[[Flat, Flat, Flat], Flat]
-    folded: tuple[str, ...] = ()
     split: Callable[[Specs], tuple[Specs, Specs]] = split_nothing
-
-
-def keep_weights(weights: Tree, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Tree, Flat]:
-    """The fold of a space whose params live beside the weights for ever."""
-    return weights, params
 
 
 def keep_moment(moment: Flat, old: Flat, new: Flat) -> Flat:

@@ -220,16 +220,16 @@ def _evaluate(
     from zojax.files import write_rows
     from zojax.reporting.bar import progress_bar
     from zojax.runs.setup import pack_eval_sets
-    from zojax.training.method import make_objective
+    from zojax.training.method import make_scorer
 
     metric = data.splits.task.metric
-    objective = make_objective(config, data.splits, data.tokenizer, data.scored, model)
+    scorer = make_scorer(config, data.splits.task, data.scored, model)
     if predictions is not None:  # to be read as log-probabilities, where bare logits would do
-        objective = objective._replace(normalize=True)
+        scorer = scorer._replace(normalize=True)
     dev_set, eval_set = pack_eval_sets(config, data, model)
     used = [dev_set, eval_set] if config.data.calibration == "median" else [eval_set]
     with console.status("compiling"):
-        evaluator = Evaluator(model, state_of, carry, objective, used, data.tokenizer)
+        evaluator = Evaluator(model, state_of, carry, scorer, used, data.tokenizer)
     with progress_bar(console, "evaluate") as update:
         judged = evaluator.judge(model.weights, carry, eval_set, dev_set, on_progress=update)
     if predictions is not None:

@@ -225,14 +225,14 @@ def open_model(
     """
     import jax.numpy as jnp
 
-    from zojax.adapters import make_pool
+    from zojax.adapters import stack_variants
     from zojax.adapters.lora import load_lora
     from zojax.hub import load, load_tokenizer
 
     tokenizer = load_tokenizer(path, bos_token_id)
     with console.status("loading the model"):
         model = load(path, dtype=jnp.dtype(dtype))
-        pool = {} if adapter is None else make_pool([load_lora(adapter, model)])
+        pool = {} if adapter is None else stack_variants([load_lora(adapter, model)])
     return Source(model, pool, tokenizer)
 
 
@@ -248,7 +248,7 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     Raises:
         InputError: no run there, a damaged one, another base model, or fewer steps.
     """
-    from zojax.adapters import make_pool
+    from zojax.adapters import stack_variants
     from zojax.hub import load_tokenizer
     from zojax.journal.file import read_journal
     from zojax.runs import run_dir
@@ -257,7 +257,7 @@ def open_run(directory: Path, console: Console, step: int | None = None) -> Sour
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     run = load_run(read_journal(directory / run_dir.JOURNAL), config, console, step)
-    return Source(run.model, make_pool([run.adapter(run.state)]), tokenizer)
+    return Source(run.model, stack_variants([run.adapter(run.state)]), tokenizer)
 
 
 def generate_texts(

@@ -220,20 +220,21 @@ def _replay_with_bar(
     from zojax.programs.compiling import CompilationCounter
     from zojax.reporting.bar import progress_bar
     from zojax.runs.rebuild import rebuild
+    from zojax.training.interval import OwnedWeights
 
     bar = progress_bar(console, "replay", transient=False)
     with bar as update, CompilationCounter() as compilations:
         update(0, steps)
         started = time.perf_counter()
-        weights, state, _ = rebuild(
+        owned, state, _ = rebuild(
             journal,
             method,
-            base.weights,
+            OwnedWeights(base.weights),
             None,  # no checkpoint: this is the journal's proof
             steps=steps,
             on_progress=lambda step: update(step, steps),
         )
-        weights = merge(weights, state, method, header_key(journal))
+        weights = merge(owned, state, method, header_key(journal))
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - started - compilations.seconds
         update(steps, steps)

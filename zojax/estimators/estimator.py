@@ -39,7 +39,7 @@ class Estimator(NamedTuple):
             params; it is not a function of their values.
         num_variants: losses that a step asks for.
         num_queries: scalars that a step leaves.
-        variants_per_pool: how many of the variants, in their order, are scored at once.
+        variants_at_once: how many of them, in their order, are scored side by side.
     """
 
     space: Space
@@ -48,4 +48,4 @@ class Estimator(NamedTuple):
     gradient: Callable[[jax.Array, jax.Array, Tree, Tree, jax.Array], Tree]
     num_variants: int
     num_queries: int
-    variants_per_pool: int
+    variants_at_once: int

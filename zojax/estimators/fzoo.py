@@ -76,5 +76,5 @@ def fzoo(
         gradient,
         num_variants=num_queries + 1,
         num_queries=num_queries,
-        variants_per_pool=num_queries + 1,
+        variants_at_once=num_queries + 1,
     )

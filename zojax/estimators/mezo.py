@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zojax.adapters import Flat, FoldPolicy, Sites, Space, along, draw_dense, seeded
+from zojax.adapters import Flat, Sites, Space, along, draw_dense, seeded
 from zojax.adapters.seeded import COEFFICIENTS, SEEDS
 from zojax.estimators.estimator import Estimator
 from zojax.estimators.two_point import two_point, two_sided
@@ -29,42 +29,32 @@ def mezo(space: Space, *, epsilon: float = 1e-3, num_queries: int = 1) -> Estima
     return two_point(space, draw_dense, epsilon=epsilon, num_queries=num_queries)
 
 
-def mezo_on_weights(
-    sites: Sites,
-    *,
-    epsilon: float = 1e-3,
-    num_queries: int = 1,
-    fold_policy: FoldPolicy = "nearest",
-    dtype: Any = jnp.float32,
-) -> Estimator:
+def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1) -> Estimator:
     """MeZO over the weights themselves, whose z is drawn where it is needed and never stored.
 
-    A step's movement is folded into the weights before the next one, so the space must be redrawn
-    every step. Each query is scored by itself: a layer draws the z of one direction at a time.
+    A step's movement is folded into the weights before the next one
+    (:func:`zojax.adapters.seeded_fold`), so that the space must be redrawn every step. Each query
+    is scored by itself: a layer draws the z of one direction at a time.
 
     Args:
         sites: what is trained.
         epsilon: the probe's length.
         num_queries: directions a step.
-        fold_policy: how the weights are rounded to their dtype.
-        dtype: of the weights.
 
     Example:
         >>> from zojax.adapters import Site
         >>> estimator = mezo_on_weights((Site("w", (3, 2)),), num_queries=2)
-        >>> estimator.num_variants, estimator.variants_per_pool
+        >>> estimator.num_variants, estimator.variants_at_once
         (4, 2)
     """
-    space = seeded(
-        sites, num_directions=num_queries, fold_policy=fold_policy, dtype=jnp.dtype(dtype)
-    )
+    space = seeded(num_directions=num_queries)
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Any]:
         lengths = jnp.array([[epsilon], [-epsilon]])
         return [
-            along(sites, subspace[SEEDS][query : query + 1], length)
+            state
             for query in range(num_queries)
-            for length in lengths
+            for state in along(sites, subspace[SEEDS][query : query + 1], lengths)
         ]
 
     def gradient(
@@ -83,5 +73,5 @@ def mezo_on_weights(
         gradient,
         num_variants=2 * num_queries,
         num_queries=num_queries,
-        variants_per_pool=2,
+        variants_at_once=2,
     )

@@ -64,7 +64,7 @@ def two_point(
         gradient,
         num_variants=2 * num_queries,
         num_queries=num_queries,
-        variants_per_pool=2 * num_queries,
+        variants_at_once=2 * num_queries,
     )
 
 

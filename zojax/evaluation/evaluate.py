@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from zojax.adapters import make_pool
+from zojax.adapters import stack_variants
 from zojax.distributed import layout_of
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.generation.texts import generate
@@ -24,8 +24,9 @@ from zojax.scoring import PageShape
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import score_ranking, score_text
 from zojax.training.batches import abstract_batch
+from zojax.training.objective import CandidateScorer
 from zojax.training.placement import place
-from zojax.training.step import Batch, Objective, score_slots
+from zojax.training.step import Batch
 
 Tree = Any
 
@@ -65,7 +66,7 @@ class Evaluator:
         model: the base model; its weights are those that shapes are taken from, no more.
         state_of: ``(carry) -> adapter state``, of whatever names a model beside its weights.
         carry: such a thing, for its shapes.
-        objective: how candidates are scored.
+        scorer: how candidates are scored.
         eval_sets: that will be judged.
         tokenizer: for answers that are generated.
     """
@@ -75,18 +76,19 @@ class Evaluator:
         model: Model,
         state_of: Callable[[Tree], Tree],
         carry: Tree,
-        objective: Objective,
+        scorer: CandidateScorer,
         eval_sets: Sequence[EvalSet],
         tokenizer: Tokenizer,
     ):
         def function(weights: Tree, carry: Tree, batch: Batch) -> jax.Array:
-            return score_slots(weights, [state_of(carry)], batch, objective)[0]
+            variants = stack_variants([state_of(carry)])
+            return scorer(weights, variants, batch)[0]
 
         self._model = dataclasses.replace(model, weights={})
         self._layout = layout_of(model.weights)
         self._tokenizer = tokenizer
-        self._num_candidates = objective.num_candidates
-        self._pool = jax.jit(lambda carry: make_pool([state_of(carry)]))
+        self._num_candidates = scorer.num_candidates
+        self._pool = jax.jit(lambda carry: stack_variants([state_of(carry)]))
         self._ahead: dict[PageShape, Ahead[Callable[..., Any]]] = {}
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:

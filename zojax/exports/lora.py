@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from zojax.adapters.lora import PREFIX, WEIGHTS, A, B, Factors
 from zojax.adapters.lora_config import CONFIG
-from zojax.adapters.pool import own_arrays
+from zojax.adapters.variants import own_arrays
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.hub.checkpoint_files import write_safetensors

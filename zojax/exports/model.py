@@ -33,6 +33,7 @@ from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.precision import dequantise, rounded
 from zojax.runs.rebuild import load_base, rebuild, saved_by
+from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState, init_state
 
 Tree = Any
@@ -79,12 +80,12 @@ def export_peft(
     abstract_state = _abstract_state(method, base.weights)
     check_mergeable(abstract_state)
     space = method.estimator.space
-    trained = trained_places(abstract_state, space.folded)
+    trained = trained_places(abstract_state, method.fold.paths if method.fold else ())
     check_linear(trained, places)
-    weights, state = _rebuild(base, method, exported, console)
+    owned, state = _rebuild(base, method, exported, console)
     factors = named_factors(space.state(state.params, state.subspace), places)
     folded = is_folded(method, exported.step) or not factors
-    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(owned.weights))
 
     def update(module: str) -> np.ndarray:
         """All that happened to a matrix ``(m, n)``, in float64."""
@@ -143,12 +144,12 @@ def export_hf(
     base, method = load_base(exported.journal, exported.config, console, exported.step)
     check_mergeable(_abstract_state(method, base.weights))
     read_base = base_tensors(base)
-    weights, state = _rebuild(base, method, exported, console)
+    owned, state = _rebuild(base, method, exported, console)
     adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Or the last interval would be rounded to the run's dtype before it is to this one.
-        weights = _widened(weights)
-    merged = merge(weights, state, method, header_key(exported.journal))
+        owned = OwnedWeights(_widened(owned.weights))
+    merged = merge(owned, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
     told: dict[str, Any] = {"dtype": dtype.name}
     if dtype.itemsize == 2 and not is_folded(method, exported.step):
@@ -190,21 +191,21 @@ def base_tensors(model: Model) -> ReadBase:
 
 def _rebuild(
     base: Model, method: Method, exported: Exported, console: Console
-) -> tuple[Tree, TrainState]:
+) -> tuple[OwnedWeights, TrainState]:
     """Weights and state after the steps; uses up the base's arrays if anything is folded."""
     saved, steps = saved_by(exported.journal, exported.config, console), exported.step
     with console.status("replaying the journal") as status:
-        weights, state, _ = rebuild(
+        owned, state, _ = rebuild(
             exported.journal,
             method,
-            base.weights,
+            OwnedWeights(base.weights),
             saved,
             steps=steps,
             on_progress=lambda step: status.update(
                 f"replaying the journal: {step} of {steps} steps"
             ),
         )
-    return weights, state
+    return owned, state
 
 
 def _abstract_state(method: Method, weights: Tree) -> Tree:

@@ -21,17 +21,15 @@ from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.journal.file import SKIPPED, Journal
 from zojax.models.precision import dequantise
-from zojax.training.placement import state_shardings
-from zojax.training.step import (
-    Method,
-    TrainState,
+from zojax.training.interval import (
+    OwnedWeights,
     ends_interval,
-    init_state,
     interval_program,
     next_interval,
     reaches_interval_end,
-    update,
 )
+from zojax.training.placement import state_shardings
+from zojax.training.step import Method, TrainState, init_state, update
 
 Tree = Any
 
@@ -138,16 +136,16 @@ class Replay(Protocol):
 
     def __call__(
         self,
-        weights: Tree,
+        owned: OwnedWeights,
         key: jax.Array,
         records: np.ndarray,
         on_progress: Callable[[int], None] = ...,
         start: TrainState | None = ...,
-    ) -> tuple[Tree, TrainState]:
+    ) -> tuple[OwnedWeights, TrainState]:
         """Weights and state after the last record, bit for bit those of the run.
 
         Args:
-            weights: the base weights, or those of ``start``; their buffers are used up if an
+            owned: the base weights, or those of ``start``; their buffers are used up if an
                 interval is folded.
             key: the run's.
             records: of steps 0, 1, 2, …, as journaled; or of those from ``start.step`` on.
@@ -167,18 +165,18 @@ def make_replay(method: Method, weights: Tree) -> Replay:
     """
     places = state_shardings(method, weights)
     init = jax.jit(functools.partial(init_state, method), out_shardings=places)
-    fold = interval_program(method, (shardings_of(weights), places))
+    end_interval = interval_program(method, (shardings_of(weights), places))
     every = max(method.interval, _LEAST_WAIT)
     advance = jax.jit(functools.partial(update, method), donate_argnums=0, out_shardings=places)
 
     def replay(
-        weights: Tree,
+        owned: OwnedWeights,
         key: jax.Array,
         records: np.ndarray,
         on_progress: Callable[[int], None] = lambda step: None,
         start: TrainState | None = None,
-    ) -> tuple[Tree, TrainState]:
-        state = init(weights, key) if start is None else start
+    ) -> tuple[OwnedWeights, TrainState]:
+        state = init(owned.weights, key) if start is None else start
         scalars = zip(
             np.ascontiguousarray(records["projected_grad"]),
             records["learning_rate"],
@@ -189,32 +187,34 @@ def make_replay(method: Method, weights: Tree) -> Replay:
         for step, (projected_grad_q, learning_rate, skipped) in enumerate(scalars, first):
             state = advance(state, key, projected_grad_q, learning_rate, skipped)
             if ends_interval(method, step + 1):
-                weights, state = fold(weights, state, key)
+                owned, state = end_interval(owned, state, key)
             if (step + 1) % every == 0:
                 # The host is far ahead by now; wait, so that work in flight stays bounded.
                 on_progress(int(state.step))
-        return weights, state
+        return owned, state
 
     return replay
 
 
 def is_folded(method: Method, steps: int) -> bool:
     """Whether these first steps fold anything, so that the weights are no longer the base's."""
-    return bool(method.estimator.space.folded) and reaches_interval_end(method, steps)
+    return method.fold is not None and reaches_interval_end(method, steps)
 
 
-def merge(weights: Tree, state: TrainState, method: Method, key: jax.Array) -> Tree:
+def merge(owned: OwnedWeights, state: TrainState, method: Method, key: jax.Array) -> Tree:
     """One set of weights: those of a state with all that its adapter adds to them.
 
     What a fold would move is rounded to the weights' dtype as the next fold would, the rest to
-    nearest; int8 matrices, into which nothing can be folded, become float32. ``weights`` are used
+    nearest; int8 matrices, into which nothing can be folded, become float32. The weights are used
     up.
     """
     is_behind_fold = ends_interval(method, int(state.step))
 
-    def fold_and_merge(weights: Tree, state: TrainState, key: jax.Array) -> Tree:
-        if not is_behind_fold:
-            weights, state = next_interval(weights, state, key, method=method)
-        return merge_state(weights, method.estimator.space.state(state.params, state.subspace))
+    def fold_and_merge(owned: OwnedWeights, state: TrainState, key: jax.Array) -> Tree:
+        if method.fold is not None and not is_behind_fold:
+            owned, state = next_interval(owned, state, key, method=method)
+        adapter = method.estimator.space.state(state.params, state.subspace)
+        return merge_state(owned.weights, adapter)
 
-    return jax.jit(fold_and_merge, donate_argnums=0)(dequantise(weights), state, key)
+    widened = OwnedWeights(dequantise(owned.weights))
+    return jax.jit(fold_and_merge, donate_argnums=0)(widened, state, key)

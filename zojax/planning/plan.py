@@ -24,6 +24,7 @@ from zojax.planning.targets import Target, devices_of
 from zojax.programs.compiling import cancelled_at_end
 from zojax.runs.layout import layout_on
 from zojax.runs.loop import compile_programs
+from zojax.training.generated import GeneratedObjective
 from zojax.training.step import train_step
 
 Tree = Any
@@ -201,7 +202,7 @@ def make_plan(
         model.num_hidden_layers,
         {
             "tokens": tokens,
-            "passes": parts * estimator.num_variants // estimator.variants_per_pool,
+            "passes": parts * estimator.num_variants // estimator.variants_at_once,
             "places": parts * bucket.pages * bucket.tokens,
             "pages": bucket.pages,
             "page_tokens": bucket.tokens,
@@ -303,6 +304,7 @@ def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
 
 def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planned | None) -> Bound:
     run, chip = shapes.run, target.chip
+    assert not isinstance(run.objective, GeneratedObjective), "of which there are no shapes"
     traced = jax.make_jaxpr(
         functools.partial(train_step, method=run.method, objective=run.objective)
     )
@@ -313,7 +315,7 @@ def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planne
     weights = run.model.weights
     layers = bytes_of(weights[STACKED])
     head = bytes_of(weights.get("lm_head", weights["embed_tokens"]))
-    read = layers + (head if run.objective.normalize else 0) + bytes_of(shapes.state)
+    read = layers + (head if run.scorer.normalize else 0) + bytes_of(shapes.state)
     read += bytes_of(shapes.state.params)  # which are written, too
     sent = sum(e.sent_bytes for e in step.exchanges) if step else 0.0
     moved = 2 * layers / chip.memory_bandwidth / run.method.interval if fold else 0.0

@@ -20,7 +20,13 @@ from zojax.runs.setup import Data, Run, make_train_source
 from zojax.scoring import Item
 from zojax.tasks import Splits
 from zojax.tasks.dataset import get_task
-from zojax.training.method import generates, make_method, make_objective, objective_name
+from zojax.training.method import (
+    generates,
+    make_method,
+    make_objective,
+    make_scorer,
+    objective_name,
+)
 from zojax.training.placement import place, state_shardings
 from zojax.training.step import TrainState, init_state
 
@@ -129,6 +135,7 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
     )
     splits: Any = Splits([], [], [], task)
     no_tokenizer: Any = None
+    scorer = make_scorer(config, task, items, base)
     run = Run(
         config,
         Data(items, [], [], splits, no_tokenizer),
@@ -136,7 +143,8 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
         "",
         "",
         make_method(config, base),
-        make_objective(config, splits, no_tokenizer, items, base),
+        scorer,
+        make_objective(config, splits, no_tokenizer, scorer),
         _on(layout.sharding(), jax.eval_shape(lambda: jax.random.key(0))),
     )
     start = functools.partial(init_state, run.method)

@@ -14,24 +14,23 @@ from zojax.distributed import layout_of, shardings_of
 from zojax.errors import InputError
 from zojax.journal.file import SKIPPED, JournalWriter
 from zojax.journal.replay import step_keys
-from zojax.programs.compiling import Ahead, Executables, compile_buckets, shapes_of
+from zojax.programs.compiling import Ahead, Executables, shapes_of
 from zojax.programs.stopping import Halted, Stop
 from zojax.reporting.metrics import step_metrics
 from zojax.reporting.reporter import Reporter
 from zojax.runs.prefetch import prefetch
 from zojax.scoring import PageShape
-from zojax.training.placement import place
-from zojax.training.step import (
+from zojax.training.generated import GeneratedObjective
+from zojax.training.interval import (
     IntervalProgram,
-    Method,
-    Objective,
-    StepRecord,
-    TrainState,
+    OwnedWeights,
     ends_interval,
     interval_program,
     reaches_interval_end,
-    train_step,
 )
+from zojax.training.placement import place
+from zojax.training.step import Method, Objective, StepRecord, TrainState
+from zojax.training.step_programs import step_program
 
 Tree = Any
 
@@ -74,7 +73,7 @@ def compile_programs(
     state: TrainState,
     key: jax.Array,
     method: Method,
-    objective: Objective,
+    objective: Objective | GeneratedObjective,
     batches: Mapping[PageShape, Tree],
     *,
     steps: int,
@@ -83,19 +82,17 @@ def compile_programs(
 
     In the background and in the order of ``batches``, the fold last.
     """
-    step = functools.partial(train_step, method=method, objective=objective)
-    args = (weights, state, key, np.float32(0))
+    shapes = shapes_of((weights, state, key))  # of arrays that may be used up before all is traced
     places = shardings_of(weights), shardings_of(state)
-    executables = compile_buckets(
-        step,
-        batches,
-        *args,
-        donate_argnums=(1,),
-        out_shardings=(places[1], layout_of(weights).sharding()),  # every process reads the record
+    step = step_program(method, objective, places[1], layout_of(weights).sharding())
+    executables = Executables(
+        {
+            bucket: Ahead(functools.partial(step.trace, *shapes, np.float32(0), batch))
+            for bucket, batch in batches.items()
+        }
     )
     if not batches or not reaches_interval_end(method, steps):
         return Programs(executables, None)
-    shapes = shapes_of((weights, state, key))
     fold = interval_program(method, places)
     return Programs(executables, Ahead(functools.partial(fold.trace, *shapes)))
 
@@ -154,12 +151,12 @@ def chunk_ends(first: int, steps: int, *intervals: int) -> list[int]:
 class Trainer:
     """Runs chunks of steps and writes down what they leave.
 
-    Holds what changes in a run: ``weights``, ``state`` and ``step``; and the ``programs``.
+    Holds what changes in a run: ``owned`` weights, ``state`` and ``step``; and the ``programs``.
     """
 
     def __init__(
         self,
-        weights: Tree,
+        owned: OwnedWeights,
         state: TrainState,
         key: jax.Array,
         *,
@@ -170,12 +167,17 @@ class Trainer:
         reporter: Reporter,
         stops_if_skipped: bool,
     ):
-        self.weights, self.state, self.step = weights, state, first_step
+        self.owned, self.state, self.step = owned, state, first_step
         self.programs, self.speed = programs, Speed()
         self._key, self._method = key, method
         self._journal, self._reporter = journal, reporter
-        self._stops_if_skipped, self._layout = stops_if_skipped, layout_of(weights)
+        self._stops_if_skipped, self._layout = stops_if_skipped, layout_of(owned)
         self._step_keys = step_keys(key, len(method.learning_rates), method.estimator.num_queries)
+
+    @property
+    def weights(self) -> Tree:
+        """Those of the model that is trained, which a fold changes."""
+        return self.owned.weights
 
     def run(
         self,
@@ -234,7 +236,7 @@ class Trainer:
                 self.weights, self.state, self._key, learning_rate, batch
             )
             for end_interval in fold:
-                self.weights, self.state = end_interval(self.weights, self.state, self._key)
+                self.owned, self.state = end_interval(self.owned, self.state, self._key)
             records.append(record)
             tokens.append(counted)
         return records, tokens, waited

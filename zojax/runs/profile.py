@@ -20,7 +20,7 @@ from zojax.programs.stopping import Stop
 from zojax.runs.loop import Source, Trainer
 
 DIRECTORY = "profile"
-MODULE = "jit_train_step"
+MODULES = ("jit_train_step", "jit_generate")
 STEPS = 3
 """That are traced."""
 
@@ -127,7 +127,7 @@ def read_events(directory: Path) -> list[Event]:
         for event in (event for line in plane.lines for event in line.events):
             stats = {name: value for name, value in event.stats if name is not None}
             name = str(stats.get("hlo_op", ""))
-            ours = stats.get("hlo_module") == MODULE
+            ours = stats.get("hlo_module") in MODULES
             if ours and name and not _CONTAINERS.match(name):  # those hold others
                 events.append(Event(name, event.start_ns, event.end_ns))
     return events

@@ -31,6 +31,7 @@ from zojax.models import Model, content_hash
 from zojax.programs.compiling import shapes_of
 from zojax.reporting.progress import read_progress
 from zojax.runs.setup import load_model
+from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
 from zojax.training.step import Method, TrainState
@@ -93,9 +94,10 @@ def load_run(journal: Journal, config: Config, console: Console, step: int | Non
     base, method = load_base(journal, config, console, step)
     with console.status("replaying the journal"):
         saved = saved_by(journal, config, console)
-        weights, state, _ = rebuild(journal, method, base.weights, saved, steps=step)
+        base_weights = OwnedWeights(base.weights)
+        owned, state, _ = rebuild(journal, method, base_weights, saved, steps=step)
     steps = len(journal.records[:step])
-    return RunModel(dataclasses.replace(base, weights=weights), state, method, steps)
+    return RunModel(dataclasses.replace(base, weights=owned.weights), state, method, steps)
 
 
 def load_base(
@@ -127,13 +129,13 @@ def saved_by(journal: Journal, config: Config, console: Console) -> Saved:
 def rebuild(
     journal: Journal,
     method: Method,
-    base_weights: Tree,
+    base: OwnedWeights,
     saved: Saved | None,
     *,
     steps: int | None = None,
     on_progress: Callable[[int], None] = lambda step: None,
     replay: Replay | None = None,
-) -> tuple[Tree, TrainState, int]:
+) -> tuple[OwnedWeights, TrainState, int]:
     """Weights and state after a run's first steps, bit for bit those of the run.
 
     From the newest good checkpoint and the journal behind it; with none, from the base weights.
@@ -142,7 +144,7 @@ def rebuild(
     Args:
         journal: the run's, of this base and this method (:func:`check_run`, :func:`check_records`).
         method: how the run trains.
-        base_weights: of the base model; their buffers are used up if anything is folded. Their
+        base: the base model's weights; their buffers are used up if anything is folded. Their
             shapes, dtypes and shardings are those of the result.
         saved: the run's checkpoints; None to do without.
         steps: how many steps; None for all that the journal has.
@@ -152,13 +154,13 @@ def rebuild(
     Returns:
         Weights, state, and the step of the checkpoint that they come from (0: the base).
     """
-    replay = replay or make_replay(method, base_weights)
+    replay = replay or make_replay(method, base.weights)
     key, records = header_key(journal), journal.records[:steps]
     if saved is None:
-        return *replay(base_weights, key, records, on_progress), 0
-    _, start = replay(base_weights, key, records[:0])
-    abstract_weights, abstract_state = shapes_of(base_weights), shapes_of(start)
-    weights: Tree | None = base_weights
+        return *replay(base, key, records, on_progress), 0
+    _, start = replay(base, key, records[:0])
+    abstract_weights, abstract_state = shapes_of(base.weights), shapes_of(start)
+    owned: OwnedWeights | None = base
     found = processes.broadcast_from_leader(
         "saved checkpoints", lambda: saved_steps(saved.directory)
     )
@@ -167,20 +169,22 @@ def rebuild(
         try:
             note = checked_note(saved.directory, step, journal, folded)
             if folded:
-                _free(weights)  # a model and its checkpoint need not fit in memory together
-                weights = None
+                _free(owned)  # a model and its checkpoint need not fit in memory together
+                owned = None
             restored, state = restore(
                 saved.directory, note, abstract_weights if folded else None, abstract_state
             )
         except InputError as error:
             saved.warn(f"{error}; going on without this checkpoint")
             continue
-        weights = restored if folded else saved.reload_base() if weights is None else weights
-        return *replay(weights, key, records[step:], on_progress, state), step
-    weights = saved.reload_base() if weights is None else weights
-    return *replay(weights, key, records, on_progress), 0
+        if restored is not None:
+            owned = OwnedWeights(restored)
+        owned = OwnedWeights(saved.reload_base()) if owned is None else owned
+        return *replay(owned, key, records[step:], on_progress, state), step
+    owned = OwnedWeights(saved.reload_base()) if owned is None else owned
+    return *replay(owned, key, records, on_progress), 0
 
 
-def _free(weights: Tree | None) -> None:
-    for leaf in jax.tree.leaves(weights):
+def _free(owned: OwnedWeights | None) -> None:
+    for leaf in jax.tree.leaves(owned):
         leaf.delete()

@@ -26,16 +26,18 @@ from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
 from zojax.tasks.tokenize import only_right_candidate
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
-from zojax.training.generated import QuestionSource
+from zojax.training.generated import GeneratedObjective, QuestionSource
 from zojax.training.method import (
     check_method,
     check_objective,
     generates,
     make_method,
     make_objective,
+    make_scorer,
     objective_name,
     worth_metric,
 )
+from zojax.training.objective import CandidateScorer
 from zojax.training.step import Method, Objective
 
 
@@ -151,6 +153,7 @@ class Run:
         base_hash: its content hash.
         data_hash: of the examples, see :func:`data_hash`.
         method: how to train.
+        scorer: of candidates, in training and evaluation.
         objective: what to minimise.
         key: what every draw comes from.
     """
@@ -161,7 +164,8 @@ class Run:
     base_hash: str
     data_hash: str
     method: Method
-    objective: Objective
+    scorer: CandidateScorer
+    objective: Objective | GeneratedObjective
     key: jax.Array
 
 
@@ -176,6 +180,7 @@ def prepare(config: Config, console: Console) -> Run:
     with console.status("loading the model"):
         model = load_model(config)
         base_hash = content_hash(model.weights)
+    scorer = make_scorer(config, data.splits.task, data.scored, model)
     return Run(
         config,
         data,
@@ -183,7 +188,8 @@ def prepare(config: Config, console: Console) -> Run:
         base_hash,
         run_data_hash(config, data),
         make_method(config, model),
-        make_objective(config, data.splits, data.tokenizer, data.scored, model),
+        scorer,
+        make_objective(config, data.splits, data.tokenizer, scorer),
         jax.random.key(config.train.seed),
     )
 
@@ -220,7 +226,7 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
     buckets = few_buckets(shapes, tokens // train.micro_batches)
     metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
-    worth_nk = metric and score_choices(splits.train, run.objective.num_candidates, metric)
+    worth_nk = metric and score_choices(splits.train, run.scorer.num_candidates, metric)
     return BatchSource(
         items,
         order,

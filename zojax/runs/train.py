@@ -33,6 +33,7 @@ from zojax.runs.profile import run_profiled
 from zojax.runs.rebuild import rebuild, saved_by
 from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
 from zojax.scoring import PageShape
+from zojax.training.interval import OwnedWeights
 from zojax.training.placement import place
 from zojax.training.step import TrainState
 
@@ -194,7 +195,8 @@ def _set_up(
         refuse_skipped(records)
     progress = read_progress(directory, len(records), run.data.splits.task.metric)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    weights, state = _rebuild(journal.opened, run, run.model.weights, console, stop)
+    base = OwnedWeights(run.model.weights)  # which this run has loaded for itself
+    owned, state = _rebuild(journal.opened, run, base, console, stop)
     done = len(records)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
@@ -211,9 +213,9 @@ def _set_up(
         longest = max(bucket.tokens for bucket in batches)
         console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
     # In the background, in the order in which they are needed.
-    evaluator = make_evaluator(run, weights, state, [dev_set, eval_set])
+    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
     programs = compile_programs(
-        weights,
+        owned.weights,
         state,
         run.key,
         run.method,
@@ -222,7 +224,7 @@ def _set_up(
         steps=config.steps,
     )
     trainer = Trainer(
-        weights,
+        owned,
         state,
         run.key,
         first_step=done,
@@ -308,13 +310,11 @@ def _evaluate_best(training: Training, journal: Journal, console: Console) -> fl
     """What the best step's model is worth on the held-out data."""
     trainer, run, best = training.trainer, training.run, training.progress.best_step
     if best != trainer.step:
-        weights = run.model.weights
+        base = OwnedWeights(run.model.weights)
         if is_folded(run.method, trainer.step):  # they were used up
-            trainer.weights, trainer.state = {}, None  # room, before the model is read again
-            weights = load_model(run.config).weights
-        trainer.weights, trainer.state = _rebuild(
-            journal, run, weights, console, training.stop, best
-        )
+            trainer.owned, trainer.state = OwnedWeights({}), None  # room for them
+            base = OwnedWeights(load_model(run.config).weights)
+        trainer.owned, trainer.state = _rebuild(journal, run, base, console, training.stop, best)
     return _figure(training, training.eval_set)
 
 
@@ -327,7 +327,7 @@ def make_evaluator(
         dataclasses.replace(run.model, weights=weights),
         lambda state: space.state(state.params, state.subspace),
         state,
-        run.objective,
+        run.scorer,
         eval_sets,
         run.data.tokenizer,
     )
@@ -336,20 +336,20 @@ def make_evaluator(
 def _rebuild(
     journal: Journal,
     run: Run,
-    base_weights: Tree,
+    base: OwnedWeights,
     console: Console,
     stop: stopping.Stop,
     steps: int | None = None,
-) -> tuple[Tree, TrainState]:
+) -> tuple[OwnedWeights, TrainState]:
     """Weights and state after the journal's first steps; ``Halted`` if a stop is asked for."""
     check_run(journal, run.config, run.base_hash)
     check_records(journal, run.method.learning_rates)
-    weights, state, _ = rebuild(
+    owned, state, _ = rebuild(
         journal,
         run.method,
-        base_weights,
+        base,
         saved_by(journal, run.config, console),
         steps=steps,
         on_progress=lambda step: stop.check(),
     )
-    return weights, state
+    return owned, state

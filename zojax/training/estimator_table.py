@@ -3,13 +3,20 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
+from zojax.adapters import Fold
 from zojax.config import FzooConfig, LozoConfig, MezoConfig, MezoFactorizedConfig
 from zojax.config.estimators import ESTIMATORS
+from zojax.config.spaces import OnWeights
 from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
 from zojax.models import Model
-from zojax.training.spaces import beside, low_rank, on_weights, rounding, weight_sites
+from zojax.training.spaces import (
+    beside,
+    directions_fold,
+    low_rank,
+    low_rank_fold,
+    on_weights,
+    weight_sites,
+)
 
 Settings = Any
 """Of an estimator, or of a space: an instance of one of the classes that a configuration takes."""
@@ -22,10 +29,12 @@ class Entry(NamedTuple):
         build: ``(estimator's settings, space's settings, model) -> Estimator``.
         interval: ``(estimator's settings, space's settings) -> steps`` between redraws of the
             subspace; 0 is never.
+        fold: ``(space's settings, model) -> Fold`` of what an interval gathers in the weights.
     """
 
     build: Callable[[Any, Settings, Model], Estimator]
     interval: Callable[[Any, Settings], int]
+    fold: Callable[[OnWeights, Model], Fold] = low_rank_fold
 
 
 def make_estimator(settings: Settings, space: Settings, model: Model) -> Estimator:
@@ -36,6 +45,13 @@ def make_estimator(settings: Settings, space: Settings, model: Model) -> Estimat
 def redraw_interval(settings: Settings, space: Settings) -> int:
     """Steps between redraws of the subspace; 0 is never."""
     return _TABLE[type(settings)].interval(settings, space)
+
+
+def make_fold(settings: Settings, space: Settings, model: Model) -> Fold | None:
+    """How an interval's end moves the weights; None where none is trained, or none is moved."""
+    if not on_weights(space) or space.fold == "none":
+        return None
+    return _TABLE[type(settings)].fold(space, model)
 
 
 def register_estimator(settings: type, entry: Entry) -> None:
@@ -60,12 +76,7 @@ def _lozo(settings: LozoConfig, space: Settings, model: Model) -> Estimator:
 def _mezo(settings: MezoConfig, space: Settings, model: Model) -> Estimator:
     if not on_weights(space):
         return mezo(beside(space, model), **_probes(settings))
-    return mezo_on_weights(
-        weight_sites(space, model),
-        **_probes(settings),
-        fold_policy=rounding(space),
-        dtype=jax.tree.leaves(model.weights)[0].dtype,
-    )
+    return mezo_on_weights(weight_sites(space, model), **_probes(settings))
 
 
 def _mezo_factorized(settings: MezoFactorizedConfig, space: Settings, model: Model) -> Estimator:
@@ -93,7 +104,7 @@ def _every_step(settings: Settings, space: Settings) -> int:
 
 _TABLE: dict[type, Entry] = {
     LozoConfig: Entry(_lozo, _as_set),
-    MezoConfig: Entry(_mezo, _every_step),
+    MezoConfig: Entry(_mezo, _every_step, directions_fold),
     MezoFactorizedConfig: Entry(_mezo_factorized, _every_step),
     FzooConfig: Entry(_fzoo, _where_folded),
 }

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from zojax.adapters import make_pool
+from zojax.adapters import num_variants
 from zojax.generation.decode import generate_tokens
 from zojax.generation.prompts import UNUSED, Prompts, pack_prompts, padded_length
 from zojax.hub.tokenizer import Tokenizer
@@ -75,17 +75,30 @@ class QuestionSource:
         return Questions(prompts, np.array(indices, np.int32))
 
 
-def generated_losses(
+class GeneratedObjective(NamedTuple):
+    """An objective whose losses the host makes of what the variants generate.
+
+    Nothing in a program can wait for that, so that its step is several programs
+    (:class:`zojax.training.step_programs.SplitStep`).
+
+    Attributes:
+        generate: ``(weights, variants, batch) -> new_vpbm``: the tokens that stacked variants
+            answer, p the parts of the batch. Pure; for a program.
+        losses: ``(new_vpbm, example_pb) -> losses_pv``, float32, of and as NumPy arrays.
+    """
+
+    generate: Callable[[Tree, Tree, Questions], jax.Array]
+    losses: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def generated_objective(
     graphdef: nnx.GraphDef,
     examples: Sequence[Example],
     task: Task,
     tokenizer: Tokenizer,
     metric: Metric,
-) -> Callable[[Tree, Sequence[Tree], Questions], jax.Array]:
-    """``(weights, states, batch) -> losses_v``: minus what greedy answers are worth in the mean.
-
-    A step stays one program: it calls the host for the texts and what they are worth, and waits
-    for that. Every variant answers all questions of the batch.
+) -> GeneratedObjective:
+    """Minus what greedy answers are worth in the mean; every variant answers all questions.
 
     Args:
         graphdef: the model's structure.
@@ -101,27 +114,33 @@ def generated_losses(
         text = tokenizer.text(new_m[new_m != UNUSED].tolist())
         return score_text(examples[example], text.split(task.stop)[0].strip(), metric)
 
-    def on_host(new_vbm: np.ndarray, example_b: np.ndarray) -> np.ndarray:
-        indices = np.asarray(example_b)  # or it would be JAX's, and running programs are busy
-        pairs = [
-            [worth(new_m, int(i)) for new_m, i in zip(new_bm, indices, strict=True)]
-            for new_bm in np.asarray(new_vbm)
-        ]
-        return -np.array(pairs, np.float32).mean(axis=1)
+    def losses(new_vpbm: np.ndarray, example_pb: np.ndarray) -> np.ndarray:
+        def of_part(new_bm: np.ndarray, example_b: np.ndarray) -> list[float]:
+            return [worth(new_m, int(i)) for new_m, i in zip(new_bm, example_b, strict=True)]
 
-    def losses(weights: Tree, states: Sequence[Tree], batch: Questions) -> jax.Array:
-        count, rows = len(states), batch.example_b.shape[0]
+        worth_pvb = [
+            [of_part(new_bm, example_b) for new_bm in new_vbm]
+            for new_vbm, example_b in zip(new_vpbm.swapaxes(0, 1), example_pb, strict=True)
+        ]
+        return -np.array(worth_pvb, np.float32).mean(axis=-1)
+
+    def of_questions(weights: Tree, variants: Tree, batch: Questions) -> jax.Array:
+        count, rows = num_variants(variants), batch.example_b.shape[0]
         new_pm = generate_tokens(
             weights,
-            make_pool(states),
+            variants,
             repeat_for_slots(batch.prompts, first_slot=1, num_slots=count),
             jax.random.key(0),  # greedy: nothing is drawn
             graphdef=graphdef,
             max_new_tokens=task.max_new_tokens,
             stop_ids=stop_ids,
         )
-        new_vbm = jnp.moveaxis(new_pm.reshape(rows, count, -1), 1, 0)
-        out = jax.ShapeDtypeStruct((count,), jnp.float32)
-        return jax.pure_callback(on_host, out, new_vbm, batch.example_b)
+        return jnp.moveaxis(new_pm.reshape(rows, count, -1), 1, 0)
 
-    return losses
+    def generate(weights: Tree, variants: Tree, batch: Questions) -> jax.Array:
+        if batch.example_b.ndim == 1:
+            return of_questions(weights, variants, batch)[:, None]
+        new_pvbm = jax.lax.map(lambda part: of_questions(weights, variants, part), batch)
+        return jnp.moveaxis(new_pvbm, 1, 0)
+
+    return GeneratedObjective(generate, losses)

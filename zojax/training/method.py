@@ -10,12 +10,21 @@ from zojax.scoring import Item
 from zojax.tasks import Splits, Task
 from zojax.tasks.task import Metric
 from zojax.training import optimizers
-from zojax.training.estimator_table import make_estimator, redraw_interval
-from zojax.training.generated import generated_losses
-from zojax.training.objective import choice_loss, classification_loss, likelihood_loss
+from zojax.training.estimator_table import make_estimator, make_fold, redraw_interval
+from zojax.training.generated import GeneratedObjective, generated_objective
+from zojax.training.objective import (
+    CandidateScorer,
+    choice_loss,
+    classification_loss,
+    examples_of,
+    in_micro_batches,
+    likelihood_loss,
+    of_candidates,
+    tokens_of_answers,
+)
 from zojax.training.schedules import learning_rates
 from zojax.training.spaces import on_weights
-from zojax.training.step import Method, Objective, examples_of, tokens_of_answers
+from zojax.training.step import Method, Objective
 
 
 def make_method(config: Config, model: Model) -> Method:
@@ -30,6 +39,7 @@ def make_method(config: Config, model: Model) -> Method:
         optimizers.make_optimizer(config.train),
         redraw_interval(config.estimator, config.space),
         learning_rates(config.train),
+        make_fold(config.estimator, config.space, model),
     )
 
 
@@ -60,40 +70,49 @@ def check_objective(config: Config, splits: Splits) -> None:
         raise InputError(f"{has} compares texts, and {task.name} has labels: use accuracy")
 
 
+def make_scorer(config: Config, task: Task, items: Sequence[Item], model: Model) -> CandidateScorer:
+    """How candidates are scored; bare logits do where all are one token and compared.
+
+    Args:
+        config: of the run.
+        task: of its examples.
+        items: all that will be scored.
+        model: the base model.
+    """
+    return CandidateScorer(
+        graphdef=model.graphdef,
+        num_candidates=max(len(item.candidates) for item in items),
+        normalize=objective_name(config, task) == "likelihood"
+        or any(len(c) > 1 for item in items for c in item.candidates),
+    )
+
+
 def make_objective(
-    config: Config, splits: Splits, tokenizer: Tokenizer, items: Sequence[Item], model: Model
-) -> Objective:
-    """What a run minimises; bare logits do where all candidates are one token and compared.
+    config: Config, splits: Splits, tokenizer: Tokenizer, scorer: CandidateScorer
+) -> Objective | GeneratedObjective:
+    """What a run minimises.
 
     Args:
         config: of the run.
         splits: its examples in text.
         tokenizer: the model's.
-        items: all that will be scored.
-        model: the base model.
+        scorer: of its candidates.
     """
-    task = splits.task
-    name, metric = objective_name(config, task), worth_metric(config, task)
+    task, metric = splits.task, worth_metric(config, splits.task)
+    if metric and generates(config, task):
+        return generated_objective(scorer.graphdef, splits.train, task, tokenizer, metric)
+    name = objective_name(config, task)
     losses = {
         "classification": classification_loss,
         "likelihood": likelihood_loss,
         "accuracy": choice_loss,
         "f1": choice_loss,
     }
-    return Objective(
-        graphdef=model.graphdef,
-        num_candidates=max(len(item.candidates) for item in items),
-        normalize=name == "likelihood"
-        or any(len(c) > 1 for item in items for c in item.candidates),
-        loss=losses[name],
-        num_micro_batches=config.train.micro_batches,
-        weight=tokens_of_answers if name == "likelihood" else examples_of,
-        losses=(
-            generated_losses(model.graphdef, splits.train, task, tokenizer, metric)
-            if metric and generates(config, task)
-            else None
-        ),
-    )
+    objective = of_candidates(scorer, losses[name])
+    if config.train.micro_batches == 1:
+        return objective
+    weight = tokens_of_answers if name == "likelihood" else examples_of
+    return in_micro_batches(objective, weight)
 
 
 def check_method(config: Config) -> None:

@@ -1,9 +1,104 @@
-"""What a run minimises, from the candidates' scores and what a batch tells of them."""
+"""What a run minimises, from the candidates' scores and what a batch tells of them.
+
+An objective is one function, ``(weights, variants, batch) -> losses_v``, made of smaller ones:
+
+    in_micro_batches(of_candidates(scorer, likelihood_loss), tokens_of_answers)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from zojax.training.step import Batch
+from zojax.adapters import num_variants
+from zojax.scoring import candidate_scores, repeat_for_slots, score
+from zojax.training.step import Batch, Objective
+
+Tree = Any
+
+
+class CandidateScorer(NamedTuple):
+    """Scores the candidates of a batch's examples under stacked variants.
+
+    Attributes:
+        graphdef: the model's structure.
+        num_candidates: the most candidates that an example has.
+        normalize: False where all candidates are single tokens, so that the vocabulary's
+            log-sum-exp cancels.
+    """
+
+    graphdef: nnx.GraphDef
+    num_candidates: int
+    normalize: bool
+
+    def __call__(self, weights: Tree, variants: Tree, batch: Batch) -> jax.Array:
+        """Mean token log-probabilities ``(v, b, candidates)``; ``-inf`` where there is none."""
+        count = num_variants(variants)
+        logprob_pc = score(
+            weights,
+            variants,
+            repeat_for_slots(batch.pages, first_slot=1, num_slots=count),
+            graphdef=self.graphdef,
+            normalize=self.normalize,
+            variants=count,
+        )
+        logprob_pvc = logprob_pc.reshape(-1, count, logprob_pc.shape[-1])
+
+        def scores(logprob_pc: jax.Array) -> jax.Array:
+            return candidate_scores(
+                logprob_pc,
+                batch.pages,
+                num_examples=batch.labels_b.shape[0],
+                num_candidates=self.num_candidates,
+            )
+
+        return jax.vmap(scores, in_axes=1)(logprob_pvc)
+
+
+def of_candidates(
+    scorer: CandidateScorer, loss: Callable[[jax.Array, Batch], jax.Array]
+) -> Objective:
+    """The objective of a loss ``(scores_bk, batch) -> scalar``, the mean over a batch."""
+
+    def losses(weights: Tree, variants: Tree, batch: Batch) -> jax.Array:
+        scores_vbk = scorer(weights, variants, batch)
+        return jax.vmap(loss, in_axes=(0, None))(scores_vbk, batch)
+
+    return losses
+
+
+def examples_of(batch: Any) -> jax.Array:
+    """One for every micro-batch, as all have as many examples."""
+    return jnp.ones(jax.tree.leaves(batch)[0].shape[0])
+
+
+def tokens_of_answers(batch: Batch) -> jax.Array:
+    """The tokens of the right candidates in every micro-batch."""
+    return jnp.asarray(batch.lengths_b).sum(-1)
+
+
+def in_micro_batches(
+    objective: Objective, weight: Callable[[Any], jax.Array] = examples_of
+) -> Objective:
+    """The same objective of a batch in parts that are scored one after the other.
+
+    Args:
+        objective: of a part.
+        weight: ``(batch) -> weights_p``: what each part's loss counts in the batch's.
+    """
+
+    def losses(weights: Tree, variants: Tree, batch: Any) -> jax.Array:
+        losses_pv = jax.lax.map(lambda part: objective(weights, variants, part), batch)
+        return mean_of_parts(losses_pv, weight(batch))
+
+    return losses
+
+
+def mean_of_parts(losses_pv: jax.Array, weights_p: jax.Array) -> jax.Array:
+    """The losses ``(v,)`` of a batch, from those of its parts."""
+    return jnp.einsum("p,pv->v", weights_p / weights_p.sum(), losses_pv)
 
 
 def classification_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:

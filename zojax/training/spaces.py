@@ -7,6 +7,7 @@ import jax
 
 from zojax.adapters import (
     Draw,
+    Fold,
     FoldPolicy,
     Sites,
     Space,
@@ -16,7 +17,9 @@ from zojax.adapters import (
     lora_sites,
     lora_space,
     lowrank,
+    lowrank_fold,
     prefix_space,
+    seeded_fold,
     trainable_sites,
 )
 from zojax.config import LoraConfig, PrefixConfig
@@ -36,8 +39,7 @@ def on_weights(settings: Any) -> TypeGuard[OnWeights]:
 def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
     """Low-rank factors of every matrix that is trained, or along them where those are small."""
     if on_weights(settings):
-        sites = weight_sites(settings, model)
-        return lowrank(sites, rank=rank, fold_policy=rounding(settings)), draw_dense
+        return lowrank(weight_sites(settings, model), rank=rank), draw_dense
     space = beside(settings, model)
     params = jax.eval_shape(space.init, model.weights, jax.random.key(0))
     shapes = {path: leaf.shape for path, leaf in params.items()}
@@ -49,9 +51,20 @@ def weight_sites(settings: OnWeights, model: Model) -> Sites:
     return trainable_sites(model.weights, settings.name)
 
 
-def rounding(settings: OnWeights) -> FoldPolicy:
-    """How a fold rounds; where none is made, how an export does."""
-    return "nearest" if settings.fold == "none" else settings.fold
+def low_rank_fold(settings: OnWeights, model: Model) -> Fold:
+    """What moves low-rank factors into the weights."""
+    return lowrank_fold(weight_sites(settings, model), _rounding(settings))
+
+
+def directions_fold(settings: OnWeights, model: Model) -> Fold:
+    """What moves dense directions, drawn anew, into the weights."""
+    dtype = jax.tree.leaves(model.weights)[0].dtype
+    return seeded_fold(weight_sites(settings, model), _rounding(settings), dtype)
+
+
+def _rounding(settings: OnWeights) -> FoldPolicy:
+    assert settings.fold != "none", "nothing is folded then"
+    return settings.fold
 
 
 def beside(settings: Any, model: Model) -> Space:

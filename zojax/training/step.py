@@ -1,8 +1,18 @@
-"""One training step: perturb, score every variant, combine, update. Pure; the loop jits it.
+"""One training step: perturb, score, update. Pure functions that the loop compiles as one program.
+
+    variants = perturb(method, key, state)
+    losses_v = score_variants(objective, weights, variants, batch)
+    record = estimate(method, losses_v)
+    state = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
 
 The weights are read, never written; the adapter state is small, traced and donated. What a step
 leaves is a handful of scalars, and :func:`update` turns those alone into the next state, in
 training and in a replay alike.
+
+Offline the three are one program, :func:`train_step`. A server cuts at both seams: it perturbs and
+updates apart, in programs of their own, and between them scores the variants among its other
+requests. But it scores the two ends of a probe in one call, always: what they differ by is small,
+and what rounding does to both must cancel.
 
 The update is the branch of a conditional, which XLA compiles as a computation of its own: fused
 with the forward pass, its products and sums would round otherwise than in a replay (a fused
@@ -10,7 +20,6 @@ multiply-add rounds once where two operations round twice), and a replay would m
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,17 +27,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
-from zojax.adapters import make_pool
+from zojax.adapters import Fold, stack_variants
 from zojax.estimators import SUBSPACE, Estimator, stream_key
-from zojax.scoring import Pages, candidate_scores, repeat_for_slots, score
+from zojax.scoring import Pages
 from zojax.scoring.pages import Array
 
 Tree = Any
 
-# Streams of the run's key, beside those of the estimators.
-_ROUNDING, _START = 2, 3
+_START = 3  # a stream of the run's key, beside those of the estimators and of folds
 
 
 @jax.tree_util.register_dataclass
@@ -94,46 +101,18 @@ class Method(NamedTuple):
         learning_rates: of every step, ``(steps,)`` float32 on the host. A table, since a schedule
             evaluated inside a program rounds as that program happens to be compiled, and the
             journal could not say what a step used.
+        fold: what moves an interval into the weights; None where its end moves none of them.
     """
 
     estimator: Estimator
     optimizer: Callable[[float | jax.Array], optax.GradientTransformation]
     interval: int
     learning_rates: np.ndarray
+    fold: Fold | None = None
 
 
-def examples_of(batch: Any) -> jax.Array:
-    """One for every micro-batch, as all have as many examples."""
-    return jnp.ones(jax.tree.leaves(batch)[0].shape[0])
-
-
-def tokens_of_answers(batch: Batch) -> jax.Array:
-    """The tokens of the right candidates in every micro-batch."""
-    return jnp.asarray(batch.lengths_b).sum(-1)
-
-
-class Objective(NamedTuple):
-    """What the losses are made of.
-
-    Attributes:
-        graphdef: the model's structure.
-        num_candidates: the most candidates that an example has.
-        normalize: False where all candidates are single tokens, so that the vocabulary's
-            log-sum-exp cancels.
-        loss: ``(scores_bk, batch) -> scalar``, the mean over a batch.
-        num_micro_batches: parts that a step's batch is scored in, one after the other.
-        weight: ``(batch) -> weights_p``: what each micro-batch's loss counts in the batch's.
-        losses: ``(weights, states, batch) -> losses_v``, in place of scores and ``loss``, of a
-            batch of its own kind; None where candidates are scored.
-    """
-
-    graphdef: nnx.GraphDef
-    num_candidates: int
-    normalize: bool
-    loss: Callable[[jax.Array, Batch], jax.Array]
-    num_micro_batches: int = 1
-    weight: Callable[[Any], jax.Array] = examples_of
-    losses: Callable[[Tree, list[Tree], Any], jax.Array] | None = None
+Objective = Callable[[Tree, Tree, Any], jax.Array]
+"""``(weights, variants, batch) -> losses_v``: what is minimised, of stacked variants."""
 
 
 def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
@@ -142,6 +121,54 @@ def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
     params = space.init(weights, stream_key(key, _START, 0))
     subspace = space.redraw(stream_key(key, SUBSPACE, 0))
     return TrainState(jnp.int32(0), params, subspace, method.optimizer(0.0).init(params))
+
+
+def perturb(method: Method, key: jax.Array, state: TrainState) -> list[Tree]:
+    """The variants that a step asks the losses of, in parts that are scored one after the other.
+
+    Args:
+        method: static.
+        key: the run's key.
+        state: before the step.
+
+    Returns:
+        Of each part its variants, stacked (:func:`zojax.adapters.stack_variants`).
+    """
+    estimator = method.estimator
+    with jax.named_scope("perturb"):
+        states = estimator.perturb(key, state.step, state.params, state.subspace)
+        size = estimator.variants_at_once
+        return [stack_variants(states[i : i + size]) for i in range(0, len(states), size)]
+
+
+def each_part(function: Callable[[Tree], jax.Array], variants: list[Tree]) -> jax.Array:
+    """What a function gives of every part's variants ``(v, …)``, one part after the other."""
+    if len(variants) == 1:
+        return function(variants[0])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variants)
+    of_parts = jax.lax.map(function, stacked)
+    return of_parts.reshape(-1, *of_parts.shape[2:])
+
+
+def score_variants(
+    objective: Objective, weights: Tree, variants: list[Tree], batch: Any
+) -> jax.Array:
+    """The losses ``(v,)`` of a batch under the variants of a step.
+
+    Args:
+        objective: static.
+        weights: the base weights, only read.
+        variants: of :func:`perturb`.
+        batch: of the objective's kind.
+    """
+    return each_part(lambda part: objective(weights, part, batch), variants)
+
+
+def estimate(method: Method, losses_v: jax.Array) -> StepRecord:
+    """What a step leaves: its losses, and what they say of the gradient."""
+    projected_grad_q = method.estimator.projected_grad(losses_v)
+    skipped = ~(jnp.isfinite(losses_v).all() & jnp.isfinite(projected_grad_q).all())
+    return StepRecord(losses_v, projected_grad_q, skipped)
 
 
 def update(
@@ -180,66 +207,12 @@ def update(
         return jax.lax.cond(skipped, stay, move, state)
 
 
-def score_slots(weights: Tree, states: list[Tree], batch: Batch, objective: Objective) -> jax.Array:
-    """Candidate scores of a batch under several adapter states: ``(states, b, candidates)``."""
-    pool = make_pool(states)
-    pages = repeat_for_slots(batch.pages, first_slot=1, num_slots=len(states))
-    logprob_pc = score(
-        weights,
-        pool,
-        pages,
-        graphdef=objective.graphdef,
-        normalize=objective.normalize,
-        variants=len(states),
-    )
-    logprob_pvc = logprob_pc.reshape(-1, len(states), logprob_pc.shape[-1])
-
-    def scores(logprob_pc: jax.Array) -> jax.Array:
-        return candidate_scores(
-            logprob_pc,
-            batch.pages,
-            num_examples=batch.labels_b.shape[0],
-            num_candidates=objective.num_candidates,
-        )
-
-    return jax.vmap(scores, in_axes=1)(logprob_pvc)
-
-
-def losses_of(
-    weights: Tree, variants: list[Tree], batch: Batch, objective: Objective, per_pool: int
-) -> jax.Array:
-    """The losses ``(v,)`` of a batch under variants, ``per_pool`` of which are scored at once."""
-
-    def of_pool(states: list[Tree], batch: Batch) -> jax.Array:
-        if objective.losses is not None:
-            return objective.losses(weights, states, batch)
-        scores_vbk = score_slots(weights, states, batch, objective)
-        return jax.vmap(objective.loss, in_axes=(0, None))(scores_vbk, batch)
-
-    def of_batch(states: list[Tree]) -> jax.Array:
-        if objective.num_micro_batches == 1:
-            return of_pool(states, batch)
-        losses_pv = jax.lax.map(lambda part: of_pool(states, part), batch)
-        weights_p = objective.weight(batch)
-        return jnp.einsum("p,pv->v", weights_p / weights_p.sum(), losses_pv)
-
-    if per_pool == len(variants):
-        return of_batch(variants)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variants)
-    pools = jax.tree.map(lambda a: a.reshape(-1, per_pool, *a.shape[1:]), stacked)
-
-    def of_part(pool: Tree) -> jax.Array:
-        return of_batch([jax.tree.map(lambda a, i=i: a[i], pool) for i in range(per_pool)])
-
-    return jax.lax.map(of_part, pools).reshape(-1)
-
-
 def train_step(
     weights: Tree,
     state: TrainState,
     key: jax.Array,
     learning_rate: jax.Array,
-    batch: Batch,
+    batch: Any,
     *,
     method: Method,
     objective: Objective,
@@ -251,95 +224,18 @@ def train_step(
         state: before the step.
         key: the run's key.
         learning_rate: of this step, float32.
-        batch: packed in slot 0.
+        batch: of the objective's kind.
         method: static.
         objective: static.
 
     Returns:
         The state after the step, and its scalars.
     """
-    estimator = method.estimator
-    with jax.named_scope("perturb"):
-        variants = estimator.perturb(key, state.step, state.params, state.subspace)
-    losses_v = losses_of(weights, variants, batch, objective, estimator.variants_per_pool)
-    projected_grad_q = estimator.projected_grad(losses_v)
-    skipped = ~(jnp.isfinite(losses_v).all() & jnp.isfinite(projected_grad_q).all())
-    after = update(method, state, key, projected_grad_q, learning_rate, skipped)
-    return after, StepRecord(losses_v, projected_grad_q, skipped)
-
-
-def next_interval(
-    weights: Tree, state: TrainState, key: jax.Array, *, method: Method
-) -> tuple[Tree, TrainState]:
-    """Folds the interval that ``state.step`` steps end, and redraws; donate both arguments."""
-    space = method.estimator.space
-    weights, params = space.fold(
-        weights, state.params, state.subspace, stream_key(key, _ROUNDING, state.step)
-    )
-    subspace = space.redraw(stream_key(key, SUBSPACE, state.step))
-    opt_state = _carry(method, state, subspace)
-    after = dataclasses.replace(state, params=params, subspace=subspace, opt_state=opt_state)
-    return weights, after
-
-
-@dataclasses.dataclass(frozen=True)
-class IntervalProgram:
-    """:func:`next_interval` as a program.
-
-    Weights that no fold moves are the base model's, which others go on with: they are not even
-    given to the program, which would copy or use them up.
-
-    Attributes:
-        program: as compiled or jitted.
-        moves_weights: whether it has them; it is for no weights otherwise.
-    """
-
-    program: Any
-    moves_weights: bool
-
-    def __call__(self, weights: Tree, state: TrainState, key: jax.Array) -> tuple[Tree, TrainState]:
-        """The new weights and state; uses up the state, and weights that it moves."""
-        given = weights if self.moves_weights else {}
-        moved, state = self.program(given, state, key)
-        return (moved if self.moves_weights else weights), state
-
-    def trace(
-        self, weights: Tree, state: TrainState, key: jax.Array
-    ) -> "Callable[[], IntervalProgram]":
-        """Traces it for arrays, or for their shapes, and gives what compiles it."""
-        lowered = self.program.lower(weights if self.moves_weights else {}, state, key)
-        return lambda: dataclasses.replace(self, program=lowered.compile())
-
-
-def interval_program(
-    method: Method, shardings: tuple[Tree, TrainState | None] = (None, None)
-) -> IntervalProgram:
-    """:func:`next_interval`, jitted.
-
-    Args:
-        method: static.
-        shardings: of weights and state, which they keep; None leaves them to the compiler.
-    """
-    moves_weights = bool(method.estimator.space.folded)
-    program = jax.jit(
-        functools.partial(next_interval, method=method),
-        donate_argnums=(0, 1),
-        out_shardings=shardings if moves_weights else ({}, shardings[1]),
-    )
-    return IntervalProgram(program, moves_weights)
-
-
-def _carry(method: Method, state: TrainState, subspace: Tree) -> Tree:
-    """The optimizer's state in the new subspace.
-
-    Each leaf keeps its dtype, which an optimizer may have narrowed.
-    """
-
-    def carried(moment: Tree) -> Tree:
-        new = method.estimator.space.carry(moment, state.subspace, subspace)
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), new, moment)
-
-    return map_moments(state, carried, lambda leaf: leaf)
+    variants = perturb(method, key, state)
+    losses_v = score_variants(objective, weights, variants, batch)
+    record = estimate(method, losses_v)
+    after = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
+    return after, record
 
 
 def map_moments(
@@ -362,18 +258,3 @@ def map_moments(
         state.opt_state,
         is_leaf=is_moment,
     )
-
-
-def ends_interval(method: Method, step: int) -> bool:
-    """Whether the first ``step`` steps end an interval, whatever comes after them.
-
-    What an interval gathers is folded at its end, not when the next one starts, so that whoever
-    looks at a run between steps sees all of it in the weights (MeZO's directions, drawn anew in
-    every forward pass, would be dear otherwise).
-    """
-    return method.interval > 0 and step > 0 and step % method.interval == 0
-
-
-def reaches_interval_end(method: Method, steps: int) -> bool:
-    """Whether these first steps end any interval."""
-    return 0 < method.interval <= steps

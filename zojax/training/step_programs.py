@@ -1,0 +1,137 @@
+"""A training step as compiled programs, behind one interface.
+
+``step(weights, state, key, learning_rate, batch) -> (state, record)`` uses up the state. Where the
+losses are made on the device, it is one program; where the host makes them of generated answers,
+three, with the host between the last two.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from zojax.training.generated import GeneratedObjective
+from zojax.training.objective import examples_of, mean_of_parts
+from zojax.training.step import (
+    Method,
+    Objective,
+    StepRecord,
+    TrainState,
+    each_part,
+    estimate,
+    perturb,
+    train_step,
+    update,
+)
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedStep:
+    """:func:`zojax.training.step.train_step`, jitted: one program."""
+
+    program: Callable[..., Any]
+
+    def __call__(
+        self, weights: Tree, state: TrainState, key: jax.Array, learning_rate: Any, batch: Any
+    ) -> tuple[TrainState, StepRecord]:
+        """The state after a step, and its scalars."""
+        return self.program(weights, state, key, learning_rate, batch)
+
+    def trace(self, *shapes: Any) -> Callable[[], Any]:
+        """Traces it for arguments, or for their shapes, and gives what compiles it."""
+        return self.program.lower(*shapes).compile  # pyright: ignore[reportFunctionMemberAccess]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitStep:
+    """A step by generated answers: perturb, generate and update, each a program of its own.
+
+    The host reads the answers of a step, and waits for them, before it sends the update. Where
+    several processes train, each reads all answers and comes to the same losses.
+
+    Attributes:
+        perturb: ``(key, state) -> variants``.
+        generate: ``(weights, variants, batch) -> new_vpbm``.
+        losses: of those, on the host (:class:`zojax.training.generated.GeneratedObjective`).
+        update: ``(state, key, learning_rate, losses_pv) -> (state, record)``; uses up the state.
+    """
+
+    perturb: Callable[..., Any]
+    generate: Callable[..., Any]
+    losses: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    update: Callable[..., Any]
+
+    def __call__(
+        self, weights: Tree, state: TrainState, key: jax.Array, learning_rate: Any, batch: Any
+    ) -> tuple[TrainState, StepRecord]:
+        """The state after a step, and its scalars."""
+        new_vpbm = self.generate(weights, self.perturb(key, state), batch)
+        example_pb = np.atleast_2d(np.asarray(batch.example_b))
+        losses_pv = self.losses(np.asarray(new_vpbm), example_pb)
+        return self.update(state, key, learning_rate, losses_pv)
+
+    def trace(
+        self, weights: Tree, state: TrainState, key: jax.Array, learning_rate: Any, batch: Any
+    ) -> "Callable[[], SplitStep]":
+        """Traces its programs for arguments, or for their shapes, and gives what compiles them."""
+        programs: Any = self
+        perturbing = programs.perturb.lower(key, state)
+        generating = programs.generate.lower(weights, perturbing.out_info, batch)
+        count, parts, *_ = generating.out_info.shape
+        losses_pv = jax.ShapeDtypeStruct((parts, count), np.float32)
+        updating = programs.update.lower(state, key, learning_rate, losses_pv)
+        return lambda: dataclasses.replace(
+            self,
+            perturb=perturbing.compile(),
+            generate=generating.compile(),
+            update=updating.compile(),
+        )
+
+    def as_text(self) -> str:
+        """The compiled program that takes nearly all of the time, as XLA writes it."""
+        return self.generate.as_text()  # pyright: ignore[reportFunctionMemberAccess]
+
+
+StepProgram = FusedStep | SplitStep
+
+
+def step_program(
+    method: Method,
+    objective: Objective | GeneratedObjective,
+    of_state: TrainState | None = None,
+    everywhere: jax.sharding.Sharding | None = None,
+) -> StepProgram:
+    """A method's step, jitted.
+
+    Args:
+        method: static.
+        objective: static.
+        of_state: where the state lies; None leaves it to the compiler.
+        everywhere: where what every process reads lies, whole on every device; None likewise.
+    """
+    out = of_state, everywhere
+    if not isinstance(objective, GeneratedObjective):
+        step = functools.partial(train_step, method=method, objective=objective)
+        return FusedStep(jax.jit(step, donate_argnums=1, out_shardings=out))
+
+    def generate(weights: Tree, variants: list[Tree], batch: Any) -> jax.Array:
+        return each_part(lambda part: objective.generate(weights, part, batch), variants)
+
+    def update_from(
+        state: TrainState, key: jax.Array, learning_rate: jax.Array, losses_pv: jax.Array
+    ) -> tuple[TrainState, StepRecord]:
+        record = estimate(method, mean_of_parts(losses_pv, examples_of(losses_pv)))
+        after = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
+        return after, record
+
+    return SplitStep(
+        jax.jit(functools.partial(perturb, method), out_shardings=everywhere),
+        jax.jit(generate, out_shardings=everywhere),
+        objective.losses,
+        jax.jit(update_from, donate_argnums=0, out_shardings=out),
+    )
