@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from tests.models import rotary
-from zojax.adapters.pool import make_pool
+from zojax.adapters import stack_variants
 from zojax.adapters.sites import trainable_sites
 from zojax.distributed import Layout
 from zojax.generation.decode import generate_tokens
@@ -130,7 +130,9 @@ def test_side_branches_and_prefixes_are_found_by_its_own_names(ours):
         "v": jnp.asarray(rng.standard_normal((3, 40, 1)), jnp.float32),
     }
     attention = {"prefix": {**prefix, "on": jnp.ones(3)}}
-    pool = make_pool([{"layers": {"mlp": {"down_proj": {"weight": down}}, "self_attn": attention}}])
+    pool = stack_variants(
+        [{"layers": {"mlp": {"down_proj": {"weight": down}}, "self_attn": attention}}]
+    )
     items = [Item(np.array([5, 6], np.int32), (np.array([8], np.int32),))]
     pages = pack(items, shape_needed(items))
     base = score(ours.weights, {}, pages, graphdef=ours.graphdef)
