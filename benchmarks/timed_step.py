@@ -9,7 +9,7 @@ from rich.console import Console
 from zojax.config import Config
 from zojax.distributed import layout_of
 from zojax.models.family import DecoderConfig
-from zojax.runs.loop import compile_programs
+from zojax.runs.chunks import compile_programs
 from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices

@@ -31,7 +31,7 @@ from zojax.generation import Sampling, generate, rows
 from zojax.hub import load_tokenizer
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
-from zojax.runs.loop import compile_programs
+from zojax.runs.chunks import compile_programs
 from zojax.runs.setup import load_model, make_train_source, prepare
 from zojax.training.interval import OwnedWeights, ends_interval
 from zojax.training.placement import place, state_shardings

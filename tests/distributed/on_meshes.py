@@ -30,7 +30,7 @@ from zojax.hub import load
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.models import content_hash
 from zojax.planning import hlo, traffic
-from zojax.runs import loop
+from zojax.runs import chunks
 from zojax.runs.rebuild import load_run
 from zojax.runs.train import train
 from zojax.scoring import attention_kernel
@@ -74,7 +74,7 @@ def by_name(tree: Any) -> dict[str, jax.Array]:
 def watched(config: Config) -> dict[str, Any]:
     """A run: its losses, its step's collectives, and what it drew and probed first."""
     told: dict[str, Any] = {}
-    compile_programs = loop.compile_programs
+    compile_programs = chunks.compile_programs
 
     def compile_and_look(weights, state, key, method, *args, **kwargs):
         programs = compile_programs(weights, state, key, method, *args, **kwargs)

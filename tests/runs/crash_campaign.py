@@ -47,8 +47,7 @@ from zojax.hub import save
 from zojax.models import content_hash, random_model
 from zojax.models.opt import OPTConfig
 from zojax.runs import run_dir
-from zojax.runs.loop import Trainer
-from zojax.runs.train import train
+from zojax.runs import train as training
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 200
@@ -105,17 +104,18 @@ def run_to_its_end(config: Config, cache: Path) -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    run = Trainer.run
+    train_chunks = training._train_chunks
 
-    def run_and_hash(trainer: Trainer, *arguments) -> None:
-        run(trainer, *arguments)
+    def train_and_hash(run: training.Training, console: Console) -> None:
+        train_chunks(run, console)
+        trainer = run.trainer
         leaves = jax.tree_util.tree_leaves_with_path(trainer.state)
         state = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-        hashes = {"weights": content_hash(trainer.weights), "state": content_hash(state)}
+        hashes = {"weights": content_hash(trainer.owned.weights), "state": content_hash(state)}
         write_json(hashes_path(Path(config.run.dir)), hashes)
 
-    Trainer.run = run_and_hash
-    train(config, Console(quiet=True))
+    training._train_chunks = train_and_hash
+    training.train(config, Console(quiet=True))
 
 
 def hashes_path(directory: Path) -> Path:

@@ -18,7 +18,8 @@ from zojax.journal.replay import Replay, header_key, make_replay
 from zojax.models import Model, random_model
 from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import Stop
-from zojax.runs.loop import Programs, Trainer, compile_programs
+from zojax.runs.chunks import Programs, Trainer, compile_programs
+from zojax.runs.train import run_chunk
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_buckets
 from zojax.training.batches import BatchSource
@@ -156,22 +157,19 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
     trainer = Trainer(
         OwnedWeights(weights),
         state,
+        0,
         key,
-        first_step=0,
-        programs=programs,
-        method=method,
-        journal=writer,
-        reporter=Silence(),  # pyright: ignore[reportArgumentType]
-        stops_if_skipped=False,
+        method,
+        programs,
+        writer,
+        Silence(),  # pyright: ignore[reportArgumentType]
     )
     reached = {}
-
-    def at_end() -> None:
+    batches = map(source, range(case.steps))
+    for end in [*range(32, case.steps, 32), case.steps]:
+        run_chunk(trainer, batches, end, Stop())
         if trainer.step in (SNAPSHOT, case.steps):
-            reached[trainer.step] = copied((trainer.weights, trainer.state))
-
-    ends = [*range(32, case.steps, 32), case.steps]
-    trainer.run(source, ends, Stop(), at_end)
+            reached[trainer.step] = copied((trainer.owned.weights, trainer.state))
     writer.close()
     journal = read_journal(path)
     replay = make_replay(method, model.weights)

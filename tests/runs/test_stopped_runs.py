@@ -19,6 +19,7 @@ from zojax.programs.compiling import Ahead, Executables
 from zojax.programs.stopping import Stop, Stopped
 from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
+from zojax.runs import rebuild as rebuilding
 from zojax.runs import run_dir
 from zojax.runs.train import train
 
@@ -184,16 +185,16 @@ def test_a_stop_is_heard_while_a_program_is_waited_for(
 
 
 def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop, monkeypatch):
-    real, replayed = _TRAIN._evaluate_best, []
+    real, replayed = _TRAIN._return_to_best, []
 
-    def evaluate_best(*args):
+    def return_to_best(*args):
         stop.exit_code = INTERRUPTED
         return real(*args)
 
-    monkeypatch.setattr(_TRAIN, "_evaluate_best", evaluate_best)
+    monkeypatch.setattr(_TRAIN, "_return_to_best", return_to_best)
     with pytest.raises(Stopped):
         train(config, QUIET)
-    rebuild = _TRAIN.rebuild
+    rebuild = rebuilding.rebuild
 
     def watched(*args, on_progress, **kwargs):
         def told(step):
@@ -202,7 +203,7 @@ def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop
 
         return rebuild(*args, on_progress=told, **kwargs)
 
-    monkeypatch.setattr(_TRAIN, "rebuild", watched)
+    monkeypatch.setattr(rebuilding, "rebuild", watched)
     monkeypatch.setattr("zojax.journal.replay._LEAST_WAIT", 1)  # of so few steps, wait too
     with pytest.raises(Stopped, match="after step 4 of 4"):
         train(config, QUIET)
@@ -237,13 +238,14 @@ def test_a_kill_between_two_files_leaves_no_line_twice_and_none_out(
 
 def test_metrics_that_were_deleted_are_rebuilt(config, undisturbed, stop, monkeypatch):
     directory = Path(config.run.dir)
-    after_chunk = _TRAIN._after_chunk
+    evaluate_dev = _TRAIN._evaluate_dev
 
     def stopping_after_two(training):
-        after_chunk(training)
-        stop.exit_code = INTERRUPTED
+        evaluate_dev(training)
+        if training.trainer.step == 2:
+            stop.exit_code = INTERRUPTED
 
-    monkeypatch.setattr(_TRAIN, "_after_chunk", stopping_after_two)
+    monkeypatch.setattr(_TRAIN, "_evaluate_dev", stopping_after_two)
     with pytest.raises(Stopped, match="after step 2 of 4"):
         train(config, QUIET)
     (directory / run_dir.METRICS).unlink()

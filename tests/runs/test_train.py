@@ -13,7 +13,7 @@ from rich.console import Console
 from zojax.config import apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import SKIPPED, read_journal
-from zojax.runs import loop, run_dir
+from zojax.runs import chunks, run_dir
 from zojax.runs.setup import make_train_source, prepare
 from zojax.runs.train import train
 
@@ -53,7 +53,7 @@ def run(configured, directory: Path, *overrides: str) -> tuple[dict, np.ndarray]
 def first(configured, tmp_path_factory) -> tuple[dict, np.ndarray, dict]:
     """A run, watched: its result, its records, and what was counted meanwhile."""
     counts = {"executables": 0, "fetches": 0}
-    compile_programs, device_get = loop.compile_programs, jax.device_get
+    compile_programs, device_get = chunks.compile_programs, jax.device_get
     with pytest.MonkeyPatch.context() as patch:
 
         def counting_compile(*args, **kwargs):
@@ -62,13 +62,13 @@ def first(configured, tmp_path_factory) -> tuple[dict, np.ndarray, dict]:
             return programs
 
         def counting_get(tree):
-            records = isinstance(tree, list) and tree and isinstance(tree[0], loop.StepRecord)
+            records = isinstance(tree, list) and tree and isinstance(tree[0], chunks.StepRecord)
             counts["fetches"] += bool(records)
             return device_get(tree)
 
         # The package's name for the module is that of its function.
         patch.setattr(sys.modules["zojax.runs.train"], "compile_programs", counting_compile)
-        patch.setattr(loop.jax, "device_get", counting_get)
+        patch.setattr(chunks.jax, "device_get", counting_get)
         result, records = run(configured, tmp_path_factory.mktemp("train") / "first")
     return result, records, counts
 

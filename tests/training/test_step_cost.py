@@ -17,7 +17,7 @@ from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainC
 from zojax.config.loading import load_config
 from zojax.models import abstract_model
 from zojax.models.opt import OPTConfig
-from zojax.runs.loop import compile_programs
+from zojax.runs.chunks import compile_programs
 from zojax.runs.setup import make_train_source, prepare
 from zojax.scoring import Item, PageShape
 from zojax.training.batches import abstract_batch

@@ -232,8 +232,8 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     estimator: Annotated[Any, ESTIMATORS] = dataclasses.field(default_factory=LozoConfig)
-    space: Annotated[Any, SPACES] = dataclasses.field(default_factory=LinearConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    space: Annotated[Any, SPACES] = dataclasses.field(default_factory=LinearConfig)
 
     @model_validator(mode="before")
     @classmethod

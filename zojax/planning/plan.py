@@ -22,8 +22,8 @@ from zojax.planning.products import EXACT, HIGH, count_products
 from zojax.planning.shapes import RunShapes, bytes_of, run_shapes, widen_pages
 from zojax.planning.targets import Target, devices_of
 from zojax.programs.compiling import cancelled_at_end
+from zojax.runs.chunks import compile_programs
 from zojax.runs.layout import layout_on
-from zojax.runs.loop import compile_programs
 from zojax.training.generated import GeneratedObjective
 from zojax.training.step import train_step
 

@@ -1,4 +1,4 @@
-"""How a run begins: whether its directory holds one already, and making it if not."""
+"""Finding a run in its directory, or creating it there."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +16,7 @@ from zojax.runs import lock, run_dir
 from zojax.runs.setup import Run
 
 
-def check_same(config: Config) -> None:
+def check_same_config(config: Config) -> None:
     """Raises ``InputError`` if another process is to train something else."""
     given = processes.all_gather("configuration", to_dict(config))
     for index, theirs in enumerate(given):
@@ -27,8 +27,10 @@ def check_same(config: Config) -> None:
             )
 
 
-def look(directory: Path, config: Config, held: ExitStack) -> tuple[bool, dict[str, Any] | None]:
-    """Whether the run has begun, and its result if it is finished; locks one that has begun."""
+def find_run(
+    directory: Path, config: Config, held: ExitStack
+) -> tuple[bool, dict[str, Any] | None]:
+    """Whether the directory holds the run, and its result if it is finished; locks it then."""
     if not run_dir.holds_run(directory, config):
         return False, None
     held.enter_context(lock.hold(directory))
@@ -36,15 +38,15 @@ def look(directory: Path, config: Config, held: ExitStack) -> tuple[bool, dict[s
     return True, read_json(path) if path.exists() else None
 
 
-def begin(directory: Path, run: Run, held: ExitStack) -> None:
+def create_run(directory: Path, run: Run, held: ExitStack) -> None:
     """Makes and locks the directory of a run that has not begun."""
     run_dir.make(directory)
     held.enter_context(lock.hold(directory))
     if not run_dir.holds_run(directory, run.config):
-        _create(directory, run)
+        _write_run(directory, run)
 
 
-def _create(directory: Path, run: Run) -> None:
+def _write_run(directory: Path, run: Run) -> None:
     """Makes the run directory; the journal comes last, for a directory without one is free."""
     estimator = run.method.estimator
     header = {

@@ -20,7 +20,7 @@ from zojax.runs.run_dir import CONFIG
 
 
 @contextmanager
-def open_home(directory: Path) -> Iterator[Path]:
+def open_process_dir(directory: Path) -> Iterator[Path]:
     """The directory that this process writes to while the context is open.
 
     Args:
@@ -29,16 +29,16 @@ def open_home(directory: Path) -> Iterator[Path]:
     if processes.is_alone():
         yield directory
         return
-    told = processes.broadcast_from_leader("the run's files", lambda: _read(directory))
+    files = processes.broadcast_from_leader("the run's files", lambda: _read(directory))
     if processes.is_leader():
         yield directory
         return
     with tempfile.TemporaryDirectory(prefix="zojax-", ignore_cleanup_errors=True) as name:
-        home = Path(name)
-        for file, text in told.items():
-            (home / file).write_bytes(base64.b64decode(text))
-        (home / CHECKPOINTS).symlink_to((directory / CHECKPOINTS).absolute())
-        yield home
+        process_dir = Path(name)
+        for file, text in files.items():
+            (process_dir / file).write_bytes(base64.b64decode(text))
+        (process_dir / CHECKPOINTS).symlink_to((directory / CHECKPOINTS).absolute())
+        yield process_dir
 
 
 def _read(directory: Path) -> dict[str, str]:

@@ -7,7 +7,8 @@ instructions; the compiled program says which operation of ours each of them is.
 import collections
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zojax.programs.stopping import Stop
-from zojax.runs.loop import Source, Trainer
+from zojax.runs.chunks import Trainer
 
 DIRECTORY = "profile"
 MODULES = ("jit_train_step", "jit_generate")
@@ -59,47 +60,48 @@ class Event(NamedTuple):
     stop: float
 
 
-def run_profiled(
-    trainer: Trainer,
-    source: Source,
-    ends: Sequence[int],
-    stop: Stop,
-    at_end: Callable[[], None],
-    *,
-    directory: Path,
-    console: Console,
-) -> None:
-    """:meth:`Trainer.run` with a trace of a few steps behind the first chunk.
+class Profile:
+    """A trace of a few steps behind the first chunk.
 
     Args:
-        trainer: of the run.
-        source: of its batches.
-        ends: of its chunks.
-        stop: whether one is asked for.
-        at_end: called at the end of each chunk.
         directory: where the trace is written.
         console: where the largest parts are told.
+        stop: whether the run was asked to stop, so that there is nothing to tell.
     """
-    if not ends:
-        console.print("--profile: no step is left to trace; --fresh trains anew")
-        return
-    chunks = list(itertools.pairwise([trainer.step, *ends]))
-    first, last = chunks[min(1, len(chunks) - 1)]
-    until = min(first + STEPS, last)
-    trainer.run(source, [end for end in ends if end <= first], stop, at_end)
-    if stop.is_asked:
-        return
-    names = operation_names(step.as_text() for step in trainer.programs.step.values())
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # the device's work alone
-    with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
-        trainer.run(source, [until], stop, lambda: None)
-    if stop.is_asked:
-        return
-    if until in ends:
-        at_end()
-    show(read_events(directory), names, until - first, directory, console)
-    trainer.run(source, [end for end in ends if end > until], stop, at_end)
+
+    def __init__(self, directory: Path, console: Console, stop: Stop):
+        self._directory, self._console, self._stop = directory, console, stop
+        self._first, self._until = -1, -1
+
+    def choose(self, step: int, ends: Sequence[int]) -> list[int]:
+        """The ends of a run's chunks, with those of the chunk that is traced.
+
+        Args:
+            step: how many are done.
+            ends: of the chunks that are left.
+        """
+        if not ends:
+            self._console.print("--profile: no step is left to trace; --fresh trains anew")
+            return []
+        chunks = list(itertools.pairwise([step, *ends]))
+        self._first, last = chunks[min(1, len(chunks) - 1)]
+        self._until = min(self._first + STEPS, last)
+        return sorted({*ends, self._until})
+
+    @contextmanager
+    def tracing(self, trainer: Trainer) -> Iterator[None]:
+        """Traces the chunk that is run inside, if it is the chosen one, and tells of it."""
+        if trainer.step != self._first:
+            yield
+            return
+        names = operation_names(step.as_text() for step in trainer.programs.step.values())
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # the device's work alone
+        directory = self._directory
+        with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
+            yield
+        if not self._stop.is_asked:
+            show(read_events(directory), names, self._until - self._first, directory, self._console)
 
 
 def operation_names(programs: Iterable[str]) -> dict[str, str]:

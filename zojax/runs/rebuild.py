@@ -29,8 +29,9 @@ from zojax.journal.replay import (
 )
 from zojax.models import Model, content_hash
 from zojax.programs.compiling import shapes_of
+from zojax.programs.stopping import Stop
 from zojax.reporting.progress import read_progress
-from zojax.runs.setup import load_model
+from zojax.runs.setup import Run, load_model
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
@@ -115,6 +116,33 @@ def load_base(
         base = load_model(config)
         check_run(journal, config, content_hash(base.weights))
     return base, make_method(config, base)
+
+
+def rebuild_run(
+    journal: Journal,
+    run: Run,
+    base: OwnedWeights,
+    console: Console,
+    stop: Stop,
+    steps: int | None = None,
+) -> tuple[OwnedWeights, TrainState]:
+    """:func:`rebuild` of a run that is being trained.
+
+    Raises:
+        InputError: another base model or method, or a damaged journal.
+        zojax.programs.stopping.Halted: a stop was asked for.
+    """
+    check_run(journal, run.config, run.base_hash)
+    check_records(journal, run.method.learning_rates)
+    owned, state, _ = rebuild(
+        journal,
+        run.method,
+        base,
+        saved_by(journal, run.config, console),
+        steps=steps,
+        on_progress=lambda step: stop.check(),
+    )
+    return owned, state
 
 
 def saved_by(journal: Journal, config: Config, console: Console) -> Saved:

@@ -1,8 +1,9 @@
 """A whole run, top to bottom: set up, go on from the journal, train, evaluate, write the result."""
 
 import dataclasses
-import functools
-from contextlib import ExitStack, closing
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluator
 from zojax.files import write_json
 from zojax.journal.file import SKIPPED, Journal, JournalWriter, read_journal
-from zojax.journal.replay import check_data, check_records, check_run, is_folded
+from zojax.journal.replay import check_data, is_folded
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.reporting.curves import draw_curves
@@ -25,15 +26,25 @@ from zojax.reporting.metrics import mend_metrics
 from zojax.reporting.progress import Progress, read_progress
 from zojax.reporting.reporter import Reporter
 from zojax.runs import run_dir
-from zojax.runs.create import begin, check_same, look
-from zojax.runs.loop import Source, Trainer, chunk_ends, compile_programs, refuse_skipped
-from zojax.runs.process_dir import open_home
+from zojax.runs.chunks import (
+    Packed,
+    Sent,
+    Source,
+    Trainer,
+    chunk_ends,
+    compile_programs,
+    finished,
+    refuse_skipped,
+    write_down,
+)
+from zojax.runs.create import check_same_config, create_run, find_run
+from zojax.runs.prefetch import prefetch
+from zojax.runs.process_dir import open_process_dir
 from zojax.runs.profile import DIRECTORY as PROFILE
-from zojax.runs.profile import run_profiled
-from zojax.runs.rebuild import rebuild, saved_by
+from zojax.runs.profile import Profile
+from zojax.runs.rebuild import rebuild_run
 from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
-from zojax.scoring import PageShape
-from zojax.training.interval import OwnedWeights
+from zojax.training.interval import OwnedWeights, ends_interval
 from zojax.training.placement import place
 from zojax.training.step import TrainState
 
@@ -64,51 +75,20 @@ def train(config: Config, console: Console) -> dict[str, Any]:
             "train.steps=N trains it"
         )
     directory = Path(config.run.dir)
-    check_same(config)
+    check_same_config(config)
     with ExitStack() as held:
-        begun, result = processes.broadcast_from_leader(
-            "begun or not", lambda: look(directory, config, held)
+        exists, result = processes.broadcast_from_leader(
+            "the run, if there is one", lambda: find_run(directory, config, held)
         )
         if result is not None:
             console.print("this run is finished; --fresh starts it anew")
             return result
         run = prepare(config, console)
-        if not begun:
+        if not exists:
             processes.broadcast_from_leader(
-                "the run directory", lambda: begin(directory, run, held)
+                "the run directory", lambda: create_run(directory, run, held)
             )
-        return _train(run, held.enter_context(open_home(directory)), console)
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """A run while it is being trained.
-
-    Attributes:
-        run: what does not change.
-        directory: where it lives; locked.
-        trainer: weights, state and step.
-        source: the batches.
-        evaluator: compiled for the two sets.
-        dev_set: to choose the best step by.
-        eval_set: held out.
-        progress: the evaluations so far.
-        reporter: tells people and machines.
-        checkpoints: where they are written.
-        stop: whether one is asked for.
-    """
-
-    run: Run
-    directory: Path
-    trainer: Trainer
-    source: Source
-    evaluator: Evaluator
-    dev_set: EvalSet
-    eval_set: EvalSet
-    progress: Progress
-    reporter: Reporter
-    checkpoints: CheckpointWriter
-    stop: stopping.Stop
+        return _train(run, held.enter_context(open_process_dir(directory)), console)
 
 
 def _train(run: Run, directory: Path, console: Console) -> dict[str, Any]:
@@ -138,70 +118,75 @@ def _train_to_the_end(
     run: Run, directory: Path, journal: JournalWriter, stop: stopping.Stop, console: Console
 ) -> dict[str, Any]:
     """Trains, evaluates and writes the result; ``Halted`` if a stop is asked for before that."""
-    config = run.config.train
-    if journal.lost_steps:
-        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are done again")
     training = _set_up(run, directory, journal, stop, console)
-    trainer = training.trainer
-    ends = chunk_ends(
-        trainer.step,
-        config.steps,
-        config.chunk,
-        config.eval_every,
-        run.config.run.checkpoint_every,
-    )
+    trainer, checkpoints = training.trainer, training.checkpoints
     with cancelled_at_end(trainer.programs, training.evaluator):
-        return _run_to_the_end(training, ends, console)
+        with trainer.reporter, CompilationCounter() as compilations:
+            try:
+                _evaluate_base(training, console)
+                _evaluate_dev(training)
+                _train_chunks(training, console)
+            finally:
+                if not checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
+                    checkpoints.abandon(stop.exit_code)
+        stop.check()
+        return _finish(training, compilations.count, console)
 
 
-def _run_to_the_end(training: Training, ends: list[int], console: Console) -> dict[str, Any]:
-    """As :func:`_train_to_the_end`, of a run that is set up."""
-    directory, stop, trainer = training.directory, training.stop, training.trainer
-    with training.reporter, CompilationCounter() as compilations:
-        try:
-            _evaluate_base(training, console)
-            _evaluate_dev(training)
-            _run_chunks(training, ends, console)
-        finally:
-            if not training.checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
-                training.checkpoints.abandon(stop.exit_code)
-    stop.check()
-    journal = read_journal(directory / run_dir.JOURNAL)
-    result = {
-        "steps": training.run.config.train.steps,
-        "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
-        **training.progress.as_dict(),
-        f"eval_{training.progress.metric}": _evaluate_best(training, journal, console),
-        "eval_examples": len(training.eval_set.items),
-        **trainer.speed.summary(),
-        "compilations_after_start": compilations.count,
-    }
-    draw_curves(directory)
-    write_json(directory / run_dir.RESULT, result)
-    return result
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A run while it is being trained.
+
+    Attributes:
+        run: what does not change.
+        directory: where it lives; locked.
+        source: the batches.
+        trainer: weights, state and step.
+        evaluator: compiled for the two sets.
+        dev_set: to choose the best step by.
+        eval_set: held out.
+        progress: the evaluations so far.
+        checkpoints: where they are written.
+        stop: whether one is asked for.
+    """
+
+    run: Run
+    directory: Path
+    source: Source
+    trainer: Trainer
+    evaluator: Evaluator
+    dev_set: EvalSet
+    eval_set: EvalSet
+    progress: Progress
+    checkpoints: CheckpointWriter
+    stop: stopping.Stop
 
 
 def _set_up(
     run: Run, directory: Path, journal: JournalWriter, stop: stopping.Stop, console: Console
 ) -> Training:
-    """Rebuilds what the journal holds, and compiles everything that the loop runs."""
-    config = run.config.train
+    """The batches, where the run is, and everything that the loop runs, being compiled."""
+    config, records = run.config.train, journal.opened.records
     check_data(journal.opened, run.data_hash)
+    if journal.lost_steps:
+        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are done again")
+    if config.nonfinite == "stop":
+        refuse_skipped(records)
+
+    # The batches, and what is evaluated.
     source = make_train_source(run.config, run)
     batches = place(source.abstract, layout_of(run.model.weights))
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
-    records = journal.opened.records
-    if config.nonfinite == "stop":
-        refuse_skipped(records)
+
+    # Where the run is: at the base model, or at what the journal has made of it.
     progress = read_progress(directory, len(records), run.data.splits.task.metric)
     mend_metrics(directory / run_dir.METRICS, records, progress)
     base = OwnedWeights(run.model.weights)  # which this run has loaded for itself
-    owned, state = _rebuild(journal.opened, run, base, console, stop)
+    owned, state = rebuild_run(journal.opened, run, base, console, stop)
     done = len(records)
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
-    reporter = Reporter(directory, console, done, config.steps)
     checkpoints = CheckpointWriter(
         directory / CHECKPOINTS,
         directory / run_dir.JOURNAL,
@@ -209,10 +194,14 @@ def _set_up(
         keep_best=run.config.run.keep_best,
         warn=lambda line: console.print(line, markup=False),
     )
-    if done < config.steps:
+
+    # The programs, compiled in the background in the order in which they are needed.
+    is_left = done < config.steps
+    if is_left:
         longest = max(bucket.tokens for bucket in batches)
         console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
-    # In the background, in the order in which they are needed.
+        next_bucket = source(done)[0]
+        batches = {next_bucket: batches[next_bucket], **batches}
     evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
     programs = compile_programs(
         owned.weights,
@@ -220,50 +209,94 @@ def _set_up(
         run.key,
         run.method,
         run.objective,
-        _first_needed_first(batches, source, done) if done < config.steps else {},
+        batches if is_left else {},
         steps=config.steps,
     )
     trainer = Trainer(
         owned,
         state,
+        done,
         run.key,
-        first_step=done,
-        programs=programs,
-        method=run.method,
-        journal=journal,
-        reporter=reporter,
+        run.method,
+        programs,
+        journal,
+        Reporter(directory, console, done, config.steps),
         stops_if_skipped=config.nonfinite == "stop",
     )
     return Training(
-        run=run,
-        directory=directory,
-        trainer=trainer,
-        source=source,
-        evaluator=evaluator,
-        dev_set=dev_set,
-        eval_set=eval_set,
-        progress=progress,
-        reporter=reporter,
-        checkpoints=checkpoints,
-        stop=stop,
+        run,
+        directory,
+        source,
+        trainer,
+        evaluator,
+        dev_set,
+        eval_set,
+        progress,
+        checkpoints,
+        stop,
     )
 
 
-def _first_needed_first(batches: dict[PageShape, Tree], source: Source, step: int) -> Tree:
-    """The buckets' batches, that of the next step before the others."""
-    bucket = source(step)[0]
-    return {bucket: batches[bucket], **batches}
+def _train_chunks(training: Training, console: Console) -> None:
+    """Trains to the end: chunk by chunk, each evaluated and saved where that is due.
+
+    The host waits for the device at the end of a chunk alone; whatever is evaluated, saved or
+    traced falls there.
+    """
+    run, trainer, stop = training.run, training.trainer, training.stop
+    config, layout = run.config, layout_of(trainer.owned)
+    every = (config.train.chunk, config.train.eval_every, config.run.checkpoint_every)
+    ends = chunk_ends(trainer.step, config.train.steps, *every)
+    profile = Profile(training.directory / PROFILE, console, stop) if config.run.profile else None
+    if profile is not None:
+        ends = profile.choose(trainer.step, ends)
+
+    def packed(step: int) -> Packed:
+        bucket, batch, tokens = training.source(step)
+        return bucket, place(batch, layout), tokens
+
+    with closing(prefetch(packed, range(trainer.step, config.train.steps))) as batches:
+        for end in ends:
+            with nullcontext() if profile is None else profile.tracing(trainer):
+                run_chunk(trainer, batches, end, stop)
+            stop.check()
+            _evaluate_dev(training)
+            _save_checkpoint(training)
 
 
-def _run_chunks(training: Training, ends: list[int], console: Console) -> None:
-    """Trains up to each of ``ends``, and traces a few steps if that is wanted."""
-    run_chunks = training.trainer.run
-    if training.run.config.run.profile:
-        place = training.directory / PROFILE
-        run_chunks = functools.partial(
-            run_profiled, training.trainer, directory=place, console=console
-        )
-    run_chunks(training.source, ends, training.stop, lambda: _after_chunk(training))
+def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopping.Stop) -> None:
+    """Trains up to a step, and journals what the steps leave.
+
+    Sends all steps to the device before it waits for any of them. Where ``stop`` is asked for it
+    ends early, and every step up to ``trainer.step`` is journaled then.
+
+    Args:
+        trainer: of the run.
+        batches: of the steps, in their order, on their devices.
+        end: the step behind the last of the chunk.
+        stop: a request to end early.
+
+    Raises:
+        InputError: the journal cannot be written, or a loss was not finite and that stops the run.
+    """
+    started, sent = time.perf_counter(), []
+    method, key = trainer.method, trainer.key
+    for step in range(trainer.step, end):
+        if stop.is_asked:
+            break
+        bucket, batch, tokens = next(batches)
+        needed = trainer.programs.needed(bucket, fold=ends_interval(method, step + 1))
+        waited = not all(program.is_there for program in needed)
+        try:  # before anything is used up
+            train_step, *fold = [program.get_unless(stop) for program in needed]
+        except stopping.Halted:
+            break
+        rate = method.learning_rates[step]
+        trainer.state, record = train_step(trainer.owned.weights, trainer.state, key, rate, batch)
+        for end_interval in fold:
+            trainer.owned, trainer.state = end_interval(trainer.owned, trainer.state, key)
+        sent.append(Sent(record, tokens, waited))
+    write_down(trainer, finished(sent, stop), started)
 
 
 def _evaluate_base(training: Training, console: Console) -> None:
@@ -273,7 +306,7 @@ def _evaluate_base(training: Training, console: Console) -> None:
         return
     progress.eval_before = _figure(training, training.eval_set)
     progress.write(training.directory)
-    training.reporter.evaluation(0, "eval", progress.metric, progress.eval_before)
+    trainer.reporter.evaluation(0, "eval", progress.metric, progress.eval_before)
     console.print(f"held-out {progress.metric} before: {100 * progress.eval_before:.1f} %")
 
 
@@ -286,36 +319,54 @@ def _evaluate_dev(training: Training) -> None:
         return
     progress.dev[step] = _figure(training, training.dev_set)
     progress.write(training.directory)
-    training.reporter.evaluation(step, "dev", progress.metric, progress.dev[step])
+    trainer.reporter.evaluation(step, "dev", progress.metric, progress.dev[step])
 
 
 def _figure(training: Training, eval_set: EvalSet) -> float:
     trainer = training.trainer
     return training.evaluator.judge(
-        trainer.weights, trainer.state, eval_set, training.dev_set, training.stop
+        trainer.owned.weights, trainer.state, eval_set, training.dev_set, training.stop
     ).figure
 
 
-def _after_chunk(training: Training) -> None:
-    """Evaluates and writes a checkpoint, where one or the other is due."""
-    _evaluate_dev(training)
+def _save_checkpoint(training: Training) -> None:
+    """Writes a checkpoint, if this is a step for it."""
     trainer, run = training.trainer, training.run
     step, every = trainer.step, run.config.run.checkpoint_every
     if every and step % every == 0 and step < run.config.train.steps:
-        weights = trainer.weights if is_folded(run.method, step) else None
+        weights = trainer.owned.weights if is_folded(run.method, step) else None
         training.checkpoints.save(step, weights, trainer.state, training.progress.dev.get(step))
 
 
-def _evaluate_best(training: Training, journal: Journal, console: Console) -> float:
-    """What the best step's model is worth on the held-out data."""
+def _finish(training: Training, compilations: int, console: Console) -> dict[str, Any]:
+    """Evaluates the best step's model on the held-out data, and writes the result."""
+    directory, progress = training.directory, training.progress
+    journal = read_journal(directory / run_dir.JOURNAL)
+    _return_to_best(training, journal, console)
+    result = {
+        "steps": training.run.config.train.steps,
+        "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
+        **progress.as_dict(),
+        f"eval_{progress.metric}": _figure(training, training.eval_set),
+        "eval_examples": len(training.eval_set.items),
+        **training.trainer.speed.summary(),
+        "compilations_after_start": compilations,
+    }
+    draw_curves(directory)
+    write_json(directory / run_dir.RESULT, result)
+    return result
+
+
+def _return_to_best(training: Training, journal: Journal, console: Console) -> None:
+    """Rebuilds the model of the step that is the best on the dev set, unless it is the last."""
     trainer, run, best = training.trainer, training.run, training.progress.best_step
-    if best != trainer.step:
-        base = OwnedWeights(run.model.weights)
-        if is_folded(run.method, trainer.step):  # they were used up
-            trainer.owned, trainer.state = OwnedWeights({}), None  # room for them
-            base = OwnedWeights(load_model(run.config).weights)
-        trainer.owned, trainer.state = _rebuild(journal, run, base, console, training.stop, best)
-    return _figure(training, training.eval_set)
+    if best == trainer.step:
+        return
+    base = OwnedWeights(run.model.weights)
+    if is_folded(run.method, trainer.step):  # they were used up
+        trainer.owned = OwnedWeights({})  # room for them
+        base = OwnedWeights(load_model(run.config).weights)
+    trainer.owned, trainer.state = rebuild_run(journal, run, base, console, training.stop, best)
 
 
 def make_evaluator(
@@ -331,25 +382,3 @@ def make_evaluator(
         eval_sets,
         run.data.tokenizer,
     )
-
-
-def _rebuild(
-    journal: Journal,
-    run: Run,
-    base: OwnedWeights,
-    console: Console,
-    stop: stopping.Stop,
-    steps: int | None = None,
-) -> tuple[OwnedWeights, TrainState]:
-    """Weights and state after the journal's first steps; ``Halted`` if a stop is asked for."""
-    check_run(journal, run.config, run.base_hash)
-    check_records(journal, run.method.learning_rates)
-    owned, state, _ = rebuild(
-        journal,
-        run.method,
-        base,
-        saved_by(journal, run.config, console),
-        steps=steps,
-        on_progress=lambda step: stop.check(),
-    )
-    return owned, state
