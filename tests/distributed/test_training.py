@@ -126,11 +126,9 @@ def test_the_kernel_of_long_pages_is_split_by_pages_and_heads_and_exchanges_noth
 
 
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(told):
-    """Up to rounding: a fold's products are fused otherwise in shares of another shape."""
-    assert (
-        told["replay_off"] < 1e-8
-    )  # of weights of the order of 0.02, a few units in the last place
-    assert told["moved"] > 1e3 * 1e-8
+    """To the bits that a replay of the journal gives on a third."""
+    assert told["replay_off"] == 0.0
+    assert told["moved"] > 1e-5
 
 
 ON_MESHES = [(method, mesh) for method, kind in METHODS.items() for mesh in kind.meshes]

@@ -4,8 +4,8 @@ The params are small, so that directions are multiplied out and nothing needs to
 """
 
 import jax
-import jax.numpy as jnp
 
+from zojax.adapters.fold import outer_product
 from zojax.adapters.sites import Flat, site_key
 from zojax.adapters.space import Sample, Space, draw_subspace, split_nothing
 
@@ -29,5 +29,5 @@ def draw_factored(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) 
     direction = {}
     for path, v in subspace.items():
         u = sample(site_key(key, path), (*params[path].shape[:-1], v.shape[-1]))
-        direction[path] = jnp.einsum("...mk,...nk->...mn", u, v, precision="highest")
+        direction[path] = outer_product(u, v)
     return direction

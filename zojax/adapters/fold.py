@@ -6,6 +6,7 @@ rounding goes up or down in proportion, so that its mean is exact; its key is th
 replays bit for bit.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,9 @@ from flax import traverse_util
 from zojax.adapters.sites import Flat, site_key
 
 FoldPolicy = Literal["stochastic", "nearest"]
+
+_FEW_COLUMNS = 8
+"""Up to so many, outer products that are added up take no longer than one matrix product."""
 
 
 class Fold(NamedTuple):
@@ -69,6 +73,23 @@ def round_to(
     return round_stochastically(jax.random.fold_in(key, number), x, dtype)
 
 
+def outer_product(u_mk: jax.Array, v_nk: jax.Array) -> jax.Array:
+    """``U Vᵀ (…, m, n)`` in float32, of few columns to the same bits in shares of any shape.
+
+    A matrix product is made in an order, and with fused additions or without, that depends on its
+    shape and so on the mesh, whose devices have shares of rows or columns. Columns that are
+    multiplied and added up one after the other are not; what is left to the processor is whether it
+    fuses a product with an addition, as all do that have AVX2.
+
+    >>> outer_product(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 1.0], [5.0, 0.0]]))
+    Array([[5., 5.]], dtype=float32)
+    """
+    if u_mk.shape[-1] > _FEW_COLUMNS:
+        return jnp.einsum("...mk,...nk->...mn", u_mk, v_nk, precision="highest")
+    columns = [u_mk[..., :, None, k] * v_nk[..., None, :, k] for k in range(u_mk.shape[-1])]
+    return functools.reduce(jnp.add, columns)
+
+
 def fold_matrix(
     weight: jax.Array, a: jax.Array, v: jax.Array, key: jax.Array | None, policy: FoldPolicy
 ) -> jax.Array:
@@ -78,8 +99,7 @@ def fold_matrix(
     """
 
     def body(layer: jax.Array, weight: jax.Array) -> jax.Array:
-        movement = jnp.einsum("mk,nk->mn", a[layer], v[layer], precision="highest")
-        moved = weight[layer].astype(jnp.float32) + movement
+        moved = weight[layer].astype(jnp.float32) + outer_product(a[layer], v[layer])
         return weight.at[layer].set(round_to(moved, weight.dtype, policy, key, layer))
 
     return jax.lax.fori_loop(0, weight.shape[0], body, weight)

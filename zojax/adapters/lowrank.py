@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from zojax.adapters.fold import Fold, FoldPolicy, fold
+from zojax.adapters.fold import Fold, FoldPolicy, fold, outer_product
 from zojax.adapters.sites import Flat, Sites, nest
 from zojax.adapters.space import Space, Specs, draw_subspace
+from zojax.distributed import replicated
 from zojax.models.layers import Shared
 
 
@@ -74,14 +75,13 @@ def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
     """LoZO-M's ``N ← N V_oldᵀ V_new / n``: the movement's projection on the new subspace.
 
     Since ``V_newᵀ V_new ≈ n I``, that is the least-squares fit of ``N V_oldᵀ`` by ``N' V_newᵀ``.
+    Every device sums over all of n, which is small, so that no mesh adds up in another order.
     """
     carried = dict(moment)
     for path, v_new in new.items():
-        overlap = jnp.einsum("...nk,...nj->...kj", old[path], v_new, precision="highest")
-        carried[path] = (
-            jnp.einsum("...mk,...kj->...mj", moment[path], overlap, precision="highest")
-            / v_new.shape[-2]
-        )
+        v_old, v_new = replicated(old[path]), replicated(v_new)
+        overlap_jk = jnp.einsum("...nk,...nj->...jk", v_old, v_new, precision="highest")
+        carried[path] = outer_product(moment[path], overlap_jk) / v_new.shape[-2]
     return carried
 
 

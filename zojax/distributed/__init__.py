@@ -10,6 +10,7 @@ from zojax.distributed.mesh import (
     make_layout,
     put,
     put_pages,
+    replicated,
     shardings_of,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "make_layout",
     "put",
     "put_pages",
+    "replicated",
     "shardings_of",
 ]

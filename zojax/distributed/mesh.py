@@ -212,3 +212,11 @@ def shardings_of(tree: Any) -> Any:
     shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), tree)
     leaves = jax.tree.leaves(shardings)
     return shardings if all(isinstance(leaf, NamedSharding) for leaf in leaves) else None
+
+
+def replicated(array: jax.Array) -> jax.Array:
+    """The array whole on every device of its mesh, inside a program as outside."""
+    mesh = jax.typeof(array).sharding.mesh  # which arguments of jit bring along
+    if mesh.empty:
+        return array
+    return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec()))
