@@ -152,7 +152,7 @@ class SlottedScore:
     def __init__(self, model: Model, num_slots: int, batch: Batch):
         method = method_of(model, [])
         state = init_state(method, model.weights, jax.random.key(0))
-        adapter = own_arrays(method.estimator.space.state(state.params, state.subspace))
+        adapter = own_arrays(method.estimator.space.adapter(state.params, state.subspace))
         pool = AdapterPool(trainable_sites(model.weights, "linear"), num_slots=num_slots, rank=2)
         *_, last = [pool.insert(adapter) for _ in range(num_slots)]
         slot_p = jnp.full_like(batch.pages.slot_p, last)

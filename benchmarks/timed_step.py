@@ -14,7 +14,7 @@ from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.scoring import Item
 from zojax.training.batches import batch_indices
 from zojax.training.interval import OwnedWeights, ends_interval
-from zojax.training.placement import place, state_shardings
+from zojax.training.placement import put_batch, state_shardings
 from zojax.training.step import StepRecord, init_state
 
 
@@ -48,7 +48,7 @@ class TimedStep:
             self.run.key,
             self.run.method,
             self.run.objective,
-            place(source.abstract, layout_of(self._weights)),
+            put_batch(source.abstract, layout_of(self._weights)),
             steps=config.train.steps,
         )
         self.executables = dict(programs.step)  # waits for all of them
@@ -59,7 +59,7 @@ class TimedStep:
         """Seconds of a step, the fold that may come after it included; and its scalars."""
         key = self.run.key
         bucket, batch, _ = self.batches[step]
-        batch = jax.block_until_ready(place(batch, layout_of(self._weights)))
+        batch = jax.block_until_ready(put_batch(batch, layout_of(self._weights)))
         started = time.perf_counter()
         rate = self.run.method.learning_rates[step]
         self._state, record = self.executables[bucket](self._weights, self._state, key, rate, batch)

@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from zojax.adapters import AdapterPool, stack_variants, trainable_sites
-from zojax.adapters.lora import linear_places, load_lora
+from zojax.adapters.lora import linear_locations, load_lora
 from zojax.errors import InputError
 from zojax.hub import load
 from zojax.hub.saving import save_tensors
@@ -77,7 +77,7 @@ def filled(state, model: Model, rank: int = 8):
     given = traverse_util.flatten_dict(state)
     weights = traverse_util.flatten_dict(model.weights)
     flat = {}
-    for path, _ in linear_places(model).values():
+    for path, _ in linear_locations(model).values():
         for side, axis in (("u", -2), ("v", -1)):
             shape = (*weights[path].shape[:-2], weights[path].shape[axis], rank)
             factor = np.zeros(shape, np.float32)

@@ -116,11 +116,11 @@ def test_a_shared_v_and_an_own_one_are_not_stacked(states):
 def test_states_of_several_runs_are_not_stacked_under_the_v_of_the_first():
     space = lowrank(trainable_sites({"layers": {"w": np.ones((2, 4, 3))}}, "linear"), rank=2)
     params, subspace = space.init({}, KEY), space.redraw(KEY)
-    users = [space.state(params, space.redraw(jax.random.key(seed))) for seed in (0, 1)]
-    for states in (users, [users[0], space.state(params, jax.tree.map(jnp.copy, subspace))]):
+    users = [space.adapter(params, space.redraw(jax.random.key(seed))) for seed in (0, 1)]
+    for states in (users, [users[0], space.adapter(params, jax.tree.map(jnp.copy, subspace))]):
         with pytest.raises(ValueError, match="share one V"):
             stack_variants(states)
-    same = [space.state(params, subspace) for _ in range(2)]
+    same = [space.adapter(params, subspace) for _ in range(2)]
     assert stack_variants(same)["layers"]["w"]["v"].value is subspace["layers/w"]
 
 

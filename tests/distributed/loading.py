@@ -20,7 +20,7 @@ from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding
 from zojax.scoring import Item, shape_needed
 from zojax.training.batches import BatchSource, shape_of_all
-from zojax.training.placement import place
+from zojax.training.placement import put_batch
 
 
 def held(array: jax.Array) -> int:
@@ -50,7 +50,7 @@ def fed(layout: Layout) -> list[int]:
             np.testing.assert_array_equal(shard.data, expected[shard.index])
 
     assert {page for page in range(4) if packed[0].pages.tokens_pt[:, page].any()} == own
-    jax.tree.map(check, place(packed[0], layout), whole[0])
+    jax.tree.map(check, put_batch(packed[0], layout), whole[0])
     return sorted(own)
 
 

@@ -34,7 +34,7 @@ from zojax.models import Model, content_hash
 from zojax.runs.chunks import compile_programs
 from zojax.runs.setup import load_model, make_train_source, prepare
 from zojax.training.interval import OwnedWeights, ends_interval
-from zojax.training.placement import place, state_shardings
+from zojax.training.placement import put_batch, state_shardings
 from zojax.training.step import Method, TrainState, init_state
 
 MESHES = {
@@ -117,7 +117,7 @@ def losses(config: Config) -> dict[str, Any]:
         key,
         method,
         run.objective,
-        place(source.abstract, layout),
+        put_batch(source.abstract, layout),
         steps=STEPS,
     )
 
@@ -126,7 +126,9 @@ def losses(config: Config) -> dict[str, Any]:
         state = init(weights, key)
         for step, rate in enumerate(rates):
             bucket, batch, _ = source(step)
-            state, record = programs.step[bucket](weights, state, key, rate, place(batch, layout))
+            state, record = programs.step[bucket](
+                weights, state, key, rate, put_batch(batch, layout)
+            )
             if ends_interval(method, step + 1):
                 assert programs.fold is not None
                 owned, state = programs.fold.get()(OwnedWeights(weights), state, key)

@@ -34,7 +34,7 @@ from zojax.runs import chunks
 from zojax.runs.rebuild import load_run
 from zojax.runs.train import train
 from zojax.scoring import attention_kernel
-from zojax.scoring.visibility import causal_sight
+from zojax.scoring.visibility import causal_visibility
 
 MESHES = {
     "1x1": MeshConfig(1, 1),
@@ -114,15 +114,15 @@ def attended(pages: int, heads: int) -> dict[str, Any]:
     backend = attention_kernel.interpreted(attention_kernel.for_gpu())
     attend = functools.partial(attention_kernel.attend, backend=backend)
     qkv = jax.random.normal(jax.random.key(0), (3, pages, 100, heads, 16))
-    sight = causal_sight(pages, 100)
+    visibility = causal_visibility(pages, 100)
     places = make_layout(2, 4).sharding(("pages", None, "heads", None), qkv.shape[1:])
-    arguments = (*jax.device_put(tuple(qkv), places), sight)
+    arguments = (*jax.device_put(tuple(qkv), places), visibility)
     program = jax.jit(attend).lower(*arguments).compile()
     split = program(*arguments)
     return {
         "collectives": collectives(program.as_text()),
         "shard": split.addressable_shards[0].data.shape,
-        "error": float(abs(split - jax.jit(attend)(*qkv, sight)).max()),
+        "error": float(abs(split - jax.jit(attend)(*qkv, visibility)).max()),
     }
 
 

@@ -47,7 +47,7 @@ ARCHITECTURE = OPTConfig(
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
 
 
-class Place:
+class Location:
     """Where the runs of this module are."""
 
     def __init__(self, directory: Path, reviews: Path):
@@ -78,8 +78,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(root, tiny_reviews, tmp_path_factory) -> Place:
-    place = Place(tmp_path_factory.mktemp("processes"), tiny_reviews)
+def place(root, tiny_reviews, tmp_path_factory) -> Location:
+    place = Location(tmp_path_factory.mktemp("processes"), tiny_reviews)
     save(random_model(ARCHITECTURE, seed=3), place.model)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(root / "demo" / "model" / name, place.model)

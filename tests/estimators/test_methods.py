@@ -114,7 +114,7 @@ def train(method: Method) -> tuple[np.ndarray, Arrays]:
         if ends_interval(method, step + 1):
             owned, state = fold(owned, state, KEY)
     return np.array(losses), moved(
-        owned.weights, method.estimator.space.state(state.params, state.subspace)
+        owned.weights, method.estimator.space.adapter(state.params, state.subspace)
     )
 
 

@@ -280,11 +280,11 @@ def test_a_ranking_is_an_objective_by_what_its_choices_are_worth(objective, base
     run = prepare(config, QUIET)
     which = [(int(item.name.rpartition(":")[2]) - 1) % 5 for item in run.data.train]
     chosen = [int(logprobs(theirs, [item])[0].argmax()) for item in run.data.train]
-    worths = [RECORDS[i][2][choice] for i, choice in zip(which, chosen, strict=True)]
+    values = [RECORDS[i][2][choice] for i, choice in zip(which, chosen, strict=True)]
     if objective == "accuracy":
-        worths = [float(worth == 1) for worth in worths]
-    assert 0 < np.mean(worths) < 1
-    np.testing.assert_allclose(first_losses(run), -np.mean(worths), rtol=1e-6)  # float32's sums
+        values = [float(worth == 1) for worth in values]
+    assert 0 < np.mean(values) < 1
+    np.testing.assert_allclose(first_losses(run), -np.mean(values), rtol=1e-6)  # float32's sums
 
 
 def test_a_run_is_trained_by_the_f1_of_its_ranking(base, entities):
@@ -300,7 +300,7 @@ def test_a_run_is_trained_by_the_f1_of_its_ranking(base, entities):
     assert np.abs(records["projected_grad"]).max() > 0
     losses = records["losses"].ravel()
     assert ((losses <= 0) & (losses >= -1)).all()
-    # Eight worths are thirds and fifths.
+    # Eight values are thirds and fifths.
     np.testing.assert_allclose(losses * 120, (losses * 120).round(), atol=1e-4)
     told = io.StringIO()
     assert evaluate_run(entities / "run", Console(file=told))["eval_f1"] == result["eval_f1"]

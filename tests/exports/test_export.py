@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from zojax.adapters import adapter_state, draw_dense, lowrank, trainable_sites
-from zojax.adapters.lora import linear_places, load_lora
+from zojax.adapters.lora import linear_locations, load_lora
 from zojax.errors import InputError
 from zojax.exports.lora import (
     check_linear,
     make_lora,
     named_factors,
     save_lora,
-    trained_places,
+    trained_paths,
     truncated_svd,
 )
 from zojax.hub import load
@@ -149,8 +149,8 @@ def test_no_update_is_no_error():
 
 
 def test_factors_are_the_states_own(model):
-    state, places = random_state(model), linear_places(model)
-    check_linear(trained_places(state), places)
+    state, places = random_state(model), linear_locations(model)
+    check_linear(trained_paths(state), places)
     factors = named_factors(state, places)
     trained = {name for name, (path, _) in places.items() if path[0] == "layers"}
     assert factors.keys() == trained
@@ -163,7 +163,7 @@ def test_factors_are_the_states_own(model):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_what_is_saved_is_what_is_loaded(dtype, model, tmp_path):
-    state, places = random_state(model), linear_places(model)
+    state, places = random_state(model), linear_locations(model)
     state["project_in"] = {"weight": {"u": random(24, 3), "v": random(16, 3, seed=1)}}
     factors = named_factors(state, places)
     updates = ((name, u @ v.T) for name, (u, v) in factors.items())
@@ -182,7 +182,7 @@ def test_what_lora_cannot_hold_is_refused(bias, model):
     if not bias:
         state = {"layers": random_state(model)["layers"], "embed_tokens": state["embed_tokens"]}
     with pytest.raises(InputError) as caught:
-        check_linear(trained_places(state), linear_places(model))
+        check_linear(trained_paths(state), linear_locations(model))
     text = str(caught.value)
     assert "embed_positions/weight" in text if bias else "embed_tokens/weight" in text
     assert "--format hf" in text
@@ -200,7 +200,7 @@ def test_peft_loads_what_is_saved(norm_first, model, tmp_path):
         base = tmp_path / "base"
         save_tensors(config, base, lambda name: 0.1 * random(*shapes[name]), dtype="float32")
         model = load(str(base))
-    factors = named_factors(random_state(model), linear_places(model))
+    factors = named_factors(random_state(model), linear_locations(model))
     updates = ((name, u @ v.T) for name, (u, v) in factors.items())
     lora = make_lora(updates, lambda name, _: factors[name], FLOAT32)
     (tmp_path / "lora").mkdir()

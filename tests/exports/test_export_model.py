@@ -48,7 +48,7 @@ def run_logits(directory: Path) -> np.ndarray:
     method = make_method(config, base)
     replay = make_replay(method, base.weights)
     owned, state = replay(OwnedWeights(base.weights), header_key(journal), journal.records)
-    adapter = method.estimator.space.state(state.params, state.subspace)
+    adapter = method.estimator.space.adapter(state.params, state.subspace)
     vocabulary = tuple(np.array([token], np.int32) for token in range(VOCABULARY))
     items = [Item(tokens, vocabulary) for tokens in SEQUENCES]
     pages = pack(items, shape_needed(items))

@@ -126,7 +126,7 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
     _, state = make_replay(method, base.weights)(
         OwnedWeights(base.weights), header_key(journal), journal.records
     )
-    pool = stack_variants([method.estimator.space.state(state.params, state.subspace)])
+    pool = stack_variants([method.estimator.space.adapter(state.params, state.subspace)])
     pages = pack([item], shape_needed([item]))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
     logprob_pc = jax.jit(functools.partial(score, graphdef=base.graphdef))(

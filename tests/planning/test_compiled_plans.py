@@ -110,7 +110,7 @@ import dataclasses, functools, jax
 from zojax.distributed import make_layout
 from zojax.distributed.targets import devices_of, find_target
 from zojax.scoring import attention_kernel
-from zojax.scoring.sight import Sight
+from zojax.scoring.visibility import Visibility
 
 target = find_target("a100x1")
 chip = dataclasses.replace(target.chip, gpu={**target.chip.gpu, "shared": 100 * 1024})
@@ -120,10 +120,10 @@ def given(*shape, dtype):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=layout.sharding())
 
 attend = functools.partial(attention_kernel.attend, backend=attention_kernel.for_gpu())
-sight = Sight(*[given(2, 600, dtype="int32")] * 3)
+visibility = Visibility(*[given(2, 600, dtype="int32")] * 3)
 for dtype in ("float32", "bfloat16", "float16"):
     for depth in (64, 80, 128):
-        jax.jit(attend).lower(*[given(2, 600, 4, depth, dtype=dtype)] * 3, sight).compile()
+        jax.jit(attend).lower(*[given(2, 600, 4, depth, dtype=dtype)] * 3, visibility).compile()
 """
 
 

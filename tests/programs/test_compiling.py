@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.programs.compiling import Ahead, CompilationCounter, compile_buckets, shapes_of
+from zojax.programs.compiling import CompilationCounter, PendingProgram, compile_buckets, shapes_of
 from zojax.programs.stopping import NEVER, Halted, Stop
 from zojax.scoring import PageShape
 
@@ -29,7 +29,7 @@ def hold_until(release):
         release.wait()
         return lambda: None
 
-    return Ahead(trace)
+    return PendingProgram(trace)
 
 
 def compiled(function, *args, **kwargs):
@@ -50,19 +50,19 @@ def test_each_bucket_gets_its_own_in_their_order():
         assert executables[bucket](jnp.float32(2), np.ones(bucket.tokens, np.float32)) == (
             2 + bucket.tokens
         )
-        assert executables.ahead[bucket].is_there
+        assert executables.pending[bucket].is_done
     assert traced == [24, 8, 16]
 
 
 def test_what_is_not_there_is_waited_for_unless_a_stop_is_asked_for(held):
     ahead, stop = compiled(jnp.sum).ahead[BUCKETS[0]], Stop()
     stop.exit_code = 143
-    assert not ahead.is_there
+    assert not ahead.is_done
     with pytest.raises(Halted):
-        ahead.get_unless(stop)
+        ahead.wait(stop)
     held.set()
-    assert ahead.get_unless(NEVER)(np.ones(24, np.float32)) == 24
-    assert ahead.get_unless(stop) is ahead.get()
+    assert ahead.wait(NEVER)(np.ones(24, np.float32)) == 24
+    assert ahead.wait(stop) is ahead.get()
 
 
 def test_nothing_is_traced_after_a_cancel(held):
@@ -82,7 +82,7 @@ def test_what_was_being_traced_at_a_cancel_is_not_compiled():
         release.wait()
         return lambda: compiled.append(1)
 
-    ahead = Ahead(trace)
+    ahead = PendingProgram(trace)
     begun.wait()
     ahead.cancel()
     release.set()
@@ -93,11 +93,11 @@ def test_what_was_being_traced_at_a_cancel_is_not_compiled():
 
 def test_compiling_holds_up_no_tracing():
     release = Event()
-    slow, quick = Ahead(lambda: release.wait), Ahead(lambda: lambda: "quick")
+    slow, quick = PendingProgram(lambda: release.wait), PendingProgram(lambda: lambda: "quick")
     in_time = Timer(60, release.set)  # or a failure would never end
     in_time.start()
     assert quick.get() == "quick"
-    assert not slow.is_there
+    assert not slow.is_done
     in_time.cancel()
     release.set()
     assert slow.get()
@@ -134,4 +134,4 @@ def test_an_error_while_tracing_is_raised_where_the_program_is_asked_for():
         raise ValueError("a model of stone")
 
     with pytest.raises(ValueError, match="of stone"):
-        compiled(wrong).ahead[BUCKETS[0]].get_unless(NEVER)
+        compiled(wrong).ahead[BUCKETS[0]].wait(NEVER)

@@ -1,4 +1,4 @@
-"""Whole runs of every kind of method: trained, judged at their best step, resumed, replayed."""
+"""Whole runs of every kind of method: trained, evaluated at their best step, resumed, replayed."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def config(request, tiny_model, tiny_reviews, tmp_path) -> Config:
 
 
 def best_is_not_the_last(monkeypatch) -> None:
-    """The second evaluation is said to be the best one, so that an earlier model is judged."""
+    """The second evaluation is said to be the best one, so that an earlier model is evaluated."""
 
     def second(progress: Progress) -> int | None:
         return next(iter(list(progress.dev)[:2][::-1]), None)

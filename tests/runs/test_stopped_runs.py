@@ -15,7 +15,7 @@ from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.evaluation import evaluate
 from zojax.files import read_json
 from zojax.programs import stopping
-from zojax.programs.compiling import Ahead, Executables
+from zojax.programs.compiling import Executables, PendingProgram
 from zojax.programs.stopping import Stop, Stopped
 from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
@@ -67,18 +67,18 @@ def count_batches(monkeypatch):
                 return call
 
             made = real(*args, **settings)
-            return made_ahead({bucket: watched(program) for bucket, program in made.items()})
+            return pending_programs({bucket: watched(program) for bucket, program in made.items()})
 
         monkeypatch.setattr(evaluate, "compile_buckets", compile_buckets)
 
     return count_batches
 
 
-def made_ahead(programs: dict) -> Executables:
+def pending_programs(programs: dict) -> Executables:
     """Programs that need no compiling."""
 
-    def ahead(program) -> Ahead:
-        return Ahead(lambda: lambda: program)
+    def ahead(program) -> PendingProgram:
+        return PendingProgram(lambda: lambda: program)
 
     return Executables({bucket: ahead(program) for bucket, program in programs.items()})
 
@@ -145,17 +145,17 @@ def test_a_stop_is_heard_while_a_program_is_waited_for(
     config, undisturbed, stop, monkeypatch, program, steps, exit_code
 ):
     """Which would take for ever, since it is held up; a step is not begun without all it needs."""
-    release, get, held = Event(), Ahead.get_unless, []
+    release, get, held = Event(), PendingProgram.wait, []
 
     def hold_all(make):
-        Ahead(lambda: release.wait() and dict)
+        PendingProgram(lambda: release.wait() and dict)
         made = make()
-        held.extend(made.step.ahead.values() if program == "a step" else made._ahead.values())
+        held.extend(made.step.pending.values() if program == "a step" else made._pending.values())
         return made
 
     def hold_fold(make):
         made = make()
-        held.append(Ahead(lambda: release.wait() and made.fold.get))
+        held.append(PendingProgram(lambda: release.wait() and made.fold.get))
         return dataclasses.replace(made, fold=held[0])
 
     def watch(name: str, hold):
@@ -166,7 +166,7 @@ def test_a_stop_is_heard_while_a_program_is_waited_for(
 
     def get_held(ahead, stop):
         if ahead in held:
-            assert not ahead.is_there
+            assert not ahead.is_done
             Timer(0.1, setattr, (stop, "exit_code", exit_code)).start()
         return get(ahead, stop)
 
@@ -174,7 +174,7 @@ def test_a_stop_is_heard_while_a_program_is_waited_for(
         "make_evaluator" if program == "an evaluation" else "compile_programs",
         hold_fold if program == "an interval's end" else hold_all,
     )
-    monkeypatch.setattr(Ahead, "get_unless", get_held)
+    monkeypatch.setattr(PendingProgram, "wait", get_held)
     try:
         with pytest.raises(Stopped, match=f"after step {steps} of 4"):
             train(config, QUIET)

@@ -19,7 +19,7 @@ from zojax.scoring.attention import (
     page_attention,
     prompt_attention,
 )
-from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
+from zojax.scoring.visibility import Visibility, causal_visibility, mask_of, tree_visibility
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -30,8 +30,8 @@ TPU = attention_kernel.interpreted(attention_kernel.for_tpu())
 GPU = attention_kernel.interpreted(attention_kernel.for_gpu())
 
 
-def by_blocks(q, k, v, sight):
-    return blockwise_attention(q, k, v, mask_of(sight), None)
+def by_blocks(q, k, v, visibility):
+    return blockwise_attention(q, k, v, mask_of(visibility), None)
 
 
 WAYS = {
@@ -41,8 +41,8 @@ WAYS = {
 }
 
 
-def by_one_product(q, k, v, sight):
-    return masked_attention(q, k, v, mask_of(sight), None)
+def by_one_product(q, k, v, visibility):
+    return masked_attention(q, k, v, mask_of(visibility), None)
 
 
 def inputs(pages: int, tokens: int) -> list[jax.Array]:
@@ -72,7 +72,7 @@ def trees():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_trees_see_in_every_way_what_one_product_sees(way, trees):
-    arguments = (*inputs(*trees.tokens_pt.shape), tree_sight(trees))
+    arguments = (*inputs(*trees.tokens_pt.shape), tree_visibility(trees))
     got, wanted = jax.jit(WAYS[way])(*arguments), by_one_product(*arguments)
     # Sums in another order, in float32.
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
@@ -81,7 +81,7 @@ def test_trees_see_in_every_way_what_one_product_sees(way, trees):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])
 def test_16_bits_stay_what_they_are(way, dtype, tolerance, trees):
-    arguments = (*inputs(*trees.tokens_pt.shape), tree_sight(trees))
+    arguments = (*inputs(*trees.tokens_pt.shape), tree_visibility(trees))
     wanted = by_one_product(*arguments)
     got = jax.jit(WAYS[way])(*(x.astype(dtype) for x in arguments[:3]), arguments[3])
     assert got.dtype == dtype
@@ -93,7 +93,7 @@ def test_a_prefix_is_seen_in_blocks_as_in_one_product(trees):
     rng = np.random.default_rng(2)
     pages = len(trees.tokens_pt)
     k, v = (jnp.asarray(rng.standard_normal((pages, 5, HEADS, DEPTH)), jnp.float32) for _ in "kv")
-    mask_pts = mask_of(tree_sight(trees))
+    mask_pts = mask_of(tree_visibility(trees))
     arguments = (*inputs(*trees.tokens_pt.shape), mask_pts, Prefix(k, v, jnp.ones(pages)))
     np.testing.assert_allclose(
         blockwise_attention(*arguments), masked_attention(*arguments), rtol=0, atol=2e-6
@@ -113,16 +113,18 @@ def fewer_kv_heads(pages: int, tokens: int) -> tuple[list[jax.Array], list[jax.A
 @pytest.mark.parametrize("way", [*WAYS, "one product"])
 def test_a_head_of_keys_serves_its_neighbouring_heads_of_queries(way, trees):
     attend = jax.jit({**WAYS, "one product": by_one_product}[way])
-    sight = tree_sight(trees)
+    visibility = tree_visibility(trees)
     few, repeated = fewer_kv_heads(*trees.tokens_pt.shape)
-    np.testing.assert_allclose(attend(*few, sight), attend(*repeated, sight), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(
+        attend(*few, visibility), attend(*repeated, visibility), rtol=0, atol=2e-6
+    )
 
 
 def test_a_prefix_has_as_many_heads_as_the_keys(trees):
     pages = len(trees.tokens_pt)
     few, repeated = fewer_kv_heads(*trees.tokens_pt.shape)
     prefixes = [Prefix(x[1][:, :5], x[2][:, :5], jnp.ones(pages)) for x in (few, repeated)]
-    mask_pts = mask_of(tree_sight(trees))
+    mask_pts = mask_of(tree_visibility(trees))
     ours, theirs = (
         masked_attention(*x, mask_pts, prefix)
         for x, prefix in zip((few, repeated), prefixes, strict=True)
@@ -133,7 +135,7 @@ def test_a_prefix_has_as_many_heads_as_the_keys(trees):
 def within_window(window: int, trees) -> np.ndarray:
     """Who sees whom on these pages: what the tree shows, and no more than so many tokens back."""
     back = trees.positions_pt[:, :, None] - trees.positions_pt[:, None, :]
-    return np.asarray(mask_of(tree_sight(trees))) & (back < window)
+    return np.asarray(mask_of(tree_visibility(trees))) & (back < window)
 
 
 @pytest.mark.parametrize("reads", [False, True])
@@ -194,8 +196,8 @@ PAGES = {
 def test_the_kernel_multiplies_no_block_of_keys_that_a_block_of_queries_does_not_see(
     pages, backend
 ):
-    sight = tree_sight(PAGES[pages])
-    mask_ts = np.asarray(mask_of(sight))[0]
+    visibility = tree_visibility(PAGES[pages])
+    mask_ts = np.asarray(mask_of(visibility))[0]
     tokens, queries, keys = len(mask_ts), backend.queries, backend.keys
     q, k, v = inputs(1, tokens)
     attend = jax.jit(functools.partial(attention_kernel.attend, backend=backend))
@@ -206,7 +208,7 @@ def test_the_kernel_multiplies_no_block_of_keys_that_a_block_of_queries_does_not
             [mask_ts[block, s : s + keys].any() for s in range(0, tokens, keys)], keys
         )[:tokens]
         poison = jnp.where(seen_s, 0, jnp.nan)[None, :, None, None]  # which 0 times is NaN still
-        assert np.isfinite(attend(q, k + poison, v + poison, sight)[:, block]).all()
+        assert np.isfinite(attend(q, k + poison, v + poison, visibility)[:, block]).all()
         left_out += (~seen_s).sum() * queries
     assert left_out > 0.3 * tokens**2  # and much is not seen
 
@@ -221,9 +223,9 @@ def lowered(platform: str, tokens: int, dtype: str = "float32") -> list[str]:
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "model"))
     x = jax.ShapeDtypeStruct((2, tokens, HEADS, DEPTH), dtype, sharding=sharding)
 
-    def attend(q, k, v, *sight):
-        sight = Sight(*sight)
-        return attention_of_page(q, k, v, sight, mask_of(sight), None)
+    def attend(q, k, v, *visibility):
+        visibility = Visibility(*visibility)
+        return attention_of_page(q, k, v, visibility, mask_of(visibility), None)
 
     traced = jax.jit(attend).trace(x, x, x, *[jax.ShapeDtypeStruct((2, tokens), jnp.int32)] * 3)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
@@ -261,7 +263,7 @@ def test_a_precision_that_users_ask_of_float32_does_not_reach_16_bits(platform):
 )
 def test_no_device_shortens_the_kernels_float32(backend, precision):
     attend = functools.partial(attention_kernel.attend, backend=backend)
-    traced = str(jax.make_jaxpr(attend)(*inputs(1, 300), causal_sight(1, 300)))
+    traced = str(jax.make_jaxpr(attend)(*inputs(1, 300), causal_visibility(1, 300)))
     assert traced.count("dot_general[") == traced.count(f"precision={precision}") == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from zojax.errors import InputError
 from zojax.scoring import Item, PageShape, from_span, pack, shape_needed
 from zojax.scoring.pages import assign
-from zojax.scoring.visibility import mask_of, tree_sight
+from zojax.scoring.visibility import mask_of, tree_visibility
 
 SEEDS = range(12)
 
@@ -64,7 +64,7 @@ def scored_tokens(pages):
 def test_every_scored_token_is_predicted_from_just_what_precedes_it(batch):
     items, _ = batch
     pages, _ = packed(batch)
-    mask_pts = np.asarray(mask_of(tree_sight(pages)))
+    mask_pts = np.asarray(mask_of(tree_visibility(pages)))
     progress = {(i, c): 0 for i, item in enumerate(items) for c in range(len(item.candidates))}
     for (i, c), page, at in scored_tokens(pages):
         candidate, done = items[i].candidates[c], progress[i, c]

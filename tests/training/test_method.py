@@ -107,7 +107,7 @@ def test_scoring_between_two_steps_draws_no_random_numbers(name, configure):
     state = init_state(run.method, run.model.weights, run.key)
 
     def evaluation(weights, state, batch):
-        adapter = space.state(state.params, state.subspace)
+        adapter = space.adapter(state.params, state.subspace)
         return run.scorer(weights, stack_variants([adapter]), batch)
 
     def step(weights, state, batch):

@@ -7,15 +7,15 @@ from zojax.training.objective import choice_loss
 from zojax.training.step import Batch
 
 
-def loss(scores_bk: np.ndarray, worth_bk: np.ndarray) -> float:
+def loss(scores_bk: np.ndarray, value_bk: np.ndarray) -> float:
     unused = np.zeros(len(scores_bk), np.int32)
-    return float(choice_loss(scores_bk, Batch({}, unused, unused, np.float32(worth_bk))))
+    return float(choice_loss(scores_bk, Batch({}, unused, unused, np.float32(value_bk))))
 
 
 def test_a_choice_counts_by_its_worth_and_candidates_that_are_not_there_are_never_chosen():
     scores_bk = np.float32([[-3, -1, -2], [-5, -9, -np.inf], [-1, -np.inf, -np.inf]])
-    worth_bk = np.array([[1, 2 / 3, 0], [0.25, 1, 0], [1, 0, 0]])
-    assert loss(scores_bk, worth_bk) == pytest.approx(-(2 / 3 + 0.25 + 1) / 3)
+    value_bk = np.array([[1, 2 / 3, 0], [0.25, 1, 0], [1, 0, 0]])
+    assert loss(scores_bk, value_bk) == pytest.approx(-(2 / 3 + 0.25 + 1) / 3)
 
 
 def test_the_worth_of_labels_gives_the_accuracy():

@@ -16,7 +16,7 @@ from zojax.adapters.lora_config import CONFIG, rank_and_scale, read_lora_config,
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
 from zojax.hub.checkpoint_files import CheckpointFile, SafetensorsFile, TorchFile
-from zojax.hub.tensor_names import Place, hf_names
+from zojax.hub.tensor_names import Location, hf_names
 from zojax.models import Model
 from zojax.models.layers import Linear
 
@@ -50,15 +50,15 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
             linear layers, a missing or an extra tensor, or one of another shape.
     """
     config = read_lora_config(directory)
-    places = linear_places(model)
-    modules = targeted(config, places)
+    locations = linear_locations(model)
+    modules = targeted(config, locations)
     file = _open_weights(directory)
-    _check_names(file, modules, places)
+    _check_names(file, modules, locations)
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(model.weights, sep="/"))
     shapes = {site: leaf.shape for site, leaf in flat.items()}
     factors: dict[str, dict[int | None, Factors]] = {}
     for module in modules:
-        site, layer = "/".join(places[module][0]), places[module][1]
+        site, layer = "/".join(locations[module][0]), locations[module][1]
         m, n = shapes[site][-2:]
         rank, scale = rank_and_scale(config, module)
         a = _read(file, f"{PREFIX}{module}.{A}", (rank, n))
@@ -67,7 +67,7 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
     return nest({site: _stack(by_layer, shapes[site]) for site, by_layer in factors.items()})
 
 
-def linear_places(model: Model) -> dict[str, Place]:
+def linear_locations(model: Model) -> dict[str, Location]:
     """Where the matrix of every linear layer lives, by the layer's name in the checkpoint."""
     module = nnx.merge(model.graphdef, model.weights)
     paths = [
@@ -76,7 +76,7 @@ def linear_places(model: Model) -> dict[str, Place]:
         if isinstance(layer, Linear)
     ]
     names = hf_names(paths, model.config)
-    return {name.removesuffix(".weight"): place for name, place in names.items()}
+    return {name.removesuffix(".weight"): location for name, location in names.items()}
 
 
 def _open_weights(directory: Path) -> CheckpointFile:
@@ -87,7 +87,9 @@ def _open_weights(directory: Path) -> CheckpointFile:
     raise InputError(f"{directory}: holds neither {WEIGHTS} nor {_TORCH_WEIGHTS}")
 
 
-def _check_names(file: CheckpointFile, modules: Sequence[str], places: Mapping[str, Place]) -> None:
+def _check_names(
+    file: CheckpointFile, modules: Sequence[str], locations: Mapping[str, Location]
+) -> None:
     """Refuses tensors that nothing asks for, as well as those that are not there."""
     wanted = {f"{PREFIX}{module}.{part}" for module in modules for part in (A, B)}
     for name, stored in file.tensors.items():
@@ -97,7 +99,7 @@ def _check_names(file: CheckpointFile, modules: Sequence[str], places: Mapping[s
             strange = "it is no LoRA of a linear layer that the model has, and zojax reads no other"
             raise InputError(
                 f"{file.path}: extra tensor {name} {stored.shape}: "
-                f"{known if module in places else strange}"
+                f"{known if module in locations else strange}"
             )
     for name in sorted(wanted - file.tensors.keys()):
         raise InputError(f"{file.path}: lacks tensor {name}, which {CONFIG} asks for")

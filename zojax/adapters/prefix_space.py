@@ -28,7 +28,7 @@ def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Sp
     Example:
         >>> zeros = jnp.zeros((2, 5, 8))
         >>> space = prefix_space(lambda weights, key: {"k": zeros, "v": zeros})
-        >>> state = space.state(space.init({}, jax.random.key(0)), {})
+        >>> state = space.adapter(space.init({}, jax.random.key(0)), {})
         >>> state["layers"]["self_attn"]["prefix"]["on"].tolist()
         [1.0, 1.0]
     """

@@ -49,7 +49,7 @@ class Space(NamedTuple):
     Attributes:
         init: ``(weights, key) -> params``.
         redraw: ``(key) -> subspace``; for the key of the step that an interval starts at.
-        state: ``(params, subspace) -> adapter state`` of the model that they name beside the
+        adapter: ``(params, subspace) -> adapter state`` of the model that they name beside the
             weights.
         carry: ``(moment, old, new) -> moment``: a tree like params that an optimizer keeps, such
             as momentum, when the subspace is redrawn.
@@ -59,7 +59,7 @@ class Space(NamedTuple):
 
     init: Callable[[Tree, jax.Array], Flat]
     redraw: Callable[[jax.Array], Flat]
-    state: Callable[[Flat, Flat], Tree]
+    adapter: Callable[[Flat, Flat], Tree]
     carry: Callable[[Flat, Flat, Flat], Flat]
     split: Callable[[Specs], tuple[Specs, Specs]] = split_nothing
 

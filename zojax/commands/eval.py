@@ -209,12 +209,12 @@ def _evaluate(
     config: Config,
     data: Data,
     model: Model,
-    state_of: Callable[[Tree], Tree],
+    adapter_of: Callable[[Tree], Tree],
     carry: Tree,
     console: Console,
     predictions: Path | None,
 ) -> dict[str, Any]:
-    """Judges a model, whose adapter is ``state_of(carry)``, on the held-out data."""
+    """Judges a model, whose adapter is ``adapter_of(carry)``, on the held-out data."""
     from zojax.evaluation.evaluate import Evaluator
     from zojax.evaluation.predictions import prediction_rows
     from zojax.files import write_rows
@@ -229,12 +229,16 @@ def _evaluate(
     dev_set, eval_set = pack_eval_sets(config, data, model)
     used = [dev_set, eval_set] if config.data.calibration == "median" else [eval_set]
     with console.status("compiling"):
-        evaluator = Evaluator(model, state_of, carry, scorer, used, data.tokenizer)
+        evaluator = Evaluator(model, adapter_of, carry, scorer, used, data.tokenizer)
     with progress_bar(console, "evaluate") as update:
-        judged = evaluator.judge(model.weights, carry, eval_set, dev_set, on_progress=update)
+        evaluation = evaluator.evaluate(model.weights, carry, eval_set, dev_set, on_progress=update)
     if predictions is not None:
-        write_rows(predictions, prediction_rows(eval_set, judged))
-    return {"metric": metric, f"eval_{metric}": judged.figure, "eval_examples": len(eval_set.items)}
+        write_rows(predictions, prediction_rows(eval_set, evaluation))
+    return {
+        "metric": metric,
+        f"eval_{metric}": evaluation.mean,
+        "eval_examples": len(eval_set.items),
+    }
 
 
 def _tell(console: Console, *lines: str) -> None:

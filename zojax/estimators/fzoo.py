@@ -48,10 +48,10 @@ def fzoo(
         return [jax.tree.map(lambda a, q=q: a[q], drawn) for q in range(num_queries)]
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
-        variants = [space.state(params, subspace)]
+        variants = [space.adapter(params, subspace)]
         for u in directions(key, step, params, subspace):
             moved = jax.tree.map(lambda a, b: a + epsilon * b, params, u)
-            variants.append(space.state(moved, subspace))
+            variants.append(space.adapter(moved, subspace))
         return variants
 
     def projected_grad(losses_v: jax.Array) -> jax.Array:

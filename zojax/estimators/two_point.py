@@ -44,7 +44,7 @@ def two_point(
             z = probe(direction, subspace)
             for length in (epsilon, -epsilon):
                 moved = jax.tree.map(lambda a, b, by=length: a + by * b, params, z)
-                variants.append(space.state(moved, subspace))
+                variants.append(space.adapter(moved, subspace))
         return variants
 
     def gradient(

@@ -1,4 +1,4 @@
-"""A data set to be judged many times, packed once."""
+"""A data set to be evaluated many times, packed once."""
 
 import dataclasses
 import heapq
@@ -40,7 +40,7 @@ class PackedItems:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSet:
-    """What is judged, and how.
+    """What is evaluated, and how.
 
     Attributes:
         task: what the examples are, with the metric.

@@ -18,14 +18,14 @@ from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.generation.texts import generate
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
-from zojax.programs.compiling import Ahead, compile_buckets
+from zojax.programs.compiling import PendingProgram, compile_buckets
 from zojax.programs.stopping import NEVER, Stop
 from zojax.scoring import PageShape
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import score_ranking, score_text
 from zojax.training.batches import abstract_batch
 from zojax.training.objective import CandidateScorer
-from zojax.training.placement import place
+from zojax.training.placement import put_batch
 from zojax.training.step import Batch
 
 Tree = Any
@@ -35,28 +35,28 @@ _POLL_SECONDS = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """What a model answers on a data set of ``n`` examples, and what that is worth.
 
     Attributes:
-        worths: of every example's answer by the task's metric, from 0 to 1.
+        values: of every example's answer by the task's metric, from 0 to 1.
         scores: of the candidates, calibrated if they are to be, ``(n, candidates)``; ``-inf``
             where an example has none. None where answers are generated.
         texts: the generated answers; None where candidates are ranked.
     """
 
-    worths: list[float]
+    values: list[float]
     scores: np.ndarray | None = None
     texts: list[str] | None = None
 
     @property
-    def figure(self) -> float:
+    def mean(self) -> float:
         """What the model is worth on the data set: the mean.
 
-        >>> Judged([0.0, 1.0, 0.5]).figure
+        >>> Evaluation([0.0, 1.0, 0.5]).mean
         0.5
         """
-        return float(np.mean(self.worths))
+        return float(np.mean(self.values))
 
 
 class Evaluator:
@@ -64,51 +64,51 @@ class Evaluator:
 
     Args:
         model: the base model; its weights are those that shapes are taken from, no more.
-        state_of: ``(carry) -> adapter state``, of whatever names a model beside its weights.
+        adapter_of: ``(carry) -> adapter state``, of whatever names a model beside its weights.
         carry: such a thing, for its shapes.
         scorer: how candidates are scored.
-        eval_sets: that will be judged.
+        eval_sets: that will be evaluated.
         tokenizer: for answers that are generated.
     """
 
     def __init__(
         self,
         model: Model,
-        state_of: Callable[[Tree], Tree],
+        adapter_of: Callable[[Tree], Tree],
         carry: Tree,
         scorer: CandidateScorer,
         eval_sets: Sequence[EvalSet],
         tokenizer: Tokenizer,
     ):
         def function(weights: Tree, carry: Tree, batch: Batch) -> jax.Array:
-            variants = stack_variants([state_of(carry)])
+            variants = stack_variants([adapter_of(carry)])
             return scorer(weights, variants, batch)[0]
 
         self._model = dataclasses.replace(model, weights={})
         self._layout = layout_of(model.weights)
         self._tokenizer = tokenizer
         self._num_candidates = scorer.num_candidates
-        self._pool = jax.jit(lambda carry: stack_variants([state_of(carry)]))
-        self._ahead: dict[PageShape, Ahead[Callable[..., Any]]] = {}
+        self._pool = jax.jit(lambda carry: stack_variants([adapter_of(carry)]))
+        self._pending: dict[PageShape, PendingProgram[Callable[..., Any]]] = {}
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:
             buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
             batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
             made = compile_buckets(
                 function,
-                place(batches, self._layout),
+                put_batch(batches, self._layout),
                 model.weights,
                 carry,
                 out_shardings=self._layout.sharding(),
             )
-            self._ahead |= made.ahead
+            self._pending |= made.pending
 
     def cancel(self) -> None:
-        """Begins to compile no more."""
-        for ahead in self._ahead.values():
-            ahead.cancel()
+        """Cancel; a trace in progress finishes but is not compiled."""
+        for pending in self._pending.values():
+            pending.cancel()
 
-    def judge(
+    def evaluate(
         self,
         weights: Tree,
         carry: Tree,
@@ -116,7 +116,7 @@ class Evaluator:
         dev_set: EvalSet | None = None,
         stop: Stop = NEVER,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Judged:
+    ) -> Evaluation:
         """What a model answers on a data set, and what that is worth by its task's metric.
 
         Args:
@@ -134,8 +134,8 @@ class Evaluator:
         task, examples = eval_set.task, eval_set.examples
         if eval_set.ranked is None:
             texts = self._texts(weights, carry, eval_set, stop, on_progress)
-            worths = [score_text(e, t, task.metric) for e, t in zip(examples, texts, strict=True)]
-            return Judged(worths, texts=texts)
+            values = [score_text(e, t, task.metric) for e, t in zip(examples, texts, strict=True)]
+            return Evaluation(values, texts=texts)
         dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
         wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
         done, total = 0, sum(packed.size for packed in wanted)
@@ -154,7 +154,7 @@ class Evaluator:
             scores = subtract_content_free(scores, score(eval_set.bare), lengths)
         if dev is not None:
             scores = subtract_median(scores, score(dev))
-        return Judged(score_ranking(examples, scores, task.metric), scores)
+        return Evaluation(score_ranking(examples, scores, task.metric), scores)
 
     def _scores(
         self,
@@ -178,8 +178,8 @@ class Evaluator:
             stop.check()
             if len(in_flight) == _IN_FLIGHT:
                 fetch()
-            score_batch = self._ahead[bucket].get_unless(stop)
-            placed = place(batch, self._layout)
+            score_batch = self._pending[bucket].wait(stop)
+            placed = put_batch(batch, self._layout)
             in_flight.append((group, score_batch(weights, carry, placed)))
         while in_flight:
             fetch()

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from zojax.evaluation.eval_set import EvalSet
-from zojax.evaluation.evaluate import Judged
+from zojax.evaluation.evaluate import Evaluation
 from zojax.tasks import Example
 
 
-def prediction_rows(eval_set: EvalSet, judged: Judged) -> list[dict[str, Any]]:
+def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str, Any]]:
     """One row an example, in the data set's order.
 
     Args:
-        eval_set: that was judged.
-        judged: how.
+        eval_set: that was evaluated.
+        evaluation: how.
 
     Returns:
         ``index``, ``name`` (file and line) and ``prompt``; where candidates are ranked their texts
@@ -28,22 +28,24 @@ def prediction_rows(eval_set: EvalSet, judged: Judged) -> list[dict[str, Any]]:
             "index": index,
             "name": example.name,
             "prompt": example.prompt,
-            **_answer(example, index, judged),
+            **_answer(example, index, evaluation),
             **({"answers": list(example.answers)} if example.answers else {}),
             eval_set.task.metric: worth,
         }
-        for index, (example, worth) in enumerate(zip(eval_set.examples, judged.worths, strict=True))
+        for index, (example, worth) in enumerate(
+            zip(eval_set.examples, evaluation.values, strict=True)
+        )
     ]
 
 
-def _answer(example: Example, index: int, judged: Judged) -> dict[str, Any]:
-    if judged.texts is not None:
-        return {"prediction": judged.texts[index]}
-    assert judged.scores is not None  # one or the other
-    scores: Sequence[float] = judged.scores[index, : len(example.candidates)].tolist()
+def _answer(example: Example, index: int, evaluation: Evaluation) -> dict[str, Any]:
+    if evaluation.texts is not None:
+        return {"prediction": evaluation.texts[index]}
+    assert evaluation.scores is not None  # one or the other
+    scores: Sequence[float] = evaluation.scores[index, : len(example.candidates)].tolist()
     return {
         "candidates": list(example.candidates),
         "scores": [score if math.isfinite(score) else None for score in scores],
-        "prediction": int(judged.scores[index].argmax()),
+        "prediction": int(evaluation.scores[index].argmax()),
         "label": example.label,
     }

@@ -19,7 +19,7 @@ from zojax.adapters.variants import own_arrays
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.hub.checkpoint_files import write_safetensors
-from zojax.hub.tensor_names import Place
+from zojax.hub.tensor_names import Location
 
 WeightPath = tuple[str, ...]
 
@@ -43,14 +43,14 @@ class Lora(NamedTuple):
     worst: tuple[str, float]
 
 
-def trained_places(state: Mapping[str, Any], folded: Iterable[str] = ()) -> set[WeightPath]:
+def trained_paths(state: Mapping[str, Any], folded: Iterable[str] = ()) -> set[WeightPath]:
     """The paths of the weights that a run's adapter states and folds move.
 
     Args:
         state: arrays or shapes, without a slot axis.
         folded: as :class:`zojax.adapters.Space` has it.
 
-    >>> sorted(trained_places({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
+    >>> sorted(trained_paths({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
     [('fc1', 'bias'), ('fc1', 'weight'), ('norm', 'bias')]
     """
     leaves = traverse_util.flatten_dict(state)
@@ -58,14 +58,14 @@ def trained_places(state: Mapping[str, Any], folded: Iterable[str] = ()) -> set[
     return beside | {tuple(path.split("/")) for path in folded}
 
 
-def check_linear(trained: Iterable[WeightPath], places: Mapping[str, Place]) -> None:
+def check_linear(trained: Iterable[WeightPath], locations: Mapping[str, Location]) -> None:
     """Raises ``InputError`` if a run trains something where LoRA has nothing.
 
     Args:
-        trained: from :func:`trained_places`.
-        places: of the linear layers, see :func:`zojax.adapters.lora.linear_places`.
+        trained: from :func:`trained_paths`.
+        locations: of the linear layers, see :func:`zojax.adapters.lora.linear_locations`.
     """
-    others = sorted(set(trained) - {path for path, _ in places.values()})
+    others = sorted(set(trained) - {path for path, _ in locations.values()})
     if others:
         raise InputError(
             f"LoRA holds updates of linear layers alone, but the run trains {'/'.join(others[0])} "
@@ -73,17 +73,19 @@ def check_linear(trained: Iterable[WeightPath], places: Mapping[str, Place]) -> 
         )
 
 
-def named_factors(state: Mapping[str, Any], places: Mapping[str, Place]) -> dict[str, Factors]:
+def named_factors(
+    state: Mapping[str, Any], locations: Mapping[str, Location]
+) -> dict[str, Factors]:
     """A state's own factors at every linear layer, by the layer's name, on the host in float32.
 
     Args:
         state: without a slot axis.
-        places: as for :func:`check_linear`, which must have passed the state's.
+        locations: as for :func:`check_linear`, which must have passed the state's.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(state)))
     host = {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
     factors = {}
-    for module, (path, layer) in places.items():
+    for module, (path, layer) in locations.items():
         if (*path, "u") in host:
             u, v = host[*path, "u"], host[*path, "v"]
             factors[module] = (u, v) if layer is None else (u[layer], v[layer])

@@ -14,7 +14,7 @@ from flax import traverse_util
 from rich.console import Console
 
 from zojax.adapters import own_arrays
-from zojax.adapters.lora import linear_places
+from zojax.adapters.lora import linear_locations
 from zojax.adapters.merge import check_mergeable
 from zojax.exports.card import Exported, hf_card, peft_card
 from zojax.exports.lora import (
@@ -22,7 +22,7 @@ from zojax.exports.lora import (
     make_lora,
     named_factors,
     save_lora,
-    trained_places,
+    trained_paths,
     truncated_svd,
 )
 from zojax.hub import save
@@ -76,14 +76,14 @@ def export_peft(
         dtype: of the factors.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
-    places, read_base = linear_places(base), base_tensors(base)
-    abstract_state = _abstract_state(method, base.weights)
+    locations, read_base = linear_locations(base), base_tensors(base)
+    abstract_state = _abstract_adapter(method, base.weights)
     check_mergeable(abstract_state)
     space = method.estimator.space
-    trained = trained_places(abstract_state, method.fold.paths if method.fold else ())
-    check_linear(trained, places)
+    trained = trained_paths(abstract_state, method.fold.paths if method.fold else ())
+    check_linear(trained, locations)
     owned, state = _rebuild(base, method, exported, console)
-    factors = named_factors(space.state(state.params, state.subspace), places)
+    factors = named_factors(space.adapter(state.params, state.subspace), locations)
     folded = is_folded(method, exported.step) or not factors
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(owned.weights))
 
@@ -95,12 +95,12 @@ def export_peft(
             outstanding = u @ v.T
         if not folded:
             return outstanding
-        path, layer = places[module]
+        path, layer = locations[module]
         now = np.asarray(flat[path] if layer is None else flat[path][layer])
         before = read_base(f"{module}.weight").astype(np.float64)
         return now.astype(np.float64) - before + outstanding
 
-    modules = [module for module, (path, _) in places.items() if path in trained]
+    modules = [module for module, (path, _) in locations.items() if path in trained]
     own_rank = max((u.shape[-1] for u, _ in factors.values()), default=0)
     wanted = rank or (DEFAULT_RANK if folded else own_rank)
     exact = not folded and wanted == own_rank
@@ -142,10 +142,10 @@ def export_hf(
         dtype: of the weights.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
-    check_mergeable(_abstract_state(method, base.weights))
+    check_mergeable(_abstract_adapter(method, base.weights))
     read_base = base_tensors(base)
     owned, state = _rebuild(base, method, exported, console)
-    adapter = jax.device_get(method.estimator.space.state(state.params, state.subspace))
+    adapter = jax.device_get(method.estimator.space.adapter(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Or the last interval would be rounded to the run's dtype before it is to this one.
         owned = OwnedWeights(_widened(owned.weights))
@@ -175,15 +175,15 @@ def base_tensors(model: Model) -> ReadBase:
     directory = Path(model.path)
     files = list_files(directory)
     entries = match(files, model.config, abstract(model.config)[1], directory)
-    by_place = {place: (file, stored) for file, stored, place in entries}
+    by_location = {location: (file, stored) for file, stored, location in entries}
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
-    places = hf_names(flat, model.config)
+    locations = hf_names(flat, model.config)
     dtypes = {path: leaf.dtype for path, leaf in flat.items()}
 
     def read(name: str) -> np.ndarray:
-        file, stored = by_place[places[name]]
+        file, stored = by_location[locations[name]]
         rows = file.read_box(stored, file.tensors[stored].box)
-        dtype = dtypes[places[name][0]]
+        dtype = dtypes[locations[name][0]]
         return rounded(rows) if dtype == jnp.int8 else rows.astype(dtype)
 
     return read
@@ -208,12 +208,12 @@ def _rebuild(
     return owned, state
 
 
-def _abstract_state(method: Method, weights: Tree) -> Tree:
+def _abstract_adapter(method: Method, weights: Tree) -> Tree:
     """The shapes of the method's adapter states."""
 
     def make(weights: Tree, key: jax.Array) -> Tree:
         state = init_state(method, weights, key)
-        return method.estimator.space.state(state.params, state.subspace)
+        return method.estimator.space.adapter(state.params, state.subspace)
 
     return jax.eval_shape(make, weights, jax.random.key(0))
 
@@ -222,7 +222,7 @@ def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.
     """What rounding does to an adapter in merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     branches: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
-    sites = trained_places(adapter)
+    sites = trained_paths(adapter)
     squared_error = squared_norm = 0.0
     for name, (path, layer) in hf_names(sorted(sites), model.config).items():
 

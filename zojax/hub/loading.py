@@ -21,7 +21,7 @@ from zojax.files import read_json
 from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
-from zojax.hub.tensor_names import Place, match
+from zojax.hub.tensor_names import Location, match
 from zojax.models.family import DecoderConfig
 from zojax.models.model import Model, Sharding, abstract
 from zojax.models.precision import (
@@ -66,8 +66,8 @@ def load(
     config, raw = _read_config(directory)
     precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
     graphdef, shapes = abstract(config, precision)
-    places = match(checkpoint_files.list_files(directory), config, shapes, directory)
-    weights = _fill(places, shapes, precision, sharding)
+    locations = match(checkpoint_files.list_files(directory), config, shapes, directory)
+    weights = _fill(locations, shapes, precision, sharding)
     return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory))
 
 
@@ -126,7 +126,7 @@ def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
 
 
 def _fill(
-    places: Iterable[tuple[CheckpointFile, str, Place]],
+    locations: Iterable[tuple[CheckpointFile, str, Location]],
     shapes: Mapping[TreePath, tuple[int, ...]],
     precision: Precision,
     sharding: Sharding | None,
@@ -144,7 +144,7 @@ def _fill(
             buffers[*path[:-1], SCALE].write(scale, start[:-1])
         buffers[path].write(piece, start)
 
-    by_file = sorted(places, key=lambda entry: entry[0].path)
+    by_file = sorted(locations, key=lambda entry: entry[0].path)
     for file, entries in itertools.groupby(by_file, key=lambda entry: entry[0]):
         for _, name, (path, layer) in entries:
             for part in _parts_to_read(buffers[path], dtypes[path], shapes[path][-1]):

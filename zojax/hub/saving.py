@@ -49,10 +49,10 @@ def save(
     """
     flat: dict[TreePath, jax.Array] = dict(traverse_util.flatten_dict(model.weights))  # type: ignore[arg-type]
     dtype = jnp.dtype(dtype or flat["embed_tokens", "weight"].dtype)
-    places = hf_names(flat, model.config)
+    locations = hf_names(flat, model.config)
 
     def produce(name: str) -> np.ndarray:
-        path, layer = places[name]
+        path, layer = locations[name]
         if layer is None:
             return np.asarray(flat[path].astype(dtype))
         return np.asarray(_layer(flat[path], layer, dtype))

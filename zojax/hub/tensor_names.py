@@ -15,7 +15,7 @@ from zojax.models.model import abstract
 from zojax.models.precision import SCALE, TreePath
 from zojax.models.registry import family_of
 
-Place = tuple[TreePath, int | None]
+Location = tuple[TreePath, int | None]
 """Where a checkpoint's tensor lives: path in the tree, and its layer if it is stacked."""
 
 
@@ -28,11 +28,11 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def hf_names(paths: Iterable[TreePath], config: DecoderConfig) -> dict[str, Place]:
+def hf_names(paths: Iterable[TreePath], config: DecoderConfig) -> dict[str, Location]:
     """The checkpoint's name of every tensor, embeddings first and then layer by layer."""
     prefix = family_of(config).prefix
     paths = [path for path in paths if path[-1] != SCALE]  # made of their matrices
-    names: dict[str, Place] = {}
+    names: dict[str, Location] = {}
     for path in paths:
         if path[0] != STACKED:
             before = "" if path[0] == "lm_head" else prefix
@@ -49,10 +49,10 @@ def match(
     config: DecoderConfig,
     shapes: Mapping[TreePath, tuple[int, ...]],
     directory: Path,
-) -> list[tuple[CheckpointFile, str, Place]]:
-    """Pairs every tensor in the files with its place; ``InputError`` for whatever does not fit."""
+) -> list[tuple[CheckpointFile, str, Location]]:
+    """Pairs every tensor in the files with its location; ``InputError`` for what does not fit."""
     family, wanted = family_of(config), hf_names(shapes, config)
-    places: dict[str, tuple[CheckpointFile, str, Place]] = {}
+    locations: dict[str, tuple[CheckpointFile, str, Location]] = {}
     tied_head = None
     for file in files:
         for stored in file.tensors.values():
@@ -60,38 +60,38 @@ def match(
                 continue
             name = _without_alias(stored.name, family.aliases)
             tied = name == "lm_head.weight" and name not in wanted
-            place = (("embed_tokens", "weight"), None) if tied else wanted.get(name)
-            if place is None:
+            location = (("embed_tokens", "weight"), None) if tied else wanted.get(name)
+            if location is None:
                 raise InputError(
                     f"{file.path}: extra tensor {stored.name} {stored.shape}, which the model "
                     f"of {directory / 'config.json'} does not have"
                 )
-            path, layer = place
+            path, layer = location
             shape = shapes[path] if layer is None else shapes[path][1:]
             if stored.shape != shape:
                 raise InputError(
                     f"{file.path}: tensor {stored.name} has shape {stored.shape}, "
                     f"config.json asks for {shape}"
                 )
-            if name in places:
+            if name in locations:
                 raise InputError(
-                    f"{file.path}: tensor {stored.name} is also in {places[name][0].path}"
+                    f"{file.path}: tensor {stored.name} is also in {locations[name][0].path}"
                 )
             if tied:
-                tied_head = (file, stored.name, place)
+                tied_head = (file, stored.name, location)
             else:
-                places[name] = (file, stored.name, place)
+                locations[name] = (file, stored.name, location)
     if tied_head is not None:
         # A tied head repeats the embedding; some converters keep the head and drop the embedding.
-        places.setdefault(f"{family.prefix}embed_tokens.weight", tied_head)
+        locations.setdefault(f"{family.prefix}embed_tokens.weight", tied_head)
     for name, (path, layer) in wanted.items():
-        if name not in places:
+        if name not in locations:
             shape = shapes[path] if layer is None else shapes[path][1:]
             raise InputError(
                 f"{', '.join(str(file.path) for file in files[:1])}"
                 f"{' and its other shards' if len(files) > 1 else ''}: lacks tensor {name} {shape}"
             )
-    return list(places.values())
+    return list(locations.values())
 
 
 def _without_alias(name: str, aliases: Mapping[str, str]) -> str:

@@ -163,11 +163,11 @@ def make_replay(method: Method, weights: Tree) -> Replay:
         method: how the run trains. The learning rates are the records', not its own.
         weights: such as will be given to it, or their shape structs, for where they lie.
     """
-    places = state_shardings(method, weights)
-    init = jax.jit(functools.partial(init_state, method), out_shardings=places)
-    end_interval = interval_program(method, (shardings_of(weights), places))
+    shardings = state_shardings(method, weights)
+    init = jax.jit(functools.partial(init_state, method), out_shardings=shardings)
+    end_interval = interval_program(method, (shardings_of(weights), shardings))
     every = max(method.interval, _LEAST_WAIT)
-    advance = jax.jit(functools.partial(update, method), donate_argnums=0, out_shardings=places)
+    advance = jax.jit(functools.partial(update, method), donate_argnums=0, out_shardings=shardings)
 
     def replay(
         owned: OwnedWeights,
@@ -213,7 +213,7 @@ def merge(owned: OwnedWeights, state: TrainState, method: Method, key: jax.Array
     def fold_and_merge(owned: OwnedWeights, state: TrainState, key: jax.Array) -> Tree:
         if method.fold is not None and not is_behind_fold:
             owned, state = next_interval(owned, state, key, method=method)
-        adapter = method.estimator.space.state(state.params, state.subspace)
+        adapter = method.estimator.space.adapter(state.params, state.subspace)
         return merge_state(owned.weights, adapter)
 
     widened = OwnedWeights(dequantise(owned.weights))

@@ -27,7 +27,7 @@ from zojax.training.method import (
     make_scorer,
     objective_name,
 )
-from zojax.training.placement import place, state_shardings
+from zojax.training.placement import put_batch, state_shardings
 from zojax.training.step import TrainState, init_state
 
 Tree = Any
@@ -149,11 +149,11 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
     )
     start = functools.partial(init_state, run.method)
     state = jax.eval_shape(start, base.weights, run.key)
-    places = state_shardings(run.method, base.weights)
+    shardings = state_shardings(run.method, base.weights)
     # One step's batch is like all others, so that there is one bucket.
     one = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=1))
-    batches = place(make_train_source(one, run).abstract, layout)
-    return RunShapes(run, jax.tree.map(_on, places, state), batches, layout, tokens)
+    batches = put_batch(make_train_source(one, run).abstract, layout)
+    return RunShapes(run, jax.tree.map(_on, shardings, state), batches, layout, tokens)
 
 
 def widen_pages(shapes: RunShapes, multiple: int) -> RunShapes:

@@ -30,7 +30,7 @@ _TRACING = ThreadPoolExecutor(1, thread_name_prefix=_AHEAD)
 _COMPILING = ThreadPoolExecutor(thread_name_prefix=_AHEAD)
 
 
-class Ahead(Generic[T]):
+class PendingProgram(Generic[T]):
     """Something that is traced in the background, after all begun before it, and then compiled.
 
     Args:
@@ -54,22 +54,22 @@ class Ahead(Generic[T]):
         return self._traced.result().result()
 
     @property
-    def is_there(self) -> bool:
+    def is_done(self) -> bool:
         """Whether it need not be waited for."""
         traced = self._traced
         if not traced.done():
             return False
         return traced.cancelled() or bool(traced.exception()) or traced.result().done()
 
-    def get_unless(self, stop: Stop) -> T:
+    def wait(self, stop: Stop) -> T:
         """:meth:`get`; raises ``Halted`` if a stop is asked for before it is there."""
-        while not self.is_there:
+        while not self.is_done:
             stop.check()
             time.sleep(_POLL_SECONDS)
         return self.get()
 
     def cancel(self) -> None:
-        """Begins no more of it: what is being traced is not compiled."""
+        """Cancel; a trace in progress finishes but is not compiled."""
         self._is_cancelled.set()
         self._traced.cancel()
 
@@ -78,7 +78,7 @@ class Cancellable(Protocol):
     """Something that is compiled ahead."""
 
     def cancel(self) -> None:
-        """Begins to compile no more of it; what is being compiled is finished."""
+        """Cancel; what is being compiled is finished."""
 
 
 @contextmanager
@@ -94,21 +94,21 @@ def cancelled_at_end(*ahead: Cancellable) -> Iterator[None]:
 class Executables(Mapping[PageShape, Callable[..., Any]]):
     """The executables of some buckets, each of which is waited for when it is asked for."""
 
-    def __init__(self, ahead: Mapping[PageShape, Ahead[Callable[..., Any]]]):
-        self.ahead = dict(ahead)
+    def __init__(self, pending: Mapping[PageShape, PendingProgram[Callable[..., Any]]]):
+        self.pending = dict(pending)
 
     def __getitem__(self, bucket: PageShape) -> Callable[..., Any]:
-        return self.ahead[bucket].get()
+        return self.pending[bucket].get()
 
     def __iter__(self) -> Iterator[PageShape]:
-        return iter(self.ahead)
+        return iter(self.pending)
 
     def __len__(self) -> int:
-        return len(self.ahead)
+        return len(self.pending)
 
     def cancel(self) -> None:
-        """Begins no more of them."""
-        for each in self.ahead.values():
+        """Cancel all of them."""
+        for each in self.pending.values():
             each.cancel()
 
 
@@ -135,7 +135,9 @@ def compile_buckets(
     def trace(batch: Any) -> Callable[[], Any]:
         return jitted.lower(*shapes, batch).compile
 
-    return Executables({bucket: Ahead(partial(trace, batch)) for bucket, batch in batches.items()})
+    return Executables(
+        {bucket: PendingProgram(partial(trace, batch)) for bucket, batch in batches.items()}
+    )
 
 
 def shapes_of(tree: T) -> T:

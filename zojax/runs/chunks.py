@@ -14,7 +14,7 @@ from zojax.distributed import layout_of, shardings_of
 from zojax.errors import InputError
 from zojax.journal.file import SKIPPED, JournalWriter
 from zojax.journal.replay import step_keys
-from zojax.programs.compiling import Ahead, Executables, shapes_of
+from zojax.programs.compiling import Executables, PendingProgram, shapes_of
 from zojax.programs.stopping import Stop
 from zojax.reporting.metrics import step_metrics
 from zojax.reporting.reporter import Reporter
@@ -33,7 +33,7 @@ Tree = Any
 
 Packed = tuple[PageShape, Tree, tuple[int, int]]
 Source = Callable[[int], Packed]
-"""``(step) -> bucket, packed batch, (computed tokens, places for tokens)``."""
+"""``(step) -> bucket, packed batch, (computed tokens, room for tokens)``."""
 
 _POLL_SECONDS = 1e-3
 
@@ -48,11 +48,11 @@ class Programs:
     """
 
     step: Executables
-    fold: Ahead[IntervalProgram] | None
+    fold: PendingProgram[IntervalProgram] | None
 
-    def needed(self, bucket: PageShape, *, fold: bool) -> list[Ahead[Any]]:
+    def needed(self, bucket: PageShape, *, fold: bool) -> list[PendingProgram[Any]]:
         """A step's executable, and that of the interval's end if the step is the last in it."""
-        needed: list[Ahead[Any]] = [self.step.ahead[bucket]]
+        needed: list[PendingProgram[Any]] = [self.step.pending[bucket]]
         if fold:
             assert self.fold is not None
             needed.append(self.fold)
@@ -80,18 +80,18 @@ def compile_programs(
     In the background and in the order of ``batches``, the fold last.
     """
     shapes = shapes_of((weights, state, key))  # of arrays that may be used up before all is traced
-    places = shardings_of(weights), shardings_of(state)
-    step = step_program(method, objective, places[1], layout_of(weights).sharding())
+    shardings = shardings_of(weights), shardings_of(state)
+    step = step_program(method, objective, shardings[1], layout_of(weights).sharding())
     executables = Executables(
         {
-            bucket: Ahead(functools.partial(step.trace, *shapes, np.float32(0), batch))
+            bucket: PendingProgram(functools.partial(step.trace, *shapes, np.float32(0), batch))
             for bucket, batch in batches.items()
         }
     )
     if not batches or not reaches_interval_end(method, steps):
         return Programs(executables, None)
-    fold = interval_program(method, places)
-    return Programs(executables, Ahead(functools.partial(fold.trace, *shapes)))
+    fold = interval_program(method, shardings)
+    return Programs(executables, PendingProgram(functools.partial(fold.trace, *shapes)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Speed:
 
         Args:
             seconds: that it took.
-            tokens: of its steps: computed ones, and places for them.
+            tokens: of its steps: computed ones, and room for so many.
             waited: whether it waited for any program.
         """
         before = Speed() if self.has_waited else self
@@ -150,7 +150,7 @@ class Sent(NamedTuple):
 
     Attributes:
         record: what it will leave.
-        tokens: of its batch, computed ones and places for them.
+        tokens: of its batch, computed ones, and room for so many.
         waited: whether it had to wait for a program to be compiled.
     """
 

@@ -58,7 +58,7 @@ class RunModel:
 
     def adapter(self, state: TrainState) -> Tree:
         """The adapter state that a state of the run names."""
-        return self.method.estimator.space.state(state.params, state.subspace)
+        return self.method.estimator.space.adapter(state.params, state.subspace)
 
 
 @dataclasses.dataclass(frozen=True)

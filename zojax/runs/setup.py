@@ -30,12 +30,12 @@ from zojax.training.generated import GeneratedObjective, QuestionSource
 from zojax.training.method import (
     check_method,
     check_objective,
+    choice_metric,
     generates,
     make_method,
     make_objective,
     make_scorer,
     objective_name,
-    worth_metric,
 )
 from zojax.training.objective import CandidateScorer
 from zojax.training.step import Method, Objective
@@ -139,7 +139,7 @@ def data_hash(data: Data, with_answers: bool) -> str:
 
 def run_data_hash(config: Config, data: Data) -> str:
     """:func:`data_hash` of all that decides where a run of this configuration goes."""
-    return data_hash(data, worth_metric(config, data.splits.task) is not None)
+    return data_hash(data, choice_metric(config, data.splits.task) is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,15 +225,15 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
     shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
     buckets = few_buckets(shapes, tokens // train.micro_batches)
-    metric, splits = worth_metric(config, run.data.splits.task), run.data.splits
-    worth_nk = metric and score_choices(splits.train, run.scorer.num_candidates, metric)
+    metric, splits = choice_metric(config, run.data.splits.task), run.data.splits
+    value_nk = metric and score_choices(splits.train, run.scorer.num_candidates, metric)
     return BatchSource(
         items,
         order,
         train.batch_size,
         buckets,
         train.micro_batches,
-        worth_nk,
+        value_nk,
         only=local_pages(layout, num_pages),
     )
 

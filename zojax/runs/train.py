@@ -45,7 +45,7 @@ from zojax.runs.profile import Profile
 from zojax.runs.rebuild import rebuild_run
 from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
 from zojax.training.interval import OwnedWeights, ends_interval
-from zojax.training.placement import place
+from zojax.training.placement import put_batch
 from zojax.training.step import TrainState
 
 Tree = Any
@@ -175,7 +175,7 @@ def _set_up(
 
     # The batches, and what is evaluated.
     source = make_train_source(run.config, run)
-    batches = place(source.abstract, layout_of(run.model.weights))
+    batches = put_batch(source.abstract, layout_of(run.model.weights))
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
 
     # Where the run is: at the base model, or at what the journal has made of it.
@@ -253,7 +253,7 @@ def _train_chunks(training: Training, console: Console) -> None:
 
     def packed(step: int) -> Packed:
         bucket, batch, tokens = training.source(step)
-        return bucket, place(batch, layout), tokens
+        return bucket, put_batch(batch, layout), tokens
 
     with closing(prefetch(packed, range(trainer.step, config.train.steps))) as batches:
         for end in ends:
@@ -286,9 +286,9 @@ def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopp
             break
         bucket, batch, tokens = next(batches)
         needed = trainer.programs.needed(bucket, fold=ends_interval(method, step + 1))
-        waited = not all(program.is_there for program in needed)
+        waited = not all(program.is_done for program in needed)
         try:  # before anything is used up
-            train_step, *fold = [program.get_unless(stop) for program in needed]
+            train_step, *fold = [program.wait(stop) for program in needed]
         except stopping.Halted:
             break
         rate = method.learning_rates[step]
@@ -324,9 +324,9 @@ def _evaluate_dev(training: Training) -> None:
 
 def _figure(training: Training, eval_set: EvalSet) -> float:
     trainer = training.trainer
-    return training.evaluator.judge(
+    return training.evaluator.evaluate(
         trainer.owned.weights, trainer.state, eval_set, training.dev_set, training.stop
-    ).figure
+    ).mean
 
 
 def _save_checkpoint(training: Training) -> None:
@@ -376,7 +376,7 @@ def make_evaluator(
     space = run.method.estimator.space
     return Evaluator(
         dataclasses.replace(run.model, weights=weights),
-        lambda state: space.state(state.params, state.subspace),
+        lambda state: space.adapter(state.params, state.subspace),
         state,
         run.scorer,
         eval_sets,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from zojax.models.forward import Attend, Cache, Heads, Prefix
 from zojax.scoring import attention_kernel
 from zojax.scoring.pages import Pages
-from zojax.scoring.visibility import Sight, causal_sight, mask_of, tree_sight
+from zojax.scoring.visibility import Visibility, causal_visibility, mask_of, tree_visibility
 
 _BLOCK = 256
 """Queries that are attended for at once; a page that has no more is one product everywhere."""
@@ -79,7 +79,7 @@ def attention_of_page(
     q_pthd: jax.Array,
     k_ptgd: jax.Array,
     v_ptgd: jax.Array,
-    sight: Sight,
+    visibility: Visibility,
     mask_pts: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
@@ -91,20 +91,22 @@ def attention_of_page(
         q_pthd: queries.
         k_ptgd: keys, whose heads divide the queries'.
         v_ptgd: values.
-        sight: who sees whom.
+        visibility: who sees whom.
         mask_pts: the same, from :func:`zojax.scoring.visibility.mask_of`.
         prefix: of the pages; its keys are for XLA's attention alone.
     """
 
-    def by_blocks(q: jax.Array, k: jax.Array, v: jax.Array, _: Sight, mask: jax.Array) -> jax.Array:
+    def by_blocks(
+        q: jax.Array, k: jax.Array, v: jax.Array, _: Visibility, mask: jax.Array
+    ) -> jax.Array:
         return blockwise_attention(q, k, v, mask, prefix)
 
-    arguments = q_pthd, k_ptgd, v_ptgd, sight, mask_pts
+    arguments = q_pthd, k_ptgd, v_ptgd, visibility, mask_pts
     if prefix is not None or q_pthd.shape[1] <= _BLOCK:
         return by_blocks(*arguments)
 
     def by_kernel(backend: attention_kernel.Backend) -> Callable[..., jax.Array]:
-        return lambda q, k, v, sight, _: attention_kernel.attend(q, k, v, sight, backend)
+        return lambda q, k, v, visibility, _: attention_kernel.attend(q, k, v, visibility, backend)
 
     found = attention_kernel.backends(q_pthd.shape[1], q_pthd.shape[3])
     kernels = {name: by_kernel(backend) for name, backend in found.items()}
@@ -113,13 +115,13 @@ def attention_of_page(
 
 def page_attention(pages: Pages) -> Attend:
     """Attention over these pages; nothing is kept."""
-    sight, positions_pt = tree_sight(pages), jnp.asarray(pages.positions_pt)
-    mask_pts = mask_of(sight)
+    visibility, positions_pt = tree_visibility(pages), jnp.asarray(pages.positions_pt)
+    mask_pts = mask_of(visibility)
 
     def attend(
         layer: jax.Array | int, heads: Heads, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
-        return _attention(heads, sight, mask_pts, positions_pt), cache
+        return _attention(heads, visibility, mask_pts, positions_pt), cache
 
     return attend
 
@@ -133,8 +135,8 @@ def prompt_attention(
     for each token, or more.
     """
     pages, length = heads.k_ptgd.shape[:2]
-    sight = causal_sight(pages, length)
-    out_prhd = _attention(heads, sight, mask_of(sight), jnp.arange(length)[None])
+    visibility = causal_visibility(pages, length)
+    out_prhd = _attention(heads, visibility, mask_of(visibility), jnp.arange(length)[None])
     return out_prhd, _written(cache, heads, (layer, slice(None), slice(length)))
 
 
@@ -164,7 +166,7 @@ def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache
 
 
 def _attention(
-    heads: Heads, sight: Sight, mask_pts: jax.Array, positions_pt: jax.Array
+    heads: Heads, visibility: Visibility, mask_pts: jax.Array, positions_pt: jax.Array
 ) -> jax.Array:
     """Of the queries that are read, or of all."""
     q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window = heads
@@ -175,4 +177,4 @@ def _attention(
         return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix)
     if window is not None:  # which no kernel knows
         return blockwise_attention(q_prhd, k_ptgd, v_ptgd, mask_pts, prefix)
-    return attention_of_page(q_prhd, k_ptgd, v_ptgd, sight, mask_pts, prefix)
+    return attention_of_page(q_prhd, k_ptgd, v_ptgd, visibility, mask_pts, prefix)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from zojax.distributed import Layout
-from zojax.scoring.visibility import Sight, sees
+from zojax.scoring.visibility import Visibility, sees
 
 _UNSEEN = -1e30
 """A logit below all others; of infinite ones the difference would be NaN."""
@@ -105,7 +105,11 @@ def backends(tokens: int, depth: int) -> dict[str, Backend]:
 
 
 def attend(
-    q_pthd: jax.Array, k_ptgd: jax.Array, v_ptgd: jax.Array, sight: Sight, backend: Backend
+    q_pthd: jax.Array,
+    k_ptgd: jax.Array,
+    v_ptgd: jax.Array,
+    visibility: Visibility,
+    backend: Backend,
 ) -> jax.Array:
     """Every token's attention over the keys that it sees, in the queries' dtype.
 
@@ -114,7 +118,7 @@ def attend(
         k_ptgd: keys of the same dtype, with g heads that divide the queries' h: each serves h / g
             neighbours.
         v_ptgd: values, likewise.
-        sight: who sees whom.
+        visibility: who sees whom.
         backend: what it is compiled for.
     """
     dtype = q_pthd.dtype
@@ -122,26 +126,26 @@ def attend(
         q_pthd, k_ptgd, v_ptgd = (x.astype(jnp.float32) for x in (q_pthd, k_ptgd, v_ptgd))
     on_device = functools.partial(_on_device, backend=backend)
     mesh = jax.typeof(q_pthd).sharding.mesh  # which arguments of jit bring along
-    sight_pt3 = jnp.stack(sight, axis=-1)
+    visibility_pt3 = jnp.stack(visibility, axis=-1)
     if mesh.empty:
-        return on_device(sight_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
+        return on_device(visibility_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
     # Each device has the pages and heads that it has; XLA would gather them for a kernel.
     layout = Layout(mesh)
-    of_sight = layout.sharding(("pages", None, None), sight_pt3.shape).spec
+    of_visibility = layout.sharding(("pages", None, None), visibility_pt3.shape).spec
     of_heads = layout.sharding(("pages", None, "heads", None), q_pthd.shape).spec
     of_kv_heads = layout.sharding(("pages", None, "kv_heads", None), k_ptgd.shape).spec
     if of_kv_heads != of_heads:  # too few to split: each device needs others of them
         of_kv_heads, times = of_heads, q_pthd.shape[2] // k_ptgd.shape[2]
         k_ptgd, v_ptgd = (jnp.repeat(x, times, axis=2) for x in (k_ptgd, v_ptgd))
-    specs = (of_sight, of_heads, of_kv_heads, of_kv_heads)
+    specs = (of_visibility, of_heads, of_kv_heads, of_kv_heads)
     on_mesh = jax.shard_map(
         on_device, mesh=mesh, in_specs=specs, out_specs=of_heads, check_vma=False
     )
-    return on_mesh(sight_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
+    return on_mesh(visibility_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
 
 
 def _on_device(
-    sight_pt3: jax.Array,
+    visibility_pt3: jax.Array,
     q_pthd: jax.Array,
     k_ptgd: jax.Array,
     v_ptgd: jax.Array,
@@ -159,13 +163,13 @@ def _on_device(
         x_phtd = jnp.swapaxes(x_pthd, 1, 2)
         return jnp.pad(x_phtd, ((0, 0), (0, 0), (0, more_tokens), (0, wide - depth)))
 
-    sight_pt3 = jnp.pad(sight_pt3, ((0, 0), (0, more_tokens), (0, 0)), mode="edge")
-    first, stop, own = jnp.moveaxis(sight_pt3[:, :: backend.queries], -1, 0)
+    visibility_pt3 = jnp.pad(visibility_pt3, ((0, 0), (0, more_tokens), (0, 0)), mode="edge")
+    first, stop, own = jnp.moveaxis(visibility_pt3[:, :: backend.queries], -1, 0)
     bounds_pb3 = jnp.stack(
         [first // backend.keys, pl.cdiv(stop, backend.keys), own // backend.keys], axis=-1
     )
 
-    of_sight = pl.BlockSpec((None, backend.queries, 3), lambda p, h, b: (p, b, 0))
+    of_visibility = pl.BlockSpec((None, backend.queries, 3), lambda p, h, b: (p, b, 0))
     of_block = pl.BlockSpec((None, None, backend.queries, wide), lambda p, h, b: (p, h, b, 0))
     whole = pl.BlockSpec(
         (None, None, padded, wide), lambda p, h, b: (p, jax.lax.div(h, shared_by), 0, 0)
@@ -181,19 +185,19 @@ def _on_device(
             _kernel, keys=backend.keys, scale=1 / math.sqrt(depth), precision=precision
         ),
         grid=(pages, heads, blocks),
-        in_specs=[bounds, of_sight, of_block, whole, whole],
+        in_specs=[bounds, of_visibility, of_block, whole, whole],
         out_specs=of_block,
         out_shape=jax.ShapeDtypeStruct((pages, heads, padded, wide), q_pthd.dtype),
         compiler_params=backend.options,
         interpret=backend.interpret,
         name="tree_attention",
-    )(bounds_pb3[:, :, None], sight_pt3, *map(by_heads, (q_pthd, k_ptgd, v_ptgd)))
+    )(bounds_pb3[:, :, None], visibility_pt3, *map(by_heads, (q_pthd, k_ptgd, v_ptgd)))
     return jnp.swapaxes(out_phtd[:, :, :tokens, :depth], 1, 2)
 
 
 def _kernel(
     bounds_ref: Any,
-    sight_ref: Any,
+    visibility_ref: Any,
     q_ref: Any,
     k_ref: Any,
     v_ref: Any,
@@ -207,7 +211,7 @@ def _kernel(
     q_td = q_ref[...]
     queries = q_td.shape[0]
     start = pl.program_id(2) * queries
-    first_t1, stop_t1, own_t1 = (sight_ref[:, i : i + 1] for i in range(3))
+    first_t1, stop_t1, own_t1 = (visibility_ref[:, i : i + 1] for i in range(3))
     here_t1 = start + jax.lax.broadcasted_iota(jnp.int32, (queries, 1), 0)
     # Of the first query, in blocks of keys: its prompt, and its run from the next block on, since
     # one block may hold a prompt's end and a run's beginning, and is visited once.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from zojax.scoring.pages import Pages
 
 
-class Sight(NamedTuple):
+class Visibility(NamedTuple):
     """What each token sees, as two ranges of its page: a prompt, and its own run of tokens.
 
     Token t sees the keys s with ``first ≤ s < prompt_stop`` and those with ``own ≤ s ≤ t``. In a
@@ -25,7 +25,7 @@ class Sight(NamedTuple):
     own_pt: jax.Array
 
 
-def tree_sight(pages: Pages) -> Sight:
+def tree_visibility(pages: Pages) -> Visibility:
     """Sequences lie one behind the other, and so do a prompt and its candidates in each."""
     segments_pt, branches_pt = jnp.asarray(pages.segments_pt), jnp.asarray(pages.branches_pt)
     t = jnp.arange(segments_pt.shape[1], dtype=jnp.int32)
@@ -40,12 +40,12 @@ def tree_sight(pages: Pages) -> Sight:
     first_pt = latest(begins_pt)
     own_pt = latest(begins_pt | (branches_pt != before(branches_pt)))
     leaves_pt = (branches_pt > 0) & (before(branches_pt) == 0)
-    return Sight(first_pt, jnp.where(branches_pt > 0, latest(leaves_pt), first_pt), own_pt)
+    return Visibility(first_pt, jnp.where(branches_pt > 0, latest(leaves_pt), first_pt), own_pt)
 
 
-def causal_sight(pages: int, tokens: int) -> Sight:
+def causal_visibility(pages: int, tokens: int) -> Visibility:
     """One sequence a page, each token of which sees all before it."""
-    return Sight(*(jnp.zeros((pages, tokens), jnp.int32) for _ in Sight._fields))
+    return Visibility(*(jnp.zeros((pages, tokens), jnp.int32) for _ in Visibility._fields))
 
 
 def sees(
@@ -54,7 +54,7 @@ def sees(
     """Whether tokens ``t`` see keys ``s``: bool, of the shape that all broadcast to.
 
     Args:
-        first: as in :class:`Sight`, of the tokens.
+        first: as in :class:`Visibility`, of the tokens.
         prompt_stop: likewise.
         own: likewise.
         t: the tokens' places on their page.
@@ -63,8 +63,8 @@ def sees(
     return ((first <= s) & (s < prompt_stop)) | ((own <= s) & (s <= t))
 
 
-def mask_of(sight: Sight) -> jax.Array:
+def mask_of(visibility: Visibility) -> jax.Array:
     """The same as ``(p, t, s)`` bool: whether query token t sees key token s."""
-    first, stop, own = (a_pt[:, :, None] for a_pt in sight)
-    s = jnp.arange(sight.own_pt.shape[1])
+    first, stop, own = (a_pt[:, :, None] for a_pt in visibility)
+    s = jnp.arange(visibility.own_pt.shape[1])
     return sees(first, stop, own, s[:, None], s)

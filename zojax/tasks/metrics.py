@@ -82,11 +82,11 @@ def score_choices(examples: Sequence[Example], num_candidates: int, metric: Metr
     >>> score_choices([example], 3, "f1").round(4)
     array([[0.6667, 1.    , 0.    ]], dtype=float32)
     """
-    worth_nk = np.zeros((len(examples), num_candidates), np.float32)
-    for row, example in zip(worth_nk, examples, strict=True):
+    value_nk = np.zeros((len(examples), num_candidates), np.float32)
+    for row, example in zip(value_nk, examples, strict=True):
         for choice in range(len(example.candidates)):
             row[choice] = score_choice(example, choice, metric)
-    return worth_nk
+    return value_nk
 
 
 def score_text(example: Example, text: str, metric: Metric) -> float:

@@ -37,7 +37,7 @@ def pack_batch(
     items: Sequence[Item],
     shape: PageShape,
     size: int | None = None,
-    worth_bk: np.ndarray | None = None,
+    value_bk: np.ndarray | None = None,
     only: Container[int] | None = None,
     assigned: Assignment | None = None,
 ) -> Batch:
@@ -46,7 +46,7 @@ def pack_batch(
     labels_b[: len(items)] = [item.label for item in items]
     lengths_b = np.zeros(len(labels_b), np.float32)
     lengths_b[: len(items)] = [len(item.candidates[item.label]) for item in items]
-    return Batch(pack(items, shape, only, assigned=assigned), labels_b, lengths_b, worth_bk)
+    return Batch(pack(items, shape, only, assigned=assigned), labels_b, lengths_b, value_bk)
 
 
 def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
@@ -69,7 +69,7 @@ class BatchSource:
         batch_size: examples a step.
         buckets: shapes to pack into, all of one number of pages.
         num_micro_batches: parts of a batch; of more than one the leaves are stacked.
-        worth_nk: what choosing each candidate of the data set is worth, where the objective asks.
+        value_nk: what choosing each candidate of the data set is worth, where the objective asks.
         only: the pages to fill, for a process that feeds no others; None is all.
     """
 
@@ -80,35 +80,35 @@ class BatchSource:
         batch_size: int,
         buckets: Sequence[PageShape],
         num_micro_batches: int = 1,
-        worth_nk: np.ndarray | None = None,
+        value_nk: np.ndarray | None = None,
         only: Container[int] | None = None,
     ):
         self._items, self._order, self._buckets = items, order, buckets
-        self._batch_size, self._parts, self._worth_nk = batch_size, num_micro_batches, worth_nk
+        self._batch_size, self._parts, self._value_nk = batch_size, num_micro_batches, value_nk
         self._only = only
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
-        """Bucket, packed batch, and its computed tokens and places for tokens."""
+        """Bucket, packed batch, and its computed tokens and room for tokens."""
         indices = micro_batches(self._order(step), self._parts)
         parts = [[self._items[i] for i in part] for part in indices]
         assigned = [assign(part, self._buckets[0].pages) for part in parts]
         shape = bucket_for(shape_of_all([of_part.shape for of_part in assigned]), self._buckets)
-        worth = [None if self._worth_nk is None else self._worth_nk[part] for part in indices]
+        values = [None if self._value_nk is None else self._value_nk[part] for part in indices]
         batch = stack(
             [
-                pack_batch(part, shape, worth_bk=worth_bk, only=self._only, assigned=of_part)
-                for part, worth_bk, of_part in zip(parts, worth, assigned, strict=True)
+                pack_batch(part, shape, value_bk=value_bk, only=self._only, assigned=of_part)
+                for part, value_bk, of_part in zip(parts, values, assigned, strict=True)
             ]
         )
-        places = self._parts * shape.pages * shape.tokens
-        return shape, batch, (sum(item.num_computed for part in parts for item in part), places)
+        room = self._parts * shape.pages * shape.tokens
+        return shape, batch, (sum(item.num_computed for part in parts for item in part), room)
 
     @property
     def abstract(self) -> dict[PageShape, Batch]:
         """The shapes and dtypes of every bucket's batch, for compiling ahead of time."""
-        num_worth = None if self._worth_nk is None else self._worth_nk.shape[1]
+        num_values = None if self._value_nk is None else self._value_nk.shape[1]
         return {
-            b: abstract_batch(b, self._batch_size, self._parts, num_worth) for b in self._buckets
+            b: abstract_batch(b, self._batch_size, self._parts, num_values) for b in self._buckets
         }
 
 
@@ -118,11 +118,11 @@ def stack(parts: Sequence[T]) -> T:
 
 
 def abstract_batch(
-    shape: PageShape, batch_size: int, num_micro_batches: int = 1, num_worth: int | None = None
+    shape: PageShape, batch_size: int, num_micro_batches: int = 1, num_values: int | None = None
 ) -> Batch:
-    """The shapes and dtypes of a bucket's batch, with what ``num_worth`` candidates are worth."""
+    """The shapes and dtypes of a bucket's batch, with what ``num_values`` candidates are worth."""
     size = batch_size // num_micro_batches
-    worth_bk = None if num_worth is None else np.zeros((size, num_worth), np.float32)
-    part = pack_batch([], shape, size, worth_bk)
+    value_bk = None if num_values is None else np.zeros((size, num_values), np.float32)
+    part = pack_batch([], shape, size, value_bk)
     batch = stack([part] * num_micro_batches)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)

@@ -57,11 +57,11 @@ class QuestionSource:
         self._shape = PageShape(batch_size // num_micro_batches, longest, 1, max_new_tokens)
 
     def __call__(self, step: int) -> tuple[PageShape, Questions, tuple[int, int]]:
-        """Shape, batch, and its prompts' tokens and places for tokens."""
+        """Shape, batch, and its prompts' tokens and room for tokens."""
         indices = self._order(step)
         batch = stack([self._pack(part) for part in micro_batches(indices, self._parts)])
-        places = self._parts * self._shape.pages * self._shape.tokens
-        return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), places)
+        room = self._parts * self._shape.pages * self._shape.tokens
+        return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), room)
 
     @property
     def abstract(self) -> dict[PageShape, Questions]:

@@ -123,8 +123,8 @@ def interval_program(
         of_method = functools.partial(redraw, method=method)
         return RedrawProgram(jax.jit(of_method, donate_argnums=0, out_shardings=of_state))
     end = functools.partial(next_interval, method=method)
-    places = of_weights and OwnedWeights(of_weights), of_state
-    return FoldProgram(jax.jit(end, donate_argnums=(0, 1), out_shardings=places))
+    shardings = of_weights and OwnedWeights(of_weights), of_state
+    return FoldProgram(jax.jit(end, donate_argnums=(0, 1), out_shardings=shardings))
 
 
 def ends_interval(method: Method, step: int) -> bool:

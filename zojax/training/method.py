@@ -49,7 +49,7 @@ def objective_name(config: Config, task: Task) -> str:
     return config.train.objective or own
 
 
-def worth_metric(config: Config, task: Task) -> Metric | None:
+def choice_metric(config: Config, task: Task) -> Metric | None:
     """How the objective counts what a choice or an answer is worth; None if it does not."""
     name = objective_name(config, task)
     return name if name in ("accuracy", "f1") else None
@@ -57,7 +57,7 @@ def worth_metric(config: Config, task: Task) -> Metric | None:
 
 def generates(config: Config, task: Task) -> bool:
     """Whether the objective is what generated answers are worth."""
-    return task.kind == "generation" and worth_metric(config, task) is not None
+    return task.kind == "generation" and choice_metric(config, task) is not None
 
 
 def check_objective(config: Config, splits: Splits) -> None:
@@ -98,7 +98,7 @@ def make_objective(
         tokenizer: the model's.
         scorer: of its candidates.
     """
-    task, metric = splits.task, worth_metric(config, splits.task)
+    task, metric = splits.task, choice_metric(config, splits.task)
     if metric and generates(config, task):
         return generated_objective(scorer.graphdef, splits.train, task, tokenizer, metric)
     name = objective_name(config, task)

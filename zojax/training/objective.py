@@ -131,12 +131,12 @@ def likelihood_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
 def choice_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     """Minus the mean worth of each example's best candidate: no gradient, but a loss.
 
-    Minus the accuracy or the F1 of a ranking, by what the batch's ``worth_bk`` counts.
+    Minus the accuracy or the F1 of a ranking, by what the batch's ``value_bk`` counts.
 
-    >>> scores_bk, worth_bk = jnp.array([[0.0, 1.0], [2.0, 1.0]]), jnp.array([[0, 0.5], [1, 0.5]])
-    >>> float(choice_loss(scores_bk, Batch({}, jnp.zeros(2), jnp.ones(2), worth_bk)))
+    >>> scores_bk, value_bk = jnp.array([[0.0, 1.0], [2.0, 1.0]]), jnp.array([[0, 0.5], [1, 0.5]])
+    >>> float(choice_loss(scores_bk, Batch({}, jnp.zeros(2), jnp.ones(2), value_bk)))
     -0.75
     """
-    assert batch.worth_bk is not None, "packed with the batch where this is the objective"
-    worth_b = jnp.take_along_axis(batch.worth_bk, scores_bk.argmax(-1)[:, None], axis=-1)
-    return jnp.where(jnp.isnan(scores_bk).any(), jnp.nan, -worth_b.mean())  # or none would see them
+    assert batch.value_bk is not None, "packed with the batch where this is the objective"
+    value_b = jnp.take_along_axis(batch.value_bk, scores_bk.argmax(-1)[:, None], axis=-1)
+    return jnp.where(jnp.isnan(scores_bk).any(), jnp.nan, -value_b.mean())  # or none would see them

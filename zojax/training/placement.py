@@ -53,7 +53,7 @@ def state_shardings(method: Method, weights: Tree) -> TrainState | None:
     )
 
 
-def place(batch: Tree, layout: Layout) -> Tree:
+def put_batch(batch: Tree, layout: Layout) -> Tree:
     """A batch's shape structs or arrays on their devices: pages, and prompts, over ``data``.
 
     Args:

@@ -65,7 +65,7 @@ class Batch:
         pages: in slot 0.
         labels_b: the right candidate of each example, int32.
         lengths_b: tokens of that candidate, float32.
-        worth_bk: what choosing each candidate is worth, from 0 to 1, and 0 where there is none,
+        value_bk: what choosing each candidate is worth, from 0 to 1, and 0 where there is none,
             float32; None where the objective does not ask.
 
     All leaves have a leading axis of micro-batches where a step scores its batch in parts.
@@ -74,7 +74,7 @@ class Batch:
     pages: Pages
     labels_b: Array
     lengths_b: Array
-    worth_bk: Array | None = None
+    value_bk: Array | None = None
 
 
 class StepRecord(NamedTuple):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zojax.scoring import Item, pack, shape_needed
-from zojax.scoring.visibility import causal_sight, mask_of, tree_sight
+from zojax.scoring.visibility import causal_visibility, mask_of, tree_visibility
 
 
 def random_pages(seed: int):
@@ -22,7 +22,7 @@ def random_pages(seed: int):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_token_sees_its_prompt_and_its_own_candidate_up_to_itself(seed):
     pages = random_pages(seed)
-    mask_pts = np.asarray(mask_of(tree_sight(pages)))
+    mask_pts = np.asarray(mask_of(tree_visibility(pages)))
     for p, t, s in np.ndindex(*mask_pts.shape):
         same_sequence = pages.segments_pt[p, t] == pages.segments_pt[p, s]
         branch, of_key = pages.branches_pt[p, t], pages.branches_pt[p, s]
@@ -31,6 +31,6 @@ def test_a_token_sees_its_prompt_and_its_own_candidate_up_to_itself(seed):
 
 
 def test_a_lone_sequence_sees_all_that_precedes():
-    mask_pts = mask_of(causal_sight(2, 5))
+    mask_pts = mask_of(causal_visibility(2, 5))
     np.testing.assert_array_equal(mask_pts, np.tri(5, dtype=bool)[None].repeat(2, axis=0))
     assert mask_pts.dtype == jnp.bool_
