@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints the preview."""
     from zojax.config.loading import load_config
 
-    told = preview(load_config(args.config, args.overrides), args.split, args.count)
+    summary = preview(load_config(args.config, args.overrides), args.split, args.count)
     if args.json:
-        print(json.dumps(told))
+        print(json.dumps(summary))
     else:
-        show(told, Console(highlight=False))
+        show(summary, Console(highlight=False))
     return 0
 
 
@@ -182,30 +182,30 @@ def _count_labels(examples: Sequence[Example], task: Task) -> list[dict[str, Any
     return [{"label": i, "word": words[i], "count": counts[i]} for i in labels]
 
 
-def show(told: Mapping[str, Any], console: Console) -> None:
+def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints what :func:`preview` tells."""
 
     def line(text: str | Text, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False)
 
-    count, kept = told["num_examples"], len(told["shown"])
-    line(f"{told['task']} · {told['split']} · {kept} of {count:,} examples", "bold")
+    count, kept = summary["num_examples"], len(summary["shown"])
+    line(f"{summary['task']} · {summary['split']} · {kept} of {count:,} examples", "bold")
     line("│ ends a token · ⏎ is a line break · ▶ the right candidate", "dim")
-    for number, example in enumerate(told["shown"], start=1):
+    for number, example in enumerate(summary["shown"], start=1):
         line("")
         line(f"{number}  {example['name']} · {example['length']:,} tokens", "bold")
-        console.print(_prompt(example, told["truncate"]))
+        console.print(_prompt(example, summary["truncate"]))
         for index, candidate in enumerate(example["candidates"]):
             console.print(_candidate(candidate, index == example["label"]))
         if example["answers"]:
             line(f"  answers: {', '.join(map(repr, example['answers']))}")
     line("")
-    line(_lengths_in_words(told["lengths"], told["truncate"]))
-    for label in told["labels"]:
+    line(_lengths_in_words(summary["lengths"], summary["truncate"]))
+    for label in summary["labels"]:
         word = "" if label["word"] is None else f" {label['word']!r}"
         share = label["count"] / count
         line(f"label {label['label']}{word}: {label['count']:,} ({100 * share:.1f} %)")
-    for note in told["notes"]:
+    for note in summary["notes"]:
         line(note, "yellow")
 
 

@@ -141,8 +141,8 @@ def evaluate_run(
     _tell(console, *data.splits.notes)
     placed = dataclasses.replace(trained, mesh=config.mesh)
     run = load_run(journal, placed, console, step)
-    told = _evaluate(config, data, run.model, run.adapter, run.state, console, predictions)
-    return {"step": run.steps, **told}
+    summary = _evaluate(config, data, run.model, run.adapter, run.state, console, predictions)
+    return {"step": run.steps, **summary}
 
 
 def evaluate_config(
@@ -175,8 +175,8 @@ def evaluate_config(
     with console.status("loading the model"):
         model = load_model(config)
         state = {} if adapter is None else load_lora(adapter, model)
-    told = _evaluate(config, data, model, lambda state: state, state, console, predictions)
-    return told if adapter is None else {"adapter": str(adapter), **told}
+    summary = _evaluate(config, data, model, lambda state: state, state, console, predictions)
+    return summary if adapter is None else {"adapter": str(adapter), **summary}
 
 
 def override_run(config: Config, overrides: Sequence[str]) -> Config:

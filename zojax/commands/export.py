@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from zojax.programs.cache import keep_programs
 
     keep_programs()
-    told = export_run(
+    summary = export_run(
         args.run,
         args.format,
         args.output,
@@ -61,35 +61,35 @@ def run(args: argparse.Namespace) -> int:
         step=args.step,
         dtype=args.dtype,
     )
-    print(json.dumps(told) if args.json else in_words(told))
+    print(json.dumps(summary) if args.json else in_words(summary))
     return 0
 
 
-def in_words(told: Mapping[str, Any]) -> str:
+def in_words(summary: Mapping[str, Any]) -> str:
     """What :func:`zojax.exports.export.export_run` returns, in a line or two.
 
     >>> in_words({"format": "hf", "output": "out", "step": 7, "dtype": "float32"})
     'out: the model after step 7, float32'
     """
-    what = "journal" if told["format"] == "journal" else "model"
-    line = f"{told['output']}: the {what} after step {told['step']}"
-    if told["step"] == 0 and what == "model":
+    what = "journal" if summary["format"] == "journal" else "model"
+    line = f"{summary['output']}: the {what} after step {summary['step']}"
+    if summary["step"] == 0 and what == "model":
         line += " (which is the base model)"
-    if told.get("lost_steps"):
-        line += f" (its end was damaged: {told['lost_steps']} steps are lost)"
-    if told["format"] == "hf":
-        line += f", {told['dtype']}"
-    if told["format"] == "peft":
-        line += f", LoRA of rank {told['rank']}"
-    error = told.get("relative_error")
+    if summary.get("lost_steps"):
+        line += f" (its end was damaged: {summary['lost_steps']} steps are lost)"
+    if summary["format"] == "hf":
+        line += f", {summary['dtype']}"
+    if summary["format"] == "peft":
+        line += f", LoRA of rank {summary['rank']}"
+    error = summary.get("relative_error")
     if error is None:
         return line
     line += f", relative error of the update {error:.2e}" if error else ", exact"
-    if error and "worst_matrix" in told:
-        line += f" (at worst {told['worst_relative_error']:.2e}, {told['worst_matrix']})"
+    if error and "worst_matrix" in summary:
+        line += f" (at worst {summary['worst_relative_error']:.2e}, {summary['worst_matrix']})"
     if error > _LARGE_ERROR:
         line += {
             "peft": "\nthe update has more than this rank: give a larger --rank, or --format hf",
             "hf": "\nrounding loses much of it: --dtype float32 or --format peft keeps it",
-        }[told["format"]]
+        }[summary["format"]]
     return line

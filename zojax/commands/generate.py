@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         source = open_model(
             args.model, args.adapter, args.dtype or "float32", console, args.bos_token_id
         )
-    told = generate_texts(
+    summary = generate_texts(
         source,
         prompts,
         console,
@@ -136,13 +136,13 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
     )
     if args.output is not None:
-        write_rows(args.output, told["generations"])
+        write_rows(args.output, summary["generations"])
     if args.json:
-        print(json.dumps(told))
+        print(json.dumps(summary))
     elif args.output is not None:
-        print(f"{args.output}: {in_words(told)}")
+        print(f"{args.output}: {in_words(summary)}")
     else:
-        show(told, Console(highlight=False))
+        show(summary, Console(highlight=False))
     return 0
 
 
@@ -336,9 +336,9 @@ def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:
     return {"prompt": prompt, "sample": sample, **dataclasses.asdict(generation)}
 
 
-def show(told: Mapping[str, Any], console: Console) -> None:
+def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints each text behind its prompt, and how it ended."""
-    rows = told["generations"]
+    rows = summary["generations"]
     for row in rows:
         text = Text.assemble((row["prompt"], "dim"), (row["text"], "bold"))
         console.print(text, soft_wrap=True)
@@ -346,16 +346,16 @@ def show(told: Mapping[str, Any], console: Console) -> None:
         what = f"{count} token{'s' if count > 1 else ''}, {row['finish_reason']}"
         sample = f"sample {row['sample'] + 1}, " if rows[-1]["sample"] else ""
         console.print(Text(f"— {sample}{what}\n", "dim"))
-    console.print(in_words(told))
+    console.print(in_words(summary))
 
 
-def in_words(told: Mapping[str, Any]) -> str:
+def in_words(summary: Mapping[str, Any]) -> str:
     """How much was generated, and how fast.
 
     >>> in_words({"generations": [{"tokens": [5, 6]}, {"tokens": [7]}], "seconds": 0.5})
     '2 texts, 3 tokens in 0.5 s'
     """
-    rows = told["generations"]
+    rows = summary["generations"]
     count = sum(len(row["tokens"]) for row in rows)
     texts = f"{len(rows)} text{'s' if len(rows) > 1 else ''}"
-    return f"{texts}, {count} token{'s' if count > 1 else ''} in {told['seconds']:.1f} s"
+    return f"{texts}, {count} token{'s' if count > 1 else ''} in {summary['seconds']:.1f} s"

@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
     from zojax.programs.cache import keep_programs
 
     keep_programs()
-    told = replay_to(
+    summary = replay_to(
         args.path, Console(stderr=True), output=args.output, model=args.model, steps=args.steps
     )
-    print(json.dumps(told) if args.json else in_words(told))
+    print(json.dumps(summary) if args.json else in_words(summary))
     return 0
 
 
@@ -197,17 +197,17 @@ def replay_to(
     }
 
 
-def in_words(told: Mapping[str, Any]) -> str:
+def in_words(summary: Mapping[str, Any]) -> str:
     """What :func:`replay_to` returns, as a line.
 
     >>> in_words({"steps": 2, "seconds": 0.5, "content_hash": "0f", "training_seconds": 10.0})
     'replayed 2 steps in 0.5 s, 5.0 % of the 10.0 s that they took in training; content hash 0f'
     """
-    line = f"replayed {told['steps']} steps in {told['seconds']:.1f} s"
-    if trained_for := told.get("training_seconds"):
-        share = 100 * told["seconds"] / trained_for
+    line = f"replayed {summary['steps']} steps in {summary['seconds']:.1f} s"
+    if trained_for := summary.get("training_seconds"):
+        share = 100 * summary["seconds"] / trained_for
         line += f", {share:.1f} % of the {trained_for:.1f} s that they took in training"
-    return f"{line}; content hash {told['content_hash']}"
+    return f"{line}; content hash {summary['content_hash']}"
 
 
 def _replay_with_bar(

@@ -137,9 +137,9 @@ def mesh_of(plan: Plan) -> str:
 
 def to_json(answer: Answer) -> dict[str, Any]:
     """Everything of a plan, in bytes and seconds."""
-    told = _plan_json(answer.plan)
-    told["smallest_that_fits"] = None if answer.instead is None else _plan_json(answer.instead)
-    return told
+    summary = _plan_json(answer.plan)
+    summary["smallest_that_fits"] = None if answer.instead is None else _plan_json(answer.instead)
+    return summary
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class Evaluator:
         """Greedily generated answers of every example, up to the task's stop string."""
         task, total = eval_set.task, len(eval_set.items)
 
-        def told(done: int) -> None:
+        def report(done: int) -> None:
             stop.check()
             on_progress(done, total)
 
@@ -211,7 +211,7 @@ class Evaluator:
             slots=[1] * total,
             names=[item.name for item in eval_set.items],
             batch_size=eval_set.batch_size,
-            on_progress=told,
+            on_progress=report,
         )
         return [generation.text.strip() for generation in generated]
 

@@ -81,15 +81,15 @@ def export_run(
     exported = Exported(config, journal, steps, _figures(directory, progress))
     with new_directory(output) as partial:
         if format == "journal":
-            told = _export_journal(exported, partial, output)
+            summary = _export_journal(exported, partial, output)
         elif format == "peft":
-            told = export_peft(
+            summary = export_peft(
                 exported, partial, output, console, rank=rank, dtype=DTYPES[dtype or "float32"]
             )
         else:
             out = DTYPES[dtype] if dtype else precision_of(config.model.dtype).dtype
-            told = export_hf(exported, partial, output, console, dtype=out)
-    return {"format": format, "output": str(output), "step": steps, **told}
+            summary = export_hf(exported, partial, output, console, dtype=out)
+    return {"format": format, "output": str(output), "step": steps, **summary}
 
 
 @contextmanager

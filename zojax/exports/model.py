@@ -117,14 +117,14 @@ def export_peft(
             dtype,
         )
     save_lora(lora, directory, exported.config.model.path)
-    told = {
+    summary = {
         "rank": lora.rank,
         "relative_error": lora.relative_error,
         "worst_relative_error": lora.worst[1],
         "worst_matrix": lora.worst[0],
     }
-    _write_card(directory, peft_card(_with_details(exported, told, dtype), output))
-    return told
+    _write_card(directory, peft_card(_with_details(exported, summary, dtype), output))
+    return summary
 
 
 def export_hf(
@@ -151,16 +151,16 @@ def export_hf(
         owned = OwnedWeights(_widened(owned.weights))
     merged = merge(owned, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
-    told: dict[str, Any] = {"dtype": dtype.name}
+    summary: dict[str, Any] = {"dtype": dtype.name}
     if dtype.itemsize == 2 and not is_folded(method, exported.step):
-        told["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
+        summary["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
     metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)
     for name in _BESIDE_WEIGHTS:
         if (Path(base.path) / name).is_file():
             shutil.copyfile(Path(base.path) / name, directory / name)
-    _write_card(directory, hf_card(_with_details(exported, told, dtype), output))
-    return told
+    _write_card(directory, hf_card(_with_details(exported, summary, dtype), output))
+    return summary
 
 
 def _widened(weights: Tree) -> Tree:
@@ -241,8 +241,8 @@ def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.
     return math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
 
 
-def _with_details(exported: Exported, told: dict[str, Any], dtype: np.dtype) -> Exported:
-    words = {name.replace("_", " "): value for name, value in told.items()}
+def _with_details(exported: Exported, summary: dict[str, Any], dtype: np.dtype) -> Exported:
+    words = {name.replace("_", " "): value for name, value in summary.items()}
     return dataclasses.replace(exported, details={**words, "dtype": dtype.name})
 
 
