@@ -9,7 +9,7 @@ import transformers
 
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig
 from zojax.errors import InputError
-from zojax.hub import load_tokenizer
+from zojax.hub import Tokenizer, load_tokenizer
 from zojax.runs.setup import data_hash, load_data
 from zojax.training.method import check_objective
 
@@ -200,3 +200,20 @@ def test_cb_trains_end_to_end_with_its_own_numbers(run, config_file, shared_data
     assert code == 0
     assert "has 250 records: 150 to train on, beside 100 for dev" in out
     assert json.loads((tmp_path / "run" / "result.json").read_text())["eval_examples"] == 56
+
+
+def test_no_text_is_tokenised_twice(tiny_model, tmp_path, monkeypatch):
+    write(tmp_path / "data", REVIEWS)
+    others = [{**row, "review": f"another {row['review']}"} for row in REVIEWS]
+    lines = "".join(f"{json.dumps(row)}\n" for row in others)
+    (tmp_path / "data" / "validation.jsonl").write_text(lines)
+    texts, ids = [], Tokenizer.ids
+
+    def recorded(tokenizer: Tokenizer, text: str) -> list[int]:
+        texts.append(text)
+        return ids(tokenizer, text)
+
+    monkeypatch.setattr(Tokenizer, "ids", recorded)
+    data = load_data(config(tiny_model, tmp_path / "data", num_demos=1, **OWN))
+    assert len(data.scored) == 6 + 3 + 5
+    assert len(set(texts)) == len(texts) > 2 * len(data.scored)
