@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test plan-test scale crash-test lint bench bench-methods clean
+.PHONY: help demo test plan-test scale crash-test bits-test lint bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
@@ -48,6 +48,14 @@ scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (up to
 N ?= 300
 crash-test: $(VENV)/.test  ## kill training N times (default 300), compare with a run left alone
 	@$(BIN)/python tests/runs/crash_campaign.py --kills $(N)
+
+# XLA's own choice on a processor that has all of them, and what older processors get.
+BITS := tests/journal/test_replay.py tests/checkpoints/test_resume.py \
+  tests/runs/test_methods_to_the_end.py tests/distributed/test_training.py
+bits-test: $(VENV)/.test  ## run the tests that compare bits under three instruction sets
+	@for isa in AVX512 AVX2 SSE4_2; do \
+	  echo "up to $$isa"; XLA_FLAGS=--xla_cpu_max_isa=$$isa $(BIN)/python -m pytest -q \
+	    -n $(WORKERS) --dist loadfile $(BITS) || exit; done
 
 lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/ruff check .

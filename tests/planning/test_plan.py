@@ -49,7 +49,9 @@ CHIP = Chip(
 
 
 def small_config(*overrides: str) -> Config:
-    settings = ["model.dtype=float32", f"train.batch_size={BATCH}", f"estimator.rank={RANK}"]
+    settings = ["model.dtype=float32", f"train.batch_size={BATCH}"]
+    if not any("estimator.name" in override for override in overrides):
+        settings.append(f"estimator.rank={RANK}")
     return read_plan_config(None, "tiny", [*settings, *overrides])
 
 

@@ -22,9 +22,8 @@ METHODS = {
     "MeZO, one query after the other": [
         "estimator.name=mezo",
         "estimator.num_queries=2",
-        "estimator.interval=1",
     ],
-    "MeZO on LoRA": ["estimator.name=mezo", "estimator.trainable=lora"],
+    "MeZO on LoRA": ["estimator.name=mezo", "space.name=lora"],
 }
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

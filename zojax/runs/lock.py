@@ -1,5 +1,6 @@
 """One process at a time in a run directory."""
 
+import errno
 import os
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import filelock
 from zojax.errors import InputError
 
 LOCK = ".lock"
+
+_MOVED = "run.dir {} was moved away; give the command again"
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def hold(directory: Path) -> Iterator[None]:
         InputError: another process holds it (and which), or the directory cannot be written.
     """
     path = directory / LOCK
-    lock = filelock.FileLock(path)
+    lock, before = filelock.FileLock(path), None
     try:
         before = directory.stat()
         with warnings.catch_warnings():  # it need not be said that there is no flock
@@ -36,12 +39,13 @@ def hold(directory: Path) -> Iterator[None]:
             "choose another with --set run.dir=DIR"
         ) from None
     except OSError as error:
-        raise InputError(
-            f"run.dir {directory} cannot be written or locked: {error.strerror}"
-        ) from None
+        if before is not None and not directory.exists():
+            raise InputError(_MOVED.format(directory)) from None
+        verb = "locked" if error.errno == errno.ENOLCK else "written"
+        raise InputError(f"run.dir {directory} cannot be {verb}: {error.strerror}") from None
     try:
         if not directory.exists() or not os.path.samestat(before, directory.stat()):
-            raise InputError(f"run.dir {directory} was moved away; give the command again")
+            raise InputError(_MOVED.format(directory))
         if getattr(lock, "pid", None) is None:  # or the file says so already
             with suppress(OSError):  # a full disk: the lock holds, though nobody can read whose
                 path.write_text(f"{os.getpid()}\n")
