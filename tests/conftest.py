@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.programs import kept_programs
+from tests.kept_programs import kept_programs
 from tests.rough_models import rough_model, rough_models  # noqa: F401 - fixtures
 from tests.run_fixtures import (  # noqa: F401 - fixtures
     compile_cache,

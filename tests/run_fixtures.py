@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.programs import kept_programs
+from tests.kept_programs import kept_programs
 from tests.runs.outcomes import outcome
 from zojax import __version__
 from zojax.config import (

@@ -108,7 +108,7 @@ def test_long_pages_exchange_each_sublayers_output_and_nothing_else(target, data
 SMALL_GPU = """
 import dataclasses, functools, jax
 from zojax.distributed import make_layout
-from zojax.distributed.targets import devices_of, find_target
+from zojax.planning.targets import devices_of, find_target
 from zojax.scoring import attention_kernel
 from zojax.scoring.visibility import Visibility
 

@@ -9,8 +9,10 @@ import pytest
 from scaled_step import make_batch, method_of, objective_of
 
 from zojax.adapters import num_variants
+from zojax.errors import INTERRUPTED
 from zojax.models import random_model
 from zojax.models.opt import OPTConfig
+from zojax.programs.stopping import Halted, Stop
 from zojax.training.generated import GeneratedObjective, Questions
 from zojax.training.step import estimate, init_state, perturb, score_variants, update
 from zojax.training.step_programs import step_program
@@ -35,6 +37,7 @@ def test_a_step_in_three_programs_leaves_what_it_leaves_in_one(settings):
     method, objective = method_of(model, settings), objective_of(model)
     batch = make_batch(CONFIG, 4, 7)
     state = init_state(method, model.weights, KEY)
+    start = jax.device_get(state.params)
     variants = jax.jit(functools.partial(perturb, method))(KEY, state)
     losses_v = jax.jit(functools.partial(score_variants, objective))(model.weights, variants, batch)
     ours = jax.jit(functools.partial(estimate, method))(losses_v)
@@ -48,6 +51,9 @@ def test_a_step_in_three_programs_leaves_what_it_leaves_in_one(settings):
     for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(fused), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
     assert after.step == fused.step == 1
+    assert np.abs(record.projected_grad_q).min() > 1e-2
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, start)
+    assert max(jax.tree.leaves(moved)) > 4e-3
 
 
 def counting() -> GeneratedObjective:
@@ -63,6 +69,19 @@ def counting() -> GeneratedObjective:
         return new_vpbm.mean(axis=(2, 3)).T.astype(np.float32)
 
     return GeneratedObjective(generate, losses)
+
+
+def test_a_stop_is_heard_while_answers_are_waited_for_and_uses_nothing_up():
+    model, batch = random_model(CONFIG), Questions((), np.array([[0, 1], [2, 7]]))  # pyright: ignore[reportArgumentType]
+    method = method_of(model, [])
+    stop = Stop()
+    stop.exit_code = INTERRUPTED
+    step = step_program(method, counting(), check=stop.check)
+    state = init_state(method, model.weights, KEY)
+    with pytest.raises(Halted):
+        step(model.weights, state, KEY, RATE, batch)
+    stop.exit_code = 0
+    assert step(model.weights, state, KEY, RATE, batch)[0].step == 1
 
 
 def test_the_host_makes_losses_of_answers_between_two_programs():

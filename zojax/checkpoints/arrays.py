@@ -28,6 +28,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from zojax.distributed import processes
 Tree = Any
 
 _PIECE_BYTES = 256 << 20  # a layer's matrix, not the stack: what is compressed and read at once
+_REPLACED = "-replaced"
 _REMOVED = ".removed"  # what goes is renamed first, so that none is ever half there
 
 
@@ -60,11 +62,35 @@ def saved_steps(directory: Path) -> list[int]:
 
 
 def tidy(directory: Path) -> None:
-    """Removes what a crash or a failure has left half written or half removed; never fails."""
-    if directory.is_dir():
-        unfinished = f"*{_orbax().path.atomicity_types.TMP_DIR_SUFFIX}*"
-        for path in (directory / _REMOVED, *directory.glob(unfinished)):
+    """Removes what a crash or a failure has left half written or half removed; never fails.
+
+    A checkpoint that was set aside for one that is not there gets its name back.
+    """
+    if not directory.is_dir():
+        return
+    with suppress(OSError):
+        for aside in directory.glob(f".*{_REPLACED}"):
+            path = directory / aside.name[1:].removesuffix(_REPLACED)
+            if not path.exists():
+                aside.rename(path)
+    unfinished = f"*{_orbax().path.atomicity_types.TMP_DIR_SUFFIX}*"
+    for pattern in (_REMOVED, ".*-removed", f".*{_REPLACED}", unfinished):
+        for path in directory.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(directory: Path, step: int) -> None:
+    """Makes room for the checkpoint of a step that has one: a bad one, or of another history.
+
+    :func:`tidy` gives it its name back if the new one fails.
+    """
+    path = directory / str(step)
+    if path.exists():
+        path.rename(_aside(path))
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{_REPLACED}")
 
 
 def write(
@@ -75,8 +101,6 @@ def write(
     choose_kept: Callable[[], Collection[int]],
 ) -> None:
     """Writes a checkpoint whole, or not at all, and removes old ones; all processes together.
-
-    One of the same step goes first: if it were any good, the run would have gone on from it.
 
     Args:
         directory: absolute, of the run's checkpoints.
@@ -93,11 +117,10 @@ def write(
         for name, tree in trees.items()
     }
     with _manager(directory, set(range(processes.count())), choose_kept) as manager:
-        if step in manager.all_steps():
-            manager.delete(step)
         args = ocp.args.Composite(**items, note=ocp.args.JsonSave(note))
         manager.save(step, args=args, force=True)
-    shutil.rmtree(directory / _REMOVED, ignore_errors=True)
+    for path in (directory / _REMOVED, _aside(directory / str(step))):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def read(directory: Path, step: int, wanted: Mapping[str, Tree]) -> dict[str, Tree]:

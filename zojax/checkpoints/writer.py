@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from zojax.checkpoints.arrays import flatten, reason, tidy, write
+from zojax.checkpoints.arrays import flatten, reason, set_aside, tidy, write
 from zojax.checkpoints.disk import check_space, choose_kept, sync
 from zojax.checkpoints.note import make_note
 from zojax.distributed import processes
@@ -125,7 +125,7 @@ class CheckpointWriter:
     def _write_together(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
         path = self._directory / str(step)
         problem = processes.broadcast_from_leader(
-            f"room for checkpoint {step}", lambda: self._problem(trees)
+            f"room for checkpoint {step}", lambda: self._problem(step, trees)
         )
         if problem is not None:
             return self._tell_of(path, problem)
@@ -138,26 +138,27 @@ class CheckpointWriter:
             ) from error
         self._failing = False
 
-    def _problem(self, trees: Tree) -> str | None:
+    def _problem(self, step: int, trees: Tree) -> str | None:
         """Readies the directory; says what is wrong with it."""
         try:
-            self._make_room(trees)
+            self._make_room(step, trees)
         except OSError as error:
             return reason(error)
         return None
 
     def _try_to_write(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
         try:
-            self._make_room(trees)
+            self._make_room(step, trees)
             self._write(step, trees, accuracy)
             self._failing = False
         except Exception as error:  # Orbax's errors are of many kinds, and none must stop a run
             tidy(self._directory)
             self._tell_of(self._directory / str(step), reason(error))
 
-    def _make_room(self, trees: Tree) -> None:
+    def _make_room(self, step: int, trees: Tree) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         check_space(self._directory, trees)
+        set_aside(self._directory, step)
 
     def _write(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
         """Writes a checkpoint, has it on the disk, and removes old ones."""

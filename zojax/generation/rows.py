@@ -171,7 +171,7 @@ class Rows:
             self._weights, decoding=self._decoding, steps=steps, **self._args, **self._static
         )
 
-    def look(self) -> list[tuple[int, Request, list[int], bool]]:
+    def progress(self) -> list[tuple[int, Request, list[int], bool]]:
         """Every row in use: its number, its request, the new tokens, and whether it is done."""
         decoding = self._decoding
         tokens_ps, count_p, done_p = jax.device_get(
@@ -187,6 +187,8 @@ class Rows:
 
     def remove(self, rows: Sequence[int]) -> None:
         """Frees rows, done or not."""
+        if not rows:
+            return
         for row in rows:
             self.requests[row] = None
         done_p = np.array([request is None for request in self.requests])

@@ -104,7 +104,7 @@ def generate(
         else:
             rows.advance(chunk)
         ended = []
-        for row, request, tokens, is_done in rows.look():
+        for row, request, tokens, is_done in rows.progress():
             tokens, text, is_cut = _cut(tokens, decode, stop_strings, is_done)
             if is_cut or is_done:
                 stops = is_cut or tokens[-1] in stop_ids

@@ -74,14 +74,16 @@ def compile_programs(
     batches: Mapping[PageShape, Tree],
     *,
     steps: int,
+    check: Callable[[], None] = lambda: None,
 ) -> Programs:
     """Compiles the step for every bucket's batch, and the fold if the run (still) comes to one.
 
-    In the background and in the order of ``batches``, the fold last.
+    In the background and in the order of ``batches``, the fold last. ``check`` is for
+    :func:`zojax.training.step_programs.step_program`.
     """
     shapes = shapes_of((weights, state, key))  # of arrays that may be used up before all is traced
     shardings = shardings_of(weights), shardings_of(state)
-    step = step_program(method, objective, shardings[1], layout_of(weights).sharding())
+    step = step_program(method, objective, shardings[1], layout_of(weights).sharding(), check)
     executables = Executables(
         {
             bucket: PendingProgram(functools.partial(step.trace, *shapes, np.float32(0), batch))

@@ -211,6 +211,7 @@ def _set_up(
         run.objective,
         batches if is_left else {},
         steps=config.steps,
+        check=stop.check,
     )
     trainer = Trainer(
         owned,
@@ -289,10 +290,10 @@ def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopp
         waited = not all(program.is_done for program in needed)
         try:  # before anything is used up
             train_step, *fold = [program.wait(stop) for program in needed]
+            weights, rate = trainer.owned.weights, method.learning_rates[step]
+            trainer.state, record = train_step(weights, trainer.state, key, rate, batch)
         except stopping.Halted:
             break
-        rate = method.learning_rates[step]
-        trainer.state, record = train_step(trainer.owned.weights, trainer.state, key, rate, batch)
         for end_interval in fold:
             trainer.owned, trainer.state = end_interval(trainer.owned, trainer.state, key)
         sent.append(Sent(record, tokens, waited))

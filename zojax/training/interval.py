@@ -25,7 +25,9 @@ _ROUNDING = 2  # a stream of the run's key, beside those of the estimators and o
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OwnedWeights:
-    """Weights that nobody else looks at, so that a fold may move them and use up their buffers.
+    """Weights that a fold may move, and whose buffers it may use up.
+
+    Who makes it says that nobody else goes on with these arrays.
 
     Attributes:
         weights: as ``zojax.models.Model.weights``.
@@ -64,49 +66,34 @@ def redraw(state: TrainState, key: jax.Array, *, method: Method) -> TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class FoldProgram:
-    """:func:`next_interval` of a method that folds, jitted or compiled; uses up its arguments."""
+class IntervalProgram:
+    """The end of a method's intervals, jitted or compiled; uses up the state, and weights it moves.
+
+    One that folds nothing is not even given the weights, which a program would copy or use up.
+
+    Attributes:
+        program: of weights, where it folds, and of state and key.
+        folds: whether it does.
+    """
 
     program: Callable[..., Any]
+    folds: bool
 
     def __call__(
         self, owned: OwnedWeights, state: TrainState, key: jax.Array
     ) -> tuple[OwnedWeights, TrainState]:
         """The weights and the state that the next interval begins with."""
-        return self.program(owned, state, key)
-
-    def trace(
-        self, weights: Tree, state: TrainState, key: jax.Array
-    ) -> "Callable[[], FoldProgram]":
-        """Traces it for arrays, or for their shapes, and gives what compiles it."""
-        lowered = self.program.lower(OwnedWeights(weights), state, key)  # pyright: ignore[reportFunctionMemberAccess]
-        return lambda: FoldProgram(lowered.compile())
-
-
-@dataclasses.dataclass(frozen=True)
-class RedrawProgram:
-    """:func:`redraw`, jitted or compiled, which is not even given the weights; uses up the state.
-
-    A program would copy them, or use them up.
-    """
-
-    program: Callable[..., Any]
-
-    def __call__(
-        self, owned: OwnedWeights, state: TrainState, key: jax.Array
-    ) -> tuple[OwnedWeights, TrainState]:
-        """The weights, and the state that the next interval begins with."""
+        if self.folds:
+            return self.program(owned, state, key)
         return owned, self.program(state, key)
 
     def trace(
         self, weights: Tree, state: TrainState, key: jax.Array
-    ) -> "Callable[[], RedrawProgram]":
+    ) -> "Callable[[], IntervalProgram]":
         """Traces it for arrays, or for their shapes, and gives what compiles it."""
-        lowered = self.program.lower(state, key)  # pyright: ignore[reportFunctionMemberAccess]
-        return lambda: RedrawProgram(lowered.compile())
-
-
-IntervalProgram = FoldProgram | RedrawProgram
+        given = (OwnedWeights(weights),) if self.folds else ()
+        lowered = self.program.lower(*given, state, key)  # pyright: ignore[reportFunctionMemberAccess]
+        return lambda: dataclasses.replace(self, program=lowered.compile())
 
 
 def interval_program(
@@ -121,10 +108,12 @@ def interval_program(
     of_weights, of_state = shardings
     if method.fold is None:
         of_method = functools.partial(redraw, method=method)
-        return RedrawProgram(jax.jit(of_method, donate_argnums=0, out_shardings=of_state))
+        program = jax.jit(of_method, donate_argnums=0, out_shardings=of_state)
+        return IntervalProgram(program, folds=False)
     end = functools.partial(next_interval, method=method)
     shardings = of_weights and OwnedWeights(of_weights), of_state
-    return FoldProgram(jax.jit(end, donate_argnums=(0, 1), out_shardings=shardings))
+    program = jax.jit(end, donate_argnums=(0, 1), out_shardings=shardings)
+    return IntervalProgram(program, folds=True)
 
 
 def ends_interval(method: Method, step: int) -> bool:

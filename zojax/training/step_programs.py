@@ -7,6 +7,7 @@ three, with the host between the last two.
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,8 @@ from zojax.training.step import (
 )
 
 Tree = Any
+
+_POLL_SECONDS = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +61,15 @@ class SplitStep:
         perturb: ``(key, state) -> variants``.
         generate: ``(weights, variants, batch) -> new_vpbm``.
         losses: of those, on the host (:class:`zojax.training.generated.GeneratedObjective`).
+        check: called again and again while the host waits for the answers; what it raises ends the
+            step before anything is used up.
         update: ``(state, key, learning_rate, losses_pv) -> (state, record)``; uses up the state.
     """
 
     perturb: Callable[..., Any]
     generate: Callable[..., Any]
     losses: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    check: Callable[[], None]
     update: Callable[..., Any]
 
     def __call__(
@@ -71,6 +77,10 @@ class SplitStep:
     ) -> tuple[TrainState, StepRecord]:
         """The state after a step, and its scalars."""
         new_vpbm = self.generate(weights, self.perturb(key, state), batch)
+        self.check()
+        while not new_vpbm.is_ready():  # outside the runtime, inside which no signal is heard
+            time.sleep(_POLL_SECONDS)
+            self.check()
         example_pb = np.atleast_2d(np.asarray(batch.example_b))
         losses_pv = self.losses(np.asarray(new_vpbm), example_pb)
         return self.update(state, key, learning_rate, losses_pv)
@@ -104,7 +114,8 @@ def step_program(
     method: Method,
     objective: Objective | GeneratedObjective,
     of_state: TrainState | None = None,
-    everywhere: jax.sharding.Sharding | None = None,
+    replicated: jax.sharding.Sharding | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> StepProgram:
     """A method's step, jitted.
 
@@ -112,9 +123,10 @@ def step_program(
         method: static.
         objective: static.
         of_state: where the state lies; None leaves it to the compiler.
-        everywhere: where what every process reads lies, whole on every device; None likewise.
+        replicated: where what every process reads lies, whole on every device; None likewise.
+        check: may raise while the host waits inside a step, see :class:`SplitStep`.
     """
-    out = of_state, everywhere
+    out = of_state, replicated
     if not isinstance(objective, GeneratedObjective):
         step = functools.partial(train_step, method=method, objective=objective)
         return FusedStep(jax.jit(step, donate_argnums=1, out_shardings=out))
@@ -130,8 +142,9 @@ def step_program(
         return after, record
 
     return SplitStep(
-        jax.jit(functools.partial(perturb, method), out_shardings=everywhere),
-        jax.jit(generate, out_shardings=everywhere),
+        jax.jit(functools.partial(perturb, method), out_shardings=replicated),
+        jax.jit(generate, out_shardings=replicated),
         objective.losses,
+        check,
         jax.jit(update_from, donate_argnums=0, out_shardings=out),
     )
