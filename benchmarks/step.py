@@ -34,6 +34,8 @@ from setting import (
 )
 from timed_step import TimedStep, needed_flops
 
+from zojax.config.estimators import LozoConfig
+
 MARKERS = "<!-- table: made by benchmarks/step.py -->", "<!-- end of step.py's table -->"
 PNG = ROOT / "docs" / "images" / "step.png"
 GOALS = {"full": 16, "lora": 12}
@@ -89,6 +91,8 @@ def make_peer(
 
     torch.set_num_threads(os.cpu_count() or 1)
     settings = timed.run.config.estimator
+    if not isinstance(settings, LozoConfig):
+        raise TypeError(f"the peers step as LOZO does, not as {settings}")
     model = peers.load_model(checkpoint)
     if trainable == "lora":
         peers.put_lora(model)

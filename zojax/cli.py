@@ -111,14 +111,15 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
 
 def _settings(option: str, *values: str) -> str:
     """The hint that an option is a setting of the configuration: ``--steps 5`` is one."""
-    from zojax.config import Config, ModelConfig, RunConfig, to_dict
+    from zojax.config.schema import field_names
+    from zojax.config.upgrade import MOVED
 
     name, _, value = option.partition("=")
     name = name.removeprefix("--").replace("-", "_")
     value = value or next(iter(values), "VALUE")
-    parts = to_dict(Config(ModelConfig("any"), RunConfig("any")))
-    names = [f"{part}.{field}" for part, fields in parts.items() for field in fields]
-    meant = [f"--set {n}={value}" for n in names if name in (n, n.partition(".")[2])]
+    old = {before.partition(".")[2]: now for before, now in MOVED.items()}
+    names = [n for n in field_names() if name in (n, n.partition(".")[2])]
+    meant = [f"--set {n}={value}" for n in dict.fromkeys(names or [old.get(name)]) if n]
     return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 

@@ -292,12 +292,13 @@ def generate_texts(
     from zojax.reporting.bar import progress_bar
 
     tokenizer = source.tokenizer
+    tokens = [_tokenise(tokenizer, prompt) for prompt in prompts]
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     started = time.perf_counter()
     with progress_bar(console, "generate") as update:
         found = generate(
             source.model,
-            [_tokenise(tokenizer, prompt) for prompt in asked],
+            [of_prompt for of_prompt in tokens for _ in range(num_samples)],
             tokenizer.text,
             max_new_tokens=max_new_tokens,
             sampling=sampling,

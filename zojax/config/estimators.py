@@ -105,3 +105,7 @@ class FzooConfig:
     num_queries: Annotated[int, Field(strict=True), AfterValidator(_has_spread)] = 8
     rank: Count = 2
     interval: Count = 50
+
+
+EstimatorSettings = LozoConfig | MezoConfig | MezoFactorizedConfig | FzooConfig
+"""Those that zojax has; who brings another knows its class."""

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
-from zojax.config.estimators import ESTIMATORS, LozoConfig
+from zojax.config.estimators import ESTIMATORS, EstimatorSettings, LozoConfig
 from zojax.config.fields import (
     STRICT,
     Count,
@@ -31,7 +31,7 @@ from zojax.config.fields import (
 )
 from zojax.config.messages import hint, reason
 from zojax.config.optimizers import check_name
-from zojax.config.spaces import SPACES, LinearConfig
+from zojax.config.spaces import SPACES, LinearConfig, SpaceSettings
 from zojax.config.upgrade import MOVED, upgrade
 from zojax.errors import InputError
 
@@ -231,9 +231,11 @@ class Config:
     run: RunConfig
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    estimator: Annotated[Any, ESTIMATORS] = dataclasses.field(default_factory=LozoConfig)
+    estimator: Annotated[EstimatorSettings, ESTIMATORS] = dataclasses.field(
+        default_factory=LozoConfig
+    )
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    space: Annotated[Any, SPACES] = dataclasses.field(default_factory=LinearConfig)
+    space: Annotated[SpaceSettings, SPACES] = dataclasses.field(default_factory=LinearConfig)
 
     @model_validator(mode="before")
     @classmethod

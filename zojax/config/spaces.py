@@ -77,3 +77,6 @@ class PrefixConfig:
 
 OnWeights = LinearConfig | FullConfig
 """What is trained in the weights themselves; all else stays beside them."""
+
+SpaceSettings = OnWeights | LoraConfig | PrefixConfig
+"""Those that zojax has."""

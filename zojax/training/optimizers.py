@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from zojax.config import TrainConfig
+from zojax.config.optimizers import OF_OPTAX as NAMES
 from zojax.config.optimizers import OWN
 from zojax.errors import InputError
 
@@ -37,48 +38,29 @@ class Optimizer(NamedTuple):
     unusable: str = ""
 
 
-OF_OPTAX = {
-    "adabelief": Optimizer(optax.adabelief, linear=False),
-    "adadelta": Optimizer(optax.adadelta, linear=False),
-    "adafactor": Optimizer(optax.adafactor, linear=False),
-    "adagrad": Optimizer(optax.adagrad, linear=False),
-    "adam": Optimizer(optax.adam, linear=False),
-    "adamax": Optimizer(optax.adamax, linear=False),
-    "adamaxw": Optimizer(optax.adamaxw, linear=False),
-    "adamw": Optimizer(optax.adamw, linear=False),
-    "adan": Optimizer(optax.adan, linear=False),
-    "amsgrad": Optimizer(optax.amsgrad, linear=False),
-    "fromage": Optimizer(optax.fromage, linear=True),
-    "lamb": Optimizer(optax.lamb, linear=False),
-    "lars": Optimizer(optax.lars, linear=True),
-    "lbfgs": Optimizer(optax.lbfgs, linear=False, unusable=_OF_THE_LOSS),
-    "lion": Optimizer(optax.lion, linear=True),
-    "nadam": Optimizer(optax.nadam, linear=False),
-    "nadamw": Optimizer(optax.nadamw, linear=False),
-    "noisy_sgd": Optimizer(
-        optax.noisy_sgd,
-        linear=False,
-        unusable="draws random numbers of its own, which no journal could tell",
-    ),
-    "novograd": Optimizer(optax.novograd, linear=False),
-    "optimistic_adam": Optimizer(optax.optimistic_adam, linear=False),
-    "optimistic_adam_v2": Optimizer(optax.optimistic_adam_v2, linear=False),
-    "optimistic_gradient_descent": Optimizer(optax.optimistic_gradient_descent, linear=True),
-    "polyak_sgd": Optimizer(optax.polyak_sgd, linear=False, unusable=_OF_THE_LOSS),
-    "radam": Optimizer(optax.radam, linear=False),
-    "rmsprop": Optimizer(optax.rmsprop, linear=False),
-    "rprop": Optimizer(
-        optax.rprop,
-        linear=False,
-        unusable="looks at the learning rate before the first step alone, so that no schedule "
-        "would reach it: use another",
-    ),
-    "sgd": Optimizer(optax.sgd, linear=True),
-    "sign_sgd": Optimizer(optax.sign_sgd, linear=True),
-    "signum": Optimizer(optax.signum, linear=True),
-    "sm3": Optimizer(optax.sm3, linear=False),
-    "yogi": Optimizer(optax.yogi, linear=False),
+_LINEAR = {
+    "fromage",
+    "lars",
+    "lion",
+    "optimistic_gradient_descent",
+    "sgd",
+    "sign_sgd",
+    "signum",
 }
+
+_UNUSABLE = {
+    "lbfgs": _OF_THE_LOSS,
+    "polyak_sgd": _OF_THE_LOSS,
+    "noisy_sgd": "draws random numbers of its own, which no journal could tell",
+    "rprop": "looks at the learning rate before the first step alone, so that no schedule would "
+    "reach it: use another",
+}
+
+OF_OPTAX = {
+    name: Optimizer(getattr(optax, name), name in _LINEAR, _UNUSABLE.get(name, ""))
+    for name in NAMES
+}
+"""By their names in optax."""
 
 
 def make_optimizer(config: TrainConfig) -> Make:
