@@ -55,14 +55,14 @@ def test_each_bucket_gets_its_own_in_their_order():
 
 
 def test_what_is_not_there_is_waited_for_unless_a_stop_is_asked_for(held):
-    ahead, stop = compiled(jnp.sum).ahead[BUCKETS[0]], Stop()
+    pending, stop = compiled(jnp.sum).pending[BUCKETS[0]], Stop()
     stop.exit_code = 143
-    assert not ahead.is_done
+    assert not pending.is_done
     with pytest.raises(Halted):
-        ahead.wait(stop)
+        pending.wait(stop)
     held.set()
-    assert ahead.wait(NEVER)(np.ones(24, np.float32)) == 24
-    assert ahead.wait(stop) is ahead.get()
+    assert pending.wait(NEVER)(np.ones(24, np.float32)) == 24
+    assert pending.wait(stop) is pending.get()
 
 
 def test_nothing_is_traced_after_a_cancel(held):
@@ -134,4 +134,4 @@ def test_an_error_while_tracing_is_raised_where_the_program_is_asked_for():
         raise ValueError("a model of stone")
 
     with pytest.raises(ValueError, match="of stone"):
-        compiled(wrong).ahead[BUCKETS[0]].wait(NEVER)
+        compiled(wrong).pending[BUCKETS[0]].wait(NEVER)
