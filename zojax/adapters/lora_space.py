@@ -65,7 +65,7 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
             )
         return params
 
-    def state(params: Flat, subspace: Flat) -> dict[str, Any]:
+    def adapter(params: Flat, subspace: Flat) -> dict[str, Any]:
         return nest(
             {
                 site.path: {
@@ -85,4 +85,4 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
             specs[f"{site.path}/{A}"] = PartitionSpec(*lead, None, n)
         return specs, {}
 
-    return Space(init, lambda key: {}, state, keep_moment, split)
+    return Space(init, lambda key: {}, adapter, keep_moment, split)

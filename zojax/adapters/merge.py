@@ -13,24 +13,24 @@ from zojax.errors import InputError
 Tree = Any
 
 
-def check_mergeable(state: Mapping[str, Any]) -> None:
-    """Raises ``InputError`` if a state has something that no weight can hold."""
-    if any("prefix" in path for path in traverse_util.flatten_dict(state)):
+def check_mergeable(adapter: Mapping[str, Any]) -> None:
+    """Raises ``InputError`` if an adapter has something that no weight can hold."""
+    if any("prefix" in path for path in traverse_util.flatten_dict(adapter)):
         raise InputError(
             "key and value prefixes are no part of any weight, so that neither PEFT nor a "
             "checkpoint holds this run's model: use --format journal, and zojax itself"
         )
 
 
-def merge_state(weights: Tree, state: Mapping[str, Any]) -> Tree:
+def merge_adapter(weights: Tree, adapter: Mapping[str, Any]) -> Tree:
     """``W + U Vᵀ`` and ``w + δ``, rounded to nearest in the weights' dtype.
 
     Args:
         weights: nested dict of parameters.
-        state: an adapter state of factors and deltas.
+        adapter: an adapter state of factors and deltas.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
-    added: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(state)))
+    added: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     for path, value in added.items():
         if path[-1] == "u":
             u, v, weight = value, added[*path[:-1], "v"], flat[path[:-1]]

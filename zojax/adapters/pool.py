@@ -91,19 +91,19 @@ class AdapterPool:
             {p: jnp.zeros((1 + num_slots, *s), jnp.float32) for p, s in self._shapes.items()}
         )
 
-    def insert(self, state: Tree) -> int:
+    def insert(self, adapter: Tree) -> int:
         """Puts an adapter into a free slot, and gives its number; nobody holds it yet.
 
         Args:
-            state: an adapter state of low-rank factors, such as those of
+            adapter: an adapter state of low-rank factors, such as those of
                 :func:`zojax.adapters.lora.load_lora`.
 
         Raises:
-            InputError: no slot is free, or the state does not fit: another site, something beside
+            InputError: no slot is free, or it does not fit: another site, something beside
                 factors, another shape, a larger rank.
         """
         slot = self._occupancy.first_free()
-        self.arrays = _write(self.arrays, self._padded(state), slot)
+        self.arrays = _write(self.arrays, self._padded(adapter), slot)
         self._occupancy = self._occupancy.with_uses(slot, 0)
         return slot
 
@@ -129,9 +129,9 @@ class AdapterPool:
             raise ValueError(f"slot {slot} of the adapter pool is released, but nobody holds it")
         self._occupancy = self._occupancy.with_uses(slot, uses - 1)
 
-    def _padded(self, state: Tree) -> Tree:
-        """A state with factors of rank r at all sites, on the host: no program is made of it."""
-        flat: dict[str, Any] = dict(traverse_util.flatten_dict(state, sep="/"))
+    def _padded(self, adapter: Tree) -> Tree:
+        """It with factors of rank r at all sites, on the host: no program is made of it."""
+        flat: dict[str, Any] = dict(traverse_util.flatten_dict(adapter, sep="/"))
         padded = {path: np.zeros(shape, np.float32) for path, shape in self._shapes.items()}
         for path, leaf in flat.items():
             self._check(path, leaf)
@@ -159,6 +159,6 @@ class AdapterPool:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _write(arrays: Tree, state: Tree, slot: jax.Array | int) -> Tree:
-    """The arrays with a state in one slot, in their own buffers."""
-    return jax.tree.map(lambda into, leaf: into.at[slot].set(leaf), arrays, state)
+def _write(arrays: Tree, adapter: Tree, slot: jax.Array | int) -> Tree:
+    """The arrays with an adapter in one slot, in their own buffers."""
+    return jax.tree.map(lambda into, leaf: into.at[slot].set(leaf), arrays, adapter)

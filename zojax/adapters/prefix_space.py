@@ -28,8 +28,8 @@ def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Sp
     Example:
         >>> zeros = jnp.zeros((2, 5, 8))
         >>> space = prefix_space(lambda weights, key: {"k": zeros, "v": zeros})
-        >>> state = space.adapter(space.init({}, jax.random.key(0)), {})
-        >>> state["layers"]["self_attn"]["prefix"]["on"].tolist()
+        >>> adapter = space.adapter(space.init({}, jax.random.key(0)), {})
+        >>> adapter["layers"]["self_attn"]["prefix"]["on"].tolist()
         [1.0, 1.0]
     """
 
@@ -37,8 +37,8 @@ def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Sp
         activations = start(weights, key)
         return {K: activations["k"].astype(jnp.float32), V: activations["v"].astype(jnp.float32)}
 
-    def state(params: Flat, subspace: Flat) -> dict[str, Any]:
+    def adapter(params: Flat, subspace: Flat) -> dict[str, Any]:
         # Slot 0 of a pool is all zeros, and so it is off there: the base model has no prefix.
         return nest({**params, f"{SITE}/on": jnp.ones(params[K].shape[:1], jnp.float32)})
 
-    return Space(init, lambda key: {}, state, keep_moment)
+    return Space(init, lambda key: {}, adapter, keep_moment)

@@ -37,10 +37,10 @@ def seeded(*, num_directions: int = 1) -> Space:
     def redraw(key: jax.Array) -> Flat:
         return {SEEDS: jax.random.key_data(jax.random.split(key, num_directions))}
 
-    def state(params: Flat, subspace: Flat) -> dict[str, Any]:
+    def adapter(params: Flat, subspace: Flat) -> dict[str, Any]:
         return {}  # every step ends with a fold
 
-    return Space(init, redraw, state, keep_moment)
+    return Space(init, redraw, adapter, keep_moment)
 
 
 def seeded_fold(sites: Sites, policy: FoldPolicy, dtype: Any = jnp.float32) -> Fold:
@@ -78,18 +78,18 @@ def along(sites: Sites, seed_d2: jax.Array, scale_vd: jax.Array) -> list[dict[st
         seed_d2: key data ``(d, 2)`` uint32, which all states share.
         scale_vd: float32.
     """
-    states: list[dict[str, Any]] = [{} for _ in scale_vd]
+    adapters: list[dict[str, Any]] = [{} for _ in scale_vd]
     for site in sites:
         seeds = _site_seeds(site, seed_d2)
         shared = Shared(jnp.moveaxis(seeds, 0, -2))
         vectors = None if site.is_matrix else _vectors(site, seeds)
-        for state, scale_d in zip(states, scale_vd, strict=True):
+        for adapter, scale_d in zip(adapters, scale_vd, strict=True):
             if vectors is None:
                 scales = jnp.broadcast_to(scale_d, (*site.lead, len(scale_d)))
-                state[site.path] = Seeded(shared, scales)
+                adapter[site.path] = Seeded(shared, scales)
             else:
-                state[site.path] = jnp.einsum("d,d...->...", scale_d, vectors)
-    return [nest(state) for state in states]
+                adapter[site.path] = jnp.einsum("d,d...->...", scale_d, vectors)
+    return [nest(adapter) for adapter in adapters]
 
 
 def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:

@@ -16,17 +16,17 @@ from zojax.models.layers import Seeded, Shared, is_shared
 Tree = Any
 
 
-def stack_variants(states: Sequence[Tree]) -> Tree:
-    """Stacks states of one subspace into slots 1, 2, …; slot 0 is all zeros: the base model.
+def stack_variants(adapters: Sequence[Tree]) -> Tree:
+    """Stacks adapters of one subspace into slots 1, 2, …; slot 0 is all zeros: the base model.
 
-    What is :class:`zojax.models.layers.Shared` must be the very same array in all states, since
+    What is :class:`zojax.models.layers.Shared` must be the very same array in all adapters, since
     one of them stands for all.
 
     Args:
-        states: of one form.
+        adapters: of one form.
 
     Raises:
-        ValueError: states that share arrays among themselves, but not with each other.
+        ValueError: adapters that share arrays among themselves, but not with each other.
         TypeError: what is shared in one is not in another.
 
     Example:
@@ -42,7 +42,7 @@ def stack_variants(states: Sequence[Tree]) -> Tree:
             raise ValueError("variants of one step share one V: these have each their own")
         return leaves[0]
 
-    return jax.tree.map(stack, *states, is_leaf=is_shared)
+    return jax.tree.map(stack, *adapters, is_leaf=is_shared)
 
 
 def num_variants(variants: Tree) -> int:
@@ -55,8 +55,8 @@ def num_variants(variants: Tree) -> int:
     return next((leaf.shape[0] - 1 for leaf in leaves if not is_shared(leaf)), 1)
 
 
-def own_arrays(state: Tree) -> Tree:
-    """The state with plain factors U and V, to look at or to put into a pool.
+def own_arrays(adapter: Tree) -> Tree:
+    """The adapter with plain factors U and V, to look at or to put into a pool.
 
     Seeded directions stay as they are.
 
@@ -65,6 +65,6 @@ def own_arrays(state: Tree) -> Tree:
     """
     return jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, Shared) else leaf,
-        state,
+        adapter,
         is_leaf=lambda node: isinstance(node, Shared | Seeded),
     )

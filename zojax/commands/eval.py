@@ -174,8 +174,8 @@ def evaluate_config(
     _tell(console, *data.splits.notes)
     with console.status("loading the model"):
         model = load_model(config)
-        state = {} if adapter is None else load_lora(adapter, model)
-    summary = _evaluate(config, data, model, lambda state: state, state, console, predictions)
+        lora = {} if adapter is None else load_lora(adapter, model)
+    summary = _evaluate(config, data, model, lambda carry: carry, lora, console, predictions)
     return summary if adapter is None else {"adapter": str(adapter), **summary}
 
 

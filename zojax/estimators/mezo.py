@@ -52,9 +52,9 @@ def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Any]:
         lengths = jnp.array([[epsilon], [-epsilon]])
         return [
-            state
+            adapter
             for query in range(num_queries)
-            for state in along(sites, subspace[SEEDS][query : query + 1], lengths)
+            for adapter in along(sites, subspace[SEEDS][query : query + 1], lengths)
         ]
 
     def gradient(

@@ -43,17 +43,17 @@ class Lora(NamedTuple):
     worst: tuple[str, float]
 
 
-def trained_paths(state: Mapping[str, Any], folded: Iterable[str] = ()) -> set[WeightPath]:
+def trained_paths(adapter: Mapping[str, Any], folded: Iterable[str] = ()) -> set[WeightPath]:
     """The paths of the weights that a run's adapter states and folds move.
 
     Args:
-        state: arrays or shapes, without a slot axis.
+        adapter: arrays or shapes, without a slot axis.
         folded: as :class:`zojax.adapters.Space` has it.
 
     >>> sorted(trained_paths({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
     [('fc1', 'bias'), ('fc1', 'weight'), ('norm', 'bias')]
     """
-    leaves = traverse_util.flatten_dict(state)
+    leaves = traverse_util.flatten_dict(adapter)
     beside = {path[:-1] if path[-1] in ("u", "v") else path for path in leaves}
     return beside | {tuple(path.split("/")) for path in folded}
 
@@ -74,15 +74,15 @@ def check_linear(trained: Iterable[WeightPath], locations: Mapping[str, Location
 
 
 def named_factors(
-    state: Mapping[str, Any], locations: Mapping[str, Location]
+    adapter: Mapping[str, Any], locations: Mapping[str, Location]
 ) -> dict[str, Factors]:
-    """A state's own factors at every linear layer, by the layer's name, on the host in float32.
+    """An adapter's own factors at every linear layer, by the layer's name, on the host in float32.
 
     Args:
-        state: without a slot axis.
-        locations: as for :func:`check_linear`, which must have passed the state's.
+        adapter: without a slot axis.
+        locations: as for :func:`check_linear`, which must have passed the adapter's.
     """
-    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(state)))
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     host = {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
     factors = {}
     for module, (path, layer) in locations.items():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zojax.adapters.merge import merge_state
+from zojax.adapters.merge import merge_adapter
 from zojax.config import Config, from_dict, to_dict
 from zojax.distributed import shardings_of
 from zojax.errors import InputError
@@ -214,7 +214,7 @@ def merge(owned: OwnedWeights, state: TrainState, method: Method, key: jax.Array
         if method.fold is not None and not is_behind_fold:
             owned, state = next_interval(owned, state, key, method=method)
         adapter = method.estimator.space.adapter(state.params, state.subspace)
-        return merge_state(owned.weights, adapter)
+        return merge_adapter(owned.weights, adapter)
 
     widened = OwnedWeights(dequantise(owned.weights))
     return jax.jit(fold_and_merge, donate_argnums=0)(widened, state, key)
