@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests.rough_models import PRE_LN, STYLES
 from zojax.adapters import AdapterPool, stack_variants, trainable_sites
 from zojax.adapters.lora import linear_locations, load_lora
 from zojax.errors import InputError
@@ -18,29 +19,15 @@ from zojax.hub import load
 from zojax.hub.saving import save_tensors
 from zojax.hub.tensor_names import tensor_shapes
 from zojax.models import Model
-from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, pack, score, shape_needed
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-BASE = OPTConfig(
-    vocab_size=61,
-    hidden_size=24,
-    num_hidden_layers=3,
-    num_attention_heads=3,
-    ffn_dim=40,
-    max_position_embeddings=48,
-    word_embed_proj_dim=24,
-)
-STYLES = {
-    "pre-LN": BASE,
-    "as 350M": dataclasses.replace(BASE, word_embed_proj_dim=16, do_layer_norm_before=False),
-}
 LOGIT_TOLERANCE = 2e-4
 RNG = np.random.default_rng(0)
-SEQUENCES = [RNG.integers(3, BASE.vocab_size, n).astype(np.int32) for n in (1, 5, 12)]
+SEQUENCES = [RNG.integers(3, PRE_LN.vocab_size, n).astype(np.int32) for n in (1, 5, 12)]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +77,7 @@ def filled(state, model: Model, rank: int = 8):
 
 def our_logits(model: Model, state) -> np.ndarray:
     """The same from zojax's scoring, under the adapter state in slot 1."""
-    vocabulary = tuple(np.array([token], np.int32) for token in range(BASE.vocab_size))
+    vocabulary = tuple(np.array([token], np.int32) for token in range(PRE_LN.vocab_size))
     items = [Item(tokens, vocabulary) for tokens in SEQUENCES]
     pages = pack(items, shape_needed(items))
     pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))

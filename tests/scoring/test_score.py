@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.rough_models import PRE_LN, STYLES
 from zojax.adapters import (
     adapter_state,
     along,
@@ -29,21 +30,12 @@ from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-BASE = OPTConfig(
-    vocab_size=97,
-    hidden_size=24,
-    num_hidden_layers=3,
-    num_attention_heads=3,
-    ffn_dim=40,
-    max_position_embeddings=48,
-    word_embed_proj_dim=24,
-)
 SHAPES = {
-    "pre-LN, odd heads": BASE,
-    "as 350M": dataclasses.replace(BASE, word_embed_proj_dim=16, do_layer_norm_before=False),
-    "untied head": dataclasses.replace(BASE, tie_word_embeddings=False),
-    "one head": dataclasses.replace(BASE, num_attention_heads=1),
-    "without biases": dataclasses.replace(BASE, enable_bias=False),
+    "pre-LN, odd heads": PRE_LN,
+    "as 350M": STYLES["as 350M"],
+    "untied head": dataclasses.replace(PRE_LN, tie_word_embeddings=False),
+    "one head": dataclasses.replace(PRE_LN, num_attention_heads=1),
+    "without biases": dataclasses.replace(PRE_LN, enable_bias=False),
 }
 # Both sides compute in float32 and sum in other orders; logits here are of the order of 1.
 LOGIT_TOLERANCE = 2e-4
@@ -87,7 +79,7 @@ def reference_logprobs(model: Model, weights, directory, sequences) -> list[np.n
 
 def random_sequences(lengths, seed=0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [rng.integers(3, BASE.vocab_size, n).astype(np.int32) for n in lengths]
+    return [rng.integers(3, PRE_LN.vocab_size, n).astype(np.int32) for n in lengths]
 
 
 def full_span(tokens: np.ndarray) -> Item:
@@ -125,7 +117,7 @@ def gold(reference_tv: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def test_packed_pages_score_as_transformers_does(model, tmp_path):
-    longest = BASE.max_position_embeddings
+    longest = PRE_LN.max_position_embeddings
     sequences = random_sequences([2, 3, 17, longest, 9, 5])
     items = [full_span(tokens) for tokens in sequences]
     [ours] = scored_by_example(model, {}, items)
@@ -135,7 +127,7 @@ def test_packed_pages_score_as_transformers_does(model, tmp_path):
 
 
 def test_candidate_trees_score_as_each_candidate_alone_in_transformers(model, tmp_path):
-    prompts = random_sequences([1, 4, 11, BASE.max_position_embeddings - 5])
+    prompts = random_sequences([1, 4, 11, PRE_LN.max_position_embeddings - 5])
     tails = random_sequences([1, 3, 1, 2, 5, 4, 1, 1], seed=5)
     items = [Item(prompt, (tails[2 * i], tails[2 * i + 1])) for i, prompt in enumerate(prompts)]
     [ours] = scored_by_example(model, {}, items)

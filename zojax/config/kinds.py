@@ -18,8 +18,8 @@ class Kinds:
 
     Pydantic closes its own discriminated unions when the class that holds one is made. This one
     stays open: whoever brings another kind registers its class, and every configuration then takes
-    it. It stands in an annotation, ``Annotated[Any, kinds]``. The kind that is registered first is
-    the one that is meant where no name is given.
+    it. It stands in an annotation, ``Annotated[Known, kinds]``, whose type is for checkers alone.
+    The kind that is registered first is the one that is meant where no name is given.
 
     Attributes:
         part: of the configuration; for messages.
