@@ -120,6 +120,29 @@ def test_orbax_is_not_imported_without_need_and_says_nothing(on_meshes):
     assert err == ""
 
 
+NEVER_BEGUN = """
+from zojax.checkpoints import arrays
+arrays._orbax()
+
+class ArrayHandler:
+    async def _deserialize(self): ...
+
+async def _read_array_index_and_device_put(): ...
+async def handle_request(): ...
+
+for coroutine in (ArrayHandler()._deserialize(), _read_array_index_and_device_put()):
+    del coroutine  # as Python collects those that a failed read beside them left in a closed loop
+handle_request()
+"""
+
+
+def test_reads_that_never_began_are_not_told_but_coroutines_of_others_are():
+    _, err = run_child(NEVER_BEGUN).communicate(timeout=60)
+    assert [line for line in err.splitlines() if "never awaited" in line] == [
+        "<string>:13: RuntimeWarning: coroutine 'handle_request' was never awaited"
+    ]
+
+
 def test_what_one_of_several_processes_reads_otherwise_no_process_goes_on_with(run, tmp_path):
     """The second has copies of its own: whole; of the state, or of a matrix that each splits over
     its own devices, with a bit flipped; and cut.

@@ -188,12 +188,16 @@ def _orbax() -> Any:
 def _silence() -> None:
     """Keeps from the user what Orbax logs for its developers; what fails is told by us, once.
 
-    When a read or write fails, those beside it go on, and asyncio finds nobody to tell of them.
+    When a read or write fails, those beside it go on, or never begin, and asyncio finds nobody to
+    tell of them. Python warns of the latter wherever it happens to collect them, in any module:
+    they are known by their names alone.
     """
     theirs = re.compile("orbax|OCDBT|tensorstore|Event loop is closed", re.IGNORECASE)
     logging.getLogger("absl").addFilter(lambda record: not theirs.search(record.pathname))
     logging.getLogger("asyncio").addFilter(lambda record: not theirs.search(record.getMessage()))
     warnings.filterwarnings("ignore", module="orbax")
+    never_begun = r"coroutine '.*(read|write|serialize|open|create).*' was never awaited"
+    warnings.filterwarnings("ignore", never_begun, RuntimeWarning)
     previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
