@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Iterable
 
+from zojax.text import plain
+
 BAD_INPUT = 2
 """The exit code of an :class:`InputError`, whose text alone the command line prints."""
 
@@ -21,12 +23,12 @@ class InputError(ValueError):
 
 
 def as_line(error: BaseException) -> str:
-    r"""An error's text in one line.
+    r"""An error's text in one line, in which nothing acts on the terminal.
 
-    >>> as_line(InputError("of two\nlines"))
-    'of two lines'
+    >>> print(as_line(InputError("of two\nlines \x1b[31m")))
+    of two lines \x1b[31m
     """
-    return " ".join(str(error).splitlines())
+    return plain(" ".join(str(error).splitlines()))
 
 
 def first_few(names: Iterable[object], most: int = 10, longest: int = 40) -> str:
@@ -37,6 +39,5 @@ def first_few(names: Iterable[object], most: int = 10, longest: int = 40) -> str
     >>> first_few(["a header that is a sentence"], longest=10)
     'a header …'
     """
-    texts = [str(name) for name in itertools.islice(names, most + 1)]
-    short = [text if len(text) <= longest else f"{text[: longest - 1]}…" for text in texts[:most]]
-    return ", ".join([*short, "…"] if len(texts) > most else short)
+    texts = [plain(name, longest) for name in itertools.islice(names, most + 1)]
+    return ", ".join([*texts[:most], "…"] if len(texts) > most else texts)

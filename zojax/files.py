@@ -1,4 +1,4 @@
-"""Files that are never half written, and JSON files."""
+"""Files that are never half written; :mod:`zojax.reading` reads them."""
 
 import json
 import os
@@ -36,14 +36,3 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         write_atomically(path, lines.encode())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; ``InputError`` names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds no JSON object")
-    return value

@@ -17,11 +17,11 @@ from zojax.adapters import stack_variants
 from zojax.config import DataConfig, ModelConfig, to_dict
 from zojax.exports.card import Exported, hf_card, peft_card
 from zojax.exports.export import export_run
-from zojax.files import read_json
 from zojax.generation import generate
 from zojax.hub import load_tokenizer
 from zojax.journal.file import read_journal
 from zojax.journal.replay import header_key, make_replay
+from zojax.reading import read_json
 from zojax.runs import run_dir
 from zojax.runs.setup import load_data, load_model
 from zojax.scoring import candidate_scores, pack, score, shape_needed

@@ -42,10 +42,11 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
 )
-from zojax.files import read_json, write_json
+from zojax.files import write_json
 from zojax.hub import save
 from zojax.models import content_hash, random_model
 from zojax.models.opt import OPTConfig
+from zojax.reading import read_json
 from zojax.runs import run_dir
 from zojax.runs import train as training
 

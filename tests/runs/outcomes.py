@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from zojax.files import read_json
 from zojax.journal.file import read_journal
+from zojax.reading import read_json
 from zojax.runs import run_dir
 
 _OF_RESULT = ("steps", "skipped_steps", "eval_accuracy", "eval_examples")

@@ -7,8 +7,9 @@ import pytest
 
 from zojax.config import Config, ModelConfig, RunConfig, apply_overrides, to_dict
 from zojax.errors import InputError
-from zojax.files import read_json, write_atomically, write_json
+from zojax.files import write_atomically, write_json
 from zojax.journal.file import JOURNAL
+from zojax.reading import read_json
 from zojax.runs import lock
 from zojax.runs.run_dir import CONFIG, holds_run, read_config, remove_partials, set_aside
 

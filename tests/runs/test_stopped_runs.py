@@ -13,10 +13,10 @@ from tests.runs.outcomes import outcome
 from zojax.config import Config, apply_overrides
 from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.evaluation import evaluate
-from zojax.files import read_json
 from zojax.programs import stopping
 from zojax.programs.compiling import Executables, PendingProgram
 from zojax.programs.stopping import Stop, Stopped
+from zojax.reading import read_json
 from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
 from zojax.runs import rebuild as rebuilding

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zojax.errors import InputError
-from zojax.files import read_json
+from zojax.reading import read_json
 
 CONFIG = "adapter_config.json"
 

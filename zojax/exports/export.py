@@ -16,11 +16,11 @@ from rich.console import Console
 from zojax.errors import InputError
 from zojax.exports.card import Exported, journal_card
 from zojax.exports.model import export_hf, export_peft
-from zojax.files import read_json
 from zojax.hub.checkpoint_files import DTYPES
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records
 from zojax.models.precision import precision_of
+from zojax.reading import read_json
 from zojax.reporting.progress import Progress, read_progress
 from zojax.runs import run_dir
 from zojax.training.schedules import learning_rates

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from zojax.errors import InputError
-from zojax.files import read_json
+from zojax.reading import read_json
 
 DTYPES = {
     "float32": jnp.dtype("float32"),

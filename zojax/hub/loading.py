@@ -17,7 +17,6 @@ import numpy as np
 from flax import traverse_util
 
 from zojax.errors import InputError
-from zojax.files import read_json
 from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
@@ -33,6 +32,7 @@ from zojax.models.precision import (
     quantise,
 )
 from zojax.models.registry import parse_config
+from zojax.reading import read_json
 
 _PIECE_BYTES = 32 << 20
 _HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from zojax.files import read_json, write_json
+from zojax.files import write_json
 from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import WEIGHT_PATTERNS
 from zojax.hub.tensor_names import hf_names, tensor_shapes
@@ -21,6 +21,7 @@ from zojax.models.family import DecoderConfig
 from zojax.models.model import Model
 from zojax.models.precision import TreePath
 from zojax.models.registry import family_of
+from zojax.reading import read_json
 
 _MAX_SHARD_BYTES = 5_000_000_000
 

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from zojax.files import read_json, write_json
+from zojax.files import write_json
+from zojax.reading import read_json
 from zojax.tasks.task import Metric
 
 PROGRESS = "progress.json"

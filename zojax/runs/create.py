@@ -10,8 +10,9 @@ from zojax import __version__
 from zojax.config import Config, to_dict
 from zojax.distributed import processes
 from zojax.errors import InputError
-from zojax.files import read_json, write_json
+from zojax.files import write_json
 from zojax.journal.file import JournalWriter
+from zojax.reading import read_json
 from zojax.runs import lock, run_dir
 from zojax.runs.setup import Run
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
-from zojax.files import read_json
 from zojax.journal.file import JOURNAL
+from zojax.reading import read_json
 from zojax.reporting.curves import CURVES
 from zojax.reporting.metrics import METRICS
 from zojax.reporting.progress import PROGRESS

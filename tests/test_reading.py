@@ -1,0 +1,73 @@
+"""Reading: whatever stands in a file, it is a value within limits or one clear line."""
+
+import json
+import os
+
+import pytest
+
+from zojax.errors import InputError
+from zojax.reading import MAX_DEPTH, parse_json, read_bytes, read_json, validate
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (nested(MAX_DEPTH + 2), "nested deeper"),
+        (nested(100_000), "nested deeper"),
+        ('{"a":' * 100_000 + "1" + "}" * 100_000, "nested deeper"),
+        ("9" * 5_000, "5000 digits"),
+        (str(1 << 64), "64 bits"),
+        ("NaN", "NaN is no number"),
+        ("[-Infinity]", "-Infinity is no number"),
+        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        (r'"\ud800"', r"'\ud800' is half a character"),
+        (r'{"\udfff": 1}', "half a character"),
+        (b"\xff", "not UTF-8"),
+        ("", "not JSON"),
+        ('{"a": 1', "not JSON"),
+    ],
+)
+def test_what_is_no_plain_json_is_one_line(text, reason):
+    with pytest.raises(InputError, match=r"^x\.json: ") as refused:
+        parse_json(text, "x.json")
+    assert reason in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_is_json_is_read_as_it_is():
+    value = {"a": [1, -2.5, None, True, "é\U0001f600\u200d"], "b": {"c": {}}, "d": (1 << 64) - 1}
+    assert parse_json(json.dumps(value), "x") == value
+    assert parse_json(nested(MAX_DEPTH), "x")
+    assert parse_json('\ufeff{"a": 1}'.encode(), "x") == {"a": 1}
+
+
+def test_what_is_no_regular_file_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "large").write_bytes(bytes(11))
+    cases = {
+        "fifo": "not a regular file",
+        "link": "not a regular file",
+        "": "not a regular file",
+        "absent": "No such file",
+        "large": "11 bytes, more than 10",
+        "n" * 300: "too long",
+        "zero\0byte": "null byte",
+    }
+    for name, reason in cases.items():
+        with pytest.raises(InputError, match=reason) as refused:
+            read_bytes(tmp_path / name, most=10)
+        assert "\0" not in str(refused.value)
+
+
+def test_a_file_of_another_type_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="holds no JSON object"):
+        read_json(path)
+    with pytest.raises(InputError, match=r"x: a\.0: .*\(it is 'one'\)"):
+        validate(dict[str, list[int]], {"a": ["one"]}, "x")

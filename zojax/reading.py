@@ -1,0 +1,176 @@
+"""How any file is read: bounded in size and depth, held to a schema, with one kind of error.
+
+A file may be cut off, forged, another program's, or a device that never ends. Every reader of the
+package takes its bytes, its JSON and its types from here, so that each limit stands once.
+"""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from zojax.errors import InputError
+from zojax.text import plain
+
+T = TypeVar("T")
+
+MAX_JSON_BYTES = 64 << 20
+"""Of a JSON file, unless its reader says otherwise; tokenizers have the largest, of some 20 MB."""
+
+MAX_DEPTH = 64
+"""Of nested lists and objects in JSON."""
+
+_INTEGERS = range(-(1 << 63), 1 << 64)
+
+
+def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: of the file. A link is followed; a directory, FIFO or device is refused unread.
+        most: bytes that it may have.
+
+    Raises:
+        InputError: no such file, not one, too large, or unreadable; names it and why.
+    """
+    try:
+        status = path.stat()  # before it is opened: a FIFO would wait for a writer
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{plain(path)}: is not a regular file")
+        if status.st_size > most:
+            raise InputError(f"{plain(path)}: has {status.st_size:,} bytes, more than {most:,}")
+        with path.open("rb") as file:
+            return file.read(most)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{plain(path, 200)}: cannot be read ({reason})") from None
+
+
+def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        text: UTF-8 if bytes.
+        place: names it in errors: a file, or a file and a line.
+        allow_nan: whether Python's NaN and Infinity, which are no JSON, may stand in it.
+
+    Raises:
+        InputError: no JSON; nested deeper than :data:`MAX_DEPTH`; an integer of more than 64 bits;
+            the same key twice in an object; a string that is not Unicode.
+
+    >>> parse_json('{"a": [1, null]}', "x.json")
+    {'a': [1, None]}
+    """
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(
+            decoded,
+            parse_int=_integer,
+            parse_constant=None if allow_nan else _no_constant,
+            object_pairs_hook=_unique,
+        )
+        _check_values(value)
+    except RecursionError:
+        raise InputError(f"{plain(place)}: nested deeper than {MAX_DEPTH}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{plain(place)}: is not UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise InputError(f"{plain(place)}: is not JSON ({plain(error, 200)})") from None
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or (value := int(digits)) not in _INTEGERS:
+        raise ValueError(f"an integer of {len(digits)} digits, more than 64 bits hold")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {plain(twice, 40)!r} stands twice in an object")
+    return value
+
+
+def _check_values(value: Any) -> None:
+    """Raises unless it is shallow and every string is Unicode (JSON can escape half a pair)."""
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise RecursionError
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                _check_unicode(item)
+            elif isinstance(item, dict):
+                for name in item:
+                    _check_unicode(name)
+                deeper += item.values()
+            elif isinstance(item, list):
+                deeper += item
+        level, depth = deeper, depth + 1
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise ValueError(f"{half} is half a character") from None
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+        path: of a regular file.
+        most: bytes that it may have.
+
+    Raises:
+        InputError: as :func:`read_bytes` and :func:`parse_json`; or it holds no object.
+    """
+    value = parse_json(read_bytes(path, most), str(path))
+    if not isinstance(value, dict):
+        raise InputError(f"{plain(path)}: holds no JSON object")
+    return value
+
+
+def validate(schema: type[T], value: Any, place: str) -> T:
+    """A value that was read, held to a schema.
+
+    Args:
+        schema: what pydantic can check: a TypedDict, a dataclass, ``dict[int, float]``. Strict or
+            not is its own choice.
+        value: from :func:`parse_json`, say.
+        place: names it in errors.
+
+    Raises:
+        InputError: one line: the place, the field, what it is, and what it should be.
+
+    >>> validate(dict[str, float], {"a": 1}, "x.json")
+    {'a': 1.0}
+    """
+    try:
+        return TypeAdapter(schema).validate_python(value)
+    except (ValidationError, RecursionError) as error:
+        raise InputError(f"{plain(place)}: {_first(error)}") from None
+
+
+def _first(error: ValidationError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    first = error.errors(include_url=False)[0]
+    where = plain(".".join(map(str, first["loc"])), 100)
+    given = "" if first["type"] == "missing" else f" (it is {plain(repr(first['input']), 60)})"
+    what = plain(first["msg"], 200)
+    return f"{where}: {what}{given}" if where else f"{what}{given}"

@@ -1,0 +1,48 @@
+"""Text from files, settings and the command line, made fit for a terminal or a Markdown page.
+
+What a file names may hold escape sequences, line breaks, marks that turn the writing direction, or
+markup. All of it is printed through here, so that it is seen and does nothing.
+"""
+
+import re
+import unicodedata
+
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of what is not seen: controls, formats, surrogates, unassigned, line separators."""
+
+_JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#+\-.!|&~$:@/]")
+
+
+def plain(text: object, longest: int | None = None) -> str:
+    r"""Text as one line in which nothing acts: what is not seen is written as Python escapes it.
+
+    Args:
+        text: anything; its ``str`` is taken.
+        longest: characters at the most; what is longer ends in an ellipsis.
+
+    >>> print(plain("a\x1b[31mred\nline\u202e"))
+    a\x1b[31mred\nline\u202e
+    >>> plain("a name that does not end", longest=10)
+    'a name th…'
+    """
+    whole = str(text)
+    cut = whole if longest is None or len(whole) <= longest else f"{whole[: longest - 1]}…"
+    if cut.isprintable():
+        return cut
+    return "".join(_seen(character) for character in cut)
+
+
+def _seen(character: str) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in _UNSAFE:
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def markdown(text: object) -> str:
+    r"""Text that a Markdown page shows as it is: one line, no markup, no HTML, no link.
+
+    >>> markdown("<b>a_b</b>\n# c")
+    '\\<b\\>a\\_b\\<\\/b\\>\\\\n\\# c'
+    """
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", plain(text))
