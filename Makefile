@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test plan-test scale crash-test bits-test lint bench bench-methods clean
+.PHONY: help demo test test-long plan-test scale crash-test bits-test lint bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
@@ -28,6 +28,9 @@ demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
 
 test: $(VENV)/.test  ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-long: $(VENV)/.test  ## run all tests, and all cases of the hostile ones (an hour)
+	@ZOJAX_LONG=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # XLA's compilers for machines that are not here: a gigabyte or more each, and one an environment.
 .venv-plan-%/.done: pyproject.toml
