@@ -130,7 +130,7 @@ class Block(nnx.Module):
 class Mistral(nnx.Module):
     def __init__(self, config, *, precision=FLOAT32, rngs=None):
         rngs = nnx.Rngs(0) if rngs is None else rngs
-        self.num_layers = config.num_hidden_layers
+        self.num_layers, self.scan_layers = config.num_hidden_layers, False
         rows, d, dtype = config.vocab_size, config.hidden_size, precision.dtype
         self.embed_tokens = Embedding(rows, d, dtype=dtype, rngs=rngs)
         self.lm_head = Embedding(rows, d, dtype=dtype, rngs=rngs)

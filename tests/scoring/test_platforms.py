@@ -12,6 +12,7 @@ from jax.export import DisabledSafetyCheck, export
 
 from zojax.models import Model, abstract_model
 from zojax.models.layers import Linear
+from zojax.models.model import with_scanned_layers
 from zojax.models.precision import FLOAT32
 from zojax.scoring import from_span, pack, repeat_for_slots, score, shape_needed
 
@@ -41,6 +42,12 @@ def test_gpus_have_each_layer_by_itself_and_score_as_the_loop_over_the_layers_do
     unrolled, theirs = lowered(rough_model, "cuda")
     assert ("stablehlo.while" in looped, "stablehlo.while" in unrolled) == (True, False)
     np.testing.assert_allclose(theirs, scores, atol=TOLERANCE)
+
+
+def test_gpus_have_a_loop_over_the_layers_where_the_model_asks_for_it(rough_model):
+    looped, scores = lowered(with_scanned_layers(rough_model), "cuda")
+    assert "stablehlo.while" in looped
+    np.testing.assert_allclose(scores, lowered(rough_model, "cpu")[1], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -33,12 +33,14 @@ class Decoder(Protocol):
 
     Attributes:
         num_layers: of the stack.
+        scan_layers: whether they are a loop on GPUs, too.
         layers: every block, stacked on the leading axis.
         embed_tokens: the table of tokens.
         lm_head: None where the head is that table.
     """
 
     num_layers: int
+    scan_layers: bool
     layers: Any
     embed_tokens: Embedding
     lm_head: Embedding | None
@@ -110,7 +112,7 @@ def run_layers(
 
     cache = forward.cache
     is_int8 = any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(stacked))
-    if cache is not None or is_int8:
+    if cache is not None or is_int8 or model.scan_layers:
         # Decoding is a loop itself, in which each slice is copied; and XLA would turn all int8
         # matrices into what they are multiplied in, at the same time.
         x_ptn, cache = scan(x_ptn, cache)

@@ -59,6 +59,20 @@ def random_model(config: DecoderConfig, seed: int = 0, dtype: Any = jnp.float32)
     return Model(config, abstract(config)[0], initialise(jax.random.key(seed)))
 
 
+def with_scanned_layers(model: Model) -> Model:
+    """The same model, whose layers are a loop on every device.
+
+    On GPUs each layer has instructions of its own otherwise, which take longer to compile, the
+    longer the deeper the model is; in a loop, XLA copies each layer's weights at every step.
+
+    Args:
+        model: with weights, or with their shapes.
+    """
+    module: Any = nnx.merge(model.graphdef, model.weights)
+    module.scan_layers = True
+    return dataclasses.replace(model, graphdef=nnx.split(module)[0])
+
+
 def abstract_model(
     config: DecoderConfig,
     *,

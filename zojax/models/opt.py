@@ -197,7 +197,7 @@ class OPT(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ):
         rngs = nnx.Rngs(0) if rngs is None else rngs
-        self.num_layers = config.num_hidden_layers
+        self.num_layers, self.scan_layers = config.num_hidden_layers, False
         d, width = config.hidden_size, config.word_embed_proj_dim
         rows = config.max_position_embeddings + POSITION_OFFSET
         dtype, whole = precision.dtype, dataclasses.replace(precision, int8=False)

@@ -20,7 +20,7 @@ from zojax.models.model import weight_sharding
 from zojax.planning import hlo, traffic
 from zojax.planning.products import EXACT, HIGH, count_products
 from zojax.planning.shapes import RunShapes, bytes_of, run_shapes, widen_pages
-from zojax.planning.targets import Target, devices_of
+from zojax.planning.targets import Chip, Target, devices_of
 from zojax.programs.compiling import cancelled_at_end
 from zojax.runs.chunks import compile_programs
 from zojax.runs.layout import layout_on
@@ -212,7 +212,7 @@ def make_plan(
         shapes.run.method.interval,
         step,
         fold,
-        _bound(shapes, target, step, fold),
+        bound_of(shapes, target.chip, step, fold),
         seconds,
         refusal,
         next(iter(compiled.batches)).tokens,
@@ -263,6 +263,17 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
     with cancelled_at_end(programs):  # of the fold, if XLA refuses the step
         [step] = programs.step.values()
         fold = programs.fold and programs.fold.get().program
+    return look_at(shapes, step, fold)
+
+
+def look_at(shapes: RunShapes, step: Any, fold: Any | None) -> tuple[Planned, Planned | None]:
+    """What a run's compiled programs take of a device, here or not.
+
+    Args:
+        shapes: that they were compiled for.
+        step: the executable of a step.
+        fold: of an interval's end, if there is one.
+    """
     shares = matrix_shares(shapes)
     # A fold moves a table as it moves a layer: by a product that is as large as that matrix.
     by_matrix = [share if len(share) == 3 else (1, *share) for share in shares]
@@ -302,8 +313,16 @@ def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
     return sorted(shares)
 
 
-def _bound(shapes: RunShapes, target: Target, step: Planned | None, fold: Planned | None) -> Bound:
-    run, chip = shapes.run, target.chip
+def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned | None) -> Bound:
+    """What a run's step takes at the least.
+
+    Args:
+        shapes: of the run.
+        chip: every device that it runs on.
+        step: as compiled; None counts neither copies nor exchanges.
+        fold: likewise; None counts no fold.
+    """
+    run = shapes.run
     assert not isinstance(run.objective, GeneratedObjective), "of which there are no shapes"
     traced = jax.make_jaxpr(
         functools.partial(train_step, method=run.method, objective=run.objective)

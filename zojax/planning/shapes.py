@@ -14,7 +14,7 @@ from zojax.errors import InputError, first_few
 from zojax.hub import read_config
 from zojax.models import abstract_model
 from zojax.models.family import DecoderConfig
-from zojax.models.model import weight_sharding
+from zojax.models.model import weight_sharding, with_scanned_layers
 from zojax.models.registry import PUBLISHED, SHAPES
 from zojax.runs.setup import Data, Run, make_train_source
 from zojax.scoring import Item
@@ -133,6 +133,7 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
         sharding=weight_sharding(layout, model),
         exact=config.model.activations == "float32",
     )
+    base = with_scanned_layers(base) if config.model.scan_layers else base
     splits: Any = Splits([], [], [], task)
     no_tokenizer: Any = None
     scorer = make_scorer(config, task, items, base)

@@ -224,8 +224,8 @@ def devices_of(target: Target) -> list[Any]:
     Raises:
         InputError: the compiler is not installed.
     """
-    module = "libtpu" if target.chip.gpu is None else "jax_cuda12_plugin"
-    if importlib.util.find_spec(module) is None:
+    modules = ["libtpu"] if target.chip.gpu is None else ["jax_cuda12_plugin", "jax_cuda13_plugin"]
+    if not any(map(importlib.util.find_spec, modules)):
         raise InputError(
             f"--target {target.name}: the compiler for {target.chip.name} is not installed; "
             f"pip install 'zojax[{target.chip.extra}]', in an environment of its own"

@@ -16,7 +16,7 @@ from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
 from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
-from zojax.models.model import weight_sharding
+from zojax.models.model import weight_sharding, with_scanned_layers
 from zojax.runs.layout import choose_layout
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
@@ -196,13 +196,14 @@ def prepare(config: Config, console: Console) -> Run:
 
 def load_model(config: Config) -> Model:
     """The base model in the dtype that the run wants, on the devices that it wants."""
-    model, layout = config.model, choose_layout(config)
-    return load(
-        model.path,
-        dtype=jnp.dtype(model.dtype),
-        sharding=weight_sharding(layout, read_config(model.path)),
-        exact=model.activations == "float32",
+    settings, layout = config.model, choose_layout(config)
+    model = load(
+        settings.path,
+        dtype=jnp.dtype(settings.dtype),
+        sharding=weight_sharding(layout, read_config(settings.path)),
+        exact=settings.activations == "float32",
     )
+    return with_scanned_layers(model) if settings.scan_layers else model
 
 
 def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
