@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test test-long plan-test scale crash-test bits-test lint bench bench-methods clean
+.PHONY: help demo test test-long plan-test scale crash-test bits-test lint accelerator rehearse bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
@@ -65,6 +65,13 @@ lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
+
+MINUTES ?= 8
+accelerator:  ## measure this machine's GPU or TPU (MINUTES=8), with the Python and jax that are there
+	@$(PYTHON) benchmarks/accelerator.py --minutes $(MINUTES)
+
+rehearse: $(VENV)/.test  ## the same at tiny sizes on a CPU
+	@JAX_PLATFORMS=cpu $(BIN)/python benchmarks/accelerator.py --rehearse --output build/rehearsal
 
 DATA ?= stanfordnlp/sst2
 TOKENIZER ?=

@@ -44,8 +44,8 @@ def by_name(tree: Any) -> Tensors:
 
 
 @torch.inference_mode()
-def loss(model: OPTForCausalLM, items: Sequence[Item]) -> float:
-    """Cross-entropy over the candidates' mean token log-probabilities.
+def scores(model: OPTForCausalLM, items: Sequence[Item]) -> torch.Tensor:
+    """The candidates' mean token log-probabilities ``(items, candidates)``.
 
     Candidates that differ in their last token alone are read off the same row.
     """
@@ -58,13 +58,18 @@ def loss(model: OPTForCausalLM, items: Sequence[Item]) -> float:
         tokens_rt[row, : len(tokens)] = torch.tensor(tokens)
         mask_rt[row, : len(tokens)] = 1
     hidden_rtn = model.model(input_ids=tokens_rt, attention_mask=mask_rt).last_hidden_state
-    scores = []
+    means = []
     for prompt, tail in candidates:
         row, first = rows[tuple(prompt + tail[:-1])], len(prompt) - 1
         logits_cv = model.lm_head(hidden_rtn[row, first : first + len(tail)])
-        scores.append(logits_cv.log_softmax(-1)[torch.arange(len(tail)), tail].mean())
+        means.append(logits_cv.log_softmax(-1)[torch.arange(len(tail)), tail].mean())
+    return torch.stack(means).view(len(items), -1)
+
+
+def loss(model: OPTForCausalLM, items: Sequence[Item]) -> float:
+    """Cross-entropy over the candidates' scores."""
     labels_b = torch.tensor([item.label for item in items])
-    return cross_entropy(torch.stack(scores).view(len(items), -1), labels_b).item()
+    return cross_entropy(scores(model, items), labels_b).item()
 
 
 def projected_grad(

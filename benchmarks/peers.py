@@ -69,16 +69,21 @@ def put_lora(model: OPTForCausalLM, *, rank: int = 8, alpha: float = 16.0) -> No
             setattr(layer.self_attn, name, LoRALinear(base, rank, alpha))
 
 
-def pad(items: Sequence[Item]) -> PaddedBatch:
-    """Examples with their candidates as the authors' collator lays them out."""
+def pad(items: Sequence[Item], device: str = "cpu") -> PaddedBatch:
+    """Examples with their candidates as the authors' collator lays them out, on a device."""
     rows = [(*item.prompt.tolist(), *c.tolist()) for item in items for c in item.candidates]
     longest = PAD_MULTIPLE * -(-max(map(len, rows)) // PAD_MULTIPLE)
     padding = [longest - len(row) for row in rows]
     return PaddedBatch(
-        torch.tensor([[PAD_TOKEN] * p + list(row) for p, row in zip(padding, rows, strict=True)]),
-        torch.tensor([[0] * p + [1] * len(row) for p, row in zip(padding, rows, strict=True)]),
+        torch.tensor(
+            [[PAD_TOKEN] * p + list(row) for p, row in zip(padding, rows, strict=True)],
+            device=device,
+        ),
+        torch.tensor(
+            [[0] * p + [1] * len(row) for p, row in zip(padding, rows, strict=True)], device=device
+        ),
         [len(c) for item in items for c in item.candidates],
-        torch.tensor([item.label for item in items]),
+        torch.tensor([item.label for item in items], device=device),
     )
 
 
@@ -106,10 +111,10 @@ def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
     return loss_of(logits(model, batch), batch)
 
 
-def seeded_draw(seed: int) -> Draw:
-    """Directions from torch's generator, in the order that the parameters come in."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda name, shape: torch.randn(shape, generator=generator)
+def seeded_draw(seed: int, device: str = "cpu") -> Draw:
+    """Directions from torch's generator of a device, in the order that the parameters come in."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda name, shape: torch.randn(shape, generator=generator, device=device)
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,0 +1,93 @@
+"""Parts in processes of their own: heard while they run, stopped when their time is over."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from on_device.figures import Figure, read_figures
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """A process's: it finds the checkout, and asks no hub."""
+    paths = [str(BENCHMARKS.parent), str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "HF_HUB_OFFLINE": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        **more,
+    }
+
+
+def ask_machine(seconds: float) -> dict[str, Any]:
+    """What the device is; asked in a process of its own, since whoever asks holds it."""
+    code = "import json; from on_device.device import *; print(json.dumps(describe(the_device())))"
+    command = [sys.executable, "-c", code]
+    asked = subprocess.run(
+        command, env=environment({}), capture_output=True, text=True, timeout=seconds
+    )
+    if asked.returncode:
+        sys.exit(f"accelerator.py: JAX finds no device: {asked.stderr.strip()[-300:]}")
+    return json.loads(asked.stdout.splitlines()[-1])
+
+
+def watch(
+    command: Sequence[str],
+    told: Path,
+    seconds: float,
+    more: Mapping[str, str],
+    on_figure: Callable[[Figure], None],
+) -> str:
+    """Runs a part until it ends or its time is over, and says how it ended.
+
+    Args:
+        command: of the part; it is given ``--figures`` with the file to tell its figures in.
+        told: that file; beside it stands what the part prints, if it fails.
+        seconds: after which the part is killed, with all that it has started.
+        more: variables of its environment.
+        on_figure: is given each figure once, soon after it was told.
+    """
+    log, heard, began = told.with_suffix(".log"), 0, time.monotonic()
+    told.unlink(missing_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--figures", str(told)],
+            env=environment(more),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        is_over = False
+        while not is_over:
+            is_over = process.poll() is not None or time.monotonic() - began > seconds
+            figures = read_figures(told)
+            for figure in figures[heard:]:
+                on_figure(figure)
+            heard = len(figures)
+            time.sleep(0 if is_over else 0.2)
+        code = process.poll()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    told.unlink(missing_ok=True)
+    return _outcome(code, time.monotonic() - began, log)
+
+
+def _outcome(code: int | None, seconds: float, log: Path) -> str:
+    if code is None:
+        return f"stopped after {seconds:.0f} s: its time was over; what it had told is kept"
+    if code:
+        last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+        return f"failed after {seconds:.0f} s (exit code {code}): {last[:300]}"
+    log.unlink()
+    return f"done in {seconds:.0f} s"
