@@ -39,6 +39,15 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode()
 
 
+def plain_lines(text: str) -> str:
+    r"""Text of several lines in which nothing acts.
+
+    >>> plain_lines("one\n\x1b[31mtwo")
+    'one\n\\x1b[31mtwo'
+    """
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
 def markdown(text: object) -> str:
     r"""Text that a Markdown page shows as it is: one line, no markup, no HTML, no link.
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from zojax.commands.options import COUNT, JSON, RUN, SET, SKIP_BAD, Option, check_output
 from zojax.errors import InputError
+from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zojax.config import Config
     from zojax.models import Model
     from zojax.runs.setup import Data
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from zojax.runs import run_dir
 
     keep_programs()
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if args.run and args.adapter is None:
         result = evaluate_run(
             args.run, console, args.step, overrides=args.overrides, predictions=args.predictions
@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
         result = evaluate_config(config, console, args.adapter, predictions=args.predictions)
         what = f"with {args.adapter}" if args.adapter else f"of {config.model.path}"
     if args.json:
-        print(json.dumps(result))
+        say_json(result)
     else:
         metric = result["metric"]
-        print(
+        say(
             f"held-out {metric} {100 * result[f'eval_{metric}']:.1f} % "
             f"({result['eval_examples']} examples) {what}"
         )
@@ -243,4 +243,4 @@ def _evaluate(
 
 def _tell(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES, check_output, count
 from zojax.errors import InputError
 from zojax.files import write_rows
+from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
     from zojax.generation import Generation, Sampling
     from zojax.hub.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     from zojax.programs.cache import keep_programs
 
     keep_programs()
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
     if args.run is not None:
         source = open_run(args.run, console, args.step)
@@ -138,11 +138,11 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         write_rows(args.output, summary["generations"])
     if args.json:
-        print(json.dumps(summary))
+        say_json(summary)
     elif args.output is not None:
-        print(f"{args.output}: {in_words(summary)}")
+        say(f"{args.output}: {in_words(summary)}")
     else:
-        show(summary, Console(highlight=False))
+        show(summary, make_console(highlight=False))
     return 0
 
 

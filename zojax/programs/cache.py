@@ -1,11 +1,12 @@
 """Compiled programs that are kept on disk between processes."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
+
+from zojax.printing import warn
 
 
 def keep_programs() -> None:
@@ -21,10 +22,9 @@ def keep_programs() -> None:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        print(
+        warn(
             f"zojax: compiled programs are not kept, since {directory} cannot be written "
-            f"({error.strerror}); every run compiles them anew",
-            file=sys.stderr,
+            f"({error.strerror}); every run compiles them anew"
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
