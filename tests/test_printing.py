@@ -155,6 +155,19 @@ def test_arguments_that_cannot_be_parsed_are_quoted_as_plain_text(argument, run)
     assert all(character.isprintable() or character == "\n" for character in err)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "--model", "m", "--prompt", "a\udcff"],
+        ["generate", "run", "--prompt", "a", "--stop", "\udcff"],
+        ["score", "--model", "m", "--text", "\udcff", "--candidate", "a"],
+        ["train", "--config", "c.py", "--set", "run.dir=\udcff"],
+    ],
+)
+def test_a_text_that_is_not_utf8_is_refused(arguments, run, refusal):
+    assert refusal(run(*arguments)).endswith("\\udcff: this argument is not UTF-8")
+
+
 def test_an_output_of_ascii_shows_what_it_can(monkeypatch):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))

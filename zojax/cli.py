@@ -14,7 +14,7 @@ from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
 from zojax.printing import OutputLost, end_output, warn
-from zojax.text import plain_lines
+from zojax.text import plain, plain_lines
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
     try:
+        _check_texts(args)
         return _COMMANDS[args.command].run(args)
     except InputError as error:
         warn(f"zojax: error: {as_line(error)}")
@@ -89,6 +90,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         warn("")
         warn("zojax: interrupted")
         return INTERRUPTED
+
+
+def _check_texts(args: argparse.Namespace) -> None:
+    """Raises unless what is no path is Unicode: a tokenizer, JSON or YAML will need it to be."""
+    for value in vars(args).values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not _is_unicode(text):
+                raise InputError(f"{plain(text, 200)}: this argument is not UTF-8")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Parser(argparse.ArgumentParser):
