@@ -11,10 +11,11 @@ from rich.console import Console
 from zojax.commands.export import in_words
 from zojax.commands.journal import replay_to, verify
 from zojax.errors import InputError
-from zojax.exports.export import export_run, new_directory
+from zojax.exports.export import export_run
 from zojax.files import write_json
 from zojax.hub import load
 from zojax.models import content_hash
+from zojax.outputs import new_directory
 from zojax.reading import read_json
 from zojax.reporting.progress import Progress
 from zojax.runs import run_dir

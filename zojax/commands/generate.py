@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES, check_output, count
+from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
 from zojax.errors import InputError
-from zojax.files import write_rows
+from zojax.outputs import RowsFile
 from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from zojax.models import Model
 
 Tree = Any
+
+_GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
+"""Fields of every row of ``--output``."""
+
 Prompt = tuple[str, str]
 """Where it comes from, and its text."""
 
@@ -99,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
     )
+    parser.add_argument("--overwrite", **OVERWRITE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,7 +115,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("generate: --adapter, --dtype and --bos-token-id go with --model M")
     if args.run is None and args.step is not None:
         raise InputError("generate: --step goes with RUN")
-    check_output("--output", args.output)
+    output = args.output and RowsFile("--output", args.output, _GENERATED, overwrite=args.overwrite)
+    if output is not None:
+        output.spare(args.prompts, args.model, args.adapter)
 
     from zojax.generation import Sampling
     from zojax.programs.cache import keep_programs
@@ -135,11 +142,11 @@ def run(args: argparse.Namespace) -> int:
         num_samples=args.num_samples,
         batch_size=args.batch_size,
     )
-    if args.output is not None:
-        write_rows(args.output, summary["generations"])
+    if output is not None:
+        output.write(summary["generations"])
     if args.json:
         say_json(summary)
-    elif args.output is not None:
+    elif output is not None:
         say(f"{args.output}: {in_words(summary)}")
     else:
         show(summary, make_console(highlight=False))

@@ -12,14 +12,14 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from zojax.commands.options import COUNT, JSON, add_command
-from zojax.errors import InputError
+from zojax.outputs import new_directory
 from zojax.printing import make_console, say, say_json, to_json
 
 if TYPE_CHECKING:
@@ -187,14 +187,13 @@ def replay_to(
     config = _config(journal)
     if model is not None:
         config.model.path = model
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists already; give a new directory")
-    base, method = load_base(journal, config, console, steps)
-    steps = len(journal.records) if steps is None else steps
-    result, seconds = _replay_with_bar(base, method, journal, steps, console)
-    if output is not None:
-        metadata = {"base_hash": journal.header["base_hash"], "steps": str(steps)}
-        save(result, output, metadata=metadata)
+    with nullcontext() if output is None else new_directory(output) as partial:
+        base, method = load_base(journal, config, console, steps)
+        steps = len(journal.records) if steps is None else steps
+        result, seconds = _replay_with_bar(base, method, journal, steps, console)
+        if partial is not None:
+            metadata = {"base_hash": journal.header["base_hash"], "steps": str(steps)}
+            save(result, partial, metadata=metadata)
     trained_for = _training_seconds(journal.path.parent, steps)
     return {
         "steps": steps,

@@ -4,10 +4,7 @@ The model is rebuilt as for everything that reads a run (:mod:`zojax.runs.rebuil
 """
 
 import dataclasses
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +17,7 @@ from zojax.hub.checkpoint_files import DTYPES
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records
 from zojax.models.precision import precision_of
+from zojax.outputs import new_directory
 from zojax.reading import read_json
 from zojax.reporting.progress import Progress, read_progress
 from zojax.runs import run_dir
@@ -90,29 +88,6 @@ def export_run(
             out = DTYPES[dtype] if dtype else precision_of(config.model.dtype).dtype
             summary = export_hf(exported, partial, output, console, dtype=out)
     return {"format": format, "output": str(output), "step": steps, **summary}
-
-
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """A directory beside ``path`` that gets its name at the end, and is gone after an error.
-
-    Raises:
-        InputError: ``path`` holds something, or the disk is full or cannot be written.
-    """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already; give a new directory")
-    target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(target)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or path}: {error.strerror or error}; {path} was not written"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _figures(directory: Path, progress: Progress) -> dict[str, Any]:
