@@ -134,6 +134,8 @@ def test_an_interrupt_leaves_nothing(tmp_path):
         ("journal", {"rank": 3}, ["--rank 3", "--format journal"]),
         ("journal", {"dtype": "float16"}, ["--dtype float16", "--format journal"]),
         ("peft", {"rank": 0}, ["--rank 0"]),
+        ("peft", {"rank": 17}, ["--rank 17", "a rank over 16"]),  # the hidden size
+        ("peft", {"rank": 10**12}, ["--rank 1000000000000", "a rank over 16"]),
         ("peft", {"step": 7}, ["journal.zj", "holds 6 steps, not 7"]),
     ],
 )

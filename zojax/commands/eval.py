@@ -75,10 +75,12 @@ def run(args: argparse.Namespace) -> int:
     )
 
     from zojax.config.loading import load_config
+    from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
     from zojax.runs import run_dir
 
     keep_programs()
+    check_platforms()
     console = make_console(stderr=True)
     if args.run and args.adapter is None:
         result = evaluate_run(

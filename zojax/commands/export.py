@@ -47,10 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints what the result is worth."""
+    from zojax.distributed.platforms import check_platforms
     from zojax.exports.export import export_run
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     summary = export_run(
         args.run,
         args.format,

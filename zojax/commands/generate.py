@@ -119,10 +119,12 @@ def run(args: argparse.Namespace) -> int:
     if output is not None:
         output.spare(args.prompts, args.model, args.adapter)
 
+    from zojax.distributed.platforms import check_platforms
     from zojax.generation import Sampling
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
     if args.run is not None:

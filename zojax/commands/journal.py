@@ -63,9 +63,11 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "verify":
         return verify(args.path, make_console())
 
+    from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     summary = replay_to(
         args.path,
         make_console(stderr=True),

@@ -87,8 +87,10 @@ def run(args: argparse.Namespace) -> int:
     for name, value in _WITHOUT_DEVICES.items():  # before JAX is imported
         os.environ.setdefault(name, value)
 
+    from zojax.distributed.platforms import check_platforms
     from zojax.planning.answer import plan_targets
 
+    check_platforms()
     config = read_plan_config(args.config, args.model, args.overrides)
     console = make_console(highlight=False)
     answers = plan_targets(config, args.targets, args.tokens, make_console(stderr=True))

@@ -39,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, and prints a table."""
+    from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
     if args.json:
         say_json({"text": args.text, "candidates": rows})

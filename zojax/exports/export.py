@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from zojax.config import Config
 from zojax.errors import InputError
 from zojax.exports.card import Exported, journal_card
 from zojax.exports.model import export_hf, export_peft
+from zojax.hub import read_config
 from zojax.hub.checkpoint_files import DTYPES
+from zojax.hub.tensor_names import tensor_shapes
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records
 from zojax.models.precision import precision_of
@@ -76,6 +79,8 @@ def export_run(
     steps = len(journal.records) if step is None else step
     if steps > len(journal.records):
         raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
+    if rank is not None:
+        _check_rank(rank, config)
     exported = Exported(config, journal, steps, _figures(directory, progress))
     with new_directory(output) as partial:
         if format == "journal":
@@ -88,6 +93,14 @@ def export_run(
             out = DTYPES[dtype] if dtype else precision_of(config.model.dtype).dtype
             summary = export_hf(exported, partial, output, console, dtype=out)
     return {"format": format, "output": str(output), "step": steps, **summary}
+
+
+def _check_rank(rank: int, config: Config) -> None:
+    """Raises ``InputError`` if no matrix of the model has this rank."""
+    shapes = tensor_shapes(read_config(config.model.path)).values()
+    highest = max(min(shape) for shape in shapes if len(shape) == 2)
+    if rank > highest:
+        raise InputError(f"--rank {rank}: no matrix of the model has a rank over {highest}")
 
 
 def _figures(directory: Path, progress: Progress) -> dict[str, Any]:
