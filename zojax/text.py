@@ -12,6 +12,8 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#+\-.!|&~$:@/]")
+_HARMLESS = re.compile(r"(?!.*www\.)(?:[^\W_]_?|/)(?:[^\W_]_?|[ ,.%()=/+-])*")
+"""What acts nowhere on a page but at the start of a line: words, figures, paths, hub ids."""
 
 
 def plain(text: object, longest: int | None = None) -> str:
@@ -53,5 +55,25 @@ def markdown(text: object) -> str:
 
     >>> markdown("<b>a_b</b>\n# c")
     '\\<b\\>a\\_b\\<\\/b\\>\\\\n\\# c'
+
+    Words, figures and paths are left as they are, as they do nothing but at the start of a line:
+
+    >>> markdown("facebook/opt-1.3b, best_step 4")
+    'facebook/opt-1.3b, best_step 4'
     """
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", plain(text))
+    seen = plain(text)
+    if _HARMLESS.fullmatch(seen):
+        return seen
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", seen)
+
+
+def code(text: object) -> str:
+    """Text as a code span of a Markdown page.
+
+    >>> print(code("a_b"), code("a`b"), code("`"))
+    `a_b` `` a`b `` `` ` ``
+    """
+    seen = plain(text) or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", seen)), default=0))
+    inner = f" {seen} " if "`" in seen else seen
+    return f"{fence}{inner}{fence}"
