@@ -2,15 +2,19 @@
 
 import argparse
 import difflib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from zojax.commands import configs, data, export, generate, journal, plan, score, train
 from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
-from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
+from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
+from zojax.printing import OutputLost, end_output, warn
+from zojax.text import plain, plain_lines
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
@@ -58,10 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
     That is 0, or 2 on bad input, 3 for a plan that does not fit, 130 when interrupted (Ctrl-C),
-    143 when terminated (SIGTERM).
+    141 when nobody reads its output any more, 143 when terminated (SIGTERM).
 
     Arguments that cannot be parsed, ``--help`` and ``--version`` raise ``SystemExit``, as ever.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one of ASCII, say
+            stream.reconfigure(errors="backslashreplace")
     args = _parse(parser := make_parser(), sys.argv[1:] if argv is None else argv)
     if args.command is None:
         parser.print_help()
@@ -70,20 +77,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore")
     try:
+        _check_texts(args)
         return _COMMANDS[args.command].run(args)
     except InputError as error:
-        print(f"zojax: error: {as_line(error)}", file=sys.stderr)
+        warn(f"zojax: error: {as_line(error)}")
         return BAD_INPUT
+    except OutputLost as lost:
+        if lost.exit_code != BROKEN_PIPE:
+            warn(f"zojax: error: {lost}")
+        return lost.exit_code
     except KeyboardInterrupt:
-        print("\nzojax: interrupted", file=sys.stderr)
+        warn("")
+        warn("zojax: interrupted")
         return INTERRUPTED
+
+
+def _check_texts(args: argparse.Namespace) -> None:
+    """Raises unless what is no path is Unicode: a tokenizer, JSON or YAML will need it to be."""
+    for value in vars(args).values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not _is_unicode(text):
+                raise InputError(f"{plain(text, 200)}: this argument is not UTF-8")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, whose errors quote arguments as they are."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(plain_lines(message))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     from zojax import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="zojax",
         description="Fine-tune large language models with inference alone.",
         epilog=_EXAMPLES,
@@ -125,7 +161,11 @@ def _settings(option: str, *values: str) -> str:
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    try:
+        code = main()
+    except SystemExit as stop:  # argparse's way to end, after its help or an error
+        code = int(stop.code or 0)
+    sys.exit(end_output(code))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ DOES_NOT_FIT = 3
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes as shells give them: 128 + SIGINT, 128 + SIGTERM."""
 
+BROKEN_PIPE = 141
+"""The exit code of a command whose output nobody reads any more: 128 + SIGPIPE."""
+
 LOST = 75
 """The exit code of a process that lost another of its job: sysexits' EX_TEMPFAIL, "try again"."""
 

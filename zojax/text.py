@@ -12,6 +12,8 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#+\-.!|&~$:@/]")
+_HARMLESS = re.compile(r"(?!.*www\.)(?:[^\W_]_?|/)(?:[^\W_]_?|[ ,.%()=/+-])*")
+"""What acts nowhere on a page but at the start of a line: words, figures, paths, hub ids."""
 
 
 def plain(text: object, longest: int | None = None) -> str:
@@ -39,10 +41,39 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode()
 
 
+def plain_lines(text: str) -> str:
+    r"""Text of several lines in which nothing acts.
+
+    >>> plain_lines("one\n\x1b[31mtwo")
+    'one\n\\x1b[31mtwo'
+    """
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
 def markdown(text: object) -> str:
     r"""Text that a Markdown page shows as it is: one line, no markup, no HTML, no link.
 
     >>> markdown("<b>a_b</b>\n# c")
     '\\<b\\>a\\_b\\<\\/b\\>\\\\n\\# c'
+
+    Words, figures and paths are left as they are, as they do nothing but at the start of a line:
+
+    >>> markdown("facebook/opt-1.3b, best_step 4")
+    'facebook/opt-1.3b, best_step 4'
     """
-    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", plain(text))
+    seen = plain(text)
+    if _HARMLESS.fullmatch(seen):
+        return seen
+    return _MARKDOWN.sub(lambda found: f"\\{found[0]}", seen)
+
+
+def code(text: object) -> str:
+    """Text as a code span of a Markdown page.
+
+    >>> print(code("a_b"), code("a`b"), code("`"))
+    `a_b` `` a`b `` `` ` ``
+    """
+    seen = plain(text) or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", seen)), default=0))
+    inner = f" {seen} " if "`" in seen else seen
+    return f"{fence}{inner}{fence}"

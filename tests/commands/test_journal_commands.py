@@ -28,6 +28,7 @@ from zojax.hub import load, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
 from zojax.journal.replay import check_run, header_key, make_replay, merge, step_keys
 from zojax.models import content_hash, random_model
+from zojax.printing import make_console
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
@@ -98,11 +99,10 @@ def run(tiny_model, tmp_path_factory) -> Run:
 
 @pytest.fixture
 def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
+    return make_console(file=io.StringIO(), width=200)
 
 
 def printed(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 

@@ -11,10 +11,11 @@ from rich.console import Console
 from zojax.commands.export import in_words
 from zojax.commands.journal import replay_to, verify
 from zojax.errors import InputError
-from zojax.exports.export import export_run, new_directory
+from zojax.exports.export import export_run
 from zojax.files import write_json
 from zojax.hub import load
 from zojax.models import content_hash
+from zojax.outputs import new_directory
 from zojax.reading import read_json
 from zojax.reporting.progress import Progress
 from zojax.runs import run_dir
@@ -133,6 +134,8 @@ def test_an_interrupt_leaves_nothing(tmp_path):
         ("journal", {"rank": 3}, ["--rank 3", "--format journal"]),
         ("journal", {"dtype": "float16"}, ["--dtype float16", "--format journal"]),
         ("peft", {"rank": 0}, ["--rank 0"]),
+        ("peft", {"rank": 17}, ["--rank 17", "a rank over 16"]),  # the hidden size
+        ("peft", {"rank": 10**12}, ["--rank 1000000000000", "a rank over 16"]),
         ("peft", {"step": 7}, ["journal.zj", "holds 6 steps, not 7"]),
     ],
 )

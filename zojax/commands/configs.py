@@ -11,21 +11,21 @@ import argparse
 import ast
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
 from zojax.commands.options import JSON
 from zojax.errors import InputError
+from zojax.printing import make_console, say_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zojax.config import Config
 
 _MADE_BY = b"get_config"
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     """Prints the list."""
     listed = list_configs(args.paths, args.filters)
     if args.json:
-        print(json.dumps({"configs": [dataclasses.asdict(item) for item in listed]}))
+        say_json({"configs": [dataclasses.asdict(item) for item in listed]})
     else:
-        show(listed, Console(highlight=False))
+        show(listed, make_console(highlight=False))
     return 0
 
 
@@ -122,11 +122,11 @@ def show(listed: Sequence[Listed], console: Console) -> None:
     """Prints a table for every file."""
     for file, items in itertools.groupby(listed, lambda item: item.file):
         _show_file(file, list(items), console)
-    console.print(
-        "zojax train --config FILE:NAME trains one; what has no steps is evaluated as it\n"
+    for line in (
+        "zojax train --config FILE:NAME trains one; what has no steps is evaluated as it",
         "is, by zojax eval --config FILE:NAME",
-        style="dim",
-    )
+    ):
+        console.print(line, style="dim")
 
 
 def _files(paths: Sequence[str]) -> list[str]:
@@ -169,9 +169,9 @@ def _has(item: Listed, text: str) -> bool:
 
 def _show_file(file: str, items: Sequence[Listed], console: Console) -> None:
     heading = f"{file}:NAME" if items[0].name else file
-    console.print(f"[bold]{escape(heading)}[/]", soft_wrap=True)
+    console.print(heading, style="bold", soft_wrap=True)
     if items[0].about:
-        console.print(items[0].about, markup=False)
+        console.print(items[0].about)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     if items[0].name:
         table.add_column("NAME", no_wrap=True)
@@ -182,7 +182,7 @@ def _show_file(file: str, items: Sequence[Listed], console: Console) -> None:
     for item in items:
         steps = f"{item.steps:,}" if item.steps else "–"
         cells = (item.task, item.method, steps, _shorter(item.model))
-        table.add_row(*map(escape, (item.name, *cells) if item.name else cells))
+        table.add_row(*((item.name, *cells) if item.name else cells))
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from zojax.commands.options import CONFIG, COUNT, JSON, SET, SKIP_BAD, add_command
+from zojax.printing import make_console, say_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zojax.config import Config
     from zojax.hub.tokenizer import Tokenizer
     from zojax.scoring import Item
@@ -62,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
     summary = preview(load_config(args.config, args.overrides), args.split, args.count)
     if args.json:
-        print(json.dumps(summary))
+        say_json(summary)
     else:
-        show(summary, Console(highlight=False))
+        show(summary, make_console(highlight=False))
     return 0
 
 
@@ -186,7 +187,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints what :func:`preview` tells."""
 
     def line(text: str | Text, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False)
+        console.print(text, style=style, highlight=False)
 
     count, kept = summary["num_examples"], len(summary["shown"])
     line(f"{summary['task']} · {summary['split']} · {kept} of {count:,} examples", "bold")

@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from zojax.commands.options import COUNT, JSON, RUN, SET, SKIP_BAD, Option, check_output
+from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
 from zojax.errors import InputError
+from zojax.outputs import RowsFile
+from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zojax.config import Config
     from zojax.models import Model
     from zojax.runs.setup import Data
 
 Tree = Any
+
+_PREDICTED = ("index", "name", "prompt", "prediction")
+"""Fields of every row of predictions."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write what is answered on each example there, one JSON object a line",
     )
+    parser.add_argument("--overwrite", **OVERWRITE)
     parser.add_argument("--json", **JSON)
 
 
@@ -65,17 +70,21 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("eval: give either RUN, or --config FILE")
     if args.step is not None and (args.run is None or args.adapter):
         raise InputError("eval: --step goes with RUN alone")
-    check_output("--predictions", args.predictions)
+    predictions = args.predictions and RowsFile(
+        "--predictions", args.predictions, _PREDICTED, overwrite=args.overwrite
+    )
 
     from zojax.config.loading import load_config
+    from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
     from zojax.runs import run_dir
 
     keep_programs()
-    console = Console(stderr=True)
+    check_platforms()
+    console = make_console(stderr=True)
     if args.run and args.adapter is None:
         result = evaluate_run(
-            args.run, console, args.step, overrides=args.overrides, predictions=args.predictions
+            args.run, console, args.step, overrides=args.overrides, predictions=predictions
         )
         what = f"after step {result['step']}"
     else:
@@ -84,13 +93,15 @@ def run(args: argparse.Namespace) -> int:
             if args.run
             else load_config(args.config, args.overrides)
         )
-        result = evaluate_config(config, console, args.adapter, predictions=args.predictions)
+        if predictions is not None and args.config:
+            predictions.spare(args.config.partition(":")[0])
+        result = evaluate_config(config, console, args.adapter, predictions=predictions)
         what = f"with {args.adapter}" if args.adapter else f"of {config.model.path}"
     if args.json:
-        print(json.dumps(result))
+        say_json(result)
     else:
         metric = result["metric"]
-        print(
+        say(
             f"held-out {metric} {100 * result[f'eval_{metric}']:.1f} % "
             f"({result['eval_examples']} examples) {what}"
         )
@@ -103,7 +114,7 @@ def evaluate_run(
     step: int | None = None,
     *,
     overrides: Sequence[str] = (),
-    predictions: Path | None = None,
+    predictions: RowsFile | None = None,
 ) -> dict[str, Any]:
     """Rebuilds a run's model from its base and its journal, and evaluates it on held-out data.
 
@@ -129,6 +140,7 @@ def evaluate_run(
 
     trained = run_dir.read_config(directory)
     config = override_run(trained, overrides)
+    _spare(predictions, config)
     journal = read_journal(directory / run_dir.JOURNAL)
     with console.status("reading data"):
         if config.data == trained.data:
@@ -150,7 +162,7 @@ def evaluate_config(
     console: Console,
     adapter: Path | None = None,
     *,
-    predictions: Path | None = None,
+    predictions: RowsFile | None = None,
 ) -> dict[str, Any]:
     """Evaluates a base model on the held-out data of a configuration: zero-shot, or in context.
 
@@ -169,6 +181,7 @@ def evaluate_config(
     from zojax.adapters.lora import load_lora
     from zojax.runs.setup import load_eval_data, load_model
 
+    _spare(predictions, config, adapter)
     with console.status("reading data"):
         data = load_eval_data(config)
     _tell(console, *data.splits.notes)
@@ -212,12 +225,11 @@ def _evaluate(
     adapter_of: Callable[[Tree], Tree],
     carry: Tree,
     console: Console,
-    predictions: Path | None,
+    predictions: RowsFile | None,
 ) -> dict[str, Any]:
     """Judges a model, whose adapter is ``adapter_of(carry)``, on the held-out data."""
     from zojax.evaluation.evaluate import Evaluator
     from zojax.evaluation.predictions import prediction_rows
-    from zojax.files import write_rows
     from zojax.reporting.bar import progress_bar
     from zojax.runs.setup import pack_eval_sets
     from zojax.training.method import make_scorer
@@ -233,7 +245,7 @@ def _evaluate(
     with progress_bar(console, "evaluate") as update:
         evaluation = evaluator.evaluate(model.weights, carry, eval_set, dev_set, on_progress=update)
     if predictions is not None:
-        write_rows(predictions, prediction_rows(eval_set, evaluation))
+        predictions.write(prediction_rows(eval_set, evaluation))
     return {
         "metric": metric,
         f"eval_{metric}": evaluation.mean,
@@ -241,6 +253,19 @@ def _evaluate(
     }
 
 
+def _spare(predictions: RowsFile | None, config: Config, adapter: Path | None = None) -> None:
+    """Raises ``InputError`` if predictions would replace what is read for them."""
+    if predictions is None:
+        return
+    from zojax.tasks.records import FORMATS
+
+    predictions.spare(config.model.path, adapter, config.data.path)
+    if config.data.path is not None:
+        splits = ("train", "validation", "test")
+        names = [f"{split}.{form}" for split in splits for form in FORMATS]
+        predictions.spare(*(Path(config.data.path, name) for name in names))
+
+
 def _tell(console: Console, *lines: str) -> None:
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)

@@ -5,14 +5,13 @@ Example:
 """
 
 import argparse
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from zojax.commands.options import COUNT, JSON, RUN
+from zojax.printing import make_console, say, say_json
+from zojax.text import plain
 
 _LARGE_ERROR = 0.1  # above it, words advise another export
 
@@ -48,20 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports, and prints what the result is worth."""
+    from zojax.distributed.platforms import check_platforms
     from zojax.exports.export import export_run
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     summary = export_run(
         args.run,
         args.format,
         args.output,
-        Console(stderr=True),
+        make_console(stderr=True),
         rank=args.rank,
         step=args.step,
         dtype=args.dtype,
     )
-    print(json.dumps(summary) if args.json else in_words(summary))
+    if args.json:
+        say_json(summary)
+    else:
+        say(*in_words(summary).splitlines())
     return 0
 
 
@@ -72,7 +76,7 @@ def in_words(summary: Mapping[str, Any]) -> str:
     'out: the model after step 7, float32'
     """
     what = "journal" if summary["format"] == "journal" else "model"
-    line = f"{summary['output']}: the {what} after step {summary['step']}"
+    line = f"{plain(summary['output'])}: the {what} after step {summary['step']}"
     if summary["step"] == 0 and what == "model":
         line += " (which is the base model)"
     if summary.get("lost_steps"):

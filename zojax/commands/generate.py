@@ -12,27 +12,31 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
-from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES, check_output, count
+from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
 from zojax.errors import InputError
-from zojax.files import write_rows
+from zojax.outputs import RowsFile
+from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
     from zojax.generation import Generation, Sampling
     from zojax.hub.tokenizer import Tokenizer
     from zojax.models import Model
 
 Tree = Any
+
+_GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
+"""Fields of every row of ``--output``."""
+
 Prompt = tuple[str, str]
 """Where it comes from, and its text."""
 
@@ -99,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
     )
+    parser.add_argument("--overwrite", **OVERWRITE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,13 +115,17 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("generate: --adapter, --dtype and --bos-token-id go with --model M")
     if args.run is None and args.step is not None:
         raise InputError("generate: --step goes with RUN")
-    check_output("--output", args.output)
+    output = args.output and RowsFile("--output", args.output, _GENERATED, overwrite=args.overwrite)
+    if output is not None:
+        output.spare(args.prompts, args.model, args.adapter)
 
+    from zojax.distributed.platforms import check_platforms
     from zojax.generation import Sampling
     from zojax.programs.cache import keep_programs
 
     keep_programs()
-    console = Console(stderr=True)
+    check_platforms()
+    console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
     if args.run is not None:
         source = open_run(args.run, console, args.step)
@@ -135,14 +144,14 @@ def run(args: argparse.Namespace) -> int:
         num_samples=args.num_samples,
         batch_size=args.batch_size,
     )
-    if args.output is not None:
-        write_rows(args.output, summary["generations"])
+    if output is not None:
+        output.write(summary["generations"])
     if args.json:
-        print(json.dumps(summary))
-    elif args.output is not None:
-        print(f"{args.output}: {in_words(summary)}")
+        say_json(summary)
+    elif output is not None:
+        say(f"{args.output}: {in_words(summary)}")
     else:
-        show(summary, Console(highlight=False))
+        show(summary, make_console(highlight=False))
     return 0
 
 

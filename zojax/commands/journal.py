@@ -12,19 +12,19 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from zojax.commands.options import COUNT, JSON, add_command
-from zojax.errors import InputError
+from zojax.outputs import new_directory
+from zojax.printing import make_console, say, say_json, to_json
 
 if TYPE_CHECKING:
     import numpy as np
+    from rich.console import Console
 
     from zojax.config import Config
     from zojax.journal.file import Journal
@@ -58,18 +58,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Does what the action says."""
     if args.action == "show":
-        show(args.path, Console(), as_json=args.json)
+        show(args.path, make_console(), as_json=args.json)
         return 0
     if args.action == "verify":
-        return verify(args.path, Console())
+        return verify(args.path, make_console())
 
+    from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     summary = replay_to(
-        args.path, Console(stderr=True), output=args.output, model=args.model, steps=args.steps
+        args.path,
+        make_console(stderr=True),
+        output=args.output,
+        model=args.model,
+        steps=args.steps,
     )
-    print(json.dumps(summary) if args.json else in_words(summary))
+    if args.json:
+        say_json(summary)
+    else:
+        say(in_words(summary))
     return 0
 
 
@@ -101,7 +110,7 @@ def show(path: Path, console: Console, *, as_json: bool = False) -> None:
             "first": [_as_dict(record) for record in first],
             "last": [_as_dict(record) for record in last],
         }
-        console.print(json.dumps(summary), soft_wrap=True, markup=False, highlight=False)
+        console.out(to_json(summary), highlight=False)
         return
     _print_header(journal, skipped, console)
     table = Table("step", "learning rate", "projected gradient", "losses", "", box=None)
@@ -180,14 +189,13 @@ def replay_to(
     config = _config(journal)
     if model is not None:
         config.model.path = model
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: exists already; give a new directory")
-    base, method = load_base(journal, config, console, steps)
-    steps = len(journal.records) if steps is None else steps
-    result, seconds = _replay_with_bar(base, method, journal, steps, console)
-    if output is not None:
-        metadata = {"base_hash": journal.header["base_hash"], "steps": str(steps)}
-        save(result, output, metadata=metadata)
+    with nullcontext() if output is None else new_directory(output) as partial:
+        base, method = load_base(journal, config, console, steps)
+        steps = len(journal.records) if steps is None else steps
+        result, seconds = _replay_with_bar(base, method, journal, steps, console)
+        if partial is not None:
+            metadata = {"base_hash": journal.header["base_hash"], "steps": str(steps)}
+            save(result, partial, metadata=metadata)
     trained_for = _training_seconds(journal.path.parent, steps)
     return {
         "steps": steps,
@@ -291,7 +299,7 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         rows["damage"] = f"{journal.lost_steps} steps at the end are lost"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(name, escape(value))  # what a file says is text, no markup
+        table.add_row(name, value)
     console.print(table)
     console.print()
 

@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from zojax.errors import InputError
-
 
 def count(text: str) -> int:
     """A whole number from 0 on, as the value of an option."""
@@ -37,6 +35,10 @@ SKIP_BAD: Option = {
 }
 COUNT: Option = {"type": count, "metavar": "N"}
 JSON: Option = {"action": "store_true", "help": "print one JSON object"}
+OVERWRITE: Option = {
+    "action": "store_true",
+    "help": "replace FILE even where it is no older output of this command",
+}
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """What the weights of a model may be on the device."""
 
@@ -58,11 +60,3 @@ def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-
-def check_output(option: str, file: Path | None) -> None:
-    """Finds out before a model is loaded that a file cannot be written there."""
-    if file is not None and not file.parent.is_dir():
-        raise InputError(f"{option} {file}: no directory {file.parent}")
-    if file is not None and file.is_dir():
-        raise InputError(f"{option} {file}: is a directory; give a file")

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from zojax.commands.options import CONFIG, COUNT, JSON, SET, Option
 from zojax.errors import DOES_NOT_FIT
+from zojax.printing import make_console, say_json
+from zojax.text import plain
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zojax.config import Config
     from zojax.planning.answer import Answer
     from zojax.planning.plan import Plan, Planned
@@ -84,16 +87,19 @@ def run(args: argparse.Namespace) -> int:
     for name, value in _WITHOUT_DEVICES.items():  # before JAX is imported
         os.environ.setdefault(name, value)
 
+    from zojax.distributed.platforms import check_platforms
     from zojax.planning.answer import plan_targets
 
+    check_platforms()
     config = read_plan_config(args.config, args.model, args.overrides)
-    console = Console(highlight=False)
-    answers = plan_targets(config, args.targets, args.tokens, Console(stderr=True))
+    console = make_console(highlight=False)
+    answers = plan_targets(config, args.targets, args.tokens, make_console(stderr=True))
     if args.json:
-        print(json.dumps({"plans": [to_json(answer) for answer in answers]}))
+        say_json({"plans": [to_json(answer) for answer in answers]})
     else:
         for number, answer in enumerate(answers):
-            console.print("\n" * bool(number), end="")
+            if number:
+                console.print()
             show(answer, console)
     return 0 if all(answer.plan.fits for answer in answers) else DOES_NOT_FIT
 
@@ -191,8 +197,9 @@ def _program(program: Planned) -> dict[str, Any]:
 def show(answer: Answer, console: Console) -> None:
     """Prints a page."""
     plan = answer.plan
-    verdict = "[green]fits[/]" if plan.fits else "[red]does not fit[/]"
-    console.print(f"[bold]{plan.model} on {plan.target.name}: {verdict}[/]", soft_wrap=True)
+    verdict = ("fits", "bold green") if plan.fits else ("does not fit", "bold red")
+    heading = (f"{plain(plan.model)} on {plan.target.name}: ", "bold")
+    console.print(Text.assemble(heading, verdict), soft_wrap=True)
     console.print(
         f"{plan.target.num_devices} × {plan.target.chip.name}, mesh {mesh_of(plan)}, "
         f"{_compiled(plan)}",
@@ -213,7 +220,7 @@ def show(answer: Answer, console: Console) -> None:
         console.print()
         console.print(table)
     for defect in plan.defects:
-        console.print(f"[red]not as it should be: {defect}[/]")
+        console.print(f"not as it should be: {defect}", style="red")
     if not plan.fits:
         console.print()
         console.print(_instead(answer), soft_wrap=True)
@@ -225,13 +232,14 @@ def _compiled(plan: Plan) -> str:
     return f"compiled in {plan.compile_seconds:.1f} s"
 
 
-def _instead(answer: Answer) -> str:
+def _instead(answer: Answer) -> str | Text:
     plan, other = answer.plan, answer.instead
     if other is None:
         return f"it fits on no number of {plan.target.chip.name} that is known here"
-    return (
-        f"[bold]the fewest that have room: {other.target.name}[/], mesh {mesh_of(other)}, "
-        f"{size(other.peak)} of {size(other.target.chip.usable_memory)} a device (compiled)"
+    return Text.assemble(
+        (f"the fewest that have room: {other.target.name}", "bold"),
+        f", mesh {mesh_of(other)}, "
+        f"{size(other.peak)} of {size(other.target.chip.usable_memory)} a device (compiled)",
     )
 
 
@@ -256,7 +264,7 @@ def _memory(plan: Plan) -> Table:
     if plan.fold is not None:
         table.add_row("fold's temporaries", size(plan.fold.temporaries), "not at the same time")
     chip = plan.target.chip
-    table.add_row("[bold]peak[/]", f"[bold]{size(plan.peak)}[/]", f"of {_room(chip)}")
+    table.add_row(Text("peak", "bold"), Text(size(plan.peak), "bold"), f"of {_room(chip)}")
     return table
 
 
@@ -304,5 +312,5 @@ def _time(plan: Plan) -> Table:
         note = f"its part of a fold every {plan.interval} steps"
         table.add_row("folding", f"{1e3 * bound.fold:.2f} ms", note)
     note = f"an estimate from published rates, set by {_SETS[bound.limit]}"
-    table.add_row("[bold]in all[/]", f"[bold]{1e3 * bound.seconds:.2f} ms[/]", note)
+    table.add_row(Text("in all", "bold"), Text(f"{1e3 * bound.seconds:.2f} ms", "bold"), note)
     return table

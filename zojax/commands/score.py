@@ -6,16 +6,14 @@ Example:
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from zojax.commands.options import JSON, WEIGHT_DTYPES
 from zojax.errors import InputError
+from zojax.printing import make_console, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,22 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Scores, and prints a table."""
+    from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
 
     keep_programs()
+    check_platforms()
     rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
     if args.json:
-        print(json.dumps({"text": args.text, "candidates": rows}))
+        say_json({"text": args.text, "candidates": rows})
         return 0
     table = Table("candidate", "log-probability", "a token", "among these", box=None)
     for row in rows:
         table.add_row(
-            escape(repr(row["candidate"])),
+            repr(row["candidate"]),
             f"{row['logprob']:.4f}",
             f"{row['mean_logprob']:.4f}",
             f"{100 * row['share']:.1f} %",
         )
-    Console(highlight=False).print(table)
+    make_console(highlight=False).print(table)
     return 0
 
 

@@ -7,15 +7,16 @@ Example:
 """
 
 import argparse
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from zojax.commands.options import CONFIG, SET, SKIP_BAD
+from zojax.printing import check_output, make_console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,12 +54,14 @@ def run(args: argparse.Namespace) -> int:
     keep_programs()
     with processes.connected():
         tells = processes.is_leader()
+        # A run is not its log: it goes on when nobody reads that any more.
+        console = make_console(highlight=False, quiet=not tells, goes_on=True)
         # Off a terminal there is no bar to keep within a width, and logs want whole lines.
-        console = Console(highlight=False, soft_wrap=not sys.stdout.isatty(), quiet=not tells)
+        console.soft_wrap = not console.file.isatty()
         directory = Path(config.run.dir)
 
         def tell(line: str) -> None:
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(line, soft_wrap=True)
 
         try:
             with run_dir.set_aside(directory, tell) if args.fresh and tells else nullcontext():
@@ -69,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             return stopped.exit_code
         if tells:
             _print_result(console, directory, result)
+    check_output(console)
     return 0
 
 
@@ -78,10 +82,13 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
     metric = result.get("metric", "accuracy")
     before, after = result[f"eval_{metric}_before"], result[f"eval_{metric}"]
     was = "?" if before is None else f"{100 * before:.1f} %"
+    console.print()
     console.print(
-        f"\n[bold]held-out {metric} {was} → {100 * after:.1f} %[/] "
-        f"({result['eval_examples']} examples; best dev {100 * result[f'best_dev_{metric}']:.1f} % "
-        f"at step {result['best_step']})"
+        Text.assemble(
+            (f"held-out {metric} {was} → {100 * after:.1f} %", "bold"),
+            f" ({result['eval_examples']} examples; "
+            f"best dev {100 * result[f'best_dev_{metric}']:.1f} % at step {result['best_step']})",
+        )
     )
     if "median_step_seconds" in result:
         console.print(
@@ -90,10 +97,9 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"token efficiency {100 * result['token_efficiency']:.1f} %"
         )
     journal = directory / run_dir.JOURNAL
-    console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True, markup=False)
+    console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True)
     console.print(
         f"adapter  {journal} ({journal.stat().st_size / 1000:.0f} kB; the base model and this "
         f"file are the trained model: zojax eval {directory})",
         soft_wrap=True,
-        markup=False,
     )

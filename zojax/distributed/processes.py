@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from zojax.distributed import runtime
+from zojax.distributed.platforms import check_platforms
 from zojax.distributed.watch import Stoppable, Watch
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
 
@@ -44,10 +45,12 @@ def connect() -> None:
     :data:`NUMBER`, :data:`INDEX`), which goes first. A shell inside an allocation is alone.
 
     Raises:
-        InputError: the environment is incomplete, or the others cannot be reached.
+        InputError: the environment is incomplete, the others cannot be reached, or JAX finds no
+            device.
     """
     given = {name: os.environ[name] for name in (ADDRESS, NUMBER, INDEX) if os.environ.get(name)}
     if given.get(NUMBER) == "1" or not (given.keys() & {NUMBER, INDEX} or _is_in_job(os.environ)):
+        check_platforms()
         return
     # It would take SIGTERM for itself, from the first moment on.
     jax.config.update("jax_enable_preemption_service", False)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from zojax.config import Config, to_dict
 from zojax.journal.file import FORMAT, SKIPPED, Journal
 from zojax.tasks import Task
 from zojax.tasks.dataset import get_sizes, get_task
+from zojax.text import code, markdown, plain
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -60,26 +62,28 @@ tokenizer = AutoTokenizer.from_pretrained({base!r})"""
 def journal_card(exported: Exported, directory: Path) -> str:
     """The card of a journal: with the base model it is the trained model."""
     base, best = exported.config.model.path, exported.result.get("best_step")
-    steps = "" if best is None else f" --steps {best}"
-    which = "" if best is None else f" after step {best}, the best on the dev set,"
-    usage = f"""`journal.zj` and the base model `{base}` are the trained model. This checks the
+    steps = "" if best is None else f" --steps {plain(best)}"
+    which = "" if best is None else f" after step {markdown(best)}, the best on the dev set,"
+    named = shlex.quote(plain(directory))
+    usage = f"""`journal.zj` and the base model {code(base)} are the trained model. This checks the
 file and makes the model{which} without data and without a forward pass:
 
 ```
-zojax journal verify {directory}
-zojax journal replay {directory}{steps} --output MODEL
+zojax journal verify {named}
+zojax journal replay {named}{steps} --output MODEL
 ```
 
 A base model that lies elsewhere is given with `--model DIR`; only one with the very same weights is
-taken. Where the data are at hand, `zojax eval {directory}` evaluates the model again."""
+taken. Where the data are at hand, {code(f"zojax eval {named}")} evaluates the model again."""
     return "\n\n".join([f"# {_title(exported.config)}", usage, *_sections(exported)]) + "\n"
 
 
 def _model_card(exported: Exported, library: str, usage: str) -> str:
     config = exported.config
     introduction = (
-        f"`{config.model.path}`, fine-tuned on `{config.data.task}` for {exported.step} steps with "
-        f"{config.estimator.name}, a zeroth-order method that needs inference alone (zojax)."
+        f"{code(config.model.path)}, fine-tuned on {code(config.data.task)} for {exported.step} "
+        f"steps with {markdown(config.estimator.name)}, a zeroth-order method that needs "
+        "inference alone (zojax)."
     )
     parts = [_front_matter(config, library), f"# {_title(config)}", introduction, usage]
     return "\n\n".join([*parts, *_sections(exported)]) + "\n"
@@ -87,7 +91,7 @@ def _model_card(exported: Exported, library: str, usage: str) -> str:
 
 def _title(config: Config) -> str:
     name = Path(config.model.path).name
-    return f"{name}, {config.data.task}, {config.estimator.name}"
+    return markdown(f"{name}, {config.data.task}, {config.estimator.name}")
 
 
 def _front_matter(config: Config, library: str) -> str:
@@ -133,7 +137,7 @@ def _ranking(task: Task, first: str) -> str:
     return logits.log_softmax(-1)[range(len(after)), after].mean().item()
 
 
-prompt = "..."  # as the task {task.name} writes it
+prompt = "..."  # as the task {plain(task.name)} writes it
 print({{c: mean_logprob(prompt, c) for c in {candidates!r}}})"""
 
 
@@ -149,7 +153,7 @@ def _generating(task: Task, first: str) -> str:
     return text.split({task.stop!r})[0].strip()
 
 
-prompt = "..."  # as the task {task.name} writes it
+prompt = "..."  # as the task {plain(task.name)} writes it
 print(answer(prompt))"""
 
 
@@ -189,7 +193,7 @@ def _results(exported: Exported) -> str:
     if not exported.result:
         return "No figures are known of this model."
     best = exported.result.get("best_step")
-    note = f"The figures are of the run and of its best step, {best}"
+    note = f"The figures are of the run and of its best step, {markdown(best)}"
     if best is not None and best != exported.step:
         note += f"; this model is the one after step {exported.step}"
     return f"{note}.\n\n{_table(exported.result)}"
@@ -198,9 +202,8 @@ def _results(exported: Exported) -> str:
 def _table(rows: Mapping[str, Any]) -> str:
     def cell(value: Any) -> str:
         if isinstance(value, Mapping):
-            return ", ".join(f"{name}: {cell(of)}" for name, of in value.items())
-        text = f"{value:.6g}" if isinstance(value, float) else str(value)
-        return text.replace("|", "\\|")
+            return ", ".join(f"{markdown(name)}: {cell(of)}" for name, of in value.items())
+        return f"{value:.6g}" if isinstance(value, float) else markdown(value)
 
-    lines = [f"| {name} | {cell(value)} |" for name, value in rows.items()]
+    lines = [f"| {markdown(name)} | {cell(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])

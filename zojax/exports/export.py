@@ -4,22 +4,23 @@ The model is rebuilt as for everything that reads a run (:mod:`zojax.runs.rebuil
 """
 
 import dataclasses
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from zojax.config import Config
 from zojax.errors import InputError
 from zojax.exports.card import Exported, journal_card
 from zojax.exports.model import export_hf, export_peft
+from zojax.hub import read_config
 from zojax.hub.checkpoint_files import DTYPES
+from zojax.hub.tensor_names import tensor_shapes
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records
 from zojax.models.precision import precision_of
+from zojax.outputs import new_directory
 from zojax.reading import read_json
 from zojax.reporting.progress import Progress, read_progress
 from zojax.runs import run_dir
@@ -78,6 +79,8 @@ def export_run(
     steps = len(journal.records) if step is None else step
     if steps > len(journal.records):
         raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
+    if rank is not None:
+        _check_rank(rank, config)
     exported = Exported(config, journal, steps, _figures(directory, progress))
     with new_directory(output) as partial:
         if format == "journal":
@@ -92,27 +95,12 @@ def export_run(
     return {"format": format, "output": str(output), "step": steps, **summary}
 
 
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """A directory beside ``path`` that gets its name at the end, and is gone after an error.
-
-    Raises:
-        InputError: ``path`` holds something, or the disk is full or cannot be written.
-    """
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already; give a new directory")
-    target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name}-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(target)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or path}: {error.strerror or error}; {path} was not written"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _check_rank(rank: int, config: Config) -> None:
+    """Raises ``InputError`` if no matrix of the model has this rank."""
+    shapes = tensor_shapes(read_config(config.model.path)).values()
+    highest = max(min(shape) for shape in shapes if len(shape) == 2)
+    if rank > highest:
+        raise InputError(f"--rank {rank}: no matrix of the model has a rank over {highest}")
 
 
 def _figures(directory: Path, progress: Progress) -> dict[str, Any]:

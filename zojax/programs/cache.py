@@ -1,32 +1,37 @@
 """Compiled programs that are kept on disk between processes."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import jax
 
+from zojax.printing import warn
+
 
 def keep_programs() -> None:
-    """Keeps compiled programs between runs, unless the user has set a place (or none) himself.
+    """Keeps compiled programs between runs, unless the user has set a place himself.
 
     The shortest too: of a run's dozens of them, each takes longer to compile than to read.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is not None:
+    if jax.config.values["jax_compilation_cache_dir"]:  # JAX takes an empty one for none
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    directory = home / "zojax" / "compiled"
+    directory = _cache_home() / "zojax" / "compiled"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        print(
+        warn(
             f"zojax: compiled programs are not kept, since {directory} cannot be written "
-            f"({error.strerror}); every run compiles them anew",
-            file=sys.stderr,
+            f"({error.strerror}); every run compiles them anew"
         )
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _cache_home() -> Path:
+    """Where XDG's specification has caches: what is empty or relative does not count."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return given if given.is_absolute() else Path.home() / ".cache"

@@ -19,7 +19,7 @@ def progress_bar(
         transient: whether it goes away at the end.
     """
     bar = Progress(
-        TextColumn("[bold]{task.description}[/]"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),

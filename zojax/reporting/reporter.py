@@ -37,7 +37,7 @@ class Reporter:
         self._bar = Progress(  # within 80 columns; what does not fit would be cut
             BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal,

@@ -1,0 +1,28 @@
+"""Where compiled programs are kept: as XDG says, never in the working directory."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from zojax.programs.cache import keep_programs
+
+
+@pytest.mark.parametrize("given", ["", "caches", "./caches", "~/caches", None])
+def test_what_is_no_absolute_path_is_as_if_it_were_not_set(given, tmp_path, monkeypatch):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if given is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+    jax.config.update("jax_compilation_cache_dir", "")  # JAX_COMPILATION_CACHE_DIR=
+    try:
+        keep_programs()
+        expected = tmp_path / "home" / ".cache" / "zojax" / "compiled"
+        assert jax.config.values["jax_compilation_cache_dir"] == str(expected)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]

@@ -1,0 +1,258 @@
+"""What may be written, and over what: every place that is given for a command's output passes here.
+
+Nothing that a run needs is ever a target, nor anything that the same command reads. A file that is
+there already is replaced only if it is plainly an older output of the same kind, or if the user
+says so; a directory never. A place is looked at before the work is done, and once more when it is
+written.
+"""
+
+import os
+import re
+import shutil
+import stat
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from zojax.errors import InputError
+from zojax.files import hidden_beside, write_atomically
+from zojax.printing import OutputLost, to_json
+from zojax.reading import parse_json
+from zojax.text import plain
+
+RUN_FILES = frozenset(
+    ("config.json", "curves.png", "journal.zj", "metrics.jsonl", "progress.json", "result.json")
+)
+RUN_DIRECTORIES = frozenset(("checkpoints", "profile", "tb"))
+"""What stands in a run directory, which is one that has a journal."""
+
+_JOURNAL, _LOCK = "journal.zj", ".lock"
+_LOOKED_AT = 1 << 20
+"""Bytes of a file whose lines must all be of the kind that would replace it."""
+
+_LONGEST = 1_000
+"""Characters of a path in a message."""
+
+_DESCRIPTORS = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
+
+
+class RowsFile:
+    """A file of JSON lines that a command will write: a regular one, a device or a FIFO.
+
+    Args:
+        option: that names it, for messages.
+        path: of the file.
+        fields: of every row; a file whose rows have them all is an older output.
+        overwrite: whether what is there may be something else.
+
+    Raises:
+        InputError: it cannot be written there, or must not be.
+    """
+
+    def __init__(self, option: str, path: Path, fields: Iterable[str], *, overwrite: bool = False):
+        self._name, self._path, self._fields = _named(option, path), path, frozenset(fields)
+        self._overwrite = overwrite
+        self._read: list[Path] = []
+        self._check()
+
+    def spare(self, *read: str | Path | None) -> None:
+        """Says what the command reads: files, or directories of them, none of which it replaces.
+
+        Raises:
+            InputError: it would.
+        """
+        self._read += [Path(path) for path in read if path]
+        self._check()
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the rows; a regular file whole or not at all.
+
+        Raises:
+            InputError: the place is not what it was, or the disk is full.
+            OutputLost: it is standard output, and lost.
+        """
+        self._check()
+        data = "".join(f"{to_json(row)}\n" for row in rows).encode()
+        descriptor = _descriptor(self._path)
+        try:
+            if descriptor is not None:
+                with suppress(AttributeError):  # there is none
+                    sys.stdout.flush()
+                with os.fdopen(os.dup(descriptor), "wb") as file:
+                    file.write(data)
+            elif self._path.exists() and not self._path.is_file():
+                self._path.write_bytes(data)  # a device or a FIFO
+            else:
+                write_atomically(self._path, data)
+        except OSError as error:
+            if descriptor == 1:
+                raise OutputLost(error) from None
+            raise InputError(f"{self._name}: cannot be written ({error.strerror})") from None
+
+    def _check(self) -> None:
+        try:
+            if (descriptor := _descriptor(self._path)) is not None:
+                os.fstat(descriptor)  # it is open
+                return
+            mode = _mode(self._path)
+            if mode is None or stat.S_ISREG(mode):
+                self._check_file(exists=mode is not None)
+            elif stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+                _check_access(self._name, self._path, os.W_OK)
+            else:
+                what = "directory" if stat.S_ISDIR(mode) else "disk or a socket"
+                raise InputError(f"{self._name}: is a {what}; give a file")
+        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+            raise _refused(self._name, error) from None
+
+    def _check_file(self, *, exists: bool) -> None:
+        target = Path(os.path.realpath(self._path))
+        above = target.parent if self._path.is_symlink() else self._path.parent
+        if not above.is_dir():
+            raise InputError(f"{self._name}: no directory {above}")
+        _check_no_runs(self._name, self._path)
+        for path in self._read:
+            if _is_same(path, target):
+                raise InputError(f"{self._name}: is read by this command; give another file")
+        _check_access(self._name, target.parent, os.W_OK | os.X_OK)
+        if exists:
+            _check_access(self._name, target, os.W_OK)
+            if not _holds_rows(target, self._fields):
+                self._check_overwrite(target)
+
+    def _check_overwrite(self, target: Path) -> None:
+        if any(target.is_relative_to(os.path.realpath(path)) for path in self._read):
+            raise InputError(f"{self._name}: lies in what this command reads; give another file")
+        if not self._overwrite:
+            raise InputError(
+                f"{self._name}: holds something else; give another file, or --overwrite too"
+            )
+
+
+@contextmanager
+def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
+    """A directory beside ``path`` that gets its name at the end, and is gone after an error.
+
+    What a killed process has left of one is removed by the next that makes the same directory.
+
+    Args:
+        path: does not exist, is an empty directory, or a link to either.
+        option: that names it, for messages.
+
+    Raises:
+        InputError: it holds something, is another process's, or cannot be written.
+    """
+    name = _named(option, path)
+    try:
+        _check_free(name, path)
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(name, hidden_beside(target, ".zojax-lock")):
+            partial = hidden_beside(target, ".zojax-partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                partial.mkdir()
+                yield partial
+                _check_free(name, path)
+                partial.rename(target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except (OSError, ValueError) as error:
+        raise _refused(name, error) from error
+
+
+def _check_free(name: str, path: Path) -> None:
+    mode = _mode(path)
+    if mode is not None and (not stat.S_ISDIR(mode) or any(path.iterdir())):
+        raise InputError(f"{name}: exists already; give a new directory")
+    _check_no_runs(name, path)
+
+
+@contextmanager
+def _alone(name: str, path: Path) -> Iterator[None]:
+    """Holds a lock whose file is gone afterwards."""
+    lock = filelock.FileLock(path)
+    try:
+        with warnings.catch_warnings():  # it need not be said that there is no flock
+            warnings.simplefilter("ignore")
+            lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise InputError(f"{name}: another process is writing it; wait for it") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: who waits for it looks for it again
+        lock.release()
+
+
+def _check_no_runs(name: str, path: Path) -> None:
+    """Raises ``InputError`` if a run needs what has this path, whether it is there yet or not."""
+    given = Path(os.path.realpath(path.parent), path.name)
+    for place in {given, Path(os.path.realpath(path))}:
+        for directory in place.parents:
+            if not os.path.lexists(directory / _JOURNAL):
+                continue
+            first = place.relative_to(directory).parts[0]
+            of_run = RUN_FILES | RUN_DIRECTORIES | {_LOCK}
+            if first in of_run or any(_is_same(directory / own, place) for own in of_run):
+                raise InputError(f"{name}: belongs to the run in {directory}; give another")
+
+
+def _check_access(name: str, path: Path, mode: int) -> None:
+    if not os.access(path, mode):
+        raise InputError(f"{name}: {path} is not writable")
+
+
+def _holds_rows(path: Path, fields: frozenset[str]) -> bool:
+    """Whether all that a file holds is JSON objects with these fields, or nothing."""
+    with path.open("rb") as file:
+        start = file.read(_LOOKED_AT + 1)
+    whole = start if len(start) <= _LOOKED_AT else start[: start.rfind(b"\n") + 1]
+    try:
+        rows = [parse_json(line, "") for line in whole.splitlines()]
+    except InputError:
+        return False
+    return (not start or bool(rows)) and all(
+        isinstance(row, dict) and fields <= row.keys() for row in rows
+    )
+
+
+def _named(option: str, path: Path) -> str:
+    return f"{option} {plain(path, _LONGEST)}"
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of thing a path names; None if nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file that a path stands for; to open it anew would write over what it has."""
+    found = _DESCRIPTORS.fullmatch(os.path.abspath(path))
+    if found is None:
+        return None
+    return int(found[2]) if found[2] else {"stdout": 1, "stderr": 2}[found[1]]
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.fspath(other)
+
+
+def _refused(name: str, error: OSError | ValueError) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    if not isinstance(error, OSError):
+        return InputError(f"{name}: {error}")
+    where = plain(error.filename or "", _LONGEST)
+    where = "" if name.endswith(where) else f"{where}: "
+    return InputError(f"{name}: cannot be written ({where}{error.strerror or error})")

@@ -1,0 +1,177 @@
+"""How commands print: text is text, whatever it holds, and output that is lost ends a command well.
+
+What comes from files, settings, arguments and directories is printed beside our own words, so no
+text is read as markup, and nothing in it acts on the terminal. Our own styles are arguments
+(``style="bold"``) or :class:`rich.text.Text`.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable
+from typing import IO, Any, cast
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.status import Status
+from rich.text import Text
+
+from zojax.errors import BAD_INPUT, BROKEN_PIPE
+from zojax.text import plain, plain_lines
+
+
+class OutputLost(Exception):  # noqa: N818 - for a pipe it is no error
+    """What a command prints can no longer be written: its reader is gone, or the disk is full.
+
+    Attributes:
+        exit_code: ``BROKEN_PIPE`` if there is nobody to tell of it, else ``BAD_INPUT``.
+    """
+
+    def __init__(self, error: OSError):
+        super().__init__(f"standard output cannot be written ({error.strerror or error})")
+        self.exit_code = BROKEN_PIPE if isinstance(error, BrokenPipeError) else BAD_INPUT
+
+
+def make_console(
+    *, file: IO[str] | None = None, stderr: bool = False, goes_on: bool = False, **options: Any
+) -> Console:
+    """A console for a command.
+
+    Args:
+        file: where it prints; None is standard output.
+        stderr: whether it is standard error, whose loss nobody can be told of.
+        goes_on: whether the command goes on when standard output is lost, as it has more to do than
+            to print; :func:`check_output` tells at its end. Else :class:`OutputLost` is raised.
+        **options: of :class:`rich.console.Console`.
+    """
+    stream = file or (sys.stderr if stderr else sys.stdout)
+    output = _Stream(stream, tells=not stderr, goes_on=goes_on or stderr)
+    return _Console(
+        file=cast("IO[str]", output), stderr=stderr, markup=False, emoji=False, **options
+    )
+
+
+def check_output(console: Console) -> None:
+    """Raises :class:`OutputLost` if a console that goes on has lost what was printed."""
+    lost = getattr(console.file, "lost", None)
+    if lost is not None:
+        raise OutputLost(lost)
+
+
+def say(*lines: str) -> None:
+    """Prints lines on standard output.
+
+    Raises:
+        OutputLost: it cannot be written.
+    """
+    stream = _Stream(sys.stdout, tells=False, goes_on=False)
+    stream.write("".join(f"{plain(line)}\n" for line in lines))
+    stream.flush()  # or a failure would be Python's to tell, at its end
+
+
+def say_json(value: Any) -> None:
+    """Prints a value as a line of JSON that any parser takes."""
+    say(to_json(value))
+
+
+def to_json(value: Any) -> str:
+    r"""JSON in ASCII, without what only Python reads: no NaN, and no half of a character.
+
+    >>> to_json({"loss": float("nan"), "path": "a\udcff"})
+    '{"loss": null, "path": "a\\\\udcff"}'
+    """
+    return json.dumps(_strict(value), allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {_strict(name): _strict(of) for name, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return value
+
+
+def warn(line: str) -> None:
+    """Prints a line on standard error, if there is one."""
+    stream = _Stream(sys.stderr, tells=False, goes_on=True)
+    stream.write(f"{plain(line)}\n")
+    stream.flush()
+
+
+def end_output(exit_code: int) -> int:
+    """Writes out what is left, and gives the exit code with which the process should end then.
+
+    Python would tell of it in its own way when it ends.
+    """
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError as error:
+            if stream is sys.stdout:
+                lost = OutputLost(error)
+                exit_code = exit_code or lost.exit_code
+                if lost.exit_code != BROKEN_PIPE:
+                    warn(f"zojax: error: {lost}")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what waits goes there
+    return exit_code
+
+
+class _Console(Console):
+    """A console on which no text acts."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:  # a Text's, which may have several lines
+                yield Segment(plain_lines(segment.text), segment.style)
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        text = Text(plain(status)) if isinstance(status, str) else status
+        return super().status(text, **options)
+
+
+class _Stream:
+    """Standard output or error, for which every failure to write is the same one."""
+
+    def __init__(self, stream: IO[str] | None, *, tells: bool, goes_on: bool):
+        self._stream, self._tells, self._goes_on = stream, tells, goes_on
+        self.lost: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        if self._stream is not None and self.lost is None:
+            try:
+                self._stream.write(text)
+            except OSError as error:
+                self._lose(error)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None and self.lost is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._lose(error)
+
+    def _lose(self, error: OSError) -> None:
+        self.lost = error
+        if not self._goes_on:
+            raise OutputLost(error) from None
+        if self._tells:
+            warn(f"zojax: {OutputLost(error)}; the work goes on")
