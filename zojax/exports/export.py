@@ -16,7 +16,7 @@ from rich.console import Console
 from zojax.errors import InputError
 from zojax.exports.card import Exported, journal_card
 from zojax.exports.model import export_hf, export_peft
-from zojax.hub.checkpoint_files import DTYPES
+from zojax.hub.stored import DTYPES
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records
 from zojax.models.precision import precision_of

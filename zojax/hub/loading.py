@@ -18,8 +18,9 @@ from flax import traverse_util
 
 from zojax.errors import InputError
 from zojax.hub import checkpoint_files
-from zojax.hub.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
+from zojax.hub.checkpoint_files import WEIGHT_PATTERNS, CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
+from zojax.hub.stored import DTYPES, Box
 from zojax.hub.tensor_names import Location, match
 from zojax.models.family import DecoderConfig
 from zojax.models.model import Model, Sharding, abstract
@@ -32,7 +33,7 @@ from zojax.models.precision import (
     quantise,
 )
 from zojax.models.registry import parse_config
-from zojax.reading import read_json
+from zojax.reading import is_file, read_json
 
 _PIECE_BYTES = 32 << 20
 _HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
@@ -91,11 +92,11 @@ def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
 def _find(path: str) -> Path:
     """The local directory of a checkpoint, downloading it if ``path`` is a hub id."""
     directory = Path(path)
-    if directory.is_file():
+    if is_file(directory):
         raise InputError(f"{path}: is a file; give the directory that holds it and config.json")
     if not directory.is_dir():
         directory = _download(path)
-    if not (directory / "config.json").is_file():
+    if not is_file(directory / "config.json"):
         raise InputError(f"{path}: holds no config.json, so it is no Hugging Face checkpoint")
     return directory
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zojax.errors import InputError
 from zojax.hub.checkpoint_files import CheckpointFile
+from zojax.hub.stored import shown
 from zojax.models.family import DecoderConfig
 from zojax.models.layers import STACKED
 from zojax.models.model import abstract
@@ -63,19 +64,19 @@ def match(
             location = (("embed_tokens", "weight"), None) if tied else wanted.get(name)
             if location is None:
                 raise InputError(
-                    f"{file.path}: extra tensor {stored.name} {stored.shape}, which the model "
-                    f"of {directory / 'config.json'} does not have"
+                    f"{file.path}: extra tensor {shown(stored.name)} {stored.shape}, which the "
+                    f"model of {directory / 'config.json'} does not have"
                 )
             path, layer = location
             shape = shapes[path] if layer is None else shapes[path][1:]
             if stored.shape != shape:
                 raise InputError(
-                    f"{file.path}: tensor {stored.name} has shape {stored.shape}, "
+                    f"{file.path}: tensor {shown(stored.name)} has shape {stored.shape}, "
                     f"config.json asks for {shape}"
                 )
             if name in locations:
                 raise InputError(
-                    f"{file.path}: tensor {stored.name} is also in {locations[name][0].path}"
+                    f"{file.path}: tensor {shown(stored.name)} is also in {locations[name][0].path}"
                 )
             if tied:
                 tied_head = (file, stored.name, location)
