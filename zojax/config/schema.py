@@ -50,12 +50,15 @@ class ModelConfig:
         activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
             multiplied, so that no part of a score is lost there; twice the products. Without
             it, what the scores of variants differ by is rounded by a share of itself alone.
+        allow_nonfinite: take weights that are NaN or infinite, or become so in ``dtype``; they
+            are refused otherwise.
     """
 
     path: Text
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     bos_token_id: NonNegative | None = None
     activations: Literal["float32"] | None = None
+    allow_nonfinite: Switch = False
 
 
 def _keys_as_text(value: Any) -> Any:

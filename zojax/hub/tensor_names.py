@@ -52,6 +52,7 @@ def match(
     directory: Path,
 ) -> list[tuple[CheckpointFile, str, Location]]:
     """Pairs every tensor in the files with its location; ``InputError`` for what does not fit."""
+    _check_depth(files, config, directory)
     family, wanted = family_of(config), hf_names(shapes, config)
     locations: dict[str, tuple[CheckpointFile, str, Location]] = {}
     tied_head = None
@@ -93,6 +94,19 @@ def match(
                 f"{' and its other shards' if len(files) > 1 else ''}: lacks tensor {name} {shape}"
             )
     return list(locations.values())
+
+
+def _check_depth(files: list[CheckpointFile], config: DecoderConfig, directory: Path) -> None:
+    """Raises if there are more layers in config.json than in the files, before all are named."""
+    family = family_of(config)
+    start = f"{family.prefix}{STACKED}."
+    names = (_without_alias(name, family.aliases) for file in files for name in file.tensors)
+    found = {name.removeprefix(start).partition(".")[0] for name in names if name.startswith(start)}
+    if config.num_hidden_layers > len(found):
+        raise InputError(
+            f"{directory / 'config.json'}: num_hidden_layers is {config.num_hidden_layers:,}, but "
+            f"the weights have {len(found):,} layers"
+        )
 
 
 def _without_alias(name: str, aliases: Mapping[str, str]) -> str:
