@@ -28,7 +28,7 @@ from zojax.adapters.fold import fold
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, lozo, stream_key
-from zojax.hub.checkpoint_files import DTYPES
+from zojax.hub.stored import DTYPES
 from zojax.models import abstract_model
 from zojax.models.registry import SHAPES
 

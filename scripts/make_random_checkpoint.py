@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from zojax.errors import InputError
-from zojax.hub.checkpoint_files import DTYPES
 from zojax.hub.saving import save_tensors
+from zojax.hub.stored import DTYPES
 from zojax.hub.tensor_names import tensor_shapes
 from zojax.models.registry import SHAPES
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from zojax.errors import InputError
-from zojax.reading import MAX_DEPTH, parse_json, read_bytes, read_json, validate
+from zojax.reading import MAX_DEPTH, is_file, parse_json, read_bytes, read_json, validate
 
 
 def nested(depth: int) -> str:
@@ -23,6 +23,7 @@ def nested(depth: int) -> str:
         (str(1 << 64), "64 bits"),
         ("NaN", "NaN is no number"),
         ("[-Infinity]", "-Infinity is no number"),
+        ("1e999", "1e999 is more"),
         ('{"a": 1, "a": 2}', "'a' stands twice"),
         (r'"\ud800"', r"'\ud800' is half a character"),
         (r'{"\udfff": 1}', "half a character"),
@@ -71,3 +72,15 @@ def test_a_file_of_another_type_is_refused(tmp_path):
         read_json(path)
     with pytest.raises(InputError, match=r"x: a\.0: .*\(it is 'one'\)"):
         validate(dict[str, list[int]], {"a": ["one"]}, "x")
+
+
+def test_many_names_of_which_one_stands_twice_are_refused_at_once():
+    text = "{" + "".join(f'"{i}":1,' for i in range(100_000)) + '"99999":1}'
+    with pytest.raises(InputError, match="'99999' stands twice"):
+        parse_json(text, "x")  # comparing each with each would take minutes
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="too long"):
+        is_file(tmp_path / ("n" * 300))
+    assert not is_file(tmp_path / "absent")

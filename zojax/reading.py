@@ -4,10 +4,13 @@ A file may be cut off, forged, another program's, or a device that never ends. E
 package takes its bytes, its JSON and its types from here, so that each limit stands once.
 """
 
+import contextlib
 import json
+import math
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,29 +28,55 @@ MAX_DEPTH = 64
 _INTEGERS = range(-(1 << 63), 1 << 64)
 
 
-def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
-    """The bytes of a regular file.
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file to read, and its size in bytes.
 
     Args:
-        path: of the file. A link is followed; a directory, FIFO or device is refused unread.
-        most: bytes that it may have.
+        path: of the file. A link is followed; a directory, FIFO or device is refused unopened.
 
     Raises:
-        InputError: no such file, not one, too large, or unreadable; names it and why.
+        InputError: no such file, not one, or unreadable, at once or later; names it and why.
     """
     try:
         status = path.stat()  # before it is opened: a FIFO would wait for a writer
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{plain(path)}: is not a regular file")
-        if status.st_size > most:
-            raise InputError(f"{plain(path)}: has {status.st_size:,} bytes, more than {most:,}")
         with path.open("rb") as file:
-            return file.read(most)
+            yield file, status.st_size
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        if isinstance(error, InputError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{plain(path, 200)}: cannot be read ({reason})") from None
+        raise _unreadable(path, error) from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there; ``InputError`` if that cannot be known, as of long names."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> InputError:
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{plain(path, 200)}: cannot be read ({reason})")
+
+
+def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: of the file, as for :func:`open_regular`.
+        most: bytes that it may have.
+
+    Raises:
+        InputError: no such file, not one, too large, or unreadable; names it and why.
+    """
+    with open_regular(path) as (file, size):
+        if size > most:
+            raise InputError(f"{plain(path)}: has {size:,} bytes, more than {most:,}")
+        return file.read(most)
 
 
 def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any:
@@ -70,6 +99,7 @@ def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any
         value = json.loads(
             decoded,
             parse_int=_integer,
+            parse_float=_float,
             parse_constant=None if allow_nan else _no_constant,
             object_pairs_hook=_unique,
         )
@@ -89,6 +119,13 @@ def _integer(digits: str) -> int:
     return value
 
 
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is more than 64 bits hold")
+    return value
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
@@ -96,8 +133,8 @@ def _no_constant(name: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"the key {plain(twice, 40)!r} stands twice in an object")
     return value
 

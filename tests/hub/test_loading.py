@@ -99,7 +99,7 @@ def test_torch_file_is_mapped_again_within_a_tensor(pristine, tmp_path, monkeypa
     pytest.importorskip("torch")
     save(pristine[0], tmp_path, format="bin")
     monkeypatch.setattr("zojax.hub.loading._PIECE_BYTES", 100)
-    monkeypatch.setattr("zojax.hub.checkpoint_files._REMAP_BYTES", 200)
+    monkeypatch.setattr("zojax.hub.torch_file._REMAP_BYTES", 200)
     assert_same(load(str(tmp_path)).weights, pristine[0].weights)
 
 

@@ -52,6 +52,8 @@ class ModelConfig:
             it, what the scores of variants differ by is rounded by a share of itself alone.
         scan_layers: the layers are a loop on GPUs, too, as they are elsewhere: a deep model's step
             compiles in a third of the time, but copies the weights each time that it runs.
+        allow_nonfinite: take weights that are NaN or infinite, or become so in ``dtype``; they
+            are refused otherwise.
     """
 
     path: Text
@@ -59,6 +61,7 @@ class ModelConfig:
     bos_token_id: NonNegative | None = None
     activations: Literal["float32"] | None = None
     scan_layers: bool = False
+    allow_nonfinite: Switch = False
 
 
 def _keys_as_text(value: Any) -> Any:

@@ -15,7 +15,7 @@ from zojax.errors import InputError
 from zojax.exports.card import Exported, journal_card
 from zojax.exports.model import export_hf, export_peft
 from zojax.hub import read_config
-from zojax.hub.checkpoint_files import DTYPES
+from zojax.hub.stored import DTYPES
 from zojax.hub.tensor_names import tensor_shapes
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records

@@ -5,165 +5,60 @@ found before memory is taken, and then read in pieces of rows: a file that staye
 into the process's memory page by page as it is copied to the device.
 """
 
-import dataclasses
 import json
 import math
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 
+from zojax.config.fields import Text
 from zojax.errors import InputError
-from zojax.reading import read_json
+from zojax.hub.safetensors_header import SHORT_NAMES, read_header
+from zojax.hub.stored import Box, shown, slices
+from zojax.hub.torch_file import TorchFile
+from zojax.reading import is_file, read_json, validate
 
-DTYPES = {
-    "float32": jnp.dtype("float32"),
-    "float16": jnp.dtype("float16"),
-    "bfloat16": jnp.dtype("bfloat16"),
-}
-"""Weight dtypes by the name that ``config.json``, PyTorch and JAX share."""
-
-_SAFETENSORS_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_SAFETENSORS_DTYPES = {short: DTYPES[name] for name, short in _SAFETENSORS_NAMES.items()}
-
-_SINGLE_AND_INDEX = (
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
+_INDEX = ".index.json"
+_SINGLES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 """Weight files of the two formats, the one that we prefer first."""
 
-_REMAP_BYTES = 128 << 20
-
-Box = tuple[tuple[int, int], ...]
-"""A part of a tensor: by axis its first index, and the one behind its last."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTensor:
-    """One tensor as its file's header describes it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    @property
-    def box(self) -> Box:
-        """All of it, as a part."""
-        return tuple((0, n) for n in self.shape)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one index of the leading axis."""
-        return self.dtype.itemsize * math.prod(self.shape[1:])
-
 
 class SafetensorsFile:
-    """A ``.safetensors`` file, through the library that checks its header."""
+    """A ``.safetensors`` file, through the library, whose header we have checked before."""
 
     def __init__(self, path: Path):
         self.path = path
-        with self._mapped() as file:
-            names = file.offset_keys()
-            self.tensors = {name: self._stored(name, file.get_slice(name)) for name in names}
+        self.tensors = read_header(path)
+        with self._mapped():
+            pass  # what the library refuses, it refuses before memory is taken
 
     def _mapped(self) -> Any:
         try:
             return safe_open(self.path, "numpy")
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
-                f"{self.path}: truncated or no safetensors file ({reason}); fetch it again"
+                f"{self.path}: truncated or no safetensors file ({shown(reason)}); fetch it again"
             ) from error
-
-    def _stored(self, name: str, tensor: Any) -> StoredTensor:
-        dtype = _SAFETENSORS_DTYPES.get(tensor.get_dtype())
-        if dtype is None:
-            raise _unknown_dtype(self.path, name, tensor.get_dtype())
-        return StoredTensor(name, tuple(tensor.get_shape()), dtype)
 
     def read_box(self, name: str, box: Box) -> np.ndarray:
         """A part of a tensor as a fresh array in the file's dtype; touches few pages beside it."""
         # Mapped for each part: what was read of a file that stays mapped stays resident.
         with self._mapped() as file:
-            return file.get_slice(name)[_slices(box)]
+            return file.get_slice(name)[slices(box)]
 
     def close(self) -> None:
         """Nothing stays open between reads."""
 
 
-class TorchFile:
-    """A ``pytorch_model*.bin`` file, through torch's restricted unpickler."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.tensors = {name: self._stored(name, value) for name, value in self._map().items()}
-        self._mapped: dict[str, Any] | None = None
-        self._touched = 0
-
-    def _map(self) -> dict[str, Any]:
-        try:
-            import torch
-        except ImportError as error:
-            raise InputError(
-                f"{self.path}: reading a .bin checkpoint needs PyTorch; run `pip install torch`"
-            ) from error
-        try:
-            loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-        except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise InputError(
-                f"{self.path}: truncated or no PyTorch weight file ({reason})"
-            ) from error
-        if not isinstance(loaded, dict):
-            raise InputError(f"{self.path}: holds {type(loaded).__name__}, not a dict of tensors")
-        return loaded
-
-    def _stored(self, name: str, value: Any) -> StoredTensor:
-        if not hasattr(value, "untyped_storage"):
-            raise InputError(f"{self.path}: {name} is {type(value).__name__}, not a tensor")
-        torch_name = str(value.dtype).removeprefix("torch.")
-        if torch_name not in DTYPES:
-            raise _unknown_dtype(self.path, name, torch_name)
-        return StoredTensor(name, tuple(value.shape), DTYPES[torch_name])
-
-    def read_box(self, name: str, box: Box) -> np.ndarray:
-        """A part of a tensor as a fresh array in the file's dtype; touches few pages beside it."""
-        import torch
-
-        stored = self.tensors[name]
-        # The pages that we read stay in our resident memory until the file is unmapped.
-        touched = (box[0][1] - box[0][0]) * stored.row_bytes
-        self._touched += touched
-        if self._mapped is None or self._touched > _REMAP_BYTES:
-            self._mapped = None
-            self._mapped = self._map()
-            self._touched = touched
-        part = self._mapped[name][_slices(box)]
-        rows = part.clone(memory_format=torch.contiguous_format)
-        if stored.dtype == DTYPES["bfloat16"]:
-            return rows.view(torch.int16).numpy().view(stored.dtype)
-        return rows.numpy()
-
-    def close(self) -> None:
-        """Unmaps the file."""
-        self._mapped = None
-
-
 CheckpointFile = SafetensorsFile | TorchFile
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(low, high) for low, high in box)
-
-
-def _unknown_dtype(path: Path, name: str, dtype: str) -> InputError:
-    return InputError(f"{path}: tensor {name} is {dtype}; zojax reads {', '.join(DTYPES)}")
 
 
 def _open(path: Path) -> CheckpointFile:
@@ -177,30 +72,35 @@ def list_files(directory: Path) -> list[CheckpointFile]:
         InputError: no weights, a shard that the index names and that is not there, a tensor that
             the index promises and its shard lacks, or a file that is truncated or corrupt.
     """
-    for single, index in _SINGLE_AND_INDEX:
-        if (directory / single).is_file():
+    for single in _SINGLES:
+        if is_file(directory / single):
             return [_open(directory / single)]
-        if (directory / index).is_file():
-            return _list_sharded(directory / index)
-    expected = ", ".join(name for pair in _SINGLE_AND_INDEX for name in pair)
+        if is_file(directory / (single + _INDEX)):
+            return _list_sharded(directory / (single + _INDEX))
+    expected = ", ".join(f"{single}, {single}{_INDEX}" for single in _SINGLES)
     raise InputError(f"{directory}: holds no weights (none of {expected})")
 
 
+@dataclass
+class _Index:
+    weight_map: Annotated[dict[Text, Text], Field(min_length=1)]
+
+
 def _list_sharded(index: Path) -> list[CheckpointFile]:
-    shard_of = read_json(index).get("weight_map")
-    if not isinstance(shard_of, dict) or not shard_of:
-        raise InputError(f"{index}: has no weight_map from tensors to files")
-    if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shard_of.values()):
-        raise InputError(f"{index}: its weight_map names something that is no file beside it")
+    shard_of = validate(_Index, read_json(index), str(index)).weight_map
     shards = sorted(set(shard_of.values()))
+    kind = Path(index.name.removesuffix(_INDEX)).suffix
     for shard in shards:
-        if not (index.parent / shard).is_file():
+        if Path(shard).name != shard or Path(shard).suffix != kind or not shard.isprintable():
+            raise InputError(f"{index}: {shown(shard)} in its weight_map is no *{kind} beside it")
+        if not is_file(index.parent / shard):
             raise InputError(f"{index.parent / shard}: missing, but {index.name} lists it")
     files = {shard: _open(index.parent / shard) for shard in shards}
     for name, shard in shard_of.items():
         if name not in files[shard].tensors:
             raise InputError(
-                f"{index.parent / shard}: lacks tensor {name}, which {index.name} places there"
+                f"{index.parent / shard}: lacks tensor {shown(name)}, which {index.name} places "
+                "there"
             )
     return list(files.values())
 
@@ -242,7 +142,7 @@ def write_safetensors(
     for name, shape in shapes.items():
         begin, end = end, end + dtype.itemsize * math.prod(shape)
         header[name] = {
-            "dtype": _SAFETENSORS_NAMES[dtype.name],
+            "dtype": SHORT_NAMES[dtype.name],
             "shape": list(shape),
             "data_offsets": [begin, end],
         }

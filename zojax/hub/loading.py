@@ -6,6 +6,7 @@ the (possibly sharded) device buffers, and then writes each tensor into its plac
 the host never holds more than two pieces beside the buffers, and reads only what its devices hold.
 """
 
+import collections
 import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,8 +19,10 @@ from flax import traverse_util
 
 from zojax.errors import InputError
 from zojax.hub import checkpoint_files
-from zojax.hub.checkpoint_files import DTYPES, WEIGHT_PATTERNS, Box, CheckpointFile
+from zojax.hub.checkpoint_files import WEIGHT_PATTERNS, CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
+from zojax.hub.finite import count_nonfinite, in_words
+from zojax.hub.stored import DTYPES, Box
 from zojax.hub.tensor_names import Location, match
 from zojax.models.family import DecoderConfig
 from zojax.models.model import Model, Sharding, abstract
@@ -32,14 +35,25 @@ from zojax.models.precision import (
     quantise,
 )
 from zojax.models.registry import parse_config
-from zojax.reading import read_json
+from zojax.reading import is_file, read_json
+from zojax.text import plain
 
 _PIECE_BYTES = 32 << 20
+_MOST_CONFIG_BYTES = 1 << 20
+_NONFINITE_FIX = (
+    "fetch the files again, choose a dtype that holds them, or take them as they are: --set "
+    "model.allow_nonfinite=True"
+)
 _HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
 
 
 def load(
-    path: str, *, dtype: Any = None, sharding: Sharding | None = None, exact: bool = False
+    path: str,
+    *,
+    dtype: Any = None,
+    sharding: Sharding | None = None,
+    exact: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Model:
     """Loads a checkpoint from a local directory or, if there is none, from the Hugging Face hub.
 
@@ -54,21 +68,30 @@ def load(
             no more of the files than its devices hold.
         exact: whether activations keep their float32 precision where they meet weights of 16 bits,
             which takes two products in the place of one.
+        allow_nonfinite: take weights that are NaN or infinite, or become so in ``dtype``, as they
+            are, and say so in the model's ``notes``.
 
     Returns:
         The model, all its weights on the device.
 
     Raises:
         InputError: one line that names the file and tensor (and both shapes) of whatever is
-            missing, truncated, mis-shaped or too much; raised before device memory is taken.
+            missing, truncated, mis-shaped or too much, raised before device memory is taken; or
+            the tensors whose numbers are not finite, and how many, raised at the end.
     """
     directory = _find(path)
     config, raw = _read_config(directory)
     precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
     graphdef, shapes = abstract(config, precision)
     locations = match(checkpoint_files.list_files(directory), config, shapes, directory)
-    weights = _fill(locations, shapes, precision, sharding)
-    return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory))
+    weights, nonfinite = _fill(locations, shapes, precision, sharding)
+    notes = ()
+    if nonfinite:
+        note = f"{directory}: {in_words(nonfinite, precision.dtype)}"
+        if not allow_nonfinite:
+            raise InputError(f"{note}; {_NONFINITE_FIX}")
+        notes = (note,)
+    return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory), notes)
 
 
 def read_config(path: str) -> DecoderConfig:
@@ -81,7 +104,7 @@ def read_config(path: str) -> DecoderConfig:
 
 
 def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
-    raw = read_json(directory / "config.json")
+    raw = read_json(directory / "config.json", _MOST_CONFIG_BYTES)
     try:
         return parse_config(raw), raw
     except InputError as error:
@@ -91,11 +114,11 @@ def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
 def _find(path: str) -> Path:
     """The local directory of a checkpoint, downloading it if ``path`` is a hub id."""
     directory = Path(path)
-    if directory.is_file():
+    if is_file(directory):
         raise InputError(f"{path}: is a file; give the directory that holds it and config.json")
     if not directory.is_dir():
         directory = _download(path)
-    if not (directory / "config.json").is_file():
+    if not is_file(directory / "config.json"):
         raise InputError(f"{path}: holds no config.json, so it is no Hugging Face checkpoint")
     return directory
 
@@ -118,9 +141,10 @@ def _download(hub_id: str) -> Path:
 
 def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
     name = raw.get("torch_dtype") or raw.get("dtype") or "float32"
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise InputError(
-            f"{directory}: config.json has dtype {name!r}; zojax knows {', '.join(DTYPES)}"
+            f"{directory}: config.json has dtype {plain(repr(name), 40)}; zojax knows "
+            f"{', '.join(DTYPES)}"
         )
     return DTYPES[name]
 
@@ -130,8 +154,13 @@ def _fill(
     shapes: Mapping[TreePath, tuple[int, ...]],
     precision: Precision,
     sharding: Sharding | None,
-) -> dict[TreePath, jax.Array]:
-    """Allocates every array on its devices and writes what they hold of the files into them."""
+) -> tuple[dict[TreePath, jax.Array], dict[str, tuple[int, int]]]:
+    """Allocates every array on its devices and writes what they hold of the files into them.
+
+    Returns:
+        The arrays; and of tensors whose numbers are not all finite, how many of those that were
+        read.
+    """
     dtypes = leaf_dtypes(shapes, precision.dtype)
     buffers = {
         path: DeviceBuffer(shape, dtypes[path], sharding(path, shape) if sharding else None)
@@ -140,10 +169,12 @@ def _fill(
 
     def write(path: TreePath, piece: np.ndarray, start: tuple[int, ...]) -> None:
         if dtypes[path] == jnp.int8:
-            piece, scale = quantise(piece)
+            with np.errstate(invalid="ignore"):  # what is not finite has been counted
+                piece, scale = quantise(piece)
             buffers[*path[:-1], SCALE].write(scale, start[:-1])
         buffers[path].write(piece, start)
 
+    read, nonfinite = collections.Counter[str](), collections.Counter[str]()
     by_file = sorted(locations, key=lambda entry: entry[0].path)
     for file, entries in itertools.groupby(by_file, key=lambda entry: entry[0]):
         for _, name, (path, layer) in entries:
@@ -152,12 +183,15 @@ def _fill(
                 if layer is not None and not part[0][0] <= layer < part[0][1]:
                     continue
                 for start, piece in checkpoint_files.pieces(file, name, box, _PIECE_BYTES):
+                    read[name] += piece.size
+                    nonfinite[name] += count_nonfinite(piece, precision.dtype)
                     if layer is None:
                         write(path, piece, start)
                     else:
                         write(path, piece[None], (layer, *start))
         file.close()
-    return {path: buffer.array() for path, buffer in buffers.items()}
+    found = {name: (count, read[name]) for name, count in nonfinite.items() if count}
+    return {path: buffer.array() for path, buffer in buffers.items()}, found
 
 
 def _parts_to_read(buffer: DeviceBuffer, dtype: np.dtype, width: int) -> list[Box]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zojax.errors import InputError
 from zojax.hub.checkpoint_files import CheckpointFile
+from zojax.hub.stored import shown
 from zojax.models.family import DecoderConfig
 from zojax.models.layers import STACKED
 from zojax.models.model import abstract
@@ -51,6 +52,7 @@ def match(
     directory: Path,
 ) -> list[tuple[CheckpointFile, str, Location]]:
     """Pairs every tensor in the files with its location; ``InputError`` for what does not fit."""
+    _check_depth(files, config, directory)
     family, wanted = family_of(config), hf_names(shapes, config)
     locations: dict[str, tuple[CheckpointFile, str, Location]] = {}
     tied_head = None
@@ -63,19 +65,19 @@ def match(
             location = (("embed_tokens", "weight"), None) if tied else wanted.get(name)
             if location is None:
                 raise InputError(
-                    f"{file.path}: extra tensor {stored.name} {stored.shape}, which the model "
-                    f"of {directory / 'config.json'} does not have"
+                    f"{file.path}: extra tensor {shown(stored.name)} {stored.shape}, which the "
+                    f"model of {directory / 'config.json'} does not have"
                 )
             path, layer = location
             shape = shapes[path] if layer is None else shapes[path][1:]
             if stored.shape != shape:
                 raise InputError(
-                    f"{file.path}: tensor {stored.name} has shape {stored.shape}, "
+                    f"{file.path}: tensor {shown(stored.name)} has shape {stored.shape}, "
                     f"config.json asks for {shape}"
                 )
             if name in locations:
                 raise InputError(
-                    f"{file.path}: tensor {stored.name} is also in {locations[name][0].path}"
+                    f"{file.path}: tensor {shown(stored.name)} is also in {locations[name][0].path}"
                 )
             if tied:
                 tied_head = (file, stored.name, location)
@@ -92,6 +94,19 @@ def match(
                 f"{' and its other shards' if len(files) > 1 else ''}: lacks tensor {name} {shape}"
             )
     return list(locations.values())
+
+
+def _check_depth(files: list[CheckpointFile], config: DecoderConfig, directory: Path) -> None:
+    """Raises if there are more layers in config.json than in the files, before all are named."""
+    family = family_of(config)
+    start = f"{family.prefix}{STACKED}."
+    names = (_without_alias(name, family.aliases) for file in files for name in file.tensors)
+    found = {name.removeprefix(start).partition(".")[0] for name in names if name.startswith(start)}
+    if config.num_hidden_layers > len(found):
+        raise InputError(
+            f"{directory / 'config.json'}: num_hidden_layers is {config.num_hidden_layers:,}, but "
+            f"the weights have {len(found):,} layers"
+        )
 
 
 def _without_alias(name: str, aliases: Mapping[str, str]) -> str:

@@ -1,9 +1,19 @@
 """What a family of models gives: one file of it is all that zojax knows of an architecture."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import Field
 
 from zojax.models.decoder import Decoder
+
+Layers = Annotated[int, Field(strict=True, ge=1, le=1 << 12)]
+Width = Annotated[int, Field(strict=True, ge=1, le=1 << 17)]
+WideWidth = Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
+Rows = Annotated[int, Field(strict=True, ge=1, le=1 << 22)]
+"""Types of an architecture's numbers: depth, widths, and rows of a table. Their limits lie far
+above any model's, and keep what a ``config.json`` alone makes us do within a second.
+"""
 
 
 class DecoderConfig(Protocol):

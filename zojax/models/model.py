@@ -28,12 +28,14 @@ class Model:
         weights: nested dict of arrays, layers stacked: ``weights["layers"]["fc1"]["weight"]`` is
             ``(layers, m, n)``.
         path: the local directory that it was loaded from, or "" if it was made here.
+        notes: what its users should be told, such as weights that are not finite.
     """
 
     config: DecoderConfig
     graphdef: nnx.GraphDef
     weights: dict[str, Any]
     path: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def abstract(

@@ -11,11 +11,14 @@ from typing import Any
 import jax
 from flax import nnx
 
+from zojax.config.fields import Switch
 from zojax.errors import InputError
-from zojax.models.family import Family
+from zojax.models.family import Family, Layers, Rows, WideWidth, Width
 from zojax.models.forward import Cache, Forward, LayerForward, prefix_of, split_heads, take
 from zojax.models.layers import STACKED, Embedding, LayerNorm, Linear
 from zojax.models.precision import FLOAT32, Precision
+from zojax.reading import validate
+from zojax.text import plain
 
 POSITION_OFFSET = 2
 """Rows of the position table that no token uses (an inheritance from fairseq)."""
@@ -25,16 +28,16 @@ POSITION_OFFSET = 2
 class OPTConfig:
     """The architecture's numbers, named as in ``config.json``."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    ffn_dim: int
-    max_position_embeddings: int
-    word_embed_proj_dim: int
-    do_layer_norm_before: bool = True
-    tie_word_embeddings: bool = True
-    enable_bias: bool = True
+    vocab_size: Rows
+    hidden_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Width
+    ffn_dim: WideWidth
+    max_position_embeddings: Rows
+    word_embed_proj_dim: Width
+    do_layer_norm_before: Switch = True
+    tie_word_embeddings: Switch = True
+    enable_bias: Switch = True
 
     @property
     def num_key_value_heads(self) -> int:
@@ -73,9 +76,11 @@ class OPTConfig:
         for name, value in supported.items():
             if values.get(name, value) != value:
                 raise InputError(
-                    f"config.json has {name}={values[name]!r}; zojax knows OPT with {value!r} only"
+                    f"config.json has {name}={plain(repr(values[name]), 60)}; zojax knows OPT with "
+                    f"{value!r} only"
                 )
-        config = cls(**{name: values[name] for name in fields if name in values})
+        known = {name: values[name] for name in fields if name in values}
+        config = validate(cls, known, "config.json")
         if config.hidden_size % config.num_attention_heads:
             raise InputError(
                 f"config.json: hidden_size {config.hidden_size} is no multiple of "

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic.dataclasses import dataclass
+
+from zojax.config.fields import Text
 from zojax.errors import InputError
 from zojax.models import opt
 from zojax.models.family import DecoderConfig, Family
+from zojax.reading import validate
+from zojax.text import plain
 
 FAMILIES: tuple[Family, ...] = (opt.FAMILY,)
 
@@ -20,6 +25,12 @@ SHAPES: Mapping[str, DecoderConfig] = {
 """The same by their names alone."""
 
 
+@dataclass
+class _Named:
+    model_type: Text | None = None
+    architectures: list[Text] | None = None
+
+
 def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
     """The architecture that a parsed ``config.json`` is of.
 
@@ -31,15 +42,16 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
         Traceback (most recent call last):
         zojax.errors.InputError: holds a 'gpt2' model; zojax knows 'opt'
     """
+    named = validate(_Named, raw, "config.json")
     for family in FAMILIES:
-        if raw.get("model_type") == family.model_type:
+        if named.model_type == family.model_type:
             return family.read_config(raw)
-    if raw.get("model_type") is None:
+    if named.model_type is None:
         for family in FAMILIES:
-            if set(raw.get("architectures") or ()) & set(family.architectures):
+            if set(named.architectures or ()) & set(family.architectures):
                 return family.read_config(raw)
     known = ", ".join(repr(family.model_type) for family in FAMILIES)
-    raise InputError(f"holds a {raw.get('model_type')!r} model; zojax knows {known}")
+    raise InputError(f"holds a {plain(repr(named.model_type), 40)} model; zojax knows {known}")
 
 
 def family_of(config: DecoderConfig) -> Family:

@@ -25,6 +25,7 @@ from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
 from zojax.tasks.tokenize import only_right_candidate
+from zojax.text import plain
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.generated import GeneratedObjective, QuestionSource
 from zojax.training.method import (
@@ -180,6 +181,8 @@ def prepare(config: Config, console: Console) -> Run:
     with console.status("loading the model"):
         model = load_model(config)
         base_hash = content_hash(model.weights)
+    for note in model.notes:
+        console.print(plain(note), soft_wrap=True, markup=False)
     scorer = make_scorer(config, data.splits.task, data.scored, model)
     return Run(
         config,
@@ -202,6 +205,7 @@ def load_model(config: Config) -> Model:
         dtype=jnp.dtype(settings.dtype),
         sharding=weight_sharding(layout, read_config(settings.path)),
         exact=settings.activations == "float32",
+        allow_nonfinite=settings.allow_nonfinite,
     )
     return with_scanned_layers(model) if settings.scan_layers else model
 
