@@ -4,10 +4,13 @@ A file may be cut off, forged, another program's, or a device that never ends. E
 package takes its bytes, its JSON and its types from here, so that each limit stands once.
 """
 
+import io
 import json
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -36,18 +39,57 @@ def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
         InputError: no such file, not one, too large, or unreadable; names it and why.
     """
     try:
-        status = path.stat()  # before it is opened: a FIFO would wait for a writer
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{plain(path)}: is not a regular file")
-        if status.st_size > most:
-            raise InputError(f"{plain(path)}: has {status.st_size:,} bytes, more than {most:,}")
-        with path.open("rb") as file:
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise InputError(f"{plain(path)}: has {size:,} bytes, more than {most:,}")
             return file.read(most)
+    except OSError as error:
+        raise InputError(f"{plain(path, 200)}: cannot be read ({error.strerror})") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    """A regular file, open for reading; ``InputError`` if it is none, or cannot be opened."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a FIFO would wait
+            raise InputError(f"{plain(path)}: is not a regular file")
+        return path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         if isinstance(error, InputError):
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{plain(path, 200)}: cannot be read ({reason})") from None
+
+
+def read_lines(
+    path: Path, longest: int, newline: Literal["", "\n"] | None = None
+) -> Iterator[str | None]:
+    """The lines of a text in UTF-8, one after the other, so that a large file needs no memory.
+
+    Args:
+        path: of a regular file, which may begin with a byte order mark.
+        longest: characters that a line may have; what is behind them is not kept.
+        newline: as ``open`` takes it: which line ends there are, and whether they stay.
+
+    Yields:
+        Each line with its end; None for one that is longer. A byte that is no UTF-8 is half a
+        character, as ``surrogateescape`` has it.
+
+    Raises:
+        InputError: as :func:`read_bytes`.
+    """
+    with (
+        _opened(path) as binary,
+        io.TextIOWrapper(binary, "utf-8-sig", "surrogateescape", newline) as file,
+    ):
+        try:
+            while line := file.readline(longest + 1):
+                is_whole = len(line) <= longest
+                yield line if is_whole else None
+                while not is_whole and line and not line.endswith(("\n", "\r")):
+                    line = file.readline(longest)
+        except OSError as error:
+            raise InputError(f"{plain(path)}: cannot be read ({error.strerror})") from None
 
 
 def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any:
@@ -78,6 +120,10 @@ def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any
         raise InputError(f"{plain(place)}: nested deeper than {MAX_DEPTH}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{plain(place)}: is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in error.doc.rstrip("\n") else ""
+        what = f"{error.msg.removesuffix(' at')} at {line}column {error.colno}"
+        raise InputError(f"{plain(place)}: is not JSON ({what})") from None
     except ValueError as error:
         raise InputError(f"{plain(place)}: is not JSON ({plain(error, 200)})") from None
     return value

@@ -207,7 +207,7 @@ def test_texts_become_the_fields_types(override, name, value):
         (
             "data.candidates={0: bad}",
             'data.candidates should be JSON, such as {"0": " bad", "1": " good"}; the text: is not '
-            "JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+            "JSON (Expecting property name enclosed in double quotes at column 2)",
         ),
         (
             "train.optimizer=lionn",
@@ -222,7 +222,7 @@ def test_texts_become_the_fields_types(override, name, value):
         (
             "train.optimizer_args=b1",
             'train.optimizer_args should be JSON, such as {"b1": 0.95}; the text: is not JSON '
-            "(Expecting value: line 1 column 1 (char 0))",
+            "(Expecting value at column 1)",
         ),
         ("data.calibration=mean", "data.calibration should be 'none', 'content_free' or 'median'"),
         ("data.shuffle_labels=maybe", "data.shuffle_labels should be true or false"),

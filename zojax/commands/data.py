@@ -19,6 +19,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from zojax.commands.options import CONFIG, COUNT, JSON, SET, SKIP_BAD, add_command
+from zojax.text import plain
 
 if TYPE_CHECKING:
     from zojax.config import Config
@@ -206,7 +207,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints what :func:`preview` tells."""
 
     def line(text: str | Text, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False)
+        told = plain(text) if isinstance(text, str) else text
+        console.print(told, style=style, markup=False, highlight=False)
 
     count, rendered = summary["num_examples"], len(summary["shown"])
     line(f"{summary['task']} · {summary['split']} · {rendered} of {count:,} examples", "bold")
@@ -278,7 +280,7 @@ def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
 def _append(text: Text, pieces: Sequence[str], style: str) -> None:
     """Appends tokens, each with a mark at its end."""
     for piece in pieces:
-        visible = piece.replace("\n", "⏎\n")
+        visible = "⏎\n".join(plain(part) for part in piece.split("\n"))
         text.append(visible.removesuffix("\n"), style)
         text.append("│\n" if visible.endswith("\n") else "│", "dim")
 

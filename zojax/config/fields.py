@@ -75,4 +75,9 @@ Positive = Annotated[
 NonNegativeFloat = Annotated[
     float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_in_float32)
 ]
-Fraction = Annotated[float, Field(strict=True, ge=0, lt=1), AfterValidator(_below_one_in_float32)]
+Fraction = Annotated[
+    float,
+    Field(strict=True, ge=0, lt=1),
+    AfterValidator(_in_float32),
+    AfterValidator(_below_one_in_float32),
+]
