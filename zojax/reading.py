@@ -5,12 +5,13 @@ package takes its bytes, its JSON and its types from here, so that each limit st
 """
 
 import contextlib
+import io
 import json
 import math
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -79,6 +80,34 @@ def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
         return file.read(most)
 
 
+def read_lines(
+    path: Path, longest: int, newline: Literal["", "\n"] | None = None
+) -> Iterator[str | None]:
+    """The lines of a text in UTF-8, one after the other, so that a large file needs no memory.
+
+    Args:
+        path: of a regular file, which may begin with a byte order mark.
+        longest: characters that a line may have; what is behind them is not kept.
+        newline: as ``open`` takes it: which line ends there are, and whether they stay.
+
+    Yields:
+        Each line with its end; None for one that is longer. A byte that is no UTF-8 is half a
+        character, as ``surrogateescape`` has it.
+
+    Raises:
+        InputError: as :func:`read_bytes`.
+    """
+    with (
+        open_regular(path) as (binary, _),
+        io.TextIOWrapper(binary, "utf-8-sig", "surrogateescape", newline) as file,
+    ):
+        while line := file.readline(longest + 1):
+            is_whole = len(line) <= longest
+            yield line if is_whole else None
+            while not is_whole and line and not line.endswith(("\n", "\r")):
+                line = file.readline(longest)
+
+
 def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any:
     """What a JSON text holds.
 
@@ -108,6 +137,10 @@ def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any
         raise InputError(f"{plain(place)}: nested deeper than {MAX_DEPTH}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{plain(place)}: is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in error.doc.rstrip("\n") else ""
+        what = f"{error.msg.removesuffix(' at')} at {line}column {error.colno}"
+        raise InputError(f"{plain(place)}: is not JSON ({what})") from None
     except ValueError as error:
         raise InputError(f"{plain(place)}: is not JSON ({plain(error, 200)})") from None
     return value

@@ -206,14 +206,24 @@ def test_texts_become_the_fields_types(override, name, value):
         ("data.num_train=0", "data.num_train should be greater than or equal to 1"),
         (
             "data.candidates={0: bad}",
-            'data.candidates should be JSON, such as {"0": " bad", "1": " good"}',
+            'data.candidates should be JSON, such as {"0": " bad", "1": " good"}; the text: is not '
+            "JSON (Expecting property name enclosed in double quotes at column 2)",
         ),
         (
             "train.optimizer=lionn",
-            "train.optimizer should be sgd, momentum, adam or another optimizer of optax, such as "
-            "lion, signum, sign_sgd",
+            "train.optimizer should be sgd, momentum, adam or another optimizer of optax; did you "
+            "mean lion?",
         ),
-        ("train.optimizer_args=b1", 'train.optimizer_args should be JSON, such as {"b1": 0.95}'),
+        (
+            "train.optimizer=nothing like it",
+            "train.optimizer should be sgd, momentum, adam or another optimizer of optax, such as "
+            "adamw, lion, adafactor",
+        ),
+        (
+            "train.optimizer_args=b1",
+            'train.optimizer_args should be JSON, such as {"b1": 0.95}; the text: is not JSON '
+            "(Expecting value at column 1)",
+        ),
         ("data.calibration=mean", "data.calibration should be 'none', 'content_free' or 'median'"),
         ("data.shuffle_labels=maybe", "data.shuffle_labels should be true or false"),
         ("data.seed=2147483648", "data.seed should be less than 2147483648"),

@@ -100,7 +100,8 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         ),
         (
             ["space.name=lora", "space.targets=fc1"],
-            '--set space.targets=fc1: space.targets should be JSON, such as ["q_proj", "v_proj"]',
+            '--set space.targets=fc1: space.targets should be JSON, such as ["q_proj", "v_proj"]; '
+            "the text: is not JSON (Expecting value at column 1)",
         ),
         (
             ["space.name=lora", "space.targets=[]"],

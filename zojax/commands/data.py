@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from zojax.commands.options import CONFIG, COUNT, JSON, SET, SKIP_BAD, add_command
 from zojax.printing import make_console, say_json
+from zojax.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,9 +37,15 @@ Example:
 """
 
 _BARS = "▁▂▃▄▅▆▇█"
+_TOKENISED = 100_000
+"""Candidates whose tokens are counted: of more it would be minutes."""
+
 _NUM_BARS = 24
 _SHOWN_TOKENS = 300
 """Of a longer prompt the beginning and the end are shown on the screen, half of these each."""
+
+_SHOWN_CANDIDATES = _SHOWN_LABELS = 20
+"""Of more the first are shown on the screen, with the right one; of labels the most frequent."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,25 +111,38 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     )
     refuse_long = data.skip_bad and data.truncate == "error"
 
+    checked = 0
+
     def check(example: Example) -> None:
-        shorten(whole(example), truncate="error" if refuse_long else "left")
+        nonlocal checked
+        checked += len(example.candidates)
+        if checked <= _TOKENISED:
+            shorten(whole(example), truncate="error" if refuse_long else "left")
 
     splits = load_splits(data, check)
     examples = {"train": splits.train, "dev": splits.dev, "eval": splits.eval}[split]
-    items = [whole(example) for example in examples]
+    num_texts = itertools.accumulate(len(example.candidates) for example in examples)
+    measured = max(count, sum(total <= _TOKENISED for total in num_texts))
+    items = [whole(example) for example in examples[:measured]]
+    notes = list(splits.notes)
+    if measured < len(examples):
+        notes.append(
+            f"with so many candidates lengths are of {measured:,} of the {len(examples):,} "
+            "examples, and not every other was looked at"
+        )
     lengths = [num_tokens(item, task.max_new_tokens) for item in items]
     limit = min(data.max_length, positions)
     right_only = split == "train" and objective_name(config, splits.task) == "likelihood"
     shown = [
         _describe(example, item, shorten(item, truncate="left"), length, tokenizer, right_only)
-        for example, item, length in list(zip(examples, items, lengths, strict=True))[:count]
+        for example, item, length in list(zip(examples, items, lengths, strict=False))[:count]
     ]
     return {
         "task": task.name,
         "split": split,
         "num_examples": len(examples),
         "skipped": splits.skipped,
-        "notes": list(splits.notes),
+        "notes": notes,
         "truncate": data.truncate,
         "shown": shown,
         "lengths": _statistics(lengths, limit),
@@ -187,27 +208,45 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     """Prints what :func:`preview` tells."""
 
     def line(text: str | Text, style: str = "") -> None:
-        console.print(text, style=style, highlight=False)
+        told = plain(text) if isinstance(text, str) else text
+        console.print(told, style=style, highlight=False)
 
-    count, kept = summary["num_examples"], len(summary["shown"])
-    line(f"{summary['task']} · {summary['split']} · {kept} of {count:,} examples", "bold")
+    count, rendered = summary["num_examples"], len(summary["shown"])
+    line(f"{summary['task']} · {summary['split']} · {rendered} of {count:,} examples", "bold")
     line("│ ends a token · ⏎ is a line break · ▶ the right candidate", "dim")
     for number, example in enumerate(summary["shown"], start=1):
         line("")
         line(f"{number}  {example['name']} · {example['length']:,} tokens", "bold")
         console.print(_prompt(example, summary["truncate"]))
-        for index, candidate in enumerate(example["candidates"]):
+        for index, candidate in _some(example["candidates"], example["label"]):
             console.print(_candidate(candidate, index == example["label"]))
+        if (more := len(example["candidates"]) - _SHOWN_CANDIDATES) > 0:
+            line(f"  … {more:,} candidates not shown …", "dim")
         if example["answers"]:
             line(f"  answers: {', '.join(map(repr, example['answers']))}")
     line("")
     line(_lengths_in_words(summary["lengths"], summary["truncate"]))
-    for label in summary["labels"]:
+    most = sorted(summary["labels"], key=lambda label: -label["count"])[:_SHOWN_LABELS]
+    kept = summary["labels"] if len(summary["labels"]) <= _SHOWN_LABELS else most
+    for label in kept:
         word = "" if label["word"] is None else f" {label['word']!r}"
         share = label["count"] / count
         line(f"label {label['label']}{word}: {label['count']:,} ({100 * share:.1f} %)")
+    if (more := len(summary["labels"]) - _SHOWN_LABELS) > 0:
+        line(f"… {more:,} labels not shown, which are as frequent as the last or less …", "dim")
     for note in summary["notes"]:
         line(note, "yellow")
+
+
+def _some(candidates: Sequence[Any], right: int) -> list[tuple[int, Any]]:
+    """The first few with their places, and the right one in any case.
+
+    >>> [place for place, _ in _some(range(3_000), right=2_000)]
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 2000]
+    """
+    few = range(min(len(candidates), _SHOWN_CANDIDATES))
+    places = few if right in few else [*few[:-1], right]
+    return [(place, candidates[place]) for place in places]
 
 
 def _prompt(example: Mapping[str, Any], truncate: str) -> Padding:
@@ -242,7 +281,7 @@ def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
 def _append(text: Text, pieces: Sequence[str], style: str) -> None:
     """Appends tokens, each with a mark at its end."""
     for piece in pieces:
-        visible = piece.replace("\n", "⏎\n")
+        visible = "⏎\n".join(plain(part) for part in piece.split("\n"))
         text.append(visible.removesuffix("\n"), style)
         text.append("│\n" if visible.endswith("\n") else "│", "dim")
 

@@ -127,10 +127,12 @@ def evaluate_run(
         predictions: a file to write every example's answer to.
 
     Returns:
-        ``step``, ``metric``, ``eval_METRIC``, ``eval_examples``.
+        ``step``, ``metric``, ``eval_METRIC``, ``eval_examples``; and ``eval_nonfinite``, how many
+        of the examples count as wrong because the model's scores are not finite, if there are any.
 
     Raises:
-        InputError: no run there, a damaged one, another base model, or what is wrong with the data.
+        InputError: no run there, a damaged one, another base model, what is wrong with the data, or
+            a model whose scores are finite on none of them.
     """
     from zojax.journal.file import read_journal
     from zojax.journal.replay import changed_data
@@ -173,10 +175,11 @@ def evaluate_config(
         predictions: a file to write every example's answer to.
 
     Returns:
-        ``metric``, ``eval_METRIC``, ``eval_examples``; and ``adapter``, if there is one.
+        As :func:`evaluate_run`, without ``step``; and ``adapter``, if there is one.
 
     Raises:
-        InputError: what is wrong with the data, the model or the adapter.
+        InputError: what is wrong with the data, the model or the adapter, or scores that are finite
+            on no example.
     """
     from zojax.adapters.lora import load_lora
     from zojax.runs.setup import load_eval_data, load_model
@@ -244,12 +247,17 @@ def _evaluate(
         evaluator = Evaluator(model, adapter_of, carry, scorer, used, data.tokenizer)
     with progress_bar(console, "evaluate") as update:
         evaluation = evaluator.evaluate(model.weights, carry, eval_set, dev_set, on_progress=update)
+    evaluation.check_any_finite()
+    if doubt := evaluation.in_doubt():
+        _tell(console, doubt)
     if predictions is not None:
         predictions.write(prediction_rows(eval_set, evaluation))
+    nonfinite = len(evaluation.nonfinite)
     return {
         "metric": metric,
         f"eval_{metric}": evaluation.mean,
         "eval_examples": len(eval_set.items),
+        **({"eval_nonfinite": nonfinite} if nonfinite else {}),
     }
 
 

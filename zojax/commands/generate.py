@@ -288,7 +288,8 @@ def generate_texts(
         ``finish_reason``, ``tokens``; and ``seconds``, the compiling included.
 
     Raises:
-        InputError: an argument that means nothing, or a prompt that does not fit the model.
+        InputError: an argument that means nothing, a prompt that does not fit the model, or a model
+            whose scores are not finite behind any prompt.
     """
     if num_samples < 1:
         raise InputError(f"--num-samples {num_samples}: give 1 or more")
@@ -319,6 +320,12 @@ def generate_texts(
             names=[name for name, _ in asked],
             batch_size=batch_size,
             on_progress=lambda done: update(done, len(asked)),
+        )
+    broken = sum(generation.finish_reason == "nonfinite" for generation in found)
+    if broken == len(found):
+        raise InputError(
+            "no text could be finished: the model's scores are not finite, because its weights "
+            "hold numbers that are not, or overflow their dtype"
         )
     return {
         "generations": [
@@ -368,4 +375,6 @@ def in_words(summary: Mapping[str, Any]) -> str:
     rows = summary["generations"]
     count = sum(len(row["tokens"]) for row in rows)
     texts = f"{len(rows)} text{'s' if len(rows) > 1 else ''}"
-    return f"{texts}, {count} token{'s' if count > 1 else ''} in {summary['seconds']:.1f} s"
+    broken = sum(row.get("finish_reason") == "nonfinite" for row in rows)
+    cut = f"; {broken} cut short where the model's scores are not finite" if broken else ""
+    return f"{texts}, {count} token{'s' if count > 1 else ''} in {summary['seconds']:.1f} s{cut}"

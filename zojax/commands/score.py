@@ -50,14 +50,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     table = Table("candidate", "log-probability", "a token", "among these", box=None)
     for row in rows:
+        logprob, mean, share = row["logprob"], row["mean_logprob"], row["share"]
         table.add_row(
             repr(row["candidate"]),
-            f"{row['logprob']:.4f}",
-            f"{row['mean_logprob']:.4f}",
-            f"{100 * row['share']:.1f} %",
+            _UNKNOWN if logprob is None else f"{logprob:.4f}",
+            _UNKNOWN if mean is None else f"{mean:.4f}",
+            _UNKNOWN if share is None else f"{100 * share:.1f} %",
         )
     make_console(highlight=False).print(table)
     return 0
+
+
+_UNKNOWN = "not finite"
 
 
 def rank_candidates(
@@ -68,10 +72,11 @@ def rank_candidates(
     Returns:
         For each candidate, in the order given: ``candidate``, ``logprob`` (sum over its tokens,
         nats), ``mean_logprob``, ``share`` (softmax of the means over the candidates), ``tokens``.
+        What is not finite is None, and so is every share then.
 
     Raises:
-        InputError: no such model, a candidate that cannot be scored, or more tokens than the model
-            has positions.
+        InputError: no such model, a candidate that cannot be scored, more tokens than the model
+            has positions, or no score that is finite.
     """
     import jax
     import jax.numpy as jnp
@@ -100,14 +105,20 @@ def rank_candidates(
     owner_c = np.asarray(pages.candidate_pc)[0]
     sums = np.array([logprob_pc[0, owner_c == i].sum() for i in range(len(candidates))])
     lengths = np.array([len(c) for c in item.candidates])
+    finite = np.isfinite(sums)
+    if not finite.any():
+        raise InputError(
+            f"{model_path}: its scores are not finite: its weights hold numbers that are not, or "
+            "overflow --dtype (float32 has the widest range)"
+        )
     means = sums / lengths
-    shares = np.exp(means - np.logaddexp.reduce(means))
+    shares = np.exp(means - np.logaddexp.reduce(means)) if finite.all() else None
     return [
         {
             "candidate": candidate,
-            "logprob": float(sums[i]),
-            "mean_logprob": float(means[i]),
-            "share": float(shares[i]),
+            "logprob": float(sums[i]) if finite[i] else None,
+            "mean_logprob": float(means[i]) if finite[i] else None,
+            "share": None if shares is None else float(shares[i]),
             "tokens": item.candidates[i].tolist(),
         }
         for i, candidate in enumerate(candidates)

@@ -76,6 +76,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _skipped_in_words(skipped: int, steps: int) -> str:
+    """What skipped steps mean for a run.
+
+    >>> print(_skipped_in_words(3, 4000))
+    skipped 3 of 4000 steps, whose loss was not finite
+    """
+    line = f"skipped {skipped} of {steps} steps, whose loss was not finite"
+    if skipped < steps / 10:
+        return line
+    trained = "so that nothing was trained" if skipped == steps else "so that little was trained"
+    return (
+        f"{line}, {trained}: use a smaller train.learning_rate or estimator.epsilon, or "
+        "model.dtype=float32"
+    )
+
+
 def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) -> None:
     from zojax.runs import run_dir
 
@@ -90,6 +106,8 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"best dev {100 * result[f'best_dev_{metric}']:.1f} % at step {result['best_step']})",
         )
     )
+    if result["skipped_steps"]:
+        console.print(_skipped_in_words(result["skipped_steps"], result["steps"]), soft_wrap=True)
     if "median_step_seconds" in result:
         console.print(
             f"median step {1000 * result['median_step_seconds']:.1f} ms · "

@@ -6,10 +6,10 @@ An estimator from outside brings a class of its own: a pydantic dataclass whose 
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from zojax.config.fields import STRICT, Count, Positive
+from zojax.config.fields import STRICT, Count, Positive, Probes, Size
 from zojax.config.kinds import Kinds
 
 ESTIMATORS = Kinds("estimator")
@@ -47,8 +47,8 @@ class LozoConfig:
 
     name: Literal["lozo"] = "lozo"
     epsilon: Positive = 1e-3
-    num_queries: Count = 1
-    rank: Count = 2
+    num_queries: Probes = 1
+    rank: Size = 2
     interval: Count = 50
     scale: Literal["none", "rms", "paper"] = "none"
 
@@ -66,7 +66,7 @@ class MezoConfig:
 
     name: Literal["mezo"] = "mezo"
     epsilon: Positive = 1e-3
-    num_queries: Count = 1
+    num_queries: Probes = 1
 
 
 @ESTIMATORS.register
@@ -83,8 +83,8 @@ class MezoFactorizedConfig:
 
     name: Literal["mezo_factorized"] = "mezo_factorized"
     epsilon: Positive = 1e-3
-    num_queries: Count = 1
-    rank: Annotated[Count, AfterValidator(_stands_in)] = 128
+    num_queries: Probes = 1
+    rank: Annotated[Size, AfterValidator(_stands_in)] = 128
 
 
 @ESTIMATORS.register
@@ -102,8 +102,8 @@ class FzooConfig:
 
     name: Literal["fzoo"] = "fzoo"
     epsilon: Positive = 1e-3
-    num_queries: Annotated[int, Field(strict=True), AfterValidator(_has_spread)] = 8
-    rank: Count = 2
+    num_queries: Annotated[Probes, AfterValidator(_has_spread)] = 8
+    rank: Size = 2
     interval: Count = 50
 
 

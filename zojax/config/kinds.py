@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 from pydantic_core import core_schema
 
-from zojax.config.messages import joined
+from zojax.config.messages import joined, shown
 from zojax.errors import InputError
 
 _Settings = TypeVar("_Settings", bound=type)
@@ -87,7 +87,7 @@ class Kinds:
         try:
             settings = self.classes[self.check_name(name)]
         except ValueError as error:
-            raise InputError(f"{self.part}.name={name!r}: {error}") from None
+            raise InputError(f"{self.part}.name={shown(name)}: {error}") from None
         for field in value:
             if lacks := self.lacks(name, field):
                 raise InputError(lacks)

@@ -1,8 +1,8 @@
 """A configuration's file: Python with a ``get_config()``, or with many by their ``NAMES``."""
 
+import os
 import runpy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +11,9 @@ from zojax.config import Config, apply_overrides
 from zojax.config.messages import closest, line_of
 from zojax.config.schema import describe
 from zojax.errors import InputError
+from zojax.text import plain
+
+_SHOWN, _LONGEST = 200, 1_000  # characters of a path, and of what a file's error says
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
@@ -34,8 +37,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         raise InputError(f"{file}: has no get_config()")
     try:
         config = get_config() if name is None else get_config(name)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{file}{line_of(file, error)}: {_what(error)}") from error
+    except BaseException as error:
+        raise _refusal(file, error) from error
     if not isinstance(config, Config):
         raise InputError(f"{file}: get_config() returned {type(config).__name__}, not a Config")
     return apply_overrides(config, overrides)
@@ -53,7 +56,7 @@ def config_names(path: str) -> tuple[str, ...]:
 def _split(path: str) -> tuple[str, str | None]:
     """File and name; a colon may be part of a file's own name."""
     file, colon, name = path.rpartition(":")
-    return (file, name) if colon and not Path(path).is_file() else (path, None)
+    return (file, name) if colon and not os.path.isfile(path) else (path, None)
 
 
 def _check_name(path: str, file: str, name: str | None, names: Sequence[str]) -> None:
@@ -72,24 +75,38 @@ def _check_name(path: str, file: str, name: str | None, names: Sequence[str]) ->
 
 def _run(path: str, file: str) -> dict[str, Any]:
     """What a configuration file defines."""
-    if not Path(file).is_file():
-        what = "is a directory" if Path(file).is_dir() else "no such file"
-        raise InputError(f"--config {path}: {what}; give a Python file with get_config()")
+    if not os.path.isfile(file):  # which is False for names that no file can have, too
+        what = "is a directory" if os.path.isdir(file) else "no such file"
+        raise InputError(
+            f"--config {plain(path, _SHOWN)}: {what}; give a Python file with get_config()"
+        )
     try:
         return runpy.run_path(file)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{file}{line_of(file, error)}: {_what(error)}") from error
+    except BaseException as error:
+        raise _refusal(file, error) from error
 
 
 def _names(file: str, module: Mapping[str, Any]) -> tuple[str, ...]:
     names = module.get("NAMES", ())
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    if type(names) not in (list, tuple) or not all(type(name) is str for name in names):
         raise InputError(f"{file}: NAMES should be a list of texts")
     return tuple(names)
+
+
+def _refusal(file: str, error: BaseException) -> InputError:
+    """What went wrong in a file, whatever it raised; Ctrl-C goes on as it is."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return InputError(f"{file}{line_of(file, error)}: {_what(error)}")
 
 
 def _what(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return describe(error)
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, InputError):
+        return str(error)
+    try:
+        text = str(error.msg if isinstance(error, SyntaxError) else error)
+        return plain(f"{type(error).__name__}: {text}", _LONGEST)
+    except BaseException:  # whatever the file's own class does
+        return "an error that cannot be told"

@@ -1,10 +1,16 @@
 """What is wrong with a configuration, in plain words."""
 
 import difflib
+import reprlib
 import traceback
 from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
+
+from zojax.text import plain
+
+_LONGEST = 500
+"""Characters of what others said, or of a name to be found among ours."""
 
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "text"}
 
@@ -17,7 +23,7 @@ def hint(name: str, names: Sequence[str]) -> str:
     close = (
         [n for n in names if fields[n] == field]
         or [n for n in here if "".join(word[0] for word in fields[n].split("_")) == field]
-        or difflib.get_close_matches(name, here, n=1, cutoff=0.7)
+        or difflib.get_close_matches(name[:_LONGEST], here, n=1, cutoff=0.7)
     )
     if close:
         return f"; did you mean {' or '.join(close)}?"
@@ -31,7 +37,7 @@ def closest(name: str, names: Sequence[str]) -> str | None:
     ('wsc', None)
     """
     by_lower = {n.lower(): n for n in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower()[:_LONGEST], by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 
@@ -45,7 +51,19 @@ def joined(names: Iterable[str], last: str) -> str:
     return f"{', '.join(names)} {last} {end}" if names else end
 
 
-def reason(error: ValidationError, json_example: str = "") -> str:
+def shown(value: object) -> str:
+    """A value as an error shows it: cut, and whatever it is.
+
+    >>> shown("x" * 100), shown(10**5000)
+    ("'xxxxxxxxxxxx...xxxxxxxxxxxxx'", '…')
+    """
+    try:
+        return reprlib.repr(value)
+    except Exception:  # an integer of more digits than Python writes, or a class's own fault
+        return "…"
+
+
+def reason(error: ValidationError) -> str:
     """What is wrong with the first value that is, without its name."""
     first = error.errors()[0]
     kind, _, problem = first["type"].partition("_")
@@ -53,10 +71,8 @@ def reason(error: ValidationError, json_example: str = "") -> str:
         return f"should be {_KINDS[kind]}"
     if first["type"] == "string_too_short":
         return "should not be empty"
-    if first["type"] == "json_invalid":
-        return f"should be JSON, such as {json_example}"
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
+    return message[:1].lower() + plain(message[1:], _LONGEST)
 
 
 def line_of(path: str, error: BaseException) -> str:
@@ -64,4 +80,4 @@ def line_of(path: str, error: BaseException) -> str:
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     if isinstance(error, SyntaxError) and error.filename == path:
         lines.append(error.lineno)
-    return f":{lines[-1]}" if lines and lines[-1] else ""
+    return f":{lines[-1]}" if lines and isinstance(lines[-1], int) else ""

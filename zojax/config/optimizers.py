@@ -44,16 +44,23 @@ OF_OPTAX = (
 )
 
 
+_USUAL = ("adamw", "lion", "adafactor")
+_LONGEST = 500  # characters to look for
+
+
 def check_name(name: str) -> str:
-    """The name of an optimizer, as it is; ``ValueError`` names those that are nearest to others.
+    """The name of an optimizer, as it is; ``ValueError`` names those that are like another.
 
     >>> check_name("lion")
     'lion'
+    >>> check_name("sgdd")
+    Traceback (most recent call last):
+    ValueError: should be sgd, momentum, adam or another optimizer of optax; did you mean sgd?
     """
     names = list(dict.fromkeys([*OWN, *OF_OPTAX]))
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0)
-    raise ValueError(
-        f"should be {', '.join(OWN)} or another optimizer of optax, such as {', '.join(near)}"
-    )
+    # In the names' order at first, so that the same is said at every call.
+    near = difflib.get_close_matches(name.lower()[:_LONGEST], names, n=1, cutoff=0.6)
+    fix = f"; did you mean {near[0]}?" if near else f", such as {', '.join(_USUAL)}"
+    raise ValueError(f"should be {', '.join(OWN)} or another optimizer of optax{fix}")

@@ -19,7 +19,10 @@ from zojax.config.schema import (
 from zojax.config.spaces import Targets
 from zojax.config.upgrade import MOVED
 from zojax.errors import InputError
+from zojax.reading import parse_json
+from zojax.text import plain
 
+_SHOWN = 200  # characters of an override
 _KIND = [f"{part}.name" for part in KINDS]
 
 
@@ -44,7 +47,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
         try:
             _set(tree, name, text)
         except InputError as error:
-            raise InputError(f"--set {override}: {error}") from None
+            raise InputError(f"--set {plain(override, _SHOWN)}: {error}") from None
     return from_dict(tree)
 
 
@@ -52,13 +55,13 @@ def _split(override: str) -> tuple[str, str]:
     """Name, in today's spelling, and text."""
     name, equals, text = (piece.strip() for piece in override.partition("="))
     if not equals:
-        raise InputError(f"--set {override}: write it as FIELD=VALUE")
+        raise InputError(f"--set {plain(override, _SHOWN)}: write it as FIELD=VALUE")
     return MOVED.get(name, name), text
 
 
 def _set(tree: dict[str, Any], name: str, text: str) -> None:
     if name not in field_names():
-        raise InputError(f"no field {name!r}{hint(name, field_names())}")
+        raise InputError(f"no field {plain(name, 60)!r}{hint(name, field_names())}")
     part, field = name.split(".")
     if name in _KIND:
         try:
@@ -70,7 +73,9 @@ def _set(tree: dict[str, Any], name: str, text: str) -> None:
     try:
         tree[part][field] = _parse(field_type, text)
     except ValidationError as error:
-        raise InputError(f"{name} {reason(error, _json_example(field_type))}") from None
+        raise InputError(f"{name} {reason(error)}") from None
+    except InputError as error:
+        raise InputError(f"{name} {error}") from None
 
 
 def _types(tree: dict[str, Any], part: str, field: str) -> dict[str, Any]:
@@ -85,8 +90,12 @@ def _types(tree: dict[str, Any], part: str, field: str) -> dict[str, Any]:
 def _parse(field_type: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in get_args(field_type):
         return None
-    if _json_example(field_type):
-        return TypeAdapter(field_type).validate_json(text)
+    if example := _json_example(field_type):
+        try:
+            value = parse_json(text, "the text")
+        except InputError as error:
+            raise InputError(f"should be JSON, such as {example}; {error}") from None
+        return TypeAdapter(field_type).validate_python(value)
     return TypeAdapter(field_type).validate_strings(text)
 
 

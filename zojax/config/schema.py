@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     JsonValue,
     TypeAdapter,
     ValidationError,
@@ -20,20 +20,24 @@ from pydantic_core import ArgsKwargs
 from zojax.config.estimators import ESTIMATORS, EstimatorSettings, LozoConfig
 from zojax.config.fields import (
     STRICT,
+    Batch,
     Count,
     Fraction,
     NonNegative,
     NonNegativeFloat,
+    PathText,
     Positive,
     Seed,
+    Steps,
     Switch,
     Text,
 )
-from zojax.config.messages import hint, reason
+from zojax.config.messages import hint, reason, shown
 from zojax.config.optimizers import check_name
 from zojax.config.spaces import SPACES, LinearConfig, SpaceSettings
 from zojax.config.upgrade import MOVED, upgrade
 from zojax.errors import InputError
+from zojax.text import plain
 
 
 @dataclass(config=STRICT)
@@ -56,7 +60,7 @@ class ModelConfig:
             are refused otherwise.
     """
 
-    path: Text
+    path: PathText
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     bos_token_id: NonNegative | None = None
     activations: Literal["float32"] | None = None
@@ -65,15 +69,30 @@ class ModelConfig:
 
 
 def _keys_as_text(value: Any) -> Any:
-    """JSON's keys are text: 0 and "0", True and "true" are one label."""
+    """JSON's keys are text, so that 0 and "0", True and "true" are one label, and stand once."""
     if not isinstance(value, Mapping):
         return value
-    return {json.dumps(k) if isinstance(k, int) else k: word for k, word in value.items()}
+    texts = {key: json.dumps(key) if isinstance(key, int) else key for key in value}
+    first: dict[Any, Any] = {}
+    for key, text in texts.items():
+        if text in first:
+            raise ValueError(f"has {first[text]!r} and {key!r}, which are the same label as text")
+        first[text] = key
+    return {texts[key]: word for key, word in value.items()}
+
+
+def _of_finite_numbers(arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except ValueError:
+        raise ValueError("should hold finite numbers alone") from None
+    return arguments
 
 
 Optimizer = Annotated[Text, AfterValidator(check_name)]
-Arguments = dict[Text, JsonValue]
-Words = Annotated[dict[Text, Text], BeforeValidator(_keys_as_text)]
+Arguments = Annotated[dict[Text, JsonValue], AfterValidator(_of_finite_numbers)]
+Words = Annotated[dict[Text, Text], Field(max_length=10_000), BeforeValidator(_keys_as_text)]
+Demonstrations = Annotated[int, Field(strict=True, ge=0, le=1_024)]
 
 
 @dataclass(config=STRICT)
@@ -108,7 +127,7 @@ class DataConfig:
     """
 
     task: Text = "sst2"
-    path: Text | None = None
+    path: PathText | None = None
     num_train: Count | None = None
     num_dev: Count | None = None
     num_eval: Count | None = None
@@ -122,7 +141,7 @@ class DataConfig:
     answer: Text | None = None
     metric: Literal["accuracy", "f1"] | None = None
     skip_bad: Switch = False
-    num_demos: NonNegative = 0
+    num_demos: Demonstrations = 0
     calibration: Literal["none", "content_free", "median"] = "none"
 
 
@@ -157,8 +176,8 @@ class TrainConfig:
             moves, or ``stop`` the run. Either way it is counted and journaled.
     """
 
-    steps: NonNegative = 20_000
-    batch_size: Count = 16
+    steps: Steps = 20_000
+    batch_size: Batch = 16
     learning_rate: Positive = 1e-7
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
@@ -168,7 +187,7 @@ class TrainConfig:
     beta2: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
     objective: Literal["classification", "likelihood", "accuracy", "f1"] | None = None
-    micro_batches: Count = 1
+    micro_batches: Batch = 1
     eval_every: Count = 4_000
     chunk: Count = 32
     seed: Seed = 42
@@ -212,12 +231,12 @@ class RunConfig:
         profile: trace a few steps into ``profile/``, and tell what takes longest in one.
     """
 
-    dir: Text
+    dir: PathText
     checkpoint_every: NonNegative = 0
     keep_last: Count = 1
     keep_best: NonNegative = 1
-    eval_batch_size: Count | None = None
-    profile: bool = False
+    eval_batch_size: Batch | None = None
+    profile: Switch = False
 
 
 @dataclass(config=STRICT)
@@ -272,8 +291,15 @@ def field_names() -> list[str]:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested dicts of JSON's types."""
-    return _ADAPTER.dump_python(config, mode="json")
+    """The configuration as nested dicts of JSON's types.
+
+    Raises:
+        InputError: what was put into it past its types has none.
+    """
+    try:
+        return _ADAPTER.dump_python(config, mode="json", warnings=False)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the configuration is none of JSON's: {plain(error, 200)}") from None
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
@@ -298,7 +324,7 @@ def describe(error: ValidationError) -> str:
         return _unknown(name, of)
     if first["type"] in ("missing", "missing_argument"):
         return f"{name} is missing"
-    return f"{name}={reprlib.repr(first['input'])}: {reason(error)}"
+    return f"{plain(name, 200)}={shown(first['input'])}: {reason(error)}"
 
 
 def _classes() -> dict[str, tuple[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from zojax.config.fields import STRICT, Count, Positive, Text
+from zojax.config.fields import STRICT, Positive, Size, Text
 from zojax.config.kinds import Kinds
 
 SPACES = Kinds("space")
@@ -56,7 +56,7 @@ class LoraConfig:
     """
 
     name: Literal["lora"] = "lora"
-    rank: Count = 8
+    rank: Size = 8
     alpha: Positive = 16.0
     targets: Targets = ("q_proj", "v_proj")
 
@@ -72,7 +72,7 @@ class PrefixConfig:
     """
 
     name: Literal["prefix"] = "prefix"
-    length: Count = 5
+    length: Size = 5
 
 
 OnWeights = LinearConfig | FullConfig

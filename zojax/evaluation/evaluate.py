@@ -14,15 +14,17 @@ import numpy as np
 
 from zojax.adapters import stack_variants
 from zojax.distributed import layout_of
+from zojax.errors import InputError, first_few
 from zojax.evaluation.eval_set import EvalSet, PackedItems
-from zojax.generation.texts import generate
+from zojax.generation.texts import Generation, generate
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, compile_buckets
 from zojax.programs.stopping import NEVER, Stop
 from zojax.scoring import PageShape
+from zojax.tasks import Example
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
-from zojax.tasks.metrics import score_ranking, score_text
+from zojax.tasks.metrics import has_finite_scores, score_ranking, score_text
 from zojax.training.batches import abstract_batch
 from zojax.training.objective import CandidateScorer
 from zojax.training.placement import put_batch
@@ -32,6 +34,7 @@ Tree = Any
 
 _IN_FLIGHT = 2  # batches: the device computes one, the next waits, and a stop waits for no more
 _POLL_SECONDS = 1e-3
+_NAMED, _LONGEST_NAME = 3, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +46,14 @@ class Evaluation:
         scores: of the candidates, calibrated if they are to be, ``(n, candidates)``; ``-inf``
             where an example has none. None where answers are generated.
         texts: the generated answers; None where candidates are ranked.
+        nonfinite: names of the examples for which the model gave a score that is not finite. It
+            has answered nothing there, so that they are worth 0.
     """
 
     values: list[float]
     scores: np.ndarray | None = None
     texts: list[str] | None = None
+    nonfinite: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -57,6 +63,28 @@ class Evaluation:
         0.5
         """
         return float(np.mean(self.values))
+
+    def in_doubt(self) -> str | None:
+        """A line that counts and names the examples without an answer; None where there is none.
+
+        >>> print(Evaluation([0.0, 1.0], nonfinite=("a.jsonl:1",)).in_doubt())
+        1 of 2 examples: the model's scores are not finite, which counts as wrong: a.jsonl:1
+        """
+        if not self.nonfinite:
+            return None
+        return (
+            f"{len(self.nonfinite)} of {len(self.values)} examples: the model's scores are not "
+            f"finite, which counts as wrong: {first_few(self.nonfinite, _NAMED, _LONGEST_NAME)}"
+        )
+
+    def check_any_finite(self) -> None:
+        """Raises ``InputError`` if the model answered nothing at all, for its figure is none."""
+        if len(self.nonfinite) == len(self.values):
+            raise InputError(
+                f"the model's scores are not finite on all {len(self.values)} examples, so it has "
+                "no figure: its weights hold numbers that are not finite or overflow "
+                "model.dtype (float32 has the widest range), or its training diverged"
+            )
 
 
 class Evaluator:
@@ -133,9 +161,14 @@ class Evaluator:
         """
         task, examples = eval_set.task, eval_set.examples
         if eval_set.ranked is None:
-            texts = self._texts(weights, carry, eval_set, stop, on_progress)
-            values = [score_text(e, t, task.metric) for e, t in zip(examples, texts, strict=True)]
-            return Evaluation(values, texts=texts)
+            made = self._generations(weights, carry, eval_set, stop, on_progress)
+            texts = [generation.text.strip() for generation in made]
+            known = [generation.finish_reason != "nonfinite" for generation in made]
+            values = [
+                score_text(example, text, task.metric) if is_known else 0.0
+                for example, text, is_known in zip(examples, texts, known, strict=True)
+            ]
+            return Evaluation(values, texts=texts, nonfinite=_unknown(examples, known))
         dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
         wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
         done, total = 0, sum(packed.size for packed in wanted)
@@ -154,7 +187,9 @@ class Evaluator:
             scores = subtract_content_free(scores, score(eval_set.bare), lengths)
         if dev is not None:
             scores = subtract_median(scores, score(dev))
-        return Evaluation(score_ranking(examples, scores, task.metric), scores)
+        known = has_finite_scores(examples, scores)
+        values = score_ranking(examples, scores, task.metric)
+        return Evaluation(values, scores, nonfinite=_unknown(examples, known))
 
     def _scores(
         self,
@@ -185,14 +220,14 @@ class Evaluator:
             fetch()
         return scores
 
-    def _texts(
+    def _generations(
         self,
         weights: Tree,
         carry: Tree,
         eval_set: EvalSet,
         stop: Stop,
         on_progress: Callable[[int, int], None],
-    ) -> list[str]:
+    ) -> list[Generation]:
         """Greedily generated answers of every example, up to the task's stop string."""
         task, total = eval_set.task, len(eval_set.items)
 
@@ -200,7 +235,7 @@ class Evaluator:
             stop.check()
             on_progress(done, total)
 
-        generated = generate(
+        return generate(
             dataclasses.replace(self._model, weights=weights),
             [item.prompt for item in eval_set.items],
             self._tokenizer.text,
@@ -213,7 +248,11 @@ class Evaluator:
             batch_size=eval_set.batch_size,
             on_progress=report,
         )
-        return [generation.text.strip() for generation in generated]
+
+
+def _unknown(examples: Sequence[Example], known: Sequence[bool]) -> tuple[str, ...]:
+    """The names of those that the model has not answered."""
+    return tuple(e.name for e, is_known in zip(examples, known, strict=True) if not is_known)
 
 
 def _wait(array: jax.Array, stop: Stop) -> None:

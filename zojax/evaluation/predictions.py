@@ -21,14 +21,17 @@ def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str,
         in ``candidates``, their ``scores`` (None where one is not finite), the best one's index in
         ``prediction`` and the right one's in ``label``; where answers are generated the text in
         ``prediction``; ``answers`` where the prediction is compared with texts; and under the
-        metric's name (``accuracy``, ``f1``) what the prediction is worth.
+        metric's name (``accuracy``, ``f1``) what the prediction is worth. Where a score is not
+        finite, ``prediction`` is None and ``nonfinite`` true.
     """
+    unknown = set(evaluation.nonfinite)
     return [
         {
             "index": index,
             "name": example.name,
             "prompt": example.prompt,
             **_answer(example, index, evaluation),
+            **({"prediction": None, "nonfinite": True} if example.name in unknown else {}),
             **({"answers": list(example.answers)} if example.answers else {}),
             eval_set.task.metric: worth,
         }

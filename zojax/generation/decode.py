@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zojax.generation.prompts import UNUSED, Prompts, pack_prompts
-from zojax.generation.sampling import sample
+from zojax.generation.sampling import NOT_FINITE, sample
 from zojax.models import decoder
 from zojax.models.forward import Cache, Forward
 from zojax.scoring.attention import cached_attention, prompt_attention
@@ -68,7 +68,7 @@ def generate_tokens(
 
     Returns:
         ``new_pm (p, max_new_tokens)`` int32: a row's new tokens up to and with its stop token,
-        and -1 behind them.
+        or up to :data:`~zojax.generation.sampling.NOT_FINITE`, and -1 behind them.
     """
     num_rows, length = prompts.tokens_pt.shape
     stop_pe = jnp.broadcast_to(jnp.asarray(stop_ids, jnp.int32), (num_rows, len(stop_ids)))
@@ -236,7 +236,7 @@ def _choose(decoding: Decoding, logits_pv: jax.Array, key: jax.Array) -> Decodin
     at_p = jnp.asarray(rows.length_p) + count_p
     token_p = sample(logits_pv, key, jnp.asarray(rows.request_p), at_p, rows.sampling, live_p)
     count_p += live_p
-    stops_p = (token_p[:, None] == rows.stop_pe).any(axis=1)
+    stops_p = (token_p[:, None] == rows.stop_pe).any(axis=1) | (token_p == NOT_FINITE)
     write_p = jnp.where(live_p, at_p, places)  # outside, where a closed row writes nothing
     tokens_ps = (
         jnp.asarray(rows.tokens_pt).at[jnp.arange(num_rows), write_p].set(token_p, mode="drop")

@@ -29,6 +29,9 @@ class Sampling(NamedTuple):
     top_p: float | Array = 1.0
 
 
+NOT_FINITE = -2
+"""In the place of a token where no logit is the largest, since they are NaN or infinite."""
+
 GREEDY = Sampling()
 """The most probable token every time."""
 
@@ -42,6 +45,8 @@ def sample(
     live_p: Array,
 ) -> jax.Array:
     """The next token of each row, ``(p,)`` int32; its draw is that of (key, request, position).
+
+    Where logits are NaN, or the largest is infinite, it is :data:`NOT_FINITE`.
 
     Nothing is drawn, and nothing put in order, unless a live row asks for it.
 
@@ -95,4 +100,5 @@ def sample(
 
     greedy_p = logits_pv.argmax(-1).astype(jnp.int32)
     drawn_p = jax.lax.cond(draws_p.any(), draw, lambda _: greedy_p, logits_pv)
-    return jnp.where(draws_p, drawn_p, greedy_p)
+    known_p = jnp.isfinite(logits_pv.max(-1))  # the largest is NaN where any is
+    return jnp.where(known_p, jnp.where(draws_p, drawn_p, greedy_p), NOT_FINITE)

@@ -9,11 +9,12 @@ import jax
 from zojax.errors import InputError
 from zojax.generation.prompts import check_lengths
 from zojax.generation.rows import Request, Rows
-from zojax.generation.sampling import GREEDY, Sampling
+from zojax.generation.sampling import GREEDY, NOT_FINITE, Sampling
 from zojax.models import Model
 from zojax.scoring.pages import IntArray
 
 Tree = Any
+FinishReason = Literal["stop", "length", "nonfinite"]
 Decode = Callable[[list[int]], str]
 """The text of token ids."""
 
@@ -25,12 +26,13 @@ class Generation:
     Attributes:
         tokens: the new ids, up to and with what ended them.
         text: of these, before the first stop string.
-        finish_reason: ``stop`` for a stop token or a stop string, ``length`` for the limit.
+        finish_reason: ``stop`` for a stop token or a stop string, ``length`` for the limit,
+            ``nonfinite`` where the model's scores for what comes next are not finite.
     """
 
     tokens: list[int]
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
 
 def generate(
@@ -105,11 +107,15 @@ def generate(
             rows.advance(chunk)
         ended = []
         for row, request, tokens, is_done in rows.progress():
+            is_broken = tokens[-1:] == [NOT_FINITE]
+            tokens = tokens[:-1] if is_broken else tokens
             tokens, text, is_cut = _cut(tokens, decode, stop_strings, is_done)
             if is_cut or is_done:
-                stops = is_cut or tokens[-1] in stop_ids
+                reason: FinishReason = "nonfinite" if is_broken else "length"
+                if is_cut or (tokens[-1:] and tokens[-1] in stop_ids):
+                    reason = "stop"
                 ended.append(row)
-                finished[request.number] = Generation(tokens, text, "stop" if stops else "length")
+                finished[request.number] = Generation(tokens, text, reason)
         rows.remove(ended)
         on_progress(len(finished))
     return [finished[i] for i in range(len(prompts))]

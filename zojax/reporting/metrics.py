@@ -34,9 +34,23 @@ def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
     ]
 
 
-def evaluation_metrics(step: int, name: str, value: float) -> dict[str, Any]:
-    """The line of an evaluation, such as ``dev_accuracy``, after ``step`` steps."""
-    return {"step": step, name: value}
+def evaluation_metrics(
+    step: int, split: str, metric: str, value: float, nonfinite: int = 0
+) -> dict[str, Any]:
+    """The line of an evaluation after ``step`` steps.
+
+    Args:
+        step: so many.
+        split: ``dev`` or ``eval``.
+        metric: of the value.
+        value: from 0 to 1.
+        nonfinite: examples for which the model's scores are not finite; said where there are any.
+
+    >>> evaluation_metrics(2, "dev", "accuracy", 0.5)
+    {'step': 2, 'dev_accuracy': 0.5}
+    """
+    counted = {f"{split}_nonfinite": nonfinite} if nonfinite else {}
+    return {"step": step, f"{split}_{metric}": value, **counted}
 
 
 def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
@@ -52,8 +66,12 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
     ]
     metric = progress.metric
     if progress.eval_before is not None:
-        lines.append(evaluation_metrics(0, f"eval_{metric}", progress.eval_before))
-    lines += [evaluation_metrics(step, f"dev_{metric}", x) for step, x in progress.dev.items()]
+        before = progress.eval_before, progress.eval_nonfinite_before
+        lines.append(evaluation_metrics(0, "eval", metric, *before))
+    lines += [
+        evaluation_metrics(step, "dev", metric, value, progress.dev_nonfinite.get(step, 0))
+        for step, value in progress.dev.items()
+    ]
     lines.sort(key=lambda line: line["step"])  # of one step, as they are: it was trained first
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 

@@ -20,20 +20,47 @@ class Progress:
         metric: what they are.
         eval_before: of the base model on the held-out data, once it is known.
         dev: of the model after each number of steps that was evaluated, on the dev set.
+        eval_nonfinite_before: examples for which the base model's scores are not finite. They
+            count as wrong in ``eval_before``.
+        dev_nonfinite: likewise of ``dev``, for the steps where there are any.
     """
 
     metric: Metric = "accuracy"
     eval_before: float | None = None
     dev: dict[int, float] = dataclasses.field(default_factory=dict)
+    eval_nonfinite_before: int = 0
+    dev_nonfinite: dict[int, int] = dataclasses.field(default_factory=dict)
 
     @property
     def best_step(self) -> int | None:
-        """The first step that is the best on the dev set; None before any evaluation.
+        """The first step that is the best on the dev set; None where none is.
+
+        One with scores that are not finite is never best beside one whose scores all are: it is
+        about to diverge. Where every step has such scores (of a 16-bit base whose longest examples
+        overflow, say), the best is what answers the most rightly all the same. A step that answers
+        nothing rightly for that reason is none.
 
         >>> Progress(dev={0: 0.5, 10: 0.9, 20: 0.9}).best_step
         10
+        >>> Progress(dev={0: 0.5, 10: 0.9}, dev_nonfinite={10: 3}).best_step
+        0
+        >>> Progress(dev={0: 0.0}, dev_nonfinite={0: 12}).best_step is None
+        True
         """
-        return max(self.dev, key=lambda s: (self.dev[s], -s), default=None)
+
+        def rank(step: int) -> tuple[bool, float, int]:
+            return step not in self.dev_nonfinite, self.dev[step], -step
+
+        best = max(self.dev, key=rank, default=None)
+        if best in self.dev_nonfinite and not self.dev[best]:
+            return None
+        return best
+
+    def evaluated(self, step: int, value: float, nonfinite: int) -> None:
+        """Adds an evaluation on the dev set, with so many examples that have no finite scores."""
+        self.dev[step] = value
+        if nonfinite:
+            self.dev_nonfinite[step] = nonfinite
 
     def write(self, directory: Path) -> None:
         """Writes ``progress.json``."""
@@ -46,12 +73,17 @@ class Progress:
         ['best_dev_f1', 'best_step', 'dev_f1', 'eval_f1_before', 'metric']
         """
         best, metric = self.best_step, self.metric
+        nonfinite = {
+            "eval_nonfinite_before": self.eval_nonfinite_before,
+            "dev_nonfinite": {str(step): count for step, count in self.dev_nonfinite.items()},
+        }
         return {
             "metric": metric,
             f"eval_{metric}_before": self.eval_before,
             "best_step": best,
             f"best_dev_{metric}": None if best is None else self.dev[best],
             f"dev_{metric}": {str(step): value for step, value in self.dev.items()},
+            **{name: counted for name, counted in nonfinite.items() if counted},
         }
 
 
@@ -75,4 +107,6 @@ def read_progress(directory: Path, steps: int, metric: Metric = "accuracy") -> P
         metric,
         raw.get(f"eval_{metric}_before"),
         {step: value for step, value in dev.items() if step <= steps},
+        raw.get("eval_nonfinite_before", 0),
+        {int(s): n for s, n in raw.get("dev_nonfinite", {}).items() if int(s) <= steps},
     )

@@ -81,11 +81,13 @@ class Reporter:
                 f"step {done}/{self._total} · {status} · {speed} · {left:.0f} s left"
             )
 
-    def evaluation(self, step: int, split: str, metric: str, value: float) -> None:
-        """Reports a figure of a split, ``dev`` or ``eval``, after ``step`` steps."""
+    def evaluation(
+        self, step: int, split: str, metric: str, value: float, nonfinite: int = 0
+    ) -> None:
+        """Reports a figure of a split; the arguments are :func:`evaluation_metrics`'s."""
         if split == "dev":
             self._dev = f" · dev {metric} {100 * value:.1f} %"
-        self._write(evaluation_metrics(step, f"{split}_{metric}", value))
+        self._write(evaluation_metrics(step, split, metric, value, nonfinite))
         self._board.scalar(f"{metric}/{split}", value, step)
 
     def _write(self, metrics: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ from zojax.training.method import (
     objective_name,
 )
 from zojax.training.objective import CandidateScorer
+from zojax.training.odd import odd_settings
 from zojax.training.step import Method, Objective
 
 
@@ -181,7 +182,7 @@ def prepare(config: Config, console: Console) -> Run:
     with console.status("loading the model"):
         model = load_model(config)
         base_hash = content_hash(model.weights)
-    for note in model.notes:
+    for note in (*model.notes, *odd_settings(config, model, data.splits.task, data.splits.train)):
         console.print(plain(note), soft_wrap=True, markup=False)
     scorer = make_scorer(config, data.splits.task, data.scored, model)
     return Run(

@@ -15,7 +15,7 @@ from zojax.config import Config
 from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet
-from zojax.evaluation.evaluate import Evaluator
+from zojax.evaluation.evaluate import Evaluation, Evaluator
 from zojax.files import write_json
 from zojax.journal.file import SKIPPED, Journal, JournalWriter, read_journal
 from zojax.journal.replay import check_data, is_folded
@@ -124,7 +124,7 @@ def _train_to_the_end(
         with trainer.reporter, CompilationCounter() as compilations:
             try:
                 _evaluate_base(training, console)
-                _evaluate_dev(training)
+                _evaluate_dev(training, console)
                 _train_chunks(training, console)
             finally:
                 if not checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
@@ -261,7 +261,7 @@ def _train_chunks(training: Training, console: Console) -> None:
             with nullcontext() if profile is None else profile.tracing(trainer):
                 run_chunk(trainer, batches, end, stop)
             stop.check()
-            _evaluate_dev(training)
+            _evaluate_dev(training, console)
             _save_checkpoint(training)
 
 
@@ -305,29 +305,42 @@ def _evaluate_base(training: Training, console: Console) -> None:
     trainer, progress = training.trainer, training.progress
     if progress.eval_before is not None or trainer.step > 0:
         return
-    progress.eval_before = _figure(training, training.eval_set)
+    value, nonfinite = _held_out_figure(training, console)
+    progress.eval_before, progress.eval_nonfinite_before = value, nonfinite
     progress.write(training.directory)
-    trainer.reporter.evaluation(0, "eval", progress.metric, progress.eval_before)
+    trainer.reporter.evaluation(0, "eval", progress.metric, value, nonfinite)
     console.print(f"held-out {progress.metric} before: {100 * progress.eval_before:.1f} %")
 
 
-def _evaluate_dev(training: Training) -> None:
+def _evaluate_dev(training: Training, console: Console) -> None:
     """Evaluates on the dev set, if this is a step for it and it has not been done."""
     trainer, progress, config = training.trainer, training.progress, training.run.config.train
     step = trainer.step
     is_due = step % config.eval_every == 0 or step == config.steps
     if not is_due or step in progress.dev:
         return
-    progress.dev[step] = _figure(training, training.dev_set)
+    evaluation = _evaluate(training, training.dev_set, console)
+    nonfinite = len(evaluation.nonfinite)
+    progress.evaluated(step, evaluation.mean, nonfinite)
     progress.write(training.directory)
-    trainer.reporter.evaluation(step, "dev", progress.metric, progress.dev[step])
+    trainer.reporter.evaluation(step, "dev", progress.metric, evaluation.mean, nonfinite)
 
 
-def _figure(training: Training, eval_set: EvalSet) -> float:
+def _held_out_figure(training: Training, console: Console) -> tuple[float, int]:
+    """The figure of what is held out, and of how many examples no score is finite; never of all."""
+    evaluation = _evaluate(training, training.eval_set, console)
+    evaluation.check_any_finite()
+    return evaluation.mean, len(evaluation.nonfinite)
+
+
+def _evaluate(training: Training, eval_set: EvalSet, console: Console) -> Evaluation:
     trainer = training.trainer
-    return training.evaluator.evaluate(
+    evaluation = training.evaluator.evaluate(
         trainer.owned.weights, trainer.state, eval_set, training.dev_set, training.stop
-    ).mean
+    )
+    if doubt := evaluation.in_doubt():
+        console.print(f"after step {trainer.step}, {doubt}", soft_wrap=True, markup=False)
+    return evaluation
 
 
 def _save_checkpoint(training: Training) -> None:
@@ -336,7 +349,9 @@ def _save_checkpoint(training: Training) -> None:
     step, every = trainer.step, run.config.run.checkpoint_every
     if every and step % every == 0 and step < run.config.train.steps:
         weights = trainer.owned.weights if is_folded(run.method, step) else None
-        training.checkpoints.save(step, weights, trainer.state, training.progress.dev.get(step))
+        progress = training.progress
+        figure = None if step in progress.dev_nonfinite else progress.dev.get(step)
+        training.checkpoints.save(step, weights, trainer.state, figure)
 
 
 def _finish(training: Training, compilations: int, console: Console) -> dict[str, Any]:
@@ -344,11 +359,13 @@ def _finish(training: Training, compilations: int, console: Console) -> dict[str
     directory, progress = training.directory, training.progress
     journal = read_journal(directory / run_dir.JOURNAL)
     _return_to_best(training, journal, console)
+    value, nonfinite = _held_out_figure(training, console)
     result = {
         "steps": training.run.config.train.steps,
         "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
         **progress.as_dict(),
-        f"eval_{progress.metric}": _figure(training, training.eval_set),
+        f"eval_{progress.metric}": value,
+        **({"eval_nonfinite": nonfinite} if nonfinite else {}),
         "eval_examples": len(training.eval_set.items),
         **training.trainer.speed.summary(),
         "compilations_after_start": compilations,
@@ -361,6 +378,11 @@ def _finish(training: Training, compilations: int, console: Console) -> dict[str
 def _return_to_best(training: Training, journal: Journal, console: Console) -> None:
     """Rebuilds the model of the step that is the best on the dev set, unless it is the last."""
     trainer, run, best = training.trainer, training.run, training.progress.best_step
+    if best is None:
+        raise InputError(
+            "no step is best: on the dev set the model's scores were never finite; use "
+            "model.dtype=float32 or a smaller train.learning_rate (with --fresh)"
+        )
     if best == trainer.step:
         return
     base = OwnedWeights(run.model.weights)

@@ -44,7 +44,8 @@ def subtract_median(scores: FloatArray, dev_scores: FloatArray) -> FloatArray:
     after them; the mean over the classes takes that out, so that the median sees how each class
     stands against the others. It needs no labels, and few outliers do not move it. Two classes are
     then chosen equally often on the dev set, so this helps where classes are about equally
-    frequent, and harms where they are not.
+    frequent, and harms where they are not. Examples of the dev set whose scores are not finite say
+    nothing of that and are left out; where no other is there, no score is known.
 
     Args:
         scores: of the examples to judge, ``(n, k)``.
@@ -54,5 +55,8 @@ def subtract_median(scores: FloatArray, dev_scores: FloatArray) -> FloatArray:
     >>> subtract_median(np.array([[-1.0, -2.0]]), dev)
     array([[-2., -1.]])
     """
-    centred = dev_scores - dev_scores.mean(axis=-1, keepdims=True)
+    finite = dev_scores[np.isfinite(dev_scores).all(axis=-1)]
+    if not len(finite):
+        return np.full_like(scores, np.nan)
+    centred = finite - finite.mean(axis=-1, keepdims=True)
     return scores - np.median(centred, axis=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import reprlib
 import string
 from typing import Any
@@ -165,7 +166,7 @@ def _prompts(template: Template, record: Record, name: str) -> tuple[str, str]:
 def _as_text(value: Any, field: str, name: str) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no text")
 

@@ -95,16 +95,36 @@ def score_text(example: Example, text: str, metric: Metric) -> float:
 
 
 def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> list[float]:
-    """What every example's best candidate is worth, each from 0 to 1.
+    """What every example's best candidate is worth, each from 0 to 1; nothing where none is.
 
     Args:
         examples: ``n`` of them.
         scores: ``(n, k)``, calibrated or not; ``-inf`` where an example has no such candidate.
+            Where one that it has is not finite either, none is best (:func:`has_finite_scores`).
         metric: the task's.
 
     >>> examples = [Example("p", ("a", "b"), label, "x") for label in (0, 1, 1)]
     >>> score_ranking(examples, np.array([[-1, -2], [-1, -2], [-2, -1]]), "accuracy")
     [1.0, 0.0, 1.0]
     """
+    known = has_finite_scores(examples, scores)
     choices = scores.argmax(-1).tolist()
-    return [score_choice(e, choice, metric) for e, choice in zip(examples, choices, strict=True)]
+    return [
+        score_choice(example, choice, metric) if is_known else 0.0
+        for example, choice, is_known in zip(examples, choices, known, strict=True)
+    ]
+
+
+def has_finite_scores(examples: Sequence[Example], scores: np.ndarray) -> list[bool]:
+    """Whether all candidates of each example have finite scores, so that one of them is best.
+
+    Among NaN and infinities ``argmax`` names a candidate, but the model did not.
+
+    >>> examples = [Example("p", ("a", "b"), 0, "x")] * 2
+    >>> has_finite_scores(examples, np.array([[-1, -2, -np.inf], [-1, np.nan, -np.inf]]))
+    [True, False]
+    """
+    return [
+        bool(np.isfinite(row[: len(example.candidates)]).all())
+        for example, row in zip(examples, scores, strict=True)
+    ]

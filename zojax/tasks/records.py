@@ -2,16 +2,25 @@
 
 import csv
 import dataclasses
-import io
-import json
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zojax.errors import InputError
+from zojax.errors import InputError, first_few
+from zojax.reading import parse_json, read_lines
 from zojax.tasks.task import Record
+from zojax.text import plain
 
 FORMATS = ("jsonl", "csv", "parquet")
+
+MAX_CHARACTERS = 1 << 20
+"""Of a row: a line of JSON, or a text of a table. Some 200,000 tokens; more is no example."""
+
+MAX_ROWS, MAX_TABLE_CHARACTERS = 20_000_000, 4 << 30
+"""Of a table, whose rows are held in memory; a small file of Parquet can hold many alike."""
+
+_PARQUET_ROWS = 1_024  # that are uncompressed at a time
 
 OnBad = Callable[[InputError], None]
 """Told of a bad row; it raises, or counts the row so that the reader goes on."""
@@ -56,72 +65,127 @@ def read_file(path: Path, on_bad: OnBad) -> list[Row]:
         InputError: the file cannot be read, or holds nothing.
     """
     read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix]
-    try:
-        rows = list(read(path, on_bad))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    rows: list[Row] = []
+    room = MAX_TABLE_CHARACTERS
+    for name, take in read(path):
+        if len(rows) == MAX_ROWS or room < 0:
+            raise InputError(
+                f"{path}: has more than {MAX_ROWS:,} rows, or {MAX_TABLE_CHARACTERS:,} characters"
+            )
+        try:
+            record = take()
+        except InputError as error:
+            on_bad(error)
+            record = None
+        room -= sum(len(text) for text in (record or {}).values() if isinstance(text, str))
+        rows.append(Row(name, record))
     if not rows:
         raise InputError(f"{path}: holds no record")
     return rows
 
 
-def _read_jsonl(path: Path, on_bad: OnBad) -> Iterator[Row]:
-    text = path.read_text(encoding="utf-8-sig")
-    # Not splitlines: JSON strings may hold other line separators, such as U+2028, as they are.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+Take = Callable[[], Record]
+"""Gives a row's record; ``InputError`` names a bad one."""
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Take]]:
+    # JSON strings may hold other line separators than these, such as U+2028, as they are.
+    for number, line in enumerate(read_lines(path, MAX_CHARACTERS), start=1):
+        if line is None or line.strip():
             name = f"{path}:{number}"
-            yield Row(name, _parse_line(line, name, on_bad))
+            yield name, functools.partial(_parse_line, line, name)
 
 
-def _parse_line(line: str, name: str, on_bad: OnBad) -> Record | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        on_bad(InputError(f"{name}: is not JSON ({error.msg} at column {error.colno})"))
-        return None
+def _parse_line(line: str | None, name: str) -> Record:
+    if line is None:
+        raise InputError(f"{name}: is longer than {MAX_CHARACTERS:,} characters")
+    _check_utf8(line, name)
+    record = parse_json(
+        line.rstrip("\n"), name, allow_nan=True
+    )  # as Python and pandas write what is missing
     if not isinstance(record, dict):
-        on_bad(InputError(f"{name}: is not a JSON object"))
-        return None
+        raise InputError(f"{name}: is not a JSON object")
     return record
 
 
-def _read_csv(path: Path, on_bad: OnBad) -> Iterator[Row]:
-    """Rows of a table with a header, named by the line that they begin in; all fields are text."""
-    lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True)
-    first_line = 1
+def _check_utf8(text: str, name: str) -> None:
     try:
-        header = next(lines, [])
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = ord(text[error.start]) & 0xFF
+        raise InputError(f"{name}: is not UTF-8 (it has a byte {byte:#x})") from None
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Take]]:
+    """Rows of a table with a header, named by the line that they begin in; all fields are text."""
+    first_line = 1
+
+    def lines() -> Iterator[str]:
+        for line in read_lines(path, MAX_CHARACTERS, newline=""):
+            if line is None:
+                raise csv.Error(f"it has a line of more than {MAX_CHARACTERS:,} characters")
+            yield line
+
+    table = csv.reader(lines(), strict=True)
+    try:
+        header = next(table, [])
+        for cell in header:
+            _check_utf8(cell, f"{path}:1")
         if len(set(header)) < len(header):
-            raise InputError(f"{path}:1: the header names a column twice: {', '.join(header)}")
-        first_line = lines.line_num + 1
-        for cells in lines:
-            name, first_line = f"{path}:{first_line}", lines.line_num + 1
-            if len(cells) == len(header):
-                yield Row(name, dict(zip(header, cells, strict=True)))
-            elif cells:  # a blank line has none
-                on_bad(
-                    InputError(f"{name}: has {len(cells)} cells, but the header has {len(header)}")
-                )
-                yield Row(name, None)
+            raise InputError(f"{path}:1: the header names a column twice: {first_few(header)}")
+        first_line = table.line_num + 1
+        for cells in table:
+            name, first_line = f"{path}:{first_line}", table.line_num + 1
+            if cells:  # a blank line has none
+                yield name, functools.partial(_take_cells, header, cells, name)
     except csv.Error as error:  # nobody knows where the next row would begin
         raise InputError(f"{path}:{first_line}: is not CSV ({error})") from None
 
 
-def _read_parquet(path: Path, on_bad: OnBad) -> Iterator[Row]:
+def _take_cells(header: Sequence[str], cells: Sequence[str], name: str) -> Record:
+    if len(cells) != len(header):
+        raise InputError(f"{name}: has {len(cells)} cells, but the header has {len(header)}")
+    for cell in cells:
+        _check_utf8(cell, name)
+    return dict(zip(header, cells, strict=True))
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Take]]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"reading {path} needs pyarrow: pip install 'zojax[hub]'") from None
+    next(read_lines(path, longest=1), None)  # refuses what is no regular file
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path}: is not Parquet ({str(error).splitlines()[0]})") from None
-    for number, record in enumerate(table.to_pylist(), start=1):
-        yield Row(f"{path}:{number}", record)
+        table = pyarrow.parquet.ParquetFile(path)
+        names = table.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}: names a column twice: {first_few(names)}")
+        batches = table.iter_batches(batch_size=_PARQUET_ROWS)
+        for number, row in enumerate(_rows_of(batches), start=1):
+            name = f"{path}:{number}"
+            yield name, functools.partial(_take_row, row, name)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: is not Parquet ({plain(error, 200)})") from None
+
+
+def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
+    """The rows of a table's batches, each a batch of one row."""
+    for batch in batches:
+        for place in range(batch.num_rows):
+            yield batch.slice(place, 1)
+
+
+def _take_row(row: Any, name: str) -> Record:
+    try:
+        [record] = row.to_pylist()
+    except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a date past 9999
+        raise InputError(f"{name}: cannot be read ({plain(error, 200)})") from None
+    for field, value in record.items():
+        if isinstance(value, str | bytes) and len(value) > MAX_CHARACTERS:
+            raise InputError(f"{name}: {field} is longer than {MAX_CHARACTERS:,} characters")
+    return record
 
 
 def read_hub(repository: str, name: str | None, split: str) -> list[Row]:

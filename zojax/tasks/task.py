@@ -59,7 +59,7 @@ def make_example(task: Task, record: Record, name: str) -> Example:
             there = first_few(record) or "none"
             raise InputError(f"{name}: no field {field!r}; there are {there}")
         value = record[field]
-        if kind is int and isinstance(value, str) and value.isdecimal():
+        if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < 20:
             known[field] = int(value)  # tables in CSV hold nothing but text
         if kind is str and not isinstance(value, str):
             raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no text")

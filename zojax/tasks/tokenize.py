@@ -11,6 +11,9 @@ from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item
 from zojax.tasks.example import Example
 
+MAX_CHARACTERS = 4 << 20
+"""Of a prompt with a candidate; a model of a million positions reads about as many."""
+
 
 def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
     """Tokenises an example, however long it is.
@@ -23,20 +26,21 @@ def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
         InputError: names the example: a candidate of no token or like another, or a token that the
             model does not know.
     """
-    prompt = tokenizer.ids(example.prompt)
-    candidates = []
-    for text in example.candidates:
-        together = tokenizer.ids(example.prompt + text)
+    _check_length(example)
+    wholes = [example.prompt + text for text in example.candidates]
+    prompt, *togethers = tokenizer.ids_of_all([example.prompt, *wholes])
+    candidates: dict[tuple[int, ...], str] = {}
+    for text, together in zip(example.candidates, togethers, strict=True):
         is_prefix = together[: len(prompt)] == prompt
-        candidate = together[len(prompt) :] if is_prefix else tokenizer.ids(text)
+        candidate = tuple(together[len(prompt) :] if is_prefix else tokenizer.ids(text))
         if not candidate:
             raise InputError(f"{example.name}: candidate {reprlib.repr(text)} tokenises to nothing")
         if candidate in candidates:
-            other = reprlib.repr(example.candidates[candidates.index(candidate)])
+            other = reprlib.repr(candidates[candidate])
             raise InputError(
                 f"{example.name}: candidate {reprlib.repr(text)} tokenises like {other}"
             )
-        candidates.append(candidate)
+        candidates[candidate] = text
     largest = max(max(ids) for ids in [[tokenizer.bos, *prompt], *candidates])
     if largest >= tokenizer.vocab_size:
         raise InputError(
@@ -49,6 +53,23 @@ def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
         example.label,
         example.name,
     )
+
+
+def _check_length(example: Example) -> None:
+    """Refuses what no model could read, since a character costs a tokenizer some 120 bytes."""
+    longest = max(map(len, example.candidates), default=0)
+    length = len(example.prompt) + longest
+    total = (len(example.candidates) + 1) * len(example.prompt) + sum(map(len, example.candidates))
+    if length > MAX_CHARACTERS:
+        raise InputError(
+            f"{example.name}: has {length:,} characters with its longest candidate, more than "
+            f"{MAX_CHARACTERS:,}"
+        )
+    if total > 8 * MAX_CHARACTERS:
+        raise InputError(
+            f"{example.name}: has {len(example.candidates):,} candidates behind a prompt of "
+            f"{len(example.prompt):,} characters, more than can be tokenised together"
+        )
 
 
 def only_right_candidate(item: Item) -> Item:

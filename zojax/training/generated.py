@@ -1,6 +1,7 @@
 """An objective without a gradient: minus the worth of answers that the variants generate."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from flax import nnx
 from zojax.adapters import num_variants
 from zojax.generation.decode import generate_tokens
 from zojax.generation.prompts import UNUSED, Prompts, pack_prompts, padded_length
+from zojax.generation.sampling import NOT_FINITE
 from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item, PageShape, repeat_for_slots
 from zojax.scoring.pages import Array
@@ -111,6 +113,8 @@ def generated_objective(
     stop_ids = (*tokenizer.stop_ids, *(ends if len(ends) == 1 else ()))
 
     def worth(new_m: np.ndarray, example: int) -> float:
+        if (new_m == NOT_FINITE).any():
+            return math.nan  # so that the step is skipped
         text = tokenizer.text(new_m[new_m != UNUSED].tolist())
         return score_text(examples[example], text.split(task.stop)[0].strip(), metric)
 

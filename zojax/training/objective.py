@@ -139,4 +139,5 @@ def choice_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     """
     assert batch.value_bk is not None, "packed with the batch where this is the objective"
     value_b = jnp.take_along_axis(batch.value_bk, scores_bk.argmax(-1)[:, None], axis=-1)
-    return jnp.where(jnp.isnan(scores_bk).any(), jnp.nan, -value_b.mean())  # or none would see them
+    known = jnp.isfinite(scores_bk.max(-1)).all()  # argmax names one among NaN and infinities, too
+    return jnp.where(known, -value_b.mean(), jnp.nan)

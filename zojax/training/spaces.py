@@ -41,9 +41,24 @@ def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
     if on_weights(settings):
         return lowrank(weight_sites(settings, model), rank=rank), draw_dense
     space = beside(settings, model)
+    return factored(space, _shapes(space, model), rank=rank), draw_factored
+
+
+def low_rank_shapes(settings: Any, model: Model) -> list[tuple[int, ...]]:
+    """Of the matrices that :func:`low_rank` has factors of, or along."""
+    if on_weights(settings):
+        return [site.shape for site in weight_sites(settings, model) if site.is_matrix]
+    return list(_shapes(beside(settings, model), model).values())
+
+
+def lora_shapes(settings: LoraConfig, model: Model) -> list[tuple[int, ...]]:
+    """Of the weights that get a LoRA."""
+    return [site.shape for site in _lora_sites(settings, model)]
+
+
+def _shapes(space: Space, model: Model) -> dict[str, tuple[int, ...]]:
     params = jax.eval_shape(space.init, model.weights, jax.random.key(0))
-    shapes = {path: leaf.shape for path, leaf in params.items()}
-    return factored(space, shapes, rank=rank), draw_factored
+    return {path: leaf.shape for path, leaf in params.items()}
 
 
 def weight_sites(settings: OnWeights, model: Model) -> Sites:
@@ -73,11 +88,15 @@ def beside(settings: Any, model: Model) -> Space:
 
 
 def _lora(settings: LoraConfig, model: Model) -> Space:
+    sites = _lora_sites(settings, model)
+    return lora_space(sites, rank=settings.rank, alpha=settings.alpha)
+
+
+def _lora_sites(settings: LoraConfig, model: Model) -> Sites:
     try:
-        sites = lora_sites(trainable_sites(model.weights, "linear"), settings.targets)
+        return lora_sites(trainable_sites(model.weights, "linear"), settings.targets)
     except ValueError as error:
         raise InputError(f"space.targets: {error}") from None
-    return lora_space(sites, rank=settings.rank, alpha=settings.alpha)
 
 
 def _prefix(settings: PrefixConfig, model: Model) -> Space:
