@@ -11,6 +11,7 @@ from zojax.commands import configs, data, export, generate, journal, plan, score
 from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
+from zojax.programs.settings import ignore_environment
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    ignore_environment()
     warnings.filterwarnings("ignore")
     try:
         return _COMMANDS[args.command].run(args)
