@@ -32,6 +32,7 @@ from zojax.journal.file import JournalWriter
 from zojax.journal.replay import step_keys
 from zojax.models import content_hash
 from zojax.models.opt import OPTConfig
+from zojax.programs.settings import chosen_settings
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model
 from zojax.runs.train import train
@@ -138,6 +139,7 @@ class ExportRuns:
     def forge(self, directory: Path, style: str, scale: float = 3.0, **settings: Any) -> Path:
         """A run whose projected gradients were drawn and not measured."""
         config = self.config(directory, style, **settings)
+        config.train.eval_every = 2
         base = load_model(config)
         method, key = make_method(config, base), jax.random.key(config.train.seed)
         directory.mkdir(parents=True)
@@ -150,6 +152,7 @@ class ExportRuns:
             "key_data": jax.random.key_data(key).tolist(),
             "num_queries": method.estimator.num_queries,
             "num_variants": method.estimator.num_variants,
+            "settings": chosen_settings(),
         }
         journal = JournalWriter.create(directory / run_dir.JOURNAL, header)
         journal.append(

@@ -14,6 +14,7 @@ from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
 from zojax.printing import OutputLost, end_output, warn
+from zojax.programs.settings import ignore_environment
 from zojax.text import plain, plain_lines
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    ignore_environment()
     warnings.filterwarnings("ignore")
     try:
         _check_texts(args)

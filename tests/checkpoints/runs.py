@@ -16,6 +16,7 @@ from flax import traverse_util
 from tests.bits import assert_same_bits, copied
 from zojax.adapters import Site, lowrank, lowrank_fold
 from zojax.checkpoints.writer import CheckpointWriter
+from zojax.config import Config, ModelConfig, RunConfig, TrainConfig, to_dict
 from zojax.estimators import lozo
 from zojax.journal.file import Journal, JournalWriter, read_journal
 from zojax.journal.replay import Replay, header_key, is_folded, make_replay, step_keys
@@ -123,7 +124,7 @@ def make_run(
     method = Method(estimator, optimizer, interval, rates, folding)
     key, rng = jax.random.key(seed), np.random.default_rng(seed)
     header = {
-        "config": {"train": {"batch_size": 4, "seed": seed}},
+        "config": to_dict(Config(ModelConfig("m"), RunConfig("r"), train=TrainConfig(seed=seed))),
         "base_hash": content_hash(base),
         "key_data": jax.random.key_data(key).tolist(),
         "key_impl": str(jax.random.key_impl(key)),

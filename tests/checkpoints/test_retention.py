@@ -94,7 +94,7 @@ def rewrite_journal(run: Run, records: np.ndarray) -> None:
     """The run's journal with other scalars."""
     path = run.journal.path
     path.unlink()
-    writer = JournalWriter.create(path, run.journal.header)
+    writer = JournalWriter.create(path, run.journal.header.as_dict())
     names = {"learning_rate": "learning_rates", "projected_grad": "projected_grads"}
     fields = ("key_data", "learning_rate", "projected_grad", "losses", "flags")
     writer.append(0, **{names.get(name, name): records[name] for name in fields})

@@ -51,7 +51,7 @@ def test_eval_says_what_is_there_instead_of_a_run(run, tmp_path, refusal):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "cannot be read (Expecting property name"),
+        ("{", "is not JSON (Expecting property name"),
         ("[]", "holds no JSON object"),
         ('{"model": {"path": 5}}', "model.path=5: should be text"),
     ],

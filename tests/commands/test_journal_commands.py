@@ -229,15 +229,15 @@ def test_verify_refuses_more_steps_than_the_run_has(run, console, tmp_path):
 def test_another_way_to_train_is_refused(part, name, value, run):
     journal, config = read_journal(run.journal), make_config(run.base)
     config.run.dir, config.model.path, config.data.path = "a", "b", "c"  # may lie anywhere
-    check_run(journal, config, journal.header["base_hash"])
+    check_run(journal, config, journal.header.base_hash)
     setattr(getattr(config, part), name, value)
     with pytest.raises(InputError, match=rf"was made with {part}\.{name} .*, not '?{value}"):
-        check_run(journal, config, journal.header["base_hash"])
+        check_run(journal, config, journal.header.base_hash)
 
 
 def test_another_base_model_is_refused_with_both_hashes(run):
     journal = read_journal(run.journal)
-    with pytest.raises(InputError, match=rf"{journal.header['base_hash']}, here 4567"):
+    with pytest.raises(InputError, match=rf"{journal.header.base_hash}, here 4567"):
         check_run(journal, make_config(run.base), "4567")
 
 
@@ -248,7 +248,7 @@ def test_a_journal_of_before_there_was_a_space_is_read_as_it_was_meant(run, cons
     base_hash = content_hash(load(str(run.base)).weights)
     write_journal(tmp_path / "journal.zj", make_config(run.base), base_hash, saved=old)
     journal = read_journal(tmp_path / "journal.zj")
-    assert journal.header["config"] == old
+    assert journal.header.config == old
     check_run(journal, make_config(run.base), base_hash)
     show(tmp_path, console)
     assert "linear: fold stochastic" in printed(console)
@@ -279,13 +279,13 @@ def test_replay_writes_the_models_weights(run, console, tmp_path):
     assert told["steps"] == STEPS
     assert told["content_hash"] == content_hash(written.weights)
     assert told["content_hash"] == content_hash(merge(owned, state, method, key))
-    assert told["content_hash"] != journal.header["base_hash"]
+    assert told["content_hash"] != journal.header.base_hash
     assert "training_seconds" not in told
 
 
 def test_replay_of_no_steps_is_the_base_model(run, console):
     told = replay_to(run.journal, console, steps=0)
-    assert told["content_hash"] == read_journal(run.journal).header["base_hash"]
+    assert told["content_hash"] == read_journal(run.journal).header.base_hash
 
 
 def test_replay_with_everything_trained_moves_the_vectors(run, console, tmp_path):
@@ -308,7 +308,7 @@ def test_replay_with_everything_trained_moves_the_vectors(run, console, tmp_path
 
 def test_replay_finds_the_base_model_where_it_is_told(run, console, tmp_path):
     path = tmp_path / "journal.zj"
-    base_hash = read_journal(run.journal).header["base_hash"]
+    base_hash = read_journal(run.journal).header.base_hash
     write_journal(path, make_config(tmp_path / "moved away"), base_hash)
     with pytest.raises(InputError, match="moved away"):
         replay_to(path, console)

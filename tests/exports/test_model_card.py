@@ -41,7 +41,7 @@ def test_a_card_names_base_data_settings_and_results(form, export_runs, tmp_path
     result = read_json(directory / run_dir.RESULT)
     journal = read_journal(directory / run_dir.JOURNAL)
     base, reviews = str(export_runs.bases["pre-LN"]), str(export_runs.reviews)
-    for part in (base, reviews, "sst2", "lozo", journal.header["base_hash"]):
+    for part in (base, reviews, "sst2", "lozo", journal.header.base_hash):
         assert part in card
     settings = json.loads(card.split("```json\n")[1].split("```")[0])
     expected = to_dict(run_dir.read_config(directory))

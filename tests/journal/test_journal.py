@@ -248,7 +248,7 @@ def test_other_files_are_refused(content, message, tmp_path):
 def test_a_missing_file_and_a_directory_are_named(tmp_path):
     with pytest.raises(InputError, match=r"a\.zj: no journal here"):
         read_journal(tmp_path / "a.zj")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is not a regular file"):
         read_journal(tmp_path)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from zojax.journal.file import JournalWriter, read_journal
+from zojax.journal.header import Header
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "journal.md"
 
@@ -58,17 +59,17 @@ def read_independently(raw: bytes) -> tuple[dict, list[dict]]:
     return header, records
 
 
-@pytest.mark.parametrize(("words", "queries", "variants"), [(2, 1, 2), (4, 3, 5), (2, 2, 1)])
-def test_both_readers_see_what_was_written(words, queries, variants, tmp_path):
+@pytest.mark.parametrize(("queries", "variants"), [(1, 2), (3, 5), (2, 1)])
+def test_both_readers_see_what_was_written(queries, variants, tmp_path):
     header = {
-        "key_data": [7] * words,
+        "key_data": [7, 2**32 - 1],
         "num_queries": queries,
         "num_variants": variants,
         "note": "ε, ν, 重み",
     }
     steps, rng = 23, np.random.default_rng(0)
     written = {
-        "key_data": rng.integers(0, 2**32, (steps, words), np.uint32),
+        "key_data": rng.integers(0, 2**32, (steps, 2), np.uint32),
         "learning_rate": rng.random(steps).astype(np.float32),
         "projected_grad": rng.standard_normal((steps, queries)).astype(np.float32),
         "losses": rng.random((steps, variants)).astype(np.float32),
@@ -88,7 +89,8 @@ def test_both_readers_see_what_was_written(words, queries, variants, tmp_path):
     writer.close()
     their_header, their_records = read_independently(path.read_bytes())
     journal = read_journal(path)
-    assert their_header == journal.header == header
+    assert their_header == header
+    assert journal.header.as_dict().items() <= {**header, "key_impl": "threefry2x32"}.items()
     assert journal.lost_bytes == 0
     np.testing.assert_array_equal(journal.records["step"], np.arange(steps))
     for name, column in written.items():
@@ -104,7 +106,8 @@ def test_the_documents_example_is_read_by_both_and_written_so(tmp_path):
     header, [theirs] = read_independently(raw)
     journal = read_journal(path)
     [ours] = journal.records
-    assert journal.header == header == {"key_data": [0, 42], "num_queries": 1, "num_variants": 2}
+    assert header == {"key_data": [0, 42], "num_queries": 1, "num_variants": 2}
+    assert journal.header == Header((0, 42), num_queries=1, num_variants=2)
     for record in (ours, theirs):
         assert record["learning_rate"] == 0.5
         assert list(record["projected_grad"]) == [-1.5]

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zojax.journal.file import SKIPPED, record_dtype
+from zojax.journal.file import SKIPPED
+from zojax.journal.header import Header, record_dtype
 from zojax.reporting.metrics import mend_metrics, step_metrics
 from zojax.reporting.progress import Progress
 
 
 def make_records(count: int) -> np.ndarray:
-    header = {"key_data": [0, 0], "num_queries": 1, "num_variants": 2}
-    records = np.zeros(count, record_dtype(header))
+    records = np.zeros(count, record_dtype(Header((0, 0), num_queries=1, num_variants=2)))
     records["step"] = np.arange(count)
     records["losses"] = np.arange(count)[:, None] + [[0.25, 0.75]]
     return records

@@ -42,9 +42,9 @@ def make_note(
             "format": FORMAT,
             "zojax": __version__,
             "step": step,
-            "examples": step * journal.header["config"]["train"]["batch_size"],
+            "examples": step * journal.header.configuration(journal.path).train.batch_size,
             "dev_accuracy": dev_accuracy,
-            "base_hash": journal.header["base_hash"],
+            "base_hash": journal.header.base_hash,
             "header": journal.seed,
             "records": digest(journal, step),
             "hashes": {name: content_hash(tree) for name, tree in trees.items()},
@@ -68,7 +68,7 @@ def check_note(path: Path, journal: Journal, folded: bool) -> dict[str, Any]:
         raise InputError(f"{path}: is damaged or was never whole")
     if note["format"] != FORMAT:
         raise InputError(f"{path}: has format {note['format']}; this zojax reads {FORMAT}")
-    if note["base_hash"] != journal.header["base_hash"]:
+    if note["base_hash"] != journal.header.base_hash:
         raise InputError(f"{path}: is a checkpoint of another run, with another base model")
     if note["header"] != journal.seed:
         raise InputError(f"{path}: is a checkpoint of another run, with other settings")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from zojax.commands.options import COUNT, JSON, add_command
+from zojax.errors import InputError
 from zojax.outputs import new_directory
 from zojax.printing import make_console, say, say_json, to_json
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from zojax.config import Config
     from zojax.journal.file import Journal
     from zojax.models import Model
     from zojax.training.step import Method
@@ -103,7 +102,7 @@ def show(path: Path, console: Console, *, as_json: bool = False) -> None:
     if as_json:
         summary = {
             "path": str(journal.path),
-            "header": journal.header,
+            "header": journal.header.as_dict(),
             "steps": len(records),
             "lost_steps": journal.lost_steps,
             "skipped_steps": skipped,
@@ -138,21 +137,22 @@ def verify(path: Path, console: Console) -> int:
         InputError: what is wrong with a journal that cannot be used as it is.
     """
     from zojax.journal.replay import check_records
-    from zojax.training.schedules import learning_rates
 
     journal = _read(path)
-    check_records(journal, learning_rates(_config(journal).train))
+    header = journal.header
+    is_of_run = header.config is not None
+    check_records(journal, header.configuration(journal.path).train if is_of_run else None)
     steps, size = len(journal.records), journal.good_bytes + journal.lost_bytes
-    if not journal.lost_bytes:
-        console.print(f"OK, {steps} steps ({size} bytes)", highlight=False)
-        return 0
-    console.print(
-        f"{journal.path}: damaged from byte {journal.good_bytes} of {size} on: the first {steps} "
-        f"steps are good, {journal.lost_steps} behind them are lost",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return 1
+    if journal.lost_bytes:
+        line = (
+            f"{journal.path}: damaged from byte {journal.good_bytes} of {size} on: the first "
+            f"{steps} steps are good, {journal.lost_steps} behind them are lost"
+        )
+    else:
+        unsaid = "" if is_of_run else "; of no run, since its header has no configuration"
+        line = f"OK, {steps} steps ({size} bytes){unsaid}"
+    console.print(line, highlight=False, soft_wrap=True)
+    return 1 if journal.lost_bytes else 0
 
 
 def replay_to(
@@ -186,7 +186,7 @@ def replay_to(
     from zojax.runs.rebuild import load_base
 
     journal = _read(path)
-    config = _config(journal)
+    config = journal.header.configuration(journal.path)
     if model is not None:
         config.model.path = model
     with nullcontext() if output is None else new_directory(output) as partial:
@@ -194,7 +194,7 @@ def replay_to(
         steps = len(journal.records) if steps is None else steps
         result, seconds = _replay_with_bar(base, method, journal, steps, console)
         if partial is not None:
-            metadata = {"base_hash": journal.header["base_hash"], "steps": str(steps)}
+            metadata = {"base_hash": journal.header.base_hash or "", "steps": str(steps)}
             save(result, partial, metadata=metadata)
     trained_for = _training_seconds(journal.path.parent, steps)
     return {
@@ -251,17 +251,9 @@ def _replay_with_bar(
 
 def _training_seconds(directory: Path, steps: int) -> float | None:
     """What the first steps took when they were trained, if the run's metrics lie there."""
-    from zojax.runs import run_dir
+    from zojax.reporting.metrics import METRICS, read_seconds
 
-    metrics = directory / run_dir.METRICS
-    if not metrics.is_file():
-        return None
-    seconds: dict[int, float] = {}
-    for text in metrics.read_text().splitlines():
-        with suppress(ValueError):  # a crash may have cut the last line
-            line = json.loads(text)
-            if "seconds" in line:
-                seconds[line["step"]] = line["seconds"]  # the last one, if it was done again
+    seconds = read_seconds(directory / METRICS)
     taken = [seconds.get(step + 1) for step in range(steps)]
     return None if None in taken else math.fsum(taken)  # pyright: ignore[reportArgumentType]
 
@@ -272,29 +264,20 @@ def _read(path: Path) -> Journal:
     return read_journal(path / JOURNAL if path.is_dir() else path)
 
 
-def _config(journal: Journal) -> Config:
-    from zojax.config import from_dict
-
-    return from_dict({**journal.header["config"], "mesh": {}})
-
-
 def _print_header(journal: Journal, skipped: int, console: Console) -> None:
-    from zojax.config.upgrade import upgrade
-
     header = journal.header
-    config, steps = upgrade(header["config"]), len(journal.records)
     size = journal.good_bytes + journal.lost_bytes
+    of, settings = _settings(journal)
     rows = {
         "journal": f"{journal.path} ({size:,} bytes)",
-        "steps": f"{steps} of {config['train']['steps']}, {skipped} skipped",
-        "base model": f"{config['model']['path']} ({config['model']['dtype']})",
-        "base hash": header["base_hash"],
-        "estimator": _kind(config["estimator"]),
-        "trained": _kind(config["space"]),
-        "training": _listed(config["train"]),
-        "key": f"{header['key_impl']} {' '.join(map(str, header['key_data']))}",
-        "made by": f"zojax {header['zojax']}, jax {header['jax']}",
+        "steps": f"{len(journal.records)}{of}, {skipped} skipped",
+        **settings,
+        "base hash": header.base_hash or "?",
+        "key": f"{header.key_impl} {' '.join(map(str, header.key_data))}",
+        "made by": f"zojax {header.zojax or '?'}, jax {header.jax or '?'}",
     }
+    if header.settings:
+        rows["settings"] = _listed(header.settings)
     if journal.lost_bytes:
         rows["damage"] = f"{journal.lost_steps} steps at the end are lost"
     table = Table.grid(padding=(0, 2))
@@ -304,11 +287,27 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
     console.print()
 
 
+def _settings(journal: Journal) -> tuple[str, dict[str, str]]:
+    """Of how many steps the run is, and how it trains; or why that is not known."""
+    from zojax.config import to_dict
+
+    try:
+        config = to_dict(journal.header.configuration(journal.path))
+    except InputError as error:
+        return "", {"run": f"unknown: {error}"}
+    return f" of {config['train']['steps']}", {
+        "base model": f"{config['model']['path']} ({config['model']['dtype']})",
+        "estimator": _kind(config["estimator"]),
+        "trained": _kind(config["space"]),
+        "training": _listed(config["train"]),
+    }
+
+
 def _kind(settings: dict[str, Any]) -> str:
     return f"{settings['name']}: {_listed({n: v for n, v in settings.items() if n != 'name'})}"
 
 
-def _listed(settings: dict[str, Any]) -> str:
+def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 

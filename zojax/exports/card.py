@@ -166,9 +166,9 @@ def _sections(exported: Exported) -> list[str]:
         "steps": f"{len(journal.records)} of {config.train.steps}, {skipped} skipped",
         "steps of this model": exported.step,
         "format": FORMAT,
-        "base model's content hash": header["base_hash"],
-        "key": f"{header['key_impl']} {' '.join(map(str, header['key_data']))}",
-        "made by": f"zojax {header['zojax']}, jax {header['jax']}",
+        "base model's content hash": header.base_hash,
+        "key": f"{header.key_impl} {' '.join(map(str, header.key_data))}",
+        "made by": f"zojax {header.zojax or '?'}, jax {header.jax or '?'}",
     }
     task = get_task(config.data)
     sizes = get_sizes(config.data, task)

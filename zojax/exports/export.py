@@ -17,14 +17,14 @@ from zojax.exports.model import export_hf, export_peft
 from zojax.hub import read_config
 from zojax.hub.stored import DTYPES
 from zojax.hub.tensor_names import tensor_shapes
-from zojax.journal.file import read_journal
+from zojax.journal.file import Journal, read_journal
 from zojax.journal.replay import check_records
 from zojax.models.precision import precision_of
 from zojax.outputs import new_directory
-from zojax.reading import read_json
-from zojax.reporting.progress import Progress, read_progress
+from zojax.reporting.progress import read_progress
 from zojax.runs import run_dir
-from zojax.training.schedules import learning_rates
+from zojax.runs.rebuild import best_step
+from zojax.runs.result import read_result
 
 Format = Literal["peft", "hf", "journal"]
 
@@ -72,16 +72,15 @@ def export_run(
         raise InputError(f"--rank {rank}: give 1 or more")
     config = run_dir.read_config(directory)
     journal = read_journal(directory / run_dir.JOURNAL)
-    check_records(journal, learning_rates(config.train))
-    progress = read_progress(directory, len(journal.records))
+    check_records(journal, config.train)
     if step is None and format != "journal":
-        step = progress.best_step
+        step = best_step(journal, config, lambda line: console.print(line, markup=False))
     steps = len(journal.records) if step is None else step
     if steps > len(journal.records):
         raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
     if rank is not None:
         _check_rank(rank, config)
-    exported = Exported(config, journal, steps, _figures(directory, progress))
+    exported = Exported(config, journal, steps, _figures(journal, config))
     with new_directory(output) as partial:
         if format == "journal":
             summary = _export_journal(exported, partial, output)
@@ -103,11 +102,13 @@ def _check_rank(rank: int, config: Config) -> None:
         raise InputError(f"--rank {rank}: no matrix of the model has a rank over {highest}")
 
 
-def _figures(directory: Path, progress: Progress) -> dict[str, Any]:
+def _figures(journal: Journal, config: Config) -> dict[str, Any]:
     """What a finished run's ``result.json`` says, or what is known of another so far."""
-    path = directory / run_dir.RESULT
-    if path.exists():
-        return read_json(path)
+    directory, steps = journal.path.parent, len(journal.records)
+    result = read_result(directory, config, steps)
+    if result is not None:
+        return result
+    progress = read_progress(directory, steps, config)
     return progress.as_dict() if progress.dev else {}
 
 

@@ -154,7 +154,7 @@ def export_hf(
     summary: dict[str, Any] = {"dtype": dtype.name}
     if dtype.itemsize == 2 and not is_folded(method, exported.step):
         summary["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
-    metadata = {"base_hash": exported.journal.header["base_hash"], "steps": str(exported.step)}
+    metadata = {"base_hash": exported.journal.header.base_hash, "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)
     for name in _BESIDE_WEIGHTS:
         if (Path(base.path) / name).is_file():

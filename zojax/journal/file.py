@@ -19,6 +19,8 @@ import xxhash
 
 from zojax.errors import InputError
 from zojax.files import write_atomically
+from zojax.journal.header import Header, as_header, record_dtype
+from zojax.reading import parse_json, read_bytes
 
 JOURNAL = "journal.zj"
 """Its file in a run's directory."""
@@ -26,6 +28,9 @@ JOURNAL = "journal.zj"
 MAGIC, FORMAT = b"ZOJAXJNL", 1
 SKIPPED = 1
 """The flag of a step whose loss was not finite: it was counted, and nothing moved."""
+
+MAX_BYTES = 1 << 30
+"""Of a journal: 27 million steps of LoZO. A longer one is refused before it is begun or read."""
 
 _PREFIX = len(MAGIC) + 8  # magic, format and length of the header
 
@@ -39,26 +44,6 @@ _ADVICE = {
 }
 
 
-def record_dtype(header: Mapping[str, Any]) -> np.dtype:
-    """A record as a packed structured dtype, the checksum last.
-
-    >>> header = {"key_data": [0, 42], "num_queries": 1, "num_variants": 2}
-    >>> record_dtype(header).itemsize
-    40
-    """
-    return np.dtype(
-        [
-            ("step", "<u8"),
-            ("key_data", "<u4", (len(header["key_data"]),)),
-            ("learning_rate", "<f4"),
-            ("flags", "<u4"),
-            ("projected_grad", "<f4", (header["num_queries"],)),
-            ("losses", "<f4", (header["num_variants"],)),
-            ("checksum", "<u4"),
-        ]
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Journal:
     """A journal as it was read.
@@ -68,12 +53,13 @@ class Journal:
         header: what the run is.
         seed: the header's checksum, which those of the records start from.
         start: bytes before the first record.
-        records: the good ones, all of them from step 0, in the dtype of :func:`record_dtype`.
+        records: the good ones, all of them from step 0, in the dtype of
+            :func:`zojax.journal.header.record_dtype`.
         lost_bytes: behind them; what a crash left of records that were never whole.
     """
 
     path: Path
-    header: dict[str, Any]
+    header: Header
     seed: int
     start: int
     records: np.ndarray
@@ -94,15 +80,12 @@ def read_journal(path: Path) -> Journal:
     """Reads a journal: the whole of it, or its good part if its end is damaged.
 
     Raises:
-        InputError: no journal there; one whose header is damaged, or a record before good ones;
-            or records that are not those of steps 0, 1, 2, …
+        InputError: no journal there; one whose header is damaged or says what no run can be; a
+            damaged record before good ones; or records that are not those of steps 0, 1, 2, …
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no journal here") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: no journal here")
+    raw = read_bytes(path, MAX_BYTES)
     header, seed, start = _decode_header(path, raw)
     dtype = record_dtype(header)
     count = (len(raw) - start) // dtype.itemsize
@@ -143,7 +126,7 @@ def _encode_header(header: Mapping[str, Any]) -> bytes:
     return covered + xxhash.xxh32_intdigest(covered).to_bytes(4, "little")
 
 
-def _decode_header(path: Path, raw: bytes) -> tuple[dict[str, Any], int, int]:
+def _decode_header(path: Path, raw: bytes) -> tuple[Header, int, int]:
     """The header, its checksum, and the offset of what is behind it."""
     if not raw.startswith(MAGIC[: len(raw)]):
         raise InputError(f"{path}: not a zojax journal")
@@ -162,19 +145,17 @@ def _decode_header(path: Path, raw: bytes) -> tuple[dict[str, Any], int, int]:
             f"{path}: its header is damaged; put a copy of the file back, or start anew "
             "(zojax train --fresh)"
         )
-    return json.loads(raw[_PREFIX:stop]), checksum, stop + 4
+    fields = parse_json(raw[_PREFIX:stop], f"{path}: header")
+    return as_header(fields, path), checksum, stop + 4
 
 
 def _checksums(records: np.ndarray, seed: int) -> np.ndarray:
     """What the checksum of each record must be."""
     size, raw = records.dtype.itemsize, records.tobytes()
-    return np.array(
-        [
-            xxhash.xxh32_intdigest(raw[i : i + size - 4], seed=seed)
-            for i in range(0, len(raw), size)
-        ],
-        "<u4",
+    digests = (
+        xxhash.xxh32_intdigest(raw[i : i + size - 4], seed=seed) for i in range(0, len(raw), size)
     )
+    return np.fromiter(digests, "<u4", len(records))
 
 
 class JournalWriter:
@@ -200,12 +181,13 @@ class JournalWriter:
 
         Args:
             path: of the file; its directory exists.
-            header: what the run is; holds ``key_data``, ``num_queries`` and ``num_variants``,
-                which give the records their size.
+            header: what the run is, in JSON's types; see :class:`zojax.journal.header.Header`.
 
         Raises:
+            InputError: such a header cannot be.
             OSError: it cannot be written; no file is left then.
         """
+        as_header(header, path)
         write_atomically(path, _encode_header(header))
         directory = os.open(path.parent, os.O_RDONLY)
         try:

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from zojax.adapters.merge import merge_adapter
-from zojax.config import Config, from_dict, to_dict
+from zojax.config import Config, TrainConfig, to_dict
 from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.journal.file import SKIPPED, Journal
 from zojax.models.precision import dequantise
+from zojax.programs.settings import check_chosen, check_settings
 from zojax.training.interval import (
     OwnedWeights,
     ends_interval,
@@ -29,12 +30,14 @@ from zojax.training.interval import (
     reaches_interval_end,
 )
 from zojax.training.placement import state_shardings
+from zojax.training.schedules import learning_rates
 from zojax.training.step import Method, TrainState, init_state, update
 
 Tree = Any
 
 _LEAST_WAIT = 20  # steps that the host may always be ahead
 _RATE_TOLERANCE = 1e-6  # relative; cosines may differ in a last bit between machines
+_KEYS_AT_ONCE = 4096
 
 
 def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
@@ -45,14 +48,22 @@ def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
     >>> step_keys(jax.random.key(0), 3).shape
     (3, 2)
     """
-    keys = jax.vmap(lambda step: direction_key(key, step, 0, num_queries))(jnp.arange(steps))
-    return np.asarray(jax.random.key_data(keys))
+
+    def keys_from(first: int) -> np.ndarray:
+        steps_s = first + jnp.arange(_KEYS_AT_ONCE)
+        keys = jax.vmap(lambda step: direction_key(key, step, 0, num_queries))(steps_s)
+        return np.asarray(jax.random.key_data(keys))
+
+    # One shape, whatever the number of steps, and used once at least: what asks for more steps
+    # later, in the middle of a training, compiles nothing.
+    blocks = [keys_from(first) for first in range(0, max(steps, 1), _KEYS_AT_ONCE)]
+    return np.concatenate(blocks)[:steps]
 
 
 def header_key(journal: Journal) -> jax.Array:
     """The run's key, as the header has it."""
-    data = jnp.array(journal.header["key_data"], jnp.uint32)
-    return jax.random.wrap_key_data(data, impl=journal.header["key_impl"])
+    data = jnp.array(journal.header.key_data, jnp.uint32)
+    return jax.random.wrap_key_data(data, impl=journal.header.key_impl)
 
 
 def check_run(journal: Journal, config: Config, base_hash: str) -> None:
@@ -64,12 +75,13 @@ def check_run(journal: Journal, config: Config, base_hash: str) -> None:
         base_hash: content hash of the weights that a replay would start from.
     """
     header = journal.header
-    if header["base_hash"] != base_hash:
+    check_chosen(header.settings, journal.path)
+    if header.base_hash != base_hash:
         raise InputError(
             f"{journal.path}: was made on another base model than {config.model.path} "
-            f"(weights' hash there {header['base_hash']}, here {base_hash})"
+            f"(weights' hash there {header.base_hash}, here {base_hash})"
         )
-    theirs, ours = to_dict(from_dict(header["config"])), to_dict(config)
+    theirs, ours = to_dict(header.configuration(journal.path)), to_dict(config)
     for part in ("train", "estimator", "space"):
         for name, value in ours[part].items():
             if theirs[part][name] != value:
@@ -86,8 +98,8 @@ def changed_data(journal: Journal, data_hash: str) -> str | None:
         journal: the run's.
         data_hash: of the examples as they are now.
     """
-    theirs = journal.header.get("data_hash", data_hash)
-    if theirs == data_hash:
+    theirs = journal.header.data_hash
+    if theirs in (None, data_hash):
         return None
     return (
         f"{journal.path}: the run's data or tokenizer has changed (hash there {theirs}, here "
@@ -102,27 +114,28 @@ def check_data(journal: Journal, data_hash: str) -> None:
         raise InputError(f"{changed}; put the old ones back, or start anew with --fresh")
 
 
-def check_records(journal: Journal, learning_rates: np.ndarray) -> None:
+def check_records(journal: Journal, config: TrainConfig | None) -> None:
     """Raises ``InputError`` if a record is not of the run that the header describes.
 
     Args:
         journal: as read, so that its checksums and steps are right.
-        learning_rates: of the run's steps, as its configuration gives them.
+        config: the run's, for its learning rates; None leaves them unchecked. Whatever its steps
+            are, only those are looked at that the journal has.
     """
-    records = journal.records
-    if len(records) > len(learning_rates):
-        raise InputError(
-            f"{journal.path}: holds {len(records)} steps of a run of {len(learning_rates)}"
-        )
-    num_queries = records["projected_grad"].shape[1]
-    keys = step_keys(header_key(journal), len(learning_rates), num_queries)[: len(records)]
-    rates = learning_rates[: len(records)]
-    off = np.abs(records["learning_rate"] - rates)
+    check_settings()
+    records, steps = journal.records, len(journal.records)
+    if config is not None and steps > config.steps:
+        raise InputError(f"{journal.path}: holds {steps} steps of a run of {config.steps}")
+    keys = step_keys(header_key(journal), steps, journal.header.num_queries)
+    finite = np.isfinite(records["losses"]).all(1) & np.isfinite(records["projected_grad"]).all(1)
     wrong = {
         "key": (records["key_data"] != keys).any(axis=1),
-        "learning rate": ~(off <= _RATE_TOLERANCE * rates),  # so that NaN is wrong
-        "flags": records["flags"] > SKIPPED,
+        "flags": records["flags"] != np.where(finite, 0, SKIPPED),
     }
+    if config is not None:
+        rates = learning_rates(config, steps)
+        off = np.abs(records["learning_rate"] - rates)
+        wrong["learning rate"] = ~(off <= _RATE_TOLERANCE * rates)  # so that NaN is wrong
     for name, wrong_s in wrong.items():
         if wrong_s.any():
             step = int(wrong_s.argmax())

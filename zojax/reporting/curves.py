@@ -28,7 +28,7 @@ def draw_curves(directory: Path) -> Path:
     lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if line.get("loss") is not None}
     name = next((name for line in lines for name in line if name.startswith("dev_")), "dev")
-    dev = {line["step"]: line[name] for line in lines if name in line}
+    dev = dict(sorted((line["step"], line[name]) for line in lines if name in line))
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -4,16 +4,29 @@ import json
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
+from zojax.errors import InputError
 from zojax.files import write_atomically
 from zojax.journal.file import SKIPPED
+from zojax.reading import parse_json, read_bytes, validate
 from zojax.reporting.progress import Progress
 
 METRICS = "metrics.jsonl"
 """Its name in a run's directory."""
+
+_MAX_BYTES = 8 << 30  # some 150 a step
+
+
+class _Timed(TypedDict):
+    """What is read of a step's line."""
+
+    step: Annotated[int, Field(strict=True, ge=0)]
+    seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
@@ -59,7 +72,7 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
     Every step of the journal and every evaluation of the progress has one line then, in the order
     in which they were made. Of the file itself the steps' ``seconds`` are kept, where it has them.
     """
-    seconds = _read_seconds(path)
+    seconds = read_seconds(path)
     lines = [
         line | ({"seconds": seconds[line["step"]]} if line["step"] in seconds else {})
         for line in step_metrics(records)
@@ -76,11 +89,15 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def _read_seconds(path: Path) -> dict[int, float]:
-    """What the steps took, of those lines that are whole."""
+def read_seconds(path: Path) -> dict[int, float]:
+    """What a run's steps took, of those lines that are whole; of a step done again, the last."""
     seconds: dict[int, float] = {}
-    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with suppress(ValueError, TypeError, KeyError):
-            line = json.loads(text)
+    try:
+        lines = read_bytes(path, _MAX_BYTES).splitlines()
+    except InputError:  # no such file, or another thing than what a run writes
+        return seconds
+    for text in lines:
+        with suppress(InputError):
+            line = validate(_Timed, parse_json(text, str(path)), str(path))
             seconds[line["step"]] = line["seconds"]
     return seconds

@@ -1,15 +1,42 @@
 """What a run knows of how good it is: ``progress.json``, and which step is the best."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from zojax.config import Config, TrainConfig
+from zojax.errors import InputError
 from zojax.files import write_json
-from zojax.reading import read_json
+from zojax.reading import read_json, validate
+from zojax.tasks.dataset import get_task
 from zojax.tasks.task import Metric
+from zojax.text import plain
 
 PROGRESS = "progress.json"
 """Its name in a run's directory."""
+
+Figure = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+"""What an evaluation gives."""
+
+Step = Annotated[str, Field(strict=True, pattern="^(0|[1-9][0-9]{0,17})$")]
+"""After which an evaluation was made, as a key of JSON."""
+
+Count = Annotated[int, Field(strict=True, ge=0)]
+"""Of examples or steps."""
+
+
+class _Told(TypedDict):
+    """What is read of the file; the metric's name is left out of the names."""
+
+    eval_before: NotRequired[Figure | None]
+    eval_nonfinite_before: NotRequired[Count]
+    dev: NotRequired[dict[Step, Figure]]
+    dev_nonfinite: NotRequired[dict[Step, Count]]
 
 
 @dataclasses.dataclass
@@ -82,31 +109,74 @@ class Progress:
             f"eval_{metric}_before": self.eval_before,
             "best_step": best,
             f"best_dev_{metric}": None if best is None else self.dev[best],
-            f"dev_{metric}": {str(step): value for step, value in self.dev.items()},
+            f"dev_{metric}": {str(step): value for step, value in sorted(self.dev.items())},
             **{name: counted for name, counted in nonfinite.items() if counted},
         }
 
 
-def read_progress(directory: Path, steps: int, metric: Metric = "accuracy") -> Progress:
-    """The evaluations of a run's first ``steps`` steps.
+def is_evaluated(step: int, config: TrainConfig) -> bool:
+    """Whether a run evaluates on the dev set after so many steps."""
+    return step == config.steps or (step < config.steps and step % config.eval_every == 0)
+
+
+def missing_evaluations(progress: Progress, steps: int, config: TrainConfig) -> list[int]:
+    """The steps up to this one whose evaluations a run must have made, and are not known.
+
+    >>> progress = Progress("accuracy", 0.5, {0: 0.5, 6: 0.9})
+    >>> missing_evaluations(progress, 8, TrainConfig(steps=8, eval_every=3))
+    [3, 8]
+    """
+    due = [*range(0, steps + 1, config.eval_every), *[steps] * (steps == config.steps)]
+    is_unknown = {0} if progress.eval_before is None else set()
+    return sorted({step for step in due if step not in progress.dev} | is_unknown)
+
+
+def read_progress(directory: Path, steps: int, config: Config) -> Progress:
+    """The evaluations of a run's first ``steps`` steps; none, where the file is missing.
 
     Later ones, of steps whose records a crash took, are forgotten: they will be made again.
 
     Args:
         directory: of the run.
         steps: that the journal holds.
-        metric: of a run that has not been evaluated.
+        config: the run's.
+
+    Raises:
+        InputError: the file says what no evaluation of this run can have said.
     """
-    path = directory / PROGRESS
-    if not path.exists():
+    path, metric = directory / PROGRESS, get_task(config.data).metric
+    if not os.path.lexists(path):
         return Progress(metric)
-    raw = read_json(path)
-    metric = raw.get("metric", "accuracy")
-    dev = {int(step): value for step, value in raw.get(f"dev_{metric}", {}).items()}
+    try:
+        return _parse(path, read_json(path), metric, steps, config.train)
+    except InputError as error:
+        raise InputError(
+            f"{error}; remove it, and zojax train makes the evaluations again"
+        ) from None
+
+
+def _parse(
+    path: Path, raw: dict[str, Any], metric: Metric, steps: int, config: TrainConfig
+) -> Progress:
+    check_metric(path, raw, metric)
+    names = {f"eval_{metric}_before": "eval_before", f"dev_{metric}": "dev"}
+    told = validate(_Told, {names.get(name, name): raw[name] for name in raw}, str(path))
+    dev = {int(step): figure for step, figure in told.get("dev", {}).items()}
+    nonfinite = {int(step): count for step, count in told.get("dev_nonfinite", {}).items()}
+    for step in (*dev, *nonfinite):
+        if not is_evaluated(step, config):
+            raise InputError(f"{path}: has step {step}, after which this run evaluates nothing")
     return Progress(
         metric,
-        raw.get(f"eval_{metric}_before"),
-        {step: value for step, value in dev.items() if step <= steps},
-        raw.get("eval_nonfinite_before", 0),
-        {int(s): n for s, n in raw.get("dev_nonfinite", {}).items() if int(s) <= steps},
+        told.get("eval_before"),
+        {step: dev[step] for step in sorted(dev) if step <= steps},
+        told.get("eval_nonfinite_before", 0),
+        {step: count for step, count in nonfinite.items() if count and step <= steps},
     )
+
+
+def check_metric(path: Path, raw: Mapping[str, Any], metric: Metric) -> None:
+    """Raises ``InputError`` if a file has figures of another metric than the run's."""
+    theirs = raw.get("metric", "accuracy")
+    if theirs != metric:
+        raise InputError(f"{path}: metric is {plain(repr(theirs), 40)}, the run's is {metric!r}")

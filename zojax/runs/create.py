@@ -11,9 +11,11 @@ from zojax.config import Config, to_dict
 from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.files import write_json
-from zojax.journal.file import JournalWriter
-from zojax.reading import read_json
+from zojax.journal.file import MAX_BYTES, JournalWriter, read_journal
+from zojax.journal.header import as_header, record_dtype
+from zojax.programs.settings import chosen_settings
 from zojax.runs import lock, run_dir
+from zojax.runs.result import read_result
 from zojax.runs.setup import Run
 
 
@@ -35,8 +37,8 @@ def find_run(
     if not run_dir.holds_run(directory, config):
         return False, None
     held.enter_context(lock.hold(directory))
-    path = directory / run_dir.RESULT
-    return True, read_json(path) if path.exists() else None
+    journal = read_journal(directory / run_dir.JOURNAL)
+    return True, read_result(directory, config, len(journal.records))
 
 
 def create_run(directory: Path, run: Run, held: ExitStack) -> None:
@@ -60,7 +62,14 @@ def _write_run(directory: Path, run: Run) -> None:
         "key_data": jax.random.key_data(run.key).tolist(),
         "num_queries": estimator.num_queries,
         "num_variants": estimator.num_variants,
+        **({"settings": settings} if (settings := chosen_settings()) else {}),
     }
+    size = run.config.train.steps * record_dtype(as_header(header, directory)).itemsize
+    if size > MAX_BYTES:
+        raise InputError(
+            f"train.steps={run.config.train.steps}: a journal of {size:,} bytes; it can have "
+            f"{MAX_BYTES:,}"
+        )
     try:
         write_json(directory / run_dir.CONFIG, to_dict(run.config))
         JournalWriter.create(directory / run_dir.JOURNAL, header).close()

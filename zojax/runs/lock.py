@@ -10,8 +10,11 @@ from pathlib import Path
 import filelock
 
 from zojax.errors import InputError
+from zojax.reading import read_bytes
+from zojax.text import plain
 
 LOCK = ".lock"
+_LONGEST = 1 << 12  # bytes of it: a number, and a host's name where there is no flock
 
 _MOVED = "run.dir {} was moved away; give the command again"
 
@@ -56,6 +59,6 @@ def hold(directory: Path) -> Iterator[None]:
 
 def _holder(path: Path) -> str:
     """The process that the file of a lock names first."""
-    with suppress(OSError, IndexError):
-        return path.read_text(errors="replace").split()[0]
+    with suppress(InputError, IndexError):
+        return plain(read_bytes(path, _LONGEST).decode(errors="replace").split()[0], 20)
     return "unknown"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
 from zojax.distributed import processes
-from zojax.journal.file import JOURNAL
+from zojax.journal.file import JOURNAL, MAX_BYTES
+from zojax.reading import read_bytes
 from zojax.reporting.progress import PROGRESS
 from zojax.runs.run_dir import CONFIG
 
@@ -44,4 +45,6 @@ def open_process_dir(directory: Path) -> Iterator[Path]:
 def _read(directory: Path) -> dict[str, str]:
     """The files that say how far a run is, as text."""
     paths = [directory / name for name in (CONFIG, JOURNAL, PROGRESS)]
-    return {p.name: base64.b64encode(p.read_bytes()).decode() for p in paths if p.exists()}
+    return {
+        p.name: base64.b64encode(read_bytes(p, MAX_BYTES)).decode() for p in paths if p.exists()
+    }

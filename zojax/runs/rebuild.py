@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from zojax.checkpoints.arrays import saved_steps
@@ -30,14 +31,16 @@ from zojax.journal.replay import (
 from zojax.models import Model, content_hash
 from zojax.programs.compiling import shapes_of
 from zojax.programs.stopping import Stop
-from zojax.reporting.progress import read_progress
+from zojax.reporting.progress import PROGRESS, read_progress
 from zojax.runs.setup import Run, load_model
+from zojax.text import plain
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
-from zojax.training.schedules import learning_rates
 from zojax.training.step import Method, TrainState
 
 Tree = Any
+
+_AS_TEXT: Any = {"markup": False, "soft_wrap": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,7 @@ def load_run(journal: Journal, config: Config, console: Console, step: int | Non
         InputError: a damaged journal, another base model, or fewer steps.
     """
     if step is None:
-        step = read_progress(journal.path.parent, len(journal.records)).best_step
+        step = best_step(journal, config, lambda line: console.print(plain(line), **_AS_TEXT))
     base, method = load_base(journal, config, console, step)
     with console.status("replaying the journal"):
         saved = saved_by(journal, config, console)
@@ -99,6 +102,16 @@ def load_run(journal: Journal, config: Config, console: Console, step: int | Non
         owned, state, _ = rebuild(journal, method, base_weights, saved, steps=step)
     steps = len(journal.records[:step])
     return RunModel(dataclasses.replace(base, weights=owned.weights), state, method, steps)
+
+
+def best_step(journal: Journal, config: Config, tell: Callable[[str], None]) -> int | None:
+    """The step that is the best on a run's dev set; None, and a line, where none is known."""
+    steps = len(journal.records)
+    progress = read_progress(journal.path.parent, steps, config)
+    if steps and not progress.dev:
+        path = journal.path.with_name(PROGRESS)
+        tell(f"{path}: no evaluations, so this is the model after all {steps} steps, not the best")
+    return progress.best_step
 
 
 def load_base(
@@ -109,13 +122,13 @@ def load_base(
     Raises:
         InputError: a damaged journal, another base model, or fewer steps (None: all there are).
     """
-    check_records(journal, learning_rates(config.train))
+    check_records(journal, config.train)
     if steps is not None and steps > len(journal.records):
         raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")
     with console.status("loading the model"):
         base = load_model(config)
         check_run(journal, config, content_hash(base.weights))
-    return base, make_method(config, base)
+    return base, make_method(config, base, len(journal.records))
 
 
 def rebuild_run(
@@ -133,7 +146,9 @@ def rebuild_run(
         zojax.programs.stopping.Halted: a stop was asked for.
     """
     check_run(journal, run.config, run.base_hash)
-    check_records(journal, run.method.learning_rates)
+    check_records(journal, run.config.train)
+    if not jnp.array_equal(jax.random.key_data(header_key(journal)), jax.random.key_data(run.key)):
+        raise InputError(f"{journal.path}: key_data in its header is not of train.seed")
     owned, state, _ = rebuild(
         journal,
         run.method,
@@ -150,7 +165,7 @@ def saved_by(journal: Journal, config: Config, console: Console) -> Saved:
     return Saved(
         journal.path.parent / CHECKPOINTS,
         lambda: load_model(config).weights,
-        lambda line: console.print(line, markup=False),
+        lambda line: console.print(plain(line), **_AS_TEXT),
     )
 
 
@@ -182,6 +197,7 @@ def rebuild(
     Returns:
         Weights, state, and the step of the checkpoint that they come from (0: the base).
     """
+    _check_scalars(journal, method)
     replay = replay or make_replay(method, base.weights)
     key, records = header_key(journal), journal.records[:steps]
     if saved is None:
@@ -211,6 +227,17 @@ def rebuild(
         return *replay(owned, key, records[step:], on_progress, state), step
     owned = OwnedWeights(saved.reload_base()) if owned is None else owned
     return *replay(owned, key, records, on_progress), 0
+
+
+def _check_scalars(journal: Journal, method: Method) -> None:
+    """Refuses records that have other numbers of scalars than the run's method takes."""
+    for name in ("num_queries", "num_variants"):
+        theirs, ours = getattr(journal.header, name), getattr(method.estimator, name)
+        if theirs != ours:
+            raise InputError(
+                f"{journal.path}: {name} in its header is {theirs}, and a run of its configuration "
+                f"has {ours}"
+            )
 
 
 def _free(owned: OwnedWeights | None) -> None:

@@ -16,8 +16,9 @@ from zojax.reporting.curves import CURVES
 from zojax.reporting.metrics import METRICS
 from zojax.reporting.progress import PROGRESS
 from zojax.runs import lock
+from zojax.runs.result import RESULT
 
-CONFIG, RESULT = "config.json", "result.json"
+CONFIG = "config.json"
 _WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
 
 

@@ -17,6 +17,7 @@ from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding, with_scanned_layers
+from zojax.programs.settings import check_settings
 from zojax.runs.layout import choose_layout
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
@@ -173,6 +174,7 @@ class Run:
 
 def prepare(config: Config, console: Console) -> Run:
     """Reads the data, then the model; ``InputError`` says what is wrong with either."""
+    check_settings()
     check_method(config)
     with console.status("reading data"):
         data = load_data(config)

@@ -18,12 +18,18 @@ from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluation, Evaluator
 from zojax.files import write_json
 from zojax.journal.file import SKIPPED, Journal, JournalWriter, read_journal
-from zojax.journal.replay import check_data, is_folded
+from zojax.journal.replay import check_data, is_folded, make_replay
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.reporting.curves import draw_curves
 from zojax.reporting.metrics import mend_metrics
-from zojax.reporting.progress import Progress, read_progress
+from zojax.reporting.progress import (
+    PROGRESS,
+    Progress,
+    is_evaluated,
+    missing_evaluations,
+    read_progress,
+)
 from zojax.reporting.reporter import Reporter
 from zojax.runs import run_dir
 from zojax.runs.chunks import (
@@ -124,7 +130,7 @@ def _train_to_the_end(
         with trainer.reporter, CompilationCounter() as compilations:
             try:
                 _evaluate_base(training, console)
-                _evaluate_dev(training, console)
+                _catch_up(training, console)
                 _train_chunks(training, console)
             finally:
                 if not checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
@@ -179,11 +185,13 @@ def _set_up(
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
 
     # Where the run is: at the base model, or at what the journal has made of it.
-    progress = read_progress(directory, len(records), run.data.splits.task.metric)
+    progress, done = read_progress(directory, len(records), run.config), len(records)
     mend_metrics(directory / run_dir.METRICS, records, progress)
     base = OwnedWeights(run.model.weights)  # which this run has loaded for itself
-    owned, state = rebuild_run(journal.opened, run, base, console, stop)
-    done = len(records)
+    step = min([*missing_evaluations(progress, done, config), done])
+    owned, state = rebuild_run(journal.opened, run, base, console, stop, step)
+    if step < done:
+        console.print(f"{PROGRESS} lacks evaluations: from step {step} on they are made again")
     if done:
         console.print(f"going on after step {done} of {config.steps}")
     stop.check()
@@ -216,7 +224,7 @@ def _set_up(
     trainer = Trainer(
         owned,
         state,
-        done,
+        step,
         run.key,
         run.method,
         programs,
@@ -312,12 +320,29 @@ def _evaluate_base(training: Training, console: Console) -> None:
     console.print(f"held-out {progress.metric} before: {100 * progress.eval_before:.1f} %")
 
 
+def _catch_up(training: Training, console: Console) -> None:
+    """Makes the evaluations that a run has lost, replaying what the journal has of its steps."""
+    trainer, config = training.trainer, training.run.config.train
+    records = trainer.journal.opened.records
+    missing = missing_evaluations(training.progress, len(records), config)
+    _evaluate_dev(training, console)
+    if trainer.step == len(records):
+        return
+    replay = make_replay(trainer.method, trainer.owned.weights)
+    for step in [*missing, len(records)]:
+        between = records[trainer.step : step]
+        trainer.owned, trainer.state = replay(
+            trainer.owned, trainer.key, between, lambda _: training.stop.check(), trainer.state
+        )
+        trainer.step = step
+        _evaluate_dev(training, console)
+
+
 def _evaluate_dev(training: Training, console: Console) -> None:
     """Evaluates on the dev set, if this is a step for it and it has not been done."""
     trainer, progress, config = training.trainer, training.progress, training.run.config.train
     step = trainer.step
-    is_due = step % config.eval_every == 0 or step == config.steps
-    if not is_due or step in progress.dev:
+    if not is_evaluated(step, config) or step in progress.dev:
         return
     evaluation = _evaluate(training, training.dev_set, console)
     nonfinite = len(evaluation.nonfinite)

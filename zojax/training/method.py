@@ -27,8 +27,13 @@ from zojax.training.spaces import on_weights
 from zojax.training.step import Method, Objective
 
 
-def make_method(config: Config, model: Model) -> Method:
+def make_method(config: Config, model: Model, steps: int | None = None) -> Method:
     """The estimator and the optimizer of a configuration.
+
+    Args:
+        config: of the run.
+        model: its base.
+        steps: how many first steps will be made; None for all.
 
     Raises:
         InputError: settings that do not go together.
@@ -38,7 +43,7 @@ def make_method(config: Config, model: Model) -> Method:
         make_estimator(config.estimator, config.space, model),
         optimizers.make_optimizer(config.train),
         redraw_interval(config.estimator, config.space),
-        learning_rates(config.train),
+        learning_rates(config.train, steps),
         make_fold(config.estimator, config.space, model),
     )
 

@@ -8,8 +8,10 @@ import optax
 from zojax.config import TrainConfig
 
 
-def learning_rates(config: TrainConfig) -> np.ndarray:
+def learning_rates(config: TrainConfig, steps: int | None = None) -> np.ndarray:
     """The learning rate of every step, ``(steps,)`` float32, from optax's schedules.
+
+    Of the first ``steps`` alone, where a configuration of others may have any number.
 
     Warm-up from zero, then constant, or linear or cosine to zero. Evaluated in float64 on the
     host, so that every machine gets the same.
@@ -28,5 +30,6 @@ def learning_rates(config: TrainConfig) -> np.ndarray:
         if warmup:
             rising = optax.linear_schedule(0.0, peak, warmup)
             schedule = optax.join_schedules([rising, schedule], [warmup])
-        rates = np.asarray(schedule(jnp.arange(config.steps, dtype=jnp.float64)))
-    return np.broadcast_to(rates, config.steps).astype(np.float32)
+        steps = config.steps if steps is None else min(steps, config.steps)
+        rates = np.asarray(schedule(jnp.arange(steps, dtype=jnp.float64)))
+    return np.broadcast_to(rates, steps).astype(np.float32)

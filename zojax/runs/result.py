@@ -1,0 +1,72 @@
+"""What a finished run says of itself: ``result.json``, believed as far as such a run can say it."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from zojax.config import Config
+from zojax.errors import InputError
+from zojax.reading import read_json, validate
+from zojax.reporting.progress import Count, Figure, Step, check_metric, is_evaluated
+from zojax.tasks.dataset import get_task
+
+RESULT = "result.json"
+"""Its name in a run's directory."""
+
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class _Result(TypedDict):
+    """What is printed of it; the metric's name is left out of the names."""
+
+    eval: Figure
+    eval_before: Figure | None
+    best_dev: Figure | None
+    dev: dict[Step, Figure]
+    dev_nonfinite: NotRequired[dict[Step, Count]]
+    best_step: Count | None
+    eval_examples: Count
+    steps: NotRequired[Count]
+
+
+def read_result(directory: Path, config: Config, steps: int) -> dict[str, Any] | None:
+    """A run's result; None if it has none.
+
+    Args:
+        directory: of the run.
+        config: the run's.
+        steps: that the journal holds.
+
+    Raises:
+        InputError: the file says what this run cannot have said.
+    """
+    path = directory / RESULT
+    if not os.path.lexists(path):
+        return None
+    try:
+        return _parse(path, read_json(path), config, steps)
+    except InputError as error:
+        raise InputError(f"{error}; remove it, and zojax train makes it again") from None
+
+
+def _parse(path: Path, raw: dict[str, Any], config: Config, steps: int) -> dict[str, Any]:
+    metric, train = get_task(config.data).metric, config.train
+    check_metric(path, raw, metric)
+    names = {f"eval_{metric}": "eval", f"eval_{metric}_before": "eval_before"}
+    names |= {f"dev_{metric}": "dev", f"best_dev_{metric}": "best_dev"}
+    known = {names.get(name, name): value for name, value in raw.items() if name != "metric"}
+    result = validate(_Result, known, str(path))
+    single = {name: known[name] for name in known if name not in ("dev", "dev_nonfinite")}
+    validate(dict[str, _Number | None], single, str(path))
+    if not result.get("steps", steps) == train.steps == steps:
+        raise InputError(
+            f"{path}: is of {result.get('steps', steps)} steps, the run of {train.steps}, and "
+            f"the journal holds {steps}"
+        )
+    best = result["best_step"]
+    if best is not None and not is_evaluated(best, train):
+        raise InputError(f"{path}: best_step is {best}, after which this run evaluates nothing")
+    return raw
