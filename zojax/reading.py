@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from zojax.errors import InputError
 from zojax.text import plain
 
@@ -230,13 +228,15 @@ def validate(schema: type[T], value: Any, place: str) -> T:
     >>> validate(dict[str, float], {"a": 1}, "x.json")
     {'a': 1.0}
     """
+    from pydantic import TypeAdapter, ValidationError  # which help and refusals do not wait for
+
     try:
         return TypeAdapter(schema).validate_python(value)
     except (ValidationError, RecursionError) as error:
         raise InputError(f"{plain(place)}: {_first(error)}") from None
 
 
-def _first(error: ValidationError | RecursionError) -> str:
+def _first(error: Any) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     first = error.errors(include_url=False)[0]

@@ -72,7 +72,8 @@ def test_a_card_has_the_same_parts_whatever_the_names(name, form, folded_run):
         for part, field in ((config.model, "path"), (config.data, "path")):
             object.__setattr__(part, field, name)  # past its validation
         journal = read_journal(folded_run / run_dir.JOURNAL)
-        journal.header["zojax"] = journal.header["base_hash"] = name
+        for field in ("zojax", "base_hash"):
+            object.__setattr__(journal.header, field, name)
         figures = {"best_step": name, name: name, "dev_accuracy": {name: 0.5}}
         exported = Exported(config, journal, 6, figures, {name: name})
         return body(WRITERS[form](exported, Path(name)))
