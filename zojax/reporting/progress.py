@@ -1,7 +1,6 @@
 """What a run knows of how good it is: ``progress.json``, and which step is the best."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,7 @@ class Progress:
         def rank(step: int) -> tuple[bool, float, int]:
             return step not in self.dev_nonfinite, self.dev[step], -step
 
-        best = max(
-            (step for step in self.dev if math.isfinite(self.dev[step])), key=rank, default=None
-        )
+        best = max(self.dev, key=rank, default=None)
         if best in self.dev_nonfinite and not self.dev[best]:
             return None
         return best
