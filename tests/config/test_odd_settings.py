@@ -124,7 +124,7 @@ def test_every_setting_takes_a_number_as_it_is_or_refuses_it(name, number):
 def test_what_would_fail_or_mean_nothing_later_is_refused_at_once(override, reason):
     with pytest.raises(InputError) as raised:
         apply_overrides(base(), [override])
-    assert f": {reason}" in str(raised.value)
+    assert reason in str(raised.value)
 
 
 def test_a_misspelt_optimizer_is_answered_with_the_one_that_was_meant_every_time():
