@@ -144,12 +144,25 @@ def test_generate_says_which_arguments_go_together(options, reason, run, refusal
     [
         (["--num-samples", "2"], "--num-samples 2 would be one text; give --temperature too"),
         (["--num-samples", "0"], "--num-samples 0: give 1 or more"),
+        (["--num-samples", "9" * 30, "--temperature", "1"], "--num-samples 999999999999999999"),
+        (["--seed", "9" * 30], "--seed 999999999999999999999999999999: give 0 or more"),
+        (["--top-k", "9" * 30], "top_k=999999999999999999999999999999: give 0"),
+        (["--temperature", "nan"], "temperature=nan: give 0"),
+        (["--temperature", "inf"], "temperature=inf: give 0"),
+        (["--top-p", "nan"], "top_p=nan: give more than 0"),
         (["--top-p", "1.5"], "top_p=1.5: give more than 0"),
         (["--max-new-tokens", "64"], "--prompt 1: has "),
     ],
 )
 def test_generate_refuses_what_cannot_be(options, reason, generate, refusal):
     assert refusal(generate(*options)).startswith(reason)
+
+
+def test_a_prompt_that_is_no_text_is_named_by_its_line(generate, tmp_path, refusal):
+    file = tmp_path / "prompts.txt"
+    for line, reason in ((b"x" * 2_000_000, "is longer than"), (b"caf\xe9", "is not UTF-8")):
+        file.write_bytes(b"a film\n" + line)
+        assert refusal(generate("--prompts", file, prompts=())).startswith(f"{file}:2: {reason}")
 
 
 def test_a_record_without_a_prompt_is_named(generate, tmp_path, refusal):

@@ -147,3 +147,27 @@ def test_wrong_candidates_are_not_called_scored_where_the_right_one_is_trained(
     show(got, Console(file=file, width=120))
     fates = re.findall(r"  (scored|not trained on), \d+ tokens", file.getvalue())
     assert fates[:2] == ["scored" if all_are else "not trained on", "scored"]
+
+
+def test_of_thousands_of_candidates_a_few_are_shown_and_measured(run, tiny_model, tmp_path):
+    words = {str(number): f" {number} of them" for number in range(3_000)}
+    rows = [{"text": f"text {i}", "label": 2_000 + i} for i in range(60)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    config = tmp_path / "many.py"
+    config.write_text(
+        "from zojax.config import *\n"
+        f"data = DataConfig('custom', {str(tmp_path)!r}, 50, 10, 10, prompt='{{text}} is')\n"
+        f"data.candidates = {words}\n"
+        f"model = ModelConfig({str(tiny_model)!r})\n"
+        "get_config = lambda: Config(model, RunConfig('r'), data=data)\n"
+    )
+    code, out, _ = run("data", "preview", "--config", config)
+    assert code == 0
+    shown = out.replace("│", "")
+    assert shown.count("▶  20") == 3  # the right one of each example, though it is no first one
+    assert shown.count(" of them  ") == 3 * 20
+    assert "… 2,980 candidates not shown …" in out
+    assert "… 2,980 labels not shown" in out
+    assert "lengths are of 33 of the 50 examples" in out  # 100,000 candidates
+    assert out.count("\n") < 150

@@ -117,13 +117,14 @@ def test_every_setting_takes_a_number_as_it_is_or_refuses_it(name, number):
         ('train.optimizer_args={"b1": 1e999}', "1e999 is more than 64 bits hold"),
         ('data.candidates={"0": "a", "0": "b"}', "data.candidates should be JSON"),
         ("train.optimizer=sgdd", "train.optimizer should be sgd, momentum, adam or another"),
+        ('train.optimizer_args={"eps": 1e-99}', "train.optimizer_args is 0 in float32"),
     ],
     ids=lambda text: text[:30],
 )
 def test_what_would_fail_or_mean_nothing_later_is_refused_at_once(override, reason):
     with pytest.raises(InputError) as raised:
         apply_overrides(base(), [override])
-    assert f": {reason}" in str(raised.value)
+    assert reason in str(raised.value)
 
 
 def test_a_misspelt_optimizer_is_answered_with_the_one_that_was_meant_every_time():

@@ -207,13 +207,19 @@ def test_no_text_is_tokenised_twice(tiny_model, tmp_path, monkeypatch):
     others = [{**row, "review": f"another {row['review']}"} for row in REVIEWS]
     lines = "".join(f"{json.dumps(row)}\n" for row in others)
     (tmp_path / "data" / "validation.jsonl").write_text(lines)
-    texts, ids = [], Tokenizer.ids
+    texts, ids, ids_of_all = [], Tokenizer.ids, Tokenizer.ids_of_all
 
     def recorded(tokenizer: Tokenizer, text: str) -> list[int]:
         texts.append(text)
         return ids(tokenizer, text)
 
+    def all_recorded(tokenizer: Tokenizer, asked: list[str]) -> list[list[int]]:
+        texts.extend(asked)
+        return ids_of_all(tokenizer, asked)
+
     monkeypatch.setattr(Tokenizer, "ids", recorded)
+    monkeypatch.setattr(Tokenizer, "ids_of_all", all_recorded)
     data = load_data(config(tiny_model, tmp_path / "data", num_demos=1, **OWN))
     assert len(data.scored) == 6 + 3 + 5
+    texts.remove("a")  # by which a tokenizer is tried
     assert len(set(texts)) == len(texts) > 2 * len(data.scored)

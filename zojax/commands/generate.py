@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from zojax.hub.tokenizer import Tokenizer
     from zojax.models import Model
 
+_MOST_TEXTS = 1_000_000
+
 Tree = Any
 
 _GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
@@ -190,13 +192,15 @@ def read_prompts(texts: Sequence[str], file: Path | None) -> list[Prompt]:
 
 
 def _read_text(file: Path) -> list[Prompt]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: is not UTF-8 (byte {error.start})") from None
-    return [(f"{file}:{i}", line) for i, line in enumerate(lines, start=1) if line.strip()]
+    from zojax.reading import read_lines
+    from zojax.tasks.records import MAX_CHARACTERS, check_line
+
+    prompts = []
+    for i, line in enumerate(read_lines(file, MAX_CHARACTERS), start=1):
+        text = check_line(line, f"{file}:{i}").removesuffix("\n")
+        if text.strip():
+            prompts.append((f"{file}:{i}", text))
+    return prompts
 
 
 def _read_records(file: Path) -> list[Prompt]:
@@ -293,6 +297,13 @@ def generate_texts(
     """
     if num_samples < 1:
         raise InputError(f"--num-samples {num_samples}: give 1 or more")
+    if num_samples * len(prompts) > _MOST_TEXTS:
+        raise InputError(
+            f"--num-samples {num_samples} of {len(prompts)} prompts: give {_MOST_TEXTS:,} texts or "
+            "fewer, which are all kept until the last is made"
+        )
+    if not 0 <= seed < 2**31:
+        raise InputError(f"--seed {seed}: give 0 or more, below 2147483648")
     if num_samples > 1 and sampling.temperature == 0:
         raise InputError(f"--num-samples {num_samples} would be one text; give --temperature too")
 

@@ -106,8 +106,8 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"best dev {100 * result[f'best_dev_{metric}']:.1f} % at step {result['best_step']})",
         )
     )
-    if result["skipped_steps"]:
-        console.print(_skipped_in_words(result["skipped_steps"], result["steps"]), soft_wrap=True)
+    if skipped := result.get("skipped_steps"):
+        console.print(_skipped_in_words(skipped, result["steps"]), soft_wrap=True)
     if "median_step_seconds" in result:
         console.print(
             f"median step {1000 * result['median_step_seconds']:.1f} ms · "

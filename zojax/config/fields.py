@@ -17,7 +17,7 @@ _LEAST_NORMAL, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32
 _LONGEST_NAME, _LONGEST_PATH = 255, 4_000  # bytes: of every usual file system, with some to spare
 
 
-def _in_float32(number: float) -> float:
+def in_float32(number: float) -> float:
     """As it is; the step's programs would read another number, 0 or infinity."""
     if number and not _LEAST_NORMAL <= abs(number) <= _LARGEST:
         what = "0" if abs(number) < 1 else "infinite"
@@ -70,14 +70,14 @@ Probes = Annotated[int, Field(strict=True, ge=1, le=1_024)]
 """Of a step, each with the cost of the first."""
 
 Positive = Annotated[
-    float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(_in_float32)
+    float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(in_float32)
 ]
 NonNegativeFloat = Annotated[
-    float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_in_float32)
+    float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(in_float32)
 ]
 Fraction = Annotated[
     float,
     Field(strict=True, ge=0, lt=1),
-    AfterValidator(_in_float32),
+    AfterValidator(in_float32),
     AfterValidator(_below_one_in_float32),
 ]

@@ -31,6 +31,7 @@ from zojax.config.fields import (
     Steps,
     Switch,
     Text,
+    in_float32,
 )
 from zojax.config.messages import hint, reason, shown
 from zojax.config.optimizers import check_name
@@ -81,16 +82,23 @@ def _keys_as_text(value: Any) -> Any:
     return {texts[key]: word for key, word in value.items()}
 
 
-def _of_finite_numbers(arguments: dict[str, Any]) -> dict[str, Any]:
+def _of_usable_numbers(arguments: dict[str, Any]) -> dict[str, Any]:
+    """As they are; ``ValueError`` if a number is not finite, or another one in float32."""
     try:
         json.dumps(arguments, allow_nan=False)
     except ValueError:
         raise ValueError("should hold finite numbers alone") from None
+    level: list[Any] = [arguments]
+    while level:
+        item = level.pop()
+        if isinstance(item, int | float):
+            in_float32(item)
+        level += item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
     return arguments
 
 
 Optimizer = Annotated[Text, AfterValidator(check_name)]
-Arguments = Annotated[dict[Text, JsonValue], AfterValidator(_of_finite_numbers)]
+Arguments = Annotated[dict[Text, JsonValue], AfterValidator(_of_usable_numbers)]
 Words = Annotated[dict[Text, Text], Field(max_length=10_000), BeforeValidator(_keys_as_text)]
 Demonstrations = Annotated[int, Field(strict=True, ge=0, le=1_024)]
 

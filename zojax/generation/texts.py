@@ -1,6 +1,7 @@
 """Generated texts: prompts continued in chunks, the longest first, and cut at stop strings."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -143,9 +144,9 @@ def _check(
     settings: Sequence[Sampling], max_new_tokens: int, batch_size: int, stop_strings: Sequence[str]
 ) -> None:
     for temperature, top_k, top_p in settings:
-        if not temperature >= 0:
+        if not 0 <= temperature < math.inf:
             raise InputError(f"temperature={temperature}: give 0 (greedy) or more")
-        if top_k < 0:
+        if not 0 <= top_k < 2**31:
             raise InputError(f"top_k={top_k}: give 0 (all tokens) or more")
         if not 0 < top_p <= 1:
             raise InputError(f"top_p={top_p}: give more than 0, up to 1 (all tokens)")

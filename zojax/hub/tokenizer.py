@@ -47,7 +47,7 @@ class Tokenizer:
         backend = getattr(self.tokens, "backend_tokenizer", None)
         if backend is None:  # one in Python
             return [self.ids(text) for text in texts]
-        self.ids("")  # sets that nothing is truncated or padded
+        # That nothing is truncated or padded has been set by load_tokenizer's first call.
         encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 

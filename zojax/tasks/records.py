@@ -97,15 +97,19 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Take]]:
 
 
 def _parse_line(line: str | None, name: str) -> Record:
-    if line is None:
-        raise InputError(f"{name}: is longer than {MAX_CHARACTERS:,} characters")
-    _check_utf8(line, name)
-    record = parse_json(
-        line.rstrip("\n"), name, allow_nan=True
-    )  # as Python and pandas write what is missing
+    text = check_line(line, name).rstrip("\n")
+    record = parse_json(text, name, allow_nan=True)  # as Python and pandas write what is missing
     if not isinstance(record, dict):
         raise InputError(f"{name}: is not a JSON object")
     return record
+
+
+def check_line(line: str | None, name: str) -> str:
+    """A line of :func:`zojax.reading.read_lines`, as it is; ``InputError`` names a bad one."""
+    if line is None:
+        raise InputError(f"{name}: is longer than {MAX_CHARACTERS:,} characters")
+    _check_utf8(line, name)
+    return line
 
 
 def _check_utf8(text: str, name: str) -> None:
