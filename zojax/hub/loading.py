@@ -41,7 +41,7 @@ from zojax.text import plain
 _PIECE_BYTES = 32 << 20
 _MOST_CONFIG_BYTES = 1 << 20
 _NONFINITE_FIX = (
-    "fetch the files again, choose a dtype that holds them, or take them as they are: --set "
+    "fetch the files again, choose a dtype that holds them, or, in a run, take them: --set "
     "model.allow_nonfinite=True"
 )
 _HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
