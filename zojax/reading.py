@@ -106,13 +106,16 @@ def read_lines(
                 line = file.readline(longest)
 
 
-def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any:
+def parse_json(
+    text: str | bytes, place: str, *, allow_nan: bool = False, most_digits: int = 0
+) -> Any:
     """What a JSON text holds.
 
     Args:
         text: UTF-8 if bytes.
         place: names it in errors: a file, or a file and a line.
         allow_nan: whether Python's NaN and Infinity, which are no JSON, may stand in it.
+        most_digits: that an integer may have, if it may have more than 64 bits.
 
     Raises:
         InputError: no JSON; nested deeper than :data:`MAX_DEPTH`; an integer of more than 64 bits;
@@ -125,7 +128,7 @@ def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(
             decoded,
-            parse_int=_integer,
+            parse_int=lambda digits: _integer(digits, most_digits),
             parse_float=_float,
             parse_constant=None if allow_nan else _no_constant,
             object_pairs_hook=_unique,
@@ -144,7 +147,9 @@ def parse_json(text: str | bytes, place: str, *, allow_nan: bool = False) -> Any
     return value
 
 
-def _integer(digits: str) -> int:
+def _integer(digits: str, most_digits: int) -> int:
+    if len(digits) <= most_digits:
+        return int(digits)
     if len(digits) > 20 or (value := int(digits)) not in _INTEGERS:
         raise ValueError(f"an integer of {len(digits)} digits, more than 64 bits hold")
     return value

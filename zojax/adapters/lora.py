@@ -16,9 +16,12 @@ from zojax.adapters.lora_config import CONFIG, rank_and_scale, read_lora_config,
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
 from zojax.hub.checkpoint_files import CheckpointFile, SafetensorsFile, TorchFile
+from zojax.hub.finite import count_nonfinite, in_words
+from zojax.hub.stored import shown
 from zojax.hub.tensor_names import Location, hf_names
 from zojax.models import Model
 from zojax.models.layers import Linear
+from zojax.reading import is_file
 
 WEIGHTS = "adapter_model.safetensors"
 _TORCH_WEIGHTS = "adapter_model.bin"
@@ -47,7 +50,8 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
 
     Raises:
         InputError: one line that names file and entry: no such files, something beside LoRA on
-            linear layers, a missing or an extra tensor, or one of another shape.
+            linear layers, a missing or an extra tensor, one of another shape, or numbers that are
+            not finite.
     """
     config = read_lora_config(directory)
     locations = linear_locations(model)
@@ -57,13 +61,23 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(model.weights, sep="/"))
     shapes = {site: leaf.shape for site, leaf in flat.items()}
     factors: dict[str, dict[int | None, Factors]] = {}
+    nonfinite: dict[str, tuple[int, int]] = {}
+
+    def read(module: str, part: str, shape: tuple[int, int], scale: float = 1) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted
+            values = np.float32(scale) * _read(file, f"{PREFIX}{module}.{part}", shape)
+        if count := count_nonfinite(values, values.dtype):
+            nonfinite[f"{PREFIX}{module}.{part}"] = (count, values.size)
+        return values
+
     for module in modules:
         site, layer = "/".join(locations[module][0]), locations[module][1]
         m, n = shapes[site][-2:]
         rank, scale = rank_and_scale(config, module)
-        a = _read(file, f"{PREFIX}{module}.{A}", (rank, n))
-        b = _read(file, f"{PREFIX}{module}.{B}", (m, rank))
-        factors.setdefault(site, {})[layer] = (scale * b, a.T)
+        a = read(module, A, (rank, n))
+        factors.setdefault(site, {})[layer] = (read(module, B, (m, rank), scale), a.T)
+    if nonfinite:
+        raise InputError(f"{file.path}: {in_words(nonfinite, np.dtype(np.float32))}")
     return nest({site: _stack(by_layer, shapes[site]) for site, by_layer in factors.items()})
 
 
@@ -80,9 +94,9 @@ def linear_locations(model: Model) -> dict[str, Location]:
 
 
 def _open_weights(directory: Path) -> CheckpointFile:
-    if (directory / WEIGHTS).is_file():
+    if is_file(directory / WEIGHTS):
         return SafetensorsFile(directory / WEIGHTS)
-    if (directory / _TORCH_WEIGHTS).is_file():
+    if is_file(directory / _TORCH_WEIGHTS):
         return TorchFile(directory / _TORCH_WEIGHTS)
     raise InputError(f"{directory}: holds neither {WEIGHTS} nor {_TORCH_WEIGHTS}")
 
@@ -95,10 +109,10 @@ def _check_names(
     for name, stored in file.tensors.items():
         if name not in wanted:
             module = name.removeprefix(PREFIX).removesuffix(f".{A}").removesuffix(f".{B}")
-            known = f"{CONFIG} does not target {module}"
+            known = f"{CONFIG} does not target {shown(module)}"
             strange = "it is no LoRA of a linear layer that the model has, and zojax reads no other"
             raise InputError(
-                f"{file.path}: extra tensor {name} {stored.shape}: "
+                f"{file.path}: extra tensor {shown(name)} {stored.shape}: "
                 f"{known if module in locations else strange}"
             )
     for name in sorted(wanted - file.tensors.keys()):

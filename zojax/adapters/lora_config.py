@@ -7,12 +7,20 @@ are refused: ignored, they would give another model than the adapter's author ha
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from zojax.adapters.name_matcher import NameMatcher
+from zojax.config.fields import Switch
 from zojax.errors import InputError
-from zojax.reading import read_json
+from zojax.reading import is_file, read_json, validate
+from zojax.text import plain
 
 CONFIG = "adapter_config.json"
+
+_MOST_BYTES = 1 << 20
 
 # What says how the adapter was made, or where, and not what it computes.
 _HARMLESS = {
@@ -29,27 +37,36 @@ _HARMLESS = {
     "runtime_config",
     "task_type",
 }
-_READ = {
-    "peft_type",
-    "r",
-    "lora_alpha",
-    "rank_pattern",
-    "alpha_pattern",
-    "use_rslora",
-    "target_modules",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
-    "bias",
-    "init_lora_weights",
-}
 # The others (pissa, olora, loftq, …) begin by changing the base weights.
 _INITS_THAT_KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _ALL = "all-linear"
 
-Names = str | list[str]
+_Name = Annotated[str, Field(strict=True)]
+Names = _Name | list[_Name]
 """Modules: the ends of their names, or a regular expression for whole names."""
+
+_Rank = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
+_Alpha = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
+_Layer = Annotated[int, Field(strict=True, ge=0)]
+
+
+@dataclass
+class _Entries:
+    """What of the file is read, as it stands there."""
+
+    peft_type: _Name
+    r: _Rank
+    lora_alpha: _Alpha
+    target_modules: Names
+    rank_pattern: dict[_Name, _Rank] | None = None
+    alpha_pattern: dict[_Name, _Alpha] | None = None
+    use_rslora: Switch | None = None
+    exclude_modules: Names | None = None
+    layers_to_transform: _Layer | list[_Layer] | None = None
+    layers_pattern: Names | None = None
+    bias: _Name = "none"
+    init_lora_weights: Switch | _Name | None = None
 
 
 class LoraConfig(NamedTuple):
@@ -66,6 +83,7 @@ class LoraConfig(NamedTuple):
         exclude: modules that have none all the same; empty for no such.
         layers: numbers of the only layers that are meant; None for all.
         layers_patterns: what stands before a layer's number in a name; empty for anything.
+        matcher: of the regular expressions.
     """
 
     path: Path
@@ -76,43 +94,52 @@ class LoraConfig(NamedTuple):
     root_scale: bool
     target: Names
     exclude: Names
-    layers: list[int] | None
+    layers: frozenset[int] | None
     layers_patterns: list[str]
+    matcher: NameMatcher
 
 
 def read_lora_config(directory: Path) -> LoraConfig:
     """Reads and checks ``adapter_config.json``; ``InputError`` names the entry that is wrong."""
     path = directory / CONFIG
-    if not path.is_file():
+    if not is_file(path):
         what = "holds no" if directory.is_dir() else "no such directory, so no"
         raise InputError(f"{directory}: {what} {CONFIG}; give a directory that PEFT has saved")
-    raw = read_json(path)
-    _check_plain(path, raw)
-    patterns = _names(path, "layers_pattern", raw.get("layers_pattern") or [])
+    raw = read_json(path, _MOST_BYTES)
+    _check_type(path, raw)
+    entries = validate(_Entries, raw, str(path))
+    _check_plain(path, raw, entries)
+    patterns, layers = entries.layers_pattern or [], entries.layers_to_transform
+    one_layer = [layers] if isinstance(layers, int) else layers
     return LoraConfig(
         path,
-        rank=_number(path, "r", raw.get("r"), int),
-        alpha=_number(path, "lora_alpha", raw.get("lora_alpha"), float),
-        rank_pattern=_numbers(path, "rank_pattern", raw.get("rank_pattern") or {}, int),
-        alpha_pattern=_numbers(path, "alpha_pattern", raw.get("alpha_pattern") or {}, float),
-        root_scale=bool(raw.get("use_rslora")),
-        target=_names(path, "target_modules", raw.get("target_modules")),
-        exclude=_names(path, "exclude_modules", raw.get("exclude_modules") or []),
-        layers=_layers(path, raw.get("layers_to_transform")),
+        rank=entries.r,
+        alpha=entries.lora_alpha,
+        rank_pattern=entries.rank_pattern or {},
+        alpha_pattern=entries.alpha_pattern or {},
+        root_scale=bool(entries.use_rslora),
+        target=entries.target_modules,
+        exclude=entries.exclude_modules or [],
+        layers=frozenset(one_layer) if one_layer else None,
         layers_patterns=[patterns] if isinstance(patterns, str) else patterns,
+        matcher=NameMatcher(),
     )
 
 
 def rank_and_scale(config: LoraConfig, module: str) -> tuple[int, float]:
     """A module's rank r, and the factor of its ``B A``."""
-
-    def of(pattern: Mapping[str, Any], default: Any) -> Any:
-        ends = (value for end, value in pattern.items() if re.match(rf"(.*\.)?({end})$", module))
-        return next(ends, default)
-
-    rank = of(config.rank_pattern, config.rank)
-    alpha = of(config.alpha_pattern, config.alpha)
+    rank = _of(config, "rank_pattern", config.rank_pattern, module, config.rank)
+    alpha = _of(config, "alpha_pattern", config.alpha_pattern, module, config.alpha)
     return rank, alpha / (rank**0.5 if config.root_scale else rank)
+
+
+def _of(
+    config: LoraConfig, entry: str, pattern: Mapping[str, Any], module: str, default: Any
+) -> Any:
+    for end, value in pattern.items():
+        if _matches(config, entry, end, module, ends=True):
+            return value
+    return default
 
 
 def targeted(config: LoraConfig, modules: Iterable[str]) -> list[str]:
@@ -121,97 +148,76 @@ def targeted(config: LoraConfig, modules: Iterable[str]) -> list[str]:
     chosen = [
         module
         for module in modules
-        if (config.target == _ALL or _named(module, config.target))
-        and not _named(module, config.exclude)
+        if (config.target == _ALL or _named(config, "target_modules", config.target, module))
+        and not _named(config, "exclude_modules", config.exclude, module)
         and _in_layers(config, module)
     ]
     if not chosen:
         raise InputError(
-            f"{config.path}: target_modules={config.target!r} names no linear layer of the model, "
-            f"which has {modules[-1]} for instance"
+            f"{config.path}: target_modules={_shown(config.target)} names no linear layer of the "
+            f"model, which has {modules[-1]} for instance"
         )
     return chosen
 
 
-def _named(module: str, names: Names) -> bool:
+def _named(config: LoraConfig, entry: str, names: Names, module: str) -> bool:
     if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
-    return any(f".{module}".endswith(f".{name}") for name in names)
+        return _matches(config, entry, names, module)
+    parts = module.split(".")
+    ends = {".".join(parts[i:]) for i in range(len(parts))}
+    return not ends.isdisjoint(names)
 
 
 def _in_layers(config: LoraConfig, module: str) -> bool:
     # PEFT looks at the layers only where the targets are a list.
     if config.layers is None or isinstance(config.target, str):
         return True
-    patterns = config.layers_patterns or [r"[^.]*"]
-    found = (re.match(rf"(?:.*?\.)?{pattern}\.(\d+)\.", module) for pattern in patterns)
-    number = next((match[1] for match in found if match), None)
-    return number is not None and int(number) in config.layers
+    for pattern in config.layers_patterns or [r"[^.]*"]:
+        for number in re.finditer(r"\.(\d+)(?=\.)", module):
+            before = module[: number.start()]
+            if _matches(config, "layers_pattern", pattern, before, ends=True):
+                return int(number[1]) in config.layers
+    return False
 
 
-def _check_plain(path: Path, raw: Mapping[str, Any]) -> None:
-    """Refuses what would be another model than ``W + s B A`` on the base weights."""
+def _matches(
+    config: LoraConfig, entry: str, pattern: str, module: str, *, ends: bool = False
+) -> bool:
+    """Whether a pattern matches a name, or what stands there behind a dot."""
+    try:
+        match = config.matcher.matches_end if ends else config.matcher.fullmatch
+        return match(pattern, module)
+    except ValueError as error:
+        raise InputError(
+            f"{config.path}: {entry} has the regular expression {_shown(pattern)}: "
+            f"{plain(error, 100)}"
+        ) from None
+
+
+def _shown(value: Any) -> str:
+    return plain(repr(value), 60)
+
+
+def _check_type(path: Path, raw: Mapping[str, Any]) -> None:
     if raw.get("peft_type") != "LORA":
-        raise InputError(f"{path}: peft_type is {raw.get('peft_type')!r}; zojax reads 'LORA'")
-    if raw.get("bias", "none") != "none":
+        raise InputError(f"{path}: peft_type is {_shown(raw.get('peft_type'))}; zojax reads 'LORA'")
+
+
+def _check_plain(path: Path, raw: Mapping[str, Any], entries: _Entries) -> None:
+    """Refuses what would be another model than ``W + s B A`` on the base weights."""
+    if entries.bias != "none":
         raise InputError(
-            f"{path}: bias={raw['bias']!r}: zojax reads no trained biases, only 'none'"
+            f"{path}: bias={_shown(entries.bias)}: zojax reads no trained biases, only 'none'"
         )
-    init = raw.get("init_lora_weights")
-    if init not in _INITS_THAT_KEEP_THE_BASE:
+    if entries.init_lora_weights not in _INITS_THAT_KEEP_THE_BASE:
         raise InputError(
-            f"{path}: init_lora_weights={init!r} changes the base weights; save the adapter "
-            "converted to plain LoRA (PEFT's path_initial_model_for_weight_conversion)"
+            f"{path}: init_lora_weights={_shown(entries.init_lora_weights)} changes the base "
+            "weights; save the adapter converted to plain LoRA (PEFT's "
+            "path_initial_model_for_weight_conversion)"
         )
-    for name in sorted(raw.keys() - _READ - _HARMLESS):
+    for name in sorted(raw.keys() - _Entries.__dataclass_fields__.keys() - _HARMLESS):
         if raw[name]:
             raise InputError(
-                f"{path}: {name}={raw[name]!r} cannot be honoured; zojax reads LoRA on linear "
-                "layers and nothing beside it"
+                f"{path}: {plain(name, 60)}={_shown(raw[name])} cannot be honoured; zojax reads "
+                "LoRA on linear layers and nothing beside it"
             )
-
-
-def _number(path: Path, name: str, value: Any, kind: type) -> Any:
-    kinds = int if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not value > 0:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{path}: {name}={value!r} should be {what} above 0")
-    return value
-
-
-def _numbers(path: Path, name: str, value: Any, kind: type) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: {name}={value!r} should map modules to numbers")
-    for pattern, number in value.items():
-        _check_pattern(path, name, pattern)
-        _number(path, f"{name}[{pattern!r}]", number, kind)
-    return value
-
-
-def _names(path: Path, name: str, value: Any) -> Names:
-    if isinstance(value, str):
-        _check_pattern(path, name, value)
-        return value
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise InputError(
-            f"{path}: {name}={value!r} should be a list of modules or a regular expression"
-        )
-    return value
-
-
-def _layers(path: Path, value: Any) -> list[int] | None:
-    layers = [value] if isinstance(value, int) else value or None
-    if layers is not None and not (
-        isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
-    ):
-        raise InputError(f"{path}: layers_to_transform={value!r} should be layers' numbers")
-    return layers
-
-
-def _check_pattern(path: Path, name: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise InputError(
-            f"{path}: {name} has {pattern!r}, which is no regular expression ({error})"
-        ) from None

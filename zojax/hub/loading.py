@@ -41,7 +41,7 @@ from zojax.text import plain
 _PIECE_BYTES = 32 << 20
 _MOST_CONFIG_BYTES = 1 << 20
 _NONFINITE_FIX = (
-    "fetch the files again, choose a dtype that holds them, or take them as they are: --set "
+    "fetch the files again, choose a dtype that holds them, or, in a run, take them: --set "
     "model.allow_nonfinite=True"
 )
 _HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
@@ -79,7 +79,7 @@ def load(
             missing, truncated, mis-shaped or too much, raised before device memory is taken; or
             the tensors whose numbers are not finite, and how many, raised at the end.
     """
-    directory = _find(path)
+    directory = find_directory(path)
     config, raw = _read_config(directory)
     precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
     graphdef, shapes = abstract(config, precision)
@@ -100,7 +100,7 @@ def read_config(path: str) -> DecoderConfig:
     Raises:
         InputError: no checkpoint there, or not one of a family that zojax knows.
     """
-    return _read_config(_find(path))[0]
+    return _read_config(find_directory(path))[0]
 
 
 def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
@@ -111,8 +111,12 @@ def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
         raise InputError(f"{directory}: {error}") from error
 
 
-def _find(path: str) -> Path:
-    """The local directory of a checkpoint, downloading it if ``path`` is a hub id."""
+def find_directory(path: str) -> Path:
+    """The local directory of a checkpoint, downloading it if ``path`` is a hub id.
+
+    Raises:
+        InputError: there is none, or it holds no ``config.json``.
+    """
     directory = Path(path)
     if is_file(directory):
         raise InputError(f"{path}: is a file; give the directory that holds it and config.json")

@@ -1,12 +1,15 @@
 """A checkpoint's tokenizer."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError
-from zojax.hub.loading import read_config
+from zojax.hub.loading import find_directory, read_config
+from zojax.hub.tokenizer_files import check_files
+from zojax.text import plain
 
 _MAX_BYTES = 4
 """A character has at most so many in UTF-8, and as many tokens."""
@@ -22,11 +25,13 @@ class Tokenizer:
         tokens: transformers' own.
         bos: id that prompts start with.
         vocab_size: ids that the model knows: 0 up to this.
+        path: of the checkpoint, for errors.
     """
 
     tokens: Any
     bos: int
     vocab_size: int
+    path: str = "the tokenizer"
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -36,11 +41,15 @@ class Tokenizer:
 
     def text(self, ids: list[int]) -> str:
         """The text of token ids, without special tokens."""
-        return self.tokens.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        with _named(self.path, "cannot turn tokens into text"):
+            return self.tokens.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
 
     def ids(self, text: str) -> list[int]:
         """The text's token ids, without BOS."""
-        return self.tokens(text, add_special_tokens=False)["input_ids"]
+        with _named(self.path, "cannot turn text into tokens"):
+            return self.tokens(text, add_special_tokens=False)["input_ids"]
 
     def ids_of_all(self, texts: Sequence[str]) -> list[list[int]]:
         """:meth:`ids` of many texts, in a twentieth of the time that it takes one by one."""
@@ -58,7 +67,8 @@ class Tokenizer:
         """
         pieces, first = [], 0
         for stop in range(1, len(ids) + 1):
-            text = self.tokens.decode(ids[first:stop], clean_up_tokenization_spaces=False)
+            with _named(self.path, "cannot turn tokens into text"):
+                text = self.tokens.decode(ids[first:stop], clean_up_tokenization_spaces=False)
             is_partial = text.endswith("\N{REPLACEMENT CHARACTER}")
             if is_partial and stop - first < _MAX_BYTES and stop < len(ids):
                 pieces.append("")
@@ -81,16 +91,16 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     """
     from transformers import AutoTokenizer  # seconds to import
 
-    try:
-        tokens = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
-    except Exception as error:  # the library raises many kinds; all mean that it is not to be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: has no tokenizer that can be read ({reason})") from error
     vocab_size = read_config(path).vocab_size
+    check_files(find_directory(path))
+    with _named(path, "has no tokenizer that can be read"):
+        tokens = AutoTokenizer.from_pretrained(
+            path, local_files_only=Path(path).is_dir(), trust_remote_code=False
+        )
     bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
         raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
-    tokenizer = Tokenizer(tokens, bos, vocab_size)
+    tokenizer = Tokenizer(tokens, bos, vocab_size, path)
     if not tokenizer.ids("a"):  # what the library makes of a directory without vocabulary
         raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
     if bos >= vocab_size:
@@ -99,3 +109,16 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
             f"{vocab_size}; give another: {_BOS_OPTIONS}"
         )
     return tokenizer
+
+
+@contextlib.contextmanager
+def _named(path: str, what: str) -> Iterator[None]:
+    """Gives the libraries' errors, which are of many kinds, the checkpoint's name in one line."""
+    try:
+        yield
+    except BaseException as error:
+        # What ends in the middle of Rust is no Exception, so that nobody takes it for one.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: {what} ({plain(reason, 200)})") from error

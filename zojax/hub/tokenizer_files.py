@@ -1,0 +1,180 @@
+"""A tokenizer's files, checked before a library makes a tokenizer of them.
+
+What is wrong in them shows late otherwise, and as many kinds of errors, some of which end in the
+middle of Rust. And a ``tokenizer.json`` may make much of a little: expressions that try ever more
+ways over a text, replacements that multiply it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from zojax.config.fields import Switch, Text
+from zojax.errors import InputError
+from zojax.reading import is_file, parse_json, read_bytes, validate
+from zojax.text import plain
+
+# Python's parser, which has had no public name since 3.11.
+from re import _constants as ops  # type: ignore[attr-defined]  # isort: skip
+from re import _parser  # type: ignore[attr-defined]  # isort: skip
+
+_MOST_DIGITS = 40  # "no limit" is a number of 31 digits in tokenizer_config.json
+_MOST_CHARACTERS = 2_000  # of an expression
+_MOST_GROWTH = 64  # of a text, by all replacements together
+
+_Id = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
+_Piece = Annotated[str, Field(strict=True)]
+_Ids = dict[_Piece, _Id]
+
+
+@dataclass
+class _Token:
+    content: Text
+
+
+_Special = Text | _Token | None
+
+
+@dataclass
+class _Named:
+    """Special tokens by what they are for, as two files have them."""
+
+    bos_token: _Special = None
+    eos_token: _Special = None
+    unk_token: _Special = None
+    pad_token: _Special = None
+    sep_token: _Special = None
+    cls_token: _Special = None
+    mask_token: _Special = None
+
+
+@dataclass(config=ConfigDict(extra="ignore"))
+class _Config(_Named):
+    tokenizer_class: Text | None = None
+    model_max_length: Annotated[float, Field(gt=0)] | None = None
+    added_tokens_decoder: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], _Token] | None = None
+    add_bos_token: Switch | None = None
+    add_eos_token: Switch | None = None
+    add_prefix_space: Switch | None = None
+
+
+@dataclass
+class _Added:
+    id: _Id
+    content: Text
+
+
+@dataclass
+class _Model:
+    type: Text | None = None
+    vocab: _Ids | list[tuple[_Piece, float]] | None = None
+    merges: list[_Piece | tuple[_Piece, _Piece]] | None = None
+
+
+@dataclass
+class _Whole:
+    model: _Model
+    added_tokens: list[_Added] = Field(default_factory=list)
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+
+
+_SCHEMAS: dict[str, Any] = {
+    "tokenizer_config.json": _Config,
+    "special_tokens_map.json": _Named,
+    "added_tokens.json": _Ids,
+    "vocab.json": _Ids,
+    "tokenizer.json": _Whole,
+}
+
+
+def check_files(directory: Path) -> None:
+    """Raises ``InputError`` for a file of the tokenizer that is not what it should be."""
+    for name in ("merges.txt", "chat_template.jinja"):
+        if is_file(directory / name):
+            read_bytes(directory / name)  # no larger than a file of JSON
+    for name, schema in _SCHEMAS.items():
+        path = directory / name
+        if is_file(path):
+            value = parse_json(read_bytes(path), str(path), most_digits=_MOST_DIGITS)
+            checked = validate(schema, value, str(path))
+            if name == "vocab.json":
+                _check_ids(path, checked)
+            if isinstance(checked, _Whole):
+                _check_ids(path, checked.model.vocab)
+                _check_work(path, checked)
+
+
+def _check_ids(path: Path, vocabulary: Any) -> None:
+    if isinstance(vocabulary, dict) and len(set(vocabulary.values())) < len(vocabulary):
+        raise InputError(f"{path}: its vocabulary gives two tokens the same id")
+
+
+def _check_work(path: Path, whole: _Whole) -> None:
+    """Raises where a text would grow much, or an expression could try too many ways over it."""
+    growth = 1.0
+    parts = (whole.normalizer, whole.pre_tokenizer, whole.post_processor, whole.decoder)
+    for part in _objects(parts):
+        kind, pattern = part.get("type"), part.get("pattern")
+        if isinstance(part.get("Regex"), str):
+            _check_expression(path, part["Regex"])
+        if kind == "Prepend":
+            growth *= 1 + len(str(part.get("prepend")))
+        if kind == "Replace" and isinstance(pattern, dict):
+            replaced = len(str(pattern.get("String", "x")))
+            if not replaced:
+                raise InputError(f"{path}: a normalizer in it replaces nothing by something")
+            growth *= max(1, len(str(part.get("content"))) / replaced)
+    if growth > _MOST_GROWTH:
+        raise InputError(
+            f"{path}: its replacements can make a text {growth:,.0f} times as long, more than "
+            f"{_MOST_GROWTH}"
+        )
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _objects(item)
+
+
+def _check_expression(path: Path, expression: str) -> None:
+    """Raises for repeats in repeats; a class that Python's parser does not know is any."""
+    known = re.sub(r"\\[pPhHRX](\{\^?\w+\})?|\[:\^?\w+:\]", r"\\w", expression)
+    try:
+        if len(expression) > _MOST_CHARACTERS or _repeats(_parser.parse(known), False):
+            raise InputError(
+                f"{path}: its expression {plain(repr(expression), 60)} repeats what repeats, or is "
+                "too long: it could take for ever"
+            )
+    except (re.error, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"{path}: its expression {plain(repr(expression), 60)} cannot be read "
+            f"({plain(error, 60)})"
+        ) from None
+
+
+def _repeats(items: Any, within: bool) -> bool:
+    """Whether a repeat without a limit stands in another."""
+    for operation, argument in items:
+        inner = within
+        if operation in (ops.MAX_REPEAT, ops.MIN_REPEAT) and argument[1] > 8:
+            if within:
+                return True
+            inner = True
+        parts: Any = argument if isinstance(argument, tuple) else (argument,)
+        for part in parts:
+            several = part if isinstance(part, list) and part else [part]
+            sequences = [x for x in several if isinstance(x, _parser.SubPattern)]
+            if any(_repeats(sequence, inner) for sequence in sequences):
+                return True
+    return False
