@@ -13,6 +13,7 @@ from tests.campaigns import some_of
 from zojax import cli
 from zojax.commands import configs
 from zojax.errors import BAD_INPUT, BROKEN_PIPE
+from zojax.journal.file import read_journal
 from zojax.printing import OutputLost, check_output, make_console, say, to_json
 
 HOSTILE = {
@@ -145,6 +146,20 @@ def test_a_command_whose_output_is_lost_ends_in_a_line_or_none(monkeypatch, caps
         monkeypatch.setattr(sys, "stdout", Broken(number))
         assert cli.main(["configs", str(root / "configs" / "demo.py")]) == LOSSES[number]
         assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_run_goes_on_when_nobody_reads_its_log(
+    number, monkeypatch, capsys, run, trained, config_file, tmp_path
+):
+    monkeypatch.setattr(sys, "stdout", Broken(number, room=60))
+    command = ["train", "--config", str(config_file), "--set", f"run.dir={tmp_path / 'run'}"]
+    assert cli.main(command) == LOSSES[number]
+    assert "the work goes on" in capsys.readouterr().err
+    journals = [read_journal(path / "journal.zj") for path in (tmp_path / "run", trained)]
+    losses, undisturbed = [journal.records["losses"].tolist() for journal in journals]
+    assert losses == undisturbed
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"result.json", "curves.png"}
 
 
 @pytest.mark.parametrize("argument", ["--x\x1b[31m", "\x1b[31m", "--set\u202e", "--\udcff"])

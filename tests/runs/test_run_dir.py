@@ -198,6 +198,14 @@ def test_set_aside_leaves_alone_what_is_no_run(tmp_path):
             assert path.exists() == (path.name != "nothing")
 
 
+def test_set_aside_leaves_alone_a_model(tmp_path):
+    for name in (CONFIG, "model.safetensors"):
+        (tmp_path / name).write_text("mine")
+    with set_aside(tmp_path, pytest.fail) as aside:
+        assert aside is None
+        assert (tmp_path / "model.safetensors").exists()
+
+
 def test_a_directory_that_cannot_be_renamed_is_an_error_of_one_line(directory, monkeypatch):
     def busy(*_):
         raise OSError(16, "Device or resource busy")

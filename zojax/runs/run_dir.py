@@ -131,7 +131,8 @@ def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | N
     Raises:
         InputError: it is in use, or cannot be renamed.
     """
-    if not any((directory / name).exists() for name in (CONFIG, JOURNAL)):
+    # A config.json alone is a model's, say.
+    if not any((directory / name).exists() for name in _WRITTEN if name != CONFIG):
         yield None
         return
     directory = Path(os.path.abspath(directory))  # "." has no name to put a number to
