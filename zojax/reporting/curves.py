@@ -8,6 +8,7 @@ import numpy as np
 
 from zojax.files import write_atomically
 from zojax.reporting.metrics import METRICS
+from zojax.text import plain
 
 CURVES = "curves.png"
 """Its name in a run's directory."""
@@ -40,7 +41,8 @@ def draw_curves(directory: Path) -> Path:
         left.legend(frameon=False)
     left.set(title="training loss", xlabel="step", ylabel="loss")
     right.plot(list(dev), [100 * value for value in dev.values()], "o-", color="tab:green")
-    right.set(title=name.replace("_", " "), xlabel="step", ylabel="%", ylim=(None, 101))
+    right.set(xlabel="step", ylabel="%", ylim=(None, 101))
+    right.set_title(plain(name.replace("_", " "), 40), parse_math=False)  # a file's word
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
