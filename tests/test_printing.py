@@ -138,6 +138,14 @@ def test_a_closed_output_is_none(monkeypatch):
     make_console().print("a line")
 
 
+@pytest.mark.parametrize("columns", ["0", "", "-1", "x", "1"])
+def test_no_width_swallows_the_text(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    file = io.StringIO()
+    make_console(file=file).print("abc")
+    assert file.getvalue().split() in (["abc"], ["a", "b", "c"])
+
+
 def test_a_command_whose_output_is_lost_ends_in_a_line_or_none(monkeypatch, capsys, root):
     for number, line in (
         (errno.EPIPE, ""),

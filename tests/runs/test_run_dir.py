@@ -107,6 +107,14 @@ def test_free_are_missing_empty_and_hardly_begun_directories(config, tmp_path):
         assert not holds_run(begun, config)
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "/".join(["n" * 99] * 50), "a\0b", "loop", "run/tb/x"])
+def test_a_place_where_no_run_can_be_is_refused_in_a_line(name, config, directory):
+    (directory.parent / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"^run\.dir ") as caught:
+        holds_run(directory.parent / name, config)
+    assert str(caught.value).isprintable()
+
+
 def test_a_journal_alone_is_never_overwritten(config, directory):
     (directory / CONFIG).unlink()
     with pytest.raises(InputError, match="holds files but no run"):

@@ -11,11 +11,13 @@ from typing import Any
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
 from zojax.journal.file import JOURNAL
+from zojax.outputs import check_place
 from zojax.reading import read_json
 from zojax.reporting.curves import CURVES
 from zojax.reporting.metrics import METRICS
 from zojax.reporting.progress import PROGRESS
 from zojax.runs import lock
+from zojax.text import plain
 
 CONFIG, RESULT = "config.json", "result.json"
 _WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
@@ -91,6 +93,7 @@ _ELSEWHERE = "choose another with --set run.dir=DIR"
 
 def _check_writable(directory: Path) -> None:
     """Finds out before a large model is read that there will be no place for its run."""
+    check_place(f"run.dir {plain(directory, 1_000)}", directory)
     place = directory
     while not os.path.exists(place):
         place = place.parent
