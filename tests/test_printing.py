@@ -1,5 +1,6 @@
 """What is printed: text of others is text on every console, and lost output ends a command well."""
 
+import ast
 import errno
 import io
 import json
@@ -74,6 +75,16 @@ def test_what_is_going_on_is_told_without_markup(name):
     with console.status(f"reading {name}"):
         pass
     assert f"reading {HOSTILE[name]}" in file.getvalue()
+
+
+def test_nothing_is_printed_by_another_way(root):
+    others = []
+    for path in (root / "zojax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in ("print", "Console") and path.name != "printing.py":
+                    others.append(f"{path}:{node.lineno}")
+    assert others == []
 
 
 def test_json_is_json_for_every_parser():
