@@ -1,5 +1,6 @@
 """What is printed: text of others is text on every console, and lost output ends a command well."""
 
+import ast
 import errno
 import io
 import json
@@ -13,6 +14,7 @@ from tests.campaigns import some_of
 from zojax import cli
 from zojax.commands import configs
 from zojax.errors import BAD_INPUT, BROKEN_PIPE
+from zojax.journal.file import read_journal
 from zojax.printing import OutputLost, check_output, make_console, say, to_json
 
 HOSTILE = {
@@ -73,6 +75,20 @@ def test_what_is_going_on_is_told_without_markup(name):
     with console.status(f"reading {name}"):
         pass
     assert f"reading {HOSTILE[name]}" in file.getvalue()
+
+
+def test_nothing_is_printed_by_another_way(root):
+    files = [path for path in (root / "zojax").rglob("*.py") if path.name != "printing.py"]
+    assert len(files) > 100
+    others = [
+        f"{path}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("print", "Console")
+    ]
+    assert others == []
 
 
 def test_json_is_json_for_every_parser():
@@ -137,6 +153,14 @@ def test_a_closed_output_is_none(monkeypatch):
     make_console().print("a line")
 
 
+@pytest.mark.parametrize("columns", ["0", "", "-1", "x", "1"])
+def test_no_width_swallows_the_text(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    file = io.StringIO()
+    make_console(file=file).print("abc")
+    assert file.getvalue().split() in (["abc"], ["a", "b", "c"])
+
+
 def test_a_command_whose_output_is_lost_ends_in_a_line_or_none(monkeypatch, capsys, root):
     for number, line in (
         (errno.EPIPE, ""),
@@ -145,6 +169,20 @@ def test_a_command_whose_output_is_lost_ends_in_a_line_or_none(monkeypatch, caps
         monkeypatch.setattr(sys, "stdout", Broken(number))
         assert cli.main(["configs", str(root / "configs" / "demo.py")]) == LOSSES[number]
         assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_run_goes_on_when_nobody_reads_its_log(
+    number, monkeypatch, capsys, run, trained, config_file, tmp_path
+):
+    monkeypatch.setattr(sys, "stdout", Broken(number, room=60))
+    command = ["train", "--config", str(config_file), "--set", f"run.dir={tmp_path / 'run'}"]
+    assert cli.main(command) == LOSSES[number]
+    assert "the work goes on" in capsys.readouterr().err
+    journals = [read_journal(path / "journal.zj") for path in (tmp_path / "run", trained)]
+    losses, undisturbed = [journal.records["losses"].tolist() for journal in journals]
+    assert losses == undisturbed
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"result.json", "curves.png"}
 
 
 @pytest.mark.parametrize("argument", ["--x\x1b[31m", "\x1b[31m", "--set\u202e", "--\udcff"])

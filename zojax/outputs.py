@@ -166,6 +166,15 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
         raise _refused(name, error) from error
 
 
+def check_place(name: str, path: Path) -> None:
+    """Raises ``InputError`` if no disk takes a path, or if a run needs what has it."""
+    try:
+        _mode(path)
+        _check_no_runs(name, path)
+    except (OSError, ValueError) as error:
+        raise _refused(name, error) from None
+
+
 def _check_free(name: str, path: Path) -> None:
     mode = _mode(path)
     if mode is not None and (not stat.S_ISDIR(mode) or any(path.iterdir())):

@@ -20,6 +20,8 @@ from rich.text import Text
 from zojax.errors import BAD_INPUT, BROKEN_PIPE
 from zojax.text import plain, plain_lines
 
+_WIDTH = 80
+
 
 class OutputLost(Exception):  # noqa: N818 - for a pipe it is no error
     """What a command prints can no longer be written: its reader is gone, or the disk is full.
@@ -45,6 +47,8 @@ def make_console(
             to print; :func:`check_output` tells at its end. Else :class:`OutputLost` is raised.
         **options: of :class:`rich.console.Console`.
     """
+    if os.environ.get("COLUMNS") == "0":  # some say so where there is no terminal; rich obeys
+        options.setdefault("width", _WIDTH)
     stream = file or (sys.stderr if stderr else sys.stdout)
     output = _Stream(stream, tells=not stderr, goes_on=goes_on or stderr)
     return _Console(

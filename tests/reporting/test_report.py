@@ -1,11 +1,14 @@
 """What a run shows while it trains: on a terminal and off it."""
 
 import io
+import json
 import re
 
+import matplotlib
 import pytest
 from rich.console import Console
 
+from zojax.reporting.curves import draw_curves
 from zojax.reporting.reporter import Reporter
 
 WIDTH = 80
@@ -55,3 +58,22 @@ def test_off_a_terminal_a_line_has_all(tmp_path):
     assert line == (
         "step 20000/20000 · loss 0.5000 · dev f1 100.0 % · 12,345 tok/s · 2.5 steps/s · 0 s left"
     )
+
+
+@pytest.mark.parametrize("name", ["dev_$\\frac{$", "dev_\x1b[31m", "dev_" + "x" * 10_000])
+def test_a_curves_title_is_plain_text(name, tmp_path):
+    lines = [{"step": 1, "loss": 0.5}, {"step": 1, name: 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    draw_curves(tmp_path)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_that_cannot_be_drawn_are_told_of_in_a_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    monkeypatch.setenv("PATH", "")  # where no latex is
+    with matplotlib.rc_context({"text.usetex": True}):  # as a matplotlibrc here may have it
+        draw_curves(tmp_path)
+    err = capsys.readouterr().err
+    assert err.startswith("zojax: curves.png was not drawn (")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "curves.png").exists()

@@ -1,16 +1,40 @@
 """A profile shares a step's time out among its parts, and leaves a run as it would have been."""
 
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from scaled_step import ScaledStep, make_batch
 
+from zojax.errors import InputError
 from zojax.journal.file import read_journal
 from zojax.models import abstract_model
 from zojax.models.opt import OPTConfig
-from zojax.runs.profile import PARTS, Event, largest_parts, operation_names, part_of
+from zojax.programs.stopping import NEVER
+from zojax.runs.profile import PARTS, Event, Profile, largest_parts, operation_names, part_of
 
 STEP = "jit(train_step)"
 LAYER = f"{STEP}/cond/branch_0_fun/while/body/closed_call/jit(run_inner)"
+
+
+def test_no_trace_is_worth_a_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "profile").write_text("mine")
+    with pytest.raises(InputError, match="is no directory"):
+        Profile(tmp_path / "profile", Console(), NEVER)
+
+    def fail() -> None:
+        raise RuntimeError("FAILED_PRECONDITION: no space\nleft")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: None)
+    monkeypatch.setattr(jax.profiler, "stop_trace", fail)
+    programs = SimpleNamespace(step={})
+    profile = Profile(tmp_path / "new", Console(soft_wrap=True), NEVER)
+    profile.choose(0, [2, 4])
+    with profile.tracing(SimpleNamespace(step=2, programs=programs)):
+        pass
+    assert "the trace failed (FAILED_PRECONDITION: no space left)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

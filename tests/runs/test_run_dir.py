@@ -107,6 +107,14 @@ def test_free_are_missing_empty_and_hardly_begun_directories(config, tmp_path):
         assert not holds_run(begun, config)
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "/".join(["n" * 99] * 50), "a\0b", "loop", "run/tb/x"])
+def test_a_place_where_no_run_can_be_is_refused_in_a_line(name, config, directory):
+    (directory.parent / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"^run\.dir ") as caught:
+        holds_run(directory.parent / name, config)
+    assert str(caught.value).isprintable()
+
+
 def test_a_journal_alone_is_never_overwritten(config, directory):
     (directory / CONFIG).unlink()
     with pytest.raises(InputError, match="holds files but no run"):
@@ -196,6 +204,14 @@ def test_set_aside_leaves_alone_what_is_no_run(tmp_path):
         with set_aside(path, pytest.fail) as aside:
             assert aside is None
             assert path.exists() == (path.name != "nothing")
+
+
+def test_set_aside_leaves_alone_a_model(tmp_path):
+    for name in (CONFIG, "model.safetensors"):
+        (tmp_path / name).write_text("mine")
+    with set_aside(tmp_path, pytest.fail) as aside:
+        assert aside is None
+        assert (tmp_path / "model.safetensors").exists()
 
 
 def test_a_directory_that_cannot_be_renamed_is_an_error_of_one_line(directory, monkeypatch):

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
 from zojax.errors import InputError
-from zojax.outputs import RowsFile
 from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from zojax.config import Config
     from zojax.models import Model
+    from zojax.outputs import RowsFile
     from zojax.runs.setup import Data
 
 Tree = Any
@@ -70,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("eval: give either RUN, or --config FILE")
     if args.step is not None and (args.run is None or args.adapter):
         raise InputError("eval: --step goes with RUN alone")
+
+    from zojax.outputs import RowsFile
+
     predictions = args.predictions and RowsFile(
         "--predictions", args.predictions, _PREDICTED, overwrite=args.overwrite
     )

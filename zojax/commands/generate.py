@@ -21,7 +21,6 @@ from rich.text import Text
 
 from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
 from zojax.errors import InputError
-from zojax.outputs import RowsFile
 from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
@@ -117,6 +116,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("generate: --adapter, --dtype and --bos-token-id go with --model M")
     if args.run is None and args.step is not None:
         raise InputError("generate: --step goes with RUN")
+
+    from zojax.outputs import RowsFile
+
     output = args.output and RowsFile("--output", args.output, _GENERATED, overwrite=args.overwrite)
     if output is not None:
         output.spare(args.prompts, args.model, args.adapter)

@@ -19,7 +19,6 @@ from rich.table import Table
 
 from zojax.commands.options import COUNT, JSON, add_command
 from zojax.errors import InputError
-from zojax.outputs import new_directory
 from zojax.printing import make_console, say, say_json, to_json
 
 if TYPE_CHECKING:
@@ -183,6 +182,7 @@ def replay_to(
     """
     from zojax.hub import save
     from zojax.models import content_hash
+    from zojax.outputs import new_directory
     from zojax.runs.rebuild import load_base
 
     journal = _read(path)

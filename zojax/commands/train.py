@@ -115,7 +115,8 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"token efficiency {100 * result['token_efficiency']:.1f} %"
         )
     journal = directory / run_dir.JOURNAL
-    console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True)
+    if (directory / run_dir.CURVES).exists():
+        console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True)
     console.print(
         f"adapter  {journal} ({journal.stat().st_size / 1000:.0f} kB; the base model and this "
         f"file are the trained model: zojax eval {directory})",

@@ -20,6 +20,7 @@ import traceback
 from typing import Any, Protocol
 
 from zojax.errors import LOST, as_line
+from zojax.printing import warn
 
 _EVERY_SECONDS = 0.5
 _LINGER_SECONDS = 6.0
@@ -86,7 +87,8 @@ class Watch:
                 if self._stopped_at is not None:
                     self.exit_together(self._exit_code)
                 time.sleep(0.1)
-        print(lines, end="", file=sys.stderr)
+        for text in lines.splitlines():
+            warn(text)
         self.fail(f"{type(error).__name__}: {as_line(error)}", 1)
 
     def exit_together(self, exit_code: int) -> None:
@@ -188,7 +190,7 @@ class Watch:
         self._leaving.acquire()  # for good: the first reason is the reason
         with contextlib.suppress(OSError, ValueError):  # nobody reads them any more
             if line is not None:
-                print(f"zojax: error: {line}", file=sys.stderr)
+                warn(f"zojax: error: {line}")
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
         if is_heard:

@@ -3,11 +3,15 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from zojax.errors import as_line
 from zojax.files import write_atomically
+from zojax.printing import warn
 from zojax.reporting.metrics import METRICS
+from zojax.text import plain
 
 CURVES = "curves.png"
 """Its name in a run's directory."""
@@ -21,11 +25,23 @@ def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
     return (total[stop] - total[start]) / (stop - start)
 
 
-def draw_curves(directory: Path) -> Path:
-    """Draws the curves of a run from its ``metrics.jsonl`` and returns the picture's path."""
+def draw_curves(directory: Path) -> None:
+    """Draws the curves of a run from its ``metrics.jsonl``.
+
+    A run is worth more than its curves: where they cannot be drawn, that is told in a line.
+    """
+    lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
+    try:
+        picture = _picture(lines)
+    except Exception as error:  # of whatever kind: MPLBACKEND and any matplotlibrc here have a say
+        warn(f"zojax: {CURVES} was not drawn ({as_line(error)})")
+        return
+    write_atomically(directory / CURVES, picture)
+
+
+def _picture(lines: list[dict[str, Any]]) -> bytes:
     from matplotlib.figure import Figure  # slow to import, and only needed at the end
 
-    lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if line.get("loss") is not None}
     name = next((name for line in lines for name in line if name.startswith("dev_")), "dev")
     dev = dict(sorted((line["step"], line[name]) for line in lines if name in line))
@@ -40,11 +56,11 @@ def draw_curves(directory: Path) -> Path:
         left.legend(frameon=False)
     left.set(title="training loss", xlabel="step", ylabel="loss")
     right.plot(list(dev), [100 * value for value in dev.values()], "o-", color="tab:green")
-    right.set(title=name.replace("_", " "), xlabel="step", ylabel="%", ylim=(None, 101))
+    right.set(xlabel="step", ylabel="%", ylim=(None, 101))
+    right.set_title(plain(name.replace("_", " "), 40), parse_math=False)  # a file's word
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
-    write_atomically(directory / CURVES, picture.getvalue())
-    return directory / CURVES
+    return picture.getvalue()

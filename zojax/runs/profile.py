@@ -6,6 +6,7 @@ instructions; the compiled program says which operation of ours each of them is.
 
 import collections
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from jax.profiler import ProfileData
 from rich.console import Console
 from rich.table import Table
 
+from zojax.errors import InputError, as_line
 from zojax.programs.stopping import Stop
 from zojax.runs.chunks import Trainer
 
@@ -67,9 +69,14 @@ class Profile:
         directory: where the trace is written.
         console: where the largest parts are told.
         stop: whether the run was asked to stop, so that there is nothing to tell.
+
+    Raises:
+        InputError: something else is there.
     """
 
     def __init__(self, directory: Path, console: Console, stop: Stop):
+        if os.path.lexists(directory) and not directory.is_dir():
+            raise InputError(f"--profile: {directory} is no directory; move it away")
         self._directory, self._console, self._stop = directory, console, stop
         self._first, self._until = -1, -1
 
@@ -98,10 +105,22 @@ class Profile:
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # the device's work alone
         directory = self._directory
-        with jax.profiler.trace(directory, create_perfetto_trace=True, profiler_options=options):
+        jax.profiler.start_trace(directory, create_perfetto_trace=True, profiler_options=options)
+        try:
             yield
-        if not self._stop.is_asked:
+        finally:
+            is_whole = self._end_trace()
+        if is_whole and not self._stop.is_asked:
             show(read_events(directory), names, self._until - self._first, directory, self._console)
+
+    def _end_trace(self) -> bool:
+        """Writes the trace; where that fails, says so, since a run is worth more than its trace."""
+        try:
+            jax.profiler.stop_trace()
+        except (RuntimeError, OSError) as error:
+            self._console.print(f"--profile: the trace failed ({as_line(error)}); going on")
+            return False
+        return True
 
 
 def operation_names(programs: Iterable[str]) -> dict[str, str]:

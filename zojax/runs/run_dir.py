@@ -11,12 +11,14 @@ from typing import Any
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
 from zojax.journal.file import JOURNAL
+from zojax.outputs import check_place
 from zojax.reading import read_json
 from zojax.reporting.curves import CURVES
 from zojax.reporting.metrics import METRICS
 from zojax.reporting.progress import PROGRESS
 from zojax.runs import lock
 from zojax.runs.result import RESULT
+from zojax.text import plain
 
 CONFIG = "config.json"
 _WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
@@ -92,6 +94,7 @@ _ELSEWHERE = "choose another with --set run.dir=DIR"
 
 def _check_writable(directory: Path) -> None:
     """Finds out before a large model is read that there will be no place for its run."""
+    check_place(f"run.dir {plain(directory, 1_000)}", directory)
     place = directory
     while not os.path.exists(place):
         place = place.parent
@@ -132,7 +135,8 @@ def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | N
     Raises:
         InputError: it is in use, or cannot be renamed.
     """
-    if not any((directory / name).exists() for name in (CONFIG, JOURNAL)):
+    # A config.json alone is a model's, say.
+    if not any((directory / name).exists() for name in _WRITTEN if name != CONFIG):
         yield None
         return
     directory = Path(os.path.abspath(directory))  # "." has no name to put a number to
