@@ -274,7 +274,9 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         rows["damage"] = f"{journal.lost_steps} steps at the end are lost"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(name, Text(plain(value)))  # what a file says is text, no markup
+        table.add_row(
+            name, Text(plain(value), overflow="fold")
+        )  # what a file says is text, no markup
     console.print(table)
     console.print()
 
