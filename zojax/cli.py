@@ -11,7 +11,7 @@ from zojax.commands import configs, data, export, generate, journal, plan, score
 from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
-from zojax.programs.settings import ignore_environment
+from zojax.programs.settings import ignore_environment, is_of_environment
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[args.command].run(args)
     except InputError as error:
         print(f"zojax: error: {as_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except ValueError as error:
+        if not is_of_environment(error):
+            raise
+        print(f"zojax: error: in the environment: {as_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nzojax: interrupted", file=sys.stderr)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tests import campaigns
 from tests.journal.forging import DELETED, forge, sealed
 from tests.journal.test_journal_reader import documents_example
+from zojax.journal import replay
 from zojax.journal.file import read_journal
+from zojax.training.schedules import learning_rates
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"key_data": DELETED}, "key_data: Field required"),
@@ -84,12 +86,22 @@ def test_records_with_other_numbers_of_scalars_are_not_replayed(journal, run, re
     assert re.search("num_queries in its header is 1, and a run of its configuration has 2", line)
 
 
-def test_steps_beyond_all_measure_reserve_nothing(journal, run, tmp_path):
-    """As many as a configuration may have; only those that the file holds are looked at."""
-    path = forge(journal, tmp_path / "journal.zj", {"config.train.steps": 10**8})
+def test_of_steps_beyond_all_measure_only_those_in_the_file_are_looked_at(
+    journal, run, tmp_path, monkeypatch
+):
+    sizes = []
+
+    def spy(config, steps=None):
+        rates = learning_rates(config, steps)
+        sizes.append(len(rates))
+        return rates
+
+    monkeypatch.setattr(replay, "learning_rates", spy)
+    path = forge(journal, tmp_path / "journal.zj", {"config.train.steps": 10**7})
     code, out, err = run("journal", "verify", path)
     assert (code, err) == (0, "")
     assert out.startswith("OK, 4 steps")
+    assert sizes == [4]
 
 
 def test_names_are_printed_as_plain_text(journal, run, tmp_path):

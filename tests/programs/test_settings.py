@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -131,3 +132,18 @@ def test_a_chosen_precision_stands_in_the_header(config_file, tmp_path, run):
     assert code == 0, err
     settings = read_journal(tmp_path / "a" / "journal.zj").header.settings
     assert settings == {"jax_default_matmul_precision": "highest"}
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["JAX_DEFAULT_MATMUL_PRECISION", "JAX_LOG_COMPILES", "JAX_COMPILATION_CACHE_MAX_SIZE"],
+)
+def test_a_value_that_jax_cannot_use_is_one_line(variable, trained):
+    done = subprocess.run(
+        [sys.executable, "-m", "zojax.cli", "journal", "verify", str(trained)],
+        env={**os.environ, variable: "[/x]"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"zojax: error: in the environment: .*\[/x\].*\n", done.stderr)

@@ -42,6 +42,14 @@ def ignore_environment(environment: MutableMapping[str, str] = os.environ) -> No
         environment.pop(name.upper(), None)
 
 
+def is_of_environment(error: ValueError) -> bool:
+    """Whether JAX, as it was imported, found a value in the environment that it cannot use."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_globals.get("__name__") == "jax._src.config"
+
+
 def check_settings() -> None:
     """Raises ``InputError`` if this program has changed what numbers depend on."""
     for name, pinned in PINNED.items():
