@@ -56,7 +56,7 @@ def test_a_state_of_another_step_is_refused(run):
     assert refusal(run) == "holds the state after step 25"
 
 
-def change_note(run: Run, step: int, **changes: Any) -> None:
+def change_note(run: Run, step: int, /, **changes: Any) -> None:
     """Forges a note, checksum and all."""
     path = run.checkpoints / str(step) / "note" / "metadata"
     note = {**json.loads(path.read_text()), **changes}
