@@ -32,7 +32,6 @@ from zojax.journal.file import JournalWriter
 from zojax.journal.replay import step_keys
 from zojax.models import content_hash
 from zojax.models.opt import OPTConfig
-from zojax.programs.settings import chosen_settings
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model
 from zojax.runs.train import train
@@ -152,7 +151,6 @@ class ExportRuns:
             "key_data": jax.random.key_data(key).tolist(),
             "num_queries": method.estimator.num_queries,
             "num_variants": method.estimator.num_variants,
-            "settings": chosen_settings(),
         }
         journal = JournalWriter.create(directory / run_dir.JOURNAL, header)
         journal.append(

@@ -14,7 +14,7 @@ from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
 from zojax.printing import OutputLost, end_output, warn
-from zojax.programs.settings import ignore_environment
+from zojax.programs.settings import ignore_environment, is_of_environment
 from zojax.text import plain, plain_lines
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
@@ -88,6 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lost.exit_code != BROKEN_PIPE:
             warn(f"zojax: error: {lost}")
         return lost.exit_code
+    except ValueError as error:
+        if not is_of_environment(error):
+            raise
+        warn(f"zojax: error: in the environment: {as_line(error)}")
+        return BAD_INPUT
     except KeyboardInterrupt:
         warn("")
         warn("zojax: interrupted")

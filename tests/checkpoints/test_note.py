@@ -1,8 +1,11 @@
 """Whose a checkpoint is: those of other runs, bases, steps and formats are refused."""
 
 import json
+import os
 import shutil
 from typing import Any
+
+import pytest
 
 from tests.checkpoints.runs import SAVED, Run, make_run, refusal
 from zojax.checkpoints.arrays import saved_steps
@@ -53,7 +56,7 @@ def test_a_state_of_another_step_is_refused(run):
     assert refusal(run) == "holds the state after step 25"
 
 
-def change_note(run: Run, step: int, **changes: Any) -> None:
+def change_note(run: Run, step: int, /, **changes: Any) -> None:
     """Forges a note, checksum and all."""
     path = run.checkpoints / str(step) / "note" / "metadata"
     note = {**json.loads(path.read_text()), **changes}
@@ -67,3 +70,50 @@ def test_only_directories_named_like_steps_are_checkpoints(run):
     assert saved_steps(run.checkpoints) == list(SAVED)
     assert saved_steps(run.checkpoints / "34") == saved_steps(run.checkpoints / "none") == []
     assert run.assert_rebuilt(30) == []
+
+
+HOSTILE_NOTES = [
+    b"",
+    b"[]",
+    b"5",
+    b"{",
+    b'{"format": 2}',
+    b'{"format": "2"}',
+    b'{"format": [2]}',
+    b'{"a":' * 5000,
+    b"9" * 5000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE_NOTES)
+def test_a_note_that_is_none_is_damaged(content, run):
+    (run.checkpoints / "30" / "note" / "metadata").write_bytes(content)
+    assert refusal(run) == "is damaged or was never whole"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dev_accuracy": "best"},
+        {"dev_accuracy": 1e9},
+        {"dev_accuracy": [1]},
+        {"step": None},
+        {"step": -1},
+        {"hashes": ["state"]},
+        {"hashes": {"state": 5}},
+        {"header": "x"},
+    ],
+)
+def test_a_forged_note_chooses_nothing(changes, run):
+    change_note(run, 30, **changes)
+    assert refusal(run) == "is damaged or was never whole"
+    run.save(31, keep_last=1, keep_best=1)
+    assert saved_steps(run.checkpoints) == [31]
+
+
+def test_a_fifo_in_the_place_of_a_note_is_damage(run):
+    path = run.checkpoints / "30" / "note" / "metadata"
+    path.unlink()
+    os.mkfifo(path)
+    assert refusal(run) == "is damaged or was never whole"

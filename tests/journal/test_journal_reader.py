@@ -98,9 +98,14 @@ def test_both_readers_see_what_was_written(queries, variants, tmp_path):
         np.testing.assert_array_equal([record[name] for record in their_records], column)
 
 
-def test_the_documents_example_is_read_by_both_and_written_so(tmp_path):
+def documents_example() -> bytes:
+    """The journal that docs/journal.md writes out."""
     [dump] = re.findall(r"```hex\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    raw = bytes.fromhex("".join(line.partition("#")[0] for line in dump.splitlines()))
+    return bytes.fromhex("".join(line.partition("#")[0] for line in dump.splitlines()))
+
+
+def test_the_documents_example_is_read_by_both_and_written_so(tmp_path):
+    raw = documents_example()
     path = tmp_path / "journal.zj"
     path.write_bytes(raw)
     header, [theirs] = read_independently(raw)

@@ -7,14 +7,17 @@ It is a small JSON file, so that nobody has to read arrays to find out what they
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import xxhash
+from pydantic import Field, StrictInt, StrictStr
+from typing_extensions import TypedDict
 
 from zojax import __version__
 from zojax.errors import InputError
 from zojax.journal.file import Journal
 from zojax.models import content_hash
+from zojax.reading import read_json, validate
 
 Tree = Any
 
@@ -22,6 +25,26 @@ FORMAT = 2  # 1 kept an interval's movement beside the weights until the next st
 
 _PLACE = Path("note", "metadata")
 """Where Orbax writes it in the checkpoint's directory."""
+
+_MAX_BYTES = 1 << 16
+
+
+class _Formatted(TypedDict):
+    """What every format's note has."""
+
+    format: StrictInt
+
+
+class _Note(_Formatted):
+    """What is used of this format's."""
+
+    step: Annotated[int, Field(strict=True, ge=0)]
+    dev_accuracy: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None
+    base_hash: StrictStr
+    header: StrictInt
+    records: StrictStr
+    hashes: dict[Literal["state", "weights"], StrictStr]
+    checksum: StrictStr
 
 
 def make_note(
@@ -88,12 +111,15 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
     One of another format has its ``format`` alone for certain.
     """
+    file = path / _PLACE
     try:
-        note = json.loads((path / _PLACE).read_bytes())
-        whole = note["format"] != FORMAT or note == seal(note)
-    except (OSError, ValueError, KeyError, TypeError):
+        note = read_json(file, _MAX_BYTES)
+        if validate(_Formatted, note, str(file))["format"] != FORMAT:
+            return note
+        validate(_Note, note, str(file))
+    except InputError:
         return None
-    return note if whole else None
+    return note if note == seal(note) else None
 
 
 def seal(note: Mapping[str, Any]) -> dict[str, Any]:

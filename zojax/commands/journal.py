@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from zojax.commands.options import COUNT, JSON, add_command
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, to_json
+from zojax.text import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -282,7 +284,7 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         rows["damage"] = f"{journal.lost_steps} steps at the end are lost"
     table = Table.grid(padding=(0, 2))
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(plain(value), overflow="fold"))
     console.print(table)
     console.print()
 

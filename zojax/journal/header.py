@@ -34,7 +34,7 @@ class Header:
         data_hash: of the run's examples as tokens.
         zojax: version of the code that wrote the file.
         jax: likewise.
-        settings: those of JAX's that change the rounding, and were not at their defaults; see
+        settings: those of JAX's that a user may choose, and were not at their defaults; see
             :mod:`zojax.programs.settings`.
     """
 

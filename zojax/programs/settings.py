@@ -1,8 +1,8 @@
 """JAX's settings that change numbers: what a run is made with must be what it is rebuilt with.
 
 Most stand at JAX's default, always: the command line takes no notice of an environment that says
-otherwise, and a program that has changed them itself is refused. A few change the rounding alone
-and are a user's to choose; a journal's header says how, and what rebuilds the run has to agree.
+otherwise, and a program that has changed them itself is refused. The precision of products is a
+user's to choose; a journal's header says what it was, and what rebuilds the run has to agree.
 """
 
 import os
@@ -28,14 +28,26 @@ PINNED = {
 }
 """Other draws, other dtypes, other programs, or an exception where there would be a number."""
 
-CHOSEN = {"jax_default_matmul_precision": None, "jax_disable_most_optimizations": False}
-"""Other rounding; with JAX's defaults, which a header leaves out."""
+CHOSEN = {"jax_default_matmul_precision": None}
+"""Other products; with JAX's defaults, which a header leaves out.
+
+How XLA compiles is not among them (``XLA_FLAGS``, ``jax_disable_most_optimizations``): that rounds
+last places otherwise, as another processor does, and is promised nothing of.
+"""
 
 
 def ignore_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """Takes what is pinned out of the environment; before JAX is imported, which reads it then."""
     for name in PINNED:
         environment.pop(name.upper(), None)
+
+
+def is_of_environment(error: ValueError) -> bool:
+    """Whether JAX, as it was imported, found a value in the environment that it cannot use."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return last is not None and last.tb_frame.f_globals.get("__name__") == "jax._src.config"
 
 
 def check_settings() -> None:
@@ -50,13 +62,13 @@ def check_settings() -> None:
 
 
 def chosen_settings() -> dict[str, Any]:
-    """What a user has chosen of the settings that change the rounding, for a header."""
+    """What a user has chosen of the settings that are his to choose, for a header."""
     here = {name: _here(name, default) for name, default in CHOSEN.items()}
     return {name: value for name, value in here.items() if value != CHOSEN[name]}
 
 
 def check_chosen(recorded: Mapping[str, Any], place: object) -> None:
-    """Raises ``InputError`` unless numbers are rounded here as in the run that is rebuilt.
+    """Raises ``InputError`` unless what a user may choose is here as in the run that is rebuilt.
 
     Args:
         recorded: by the run's header.

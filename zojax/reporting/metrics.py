@@ -13,13 +13,13 @@ from typing_extensions import TypedDict
 from zojax.errors import InputError
 from zojax.files import write_atomically
 from zojax.journal.file import SKIPPED
-from zojax.reading import parse_json, read_bytes, validate
+from zojax.reading import parse_json, validate
 from zojax.reporting.progress import Progress
 
 METRICS = "metrics.jsonl"
 """Its name in a run's directory."""
 
-_MAX_BYTES = 8 << 30  # some 150 a step
+_MAX_BYTES, _MAX_LINE = 8 << 30, 1 << 14  # some 150 a step
 
 
 class _Timed(TypedDict):
@@ -92,12 +92,12 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
 def read_seconds(path: Path) -> dict[int, float]:
     """What a run's steps took, of those lines that are whole; of a step done again, the last."""
     seconds: dict[int, float] = {}
-    try:
-        lines = read_bytes(path, _MAX_BYTES).splitlines()
-    except InputError:  # no such file, or another thing than what a run writes
-        return seconds
-    for text in lines:
-        with suppress(InputError):
-            line = validate(_Timed, parse_json(text, str(path)), str(path))
-            seconds[line["step"]] = line["seconds"]
+    with suppress(OSError):
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            return seconds
+        with path.open("rb") as file:
+            while text := file.readline(_MAX_LINE):  # a piece of a longer one is no line
+                with suppress(InputError):
+                    line = validate(_Timed, parse_json(text, str(path)), str(path))
+                    seconds[line["step"]] = line["seconds"]
     return seconds

@@ -31,7 +31,7 @@ class Reporter:
         self._total = total_steps
         self._every = max(1, total_steps // 10)
         self._last_line = first_step
-        self._metrics = (directory / METRICS).open("a")
+        self._path = directory / METRICS
         self._board = Board(directory / "tb")
         self._dev = ""
         self._bar = Progress(  # within 80 columns; what does not fit would be cut
@@ -45,6 +45,7 @@ class Reporter:
         self._task = self._bar.add_task("train", total=total_steps, completed=first_step, status="")
 
     def __enter__(self) -> "Reporter":
+        self._metrics = self._path.open("a")
         self._bar.start()
         return self
 

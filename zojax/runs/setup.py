@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from rich.console import Console
 from zojax.config import Config, DataConfig
 from zojax.distributed import DATA, layout_of, local_pages
 from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
+from zojax.evaluation.evaluate import Evaluator
 from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model, content_hash
@@ -41,7 +43,9 @@ from zojax.training.method import (
 )
 from zojax.training.objective import CandidateScorer
 from zojax.training.odd import odd_settings
-from zojax.training.step import Method, Objective
+from zojax.training.step import Method, Objective, TrainState
+
+Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,3 +267,18 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
         for i in range(2)
     )
     return dev_set, eval_set
+
+
+def make_evaluator(
+    run: Run, weights: Tree, state: TrainState, eval_sets: list[EvalSet]
+) -> Evaluator:
+    """The evaluator of a run, compiled for these sets."""
+    space = run.method.estimator.space
+    return Evaluator(
+        dataclasses.replace(run.model, weights=weights),
+        lambda state: space.adapter(state.params, state.subspace),
+        state,
+        run.scorer,
+        eval_sets,
+        run.data.tokenizer,
+    )

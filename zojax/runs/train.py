@@ -49,10 +49,16 @@ from zojax.runs.process_dir import open_process_dir
 from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import Profile
 from zojax.runs.rebuild import rebuild_run
-from zojax.runs.setup import Run, load_model, make_train_source, pack_eval_sets, prepare
+from zojax.runs.setup import (
+    Run,
+    load_model,
+    make_evaluator,
+    make_train_source,
+    pack_eval_sets,
+    prepare,
+)
 from zojax.training.interval import OwnedWeights, ends_interval
 from zojax.training.placement import put_batch
-from zojax.training.step import TrainState
 
 Tree = Any
 
@@ -127,10 +133,11 @@ def _train_to_the_end(
     training = _set_up(run, directory, journal, stop, console)
     trainer, checkpoints = training.trainer, training.checkpoints
     with cancelled_at_end(trainer.programs, training.evaluator):
+        _catch_up(training, console)
         with trainer.reporter, CompilationCounter() as compilations:
             try:
                 _evaluate_base(training, console)
-                _catch_up(training, console)
+                _evaluate_dev(training, console)
                 _train_chunks(training, console)
             finally:
                 if not checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
@@ -322,20 +329,27 @@ def _evaluate_base(training: Training, console: Console) -> None:
 
 def _catch_up(training: Training, console: Console) -> None:
     """Makes the evaluations that a run has lost, replaying what the journal has of its steps."""
-    trainer, config = training.trainer, training.run.config.train
+    trainer, progress, config = training.trainer, training.progress, training.run.config.train
     records = trainer.journal.opened.records
-    missing = missing_evaluations(training.progress, len(records), config)
-    _evaluate_dev(training, console)
     if trainer.step == len(records):
         return
     replay = make_replay(trainer.method, trainer.owned.weights)
-    for step in [*missing, len(records)]:
+    for step in [*missing_evaluations(progress, len(records) - 1, config), len(records)]:
         between = records[trainer.step : step]
         trainer.owned, trainer.state = replay(
             trainer.owned, trainer.key, between, lambda _: training.stop.check(), trainer.state
         )
         trainer.step = step
-        _evaluate_dev(training, console)
+        if step == len(records):
+            break  # its evaluation is made as ever
+        if step == 0 and progress.eval_before is None:
+            value, nonfinite = _held_out_figure(training, console)
+            progress.eval_before, progress.eval_nonfinite_before = value, nonfinite
+        if step not in progress.dev:
+            evaluation = _evaluate(training, training.dev_set, console)
+            progress.evaluated(step, evaluation.mean, len(evaluation.nonfinite))
+        progress.write(training.directory)
+    mend_metrics(training.directory / run_dir.METRICS, records, progress)
 
 
 def _evaluate_dev(training: Training, console: Console) -> None:
@@ -415,18 +429,3 @@ def _return_to_best(training: Training, journal: Journal, console: Console) -> N
         trainer.owned = OwnedWeights({})  # room for them
         base = OwnedWeights(load_model(run.config).weights)
     trainer.owned, trainer.state = rebuild_run(journal, run, base, console, training.stop, best)
-
-
-def make_evaluator(
-    run: Run, weights: Tree, state: TrainState, eval_sets: list[EvalSet]
-) -> Evaluator:
-    """The evaluator of a run, compiled for these sets."""
-    space = run.method.estimator.space
-    return Evaluator(
-        dataclasses.replace(run.model, weights=weights),
-        lambda state: space.adapter(state.params, state.subspace),
-        state,
-        run.scorer,
-        eval_sets,
-        run.data.tokenizer,
-    )
