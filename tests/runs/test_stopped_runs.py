@@ -21,6 +21,7 @@ from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
 from zojax.runs import rebuild as rebuilding
 from zojax.runs import run_dir
+from zojax.runs.evaluations import Evaluations
 from zojax.runs.train import train
 
 QUIET = Console(quiet=True)
@@ -238,14 +239,14 @@ def test_a_kill_between_two_files_leaves_no_line_twice_and_none_out(
 
 def test_metrics_that_were_deleted_are_rebuilt(config, undisturbed, stop, monkeypatch):
     directory = Path(config.run.dir)
-    evaluate_dev = _TRAIN._evaluate_dev
+    on_dev = Evaluations.on_dev
 
-    def stopping_after_two(training):
-        evaluate_dev(training)
-        if training.trainer.step == 2:
+    def stopping_after_two(evaluations):
+        on_dev(evaluations)
+        if evaluations.trainer.step == 2:
             stop.exit_code = INTERRUPTED
 
-    monkeypatch.setattr(_TRAIN, "_evaluate_dev", stopping_after_two)
+    monkeypatch.setattr(Evaluations, "on_dev", stopping_after_two)
     with pytest.raises(Stopped, match="after step 2 of 4"):
         train(config, QUIET)
     (directory / run_dir.METRICS).unlink()

@@ -24,10 +24,10 @@ class _Result(TypedDict):
 
     eval: Figure
     eval_before: Figure | None
-    best_dev: Figure | None
+    best_dev: Figure
     dev: dict[Step, Figure]
     dev_nonfinite: NotRequired[dict[Step, Count]]
-    best_step: Count | None
+    best_step: Count
     eval_examples: Count
     steps: NotRequired[Count]
 
@@ -67,6 +67,6 @@ def _parse(path: Path, raw: dict[str, Any], config: Config, steps: int) -> dict[
             f"the journal holds {steps}"
         )
     best = result["best_step"]
-    if best is not None and not is_evaluated(best, train):
+    if not is_evaluated(best, train):
         raise InputError(f"{path}: best_step is {best}, after which this run evaluates nothing")
     return raw

@@ -184,12 +184,12 @@ def prepare(config: Config, console: Console) -> Run:
         data = load_data(config)
     check_objective(config, data.splits)
     for note in data.splits.notes:
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
     with console.status("loading the model"):
         model = load_model(config)
         base_hash = content_hash(model.weights)
     for note in (*model.notes, *odd_settings(config, model, data.splits.task, data.splits.train)):
-        console.print(plain(note), soft_wrap=True, markup=False)
+        console.print(plain(note), soft_wrap=True)
     scorer = make_scorer(config, data.splits.task, data.scored, model)
     return Run(
         config,

@@ -14,22 +14,14 @@ from zojax.checkpoints.writer import CheckpointWriter
 from zojax.config import Config
 from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
-from zojax.evaluation.eval_set import EvalSet
-from zojax.evaluation.evaluate import Evaluation, Evaluator
 from zojax.files import write_json
 from zojax.journal.file import SKIPPED, Journal, JournalWriter, read_journal
-from zojax.journal.replay import check_data, is_folded, make_replay
+from zojax.journal.replay import check_data, is_folded
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.reporting.curves import draw_curves
 from zojax.reporting.metrics import mend_metrics
-from zojax.reporting.progress import (
-    PROGRESS,
-    Progress,
-    is_evaluated,
-    missing_evaluations,
-    read_progress,
-)
+from zojax.reporting.progress import PROGRESS, missing_evaluations, read_progress
 from zojax.reporting.reporter import Reporter
 from zojax.runs import run_dir
 from zojax.runs.chunks import (
@@ -44,6 +36,7 @@ from zojax.runs.chunks import (
     write_down,
 )
 from zojax.runs.create import check_same_config, create_run, find_run
+from zojax.runs.evaluations import Evaluations
 from zojax.runs.prefetch import prefetch
 from zojax.runs.process_dir import open_process_dir
 from zojax.runs.profile import DIRECTORY as PROFILE
@@ -132,12 +125,13 @@ def _train_to_the_end(
     """Trains, evaluates and writes the result; ``Halted`` if a stop is asked for before that."""
     training = _set_up(run, directory, journal, stop, console)
     trainer, checkpoints = training.trainer, training.checkpoints
-    with cancelled_at_end(trainer.programs, training.evaluator):
-        _catch_up(training, console)
+    evaluations = training.evaluations
+    with cancelled_at_end(trainer.programs, evaluations.evaluator):
+        evaluations.catch_up()
         with trainer.reporter, CompilationCounter() as compilations:
             try:
-                _evaluate_base(training, console)
-                _evaluate_dev(training, console)
+                evaluations.of_base()
+                evaluations.on_dev()
                 _train_chunks(training, console)
             finally:
                 if not checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
@@ -155,10 +149,7 @@ class Training:
         directory: where it lives; locked.
         source: the batches.
         trainer: weights, state and step.
-        evaluator: compiled for the two sets.
-        dev_set: to choose the best step by.
-        eval_set: held out.
-        progress: the evaluations so far.
+        evaluations: of it.
         checkpoints: where they are written.
         stop: whether one is asked for.
     """
@@ -167,10 +158,7 @@ class Training:
     directory: Path
     source: Source
     trainer: Trainer
-    evaluator: Evaluator
-    dev_set: EvalSet
-    eval_set: EvalSet
-    progress: Progress
+    evaluations: Evaluations
     checkpoints: CheckpointWriter
     stop: stopping.Stop
 
@@ -207,7 +195,7 @@ def _set_up(
         directory / run_dir.JOURNAL,
         keep_last=run.config.run.keep_last,
         keep_best=run.config.run.keep_best,
-        warn=lambda line: console.print(line, markup=False),
+        warn=lambda line: console.print(line),
     )
 
     # The programs, compiled in the background in the order in which they are needed.
@@ -239,18 +227,10 @@ def _set_up(
         Reporter(directory, console, done, config.steps),
         stops_if_skipped=config.nonfinite == "stop",
     )
-    return Training(
-        run,
-        directory,
-        source,
-        trainer,
-        evaluator,
-        dev_set,
-        eval_set,
-        progress,
-        checkpoints,
-        stop,
+    evaluations = Evaluations(
+        directory, config, trainer, evaluator, dev_set, eval_set, progress, stop, console
     )
+    return Training(run, directory, source, trainer, evaluations, checkpoints, stop)
 
 
 def _train_chunks(training: Training, console: Console) -> None:
@@ -276,7 +256,7 @@ def _train_chunks(training: Training, console: Console) -> None:
             with nullcontext() if profile is None else profile.tracing(trainer):
                 run_chunk(trainer, batches, end, stop)
             stop.check()
-            _evaluate_dev(training, console)
+            training.evaluations.on_dev()
             _save_checkpoint(training)
 
 
@@ -315,97 +295,30 @@ def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopp
     write_down(trainer, finished(sent, stop), started)
 
 
-def _evaluate_base(training: Training, console: Console) -> None:
-    """Evaluates the base model on the held-out data, once in a run."""
-    trainer, progress = training.trainer, training.progress
-    if progress.eval_before is not None or trainer.step > 0:
-        return
-    value, nonfinite = _held_out_figure(training, console)
-    progress.eval_before, progress.eval_nonfinite_before = value, nonfinite
-    progress.write(training.directory)
-    trainer.reporter.evaluation(0, "eval", progress.metric, value, nonfinite)
-    console.print(f"held-out {progress.metric} before: {100 * progress.eval_before:.1f} %")
-
-
-def _catch_up(training: Training, console: Console) -> None:
-    """Makes the evaluations that a run has lost, replaying what the journal has of its steps."""
-    trainer, progress, config = training.trainer, training.progress, training.run.config.train
-    records = trainer.journal.opened.records
-    if trainer.step == len(records):
-        return
-    replay = make_replay(trainer.method, trainer.owned.weights)
-    for step in [*missing_evaluations(progress, len(records) - 1, config), len(records)]:
-        between = records[trainer.step : step]
-        trainer.owned, trainer.state = replay(
-            trainer.owned, trainer.key, between, lambda _: training.stop.check(), trainer.state
-        )
-        trainer.step = step
-        if step == len(records):
-            break  # its evaluation is made as ever
-        if step == 0 and progress.eval_before is None:
-            value, nonfinite = _held_out_figure(training, console)
-            progress.eval_before, progress.eval_nonfinite_before = value, nonfinite
-        if step not in progress.dev:
-            evaluation = _evaluate(training, training.dev_set, console)
-            progress.evaluated(step, evaluation.mean, len(evaluation.nonfinite))
-        progress.write(training.directory)
-    mend_metrics(training.directory / run_dir.METRICS, records, progress)
-
-
-def _evaluate_dev(training: Training, console: Console) -> None:
-    """Evaluates on the dev set, if this is a step for it and it has not been done."""
-    trainer, progress, config = training.trainer, training.progress, training.run.config.train
-    step = trainer.step
-    if not is_evaluated(step, config) or step in progress.dev:
-        return
-    evaluation = _evaluate(training, training.dev_set, console)
-    nonfinite = len(evaluation.nonfinite)
-    progress.evaluated(step, evaluation.mean, nonfinite)
-    progress.write(training.directory)
-    trainer.reporter.evaluation(step, "dev", progress.metric, evaluation.mean, nonfinite)
-
-
-def _held_out_figure(training: Training, console: Console) -> tuple[float, int]:
-    """The figure of what is held out, and of how many examples no score is finite; never of all."""
-    evaluation = _evaluate(training, training.eval_set, console)
-    evaluation.check_any_finite()
-    return evaluation.mean, len(evaluation.nonfinite)
-
-
-def _evaluate(training: Training, eval_set: EvalSet, console: Console) -> Evaluation:
-    trainer = training.trainer
-    evaluation = training.evaluator.evaluate(
-        trainer.owned.weights, trainer.state, eval_set, training.dev_set, training.stop
-    )
-    if doubt := evaluation.in_doubt():
-        console.print(f"after step {trainer.step}, {doubt}", soft_wrap=True, markup=False)
-    return evaluation
-
-
 def _save_checkpoint(training: Training) -> None:
     """Writes a checkpoint, if this is a step for it."""
     trainer, run = training.trainer, training.run
     step, every = trainer.step, run.config.run.checkpoint_every
     if every and step % every == 0 and step < run.config.train.steps:
         weights = trainer.owned.weights if is_folded(run.method, step) else None
-        progress = training.progress
+        progress = training.evaluations.progress
         figure = None if step in progress.dev_nonfinite else progress.dev.get(step)
         training.checkpoints.save(step, weights, trainer.state, figure)
 
 
 def _finish(training: Training, compilations: int, console: Console) -> dict[str, Any]:
     """Evaluates the best step's model on the held-out data, and writes the result."""
-    directory, progress = training.directory, training.progress
+    directory, progress = training.directory, training.evaluations.progress
     journal = read_journal(directory / run_dir.JOURNAL)
     _return_to_best(training, journal, console)
-    value, nonfinite = _held_out_figure(training, console)
+    value, nonfinite = training.evaluations.of_held_out()
     result = {
         "steps": training.run.config.train.steps,
         "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
         **progress.as_dict(),
         f"eval_{progress.metric}": value,
         **({"eval_nonfinite": nonfinite} if nonfinite else {}),
-        "eval_examples": len(training.eval_set.items),
+        "eval_examples": len(training.evaluations.eval_set.items),
         **training.trainer.speed.summary(),
         "compilations_after_start": compilations,
     }
@@ -416,7 +329,7 @@ def _finish(training: Training, compilations: int, console: Console) -> dict[str
 
 def _return_to_best(training: Training, journal: Journal, console: Console) -> None:
     """Rebuilds the model of the step that is the best on the dev set, unless it is the last."""
-    trainer, run, best = training.trainer, training.run, training.progress.best_step
+    trainer, run, best = training.trainer, training.run, training.evaluations.progress.best_step
     if best is None:
         raise InputError(
             "no step is best: on the dev set the model's scores were never finite; use "

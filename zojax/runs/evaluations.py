@@ -1,0 +1,115 @@
+"""A run's evaluations while it is trained: of the base, on the dev set, of what is held out."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+
+from zojax.config import TrainConfig
+from zojax.evaluation.eval_set import EvalSet
+from zojax.evaluation.evaluate import Evaluation, Evaluator
+from zojax.journal.replay import make_replay
+from zojax.programs.stopping import Stop
+from zojax.reporting.metrics import METRICS, mend_metrics
+from zojax.reporting.progress import Progress, is_evaluated, missing_evaluations
+from zojax.runs.chunks import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluations:
+    """What evaluates the model that a run has come to, and what it has found.
+
+    Attributes:
+        directory: of the run.
+        config: how it trains.
+        trainer: weights, state and step.
+        evaluator: compiled for the two sets.
+        dev_set: to choose the best step by.
+        eval_set: held out.
+        progress: the evaluations so far; written down whenever one is made.
+        stop: a request to end, which may come between any two batches.
+        console: told of figures, and of scores that are not finite.
+    """
+
+    directory: Path
+    config: TrainConfig
+    trainer: Trainer
+    evaluator: Evaluator
+    dev_set: EvalSet
+    eval_set: EvalSet
+    progress: Progress
+    stop: Stop
+    console: Console
+
+    def of_base(self) -> None:
+        """Evaluates the base model on the held-out data, once in a run."""
+        trainer, progress = self.trainer, self.progress
+        if progress.eval_before is not None or trainer.step > 0:
+            return
+        value, nonfinite = self._keep_base()
+        progress.write(self.directory)
+        trainer.reporter.evaluation(0, "eval", progress.metric, value, nonfinite)
+        self.console.print(f"held-out {progress.metric} before: {100 * value:.1f} %")
+
+    def on_dev(self) -> None:
+        """Evaluates on the dev set, if this is a step for it and it has not been done."""
+        step, progress = self.trainer.step, self.progress
+        if not is_evaluated(step, self.config) or step in progress.dev:
+            return
+        value, nonfinite = self._keep_dev()
+        progress.write(self.directory)
+        self.trainer.reporter.evaluation(step, "dev", progress.metric, value, nonfinite)
+
+    def of_held_out(self) -> tuple[float, int]:
+        """The figure of what is held out, and of how many examples no score is finite.
+
+        Raises:
+            InputError: of none is any.
+        """
+        evaluation = self._evaluate(self.eval_set)
+        evaluation.check_any_finite()
+        return evaluation.mean, len(evaluation.nonfinite)
+
+    def catch_up(self) -> None:
+        """Makes the evaluations that a run has lost, replaying what the journal has of its steps.
+
+        Of the last of them :meth:`on_dev` makes the evaluation, as ever.
+        """
+        trainer, progress = self.trainer, self.progress
+        records = trainer.journal.opened.records
+        if trainer.step == len(records):
+            return
+        replay = make_replay(trainer.method, trainer.owned.weights)
+        lost = missing_evaluations(progress, len(records) - 1, self.config)
+        for step in [*lost, len(records)]:
+            between = records[trainer.step : step]
+            trainer.owned, trainer.state = replay(
+                trainer.owned, trainer.key, between, lambda _: self.stop.check(), trainer.state
+            )
+            trainer.step = step
+            if step == 0 and progress.eval_before is None:
+                self._keep_base()
+            if step in lost and step not in progress.dev:
+                self._keep_dev()
+            progress.write(self.directory)
+        mend_metrics(self.directory / METRICS, records, progress)
+
+    def _keep_base(self) -> tuple[float, int]:
+        value, nonfinite = self.of_held_out()
+        self.progress.eval_before, self.progress.eval_nonfinite_before = value, nonfinite
+        return value, nonfinite
+
+    def _keep_dev(self) -> tuple[float, int]:
+        evaluation = self._evaluate(self.dev_set)
+        value, nonfinite = evaluation.mean, len(evaluation.nonfinite)
+        self.progress.evaluated(self.trainer.step, value, nonfinite)
+        return value, nonfinite
+
+    def _evaluate(self, eval_set: EvalSet) -> Evaluation:
+        trainer = self.trainer
+        evaluation = self.evaluator.evaluate(
+            trainer.owned.weights, trainer.state, eval_set, self.dev_set, self.stop
+        )
+        if doubt := evaluation.in_doubt():
+            self.console.print(f"after step {trainer.step}, {doubt}", soft_wrap=True)
+        return evaluation
