@@ -145,7 +145,7 @@ def run_all(args: argparse.Namespace) -> int:
 
     started, stop = time.monotonic(), time.monotonic() + 60 * args.minutes
     args.output.mkdir(parents=True, exist_ok=True)
-    machine = processes.ask_machine(60 * args.minutes)
+    machine = processes.ask_machine(min(60 * args.minutes, 120))
     name = "rehearsal" if args.rehearse else machine["device"].lower().replace(" ", "-")
     result: dict[str, Any] = {
         "machine": machine,

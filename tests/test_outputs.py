@@ -325,6 +325,24 @@ def test_a_directory_that_another_process_writes_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("shapes differ"), FileNotFoundError(2, "No such file", "base/x.bin")]
+)
+def test_what_fails_while_a_directory_is_made_is_not_blamed_on_it(error, tmp_path):
+    with pytest.raises(type(error)) as raised, new_directory(tmp_path / "out"):
+        raise error
+    assert raised.value is error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_is_blamed_for_what_its_disk_refuses(tmp_path):
+    match = "out: cannot be written"
+    with pytest.raises(InputError, match=match), new_directory(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(InputError, match=match), new_directory(tmp_path / "out") as partial:
+        (partial / "absent" / "x").write_text("")
+
+
 def test_a_directory_that_was_filled_meanwhile_stays(tmp_path):
     def fill() -> None:
         with new_directory(tmp_path / "out"):

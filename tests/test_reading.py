@@ -6,7 +6,15 @@ import os
 import pytest
 
 from zojax.errors import InputError
-from zojax.reading import MAX_DEPTH, is_file, parse_json, read_bytes, read_json, validate
+from zojax.reading import (
+    MAX_DEPTH,
+    is_file,
+    open_regular,
+    parse_json,
+    read_bytes,
+    read_json,
+    validate,
+)
 
 
 def nested(depth: int) -> str:
@@ -63,6 +71,17 @@ def test_what_is_no_regular_file_is_refused_unread(tmp_path):
         with pytest.raises(InputError, match=reason) as refused:
             read_bytes(tmp_path / name, most=10)
         assert "\0" not in str(refused.value)
+
+
+def test_what_is_wrong_with_a_file_is_told_and_what_is_wrong_behind_it_is_left_as_it_is(tmp_path):
+    (tmp_path / "file").write_bytes(b"ab")
+    own = KeyError("the caller's own"), ValueError("the caller's own")
+    for error in own:
+        with pytest.raises(type(error)) as raised, open_regular(tmp_path / "file"):
+            raise error
+        assert raised.value is error
+    with pytest.raises(InputError, match="cannot be read"), open_regular(tmp_path / "file"):
+        raise OSError(5, "Input/output error")
 
 
 def test_a_file_of_another_type_is_refused(tmp_path):

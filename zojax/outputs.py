@@ -6,6 +6,7 @@ says so; a directory never. A place is looked at before the work is done, and on
 written.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -148,22 +149,43 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
         InputError: it holds something, is another process's, or cannot be written.
     """
     name = _named(option, path)
-    try:
+    with _blaming(name):
         _check_free(name, path)
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(name, hidden_beside(target, ".zojax-lock")):
-            partial = hidden_beside(target, ".zojax-partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
+    with _alone(name, hidden_beside(target, ".zojax-lock")):
+        partial = hidden_beside(target, ".zojax-partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            with _blaming(name):
                 partial.mkdir()
+            try:
                 yield partial
+            except OSError as error:
+                if not _is_of_disk(error, partial):
+                    raise
+                raise _refused(name, error) from error
+            with _blaming(name):
                 _check_free(name, path)
                 partial.rename(target)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except (OSError, ValueError) as error:
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Whatever the system refuses in here is the place's fault."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise _refused(name, error) from error
+
+
+def _is_of_disk(error: OSError, directory: Path) -> bool:
+    """Whether it came of writing into a directory, and not of anything else that was done."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return True
+    return Path(os.fsdecode(error.filename or "")).is_relative_to(directory)
 
 
 def check_place(name: str, path: Path) -> None:
@@ -192,6 +214,8 @@ def _alone(name: str, path: Path) -> Iterator[None]:
             lock.acquire(blocking=False)
     except filelock.Timeout:
         raise InputError(f"{name}: another process is writing it; wait for it") from None
+    except OSError as error:
+        raise _refused(name, error) from error
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ package takes its bytes, its JSON and its types from here, so that each limit st
 """
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -39,14 +40,17 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """
     try:
         status = path.stat()  # before it is opened: a FIFO would wait for a writer
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{plain(path)}: is not a regular file")
-        with path.open("rb") as file:
-            yield file, status.st_size
-    except InputError:
-        raise
+        is_regular = stat.S_ISREG(status.st_mode)
+        opened = path.open("rb") if is_regular else None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise _unreadable(path, error) from None
+    if opened is None:
+        raise InputError(f"{plain(path)}: is not a regular file")
+    with opened as file:
+        try:
+            yield file, status.st_size
+        except OSError as error:
+            raise _unreadable(path, error) from None
 
 
 def is_file(path: Path) -> bool:
@@ -233,12 +237,19 @@ def validate(schema: type[T], value: Any, place: str) -> T:
     >>> validate(dict[str, float], {"a": 1}, "x.json")
     {'a': 1.0}
     """
-    from pydantic import TypeAdapter, ValidationError  # which help and refusals do not wait for
+    from pydantic import ValidationError  # which help and refusals do not wait for
 
     try:
-        return TypeAdapter(schema).validate_python(value)
+        return _adapter(schema).validate_python(value)
     except (ValidationError, RecursionError) as error:
         raise InputError(f"{plain(place)}: {_first(error)}") from None
+
+
+@functools.cache
+def _adapter(schema: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
 
 
 def _first(error: Any) -> str:

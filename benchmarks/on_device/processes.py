@@ -31,9 +31,12 @@ def ask_machine(seconds: float) -> dict[str, Any]:
     """What the device is; asked in a process of its own, since whoever asks holds it."""
     code = "import json; from on_device.device import *; print(json.dumps(describe(the_device())))"
     command = [sys.executable, "-c", code]
-    asked = subprocess.run(
-        command, env=environment({}), capture_output=True, text=True, timeout=seconds
-    )
+    try:
+        asked = subprocess.run(
+            command, env=environment({}), capture_output=True, text=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        sys.exit(f"accelerator.py: JAX found no device within {seconds:.0f} s")
     if asked.returncode:
         sys.exit(f"accelerator.py: JAX finds no device: {asked.stderr.strip()[-300:]}")
     return json.loads(asked.stdout.splitlines()[-1])

@@ -1,6 +1,7 @@
 """Hostile safetensors files: each is one line, or is read as it says, and never garbage."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.hub.checkpoints import FC1, assert_same, message
 from zojax.errors import InputError, as_line
 from zojax.hub import load
 from zojax.hub.checkpoint_files import SafetensorsFile
+from zojax.hub.safetensors_header import read_header
 
 FC2 = FC1.replace("fc1", "fc2")
 Header = dict[str, Any]
@@ -132,6 +134,18 @@ def test_a_header_that_is_too_large_is_refused_unread(saved):
         file.write((1 << 30).to_bytes(8, "little"))
         file.truncate(1 << 31)  # a hole
     assert "1,073,741,824 bytes" in message(saved[1])
+
+
+def test_a_file_may_be_as_large_as_a_shard_of_a_large_model(tmp_path):
+    size = 5 << 30
+    header = {
+        "first": {"dtype": "BF16", "shape": [size // 4, 2], "data_offsets": [0, size]},
+        "second": {"dtype": "F32", "shape": [2], "data_offsets": [size, size + 8]},
+    }
+    path = tmp_path / "large.safetensors"
+    forge(path, header, b"")
+    os.truncate(path, path.stat().st_size + size + 8)  # sparse
+    assert list(read_header(path)) == ["first", "second"]
 
 
 def test_bytes_behind_the_last_tensor_are_refused(saved):

@@ -166,6 +166,22 @@ def test_without_progress_the_last_model_is_evaluated_and_that_is_said(another, 
     )
 
 
+@pytest.mark.parametrize("command", [("eval",), ("export", "--format", "peft")])
+def test_a_run_whose_evaluations_were_never_finite_has_no_best_model(
+    command, another, run, refusal, tmp_path
+):
+    progress = json.loads((another / "progress.json").read_text())
+    progress["dev_accuracy"] = dict.fromkeys(progress["dev_accuracy"], 0.0)
+    progress["dev_nonfinite"] = dict.fromkeys(progress["dev_accuracy"], 12)
+    (another / "progress.json").write_text(json.dumps(progress))
+    (another / "result.json").unlink()
+    name, *options = command
+    output = [] if name == "eval" else ["--output", tmp_path / "out"]
+    line = refusal(run(name, another, *options, *output))
+    assert line.startswith(f"{another}: no step is best: ")
+    assert "--step N" in line
+
+
 def test_the_evaluations_that_are_missing_are_those_that_were_due():
     config = TrainConfig(steps=10, eval_every=4)
     known = Progress("accuracy", 0.5, {0: 0.5, 4: 0.5, 8: 0.5})

@@ -74,7 +74,7 @@ def export_run(
     journal = read_journal(directory / run_dir.JOURNAL)
     check_records(journal, config.train)
     if step is None and format != "journal":
-        step = best_step(journal, config, lambda line: console.print(line))
+        step = best_step(journal, config, lambda line: console.print(line, markup=False))
     steps = len(journal.records) if step is None else step
     if steps > len(journal.records):
         raise InputError(f"{journal.path}: holds {len(journal.records)} steps, not {steps}")

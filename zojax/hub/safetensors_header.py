@@ -12,7 +12,6 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from zojax.config.fields import NonNegative, Text
 from zojax.errors import InputError
 from zojax.hub.stored import DTYPES, StoredTensor, shown, unknown_dtype
 from zojax.reading import open_regular, parse_json, validate
@@ -25,12 +24,14 @@ _LENGTH_BYTES = 8
 _MOST_BYTES = 16 << 20  # of a header: some 100,000 tensors
 _METADATA = "__metadata__"
 
+_Size = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]  # of bytes, which a file has any of
+
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class _Entry:
-    dtype: Text
-    shape: Annotated[list[NonNegative], Field(max_length=8)]  # weights have two axes at the most
-    data_offsets: Annotated[list[NonNegative], Field(min_length=2, max_length=2)]
+    dtype: Annotated[str, Field(strict=True, max_length=40)]
+    shape: Annotated[list[_Size], Field(max_length=8)]  # weights have two axes at the most
+    data_offsets: Annotated[list[_Size], Field(min_length=2, max_length=2)]
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -1,7 +1,6 @@
 """``curves.png``: loss and dev figures over the steps of a run."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,14 @@ import numpy as np
 from zojax.errors import as_line
 from zojax.files import write_atomically
 from zojax.printing import warn
+from zojax.reading import parse_json, read_lines
 from zojax.reporting.metrics import METRICS
 from zojax.text import plain
 
 CURVES = "curves.png"
 """Its name in a run's directory."""
+
+_LONGEST = 1 << 20  # characters of a line of metrics
 
 
 def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -30,13 +32,12 @@ def draw_curves(directory: Path) -> None:
 
     A run is worth more than its curves: where they cannot be drawn, that is told in a line.
     """
-    lines = [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
+    metrics = directory / METRICS
     try:
-        picture = _picture(lines)
+        lines = [parse_json(line, str(metrics)) for line in read_lines(metrics, _LONGEST) if line]
+        write_atomically(directory / CURVES, _picture(lines))
     except Exception as error:  # of whatever kind: MPLBACKEND and any matplotlibrc here have a say
         warn(f"zojax: {CURVES} was not drawn ({as_line(error)})")
-        return
-    write_atomically(directory / CURVES, picture)
 
 
 def _picture(lines: list[dict[str, Any]]) -> bytes:

@@ -111,5 +111,5 @@ class Evaluations:
             trainer.owned.weights, trainer.state, eval_set, self.dev_set, self.stop
         )
         if doubt := evaluation.in_doubt():
-            self.console.print(f"after step {trainer.step}, {doubt}", soft_wrap=True)
+            self.console.print(f"after step {trainer.step}, {doubt}", soft_wrap=True, markup=False)
         return evaluation

@@ -105,12 +105,21 @@ def load_run(journal: Journal, config: Config, console: Console, step: int | Non
 
 
 def best_step(journal: Journal, config: Config, tell: Callable[[str], None]) -> int | None:
-    """The step that is the best on a run's dev set; None, and a line, where none is known."""
+    """The step that is the best on a run's dev set; None, and a line, where none is known.
+
+    Raises:
+        InputError: the run was evaluated, and no score was finite.
+    """
     steps = len(journal.records)
     progress = read_progress(journal.path.parent, steps, config)
     if steps and not progress.dev:
         path = journal.path.with_name(PROGRESS)
         tell(f"{path}: no evaluations, so this is the model after all {steps} steps, not the best")
+    if progress.dev and progress.best_step is None:
+        raise InputError(
+            f"{journal.path.parent}: no step is best: on the dev set the model's scores were never "
+            "finite; --step N takes one all the same"
+        )
     return progress.best_step
 
 

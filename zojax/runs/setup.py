@@ -184,12 +184,12 @@ def prepare(config: Config, console: Console) -> Run:
         data = load_data(config)
     check_objective(config, data.splits)
     for note in data.splits.notes:
-        console.print(note, soft_wrap=True)
+        console.print(note, soft_wrap=True, markup=False)
     with console.status("loading the model"):
         model = load_model(config)
         base_hash = content_hash(model.weights)
     for note in (*model.notes, *odd_settings(config, model, data.splits.task, data.splits.train)):
-        console.print(plain(note), soft_wrap=True)
+        console.print(plain(note), soft_wrap=True, markup=False)
     scorer = make_scorer(config, data.splits.task, data.scored, model)
     return Run(
         config,

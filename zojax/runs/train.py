@@ -195,7 +195,7 @@ def _set_up(
         directory / run_dir.JOURNAL,
         keep_last=run.config.run.keep_last,
         keep_best=run.config.run.keep_best,
-        warn=lambda line: console.print(line),
+        warn=lambda line: console.print(line, markup=False),
     )
 
     # The programs, compiled in the background in the order in which they are needed.
