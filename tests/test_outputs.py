@@ -115,12 +115,37 @@ def test_what_a_command_reads_is_never_written_over(
         (of_config, [config, data / "train.jsonl", data / "validation.jsonl", *model.iterdir()]),
         (of_run, [data / "validation.jsonl"]),
         (of_model, [prompts, model / "model.safetensors"]),
+        # What is not there yet would be found by its name, too.
+        (of_config, [model / "added_tokens.json", model / "tokenizer.json", data / "train.csv"]),
+        (of_model, [model / "pytorch_model.bin"]),
     ]
     for command, targets in cases:
         for target in targets:
-            before = target.read_bytes()
+            before = target.read_bytes() if target.exists() else None
             assert str(target) in refusal(run(*command, target))
-            assert target.read_bytes() == before
+            assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_the_model_of_a_run_is_never_written_over(another, run, refusal):
+    model = Path(run_dir.read_config(another).model.path)
+    of_run = ("generate", another, "--prompt", "a", "--overwrite", "--output")
+    for target in (model / "model.safetensors", model / "vocab.json", model / "tokenizer.json"):
+        before = target.read_bytes() if target.exists() else None
+        assert str(target) in refusal(run(*of_run, target))
+        assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_rows_may_stand_beside_a_model(tmp_path):
+    rows = RowsFile("--output", tmp_path / "answers.jsonl", ["a"])
+    rows.spare_model(tmp_path)
+    rows.write([{"a": 1}])
+    assert (tmp_path / "answers.jsonl").read_text() == '{"a": 1}\n'
+
+
+@pytest.mark.parametrize("name", ["/dev/fd/2147483648", "/dev/fd/99999999999999999999"])
+def test_a_descriptor_that_no_process_has_is_refused(name):
+    with pytest.raises(InputError, match=name):
+        RowsFile("--output", Path(name), [])
 
 
 def test_what_was_written_is_written_anew(run, trained, tmp_path):

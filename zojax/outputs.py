@@ -39,7 +39,10 @@ _LOOKED_AT = 1 << 20
 _LONGEST = 1_000
 """Characters of a path in a message."""
 
-_DESCRIPTORS = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
+_DESCRIPTORS = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]+)")
+
+_LOADED = frozenset((".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"))
+"""Suffixes of what is found by its name in the directory of a model, tokenizer or adapter."""
 
 
 class RowsFile:
@@ -59,6 +62,7 @@ class RowsFile:
         self._name, self._path, self._fields = _named(option, path), path, frozenset(fields)
         self._overwrite = overwrite
         self._read: list[Path] = []
+        self._models: list[Path] = []
         self._check()
 
     def spare(self, *read: str | Path | None) -> None:
@@ -69,6 +73,15 @@ class RowsFile:
         """
         self._read += [Path(path) for path in read if path]
         self._check()
+
+    def spare_model(self, *directories: str | Path | None) -> None:
+        """:meth:`spare` for models and adapters, which a new file of some names would change, too.
+
+        Raises:
+            InputError: it would.
+        """
+        self._models += [Path(path) for path in directories if path]
+        self.spare(*directories)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rows; a regular file whole or not at all.
@@ -108,7 +121,7 @@ class RowsFile:
             else:
                 what = "directory" if stat.S_ISDIR(mode) else "disk or a socket"
                 raise InputError(f"{self._name}: is a {what}; give a file")
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        except (OSError, ValueError, OverflowError) as error:  # a zero byte, a huge descriptor
             raise _refused(self._name, error) from None
 
     def _check_file(self, *, exists: bool) -> None:
@@ -120,6 +133,8 @@ class RowsFile:
         for path in self._read:
             if _is_same(path, target):
                 raise InputError(f"{self._name}: is read by this command; give another file")
+        if target.suffix in _LOADED and any(_is_same(path, target.parent) for path in self._models):
+            raise InputError(f"{self._name}: lies in what this command reads; give another file")
         _check_access(self._name, target.parent, os.W_OK | os.X_OK)
         if exists:
             _check_access(self._name, target, os.W_OK)
@@ -213,6 +228,8 @@ def _alone(name: str, path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             lock.acquire(blocking=False)
     except filelock.Timeout:
+        if not path.exists():  # it cannot be made here, as in /proc
+            raise InputError(f"{name}: cannot be written (no file can be made there)") from None
         raise InputError(f"{name}: another process is writing it; wait for it") from None
     except OSError as error:
         raise _refused(name, error) from error
@@ -281,7 +298,7 @@ def _is_same(path: Path, other: Path) -> bool:
     return os.path.realpath(path) == os.fspath(other)
 
 
-def _refused(name: str, error: OSError | ValueError) -> InputError:
+def _refused(name: str, error: OSError | ValueError | OverflowError) -> InputError:
     if isinstance(error, InputError):
         return error
     if not isinstance(error, OSError):

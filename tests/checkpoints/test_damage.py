@@ -143,3 +143,11 @@ def test_whenever_a_kill_comes_the_files_it_leaves_restore_the_run(run, moments,
     # Only while 30 is replaced is it missed, and then the one that it replaces comes back.
     assert {(30, 30), (25, 30), (33, 33)} == set(sources)
     assert sources == sorted(sources, key=lambda pair: pair[1])
+
+
+@pytest.mark.parametrize("name", ["state/manifest.ocdbt", "state/_METADATA"])
+def test_a_fifo_in_a_checkpoint_is_damage_and_nothing_waits_for_it(name, run):
+    path = run.checkpoints / "30" / name
+    path.unlink()
+    os.mkfifo(path)
+    assert not assert_bits_or_fallback(run)

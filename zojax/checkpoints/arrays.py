@@ -21,6 +21,7 @@ Not left to it, as the tests show, are:
 """
 
 import dataclasses
+import errno
 import functools
 import logging
 import re
@@ -131,6 +132,8 @@ def read(directory: Path, step: int, wanted: Mapping[str, Tree]) -> dict[str, Tr
         step: after which it was saved.
         wanted: ``jax.ShapeDtypeStruct`` with shardings, by the name of the item.
     """
+    path = directory.resolve() / str(step)
+    _check_regular(path)
     ocp = _orbax()
     items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
     alone = ocp.options.MultiprocessingOptions(processes.index(), {processes.index()})
@@ -138,9 +141,15 @@ def read(directory: Path, step: int, wanted: Mapping[str, Tree]) -> dict[str, Tr
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
     )
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        path = directory.resolve() / str(step)
         restored = checkpointer.restore(path, args=ocp.args.Composite(**items))
         return {name: restored[name] for name in wanted}
+
+
+def _check_regular(directory: Path) -> None:
+    """Raises ``OSError`` for what is neither a file nor a directory: a FIFO would wait for ever."""
+    for path in directory.rglob("*"):
+        if not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
 
 
 def reason(error: BaseException) -> str:

@@ -270,7 +270,8 @@ def _spare(predictions: RowsFile | None, config: Config, adapter: Path | None = 
         return
     from zojax.tasks.records import FORMATS
 
-    predictions.spare(config.model.path, adapter, config.data.path)
+    predictions.spare_model(config.model.path, adapter)
+    predictions.spare(config.data.path)
     if config.data.path is not None:
         splits = ("train", "validation", "test")
         names = [f"{split}.{form}" for split in splits for form in FORMATS]

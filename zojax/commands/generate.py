@@ -121,7 +121,12 @@ def run(args: argparse.Namespace) -> int:
 
     output = args.output and RowsFile("--output", args.output, _GENERATED, overwrite=args.overwrite)
     if output is not None:
-        output.spare(args.prompts, args.model, args.adapter)
+        output.spare(args.prompts)
+        output.spare_model(args.model, args.adapter)
+        if args.run is not None:
+            from zojax.runs.run_dir import read_config
+
+            output.spare_model(read_config(args.run).model.path)
 
     from zojax.distributed.platforms import check_platforms
     from zojax.generation import Sampling

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def find_file(directory: Path, split: str) -> Path | None:
             f"data.path={str(directory)!r}: {what}; give a directory that holds {split}.jsonl, "
             f"{split}.csv or {split}.parquet"
         )
-    there = [path for f in FORMATS if (path := directory / f"{split}.{f}").exists()]
+    there = [path for f in FORMATS if os.path.lexists(path := directory / f"{split}.{f}")]
     if len(there) > 1:
         names = " and ".join(path.name for path in there)
         raise InputError(f"data.path={str(directory)!r}: holds {names}; leave one of them")
