@@ -1,10 +1,12 @@
 """Hostile tokenizers: each file is one line, or gives token ids; no code of it runs."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -205,17 +207,27 @@ def test_published_expressions_are_taken(expression, in_one, tmp_path):
     check_files(directory)
 
 
-def test_what_fails_at_a_text_alone_is_one_line(in_one, tmp_path, monkeypatch):
-    class PanicException(BaseException):
-        """As Rust's errors arrive."""
+class PanicException(BaseException):
+    """As Rust's errors arrive."""
 
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise PanicException("index out of bounds\nat somewhere")
 
+def panic(*args: Any, **kwargs: Any) -> Any:
+    raise PanicException("index out of bounds\nat somewhere")
+
+
+def test_what_fails_at_a_text_alone_is_one_line(in_one, monkeypatch):
     tokenizer = load_tokenizer(str(in_one), None)
-    monkeypatch.setattr(type(tokenizer.tokens), "__call__", fail)
+    monkeypatch.setattr(type(tokenizer.tokens), "__call__", panic)
     with pytest.raises(InputError, match=r"into tokens \(index out of bounds\)$"):
         tokenizer.ids(TEXT)
+
+
+def test_what_fails_at_one_of_many_texts_is_one_line(in_one):
+    backend = SimpleNamespace(encode_batch_fast=panic)
+    tokens = SimpleNamespace(backend_tokenizer=backend)
+    tokenizer = dataclasses.replace(load_tokenizer(str(in_one), None), tokens=tokens)
+    with pytest.raises(InputError, match=r"into tokens \(index out of bounds\)$"):
+        tokenizer.ids_of_all([TEXT, TEXT])
 
 
 @pytest.mark.parametrize("form", ["in_parts", "in_one"])

@@ -57,7 +57,8 @@ class Tokenizer:
         if backend is None:  # one in Python
             return [self.ids(text) for text in texts]
         # That nothing is truncated or padded has been set by load_tokenizer's first call.
-        encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _named(self.path, "cannot turn text into tokens"):
+            encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
