@@ -192,19 +192,48 @@ def test_a_tokenizer_json_that_is_none_is_one_line(changes, in_one, tmp_path, ca
     assert "panicked" not in capfd.readouterr().err
 
 
-PUBLISHED = [  # of GPT-2, Llama 3 and DeepSeek
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
-]
+PUBLISHED = {
+    "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "BLOOM": r" ?[^(\s|[.,!?…。，、।۔،])]+",
+    "DeepSeek": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "DeepSeek's Chinese": r"[一-龥぀-ゟ゠-ヿ]+",
+    "by code points": r"[\x{4e00}-\x{9fff}]+",
+    "with classes in classes": r"[[:alpha:]&&[^(*]]+|(?:[[a]b]{1,3})+|(?<name>\(a+\))?",
+}
 
 
-@pytest.mark.parametrize("expression", PUBLISHED, ids=lambda expression: expression[:12])
-def test_published_expressions_are_taken(expression, in_one, tmp_path):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_expressions_are_taken(name, in_one, tmp_path):
+    directory = shutil.copytree(in_one, tmp_path / "model")
+    edit(directory / WHOLE, {"pre_tokenizer": split(PUBLISHED[name])})
+    assert load_tokenizer(str(directory), None).ids(TEXT)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        r"(?:[^[(]b]+)+",
+        r"[[a]b](?:\x{4e00}+)*",
+        r"(?<name>(\(a*?))?){2,}",
+        r"(a+){0,100}",
+        r"a{2,}{2,}",
+        r"[]a](b+)+[]b]",
+        r"\c[(a+)+]",
+        r"(a)\g<1>+",
+        r"(?#[)(a+)+(?#])",
+        "(?x)(a+ # )\n)+",
+    ],
+)
+def test_repeats_of_repeats_are_found_behind_any_bracket(expression, in_one, tmp_path):
     directory = shutil.copytree(in_one, tmp_path / "model")
     edit(directory / WHOLE, {"pre_tokenizer": split(expression)})
-    check_files(directory)
+    with pytest.raises(InputError, match="could take for ever"):
+        check_files(directory)
 
 
 class PanicException(BaseException):
