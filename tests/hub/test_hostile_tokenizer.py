@@ -79,7 +79,7 @@ def test_a_file_that_is_no_object_is_one_line(name, content, in_parts, tmp_path)
 
 
 SETTINGS: list[dict[str, Any]] = [
-    *({"bos_token": value} for value in (3, ["</s>"], {"a": 1}, {"content": 3}, True, "")),
+    *({"bos_token": value} for value in (3, ["</s>"], {"a": 1}, {"content": 3}, True, 0)),
     *({"eos_token": value} for value in (7, [], {"content": None})),
     *({"tokenizer_class": value} for value in (3, ["GPT2Tokenizer"], "os.system", "")),
     *({"model_max_length": value} for value in ("x", [1], -1, 0)),
@@ -103,6 +103,23 @@ def test_a_setting_of_another_type_is_one_line(changes, in_parts, tmp_path):
     directory = shutil.copytree(in_parts, tmp_path / "model")
     edit(directory / CONFIG, changes)
     refusal_of(directory)
+
+
+@pytest.mark.parametrize(("name", "none"), [(CONFIG, ""), (CONFIG, False), (MAP, ""), (MAP, None)])
+@pytest.mark.parametrize("token", ["unk_token", "pad_token", "mask_token"])
+@pytest.mark.parametrize("form", ["in_parts", "in_one"])
+def test_a_special_token_may_be_none_in_several_words(form, token, name, none, request, tmp_path):
+    directory = shutil.copytree(request.getfixturevalue(form), tmp_path / "model")
+    expected = load_tokenizer(str(directory), None).ids(TEXT)
+    edit(directory / name, {token: none})
+    assert load_tokenizer(str(directory), None).ids(TEXT) == expected
+
+
+def test_a_bos_that_is_none_is_asked_for(in_one, tmp_path):
+    directory = shutil.copytree(in_one, tmp_path / "model")
+    edit(directory / CONFIG, {"bos_token": ""})
+    assert "the tokenizer has no BOS; give one" in refusal_of(directory)
+    assert load_tokenizer(str(directory), 2).ids(TEXT)
 
 
 VOCABULARIES: dict[str, Callable[[dict[str, int]], Any]] = {

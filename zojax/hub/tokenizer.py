@@ -93,10 +93,13 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     from transformers import AutoTokenizer  # seconds to import
 
     vocab_size = read_config(path).vocab_size
-    check_files(find_directory(path))
+    unset = check_files(find_directory(path))
     with _named(path, "has no tokenizer that can be read"):
         tokens = AutoTokenizer.from_pretrained(
-            path, local_files_only=Path(path).is_dir(), trust_remote_code=False
+            path,
+            local_files_only=Path(path).is_dir(),
+            trust_remote_code=False,
+            **dict.fromkeys(unset),
         )
     bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from zojax.config.fields import Switch, Text
@@ -33,7 +33,16 @@ class _Token:
     content: Text
 
 
-_Special = Text | _Token | None
+def _token_or_none(value: Any) -> Any:
+    return None if _is_unset(value) else value
+
+
+def _is_unset(value: Any) -> bool:
+    """Whether a file says so that there is no such token, where others say null."""
+    return value == "" or value is False
+
+
+_Special = Annotated[Text | _Token | None, BeforeValidator(_token_or_none)]
 
 
 @dataclass
@@ -91,8 +100,14 @@ _SCHEMAS: dict[str, Any] = {
 }
 
 
-def check_files(directory: Path) -> None:
-    """Raises ``InputError`` for a file of the tokenizer that is not what it should be."""
+def check_files(directory: Path) -> list[str]:
+    """Raises ``InputError`` for a file of the tokenizer that is not what it should be.
+
+    Returns:
+        Special tokens, as ``unk_token``, that a file says are none in words that the library does
+        not take (``""`` and ``false``).
+    """
+    unset: list[str] = []
     for name in ("merges.txt", "chat_template.jinja"):
         if is_file(directory / name):
             read_bytes(directory / name)  # no larger than a file of JSON
@@ -101,11 +116,14 @@ def check_files(directory: Path) -> None:
         if is_file(path):
             value = parse_json(read_bytes(path), str(path), most_digits=_MOST_DIGITS)
             checked = validate(schema, value, str(path))
+            if isinstance(checked, _Named):
+                unset += [name for name in vars(_Named()) if _is_unset(value.get(name))]
             if name == "vocab.json":
                 _check_ids(path, checked)
             if isinstance(checked, _Whole):
                 _check_ids(path, checked.model.vocab)
                 _check_work(path, checked)
+    return unset
 
 
 def _check_ids(path: Path, vocabulary: Any) -> None:
