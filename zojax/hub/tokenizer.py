@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError
@@ -92,12 +91,13 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     """
     from transformers import AutoTokenizer  # seconds to import
 
-    vocab_size = read_config(path).vocab_size
-    unset = check_files(find_directory(path))
+    directory = find_directory(path)
+    vocab_size = read_config(str(directory)).vocab_size
+    unset = check_files(directory)
     with _named(path, "has no tokenizer that can be read"):
         tokens = AutoTokenizer.from_pretrained(
-            path,
-            local_files_only=Path(path).is_dir(),
+            str(directory),  # and not a hub id, of which it might fetch files that nobody checked
+            local_files_only=True,
             trust_remote_code=False,
             **dict.fromkeys(unset),
         )

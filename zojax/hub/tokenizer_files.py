@@ -108,7 +108,7 @@ def check_files(directory: Path) -> list[str]:
         not take (``""`` and ``false``).
     """
     unset: list[str] = []
-    for name in ("merges.txt", "chat_template.jinja"):
+    for name in ("merges.txt", "tokenizer.model", "chat_template.jinja"):
         if is_file(directory / name):
             read_bytes(directory / name)  # no larger than a file of JSON
     for name, schema in _SCHEMAS.items():
