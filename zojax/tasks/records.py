@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError, first_few
-from zojax.reading import parse_json, read_lines
+from zojax.reading import open_regular, parse_json, read_lines
 from zojax.tasks.task import Record
 from zojax.text import plain
 
@@ -160,7 +160,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Take]]:
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"reading {path} needs pyarrow: pip install 'zojax[hub]'") from None
-    next(read_lines(path, longest=1), None)  # refuses what is no regular file
+    with open_regular(path):  # refuses a FIFO, which pyarrow would wait for
+        pass
     try:
         table = pyarrow.parquet.ParquetFile(path)
         names = table.schema_arrow.names
