@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.campaigns  # noqa: F401 - how many examples Hypothesis makes
 from zojax.commands.generate import in_words
 from zojax.generation.sampling import GREEDY, NOT_FINITE, Sampling, sample
 from zojax.hub import load, save
