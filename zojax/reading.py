@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
 from zojax.errors import InputError
-from zojax.text import plain
+from zojax.text import half_character, plain
 
 T = TypeVar("T")
 
@@ -226,11 +226,8 @@ def _check_values(value: Any) -> None:
 
 
 def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise ValueError(f"{half} is half a character") from None
+    if half := half_character(text):
+        raise ValueError(f"{half!a} is half a character")
 
 
 def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
