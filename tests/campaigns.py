@@ -1,7 +1,7 @@
 """Campaigns: many hostile cases of a kind. ``make test`` runs a sample, ``make test-long`` all.
 
 A table's cases are parametrized by :func:`some_of`; what is generated is Hypothesis's, whose number
-of examples is set here: import this module, and leave ``max_examples`` out.
+of examples is set here: conftest.py imports this module, so leave ``max_examples`` out.
 """
 
 import os

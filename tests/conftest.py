@@ -1,10 +1,10 @@
 """What several test files need: a tiny checkpoint, tiny reviews, and the real data if there."""
 
+import contextlib
 import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import jax
@@ -23,6 +23,9 @@ from zojax import cli
 from zojax.hub import load_tokenizer, save
 from zojax.models import random_model
 from zojax.models.opt import OPTConfig
+
+with contextlib.suppress(ModuleNotFoundError):  # Hypothesis, which plan-test does without
+    import tests.campaigns  # noqa: F401 - sets how many examples are made, whatever file is run
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
@@ -162,7 +165,7 @@ def config_file(tmp_path_factory, tiny_model, tiny_reviews) -> Path:
 def first_run(config_file, compiled, tmp_path_factory) -> tuple[Path, str]:
     """The directory of a finished run, and what it printed."""
     directory = tmp_path_factory.mktemp("runs") / "deep" / "tiny"
-    with kept_programs(compiled), redirect_stdout(io.StringIO()) as out:
+    with kept_programs(compiled), contextlib.redirect_stdout(io.StringIO()) as out:
         code = cli.main(["train", "--config", str(config_file), "--set", f"run.dir={directory}"])
     assert code == 0
     return directory, out.getvalue()

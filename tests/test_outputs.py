@@ -104,7 +104,7 @@ def test_what_a_command_reads_is_never_written_over(
 ):
     model = shutil.copytree(tiny_model, tmp_path / "model")
     data = shutil.copytree(tiny_reviews, tmp_path / "data")
-    config = Path(shutil.copy(config_file, tmp_path / "config.py"))
+    config = Path(shutil.copy(config_file, tmp_path / "its:config.py"))  # which names none
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps(dict.fromkeys(_GENERATED, "a")) + "\n")  # as an older output
     of_config = ("eval", "--config", config, "--set", f"model.path={model}")

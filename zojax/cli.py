@@ -15,7 +15,7 @@ from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
 from zojax.printing import OutputLost, end_output, warn
 from zojax.programs.settings import ignore_environment, is_of_environment
-from zojax.text import plain, plain_lines
+from zojax.text import half_character, plain, plain_lines
 
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
@@ -103,16 +103,8 @@ def _check_texts(args: argparse.Namespace) -> None:
     """Raises unless what is no path is Unicode: a tokenizer, JSON or YAML will need it to be."""
     for value in vars(args).values():
         for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and not _is_unicode(text):
+            if isinstance(text, str) and half_character(text):
                 raise InputError(f"{plain(text, 200)}: this argument is not UTF-8")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,13 +9,14 @@ import functools
 import io
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
 from zojax.errors import InputError
-from zojax.text import plain
+from zojax.text import half_character, plain
 
 T = TypeVar("T")
 
@@ -53,6 +54,30 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
             raise _unreadable(path, error) from None
 
 
+def is_stream(path: Path) -> bool:
+    """Whether it is a pipe, or what standard input is; ``InputError`` if that cannot be known."""
+    try:
+        status = path.stat()
+        return stat.S_ISFIFO(status.st_mode) or os.path.samestat(status, os.fstat(0))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+@contextlib.contextmanager
+def _open_stream(path: Path, most: int) -> Iterator[tuple[BinaryIO, int]]:
+    """What a stream gives until it ends, held in memory, and its size in bytes."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if len(data) > most:
+        raise InputError(f"{plain(path)}: gives more than {most:,} bytes")
+    yield io.BytesIO(data), len(data)
+
+
 def is_file(path: Path) -> bool:
     """Whether a regular file is there; ``InputError`` if that cannot be known, as of long names."""
     try:
@@ -83,7 +108,11 @@ def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
 
 
 def read_lines(
-    path: Path, longest: int, newline: Literal["", "\n"] | None = None
+    path: Path,
+    longest: int,
+    newline: Literal["", "\n"] | None = None,
+    *,
+    most_of_stream: int | None = None,
 ) -> Iterator[str | None]:
     """The lines of a text in UTF-8, one after the other, so that a large file needs no memory.
 
@@ -91,6 +120,7 @@ def read_lines(
         path: of a regular file, which may begin with a byte order mark.
         longest: characters that a line may have; what is behind them is not kept.
         newline: as ``open`` takes it: which line ends there are, and whether they stay.
+        most_of_stream: bytes that it may give if it is a pipe or standard input; None refuses one.
 
     Yields:
         Each line with its end; None for one that is longer. A byte that is no UTF-8 is half a
@@ -99,8 +129,9 @@ def read_lines(
     Raises:
         InputError: as :func:`read_bytes`.
     """
+    is_piped = most_of_stream is not None and is_stream(path)
     with (
-        open_regular(path) as (binary, _),
+        _open_stream(path, most_of_stream or 0) if is_piped else open_regular(path) as (binary, _),
         io.TextIOWrapper(binary, "utf-8-sig", "surrogateescape", newline) as file,
     ):
         while line := file.readline(longest + 1):
@@ -199,11 +230,8 @@ def _check_values(value: Any) -> None:
 
 
 def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise ValueError(f"{half} is half a character") from None
+    if half := half_character(text):
+        raise ValueError(f"{half!a} is half a character")
 
 
 def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:

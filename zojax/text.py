@@ -41,6 +41,19 @@ def _seen(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode()
 
 
+def half_character(text: str) -> str | None:
+    r"""The first half of a pair, or byte that was no UTF-8, without which text would be Unicode.
+
+    >>> half_character("caf\ud800"), half_character("café")
+    ('\ud800', None)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
+
+
 def plain_lines(text: str) -> str:
     r"""Text of several lines in which nothing acts.
 

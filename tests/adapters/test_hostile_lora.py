@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-import tests.campaigns  # noqa: F401 - sets the number of examples
 from tests.hub.checkpoints import PRE_LN
 from zojax.adapters.lora import load_lora
 from zojax.adapters.lora_config import rank_and_scale, read_lora_config, targeted

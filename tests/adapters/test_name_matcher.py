@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.campaigns  # noqa: F401 - sets the number of examples
 from zojax.adapters.name_matcher import NameMatcher
 
 NAMES = [

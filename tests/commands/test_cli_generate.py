@@ -1,8 +1,16 @@
 """``zojax generate``: what transformers generates, on the screen, as JSON and in a file."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
+
+from zojax.commands.generate import read_prompts
+from zojax.errors import InputError
 
 PROMPTS = ("a gripping film", "the plot is", "")
 MAX_NEW = 12
@@ -163,6 +171,41 @@ def test_a_prompt_that_is_no_text_is_named_by_its_line(generate, tmp_path, refus
     for line, reason in ((b"x" * 2_000_000, "is longer than"), (b"caf\xe9", "is not UTF-8")):
         file.write_bytes(b"a film\n" + line)
         assert refusal(generate("--prompts", file, prompts=())).startswith(f"{file}:2: {reason}")
+
+
+def test_prompts_come_through_a_pipe(tmp_path):
+    os.mkfifo(fifo := tmp_path / "prompts.txt")
+    readable, writable = os.pipe()
+    for file, write in ((fifo, fifo.write_text), (Path(f"/dev/fd/{readable}"), None)):
+        if write is None:
+            os.write(writable, b"a film\n\nanother")
+            os.close(writable)
+        else:
+            threading.Thread(target=write, args=["a film\n\nanother"], daemon=True).start()
+        assert read_prompts([], file) == [(f"{file}:1", "a film"), (f"{file}:3", "another")]
+    os.close(readable)
+
+
+def test_prompts_come_from_standard_input(tmp_path):
+    code = "from zojax.commands.generate import *; print(read_prompts([], Path('/dev/stdin')))"
+    file = tmp_path / "any"
+    file.write_text("a film")
+    with file.open() as opened:
+        for given in ({"input": "a film"}, {"stdin": opened}):
+            command = [sys.executable, "-c", code]
+            told = subprocess.run(command, capture_output=True, text=True, check=True, **given)
+            assert told.stdout == "[('/dev/stdin:1', 'a film')]\n"
+
+
+def test_a_pipe_that_does_not_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("zojax.commands.generate._MOST_PIPED", 100)
+    os.mkfifo(fifo := tmp_path / "prompts")
+    threading.Thread(target=fifo.write_text, args=["a film\n" * 20], daemon=True).start()
+    with pytest.raises(InputError, match="prompts: gives more than 100 bytes"):
+        read_prompts([], fifo)
+    (endless := tmp_path / "endless.txt").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="is not a regular file"):
+        read_prompts([], endless)
 
 
 def test_a_record_without_a_prompt_is_named(generate, tmp_path, refusal):

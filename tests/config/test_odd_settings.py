@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.campaigns  # noqa: F401 - how many examples Hypothesis makes
 from zojax.config import Config, ModelConfig, RunConfig, apply_overrides, from_dict, to_dict
 from zojax.config.loading import load_config
 from zojax.config.schema import KINDS, field_names

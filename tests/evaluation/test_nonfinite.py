@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.campaigns  # noqa: F401 - how many examples Hypothesis makes
 from zojax.commands.generate import in_words
+from zojax.evaluation.evaluate import Evaluation
+from zojax.evaluation.predictions import prediction_rows
 from zojax.generation.sampling import GREEDY, NOT_FINITE, Sampling, sample
 from zojax.hub import load, save
 from zojax.reporting.progress import Progress
@@ -131,6 +133,15 @@ def test_examples_without_finite_scores_are_wrong_counted_and_named(
     for row in rows:
         if row["name"] in longer:
             assert (row["prediction"], row["accuracy"], row["scores"]) == (None, 0, [None, None])
+
+
+def test_of_examples_of_one_name_those_without_finite_scores_are_told_apart():
+    example = Example("It was", (" bad", " good"), 1, "reviews:1")
+    eval_set: Any = SimpleNamespace(task=SimpleNamespace(metric="accuracy"), examples=[example] * 3)
+    scores = np.array([[0.0, 1.0], [np.nan, 1.0], [1.0, 0.0]])
+    rows = prediction_rows(eval_set, Evaluation([1, 0, 0], scores, nonfinite={1: example.name}))
+    assert [row["prediction"] for row in rows] == [1, None, 0]
+    assert [row.get("nonfinite") for row in rows] == [None, True, None]
 
 
 def test_a_text_ends_where_scores_are_not_finite(run, overflowing):

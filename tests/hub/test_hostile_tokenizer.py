@@ -1,10 +1,12 @@
 """Hostile tokenizers: each file is one line, or gives token ids; no code of it runs."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT, TOKENIZER_FILES
 from zojax.errors import InputError, as_line
-from zojax.hub import load_tokenizer
+from zojax.hub import load_tokenizer, loading
 from zojax.hub.tokenizer_files import check_files
 
 TEXT = "a good film"
@@ -77,7 +79,7 @@ def test_a_file_that_is_no_object_is_one_line(name, content, in_parts, tmp_path)
 
 
 SETTINGS: list[dict[str, Any]] = [
-    *({"bos_token": value} for value in (3, ["</s>"], {"a": 1}, {"content": 3}, True, "")),
+    *({"bos_token": value} for value in (3, ["</s>"], {"a": 1}, {"content": 3}, True, 0)),
     *({"eos_token": value} for value in (7, [], {"content": None})),
     *({"tokenizer_class": value} for value in (3, ["GPT2Tokenizer"], "os.system", "")),
     *({"model_max_length": value} for value in ("x", [1], -1, 0)),
@@ -101,6 +103,30 @@ def test_a_setting_of_another_type_is_one_line(changes, in_parts, tmp_path):
     directory = shutil.copytree(in_parts, tmp_path / "model")
     edit(directory / CONFIG, changes)
     refusal_of(directory)
+
+
+@pytest.mark.parametrize(("name", "none"), [(CONFIG, ""), (CONFIG, False), (MAP, ""), (MAP, None)])
+@pytest.mark.parametrize("token", ["unk_token", "pad_token", "mask_token"])
+@pytest.mark.parametrize("form", ["in_parts", "in_one"])
+def test_a_special_token_may_be_none_in_several_words(form, token, name, none, request, tmp_path):
+    directory = shutil.copytree(request.getfixturevalue(form), tmp_path / "model")
+    expected = load_tokenizer(str(directory), None).ids(TEXT)
+    edit(directory / name, {token: none})
+    assert load_tokenizer(str(directory), None).ids(TEXT) == expected
+
+
+def test_a_bos_that_is_none_is_asked_for(in_one, tmp_path):
+    directory = shutil.copytree(in_one, tmp_path / "model")
+    edit(directory / CONFIG, {"bos_token": ""})
+    assert "the tokenizer has no BOS; give one" in refusal_of(directory)
+    assert load_tokenizer(str(directory), 2).ids(TEXT)
+
+
+def test_the_files_of_a_hub_id_are_those_that_were_checked(in_one, monkeypatch):
+    monkeypatch.setattr(loading, "_download", lambda hub_id: in_one)
+    tokenizer = load_tokenizer("nobody/nothing", None)
+    assert tokenizer.ids(TEXT) == load_tokenizer(str(in_one), None).ids(TEXT)
+    assert tokenizer.path == "nobody/nothing"
 
 
 VOCABULARIES: dict[str, Callable[[dict[str, int]], Any]] = {
@@ -190,32 +216,71 @@ def test_a_tokenizer_json_that_is_none_is_one_line(changes, in_one, tmp_path, ca
     assert "panicked" not in capfd.readouterr().err
 
 
-PUBLISHED = [  # of GPT-2, Llama 3 and DeepSeek
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
-]
+PUBLISHED = {
+    "GPT-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "Llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "Qwen 2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "BLOOM": r" ?[^(\s|[.,!?…。，、।۔،])]+",
+    "DeepSeek": r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "DeepSeek's Chinese": r"[一-龥぀-ゟ゠-ヿ]+",
+    "by code points": r"[\x{4e00}-\x{9fff}]+",
+    "with classes in classes": r"[[:alpha:]&&[^(*]]+|(?:[[a]b]{1,3})+|(?<name>\(a+\))?",
+}
 
 
-@pytest.mark.parametrize("expression", PUBLISHED, ids=lambda expression: expression[:12])
-def test_published_expressions_are_taken(expression, in_one, tmp_path):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_expressions_are_taken(name, in_one, tmp_path):
+    directory = shutil.copytree(in_one, tmp_path / "model")
+    edit(directory / WHOLE, {"pre_tokenizer": split(PUBLISHED[name])})
+    assert load_tokenizer(str(directory), None).ids(TEXT)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        r"(?:[^[(]b]+)+",
+        r"[[a]b](?:\x{4e00}+)*",
+        r"(?<name>(\(a*?))?){2,}",
+        r"(a+){0,100}",
+        r"a{2,}{2,}",
+        r"[]a](b+)+[]b]",
+        r"\c[(a+)+]",
+        r"(a)\g<1>+",
+        r"(?#[)(a+)+(?#])",
+        "(?x)(a+ # )\n)+",
+    ],
+)
+def test_repeats_of_repeats_are_found_behind_any_bracket(expression, in_one, tmp_path):
     directory = shutil.copytree(in_one, tmp_path / "model")
     edit(directory / WHOLE, {"pre_tokenizer": split(expression)})
-    check_files(directory)
+    with pytest.raises(InputError, match="could take for ever"):
+        check_files(directory)
 
 
-def test_what_fails_at_a_text_alone_is_one_line(in_one, tmp_path, monkeypatch):
-    class PanicException(BaseException):
-        """As Rust's errors arrive."""
+class PanicException(BaseException):
+    """As Rust's errors arrive."""
 
-    def fail(*args: Any, **kwargs: Any) -> Any:
-        raise PanicException("index out of bounds\nat somewhere")
 
+def panic(*args: Any, **kwargs: Any) -> Any:
+    raise PanicException("index out of bounds\nat somewhere")
+
+
+def test_what_fails_at_a_text_alone_is_one_line(in_one, monkeypatch):
     tokenizer = load_tokenizer(str(in_one), None)
-    monkeypatch.setattr(type(tokenizer.tokens), "__call__", fail)
+    monkeypatch.setattr(type(tokenizer.tokens), "__call__", panic)
     with pytest.raises(InputError, match=r"into tokens \(index out of bounds\)$"):
         tokenizer.ids(TEXT)
+
+
+def test_what_fails_at_one_of_many_texts_is_one_line(in_one):
+    backend = SimpleNamespace(encode_batch_fast=panic)
+    tokens = SimpleNamespace(backend_tokenizer=backend)
+    tokenizer = dataclasses.replace(load_tokenizer(str(in_one), None), tokens=tokens)
+    with pytest.raises(InputError, match=r"into tokens \(index out of bounds\)$"):
+        tokenizer.ids_of_all([TEXT, TEXT])
 
 
 @pytest.mark.parametrize("form", ["in_parts", "in_one"])

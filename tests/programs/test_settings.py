@@ -105,7 +105,8 @@ def test_a_journal_made_with_other_rounding_is_not_replayed_with_this_one(traine
         with (
             jax.default_matmul_precision(precision),
             pytest.raises(
-                InputError, match=rf"jax_default_matmul_precision None, .* '{precision}'"
+                InputError,
+                match=rf"matmul_precision None, .* '{precision}': unset JAX_DEFAULT_",
             ),
         ):
             check_run(journal, config, journal.header.base_hash or "")
@@ -116,7 +117,7 @@ def test_a_journal_made_with_other_rounding_is_not_replayed_with_this_one(traine
     [
         (
             {"jax_default_matmul_precision": "highest"},
-            "'highest', and here it is None: set JAX_",
+            "'highest', and here it is None: set JAX_DEFAULT_MATMUL_PRECISION=highest in",
         ),
         ({"jax_next_generator": "fast"}, "which this zojax does not know"),
     ],

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tests.campaigns  # noqa: F401 - how many examples Hypothesis makes
 from tests.campaigns import LONG
 from zojax.config import DataConfig
 from zojax.errors import InputError, as_line

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         "--predictions", args.predictions, _PREDICTED, overwrite=args.overwrite
     )
 
-    from zojax.config.loading import load_config
+    from zojax.config.loading import load_config, split_name
     from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
     from zojax.runs import run_dir
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             else load_config(args.config, args.overrides)
         )
         if predictions is not None and args.config:
-            predictions.spare(args.config.partition(":")[0])
+            predictions.spare(split_name(args.config)[0])
         result = evaluate_config(config, console, args.adapter, predictions=predictions)
         what = f"with {args.adapter}" if args.adapter else f"of {config.model.path}"
     if args.json:

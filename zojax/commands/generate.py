@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zojax.models import Model
 
 _MOST_TEXTS = 1_000_000
+_MOST_PIPED = 64 << 20  # bytes of prompts
 
 Tree = Any
 
@@ -66,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         type=Path,
         metavar="FILE",
-        help=".txt with a prompt a line, or .jsonl, .csv or .parquet with a field 'prompt'",
+        help=".txt or /dev/stdin with a prompt a line, or .jsonl, .csv or .parquet with a field "
+        "'prompt'",
     )
     numbers = [
         ("--max-new-tokens", int, 50, "of each prompt, at most"),
@@ -184,18 +186,24 @@ def read_prompts(texts: Sequence[str], file: Path | None) -> list[Prompt]:
 
     Args:
         texts: of ``--prompt``.
-        file: ``.txt`` with a prompt a line, or ``.jsonl`` (``.csv``, ``.parquet``) with a field
-            ``prompt``.
+        file: ``.txt``, a pipe or ``/dev/stdin`` with a prompt a line, or ``.jsonl`` (``.csv``,
+            ``.parquet``) with a field ``prompt``.
 
     Raises:
         InputError: there is none, or the file cannot be read.
     """
     prompts = [(f"--prompt {i}", text) for i, text in enumerate(texts, start=1)]
     if file is not None:
-        prompts += _read_text(file) if file.suffix == ".txt" else _read_records(file)
+        prompts += _read_text(file) if _is_text(file) else _read_records(file)
     if not prompts:
         raise InputError("no prompt; give --prompt TEXT or --prompts FILE")
     return prompts
+
+
+def _is_text(file: Path) -> bool:
+    from zojax.reading import is_stream
+
+    return file.suffix == ".txt" or (not file.suffix and is_stream(file))
 
 
 def _read_text(file: Path) -> list[Prompt]:
@@ -203,7 +211,8 @@ def _read_text(file: Path) -> list[Prompt]:
     from zojax.tasks.records import MAX_CHARACTERS, check_line
 
     prompts = []
-    for i, line in enumerate(read_lines(file, MAX_CHARACTERS), start=1):
+    lines = read_lines(file, MAX_CHARACTERS, most_of_stream=_MOST_PIPED)
+    for i, line in enumerate(lines, start=1):
         text = check_line(line, f"{file}:{i}").removesuffix("\n")
         if text.strip():
             prompts.append((f"{file}:{i}", text))

@@ -29,7 +29,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         InputError: no such file or name, what went wrong in it (and in which line), or a bad
             override.
     """
-    file, name = _split(path)
+    file, name = split_name(path)
     module = _run(path, file)
     _check_name(path, file, name, _names(file, module))
     get_config = module.get("get_config")
@@ -53,8 +53,8 @@ def config_names(path: str) -> tuple[str, ...]:
     return _names(path, _run(path, path))
 
 
-def _split(path: str) -> tuple[str, str | None]:
-    """File and name; a colon may be part of a file's own name."""
+def split_name(path: str) -> tuple[str, str | None]:
+    """File and name of ``FILE:NAME``, or None; a colon may be part of a file's own name."""
     file, colon, name = path.rpartition(":")
     return (file, name) if colon and not os.path.isfile(path) else (path, None)
 

@@ -6,7 +6,7 @@ What differs is the adapter state, and the prompts that the data set has.
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,14 +46,14 @@ class Evaluation:
         scores: of the candidates, calibrated if they are to be, ``(n, candidates)``; ``-inf``
             where an example has none. None where answers are generated.
         texts: the generated answers; None where candidates are ranked.
-        nonfinite: names of the examples for which the model gave a score that is not finite. It
-            has answered nothing there, so that they are worth 0.
+        nonfinite: names, by index, of the examples for which the model gave a score that is not
+            finite. It has answered nothing there, so that they are worth 0.
     """
 
     values: list[float]
     scores: np.ndarray | None = None
     texts: list[str] | None = None
-    nonfinite: tuple[str, ...] = ()
+    nonfinite: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -67,14 +67,15 @@ class Evaluation:
     def in_doubt(self) -> str | None:
         """A line that counts and names the examples without an answer; None where there is none.
 
-        >>> print(Evaluation([0.0, 1.0], nonfinite=("a.jsonl:1",)).in_doubt())
+        >>> print(Evaluation([0.0, 1.0], nonfinite={0: "a.jsonl:1"}).in_doubt())
         1 of 2 examples: the model's scores are not finite, which counts as wrong: a.jsonl:1
         """
         if not self.nonfinite:
             return None
+        names = first_few(self.nonfinite.values(), _NAMED, _LONGEST_NAME)
         return (
             f"{len(self.nonfinite)} of {len(self.values)} examples: the model's scores are not "
-            f"finite, which counts as wrong: {first_few(self.nonfinite, _NAMED, _LONGEST_NAME)}"
+            f"finite, which counts as wrong: {names}"
         )
 
     def check_any_finite(self) -> None:
@@ -250,9 +251,10 @@ class Evaluator:
         )
 
 
-def _unknown(examples: Sequence[Example], known: Sequence[bool]) -> tuple[str, ...]:
-    """The names of those that the model has not answered."""
-    return tuple(e.name for e, is_known in zip(examples, known, strict=True) if not is_known)
+def _unknown(examples: Sequence[Example], known: Sequence[bool]) -> dict[int, str]:
+    """The names of those that the model has not answered, by index, as names may repeat."""
+    pairs = enumerate(zip(examples, known, strict=True))
+    return {i: example.name for i, (example, is_known) in pairs if not is_known}
 
 
 def _wait(array: jax.Array, stop: Stop) -> None:

@@ -24,14 +24,13 @@ def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str,
         metric's name (``accuracy``, ``f1``) what the prediction is worth. Where a score is not
         finite, ``prediction`` is None and ``nonfinite`` true.
     """
-    unknown = set(evaluation.nonfinite)
     return [
         {
             "index": index,
             "name": example.name,
             "prompt": example.prompt,
             **_answer(example, index, evaluation),
-            **({"prediction": None, "nonfinite": True} if example.name in unknown else {}),
+            **({"prediction": None, "nonfinite": True} if index in evaluation.nonfinite else {}),
             **({"answers": list(example.answers)} if example.answers else {}),
             eval_set.task.metric: worth,
         }

@@ -44,7 +44,7 @@ _NONFINITE_FIX = (
     "fetch the files again, choose a dtype that holds them, or, in a run, take them: --set "
     "model.allow_nonfinite=True"
 )
-_HUB_FILES = ["*.json", "*.txt", WEIGHT_PATTERNS[0]]
+_HUB_FILES = ["*.json", "*.txt", "tokenizer.model", WEIGHT_PATTERNS[0]]
 
 
 def load(

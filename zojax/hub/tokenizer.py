@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError
@@ -57,7 +56,8 @@ class Tokenizer:
         if backend is None:  # one in Python
             return [self.ids(text) for text in texts]
         # That nothing is truncated or padded has been set by load_tokenizer's first call.
-        encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _named(self.path, "cannot turn text into tokens"):
+            encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
@@ -91,11 +91,15 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     """
     from transformers import AutoTokenizer  # seconds to import
 
-    vocab_size = read_config(path).vocab_size
-    check_files(find_directory(path))
+    directory = find_directory(path)
+    vocab_size = read_config(str(directory)).vocab_size
+    unset = check_files(directory)
     with _named(path, "has no tokenizer that can be read"):
         tokens = AutoTokenizer.from_pretrained(
-            path, local_files_only=Path(path).is_dir(), trust_remote_code=False
+            str(directory),  # and not a hub id, of which it might fetch files that nobody checked
+            local_files_only=True,
+            trust_remote_code=False,
+            **dict.fromkeys(unset),
         )
     bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from zojax.config.fields import Switch, Text
@@ -18,12 +18,9 @@ from zojax.errors import InputError
 from zojax.reading import is_file, parse_json, read_bytes, validate
 from zojax.text import plain
 
-# Python's parser, which has had no public name since 3.11.
-from re import _constants as ops  # type: ignore[attr-defined]  # isort: skip
-from re import _parser  # type: ignore[attr-defined]  # isort: skip
-
 _MOST_DIGITS = 40  # "no limit" is a number of 31 digits in tokenizer_config.json
 _MOST_CHARACTERS = 2_000  # of an expression
+_FEW = 8  # repeats that are as good as written out
 _MOST_GROWTH = 64  # of a text, by all replacements together
 
 _Id = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
@@ -36,7 +33,16 @@ class _Token:
     content: Text
 
 
-_Special = Text | _Token | None
+def _token_or_none(value: Any) -> Any:
+    return None if _is_unset(value) else value
+
+
+def _is_unset(value: Any) -> bool:
+    """Whether a file says so that there is no such token, where others say null."""
+    return value == "" or value is False
+
+
+_Special = Annotated[Text | _Token | None, BeforeValidator(_token_or_none)]
 
 
 @dataclass
@@ -94,9 +100,15 @@ _SCHEMAS: dict[str, Any] = {
 }
 
 
-def check_files(directory: Path) -> None:
-    """Raises ``InputError`` for a file of the tokenizer that is not what it should be."""
-    for name in ("merges.txt", "chat_template.jinja"):
+def check_files(directory: Path) -> list[str]:
+    """Raises ``InputError`` for a file of the tokenizer that is not what it should be.
+
+    Returns:
+        Special tokens, as ``unk_token``, that a file says are none in words that the library does
+        not take (``""`` and ``false``).
+    """
+    unset: list[str] = []
+    for name in ("merges.txt", "tokenizer.model", "chat_template.jinja"):
         if is_file(directory / name):
             read_bytes(directory / name)  # no larger than a file of JSON
     for name, schema in _SCHEMAS.items():
@@ -104,11 +116,14 @@ def check_files(directory: Path) -> None:
         if is_file(path):
             value = parse_json(read_bytes(path), str(path), most_digits=_MOST_DIGITS)
             checked = validate(schema, value, str(path))
+            if isinstance(checked, _Named):
+                unset += [name for name in vars(_Named()) if _is_unset(value.get(name))]
             if name == "vocab.json":
                 _check_ids(path, checked)
             if isinstance(checked, _Whole):
                 _check_ids(path, checked.model.vocab)
                 _check_work(path, checked)
+    return unset
 
 
 def _check_ids(path: Path, vocabulary: Any) -> None:
@@ -148,33 +163,61 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _check_expression(path: Path, expression: str) -> None:
-    """Raises for repeats in repeats; a class that Python's parser does not know is any."""
-    known = re.sub(r"\\[pPhHRX](\{\^?\w+\})?|\[:\^?\w+:\]", r"\\w", expression)
-    try:
-        if len(expression) > _MOST_CHARACTERS or _repeats(_parser.parse(known), False):
-            raise InputError(
-                f"{path}: its expression {plain(repr(expression), 60)} repeats what repeats, or is "
-                "too long: it could take for ever"
-            )
-    except (re.error, OverflowError, RecursionError) as error:
+    if len(expression) > _MOST_CHARACTERS or _repeats_repeats(expression):
         raise InputError(
-            f"{path}: its expression {plain(repr(expression), 60)} cannot be read "
-            f"({plain(error, 60)})"
-        ) from None
+            f"{path}: its expression {plain(repr(expression), 60)} repeats what repeats, or is "
+            "too long: it could take for ever"
+        )
 
 
-def _repeats(items: Any, within: bool) -> bool:
-    """Whether a repeat without a limit stands in another."""
-    for operation, argument in items:
-        inner = within
-        if operation in (ops.MAX_REPEAT, ops.MIN_REPEAT) and argument[1] > 8:
-            if within:
+# Oniguruma's syntax, which Python's parser cannot read: classes in classes, \x{4e00}, \p{L}.
+_TOKENS = re.compile(
+    r"""
+      (?P<odd> \\[cCgMQ] | \(\* | \(\?[#{~] | \(\?[a-wyz-]*x )
+    | (?P<escape> \\x\{[0-9a-fA-F\ ]+\} | \\[pP]\{\^?[\w\ ]+\} | \\. )
+    | (?P<repeat> [*+?][?+]? | \{\d*,?\d*\}\?? )
+    | (?P<open> \(\?? )
+    | (?P<class> \[\^?\]? )
+    | (?P<other> . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""``odd`` is what no tokenizer needs and would hide a group from the one who counts them: comments,
+calls of groups, escapes of brackets, quotes."""
+
+
+def _repeats_repeats(expression: str) -> bool:
+    """Whether a repeat without a limit may stand in another, or that cannot be told."""
+    holds = [False]  # of each group that is open, whether there is a repeat in it
+    before = False  # the same of what stands right before
+    depth = 0  # of classes in classes, where all else is characters
+    for token in _TOKENS.finditer(expression):
+        kind, text = token.lastgroup, token[0]
+        if kind == "odd" and (not depth or text[0] == "\\"):
+            return True
+        if kind == "class" or depth:
+            depth += (kind == "class") - (text == "]")
+            before = False
+        elif text == ")":
+            if len(holds) == 1:
                 return True
-            inner = True
-        parts: Any = argument if isinstance(argument, tuple) else (argument,)
-        for part in parts:
-            several = part if isinstance(part, list) and part else [part]
-            sequences = [x for x in several if isinstance(x, _parser.SubPattern)]
-            if any(_repeats(sequence, inner) for sequence in sequences):
+            before = holds.pop()
+            holds[-1] |= before
+        elif kind == "repeat":
+            if before and _is_long(text):
                 return True
+            before |= _is_long(text)
+            holds[-1] |= before
+        else:
+            before = False
+            if kind == "open":
+                holds.append(False)
     return False
+
+
+def _is_long(repeat: str) -> bool:
+    """Whether it may repeat often, as ``+``, ``*?``, ``{2,}`` and ``{0,99}`` may."""
+    if repeat[0] != "{":
+        return repeat[0] != "?"
+    most = repeat.rstrip("?")[1:-1].rpartition(",")[2]
+    return not most or len(most) > 1 or int(most) > _FEW

@@ -80,9 +80,11 @@ def check_chosen(recorded: Mapping[str, Any], place: object) -> None:
             raise InputError(f"{place}: was made with {name}, which this zojax does not know")
         theirs, ours = (settings.get(name, CHOSEN[name]) for settings in (recorded, here))
         if theirs != ours:
+            variable = name.upper()
+            fix = f"unset {variable}" if theirs == CHOSEN[name] else f"set {variable}={theirs}"
             raise InputError(
-                f"{place}: was made with {name} {theirs!r}, and here it is {ours!r}: set "
-                f"{name.upper()} in the environment as it was"
+                f"{place}: was made with {name} {theirs!r}, and here it is {ours!r}: {fix} in the "
+                "environment"
             )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError, first_few
-from zojax.reading import parse_json, read_lines
+from zojax.reading import open_regular, parse_json, read_lines
 from zojax.tasks.task import Record
-from zojax.text import plain
+from zojax.text import half_character, plain
 
 FORMATS = ("jsonl", "csv", "parquet")
 
@@ -114,11 +114,8 @@ def check_line(line: str | None, name: str) -> str:
 
 
 def _check_utf8(text: str, name: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        byte = ord(text[error.start]) & 0xFF
-        raise InputError(f"{name}: is not UTF-8 (it has a byte {byte:#x})") from None
+    if half := half_character(text):  # as surrogateescape has a byte
+        raise InputError(f"{name}: is not UTF-8 (it has a byte {ord(half) & 0xFF:#x})")
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Take]]:
@@ -161,7 +158,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Take]]:
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"reading {path} needs pyarrow: pip install 'zojax[hub]'") from None
-    next(read_lines(path, longest=1), None)  # refuses what is no regular file
+    with open_regular(path):  # refuses a FIFO, which pyarrow would wait for
+        pass
     try:
         table = pyarrow.parquet.ParquetFile(path)
         names = table.schema_arrow.names
