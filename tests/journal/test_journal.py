@@ -357,3 +357,18 @@ def test_the_files_name_is_synced_with_its_directory(tmp_path, monkeypatch):
     writer.append(0, **columns(3))
     writer.close()
     assert synced[-1] == str(tmp_path / "journal.zj")
+
+
+def test_a_journal_that_is_moved_while_it_is_written_keeps_its_records_and_gets_no_more(tmp_path):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    writer = JournalWriter.create(directory / "journal.zj", HEADER)
+    writer.append(0, **columns(2))
+    directory.rename(tmp_path / "moved")
+    directory.mkdir()  # as whatever writes beside it would
+    with pytest.raises(InputError, match=r"was moved or removed .* the 4 steps so far are in it"):
+        writer.append(2, **columns(2, 2))
+    with pytest.raises(ValueError, match="cannot follow"):
+        writer.append(4, **columns(2, 4))
+    writer.close()
+    assert len(read_journal(tmp_path / "moved" / "journal.zj").records) == 4

@@ -234,8 +234,9 @@ class JournalWriter:
             flags: ``(steps,)`` uint32: 0 or :data:`SKIPPED`.
 
         Raises:
-            InputError: the disk is full or fails. The records before these are in the file, and
-                it can be opened again; this writer cannot be used any more.
+            InputError: the disk is full or fails, and the records before these are in the file;
+                or it was moved or removed, and these are, too. It can be opened again; this writer
+                cannot be used any more.
         """
         if self._broken or first_step != self.num_steps:
             raise ValueError(f"record {first_step} cannot follow {self.num_steps} records")
@@ -259,6 +260,12 @@ class JournalWriter:
             raise InputError(_cannot_write(self._path, error, self.num_steps)) from error
         self._length += records.nbytes
         self.num_steps += len(records)
+        if not os.path.lexists(self._path):  # or what comes next would be made in another place
+            self._broken = True
+            raise InputError(
+                f"{self._path}: was moved or removed while the run went on; the {self.num_steps} "
+                "steps so far are in it, and the same command goes on where its directory is again"
+            )
         return records
 
     def close(self) -> None:
