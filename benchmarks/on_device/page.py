@@ -45,8 +45,9 @@ _STEP = re.compile(r"(opt-[\d.]+[mb]) (\w[\w, ]*): a step( in PyTorch)?$")
 def table(result: dict[str, Any]) -> str:
     """Every figure, as Markdown."""
     machine = result["machine"]
+    tiny = " A rehearsal: all models are tiny." if result.get("rehearsal") else ""
     rows = [
-        f"{machine['device']}, jax {machine['jax']}, {result['began']}.",
+        f"{machine['device']}, jax {machine['jax']}, {result['began']}.{tiny}",
         "",
         "| part | what | measured | expected | |",
         "|---|---|---|---|---|",
@@ -94,7 +95,8 @@ def draw(result: dict[str, Any], path: Path) -> bool:
         labels.append(f"{value:.1f} ms" + (f", {least:.1f} at the least" if least else ""))
     with bars(path, names, values, labels, (8, 0.42)) as axes:
         axes.set_xlim(right=1.45 * max(values))
-        axes.set_xlabel(f"milliseconds a step on {result['machine']['device']}")
+        tiny = ", a rehearsal: all models are tiny" if result.get("rehearsal") else ""
+        axes.set_xlabel(f"milliseconds a step on {result['machine']['device']}{tiny}")
     return True
 
 

@@ -82,7 +82,7 @@ def _tell_time(name: str, size: str, step: DeviceStep, budget: Budget) -> None:
     seconds = median_seconds(step, groups=groups, calls=calls)
     record = step()
     bound = step.bound and 1e3 * step.bound.seconds
-    told = f"published on vLLM: {PUBLISHED_MS[size]} ms" if size in PUBLISHED_MS else ""
+    told = f"published on vLLM: {PUBLISHED_MS[size]} ms" if not budget.rehearsal else ""
     budget.tell(f"{name}: a step", 1e3 * seconds, "ms", expected=bound, note=told)
     if step.bound:
         budget.tell(f"{name}: share of the peak rate", step.bound.products / seconds)
