@@ -123,8 +123,9 @@ def make_run(
     folding = None if fold == "none" else lowrank_fold(sites, fold)
     method = Method(estimator, optimizer, interval, rates, folding)
     key, rng = jax.random.key(seed), np.random.default_rng(seed)
+    train = TrainConfig(seed=seed, batch_size=4)
     header = {
-        "config": to_dict(Config(ModelConfig("m"), RunConfig("r"), train=TrainConfig(seed=seed))),
+        "config": to_dict(Config(ModelConfig("m"), RunConfig("r"), train=train)),
         "base_hash": content_hash(base),
         "key_data": jax.random.key_data(key).tolist(),
         "key_impl": str(jax.random.key_impl(key)),

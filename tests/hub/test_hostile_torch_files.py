@@ -35,7 +35,6 @@ TORCH: dict[str, Callable[[dict[str, Any]], Any]] = {
     "half a character": lambda t: {**t, "\ud800": torch.zeros(1)},
     "no dictionary": lambda t: list(t.values()),
     "a tensor alone": lambda t: t[FC1],
-    "nothing": lambda _: {},
     "a dictionary in it": lambda t: {"model": t},
     "a number": lambda t: {**t, FC1: 3.0},
     "sparse": lambda t: {**t, FC1: t[FC1].to_sparse()},
@@ -58,6 +57,14 @@ TORCH: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a wrapped class": lambda t: {**t, "a": torch.Size([3])},
     "code": lambda t: {**t, "a": Path("x")},
 }
+
+
+def test_a_torch_file_of_nothing_has_no_layers(saved):
+    torch.save({}, saved[1] / "pytorch_model.bin")
+    (saved[1] / "model.safetensors").unlink()
+    assert message(saved[1]).startswith(
+        f"{saved[1]}/config.json: num_hidden_layers is 3, but the weights have 0 layers"
+    )
 
 
 @pytest.mark.parametrize("case", TORCH)

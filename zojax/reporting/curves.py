@@ -30,14 +30,17 @@ def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
 def draw_curves(directory: Path) -> None:
     """Draws the curves of a run from its ``metrics.jsonl``.
 
-    A run is worth more than its curves: where they cannot be drawn, that is told in a line.
+    A run is worth more than its curves: where they cannot be drawn, that is told in a line. A disk
+    that cannot be written raises ``OSError``, as it does for all that the run writes.
     """
     metrics = directory / METRICS
     try:
         lines = [parse_json(line, str(metrics)) for line in read_lines(metrics, _LONGEST) if line]
-        write_atomically(directory / CURVES, _picture(lines))
+        picture = _picture(lines)
     except Exception as error:  # of whatever kind: MPLBACKEND and any matplotlibrc here have a say
         warn(f"zojax: {CURVES} was not drawn ({as_line(error)})")
+        return
+    write_atomically(directory / CURVES, picture)
 
 
 def _picture(lines: list[dict[str, Any]]) -> bytes:
