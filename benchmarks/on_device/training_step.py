@@ -14,9 +14,8 @@ from on_device.device import chip_of, random_weights, the_device
 from zojax.config import Config, apply_overrides
 from zojax.config.loading import load_config
 from zojax.models.family import DecoderConfig
-from zojax.planning.plan import Bound, Planned, bound_of, look_at
+from zojax.planning.plan import Bound, Planned, bound_of, compile_run, look_at
 from zojax.planning.shapes import SST2_TOKENS, RunShapes, run_shapes
-from zojax.runs.chunks import compile_programs
 from zojax.runs.layout import layout_on
 from zojax.runs.setup import Run, make_train_source
 from zojax.scoring import Item
@@ -109,17 +108,7 @@ def compile_step(shapes: RunShapes, weights: Tree | None = None) -> DeviceStep:
     """
     run = shapes.run
     started = time.perf_counter()
-    programs = compile_programs(
-        run.model.weights,
-        shapes.state,
-        run.key,
-        run.method,
-        run.objective,
-        shapes.batches,
-        steps=max(run.config.train.steps, run.method.interval),
-    )
-    [step] = programs.step.values()
-    fold = programs.fold and programs.fold.get()
+    step, fold = compile_run(shapes)
     seconds = time.perf_counter() - started
     planned, planned_fold = look_at(shapes, step, fold and fold.program)
     chip = chip_of(the_device())

@@ -25,6 +25,7 @@ from zojax.programs.compiling import cancelled_at_end
 from zojax.runs.chunks import compile_programs
 from zojax.runs.layout import layout_on
 from zojax.training.generated import GeneratedObjective
+from zojax.training.interval import IntervalProgram
 from zojax.training.step import train_step
 
 Tree = Any
@@ -249,8 +250,13 @@ def _compile_somehow(shapes: RunShapes) -> tuple[Planned, Planned | None, RunSha
 
 
 def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
+    step, fold = compile_run(shapes)
+    return look_at(shapes, step, fold and fold.program)
+
+
+def compile_run(shapes: RunShapes) -> tuple[Any, IntervalProgram | None]:
+    """The step and the interval's end of a run, compiled; None where nothing comes to an end."""
     run = shapes.run
-    interval = run.method.interval
     programs = compile_programs(
         run.model.weights,
         shapes.state,
@@ -258,12 +264,11 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
         run.method,
         run.objective,
         shapes.batches,
-        steps=max(run.config.train.steps, interval),
+        steps=max(run.config.train.steps, run.method.interval),
     )
     with cancelled_at_end(programs):  # of the fold, if XLA refuses the step
         [step] = programs.step.values()
-        fold = programs.fold and programs.fold.get().program
-    return look_at(shapes, step, fold)
+        return step, programs.fold and programs.fold.get()
 
 
 def look_at(shapes: RunShapes, step: Any, fold: Any | None) -> tuple[Planned, Planned | None]:
