@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zojax.commands.generate import read_prompts
+from zojax.commands.prompts import read_prompts
 from zojax.errors import InputError
 
 PROMPTS = ("a gripping film", "the plot is", "")
@@ -187,7 +187,7 @@ def test_prompts_come_through_a_pipe(tmp_path):
 
 
 def test_prompts_come_from_standard_input(tmp_path):
-    code = "from zojax.commands.generate import *; print(read_prompts([], Path('/dev/stdin')))"
+    code = "from zojax.commands.prompts import *; print(read_prompts([], Path('/dev/stdin')))"
     file = tmp_path / "any"
     file.write_text("a film")
     with file.open() as opened:
@@ -198,7 +198,7 @@ def test_prompts_come_from_standard_input(tmp_path):
 
 
 def test_a_pipe_that_does_not_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("zojax.commands.generate._MOST_PIPED", 100)
+    monkeypatch.setattr("zojax.commands.prompts._MOST_PIPED", 100)
     os.mkfifo(fifo := tmp_path / "prompts")
     threading.Thread(target=fifo.write_text, args=["a film\n" * 20], daemon=True).start()
     with pytest.raises(InputError, match="prompts: gives more than 100 bytes"):

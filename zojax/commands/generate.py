@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
+from zojax.commands.prompts import Prompt, read_prompts
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json
 
@@ -32,15 +33,11 @@ if TYPE_CHECKING:
     from zojax.models import Model
 
 _MOST_TEXTS = 1_000_000
-_MOST_PIPED = 64 << 20  # bytes of prompts
 
 Tree = Any
 
 _GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
 """Fields of every row of ``--output``."""
-
-Prompt = tuple[str, str]
-"""Where it comes from, and its text."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -179,62 +176,6 @@ class Source:
     model: Model
     pool: Tree
     tokenizer: Tokenizer
-
-
-def read_prompts(texts: Sequence[str], file: Path | None) -> list[Prompt]:
-    """The prompts of the command line, and then those of a file.
-
-    Args:
-        texts: of ``--prompt``.
-        file: ``.txt``, a pipe or ``/dev/stdin`` with a prompt a line, or ``.jsonl`` (``.csv``,
-            ``.parquet``) with a field ``prompt``.
-
-    Raises:
-        InputError: there is none, or the file cannot be read.
-    """
-    prompts = [(f"--prompt {i}", text) for i, text in enumerate(texts, start=1)]
-    if file is not None:
-        prompts += _read_text(file) if _is_text(file) else _read_records(file)
-    if not prompts:
-        raise InputError("no prompt; give --prompt TEXT or --prompts FILE")
-    return prompts
-
-
-def _is_text(file: Path) -> bool:
-    from zojax.reading import is_stream
-
-    return file.suffix == ".txt" or (not file.suffix and is_stream(file))
-
-
-def _read_text(file: Path) -> list[Prompt]:
-    from zojax.reading import read_lines
-    from zojax.tasks.records import MAX_CHARACTERS, check_line
-
-    prompts = []
-    lines = read_lines(file, MAX_CHARACTERS, most_of_stream=_MOST_PIPED)
-    for i, line in enumerate(lines, start=1):
-        text = check_line(line, f"{file}:{i}").removesuffix("\n")
-        if text.strip():
-            prompts.append((f"{file}:{i}", text))
-    return prompts
-
-
-def _read_records(file: Path) -> list[Prompt]:
-    if file.suffix not in (".jsonl", ".csv", ".parquet"):
-        raise InputError(f"{file}: give a .txt with a prompt a line, or a .jsonl, .csv or .parquet")
-
-    def refuse(error: InputError) -> None:
-        raise error
-
-    from zojax.tasks.records import read_file
-
-    prompts = []
-    for row in read_file(file, refuse):
-        text = (row.record or {}).get("prompt")
-        if not isinstance(text, str):
-            raise InputError(f"{row.name}: has no text in a field 'prompt'")
-        prompts.append((row.name, text))
-    return prompts
 
 
 def open_model(
