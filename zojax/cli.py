@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     try:
         _check_texts(args)
+        _allow(args.modules)
         return _COMMANDS[args.command].run(args)
     except InputError as error:
         warn(f"zojax: error: {as_line(error)}")
@@ -107,6 +108,15 @@ def _check_texts(args: argparse.Namespace) -> None:
                 raise InputError(f"{plain(text, 200)}: this argument is not UTF-8")
 
 
+def _allow(modules: Sequence[str]) -> None:
+    """Imports the modules that the user allows; see :mod:`zojax.config.foreign`."""
+    if modules:
+        from zojax.config.foreign import allow_module
+
+        for name in modules:
+            allow_module(name)
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse's, whose errors quote arguments as they are."""
 
@@ -116,7 +126,7 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from zojax import __version__
+    from zojax.version import __version__
 
     parser = _Parser(
         prog="zojax",
