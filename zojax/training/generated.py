@@ -59,8 +59,11 @@ class QuestionSource:
         self._shape = PageShape(batch_size // num_micro_batches, longest, 1, max_new_tokens)
 
     def __call__(self, step: int) -> tuple[PageShape, Questions, tuple[int, int]]:
-        """Shape, batch, and its prompts' tokens and room for tokens."""
-        indices = self._order(step)
+        """The step's shape and batch, and its prompts' tokens and room for tokens."""
+        return self.pack(self._order(step))
+
+    def pack(self, indices: Sequence[int]) -> tuple[PageShape, Questions, tuple[int, int]]:
+        """The same of these examples."""
         batch = stack([self._pack(part) for part in micro_batches(indices, self._parts)])
         room = self._parts * self._shape.pages * self._shape.tokens
         return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), room)
