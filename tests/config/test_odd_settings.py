@@ -113,7 +113,7 @@ def test_every_setting_takes_a_number_as_it_is_or_refuses_it(name, number):
         ("run.dir=" + "x" * 300, "run.dir should have names of at most 255 bytes, as a path"),
         ("run.dir=" + "x/" * 3_000, "run.dir should have at most 4,000 bytes, as a path"),
         ('train.optimizer_args={"b1": NaN}', "train.optimizer_args should be JSON"),
-        ('train.optimizer_args={"b1": 1e999}', "1e999 is more than 64 bits hold"),
+        ('train.optimizer_args={"b1": 1e999}', "1e999 does not fit in 64 bits"),
         ('data.candidates={"0": "a", "0": "b"}', "data.candidates should be JSON"),
         ("train.optimizer=sgdd", "train.optimizer should be sgd, momentum, adam or another"),
         ('train.optimizer_args={"eps": 1e-99}', "train.optimizer_args is 0 in float32"),
