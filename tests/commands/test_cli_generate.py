@@ -140,7 +140,7 @@ def test_prompts_come_from_files_and_texts_go_to_one(generate, tmp_path):
         (["--model", "m"], "no prompt; give --prompt TEXT or --prompts FILE"),
         (["--model", "m", "--prompts", "none.txt"], "none.txt: cannot be read (No such file"),
         (["--model", "m", "--prompts", "p.json"], "p.json: give a .txt with a prompt a line"),
-        (["--model", "m", "--output", "none/out"], "--output none/out: no directory none"),
+        (["--model", "m", "--output", "none/out"], "--output none/out: there is no directory none"),
     ],
 )
 def test_generate_says_which_arguments_go_together(options, reason, run, refusal):
@@ -201,7 +201,7 @@ def test_a_pipe_that_does_not_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("zojax.commands.prompts._MOST_PIPED", 100)
     os.mkfifo(fifo := tmp_path / "prompts")
     threading.Thread(target=fifo.write_text, args=["a film\n" * 20], daemon=True).start()
-    with pytest.raises(InputError, match="prompts: gives more than 100 bytes"):
+    with pytest.raises(InputError, match="prompts: has more than 100 bytes"):
         read_prompts([], fifo)
     (endless := tmp_path / "endless.txt").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="is not a regular file"):

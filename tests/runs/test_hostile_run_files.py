@@ -50,8 +50,8 @@ FORGED_PROGRESS = [
     (dev(_2=True), "dev.2: Input should be a valid number"),
     (dev(_2=None), "dev.2: Input should be a valid number"),
     (dev(_2={}), "dev.2: Input should be a valid number"),
-    (dev(_2=float("nan")), "is not JSON (NaN is no number of JSON)"),
-    (dev(_0=float("inf")), "is not JSON (Infinity is no number of JSON)"),
+    (dev(_2=float("nan")), "is not JSON (NaN is not a JSON number)"),
+    (dev(_0=float("inf")), "is not JSON (Infinity is not a JSON number)"),
     ({"dev_accuracy": [0.5]}, "dev: Input should be a valid dictionary"),
     ({"dev_accuracy": 5}, "dev: Input should be a valid dictionary"),
     ({"eval_accuracy_before": "[/x]"}, "eval_before: Input should be a valid number"),
@@ -83,7 +83,7 @@ def test_a_progress_that_this_run_cannot_have_written_is_refused(
 
 FORGED_RESULTS: list[tuple[dict[str, Any], str]] = [
     ({"eval_accuracy": "[/x]"}, "eval: Input should be a valid number"),
-    ({"eval_accuracy": float("nan")}, "is not JSON (NaN is no number of JSON)"),
+    ({"eval_accuracy": float("nan")}, "is not JSON (NaN is not a JSON number)"),
     ({"eval_accuracy": 2}, "eval: Input should be less than or equal to 1"),
     ({"best_dev_accuracy": None}, "best_dev: Input should be a valid number"),
     ({"best_step": -1}, "best_step: Input should be greater than or equal to 0"),
