@@ -196,7 +196,7 @@ def test_int8_matrices_are_for_what_folds_nothing_into_them(settings, goes, conf
         ),
         ({"optimizer": "rmsprop"}, "", "rmsprop keeps second moments .* use sgd, momentum or lion"),
         ({"optimizer": "adamax"}, "estimator.name=fzoo", "adamax keeps second"),
-        ({"optimizer": "polyak_sgd"}, "", "polyak_sgd asks for values of the loss"),
+        ({"optimizer": "polyak_sgd"}, "", "polyak_sgd needs values of the loss"),
         ({}, "estimator.name=mezo_factorized space.name=lora", "estimator.name=mezo or lozo"),
         ({"optimizer": "adam"}, "", "space.name=lora"),
         ({"micro_batches": 3}, "", "train.micro_batches=3 does not divide train.batch_size=8"),
