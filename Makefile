@@ -24,7 +24,7 @@ $(VENV)/.test: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
-	@$(BIN)/zojax train --config configs/demo.py --fresh
+	@$(BIN)/zojax demo --fresh
 
 test: $(VENV)/.test  ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
