@@ -73,7 +73,7 @@ $(VENV)/.docs: pyproject.toml
 	@touch $@
 
 docs: $(VENV)/.docs  ## make the site of the documentation, in build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/site/index.html
 
 MINUTES ?= 8
