@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from zojax.commands import configs, data, export, generate, journal, plan, score, train
+from zojax.commands import configs, data, demo, export, generate, journal, plan, score, train
 from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
@@ -20,6 +20,7 @@ from zojax.text import half_character, plain, plain_lines
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
 _COMMANDS = {
+    "demo": demo,
     "train": train,
     "eval": evaluate,
     "export": export,
@@ -32,7 +33,7 @@ _COMMANDS = {
 }
 
 _EXAMPLES = """examples:
-  zojax train --config configs/demo.py
+  zojax demo
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
   zojax eval runs/demo

@@ -28,7 +28,7 @@ def configured(config_file, root):
     """A run on reviews of many lengths, so that batches fall into several buckets."""
     config = runpy.run_path(str(config_file))["get_config"]()
     settings = {
-        "data.path": root / "demo" / "reviews",
+        "data.path": root / "zojax" / "demo" / "reviews",
         "data.num_train": 80,
         "data.num_dev": 10,
         "data.num_eval": 10,

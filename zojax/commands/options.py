@@ -33,6 +33,10 @@ SKIP_BAD: Option = {
     "dest": "overrides",
     "help": "leave out bad rows and count them (--set data.skip_bad=true)",
 }
+FRESH: Option = {
+    "action": "store_true",
+    "help": "start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
+}
 COUNT: Option = {"type": count, "metavar": "N"}
 JSON: Option = {"action": "store_true", "help": "print one JSON object"}
 OVERWRITE: Option = {

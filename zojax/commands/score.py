@@ -1,7 +1,7 @@
 r"""Print candidates' log-probabilities after a text.
 
 Example:
-  zojax score --model demo/model --text "a gripping film . It was" \
+  zojax score --model zojax/demo/model --text "a gripping film . It was" \
       --candidate " great" --candidate " terrible"
 """
 
