@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Flat, Sites, Space, along, draw_dense, seeded
-from zojax.adapters.seeded import COEFFICIENTS, SEEDS
+from zojax.adapters.space_seeded import COEFFICIENTS, SEEDS
 from zojax.estimators.estimator import Estimator
 from zojax.estimators.two_sided import two_point, two_sided
 

@@ -9,7 +9,7 @@ where A ``(m, k)`` gathers the steps of an interval and is folded into W when V 
 Vectors are perturbed with a dense z ~ N(0, 1): gradient c z.
 
 LoZO-M is this estimator with ``optax.ema`` of the gradient, N ← β N + (1 − β) c U, which a redraw
-carries over to the new V (:func:`zojax.adapters.lowrank.carry`). With ν = 1 and a large k it is
+carries over to the new V (``space_lowrank.carry``). With ν = 1 and a large k it is
 MeZO with a high-rank z in place of the dense one.
 """
 
