@@ -180,7 +180,7 @@ def test_data_that_have_changed_are_told_of_unless_they_were_asked_for(run, anot
     code, out, err = run("eval", another, "--set", "run.eval_batch_size=4")
     assert code == 0
     assert err.startswith(
-        f"{another}/journal.zj: the run's data or tokenizer has changed (hash there "
+        f"{another}/journal.zj: the run's data or tokenizer has changed (the hash was "
     )
     assert err.endswith("; this figure is of the data as they are now\n")
     assert err.count("\n") == 1

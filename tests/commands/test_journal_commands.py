@@ -176,7 +176,7 @@ def test_verify_refuses_a_damaged_middle(run, console, tmp_path):
     raw = bytearray(path.read_bytes())
     raw[-90] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(InputError, match=r"record 10 .* is damaged and 2 good ones follow"):
+    with pytest.raises(InputError, match=r"record 10 .* is damaged and 2 good records follow"):
         verify(path, console)
 
 
@@ -237,7 +237,7 @@ def test_another_way_to_train_is_refused(part, name, value, run):
 
 def test_another_base_model_is_refused_with_both_hashes(run):
     journal = read_journal(run.journal)
-    with pytest.raises(InputError, match=rf"{journal.header.base_hash}, here 4567"):
+    with pytest.raises(InputError, match=rf"{journal.header.base_hash} there and 4567 here"):
         check_run(journal, make_config(run.base), "4567")
 
 

@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from zojax.scoring.pages import Item, PageShape, shape_needed
 
@@ -105,17 +105,42 @@ def _fewest_padded(sizes: Sequence[tuple[int, int]], max_buckets: int) -> list[i
     return best[-1][1]
 
 
-def bucket_for(shape: PageShape, buckets: Sequence[PageShape]) -> PageShape:
-    """The smallest bucket that holds a shape; ``LookupError`` if none does."""
-    fits = (
+def bucket_for(
+    shape: PageShape,
+    buckets: Sequence[PageShape],
+    otherwise: Callable[[PageShape], PageShape] | None = None,
+) -> PageShape:
+    """The smallest bucket that holds a shape.
+
+    Args:
+        shape: What is needed.
+        buckets: Those there are.
+        otherwise: Makes a bucket for a shape that none holds; None raises ``LookupError``.
+    """
+    fits = [
         b
         for b in buckets
         if b.pages == shape.pages
         and b.tokens >= shape.tokens
         and b.reads >= shape.reads
         and b.scored >= shape.scored
-    )
-    try:
+    ]
+    if fits:
         return min(fits)
-    except ValueError:
-        raise LookupError(f"no bucket of {list(buckets)} holds {shape}") from None
+    if otherwise is None:
+        raise LookupError(f"no bucket of {list(buckets)} holds {shape}")
+    return otherwise(shape)
+
+
+def rounded(shape: PageShape) -> PageShape:
+    """A bucket that many shapes share: each axis but the pages is the next of 16, 24, 32, 48, ….
+
+    >>> rounded(PageShape(pages=2, tokens=50, reads=17, scored=3))
+    PageShape(pages=2, tokens=64, reads=24, scored=16)
+    """
+    return PageShape(shape.pages, *map(_next, (shape.tokens, shape.reads, shape.scored)))
+
+
+def _next(size: int) -> int:
+    power = max(16, 1 << (size - 1).bit_length())
+    return power * 3 // 4 if power > 16 and size <= power * 3 // 4 else power
