@@ -95,7 +95,7 @@ def _hold_out(table: Table) -> tuple[Table, Table, str]:
     if not count:
         raise InputError(
             f"{table.where}: {len(table.rows)} rows are too few to hold some out; add a file named "
-            "validation with others beside it"
+            "validation with other rows beside it"
         )
     held_out = set(np.random.RandomState(0).permutation(len(table.rows))[:count].tolist())
     parts = [
