@@ -1,4 +1,4 @@
-"""Small trees of arrays that, with the frozen base weights, name a model."""
+"""Adapters: small trees of arrays that, with the frozen base weights, define a model."""
 
 from zojax.adapters.fold import Fold, FoldPolicy
 from zojax.adapters.pool import AdapterPool

@@ -1,4 +1,4 @@
-"""Zeroth-order gradient estimators: where to probe, and what the losses say of the gradient."""
+"""Zeroth-order gradient estimators: where to probe, and what the losses say about the gradient."""
 
 from zojax.estimators.estimator import DIRECTION, SUBSPACE, Estimator, direction_key, stream_key
 from zojax.estimators.fzoo_estimator import fzoo
