@@ -52,7 +52,7 @@ def test_eval_says_what_is_there_instead_of_a_run(run, tmp_path, refusal):
     ("text", "reason"),
     [
         ("{", "is not JSON (Expecting property name"),
-        ("[]", "holds no JSON object"),
+        ("[]", "does not contain a JSON object"),
         ('{"model": {"path": 5}}', "model.path=5: should be text"),
     ],
 )

@@ -91,7 +91,7 @@ def trivia(tmp_path):
 
 
 def test_generated_answers_are_those_of_generate(run, config_file, trivia, root, tmp_path):
-    model = root / "demo" / "model"  # which has learnt to go on with words
+    model = root / "zojax" / "demo" / "model"  # which has learnt to go on with words
     told, rows = predicted(
         run,
         tmp_path,

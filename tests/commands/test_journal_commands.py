@@ -330,7 +330,7 @@ def test_replay_refuses_more_steps_than_there_are(run, console):
 
 def test_replay_overwrites_nothing(run, console):
     before = {file: file.read_bytes() for file in run.base.iterdir()}
-    with pytest.raises(InputError, match="exists already; give a new directory"):
+    with pytest.raises(InputError, match="already exists; give a new directory"):
         replay_to(run.journal, console, output=run.base)
     assert {file: file.read_bytes() for file in run.base.iterdir()} == before
 

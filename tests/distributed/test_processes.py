@@ -82,7 +82,7 @@ def place(root, tiny_reviews, tmp_path_factory) -> Location:
     place = Location(tmp_path_factory.mktemp("processes"), tiny_reviews)
     save(random_model(ARCHITECTURE, seed=3), place.model)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(root / "demo" / "model" / name, place.model)
+        shutil.copy(root / "zojax" / "demo" / "model" / name, place.model)
     return place
 
 

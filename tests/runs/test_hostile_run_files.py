@@ -37,8 +37,8 @@ def dev(**figures: Any) -> dict[str, Any]:
 
 FORGED_PROGRESS = [
     (dev(**{"-1": 0.99}), "dev.-1.[key]: String should match pattern"),
-    (dev(_1=0.99), "has step 1, after which this run does not evaluate"),
-    (dev(_6=0.99), "has step 6, after which this run does not evaluate"),
+    (dev(_5=0.99), "has step 5, but the run has 4 steps"),
+    (dev(_6=0.99), "has step 6, but the run has 4 steps"),
     (dev(_02=0.99), "dev.02.[key]: String should match pattern"),
     (dev(**{"2.0": 0.99}), "dev.2.0.[key]: String should match pattern"),
     (dev(**{"٢": 0.99}), "dev.٢.[key]: String should match pattern"),
@@ -50,8 +50,8 @@ FORGED_PROGRESS = [
     (dev(_2=True), "dev.2: Input should be a valid number"),
     (dev(_2=None), "dev.2: Input should be a valid number"),
     (dev(_2={}), "dev.2: Input should be a valid number"),
-    (dev(_2=float("nan")), "is not JSON (NaN is no number of JSON)"),
-    (dev(_0=float("inf")), "is not JSON (Infinity is no number of JSON)"),
+    (dev(_2=float("nan")), "is not JSON (NaN is not a JSON number)"),
+    (dev(_0=float("inf")), "is not JSON (Infinity is not a JSON number)"),
     ({"dev_accuracy": [0.5]}, "dev: Input should be a valid dictionary"),
     ({"dev_accuracy": 5}, "dev: Input should be a valid dictionary"),
     ({"eval_accuracy_before": "[/x]"}, "eval_before: Input should be a valid number"),
@@ -83,11 +83,11 @@ def test_a_progress_that_this_run_cannot_have_written_is_refused(
 
 FORGED_RESULTS: list[tuple[dict[str, Any], str]] = [
     ({"eval_accuracy": "[/x]"}, "eval: Input should be a valid number"),
-    ({"eval_accuracy": float("nan")}, "is not JSON (NaN is no number of JSON)"),
+    ({"eval_accuracy": float("nan")}, "is not JSON (NaN is not a JSON number)"),
     ({"eval_accuracy": 2}, "eval: Input should be less than or equal to 1"),
     ({"best_dev_accuracy": None}, "best_dev: Input should be a valid number"),
     ({"best_step": -1}, "best_step: Input should be greater than or equal to 0"),
-    ({"best_step": 3}, "best_step is 3, after which this run does not evaluate"),
+    ({"best_step": 5}, "best_step is 5, but the run has 4 steps"),
     ({"steps": 5}, "is of 5 steps, but the run is of 4 and the journal"),
     ({"eval_examples": [12]}, "eval_examples: Input should be a valid integer"),
     ({"median_step_seconds": "\x1b[2J"}, "median_step_seconds: Input should be a valid number"),

@@ -13,11 +13,11 @@ import xxhash
 from pydantic import Field, StrictInt, StrictStr
 from typing_extensions import TypedDict
 
-from zojax import __version__
 from zojax.errors import InputError
 from zojax.journal.file import Journal
 from zojax.models import content_hash
 from zojax.reading import read_json, validate
+from zojax.version import __version__
 
 Tree = Any
 

@@ -25,16 +25,12 @@ from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Console
 
+    from zojax.engine import Engine
     from zojax.generation import Generation, Sampling
-    from zojax.hub.tokenizer import Tokenizer
-    from zojax.models import Model
 
 _MOST_TEXTS = 1_000_000
-
-Tree = Any
 
 _GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
 """The fields of every row of ``--output``."""
@@ -131,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
             output.spare_model(read_config(args.run).model.path)
 
     from zojax.distributed.platforms import check_platforms
+    from zojax.engine import load, load_run
     from zojax.generation import Sampling
     from zojax.programs.cache import keep_programs
 
@@ -139,13 +136,17 @@ def run(args: argparse.Namespace) -> int:
     console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
     if args.run is not None:
-        source = open_run(args.run, console, args.step)
+        engine = load_run(args.run, step=args.step, console=console)
     else:
-        source = open_model(
-            args.model, args.adapter, args.dtype or "float32", console, args.bos_token_id
-        )
+        with console.status("loading the model"):
+            engine = load(
+                args.model,
+                adapter=args.adapter,
+                dtype=args.dtype or "float32",
+                bos_token_id=args.bos_token_id,
+            )
     summary = generate_texts(
-        source,
+        engine,
         prompts,
         console,
         max_new_tokens=args.max_new_tokens,
@@ -166,75 +167,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What generates texts.
-
-    Attributes:
-        model: the model, with the weights that belong to the adapter state.
-        pool: the adapter state in slot 1; empty for the base model.
-        tokenizer: the model's tokenizer.
-    """
-
-    model: Model
-    pool: Tree
-    tokenizer: Tokenizer
-
-
-def open_model(
-    path: str, adapter: Path | None, dtype: str, console: Console, bos_token_id: int | None = None
-) -> Source:
-    """Load a base model, and a LoRA saved by PEFT if one is given.
-
-    Args:
-        path: the model's directory or hub id.
-        adapter: the directory of the LoRA.
-        dtype: the dtype of the weights on the device.
-        console: where to show the progress.
-        bos_token_id: the token that prompts start with, instead of the tokenizer's own.
-
-    Raises:
-        InputError: something is wrong with the model, its tokenizer or the adapter.
-    """
-    import jax.numpy as jnp
-
-    from zojax.adapters import stack_variants
-    from zojax.adapters.lora import load_lora
-    from zojax.hub import load, load_tokenizer
-
-    tokenizer = load_tokenizer(path, bos_token_id)
-    with console.status("loading the model"):
-        model = load(path, dtype=jnp.dtype(dtype))
-        pool = {} if adapter is None else stack_variants([load_lora(adapter, model)])
-    return Source(model, pool, tokenizer)
-
-
-def open_run(directory: Path, console: Console, step: int | None = None) -> Source:
-    """Load a run's model, without the run's data.
-
-    Args:
-        directory: the run's directory.
-        console: where to show the progress.
-        step: the number of steps after which to take the model; None for the best on the dev set
-            (the last, if it has none).
-
-    Raises:
-        InputError: there is no run, it is damaged or of another base model, or has fewer steps.
-    """
-    from zojax.adapters import stack_variants
-    from zojax.hub import load_tokenizer
-    from zojax.journal.file import read_journal
-    from zojax.runs import run_dir
-    from zojax.runs.rebuild import load_run
-
-    config = run_dir.read_config(directory)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    run = load_run(read_journal(directory / run_dir.JOURNAL), config, console, step)
-    return Source(run.model, stack_variants([run.adapter(run.state)]), tokenizer)
-
-
 def generate_texts(
-    source: Source,
+    engine: Engine,
     prompts: Sequence[Prompt],
     console: Console,
     *,
@@ -270,29 +204,19 @@ def generate_texts(
             "too"
         )
 
-    import jax
-
-    from zojax.generation import generate
     from zojax.reporting.bar import progress_bar
 
-    tokenizer = source.tokenizer
-    tokens = [_tokenise(tokenizer, prompt) for prompt in prompts]
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     started = time.perf_counter()
     with progress_bar(console, "generate") as update:
-        found = generate(
-            source.model,
-            [of_prompt for of_prompt in tokens for _ in range(num_samples)],
-            tokenizer.text,
+        found = engine.generate(
+            [text for _, text in asked],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            key=jax.random.key(seed),
-            stop_ids=tokenizer.stop_ids,
-            stop_strings=stop_strings,
-            pool=source.pool,
-            slots=[1 if source.pool else 0] * len(asked),
-            names=[name for name, _ in asked],
+            stop=stop_strings,
+            seed=seed,
             batch_size=batch_size,
+            names=[name for name, _ in asked],
             on_progress=lambda done: update(done, len(asked)),
         )
     broken = sum(generation.finish_reason == "nonfinite" for generation in found)
@@ -308,19 +232,6 @@ def generate_texts(
         ],
         "seconds": time.perf_counter() - started,
     }
-
-
-def _tokenise(tokenizer: Tokenizer, prompt: Prompt) -> np.ndarray:
-    import numpy as np
-
-    name, text = prompt
-    ids = [tokenizer.bos, *tokenizer.ids(text)]
-    if max(ids) >= tokenizer.vocab_size:
-        raise InputError(
-            f"{name}: has token {max(ids)}, but the model's vocabulary has "
-            f"{tokenizer.vocab_size}; this is another model's tokenizer"
-        )
-    return np.array(ids, np.int32)
 
 
 def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:

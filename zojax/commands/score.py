@@ -1,7 +1,7 @@
 r"""Print the log-probabilities of candidates after a text.
 
 Example:
-  zojax score --model demo/model --text "a gripping film . It was" \
+  zojax score --model zojax/demo/model --text "a gripping film . It was" \
       --candidate " great" --candidate " terrible"
 """
 
@@ -79,40 +79,21 @@ def rank_candidates(
         InputError: there is no such model, a candidate cannot be scored, there are more tokens than
             the model has positions, or no score is finite.
     """
-    import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from zojax.hub import load, load_tokenizer, read_config
-    from zojax.scoring import pack, score, shape_needed
-    from zojax.tasks import Example, tokenise
+    from zojax.engine import load
 
-    positions = read_config(model_path).max_position_embeddings
-    tokenizer = load_tokenizer(model_path, None)
-    item = tokenise(tokenizer, Example(text, tuple(candidates), 0, "--text"))
-    length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
-    if length > positions:
-        raise InputError(
-            f"--text: with its longest candidate it has {length} tokens, but the model has "
-            f"{positions} positions"
-        )
-    model = load(model_path, dtype=jnp.dtype(dtype))
-    pages = pack([item], shape_needed([item]))
-    logprob_pc = np.asarray(
-        jax.jit(score, static_argnames="graphdef")(
-            model.weights, {}, pages, graphdef=model.graphdef
-        )
-    )
-    owner_c = np.asarray(pages.candidate_pc)[0]
-    sums = np.array([logprob_pc[0, owner_c == i].sum() for i in range(len(candidates))])
-    lengths = np.array([len(c) for c in item.candidates])
+    engine = load(model_path, dtype=dtype)
+    item = engine.encode(text, candidates, "--text")
+    [found] = engine.score_items([item])
+    sums = np.array([logprobs.sum() for logprobs in found])
     finite = np.isfinite(sums)
     if not finite.any():
         raise InputError(
             f"{model_path}: its scores are not finite: its weights contain numbers that are not, "
             "or overflow --dtype (float32 has the widest range)"
         )
-    means = sums / lengths
+    means = sums / [len(logprobs) for logprobs in found]
     shares = np.exp(means - np.logaddexp.reduce(means)) if finite.all() else None
     return [
         {

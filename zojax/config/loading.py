@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zojax.config import Config, apply_overrides
+from zojax.config.foreign import trusted
 from zojax.config.messages import closest, line_of
 from zojax.config.schema import describe
 from zojax.errors import InputError
@@ -20,6 +21,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Runs a configuration file's ``get_config()`` and applies overrides.
 
     A file with many configurations lists them as ``NAMES`` and makes one by ``get_config(name)``.
+    The file may import its neighbours, and name code of its user's own as ``module:name``.
 
     Args:
         path: the file, or ``FILE:NAME`` for one of many.
@@ -30,6 +32,13 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
             override.
     """
     file, name = split_name(path)
+    with trusted(file):
+        config = _get_config(path, file, name)
+    return apply_overrides(config, overrides)
+
+
+def _get_config(path: str, file: str, name: str | None) -> Config:
+    """What a file's ``get_config`` returns."""
     module = _run(path, file)
     _check_name(path, file, name, _names(file, module))
     get_config = module.get("get_config")
@@ -41,7 +50,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         raise _refusal(file, error) from error
     if not isinstance(config, Config):
         raise InputError(f"{file}: get_config() returned {type(config).__name__}, not a Config")
-    return apply_overrides(config, overrides)
+    return config
 
 
 def config_names(path: str) -> tuple[str, ...]:
@@ -50,7 +59,8 @@ def config_names(path: str) -> tuple[str, ...]:
     Raises:
         InputError: no such file, or what went wrong in it.
     """
-    return _names(path, _run(path, path))
+    with trusted(path):
+        return _names(path, _run(path, path))
 
 
 def split_name(path: str) -> tuple[str, str | None]:

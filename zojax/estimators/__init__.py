@@ -4,6 +4,7 @@ from zojax.estimators.estimator import DIRECTION, SUBSPACE, Estimator, direction
 from zojax.estimators.fzoo import fzoo
 from zojax.estimators.lozo import lozo
 from zojax.estimators.mezo import mezo, mezo_on_weights
+from zojax.estimators.two_sided import two_point
 
 __all__ = [
     "DIRECTION",
@@ -15,4 +16,5 @@ __all__ = [
     "mezo",
     "mezo_on_weights",
     "stream_key",
+    "two_point",
 ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from zojax.adapters import Draw, Flat, Space, draw_dense
 from zojax.estimators.estimator import Estimator, direction_key
-from zojax.estimators.two_point import mean_along
+from zojax.estimators.two_sided import mean_along
 
 
 def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from zojax.adapters import Draw, Flat, Space, draw_dense
 from zojax.estimators.estimator import Estimator
-from zojax.estimators.two_point import two_point
+from zojax.estimators.two_sided import two_point
 
 Scale = Literal["none", "rms", "paper"]
 

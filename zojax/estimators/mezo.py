@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from zojax.adapters import Flat, Sites, Space, along, draw_dense, seeded
 from zojax.adapters.seeded import COEFFICIENTS, SEEDS
 from zojax.estimators.estimator import Estimator
-from zojax.estimators.two_point import two_point, two_sided
+from zojax.estimators.two_sided import two_point, two_sided
 
 
 def mezo(space: Space, *, epsilon: float = 1e-3, num_queries: int = 1) -> Estimator:

@@ -163,8 +163,8 @@ def _parse(
     dev = {int(step): figure for step, figure in told.get("dev", {}).items()}
     nonfinite = {int(step): count for step, count in told.get("dev_nonfinite", {}).items()}
     for step in (*dev, *nonfinite):
-        if not is_evaluated(step, config):
-            raise InputError(f"{path}: has step {step}, after which this run does not evaluate")
+        if step > config.steps:
+            raise InputError(f"{path}: has step {step}, but the run has {config.steps} steps")
     return Progress(
         metric,
         told.get("eval_before"),

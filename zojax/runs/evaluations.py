@@ -60,6 +60,22 @@ class Evaluations:
         progress.write(self.directory)
         self.trainer.reporter.evaluation(step, "dev", progress.metric, value, nonfinite)
 
+    def now(self, split: str) -> float:
+        """Evaluates the model as it is, on ``dev`` or ``eval``, and reports the figure.
+
+        Figures on the dev set are kept, and so is the base model's on the held-out examples.
+        """
+        step, progress = self.trainer.step, self.progress
+        if split == "dev":
+            value, nonfinite = self._keep_dev()
+        elif step == 0:
+            value, nonfinite = self._keep_base()
+        else:
+            value, nonfinite = self.of_held_out()
+        progress.write(self.directory)
+        self.trainer.reporter.evaluation(step, split, progress.metric, value, nonfinite)
+        return value
+
     def of_held_out(self) -> tuple[float, int]:
         """Evaluate on the held-out data; return the value and the number of non-finite examples.
 

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from zojax.config import Config
 from zojax.errors import InputError
 from zojax.reading import read_json, validate
-from zojax.reporting.progress import Count, Figure, Step, check_metric, is_evaluated
+from zojax.reporting.progress import Count, Figure, Step, check_metric
 from zojax.tasks.dataset import get_task
 
 RESULT = "result.json"
@@ -67,6 +67,6 @@ def _parse(path: Path, raw: dict[str, Any], config: Config, steps: int) -> dict[
             f"and the journal holds {steps}"
         )
     best = result["best_step"]
-    if not is_evaluated(best, train):
-        raise InputError(f"{path}: best_step is {best}, after which this run does not evaluate")
+    if best > steps:
+        raise InputError(f"{path}: best_step is {best}, but the run has {steps} steps")
     return raw

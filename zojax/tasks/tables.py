@@ -47,7 +47,7 @@ def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, li
         table = _from_hub(task, split)
     elif (path := find_file(Path(config.path), split)) is not None:
         table = _from_file(path, bad)
-    elif task.name == CUSTOM and find_file(Path(config.path), task.splits[0]) is not None:
+    elif task.hub is None and find_file(Path(config.path), task.splits[0]) is not None:
         _, table, notes = _read(config, task, bad)
     else:
         raise _missing(Path(config.path), split)
@@ -61,7 +61,7 @@ def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, lis
         return train, evaluation, []
     directory = Path(config.path)
     train_path, path = (find_file(directory, split) for split in task.splits)
-    if train_path is None or (path is None and task.name != CUSTOM):
+    if train_path is None or (path is None and task.hub is not None):
         raise _missing(directory, task.splits[0 if train_path is None else 1])
     train = _from_file(train_path, bad)
     if path is not None:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from zojax.scoring import Item, PageShape, pack
-from zojax.scoring.buckets import bucket_for
+from zojax.scoring.buckets import bucket_for, rounded
 from zojax.scoring.pages import Assignment, assign
 from zojax.training.step import Batch
 
@@ -90,10 +90,15 @@ class BatchSource:
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
         """A step's bucket, its packed batch, and its numbers of computed and of possible tokens."""
-        indices = micro_batches(self._order(step), self._parts)
+        return self.pack(self._order(step))
+
+    def pack(self, chosen: Sequence[int]) -> tuple[PageShape, Batch, tuple[int, int]]:
+        """The same of these examples; in a shape of its own if no bucket holds them."""
+        indices = micro_batches(chosen, self._parts)
         parts = [[self._items[i] for i in part] for part in indices]
         assigned = [assign(part, self._buckets[0].pages) for part in parts]
-        shape = bucket_for(shape_of_all([of_part.shape for of_part in assigned]), self._buckets)
+        needed = shape_of_all([of_part.shape for of_part in assigned])
+        shape = bucket_for(needed, self._buckets, otherwise=rounded)
         values = [None if self._value_nk is None else self._value_nk[part] for part in indices]
         batch = stack(
             [

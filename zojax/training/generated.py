@@ -60,7 +60,10 @@ class QuestionSource:
 
     def __call__(self, step: int) -> tuple[PageShape, Questions, tuple[int, int]]:
         """A step's shape, its batch, and its numbers of prompt tokens and of possible tokens."""
-        indices = self._order(step)
+        return self.pack(self._order(step))
+
+    def pack(self, indices: Sequence[int]) -> tuple[PageShape, Questions, tuple[int, int]]:
+        """The same of these examples."""
         batch = stack([self._pack(part) for part in micro_batches(indices, self._parts)])
         room = self._parts * self._shape.pages * self._shape.tokens
         return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), room)

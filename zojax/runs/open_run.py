@@ -1,0 +1,247 @@
+"""Opening a run: its data, model, journal and programs, where it stopped or at its beginning."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
+from zojax.checkpoints.writer import CheckpointWriter
+from zojax.config import Config
+from zojax.distributed import layout_of, processes
+from zojax.errors import InputError
+from zojax.journal.file import JournalWriter
+from zojax.journal.replay import check_data, is_folded
+from zojax.programs import stopping
+from zojax.programs.compiling import cancelled_at_end
+from zojax.reporting.metrics import mend_metrics
+from zojax.reporting.progress import PROGRESS, missing_evaluations, read_progress
+from zojax.reporting.reporter import Reporter
+from zojax.runs import run_dir
+from zojax.runs.chunks import (
+    Trainer,
+    compile_programs,
+    refuse_skipped,
+)
+from zojax.runs.create import check_same_config, create_run, find_run
+from zojax.runs.evaluations import Evaluations
+from zojax.runs.process_dir import open_process_dir
+from zojax.runs.rebuild import rebuild_run
+from zojax.runs.setup import (
+    Run,
+    make_evaluator,
+    make_train_source,
+    pack_eval_sets,
+    prepare,
+)
+from zojax.training.batches import BatchSource
+from zojax.training.generated import QuestionSource
+from zojax.training.interval import OwnedWeights
+from zojax.training.placement import put_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A run that is open to be trained.
+
+    Attributes:
+        run: what does not change.
+        directory: where it lives; locked.
+        source: the batches.
+        trainer: weights, state and step.
+        evaluations: of it.
+        checkpoints: where they are written.
+        stop: whether one is asked for.
+    """
+
+    run: Run
+    directory: Path
+    source: BatchSource | QuestionSource
+    trainer: Trainer
+    evaluations: Evaluations
+    checkpoints: CheckpointWriter
+    stop: stopping.Stop
+
+    def save(self) -> None:
+        """Writes a checkpoint of the model after this step."""
+        trainer, progress = self.trainer, self.evaluations.progress
+        step = trainer.step
+        weights = trainer.owned.weights if is_folded(self.run.method, step) else None
+        figure = None if step in progress.dev_nonfinite else progress.dev.get(step)
+        self.checkpoints.save(step, weights, trainer.state, figure)
+
+
+@contextmanager
+def open_run(
+    config: Config, console: Console, *, makes_lost_evaluations: bool = True
+) -> Iterator[OpenRun | dict[str, Any]]:
+    """Opens the run that ``run.dir`` holds, where it stopped, or a new one; it is locked meanwhile.
+
+    Args:
+        config: The run's configuration.
+        console: Where progress is printed.
+        makes_lost_evaluations: Whether evaluations that the configuration asks for, and that are
+            missing, are made first.
+
+    Yields:
+        The run, or the result of a run that is finished.
+
+    Raises:
+        InputError: Bad input, and nothing is written then; or, later, a disk that cannot be
+            written or a loss that is not finite, and what was done is kept.
+        zojax.programs.stopping.Stopped: A stop was asked for.
+    """
+    if config.train.steps == 0:
+        raise InputError(
+            "train.steps=0 trains nothing: zojax eval --config evaluates the base model, --set "
+            "train.steps=N trains it"
+        )
+    directory = Path(config.run.dir)
+    check_same_config(config)
+    with ExitStack() as held:
+        exists, result = processes.broadcast_from_leader(
+            "the run, if there is one", lambda: find_run(directory, config, held)
+        )
+        if result is not None:
+            yield result
+            return
+        run = prepare(config, console)
+        if not exists:
+            processes.broadcast_from_leader(
+                "the run directory", lambda: create_run(directory, run, held)
+            )
+        process_dir = held.enter_context(open_process_dir(directory))
+        with _opened(run, process_dir, console, makes_lost_evaluations) as training:
+            yield training
+
+
+@contextmanager
+def _opened(
+    run: Run, directory: Path, console: Console, makes_lost_evaluations: bool
+) -> Iterator[OpenRun]:
+    """A run in its locked directory; :class:`Stopped` if a stop is asked for meanwhile."""
+    with named_if_unwritable(directory):
+        run_dir.remove_partials(directory)
+        journal = JournalWriter.resume(directory / run_dir.JOURNAL)
+    with _closing(journal, directory), stopping.listen() as stop:
+        try:
+            with named_if_unwritable(directory):
+                training = _set_up(
+                    run,
+                    directory,
+                    journal,
+                    stop,
+                    console,
+                    makes_lost_evaluations=makes_lost_evaluations,
+                )
+            with cancelled_at_end(training.trainer.programs, training.evaluations.evaluator):
+                with named_if_unwritable(directory):
+                    training.evaluations.catch_up()
+                yield training
+        except stopping.Halted:
+            raise stopping.Stopped(
+                f"stopped after step {journal.num_steps} of {run.config.train.steps}, nothing "
+                "is lost; give the same command again (without --fresh) to go on",
+                stop.exit_code,
+            ) from None
+
+
+@contextmanager
+def _closing(journal: JournalWriter, directory: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with named_if_unwritable(directory):
+            journal.close()
+
+
+@contextmanager
+def named_if_unwritable(directory: Path) -> Iterator[None]:
+    """Turns an ``OSError`` into an ``InputError`` that names the run's directory."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"run.dir {directory} cannot be written ({error.strerror or error}); mend that and "
+            "give the same command again, without --fresh"
+        ) from error
+
+
+def _set_up(
+    run: Run,
+    directory: Path,
+    journal: JournalWriter,
+    stop: stopping.Stop,
+    console: Console,
+    *,
+    makes_lost_evaluations: bool,
+) -> OpenRun:
+    """The batches, where the run is, and everything that the loop runs, being compiled."""
+    config, records = run.config.train, journal.opened.records
+    check_data(journal.opened, run.data_hash)
+    if journal.lost_steps:
+        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are done again")
+    if config.nonfinite == "stop":
+        refuse_skipped(records)
+
+    # The batches, and what is evaluated.
+    source = make_train_source(run.config, run)
+    batches = put_batch(source.abstract, layout_of(run.model.weights))
+    dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
+
+    # Where the run is: at the base model, or at what the journal has made of it.
+    progress, done = read_progress(directory, len(records), run.config), len(records)
+    mend_metrics(directory / run_dir.METRICS, records, progress)
+    base = OwnedWeights(run.model.weights)  # which this run has loaded for itself
+    lost = missing_evaluations(progress, done, config) if makes_lost_evaluations else []
+    step = min([*lost, done])
+    owned, state = rebuild_run(journal.opened, run, base, console, stop, step)
+    if step < done:
+        console.print(f"{PROGRESS} lacks evaluations: from step {step} on they are made again")
+    if done:
+        console.print(f"going on after step {done} of {config.steps}")
+    stop.check()
+    checkpoints = CheckpointWriter(
+        directory / CHECKPOINTS,
+        directory / run_dir.JOURNAL,
+        keep_last=run.config.run.keep_last,
+        keep_best=run.config.run.keep_best,
+        warn=lambda line: console.print(line, markup=False),
+    )
+
+    # The programs, compiled in the background in the order in which they are needed.
+    is_left = done < config.steps
+    if is_left:
+        longest = max(bucket.tokens for bucket in batches)
+        console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
+        next_bucket = source(done)[0]
+        batches = {next_bucket: batches[next_bucket], **batches}
+    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
+    programs = compile_programs(
+        owned.weights,
+        state,
+        run.key,
+        run.method,
+        run.objective,
+        batches if is_left else {},
+        steps=config.steps,
+        check=stop.check,
+    )
+    trainer = Trainer(
+        owned,
+        state,
+        step,
+        run.key,
+        run.method,
+        programs,
+        journal,
+        Reporter(directory, console, done, config.steps),
+        stops_if_skipped=config.nonfinite == "stop",
+    )
+    evaluations = Evaluations(
+        directory, config, trainer, evaluator, dev_set, eval_set, progress, stop, console
+    )
+    return OpenRun(run, directory, source, trainer, evaluations, checkpoints, stop)
