@@ -139,7 +139,7 @@ def test_prompts_come_from_files_and_texts_go_to_one(generate, tmp_path):
         (["--model", "m", "--step", "2"], "generate: --step goes with RUN"),
         (["--model", "m"], "no prompt; give --prompt TEXT or --prompts FILE"),
         (["--model", "m", "--prompts", "none.txt"], "none.txt: cannot be read (No such file"),
-        (["--model", "m", "--prompts", "p.json"], "p.json: give a .txt with a prompt a line"),
+        (["--model", "m", "--prompts", "p.json"], "p.json: unknown format; give a .txt with"),
         (["--model", "m", "--output", "none/out"], "--output none/out: there is no directory none"),
     ],
 )
@@ -150,7 +150,7 @@ def test_generate_says_which_arguments_go_together(options, reason, run, refusal
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--num-samples", "2"], "--num-samples 2 would be one text; give --temperature too"),
+        (["--num-samples", "2"], "--num-samples 2: all samples would be the same text; give"),
         (["--num-samples", "0"], "--num-samples 0: give 1 or more"),
         (["--num-samples", "9" * 30, "--temperature", "1"], "--num-samples 999999999999999999"),
         (["--seed", "9" * 30], "--seed 999999999999999999999999999999: give 0 or more"),

@@ -168,7 +168,7 @@ def test_verify_tells_what_a_crash_took(run, console, tmp_path):
     path = copied(run, tmp_path)
     path.write_bytes(path.read_bytes()[:-41])
     assert verify(path, console) == 1
-    assert "the first 11 steps are good, 1 behind them are lost" in printed(console)
+    assert "the first 11 steps are good, 1 after them are lost" in printed(console)
 
 
 def test_verify_refuses_a_damaged_middle(run, console, tmp_path):

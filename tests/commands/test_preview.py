@@ -89,7 +89,7 @@ def test_screen_keeps_its_width_and_marks_tokens_scored_spans_and_labels(run, ow
     assert "\n  ▶  b│ad│  scored, 2 tokens\n     great│  scored, 1 token\n" in text
     assert "\n     b│ad│  scored, 2 tokens\n  ▶  great│  scored, 1 token\n" in text
     assert "… 6 tokens too many …" in text
-    assert "2 over the limit of 64: such a one is refused" in text
+    assert "2 over the limit of 64: such an example is refused" in text
     assert "label 0 ' bad': 3 (30.0 %)" in text
 
 

@@ -139,7 +139,7 @@ def test_the_documents_smallest_example_is_read_by_show_and_verify(run, refusal,
     }
     code, out, _ = run("journal", "verify", path)
     assert code == 0
-    assert out.startswith("OK, 1 steps (118 bytes); of no run, since its header has no config")
+    assert out.startswith("OK, 1 steps (118 bytes); it is of no run, since its header has no")
     assert "no configuration" in refusal(run("journal", "replay", path))
 
 

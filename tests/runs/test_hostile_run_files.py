@@ -37,8 +37,8 @@ def dev(**figures: Any) -> dict[str, Any]:
 
 FORGED_PROGRESS = [
     (dev(**{"-1": 0.99}), "dev.-1.[key]: String should match pattern"),
-    (dev(_1=0.99), "has step 1, after which this run evaluates nothing"),
-    (dev(_6=0.99), "has step 6, after which this run evaluates nothing"),
+    (dev(_5=0.99), "has step 5, but the run has 4 steps"),
+    (dev(_6=0.99), "has step 6, but the run has 4 steps"),
     (dev(_02=0.99), "dev.02.[key]: String should match pattern"),
     (dev(**{"2.0": 0.99}), "dev.2.0.[key]: String should match pattern"),
     (dev(**{"٢": 0.99}), "dev.٢.[key]: String should match pattern"),
@@ -75,7 +75,7 @@ def test_a_progress_that_this_run_cannot_have_written_is_refused(
         output = [] if command[0] == "eval" else ["--output", another / "out"]
         line = refusal(run(*command, *output))
         assert line.startswith(f"{path}: {reason}")
-        assert line.endswith("; remove it, and zojax train makes the evaluations again")
+        assert line.endswith("; remove it, and zojax train repeats the evaluations")
     code, _, err = run(*train)
     assert (code, err) == (2, f"zojax: error: {line}\n")
     assert (another / "journal.zj").read_bytes() == before
@@ -87,8 +87,8 @@ FORGED_RESULTS: list[tuple[dict[str, Any], str]] = [
     ({"eval_accuracy": 2}, "eval: Input should be less than or equal to 1"),
     ({"best_dev_accuracy": None}, "best_dev: Input should be a valid number"),
     ({"best_step": -1}, "best_step: Input should be greater than or equal to 0"),
-    ({"best_step": 3}, "best_step is 3, after which this run evaluates nothing"),
-    ({"steps": 5}, "is of 5 steps, the run of 4, and the journal holds 4"),
+    ({"best_step": 5}, "best_step is 5, but the run has 4 steps"),
+    ({"steps": 5}, "is of 5 steps, but the run is of 4 and the journal"),
     ({"eval_examples": [12]}, "eval_examples: Input should be a valid integer"),
     ({"median_step_seconds": "\x1b[2J"}, "median_step_seconds: Input should be a valid number"),
     ({"dev_accuracy": {"-1": 1}}, "dev.-1.[key]: String should match pattern"),

@@ -1,4 +1,4 @@
-r"""Go on from prompts with a base model, a run's best model or a PEFT LoRA.
+r"""Continue prompts with a base model, a run's best model or a PEFT LoRA.
 
 Example:
   zojax generate runs/demo --prompt "a gripping film" --prompt "a dull film"
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 _MOST_TEXTS = 1_000_000
 
 _GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
-"""Fields of every row of ``--output``."""
+"""The fields of every row of ``--output``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("run", nargs="?", **RUN)
-    parser.add_argument("--model", metavar="M", help="directory or hub id, in place of RUN")
+    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
     parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA on it"
+        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
     )
     parser.add_argument(
         "--step",
@@ -54,23 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="texts",
         metavar="TEXT",
-        help="what to go on from (repeatable)",
+        help="a text to continue (repeatable)",
     )
     parser.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help=".txt or /dev/stdin with a prompt a line, or .jsonl, .csv or .parquet with a field "
-        "'prompt'",
+        help=".txt or /dev/stdin with one prompt per line, or .jsonl, .csv or .parquet with a "
+        "field 'prompt'",
     )
     numbers = [
-        ("--max-new-tokens", int, 50, "of each prompt, at most"),
+        ("--max-new-tokens", int, 50, "the most tokens to generate for each prompt"),
         ("--temperature", float, 0.0, "0 takes the most probable token, 1 samples"),
         ("--top-k", int, 0, "sample from the K most probable tokens; 0: from all"),
-        ("--top-p", float, 1.0, "sample from the fewest that have this probability together"),
-        ("--seed", int, 0, "of the samples"),
-        ("--num-samples", int, 1, "texts of each prompt"),
-        ("--batch-size", int, 16, "texts that are made together"),
+        ("--top-p", float, 1.0, "sample from the fewest tokens with this total probability"),
+        ("--seed", int, 0, "seed of the samples"),
+        ("--num-samples", int, 1, "texts for each prompt"),
+        ("--batch-size", int, 16, "texts to generate together"),
     ]
     for name, kind, default, what in numbers:
         parser.add_argument(
@@ -82,28 +82,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=lambda text: text.replace("\\n", "\n").replace("\\t", "\t"),
         metavar="TEXT",
-        help="what ends a text and is cut off; \\n is a line break (repeatable)",
+        help="a string that ends a text and is cut off; \\n is a line break (repeatable)",
     )
     parser.add_argument(
         "--dtype",
         choices=WEIGHT_DTYPES,
-        help="of --model's weights on the device (default: float32)",
+        help="dtype of --model's weights on the device (default: float32)",
     )
     parser.add_argument(
         "--bos-token-id",
         type=count,
         metavar="ID",
-        help="with --model: what prompts start with (default: the tokenizer's own)",
+        help="with --model: the token that prompts start with (default: the tokenizer's own)",
     )
     parser.add_argument("--json", **JSON)
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the texts there, a JSON object per line",
     )
     parser.add_argument("--overwrite", **OVERWRITE)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generates, and prints or writes the texts."""
+    """Generate, and print or write the texts."""
     if (args.run is None) == (args.model is None):
         raise InputError("generate: give RUN, or --model M")
     for_model = (args.adapter, args.dtype, args.bos_token_id)
@@ -176,27 +179,30 @@ def generate_texts(
     num_samples: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """Goes on from every prompt, ``num_samples`` times.
+    """Continue every prompt, ``num_samples`` times.
 
     Returns:
-        ``generations``, in the prompts' order: ``prompt``, ``sample`` (from 0), ``text``,
-        ``finish_reason``, ``tokens``; and ``seconds``, the compiling included.
+        ``generations``, in the prompts' order, each with ``prompt``, ``sample`` (from 0), ``text``,
+        ``finish_reason`` and ``tokens``; and ``seconds``, including compilation.
 
     Raises:
-        InputError: an argument that means nothing, a prompt that does not fit the model, or a model
-            whose scores are not finite behind any prompt.
+        InputError: an argument is invalid, a prompt does not fit the model, or the model's scores
+            are not finite after any prompt.
     """
     if num_samples < 1:
         raise InputError(f"--num-samples {num_samples}: give 1 or more")
     if num_samples * len(prompts) > _MOST_TEXTS:
         raise InputError(
-            f"--num-samples {num_samples} of {len(prompts)} prompts: give {_MOST_TEXTS:,} texts or "
-            "fewer, which are all kept until the last is made"
+            f"--num-samples {num_samples} of {len(prompts)} prompts: ask for at most "
+            f"{_MOST_TEXTS:,} texts, since all are kept in memory until the last is done"
         )
     if not 0 <= seed < 2**31:
         raise InputError(f"--seed {seed}: give 0 or more, below 2147483648")
     if num_samples > 1 and sampling.temperature == 0:
-        raise InputError(f"--num-samples {num_samples} would be one text; give --temperature too")
+        raise InputError(
+            f"--num-samples {num_samples}: all samples would be the same text; give --temperature, "
+            "too"
+        )
 
     from zojax.reporting.bar import progress_bar
 
@@ -217,7 +223,7 @@ def generate_texts(
     if broken == len(found):
         raise InputError(
             "no text could be finished: the model's scores are not finite, because its weights "
-            "hold numbers that are not, or overflow their dtype"
+            "contain numbers that are not, or overflow their dtype"
         )
     return {
         "generations": [
@@ -233,7 +239,7 @@ def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Prints each text behind its prompt, and how it ended."""
+    """Print each text after its prompt, and how it ended."""
     rows = summary["generations"]
     for row in rows:
         text = Text.assemble((row["prompt"], "dim"), (row["text"], "bold"))

@@ -164,7 +164,7 @@ def _parse(
     nonfinite = {int(step): count for step, count in told.get("dev_nonfinite", {}).items()}
     for step in (*dev, *nonfinite):
         if step > config.steps:
-            raise InputError(f"{path}: has step {step}, and the run has {config.steps}")
+            raise InputError(f"{path}: has step {step}, but the run has {config.steps} steps")
     return Progress(
         metric,
         told.get("eval_before"),
