@@ -22,7 +22,16 @@ LOST = 75
 
 
 class InputError(ValueError):
-    """Bad input, described in one clear line that names the place and, if there is one, the fix."""
+    """Bad input, described in one clear line that names the place and, if there is one, the fix.
+
+    Example:
+        >>> import zojax
+        >>> try:
+        ...     zojax.load("no/such/model")
+        ... except zojax.InputError as error:
+        ...     print(len(str(error).splitlines()))
+        1
+    """
 
 
 def as_line(error: BaseException) -> str:

@@ -40,7 +40,6 @@ def render(record, name):
 
 mood = zojax.Task(
     "mood",
-    hub=None,
     fields={"sentence": str, "label": int},
     render=render,
     kind="classification",

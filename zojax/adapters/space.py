@@ -54,6 +54,15 @@ class Space(NamedTuple):
             keeps, such as momentum, from the old to the new subspace when that is redrawn.
         split: ``(weights' specs) -> (params' specs, subspace's specs)``: how arrays are split over
             a mesh, to fit the split of the matrices that they belong to.
+
+    Example:
+        >>> import jax
+        >>> import zojax
+        >>> model = zojax.load(zojax.demo.MODEL).model
+        >>> space, draw = zojax.Trainable(zojax.config.LinearConfig(), model).low_rank(rank=2)
+        >>> params = space.init(model.weights, jax.random.key(0))
+        >>> params["layers/fc1/weight"].shape  # U of 4 layers' matrices (512, 128)
+        (4, 512, 2)
     """
 
     init: Callable[[Tree, jax.Array], Flat]

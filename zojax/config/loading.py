@@ -21,15 +21,22 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Runs a configuration file's ``get_config()`` and applies overrides.
 
     A file with many configurations lists them as ``NAMES`` and makes one by ``get_config(name)``.
-    The file may import its neighbours, and name code of its user's own as ``module:name``.
+    The file is run as your own code: it may import its neighbours, and name estimators and tasks of
+    your own as ``module:name``.
 
     Args:
-        path: the file, or ``FILE:NAME`` for one of many.
-        overrides: see :func:`zojax.config.apply_overrides`.
+        path: The file, or ``FILE:NAME`` for one of many.
+        overrides: Settings as ``part.field=value``, such as ``train.steps=50``.
 
     Raises:
-        InputError: no such file or name, what went wrong in it (and in which line), or a bad
-            override.
+        zojax.InputError: There is no such file or name, an override is bad, or something went wrong
+            in the file; the error says in which line.
+
+    Example:
+        >>> import zojax
+        >>> config = zojax.load_config(zojax.demo.__file__, ["train.steps=50"])
+        >>> config.train.steps, config.estimator.name
+        (50, 'lozo')
     """
     file, name = split_name(path)
     with trusted(file):

@@ -40,6 +40,23 @@ class Estimator(NamedTuple):
         num_variants: the number of variants of a step, each of which needs a loss.
         num_queries: the number of queries of a step, each of which gives a scalar.
         variants_at_once: the number of successive variants that are scored side by side.
+
+    All functions are pure and are compiled into the step. ``_replace`` makes an estimator from
+    another:
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import zojax
+        >>> model = zojax.load(zojax.demo.MODEL).model
+        >>> trainable = zojax.Trainable(zojax.config.LinearConfig(), model)
+        >>> base = zojax.two_point(*trainable.low_rank(rank=2), epsilon=0.5)
+        >>> signs = base._replace(
+        ...     projected_grad=lambda losses_v: jnp.sign(base.projected_grad(losses_v))
+        ... )
+        >>> float(base.projected_grad(jnp.array([3.0, 1.0]))[0])
+        2.0
+        >>> float(signs.projected_grad(jnp.array([3.0, 1.0]))[0])
+        1.0
     """
 
     space: Space

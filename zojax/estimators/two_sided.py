@@ -23,7 +23,11 @@ def two_point(
     probe: Rescale = lambda direction, subspace: direction,
     move: Rescale = lambda direction, subspace: direction,
 ) -> Estimator:
-    """An estimator with two variants per query: 0 and 1 are the first query's plus and minus, etc.
+    """Makes the two-sided estimator, ``c = (L₊ − L₋) / 2ε`` along each of n directions.
+
+    It has two variants per query: 0 and 1 are the first query's plus and minus, and so on. The
+    gradient is ``1/n Σ c_q z_q`` (SPSA, Spall 1992), and MeZO and LoZO are this estimator in
+    different spaces.
 
     Args:
         space: the space that is trained.
@@ -32,6 +36,14 @@ def two_point(
         num_queries: the number of directions n of a step, all scored in one batch.
         probe: maps a drawn direction to the one along which the losses are measured.
         move: maps a drawn direction to the one that the gradient is a multiple of.
+
+    Example:
+        >>> import zojax
+        >>> model = zojax.load(zojax.demo.MODEL).model
+        >>> space, draw = zojax.Trainable(zojax.config.LinearConfig(), model).low_rank(rank=2)
+        >>> estimator = zojax.two_point(space, draw, epsilon=1e-3, num_queries=4)
+        >>> estimator.num_variants, estimator.num_queries
+        (8, 4)
     """
 
     def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:

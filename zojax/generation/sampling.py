@@ -23,6 +23,11 @@ class Sampling(NamedTuple):
         top_k: how many of the most probable tokens to choose from; 0 for all.
         top_p: choose only from the fewest of these tokens whose probabilities sum to ``top_p``
             (nucleus sampling, 1904.09751).
+
+    Example:
+        >>> import zojax
+        >>> zojax.Sampling(temperature=0.7, top_p=0.9)
+        Sampling(temperature=0.7, top_k=0, top_p=0.9)
     """
 
     temperature: float | Array = 0.0

@@ -63,6 +63,15 @@ class Family(NamedTuple):
         token_ids: default token-id entries for the ``config.json`` of a saved checkpoint.
         published: configurations of published checkpoints, by hub id.
         ignored: endings of tensor names in some checkpoints that are not parameters.
+
+    A module of yours that holds a family is used after ``--allow-module``, or where a configuration
+    names it as ``model.family="my_models:FAMILY"``. A checkpoint belongs to the family with its
+    ``model_type``.
+
+    Example:
+        >>> from zojax.models.opt import FAMILY
+        >>> FAMILY._replace(model_type="my_opt").prefix
+        'model.decoder.'
     """
 
     model_type: str
