@@ -130,7 +130,7 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_read(
     run, trained, tmp_path, refusal
 ):
     for file, reason in [
-        (tmp_path / "none" / "a.jsonl", f"no directory {tmp_path}/none"),
+        (tmp_path / "none" / "a.jsonl", f"there is no directory {tmp_path}/none"),
         (tmp_path, "is a directory; give a file"),
     ]:
         line = refusal(run("eval", trained / "no run", "--predictions", file))

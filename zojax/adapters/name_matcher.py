@@ -114,7 +114,7 @@ class NameMatcher:
     def _repeat(
         self, least: int, most: int, items: Sequence[Any], at: int, name: str, known: dict[int, int]
     ) -> int:
-        # With more rounds than places, some match nothing, and any number of those may follow.
+        # Beyond one round per place, some rounds match nothing, so more rounds change nothing.
         enough = len(name) + 1
         if least == 0 and most >= enough and len(items) == 1 and items[0][0] in _ONE:
             self._spend(40)

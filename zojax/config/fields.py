@@ -58,7 +58,7 @@ NonNegative = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 Steps = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
-"""The number of a run's steps; it keeps each one's batch, key and rate: about 500 bytes a step."""
+"""The number of steps of a run, which keeps about 500 bytes for each: its batch, key and rate."""
 
 Size = Annotated[int, Field(strict=True, ge=1, le=65_536)]
 """The size of an array axis that a setting alone determines, and no file."""

@@ -59,7 +59,7 @@ def connect() -> None:
             jax.distributed.initialize(given[ADDRESS], int(given[NUMBER]), int(given[INDEX]))
         else:
             jax.distributed.initialize()
-        jax.devices()  # all exchange their device lists now; a later call would wait for the rest
+        jax.devices()  # all exchange their device lists here; later, one might wait in vain
     except KeyError as error:
         raise InputError(
             f"{error.args[0]} is not set; several processes need {ADDRESS}, {NUMBER} and {INDEX}"

@@ -102,7 +102,7 @@ def pack_prompts(
 
 
 def padded_length(length: int) -> int:
-    """Rounds a length up to one of 16, 24, 32, 48, 64, 96, …, so that there are few shapes.
+    """Rounds a length up to one of 16, 24, 32, 48, 64, …: few shapes, at most a third padding.
 
     >>> [padded_length(n) for n in (1, 17, 33, 49, 1025)]
     [16, 24, 48, 64, 1536]

@@ -90,7 +90,7 @@ def _stored(path: Path, name: str, entry: _Entry) -> StoredTensor:
 
 
 def _check_places(path: Path, places: list[tuple[list[int], str]], num_bytes: int) -> None:
-    """Raises unless the tensors, sorted by place, are contiguous and fill the file."""
+    """Raises unless the tensors, sorted by their offsets, are contiguous and fill the file."""
     end, before = 0, ""
     for (begin, next_end), name in places:
         if begin < end:

@@ -18,7 +18,7 @@ _SAMPLED_BATCHES = 32
 def choose_num_pages(
     batches: Sequence[Sequence[Item]], hidden_size: int, *, multiple_of: int = 1
 ) -> int:
-    """Chooses the number of pages for a batch: more need more padding, fewer more attention.
+    """Chooses how many pages a batch gets: more pages pad more, fewer make attention longer.
 
     A token is assumed to cost ``1 + page tokens / (3 · hidden_size)``: attention over a page as
     long as the model is wide has 1 / 6 of the matmuls' FLOPs, at about half their speed (measured

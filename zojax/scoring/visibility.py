@@ -1,4 +1,4 @@
-"""Which tokens of a page see which: those before them in a prompt or candidate, and its prompt."""
+"""Which tokens of a page see which: a token sees its prompt, and earlier tokens of its own run."""
 
 from typing import NamedTuple
 

@@ -19,7 +19,7 @@ MAX_CHARACTERS = 1 << 20
 """The longest JSON line, or text in a table: about 200,000 tokens, more than any example has."""
 
 MAX_ROWS, MAX_TABLE_CHARACTERS = 20_000_000, 4 << 30
-"""Limits for a table, which is held in memory; a small Parquet file can hold many equal rows."""
+"""Limits for a table, which is held in memory; a small Parquet file may repeat one row often."""
 
 _PARQUET_ROWS = 1_024  # rows to uncompress at a time
 

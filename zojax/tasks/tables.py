@@ -110,7 +110,7 @@ def _hold_out(table: Table) -> tuple[Table, Table, str]:
 
 
 def _check_fields(table: Table, task: Task, config: DataConfig) -> None:
-    """Refuses a field that no row has: not the rows are wrong, but the configuration."""
+    """Refuses a field that no row has, which is a mistake in the configuration, not in the rows."""
     there = dict.fromkeys(field for row in table.rows for field in row.record or ())
     for field in task.fields:
         if there and field not in there:
