@@ -1,6 +1,6 @@
 """How commands print: text is never interpreted, and lost output ends a command cleanly.
 
-Commands print text from files, settings, arguments and directories beside their own words, so no
+Commands print text from files, settings, arguments and directories among their own words, so no
 text is read as markup, and none can control the terminal. zojax's own styles are passed as
 arguments (``style="bold"``) or as :class:`rich.text.Text`.
 """

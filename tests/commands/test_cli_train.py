@@ -198,7 +198,7 @@ def test_left_truncation_trains_on_what_is_too_long_otherwise(
     command = ["train", "--config", config_file, *overrides, "--set", "train.steps=1"]
     line = refusal(run(*command))
     assert line.endswith(
-        "but the model has 64 positions; --set data.truncate=left drops the oldest"
+        "but the model has 64 positions; --set data.truncate=left drops the first ones"
     )
     assert run(*command, "--set", "data.truncate=left")[0] == 0
 

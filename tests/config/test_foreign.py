@@ -30,9 +30,10 @@ def __getattr__(name):
 def module(tmp_path, monkeypatch):
     """The directory of a module ``strange`` that nobody has imported."""
     monkeypatch.setattr(foreign, "_modules", {})
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     (tmp_path / "strange.py").write_text(MODULE)
-    return tmp_path
+    yield tmp_path
+    for name in ("strange", "neighbour"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(

@@ -254,5 +254,5 @@ def test_a_text_that_no_model_could_read_is_not_tokenised(tiny_model):
     with pytest.raises(InputError, match=r"train:1: has 4,194,306 characters with its longest"):
         tokenise(tokenizer, long)
     many = Example("x" * 500_000, tuple(f" {i}" for i in range(3_000)), 0, "train:1")
-    with pytest.raises(InputError, match="has 3,000 candidates behind a prompt of 500,000"):
+    with pytest.raises(InputError, match="has 3,000 candidates after a prompt of 500,000"):
         tokenise(tokenizer, many)

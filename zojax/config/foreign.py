@@ -1,10 +1,10 @@
-"""Code of a user's own, named in settings as ``module:name``; imported only where that is allowed.
+"""Finds a user's own code, named in settings as ``module:name``, and imports it only if allowed.
 
 A configuration may name an estimator, a task, an objective or a family of models that zojax does
-not have. Whoever runs a configuration file of their own has that code run anyway, so what such a
-file names is imported. What a journal, a run directory or an exported file names comes from
-somebody else, perhaps, and is never imported by itself: the user allows the module, with
-``--allow-module`` or :func:`allow_module`, or has imported it already.
+not have. A configuration file is code that its user chose to run, so the modules that it names are
+imported. A journal, a run directory or an exported file may come from somebody else, so the modules
+that it names are never imported automatically: the user must allow them, with ``--allow-module`` or
+:func:`allow_module`, or have imported them already.
 """
 
 import importlib
@@ -22,14 +22,14 @@ from zojax.errors import InputError
 from zojax.text import plain
 
 _T = TypeVar("_T")
-_SHOWN = 100  # characters of a name, and of what a module's error says
+_SHOWN = 100  # the most characters of a name, or of a module's error, in a message
 
 _directory: ContextVar[str | None] = ContextVar("directory", default=None)
 _modules: dict[str, ModuleType] = {}
 
 
 def is_foreign(name: object) -> bool:
-    """Whether a name is one of a user's own things: ``module:name``.
+    """Whether a name refers to a user's own code: ``module:name``.
 
     >>> is_foreign("my_module:my_task"), is_foreign("sst2"), is_foreign(":"), is_foreign("a b:c")
     (True, False, False, False)
@@ -42,15 +42,15 @@ def is_foreign(name: object) -> bool:
 
 
 def find(name: str, of_type: type[_T], what: str) -> _T:
-    """The thing that a name stands for, if its module may be used.
+    """Finds the object that a name refers to, if its module may be used.
 
     Args:
-        name: ``module:name``.
-        of_type: the type that the thing must have.
-        what: how messages call the thing, such as ``an estimator``.
+        name: the name, as ``module:name``.
+        of_type: the type that the object must have.
+        what: what messages call the object, such as ``an estimator``.
 
     Raises:
-        InputError: the module is not allowed, cannot be imported, or has no such thing.
+        InputError: the module is not allowed, cannot be imported, or has no such object.
     """
     module_name, _, attribute = name.partition(":")
     module = sys.modules.get(module_name) or _modules.get(module_name)
@@ -77,14 +77,14 @@ def find(name: str, of_type: type[_T], what: str) -> _T:
 
 
 def allow_module(name: str) -> None:
-    """Imports a module of yours, so that what runs and models name in it can be used.
+    """Imports a module of yours, so that runs and models can use what they name in it.
 
     A run whose configuration names ``my_module:my_estimator`` cannot be evaluated, exported or
-    replayed before this: what a file names is never imported by itself.
+    replayed before this, since modules that a run's files name are never imported automatically.
 
     Args:
-        name: a module's name, found as ``import`` finds it or in the current directory; or the
-            path of a ``.py`` file, which becomes a module named for the file.
+        name: a module's name, which is looked up in the current directory and as ``import`` does;
+            or the path of a ``.py`` file, which becomes a module with the file's name.
 
     Raises:
         zojax.InputError: there is no such module, or importing it fails.
@@ -110,16 +110,16 @@ def allow_module(name: str) -> None:
 
 
 def allowed_modules() -> list[ModuleType]:
-    """The modules of a user's own that settings have named or the user has allowed."""
+    """The user's own modules that settings have named, or that the user has allowed."""
     return list(_modules.values())
 
 
 @contextmanager
 def trusted(file: str) -> Iterator[None]:
-    """While the context is open, names are imported, and a configuration file's neighbours found.
+    """A context in which named modules are imported, also from a configuration file's directory.
 
     Args:
-        file: The user's own configuration file.
+        file: the user's own configuration file.
     """
     directory = os.path.dirname(os.path.abspath(file))
     before = _directory.set(directory)
@@ -132,7 +132,7 @@ def trusted(file: str) -> Iterator[None]:
 
 
 def _import(name: str, directory: str) -> ModuleType:
-    """Imports a module, looking into a directory before everything else."""
+    """Imports a module, looking in a directory first."""
     sys.path.insert(0, directory)
     try:
         importlib.invalidate_caches()

@@ -1,4 +1,4 @@
-"""What is trained: the settings of each space; :mod:`zojax.training.spaces` builds it."""
+"""The settings of each space, which say what is trained; :mod:`zojax.training.spaces` builds it."""
 
 from typing import Annotated, Literal
 

@@ -40,7 +40,7 @@ _USABLE = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where arrays lie.
+    """The layout of arrays on a mesh.
 
     Attributes:
         mesh: the devices, along the axes ``data`` and ``model``.

@@ -2,7 +2,7 @@
 
 Such a file is a zip archive of a pickle and of the tensors' bytes. PyTorch runs no code from the
 pickle, but trusts the rest: it accepts sizes that records do not have, reads compressed records as
-numbers, and calls functions that allocate or hash nested tuples for ever.
+numbers, calls functions that allocate memory, and hashes nested tuples, which can take for ever.
 """
 
 import pickletools

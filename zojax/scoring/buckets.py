@@ -113,9 +113,9 @@ def bucket_for(
     """The smallest bucket that holds a shape.
 
     Args:
-        shape: What is needed.
-        buckets: Those there are.
-        otherwise: Makes a bucket for a shape that none holds; None raises ``LookupError``.
+        shape: the shape that is needed.
+        buckets: the available buckets.
+        otherwise: makes a bucket for a shape that no bucket holds; None raises ``LookupError``.
     """
     fits = [
         b
@@ -133,7 +133,7 @@ def bucket_for(
 
 
 def rounded(shape: PageShape) -> PageShape:
-    """A bucket that many shapes share: each axis but the pages is the next of 16, 24, 32, 48, ….
+    """Rounds every axis but the pages up to one of 16, 24, 32, 48, …, so that shapes share buckets.
 
     >>> rounded(PageShape(pages=2, tokens=50, reads=17, scored=3))
     PageShape(pages=2, tokens=64, reads=24, scored=16)
