@@ -169,5 +169,5 @@ def test_of_thousands_of_candidates_a_few_are_shown_and_measured(run, tiny_model
     assert shown.count(" of them  ") == 3 * 20
     assert "… 2,980 candidates not shown …" in out
     assert "… 2,980 labels not shown" in out
-    assert "lengths are of 33 of the 50 examples" in out  # 100,000 candidates
+    assert "lengths were measured for only 33 of the 50" in out  # 100,000 candidates
     assert out.count("\n") < 150

@@ -134,7 +134,7 @@ def test_a_run_that_goes_on_without_its_progress_evaluates_again(
         (another / name).unlink()
     code, out, err = run("train", "--config", config_file, "--set", f"run.dir={another}")
     assert (code, err) == (0, "")
-    assert "progress.json lacks evaluations: from step 0 on they are made again" in out
+    assert "progress.json lacks evaluations: from step 0 on they are repeated" in out
     assert outcome(another) == outcome(trained)
 
 
@@ -151,8 +151,8 @@ def test_the_evaluations_in_the_middle_of_a_run_are_made_again_and_it_is_trained
     (another / "result.json").unlink()
     code, out, _ = run("train", "--config", config_file, "--set", f"run.dir={another}")
     assert code == 0
-    assert "from step 2 on they are made again" in out
-    assert "going on after step 3 of 4" in out
+    assert "from step 2 on they are repeated" in out
+    assert "resuming after step 3 of 4" in out
     assert outcome(another) == outcome(trained)
 
 

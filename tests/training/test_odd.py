@@ -65,7 +65,7 @@ def test_usual_settings_are_taken_without_a_word(config, model, overrides):
         ),
         (
             ["estimator.name=mezo_factorized", "estimator.rank=17"],
-            "estimator.rank=17 is more than the smaller side of every matrix, 16 at the most: ",
+            "estimator.rank=17 is more than the smaller side of every matrix, at most 16: ",
         ),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""Train the demo: a small OPT on film reviews, from the package alone, in minutes.
+"""Train the demo: a small OPT on film reviews, from the package only, in minutes.
 
 Example:
   zojax demo
@@ -16,7 +16,7 @@ from zojax.printing import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument(
         "--dir", type=Path, metavar="DIR", help="directory of the run (default: runs/demo)"
     )
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, prints how it went, and says what to try next."""
+    """Train, print how it went, and say what to try next."""
     from zojax import demo
     from zojax.config import apply_overrides
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_what_next(directory: str) -> None:
-    """Two lines, of which a shell can take what follows the first word."""
+    """Print two lines; what follows the first word is a command for a shell."""
     from zojax.distributed import processes
 
     if processes.is_leader():

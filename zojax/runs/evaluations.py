@@ -61,9 +61,9 @@ class Evaluations:
         self.trainer.reporter.evaluation(step, "dev", progress.metric, value, nonfinite)
 
     def now(self, split: str) -> float:
-        """Evaluates the model as it is, on ``dev`` or ``eval``, and reports the figure.
+        """Evaluate the current model on ``dev`` or ``eval``, and report the value.
 
-        Figures on the dev set are kept, and so is the base model's on the held-out examples.
+        Values on the dev set are kept, and so is the base model's on the held-out examples.
         """
         step, progress = self.trainer.step, self.progress
         if split == "dev":

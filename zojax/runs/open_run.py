@@ -1,4 +1,4 @@
-"""Opening a run: its data, model, journal and programs, where it stopped or at its beginning."""
+"""Open a run, new or where it stopped: its data, model, journal and programs."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -45,16 +45,16 @@ from zojax.training.placement import put_batch
 
 @dataclasses.dataclass(frozen=True)
 class OpenRun:
-    """A run that is open to be trained.
+    """A run that is open for training.
 
     Attributes:
-        run: what does not change.
-        directory: where it lives; locked.
-        source: the batches.
-        trainer: weights, state and step.
-        evaluations: of it.
-        checkpoints: where they are written.
-        stop: whether one is asked for.
+        run: the parts of the run that do not change.
+        directory: the run's directory, which is locked.
+        source: makes the batches.
+        trainer: has the current weights, state and step.
+        evaluations: evaluates the current model.
+        checkpoints: writes checkpoints.
+        stop: whether a stop was requested.
     """
 
     run: Run
@@ -66,7 +66,7 @@ class OpenRun:
     stop: stopping.Stop
 
     def save(self) -> None:
-        """Writes a checkpoint of the model after this step."""
+        """Write a checkpoint of the model after the current step."""
         trainer, progress = self.trainer, self.evaluations.progress
         step = trainer.step
         weights = trainer.owned.weights if is_folded(self.run.method, step) else None
@@ -78,21 +78,21 @@ class OpenRun:
 def open_run(
     config: Config, console: Console, *, makes_lost_evaluations: bool = True
 ) -> Iterator[OpenRun | dict[str, Any]]:
-    """Opens the run that ``run.dir`` holds, where it stopped, or a new one; it is locked meanwhile.
+    """Open the run in ``run.dir`` where it stopped, or a new one; it is locked while it is open.
 
     Args:
         config: The run's configuration.
         console: Where progress is printed.
-        makes_lost_evaluations: Whether evaluations that the configuration asks for, and that are
-            missing, are made first.
+        makes_lost_evaluations: Whether to make first those evaluations that the configuration asks
+            for and that are missing.
 
     Yields:
-        The run, or the result of a run that is finished.
+        The run, or the result of a finished run.
 
     Raises:
-        InputError: Bad input, and nothing is written then; or, later, a disk that cannot be
-            written or a loss that is not finite, and what was done is kept.
-        zojax.programs.stopping.Stopped: A stop was asked for.
+        InputError: Bad input, before anything is written; or, later, a disk that cannot be written
+            or a loss that is not finite, and then what was done is kept.
+        zojax.programs.stopping.Stopped: A stop was requested.
     """
     if config.train.steps == 0:
         raise InputError(
@@ -122,7 +122,7 @@ def open_run(
 def _opened(
     run: Run, directory: Path, console: Console, makes_lost_evaluations: bool
 ) -> Iterator[OpenRun]:
-    """A run in its locked directory; :class:`Stopped` if a stop is asked for meanwhile."""
+    """Open a run in its locked directory; raise :class:`Stopped` if a stop is requested."""
     with named_if_unwritable(directory):
         run_dir.remove_partials(directory)
         journal = JournalWriter.resume(directory / run_dir.JOURNAL)
@@ -144,7 +144,7 @@ def _opened(
         except stopping.Halted:
             raise stopping.Stopped(
                 f"stopped after step {journal.num_steps} of {run.config.train.steps}, nothing "
-                "is lost; give the same command again (without --fresh) to go on",
+                "is lost; give the same command again (without --fresh) to resume",
                 stop.exit_code,
             ) from None
 
@@ -160,12 +160,12 @@ def _closing(journal: JournalWriter, directory: Path) -> Iterator[None]:
 
 @contextmanager
 def named_if_unwritable(directory: Path) -> Iterator[None]:
-    """Turns an ``OSError`` into an ``InputError`` that names the run's directory."""
+    """Turn an ``OSError`` into an ``InputError`` that names the run's directory."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"run.dir {directory} cannot be written ({error.strerror or error}); mend that and "
+            f"run.dir {directory} cannot be written ({error.strerror or error}); fix that and "
             "give the same command again, without --fresh"
         ) from error
 
@@ -179,30 +179,30 @@ def _set_up(
     *,
     makes_lost_evaluations: bool,
 ) -> OpenRun:
-    """The batches, where the run is, and everything that the loop runs, being compiled."""
+    """Make the batches, rebuild the run's model, and begin to compile what the loop runs."""
     config, records = run.config.train, journal.opened.records
     check_data(journal.opened, run.data_hash)
     if journal.lost_steps:
-        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are done again")
+        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are repeated")
     if config.nonfinite == "stop":
         refuse_skipped(records)
 
-    # The batches, and what is evaluated.
+    # The batches, and the data sets to evaluate on.
     source = make_train_source(run.config, run)
     batches = put_batch(source.abstract, layout_of(run.model.weights))
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
 
-    # Where the run is: at the base model, or at what the journal has made of it.
+    # The current model: the base model, or what the journal makes of it.
     progress, done = read_progress(directory, len(records), run.config), len(records)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    base = OwnedWeights(run.model.weights)  # which this run has loaded for itself
+    base = OwnedWeights(run.model.weights)  # this run has loaded them for itself
     lost = missing_evaluations(progress, done, config) if makes_lost_evaluations else []
     step = min([*lost, done])
     owned, state = rebuild_run(journal.opened, run, base, console, stop, step)
     if step < done:
-        console.print(f"{PROGRESS} lacks evaluations: from step {step} on they are made again")
+        console.print(f"{PROGRESS} lacks evaluations: from step {step} on they are repeated")
     if done:
-        console.print(f"going on after step {done} of {config.steps}")
+        console.print(f"resuming after step {done} of {config.steps}")
     stop.check()
     checkpoints = CheckpointWriter(
         directory / CHECKPOINTS,

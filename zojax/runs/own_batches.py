@@ -1,4 +1,4 @@
-"""Batches of a user's own choice of examples, in buckets that are compiled as they are needed."""
+"""Batches of examples that a user chooses, in buckets that are compiled when they are needed."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ from zojax.training.placement import put_batch
 
 
 def pack_examples(training: OpenRun, indices: Sequence[int]) -> Packed:
-    """The bucket, the batch on its devices and its token counts.
+    """Pack examples; return the bucket, the batch on its devices and its token counts.
 
     Args:
         training: The open run.
-        indices: Of ``train.batch_size`` training examples.
+        indices: The indices of ``train.batch_size`` training examples.
 
     Raises:
-        InputError: There are more or fewer, or one that there is not.
+        InputError: There are more or fewer indices, or one that no example has.
     """
     count, batch_size = len(training.run.data.train), training.run.config.train.batch_size
     if len(indices) != batch_size:
@@ -32,7 +32,7 @@ def pack_examples(training: OpenRun, indices: Sequence[int]) -> Packed:
 
 
 def compile_for(training: OpenRun, packed: Packed) -> None:
-    """Begins to compile the step for a bucket that the run's own batches do not need."""
+    """Begin to compile the step for a bucket, unless the run's own batches need it, too."""
     trainer, run = training.trainer, training.run
     bucket, batch, _ = packed
     if bucket in trainer.programs.step.pending:

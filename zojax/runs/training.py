@@ -1,4 +1,4 @@
-"""A run for a training loop of one's own: batches, steps, evaluations, checkpoints, the end."""
+"""A run for your own training loop: batches, steps, evaluations, checkpoints, the end."""
 
 import signal
 import time
@@ -34,20 +34,19 @@ class TrainingBatch(NamedTuple):
 
 
 class Training:
-    """A run that a loop of your own trains, step by step.
+    """A run that your own loop trains, step by step.
 
-    It opens the run that ``config.run.dir`` holds, where it stopped, or a new one. Its files are
-    those of ``zojax train``, so that ``zojax eval``, ``export`` and ``journal replay`` take the
-    run. Use it in a ``with`` statement: the directory is locked meanwhile, and leaving the
-    statement writes down what is done. Ctrl-C ends the loop before its next step, as a
-    ``KeyboardInterrupt``.
+    It opens the run in ``config.run.dir`` where it stopped, or a new one. Its files are those of
+    ``zojax train``, so ``zojax eval``, ``export`` and ``journal replay`` can read the run. Use it
+    in a ``with`` statement: the directory is locked in its body, and leaving it saves what was
+    done. Ctrl-C ends the loop before its next step, as a ``KeyboardInterrupt``.
 
     The host does not wait for the device inside a step. It waits, and the journal is written, after
     every ``train.chunk`` steps, before an evaluation or a checkpoint, and at the end.
 
     Args:
-        config: The run. ``train.eval_every`` and ``run.checkpoint_every`` are the loop's own
-            business: it evaluates and saves when it wants to.
+        config: The run's configuration. ``train.eval_every`` and ``run.checkpoint_every`` are
+            ignored: your loop decides when to evaluate and to save.
         console: Where progress is printed; None prints nothing.
 
     Raises:
@@ -104,18 +103,18 @@ class Training:
 
     @property
     def num_steps(self) -> int:
-        """The number of steps that are done, those of earlier sessions included."""
+        """The number of steps done, including those of earlier sessions."""
         if self._open is None:
             return self._config.train.steps if self._result else 0
         return self._open.trainer.step + len(self._sent)
 
     @property
     def examples(self) -> list[Example]:
-        """The training examples, in the order that :meth:`pack` counts them in."""
+        """The training examples, in the order of the indices in :meth:`pack`."""
         return self._opened.run.data.splits.train
 
     def batches(self) -> Iterator[TrainingBatch]:
-        """Yields the batches of the steps that are left, in the run's own order.
+        """Yield the batches of the steps that are left, in the run's own order.
 
         They are packed on a thread, ahead of the device. A finished run has none left.
         """
@@ -132,7 +131,7 @@ class Training:
             yield from batches
 
     def pack(self, indices: Sequence[int]) -> TrainingBatch:
-        """Makes a batch of training examples of your own choice.
+        """Make a batch of training examples that you choose.
 
         Args:
             indices: ``train.batch_size`` indices into :attr:`examples`; one may occur twice.
@@ -146,15 +145,15 @@ class Training:
         return TrainingBatch(packed)
 
     def step(self, batch: TrainingBatch) -> StepRecord:
-        """Takes a step on a batch.
+        """Do a step on a batch.
 
         Args:
-            batch: From :meth:`batches` or :meth:`pack`.
+            batch: A batch from :meth:`batches` or :meth:`pack`.
 
         Returns:
             ``losses_v`` of the step's variants, ``projected_grad_q`` of its queries, and whether it
-            was ``skipped`` because one of them is not finite; arrays on the device, float32 and
-            bool. Looking at their values waits for the device.
+            was ``skipped`` because one of them is not finite. These are arrays on the device,
+            float32 and bool; reading their values waits for the device.
 
         Raises:
             zojax.InputError: All steps of the run are done, its files cannot be written, or a loss
@@ -171,7 +170,7 @@ class Training:
         try:
             self._sent.append(send_step(trainer, self.num_steps, batch.packed, training.stop))
         except BaseException:
-            self._flush()  # what was sent before; the state may hold half of this step
+            self._flush()  # the steps sent before; the state may hold half of this one
             self._open = None
             raise
         record = self._sent[-1].record
@@ -180,13 +179,13 @@ class Training:
         return record
 
     def evaluate(self, split: Literal["dev", "eval"] = "dev") -> float:
-        """Evaluates the model as it is now.
+        """Evaluate the current model.
 
-        A figure of the dev set is kept in ``progress.json``: the step with the best one is what
-        ``zojax eval`` and ``export`` take.
+        A value on the dev set is kept in ``progress.json``: ``zojax eval`` and ``export`` use the
+        step with the best one.
 
         Args:
-            split: ``dev``, to choose by, or ``eval``, which is held out.
+            split: ``dev``, which selects the best step, or ``eval``, which is held out.
 
         Returns:
             The mean of the task's metric, from 0 to 1.
@@ -196,10 +195,10 @@ class Training:
             return self._opened.evaluations.now(split)
 
     def save(self) -> None:
-        """Writes a checkpoint, so that the run goes on from here without a replay.
+        """Write a checkpoint, so that the run can be resumed from here without a replay.
 
-        Nothing is lost without checkpoints: the journal alone restores a run, in 0.3 to 2 % of the
-        time of its training.
+        Nothing is lost without checkpoints: the journal alone restores a run, in 0.3 to 2 % of its
+        training time.
         """
         self._flush()
         if self.num_steps < self._config.train.steps:
@@ -207,15 +206,16 @@ class Training:
                 self._opened.save()
 
     def finish(self) -> dict[str, Any]:
-        """Evaluates the best step's model on the held-out examples and writes the result.
+        """Evaluate the best step's model on the held-out examples and write the result.
 
         Without any evaluation on the dev set, the last step's model counts as the best.
 
         Returns:
-            What ``result.json`` holds: the figures, ``best_step``, ``steps``, seconds and tokens.
+            The contents of ``result.json``: the figures, ``best_step``, ``steps``, seconds and
+            tokens.
 
         Raises:
-            zojax.InputError: Steps are left to do.
+            zojax.InputError: Some steps have not been done.
         """
         if self._result is None:
             training, steps = self._opened, self._config.train.steps
@@ -239,7 +239,7 @@ class Training:
         return self._open
 
     def _flush(self) -> None:
-        """Journals the steps that were sent, which waits for them."""
+        """Wait for the steps that were sent, and journal them."""
         if self._open is None or not self._sent:
             return
         sent, self._sent = self._sent, []

@@ -93,7 +93,7 @@ class BatchSource:
         return self.pack(self._order(step))
 
     def pack(self, chosen: Sequence[int]) -> tuple[PageShape, Batch, tuple[int, int]]:
-        """The same of these examples; in a shape of its own if no bucket holds them."""
+        """Like a call, for these examples; if no bucket can hold them, in another shape."""
         indices = micro_batches(chosen, self._parts)
         parts = [[self._items[i] for i in part] for part in indices]
         assigned = [assign(part, self._buckets[0].pages) for part in parts]

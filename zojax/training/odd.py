@@ -76,8 +76,8 @@ def _rank(name: str, rank: int, shapes: Iterable[tuple[int, ...]], *, refuses: b
         count = sum(rank > side for side in sides)
         return [f"{line} of {count} of {len(sides)} matrices, the smallest of {min(sides)}"]
     if refuses:
-        raise InputError(f"{line} of every matrix, {max(sides)} at the most: use less")
-    return [f"{line} of every matrix, {max(sides)} at the most: estimator.name=mezo costs less"]
+        raise InputError(f"{line} of every matrix, at most {max(sides)}: use less")
+    return [f"{line} of every matrix, at most {max(sides)}: estimator.name=mezo costs less"]
 
 
 def _rates(config: Config) -> list[str]:

@@ -52,7 +52,7 @@ class FusedStep:
 
 @dataclasses.dataclass(frozen=True)
 class SplitStep:
-    """A step with generated answers: perturb, generate and update, each a program of its own.
+    """A step with generated answers: perturb, generate and update, each a separate program.
 
     The host waits for the answers of a step and reads them before it sends the update. If several
     processes train, each reads all answers and computes the same losses.
