@@ -27,7 +27,7 @@ def anchors(document: str) -> Iterator[str]:
     seen: dict[str, int] = {}
     for heading in re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
-        name = re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-")
+        name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
         seen[name] = seen.get(name, -1) + 1
         yield f"{name}-{seen[name]}" if seen[name] else name
 

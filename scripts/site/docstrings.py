@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from griffe import Alias, Class, Extension, Module, Object  # pyright: ignore[reportMissingImports]
+from griffe import Class, Extension, Module, Object  # pyright: ignore[reportMissingImports]
 
 _ATTRIBUTES = "\nAttributes:\n"
 _FIELD = re.compile(r"^    (\w+): .*(?:\n     +\S.*)*", re.MULTILINE)
@@ -16,8 +16,11 @@ class Markdown(Extension):
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Changes an object's docstring before it is parsed."""
-        if obj.docstring is not None:
-            obj.docstring.value = fence_examples(_ROLE.sub(r"`\1`", obj.docstring.value))
+        _mend(obj)
+
+    def on_module_members(self, *, mod: Module, **_: Any) -> None:
+        """Changes a module's docstring, which it has only once its members are read."""
+        _mend(mod)
 
     def on_class_members(self, *, cls: Class, **_: Any) -> None:
         """Puts the defaults of a class's fields into its docstring, where they are described."""
@@ -33,13 +36,10 @@ class Markdown(Extension):
             head, section, rest = cls.docstring.value.partition(_ATTRIBUTES)
             cls.docstring.value = head + section + _FIELD.sub(with_default, rest)
 
-    def on_package(self, *, pkg: Module, **_: Any) -> None:
-        """Makes a public name a function where a module has the same name, as ``lozo`` has."""
-        for name in pkg.exports or ():
-            member = pkg.members.get(str(name))
-            if isinstance(member, Alias) and member.is_module and name in member.members:
-                target = f"{member.target_path}.{name}"
-                pkg.set_member(str(name), Alias(str(name), target, parent=pkg))
+
+def _mend(obj: Object) -> None:
+    if obj.docstring is not None:
+        obj.docstring.value = fence_examples(_ROLE.sub(r"`\1`", obj.docstring.value))
 
 
 def fence_examples(text: str) -> str:

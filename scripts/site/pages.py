@@ -21,7 +21,11 @@ PAGES = {
     "deploy/README.md": "deploy.md",
 }
 """Files of the repository that are pages under another name."""
-API = {"api/zojax.md": "zojax/__init__.py", "api/config.md": "zojax/config/__init__.py"}
+API = {
+    "api/zojax.md": "zojax/__init__.py",
+    "api/config.md": "zojax/config/__init__.py",
+    "api/demo.md": "zojax/demo/__init__.py",
+}
 """Pages of public names, and the files that list them."""
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 """A link to a file, relative to the one that it is in, and the anchor there."""
@@ -66,7 +70,8 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     if of is not None:
         module = of.removesuffix("/__init__.py").replace("/", ".")
         for name in public_names(of):
-            if f'id="{module}.{name}"' not in html:
+            is_module = f"zojax/{name}/__init__.py" in API.values()  # which has a page of its own
+            if not is_module and f'id="{module}.{name}"' not in html:
                 _LOG.warning("%s: has no %s of %s", page.file.src_uri, name, module)
     return html
 
