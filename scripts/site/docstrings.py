@@ -26,8 +26,7 @@ class Markdown(Extension):
         """Puts the defaults of a class's fields into its docstring, where they are described."""
 
         def with_default(match: re.Match[str]) -> str:
-            member = cls.members.get(match[1])
-            value = None if member is None or not member.is_attribute else member.value
+            value = getattr(cls.members.get(match[1]), "value", None)
             if value is None or "(" in str(value):  # what a call makes would tell nothing
                 return match[0]
             return f"{match[0]} Default: `{value}`."
