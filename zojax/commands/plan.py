@@ -1,4 +1,4 @@
-"""Compile a run's step for a machine that is not here; print memory, exchanges and time.
+"""Plan a step for a machine that is not here: print memory, exchanges and time.
 
 Example:
   zojax plan --model facebook/opt-13b --target h100x1
