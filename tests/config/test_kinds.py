@@ -89,7 +89,7 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         (
             ["estimator.name=zoo"],
             "--set estimator.name=zoo: estimator.name should be 'lozo', 'mezo', 'mezo_factorized' "
-            "or 'fzoo'",
+            "or 'fzoo', or an estimator of your own as 'module:name'",
         ),
         (
             ["estimator.name=mezo_factorized", "estimator.rank=4"],

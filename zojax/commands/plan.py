@@ -1,4 +1,4 @@
-"""Plan a step for a machine that is not here: print memory, exchanges and time.
+"""Compile a run's step for a machine that is not here, and print what it takes.
 
 Example:
   zojax plan --model facebook/opt-13b --target h100x1

@@ -121,7 +121,7 @@ def estimator(settings: type) -> Callable[[Callable[..., Any]], OwnKind]:
     ``--set estimator.name=my_module:signs --set estimator.rank=4``.
 
     Args:
-        settings: A dataclass of the estimator's settings. Types and defaults are checked by
+        settings: a dataclass of the estimator's settings. Types and defaults are checked by
             pydantic, and a wrong value is refused with the field's name. If it has a field
             ``interval``, the subspace is redrawn after that many steps, and what was learnt in it
             is folded into the weights.

@@ -39,9 +39,9 @@ class Kinds:
     checkers alone. The kind that is registered first is the default.
 
     Attributes:
-        part: The part of the configuration, for messages.
-        own: What messages call a user's own kind, such as ``an estimator``; empty if there is none.
-        classes: The kinds by name.
+        part: the part of the configuration, for messages.
+        own: what messages call a user's own kind, such as ``an estimator``; empty if there is none.
+        classes: the kinds by name.
     """
 
     def __init__(self, part: str, own: str = "") -> None:

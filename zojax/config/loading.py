@@ -25,11 +25,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     your own as ``module:name``.
 
     Args:
-        path: The file, or ``FILE:NAME`` for one of many.
-        overrides: Settings as ``part.field=value``, such as ``train.steps=50``.
+        path: the file, or ``FILE:NAME`` for one of many.
+        overrides: settings as ``part.field=value``, such as ``train.steps=50``.
 
     Raises:
-        zojax.InputError: There is no such file or name, an override is bad, or something went wrong
+        zojax.InputError: there is no such file or name, an override is bad, or something went wrong
             in the file; the error says in which line.
 
     Example:

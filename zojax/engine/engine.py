@@ -28,9 +28,9 @@ class Engine:
     are rounded up, so that there are few.
 
     Attributes:
-        model: The architecture and its weights, on the device.
-        tokenizer: The model's tokenizer.
-        pool: The adapter's arrays, stacked with the base model in slot 0 and the adapter in slot 1;
+        model: the architecture and its weights, on the device.
+        tokenizer: the model's tokenizer.
+        pool: the adapter's arrays, stacked with the base model in slot 0 and the adapter in slot 1;
             ``{}`` for the base model alone.
 
     Example:
@@ -57,14 +57,14 @@ class Engine:
             prompts: n texts, which are not scored themselves.
             candidates: k texts that may follow each prompt, with their leading blank where the
                 prompt ends without one.
-            batch_size: The most prompts in one call of the device.
+            batch_size: the most prompts in one call of the device.
 
         Returns:
             ``(n, k)`` float32, in nats: the sum over the candidate's tokens. A number that is not
             finite means that the weights are not finite or overflow their dtype.
 
         Raises:
-            zojax.InputError: A candidate has no token of its own or the same tokens as another, or
+            zojax.InputError: a candidate has no token of its own or the same tokens as another, or
                 a prompt with its longest candidate has more tokens than the model has positions.
         """
         _check_texts(prompts=prompts, candidates=candidates)
@@ -78,14 +78,14 @@ class Engine:
 
         Args:
             texts: n texts. The first token of each follows the model's BOS.
-            batch_size: The most texts in one call of the device.
+            batch_size: the most texts in one call of the device.
 
         Returns:
             An array ``(tokens,)`` float32 for each text, in nats. ``exp(-array.mean())`` is the
             text's perplexity.
 
         Raises:
-            zojax.InputError: A text has no token, or more tokens than the model has positions.
+            zojax.InputError: a text has no token, or more tokens than the model has positions.
 
         Example:
             >>> import zojax
@@ -113,23 +113,23 @@ class Engine:
         """Continues prompts, greedily unless ``sampling`` says otherwise.
 
         Args:
-            prompts: The texts to continue. To draw several continuations of one prompt, give it
+            prompts: the texts to continue. To draw several continuations of one prompt, give it
                 several times.
-            max_new_tokens: The most tokens that are added to each prompt.
-            sampling: How tokens are chosen; None takes the most probable token every time.
-            stop: Texts that end a continuation and are cut off, besides the model's end-of-text
+            max_new_tokens: the most tokens that are added to each prompt.
+            sampling: how tokens are chosen; None takes the most probable token every time.
+            stop: texts that end a continuation and are cut off, besides the model's end-of-text
                 token.
-            seed: What sampling draws from, from 0 to 2³¹ − 1. A continuation depends on the seed
+            seed: what sampling draws from, from 0 to 2³¹ − 1. A continuation depends on the seed
                 and on the prompt's place among the prompts, not on the batch size.
-            batch_size: The most prompts that are continued together.
-            names: What errors call each prompt.
+            batch_size: the most prompts that are continued together.
+            names: what errors call each prompt.
             on_progress: Called now and then with the number of prompts that are done.
 
         Returns:
             One :class:`zojax.Generation` for each prompt, in order.
 
         Raises:
-            zojax.InputError: A setting means nothing, or a prompt with its new tokens does not fit
+            zojax.InputError: a setting means nothing, or a prompt with its new tokens does not fit
                 the model's positions.
         """
         _check_texts(prompts=prompts, stop=stop)
@@ -164,9 +164,9 @@ class Engine:
         """The tokens of a prompt and its candidates.
 
         Args:
-            prompt: What is not scored; BOS stands before it.
-            candidates: What may follow.
-            name: What errors call the prompt.
+            prompt: what is not scored; BOS stands before it.
+            candidates: what may follow.
+            name: what errors call the prompt.
 
         Raises:
             zojax.InputError: As for :meth:`score`.
@@ -185,8 +185,8 @@ class Engine:
         """The log-probability of every token of every candidate of items from :meth:`encode`.
 
         Args:
-            items: What to score.
-            batch_size: The most items in one call of the device.
+            items: what to score.
+            batch_size: the most items in one call of the device.
 
         Returns:
             For each item, for each candidate, ``(tokens,)`` float32, in nats.

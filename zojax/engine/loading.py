@@ -24,14 +24,14 @@ def load(
     """Loads a model that scores and generates.
 
     Args:
-        path: A directory in Hugging Face's format, or a hub id such as ``facebook/opt-125m``.
-        adapter: The directory of a LoRA that PEFT has saved, to put on the model.
-        dtype: The weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or ``int8``
+        path: a directory in Hugging Face's format, or a hub id such as ``facebook/opt-125m``.
+        adapter: the directory of a LoRA that PEFT has saved, to put on the model.
+        dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or ``int8``
             for the layers' matrices and bfloat16 for the rest.
-        bos_token_id: The token that prompts start with; None for the tokenizer's own.
+        bos_token_id: the token that prompts start with; None for the tokenizer's own.
 
     Raises:
-        zojax.InputError: What is wrong with the model, its tokenizer or the adapter, in one line.
+        zojax.InputError: what is wrong with the model, its tokenizer or the adapter, in one line.
 
     Example:
         >>> import zojax
@@ -53,13 +53,13 @@ def load_run(
     The run's data are not needed.
 
     Args:
-        directory: The run's directory.
-        step: The model after this many steps; None for the best on the dev set, or the last if the
+        directory: the run's directory.
+        step: the model after this many steps; None for the best on the dev set, or the last if the
             run was never evaluated.
-        console: Where progress is printed; None prints nothing.
+        console: where progress is printed; None prints nothing.
 
     Raises:
-        zojax.InputError: There is no run, a file of it is damaged, the base model is another one,
+        zojax.InputError: there is no run, a file of it is damaged, the base model is another one,
             or the run has fewer steps.
 
     Example:

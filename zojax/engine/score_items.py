@@ -18,9 +18,9 @@ def score_items(
 
     Args:
         score: ``(pages) -> logprob_pc``.
-        items: What to score, in any order of lengths.
-        model: The model that scores; its layout says where pages lie.
-        batch_size: The most items in a call of ``score``.
+        items: what to score, in any order of lengths.
+        model: the model that scores; its layout says where pages lie.
+        batch_size: the most items in a call of ``score``.
 
     Returns:
         For each item, for each candidate, ``(tokens,)`` float32.

@@ -25,7 +25,7 @@ class Generation:
     """The continuation of one prompt.
 
     Attributes:
-        tokens: The new token ids, including the one that ended them.
+        tokens: the new token ids, including the one that ended them.
         text: Their text, before the first stop string.
         finish_reason: ``stop`` for a stop token or a stop string, ``length`` for the limit, or
             ``nonfinite`` if the model's scores for the next token are NaN or infinite.

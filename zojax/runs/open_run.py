@@ -81,18 +81,18 @@ def open_run(
     """Open the run in ``run.dir`` where it stopped, or a new one; it is locked while it is open.
 
     Args:
-        config: The run's configuration.
-        console: Where progress is printed.
-        makes_lost_evaluations: Whether to make first those evaluations that the configuration asks
+        config: the run's configuration.
+        console: where progress is printed.
+        makes_lost_evaluations: whether to make first those evaluations that the configuration asks
             for and that are missing.
 
     Yields:
         The run, or the result of a finished run.
 
     Raises:
-        InputError: Bad input, before anything is written; or, later, a disk that cannot be written
+        InputError: bad input, before anything is written; or, later, a disk that cannot be written
             or a loss that is not finite, and then what was done is kept.
-        zojax.programs.stopping.Stopped: A stop was requested.
+        zojax.programs.stopping.Stopped: a stop was requested.
     """
     if config.train.steps == 0:
         raise InputError(

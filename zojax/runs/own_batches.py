@@ -15,11 +15,11 @@ def pack_examples(training: OpenRun, indices: Sequence[int]) -> Packed:
     """Pack examples; return the bucket, the batch on its devices and its token counts.
 
     Args:
-        training: The open run.
-        indices: The indices of ``train.batch_size`` training examples.
+        training: the open run.
+        indices: the indices of ``train.batch_size`` training examples.
 
     Raises:
-        InputError: There are more or fewer indices, or one that no example has.
+        InputError: there are more or fewer indices, or one that no example has.
     """
     count, batch_size = len(training.run.data.train), training.run.config.train.batch_size
     if len(indices) != batch_size:

@@ -43,17 +43,17 @@ def train(config: Config, console: Console | None = None) -> dict[str, Any]:
     """Trains as configured, or continues the run that ``run.dir`` holds, as ``zojax train`` does.
 
     Args:
-        config: The run.
-        console: Where progress is printed; None is standard output.
+        config: the run.
+        console: where progress is printed; None is standard output.
 
     Returns:
         What ``result.json`` holds: held-out and dev figures (from 0 to 1), ``best_step``,
         ``steps``, median seconds of a step, tokens a second.
 
     Raises:
-        zojax.InputError: Bad input, and nothing was written then; or, later, a disk that cannot be
+        zojax.InputError: bad input, and nothing was written then; or, later, a disk that cannot be
             written or a loss that is not finite, and what was done is kept.
-        zojax.programs.stopping.Stopped: The run was asked to stop, by Ctrl-C or SIGTERM.
+        zojax.programs.stopping.Stopped: the run was asked to stop, by Ctrl-C or SIGTERM.
 
     Example:
         >>> import zojax

@@ -27,7 +27,7 @@ class TrainingBatch(NamedTuple):
     """The packed examples of a step, on the device.
 
     Attributes:
-        packed: The bucket, the batch and its token counts.
+        packed: the bucket, the batch and its token counts.
     """
 
     packed: Packed
@@ -45,12 +45,12 @@ class Training:
     every ``train.chunk`` steps, before an evaluation or a checkpoint, and at the end.
 
     Args:
-        config: The run's configuration. ``train.eval_every`` and ``run.checkpoint_every`` are
+        config: the run's configuration. ``train.eval_every`` and ``run.checkpoint_every`` are
             ignored: your loop decides when to evaluate and to save.
-        console: Where progress is printed; None prints nothing.
+        console: where progress is printed; None prints nothing.
 
     Raises:
-        zojax.InputError: Bad input, in one line.
+        zojax.InputError: bad input, in one line.
 
     Example:
         >>> import tempfile
@@ -137,7 +137,7 @@ class Training:
             indices: ``train.batch_size`` indices into :attr:`examples`; one may occur twice.
 
         Raises:
-            zojax.InputError: There are more or fewer indices, or one that no example has.
+            zojax.InputError: there are more or fewer indices, or one that no example has.
         """
         training = self._opened
         packed = pack_examples(training, indices)
@@ -148,7 +148,7 @@ class Training:
         """Do a step on a batch.
 
         Args:
-            batch: A batch from :meth:`batches` or :meth:`pack`.
+            batch: a batch from :meth:`batches` or :meth:`pack`.
 
         Returns:
             ``losses_v`` of the step's variants, ``projected_grad_q`` of its queries, and whether it
@@ -156,7 +156,7 @@ class Training:
             float32 and bool; reading their values waits for the device.
 
         Raises:
-            zojax.InputError: All steps of the run are done, its files cannot be written, or a loss
+            zojax.InputError: all steps of the run are done, its files cannot be written, or a loss
                 is not finite and ``train.nonfinite`` is ``stop``.
         """
         training, trainer = self._opened, self._opened.trainer

@@ -8,14 +8,14 @@ class Example:
     """A record as text: a prompt, and the candidates that may follow it.
 
     Attributes:
-        prompt: The text before the candidates, which is not scored.
-        candidates: The continuations, including a leading space if they have one; for a task with
+        prompt: the text before the candidates, which is not scored.
+        candidates: the continuations, including a leading space if they have one; for a task with
             free answers, only the one to learn.
-        label: The index of the right candidate.
-        name: Where the record comes from, as ``file:line``.
-        answers: Every right answer as text, if predictions are compared with texts.
-        candidate_texts: The text that each candidate stands for, to be compared with ``answers``.
-        content_free: The prompt without its content, for calibration; empty if nothing is left.
+        label: the index of the right candidate.
+        name: where the record comes from, as ``file:line``.
+        answers: every right answer as text, if predictions are compared with texts.
+        candidate_texts: the text that each candidate stands for, to be compared with ``answers``.
+        content_free: the prompt without its content, for calibration; empty if nothing is left.
 
     Example:
         >>> import zojax

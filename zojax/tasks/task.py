@@ -20,25 +20,25 @@ class Task:
     A configuration names a task of your own as ``data.task="my_module:my_task"``.
 
     Attributes:
-        name: What messages and files call the task.
-        fields: The fields that a record must have, with their types: ``str``, ``int``, ``list`` for
+        name: what messages and files call the task.
+        fields: the fields that a record must have, with their types: ``str``, ``int``, ``list`` for
             a list of texts, or ``object`` for what ``render`` checks itself.
         render: ``(record, name) -> Example``. The record is a dict, and the name says where it
             comes from, as ``file:line``. An :class:`zojax.InputError` refuses a bad record.
         kind: ``classification`` is trained by cross-entropy over the candidates; ``likelihood`` by
             the mean negative log-likelihood of the right candidate alone, and ranks candidates;
             ``generation`` is trained like ``likelihood``, and generates its answers.
-        hub: The repository and configuration of a data set on the Hugging Face hub; None for data
+        hub: the repository and configuration of a data set on the Hugging Face hub; None for data
             of your own, which ``data.path`` holds. Without a validation file, a fifth of such data
             is held out.
         metric: ``accuracy``, or ``f1`` of the words in free answers.
-        candidates: The words of the labels, if all examples have the same.
-        splits: The names of the splits to train and to evaluate on.
-        num_train: The number of training examples, unless ``data.num_train`` is set.
-        num_dev: The number of examples that choose the best step.
-        num_eval: The number of held-out examples.
-        max_new_tokens: The most tokens of a generated answer.
-        stop: The text that ends an answer.
+        candidates: the words of the labels, if all examples have the same.
+        splits: the names of the splits to train and to evaluate on.
+        num_train: the number of training examples, unless ``data.num_train`` is set.
+        num_dev: the number of examples that choose the best step.
+        num_eval: the number of held-out examples.
+        max_new_tokens: the most tokens of a generated answer.
+        stop: the text that ends an answer.
 
     Example:
         >>> import zojax

@@ -61,8 +61,8 @@ class Trainable:
     """What a configuration trains, as an estimator of your own is given it.
 
     Attributes:
-        settings: The configuration's ``space``.
-        model: The base model; its weights are only read.
+        settings: the configuration's ``space``.
+        model: the base model; its weights are only read.
 
     Example:
         >>> import zojax
@@ -90,7 +90,7 @@ class Trainable:
         """All numbers of a LoRA or a prefix, with dense directions.
 
         Raises:
-            zojax.InputError: The weights themselves are trained, whose dense directions would take
+            zojax.InputError: the weights themselves are trained, whose dense directions would take
                 as much memory as the weights do.
         """
         if on_weights(self.settings):
