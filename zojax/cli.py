@@ -9,7 +9,18 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from zojax.commands import configs, data, demo, export, generate, journal, plan, score, train
+from zojax.commands import (
+    configs,
+    data,
+    demo,
+    export,
+    generate,
+    journal,
+    plan,
+    score,
+    settings,
+    train,
+)
 from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
@@ -25,6 +36,7 @@ _COMMANDS = {
     "eval": evaluate,
     "export": export,
     "configs": configs,
+    "settings": settings,
     "data": data,
     "journal": journal,
     "generate": generate,
@@ -39,6 +51,7 @@ _EXAMPLES = """examples:
   zojax eval runs/demo
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2
+  zojax settings train
   zojax data preview --config configs/demo.py
   zojax journal show runs/demo
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \\

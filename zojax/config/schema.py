@@ -196,7 +196,7 @@ class TrainConfig:
     Attributes:
         steps: of the whole run; 0 is for what is evaluated as it is, and trains nothing.
         batch_size: examples a step.
-        learning_rate: its peak.
+        learning_rate: the peak of the learning rate.
         schedule: after the warm-up: constant, or linear or cosine to zero.
         warmup_steps: linear from zero.
         optimizer: what becomes of the estimated gradient: ``sgd``; ``momentum``, N ← β₁ N +
