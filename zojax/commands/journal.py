@@ -150,7 +150,7 @@ def verify(path: Path, console: Console) -> int:
             f"{steps} steps are good, {journal.lost_steps} after them are lost"
         )
     else:
-        unsaid = "" if is_of_run else "; it is of no run, since its header has no configuration"
+        unsaid = "" if is_of_run else "; it belongs to no run: its header has no configuration"
         line = f"OK, {steps} steps ({size} bytes){unsaid}"
     console.print(line, highlight=False, soft_wrap=True)
     return 1 if journal.lost_bytes else 0

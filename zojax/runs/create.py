@@ -1,4 +1,4 @@
-"""Finding a run in its directory, or creating it there."""
+"""Finds a run in its directory, or creates it there."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,20 +20,20 @@ from zojax.version import __version__
 
 
 def check_same_config(config: Config) -> None:
-    """Raises ``InputError`` if another process is to train something else."""
+    """Raises ``InputError`` if another process has a different configuration."""
     given = processes.all_gather("configuration", to_dict(config))
     for index, theirs in enumerate(given):
         if theirs != given[0]:
             raise InputError(
-                f"process {index} of {len(given)} has another configuration than process 0; give "
-                "all the same command and files"
+                f"process {index} of {len(given)} has a different configuration from process 0; "
+                "give all the same command and files"
             )
 
 
 def find_run(
     directory: Path, config: Config, held: ExitStack
 ) -> tuple[bool, dict[str, Any] | None]:
-    """Whether the directory holds the run, and its result if it is finished; locks it then."""
+    """Returns whether the directory has the run, and a finished run's result; locks it if so."""
     if not run_dir.holds_run(directory, config):
         return False, None
     held.enter_context(lock.hold(directory))
@@ -44,7 +44,7 @@ def find_run(
 
 
 def create_run(directory: Path, run: Run, held: ExitStack) -> None:
-    """Makes and locks the directory of a run that has not begun."""
+    """Makes and locks the directory of a new run."""
     run_dir.make(directory)
     held.enter_context(lock.hold(directory))
     if not run_dir.holds_run(directory, run.config):
@@ -52,7 +52,7 @@ def create_run(directory: Path, run: Run, held: ExitStack) -> None:
 
 
 def _write_run(directory: Path, run: Run) -> None:
-    """Makes the run directory; the journal comes last, for a directory without one is free."""
+    """Writes a new run's files; the journal comes last, as a directory without one is free."""
     estimator = run.method.estimator
     header = {
         "zojax": __version__,
