@@ -44,7 +44,7 @@ MESHES = {
     "1x8": MeshConfig(1, 8),
     "4x2 fsdp": MeshConfig(4, 2, fsdp=True),
 }
-CHECKPOINT = 40
+STEPS, CHECKPOINT = 40, 16
 QUIET = Console(quiet=True)
 
 
@@ -53,8 +53,8 @@ def configure(model: str, data: str, directory: Path, mesh: MeshConfig) -> Confi
         ModelConfig(model),
         RunConfig(str(directory), checkpoint_every=CHECKPOINT),
         DataConfig("sst2", data, num_train=32, num_dev=8, num_eval=8),
-        TrainConfig(steps=100, batch_size=16, eval_every=100, chunk=50, learning_rate=1e-5),
-        LozoConfig(interval=30),
+        TrainConfig(steps=STEPS, batch_size=16, eval_every=STEPS, chunk=20, learning_rate=1e-5),
+        LozoConfig(interval=12),
         mesh,
     )
 
