@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test test-long plan-test scale crash-test bits-test lint accelerator rehearse bench bench-methods clean
+.PHONY: help demo test test-long plan-test scale crash-test bits-test lint docs accelerator rehearse bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
@@ -24,7 +24,7 @@ $(VENV)/.test: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/.base  ## fine-tune a small OPT offline, in minutes
-	@$(BIN)/zojax train --config configs/demo.py --fresh
+	@$(BIN)/zojax demo --fresh
 
 test: $(VENV)/.test  ## run all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -65,6 +65,16 @@ lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
+
+$(VENV)/.docs: pyproject.toml
+	@echo "installing what the site is made with into $(VENV) …"
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## make the site of the documentation, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo build/site/index.html
 
 MINUTES ?= 8
 accelerator:  ## measure this machine's GPU or TPU (MINUTES=8), with the Python and jax that are there

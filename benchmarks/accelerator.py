@@ -1,12 +1,13 @@
-"""What zojax does on the accelerator of this machine: right numbers, times, memory. One command.
+"""Measure zojax on this machine's accelerator: right numbers, times, memory. One command.
 
     python benchmarks/accelerator.py --minutes 8
     python benchmarks/accelerator.py --rehearse        # the same at tiny sizes, on any machine
 
-From a checkout, without installing and without a network; models have random weights, made on the
-device. Every part runs in a process of its own with a limit of its own, so that one that fails,
-hangs or runs out of memory stops no other. Figures are printed and written down as they are made:
-DIR/DEVICE.json, and a picture. Exit code 1 if a figure is wrong or a part failed.
+It works from a checkout, without installation and without a network; models have random weights,
+made on the device. Every part runs in a separate process with its own time limit, so a part that
+fails, hangs or runs out of memory does not stop the others. Figures are printed and saved as they
+are made, in DIR/DEVICE.json, with a picture. The exit code is 1 if a figure is wrong or a part
+failed.
 """
 
 import argparse
@@ -28,18 +29,18 @@ NEEDED = ("jax", "flax", "optax", "orbax.checkpoint", "pydantic", "rich", "xxhas
 NEEDED += ("safetensors", "huggingface_hub", "filelock", "matplotlib", "tensorboardX")
 
 OVERHEAD = 15
-"""Seconds that a process may take to start and to end."""
+"""The seconds that a process may take to start and to end."""
 
 
 class Part(NamedTuple):
-    """A part, and what it may take.
+    """A part of the benchmark, and its limits.
 
     Attributes:
-        name: of the part.
+        name: the part's name.
         function: ``module:function`` in ``on_device``.
-        share: of the minutes, at the most; what one leaves the next ones have.
-        needs: a module that it cannot do without.
-        environment: of its process.
+        share: the largest share of the minutes; what it leaves goes to the next parts.
+        needs: a module that it requires.
+        environment: environment variables of its process.
     """
 
     name: str
@@ -58,11 +59,11 @@ PARTS = (
     Part("breakdown", "breakdown:measure", 0.25),
     Part("precision", "precision:measure", 0.25, "torch"),
 )
-"""The most telling first."""
+"""The most important first."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line."""
+    """Run the command line."""
     args = make_parser().parse_args(argv)
     if args.part:
         return run_part(args)
@@ -105,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run_part(args: argparse.Namespace) -> int:
-    """Does a part's work, in its own process."""
+    """Do a part's work, in its own process."""
     [part] = [part for part in PARTS if part.name == args.part]
     if not args.rehearse:
         keep_programs()
@@ -116,7 +117,7 @@ def run_part(args: argparse.Namespace) -> int:
 
 
 def write_plan(args: argparse.Namespace) -> int:
-    """Compiles for a device that is not here, and writes what a step takes of it."""
+    """Compile for a device that is not here, and write what a step needs on it."""
     from on_device import plan
 
     from zojax.files import write_json
@@ -133,14 +134,14 @@ def write_plan(args: argparse.Namespace) -> int:
 
 
 def keep_programs() -> None:
-    """Keeps what is compiled between parts and between runs of this command."""
+    """Keep compiled programs between parts and between runs of this command."""
     from zojax.programs import cache
 
     cache.keep_programs()
 
 
 def run_all(args: argparse.Namespace) -> int:
-    """Runs the parts one after the other and writes down what they tell."""
+    """Run the parts one after the other and save their figures."""
     from zojax.files import write_json
 
     started, stop = time.monotonic(), time.monotonic() + 60 * args.minutes
@@ -173,7 +174,7 @@ def run_all(args: argparse.Namespace) -> int:
 def run_one(
     part: Part, seconds: float, args: argparse.Namespace, result: dict[str, Any], path: Path
 ) -> str:
-    """Runs a part, prints and writes its figures as they come, and says how it ended."""
+    """Run a part, print and save its figures as they come, and report how it ended."""
     if importlib.util.find_spec(part.needs) is None:
         return f"left out: {part.needs} is not installed"
     if seconds < OVERHEAD and not args.rehearse:
@@ -195,7 +196,7 @@ def run_one(
 
 
 def finish(path: Path, result: dict[str, Any]) -> int:
-    """The table, the picture, and the exit code."""
+    """Write the table and the picture; return the exit code."""
     from on_device import page
 
     print(f"\n{page.table(result)}\n")

@@ -1,4 +1,4 @@
-"""A bar for each row of a table, as a PNG."""
+"""Draw a bar for each row of a table, as a PNG."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +18,14 @@ def bars(
     labels: Sequence[str],
     size: tuple[float, float],
 ) -> Iterator[Axes]:
-    """Gives the axes, to be finished; those of zojax's rows have a colour of their own.
+    """Yield the axes, to be finished; the bars of zojax's rows have another colour.
 
     Args:
-        path: of the picture.
-        names: of the rows, from the top.
-        values: their lengths.
-        labels: what stands at their ends.
-        size: in inches: the width, and the height of a row.
+        path: the picture's file.
+        names: the names of the rows, from the top.
+        values: the lengths of the bars.
+        labels: the texts at the ends of the bars.
+        size: the width, and the height of a row, in inches.
     """
     matplotlib.use("agg")
     import matplotlib.pyplot as plt

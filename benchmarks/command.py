@@ -1,4 +1,4 @@
-"""How every benchmark runs as a command, and where its figures go."""
+"""Run a benchmark as a command, and write its figures."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from zojax.files import write_atomically
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command line; bad input ends in one line and exit code 2."""
+    """Run a command line; bad input ends in one line and exit code 2."""
     try:
         main()
     except InputError as error:
@@ -25,14 +25,14 @@ def run(main: Callable[[], None]) -> None:
 def tell(
     args: argparse.Namespace, text: str, figures: Any, docs: Path, markers: tuple[str, str]
 ) -> None:
-    """Prints a table, and puts it where ``--json`` and ``--write-docs`` want it.
+    """Print a table, and write it where ``--json`` and ``--write-docs`` say.
 
     Args:
-        args: with ``json`` and ``write_docs``.
+        args: the arguments, with ``json`` and ``write_docs``.
         text: the table, as Markdown.
-        figures: what it was made of, for JSON.
+        figures: the figures in the table, for JSON.
         docs: the document.
-        markers: between which the table stands there.
+        markers: the lines before and after the table in the document.
     """
     print(text)
     if args.json:

@@ -7,7 +7,7 @@ from zojax.files import write_atomically
 
 
 def write_docs(path: Path, begin: str, end: str, text: str) -> None:
-    """Replaces what stands between two markers of a Markdown file, and nothing else."""
+    """Replace only the text between two markers of a Markdown file."""
     old = path.read_text() if path.is_file() else ""
     head, begins, rest = old.partition(begin)
     _, ends, tail = rest.partition(end)

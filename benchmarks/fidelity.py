@@ -1,14 +1,15 @@
-"""How true the projected gradient is: its error and its sign, against float64.
+"""Measure how accurate the projected gradient is: its error and its sign, against float64.
 
     python benchmarks/fidelity.py --data DIR --tokenizer DIR --write-docs
 
-Every probe is a batch of its own along directions of its own, at the base model. zojax and the
-published way (:mod:`peers`), which adds ±ε U Vᵀ to the weights in place, get the same ones, and
-float64 (:mod:`float64`) says what is right: for the very weights that a method has, so that the
-error is of its arithmetic; and for the float32 weights, so that the rounding of the base is in it.
+Every probe has its own batch and its own directions, at the base model. zojax and the published
+implementation (:mod:`peers`), which adds ±ε U Vᵀ to the weights in place, get the same probes, and
+float64 (:mod:`float64`) gives the right answer twice: for exactly the weights that a method has, so
+that the error is that of its arithmetic; and for the float32 weights, so that it includes the
+rounding of the base.
 
-The demo's trained model with many probes, a random OPT of ``--shape`` with few. Five minutes on 2
-CPU cores.
+It measures the demo's trained model with many probes, and a random OPT of ``--shape`` with few. It
+takes five minutes on 2 CPU cores.
 """
 
 import dataclasses
@@ -62,14 +63,14 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """One question: a batch, and where to look from the base model.
+    """One probe: a batch, and the directions from the base model.
 
     Attributes:
         items: the batch.
-        batch: the same, packed.
-        key: that zojax draws U and V from.
+        batch: the same batch, packed.
+        key: the key from which zojax draws U and V.
         u: U ``(…, m, r)`` of every matrix, as zojax draws it.
-        v: V ``(…, n, r)`` likewise.
+        v: V ``(…, n, r)`` of every matrix, as zojax draws it.
     """
 
     items: list[Item]
@@ -84,11 +85,11 @@ class Method:
     """A way to compute projected gradients.
 
     Attributes:
-        name: in the table.
-        base: which weights it has, a key of :data:`BASES`.
-        measure: ``(run, weights, probes) -> c`` of every probe; by what the name goes on with, as
-            the same passes may be read in more than one way.
-        precision: zojax' own.
+        name: the name in the table.
+        base: the weights that it has, as a key of :data:`BASES`.
+        measure: ``(run, weights, probes) -> c`` of every probe, in a dict whose keys are appended
+            to the name, since the same passes may be read in more than one way.
+        precision: zojax's precision.
     """
 
     name: str
@@ -99,14 +100,14 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One method's projected gradients beside float64's.
+    """One method's projected gradients compared with float64's.
 
     Attributes:
-        model: demo, or the shape.
-        method: its name.
-        probes: how many.
-        signs: share that has the sign of float64's for the same weights.
-        error: ``rms(c − c64) / rms(c64)``, likewise.
+        model: the demo, or the shape.
+        method: the method's name.
+        probes: the number of probes.
+        signs: the share with the same sign as float64's for the same weights.
+        error: ``rms(c − c64) / rms(c64)`` for the same weights.
         signs_base: as ``signs``, for the float32 weights.
         error_base: as ``error``, for the float32 weights.
     """
@@ -121,7 +122,7 @@ class Row:
 
 
 def sign_agreement(grads: np.ndarray, exact: np.ndarray) -> float:
-    """The share of projected gradients with the right sign; where losses tie there is none.
+    """The share of projected gradients with the right sign; equal losses have no sign.
 
     >>> sign_agreement(np.array([2.0, -1.0, 0.0, 3.0]), np.array([1.0, -5.0, 1.0, -1.0]))
     0.5
@@ -142,7 +143,7 @@ def relative_error(grads: np.ndarray, exact: np.ndarray) -> float:
 
 
 def to_int8(weights: Tree) -> Tree:
-    """The weights as a model of ``model.dtype=int8`` has them."""
+    """The weights as in a model with ``model.dtype=int8``."""
     whole: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
     flat = {path: leaf.astype(INT8_COMPUTE) for path, leaf in whole.items()}
     for site in trainable_sites(weights, "linear"):
@@ -153,7 +154,7 @@ def to_int8(weights: Tree) -> Tree:
 
 
 def cast(weights: Tree, dtype: Any) -> Tree:
-    """All weights in a dtype."""
+    """Convert all weights to a dtype."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), weights)
 
 
@@ -163,7 +164,7 @@ BASES: dict[str, Callable[[Tree], Tree]] = {
     "float16": functools.partial(cast, dtype=jnp.float16),
     "int8": to_int8,
 }
-"""What is made of the float32 weights."""
+"""Functions that make a method's weights from the float32 weights."""
 
 
 def draw_probes(run: Run, count: int) -> Iterator[Probe]:
@@ -214,16 +215,16 @@ def by_zojax(
 def in_place(
     dtype: torch.dtype, run: Run, weights: Tree, probes: Sequence[Probe]
 ) -> dict[str, np.ndarray]:
-    """The published way: +ε, then −2ε, added to weights of a dtype; here each time from the base.
+    """The published way: add +ε, then −2ε, to weights of a dtype; here each time from the base.
 
-    In 16 bits also with the logits taken to float32 before the loss, which the published code does
-    not do.
+    In 16 bits it is also measured with logits converted to float32 before the loss, which the
+    published code does not do.
 
     Args:
-        dtype: of the weights and of all activations.
-        run: whose model and ε these are.
-        weights: not needed, as the checkpoint is loaded in its dtype.
-        probes: what is asked.
+        dtype: the dtype of the weights and of all activations.
+        run: the run, for its model and ε.
+        weights: not used, since the checkpoint is loaded in ``dtype``.
+        probes: the probes to measure.
     """
     model, epsilon = peers.load_model(Path(run.model.path), dtype), run.config.estimator.epsilon
     base = {name: p.data for name, p in model.named_parameters()}
@@ -264,7 +265,7 @@ def by_float64(run: Run, weights: Tree, probes: Sequence[Probe]) -> np.ndarray:
 
 
 def zojax_method(dtype: str, *, exact: bool = False) -> Method:
-    """The engine with ``model.dtype``, and ``model.activations=float32`` where ``exact``."""
+    """The method of zojax with ``model.dtype`` and ``model.activations=float32`` if ``exact``."""
     precision = precision_of(dtype, exact=exact)
     name = f"zojax {dtype}{', activations float32' if exact else ''}"
     return Method(name, dtype, functools.partial(by_zojax, precision), precision)
@@ -283,13 +284,13 @@ METHODS = (
     Method("in place float16", "float16", functools.partial(in_place, torch.float16)),
 )
 SLOW_ON_CPUS = "float16"
-"""What a large model is not measured in."""
+"""The precisions that are not measured on a large model."""
 
 
 def measure(
     name: str, config: Config, count: int, methods: Sequence[Method], console: Console
 ) -> list[Row]:
-    """Every method on a model's probes."""
+    """Measure every method on a model's probes."""
     run = prepare(config, Console(quiet=True))
     probes = list(draw_probes(run, count))
     weights = {base: BASES[base](run.model.weights) for base in {m.base for m in methods}}
@@ -311,7 +312,7 @@ def measure(
 
 
 def _equal(a: Tree, b: Tree) -> bool:
-    """Whether two trees hold the same numbers, such as a float16 checkpoint's in two dtypes."""
+    """Whether two trees have equal numbers, such as a float16 checkpoint's in two dtypes."""
     whole_a, whole_b = dequantise(a), dequantise(b)
     pairs = zip(jax.tree.leaves(whole_a), jax.tree.leaves(whole_b), strict=True)
     return all(bool((x.astype(jnp.float32) == y.astype(jnp.float32)).all()) for x, y in pairs)
@@ -339,7 +340,7 @@ def table(rows: Sequence[Row], epsilon: float, machine: str) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """A bar of error for each method of the first model, on a logarithmic axis."""
+    """Draw a bar for each method's error on the first model, on a logarithmic axis."""
     rows = [row for row in rows if row.model == rows[0].model]
     errors = [row.error for row in rows]
     labels = [f"{row.error:.0e}, {100 * row.signs:.1f} % of signs" for row in rows]
@@ -351,7 +352,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = arguments(__doc__)
     parser.add_argument("--probes", type=int, default=300, help="of the demo (default: 300)")
     parser.add_argument("--shape-probes", type=int, default=3, help="of --shape (default: 3)")

@@ -1,10 +1,10 @@
-"""From a command's start to its first training step, and the memory that its process takes.
+"""Measure the time to a command's first training step, and the memory of its process.
 
     python benchmarks/first_step.py --data DIR --tokenizer DIR --write-docs
 
-``zojax train`` with ``configs/opt125m_lozo.py`` and random float32 weights, as a process of its
-own: with an empty cache of compiled programs first, and then with the one that it left. Of the
-evaluations that come before the first step one batch each is kept. A minute on 2 CPU cores.
+It runs ``zojax train`` with ``configs/opt125m_lozo.py`` and random float32 weights in a separate
+process: first with an empty cache of compiled programs, and then with the cache that this run left.
+Each evaluation before the first step has only one batch. It takes a minute on 2 CPU cores.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ MARKERS = (
     "<!-- end of first_step.py's table -->",
 )
 GOALS = {"cold": 15, "warm": 5}
-"""Seconds to the first step."""
+"""The goal: seconds to the first step."""
 
 _POLL_SECONDS = 0.01
 
@@ -42,9 +42,9 @@ class Start:
 
     Attributes:
         cache: cold, or warm.
-        seconds: to the first step's end, as the run's metrics tell it.
-        processor_seconds: of the process, all threads, its stop included.
-        peak_bytes: resident.
+        seconds: the seconds to the first step's end, from the run's metrics.
+        processor_seconds: the processor time of all threads of the process, including its stop.
+        peak_bytes: the largest resident memory, in bytes.
     """
 
     cache: str
@@ -54,12 +54,12 @@ class Start:
 
 
 def start(settings: Sequence[str], cache: str, home: Path) -> Start:
-    """Starts a run, and stops it after its first step.
+    """Start a run, and stop it after its first step.
 
     Args:
-        settings: of the configuration.
-        cache: what to call it.
-        home: where compiled programs are kept; the run goes there too.
+        settings: settings of the configuration.
+        cache: the name of the cache's state, for the result.
+        home: the directory of compiled programs, and of the run.
     """
     with tempfile.TemporaryDirectory(dir=home) as directory:
         chosen = [*settings, "train.chunk=1", f"run.dir={directory}/run"]
@@ -91,7 +91,7 @@ def _has_stepped(metrics: Path) -> bool:
 
 
 def measure(checkpoint: Path, data: str, repeats: int, console: Console) -> list[Start]:
-    """Cold and warm, so many times each."""
+    """Measure cold and warm starts, several times each."""
     settings = [
         f"model.path={checkpoint}",
         f"data.path={data}",
@@ -130,9 +130,9 @@ def table(starts: Sequence[Start], weights: int, machine: str) -> str:
 
 
 def weight_bytes(checkpoint: Path) -> int:
-    """Of all tensors, as they are stored.
+    """The bytes of all tensors, as they are stored.
 
-    A safetensors file is eight bytes of a length, a header so long, and the tensors.
+    A safetensors file is a length of eight bytes, a header of that length, and the tensors.
     """
     total = 0
     for path in checkpoint.glob("*.safetensors"):
@@ -143,7 +143,7 @@ def weight_bytes(checkpoint: Path) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=2, help="of each (default: 2)")
     args = parser.parse_args(argv)

@@ -1,8 +1,8 @@
-"""The projected gradient in float64, by transformers: what zojax's and its peers' are held against.
+"""The projected gradient in float64, by transformers, as the reference for zojax and its peers.
 
-It shares the weights, the directions and the tokens with what it judges, and nothing else: the
-weights are set to ``W ± ε U Vᵀ``, every product is of float64, and sequences stand in rows of their
-own, padded on the right.
+It shares only the weights, the directions and the tokens with what it is compared to: the weights
+are set to ``W ± ε U Vᵀ``, every product is in float64, and each sequence has a separate row, padded
+on the right.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from zojax.models.registry import SHAPES
 from zojax.scoring import Item
 
 Tensors = dict[str, torch.Tensor]
-"""By the names that the checkpoint has for them."""
+"""Arrays by their names in the checkpoint."""
 
 
 def load_model(path: Path) -> OPTForCausalLM:
-    """A checkpoint in float64."""
+    """Load a checkpoint in float64."""
     model = OPTForCausalLM.from_pretrained(path, dtype=torch.float64, attn_implementation="eager")
     return model.eval()
 
 
 def by_name(tree: Any) -> Tensors:
-    """A tree of zojax's arrays, nested or by site, layer by layer in float64."""
+    """Convert a tree of zojax's arrays, nested or by site, to float64 arrays of single layers."""
     flat: dict[tuple[str, ...], Any] = {}
     for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
         flat[tuple(path.split("/"))] = np.asarray(leaf, np.float64)
@@ -47,7 +47,7 @@ def by_name(tree: Any) -> Tensors:
 def scores(model: OPTForCausalLM, items: Sequence[Item]) -> torch.Tensor:
     """The candidates' mean token log-probabilities ``(items, candidates)``.
 
-    Candidates that differ in their last token alone are read off the same row.
+    Candidates that differ only in their last token are read from the same row.
     """
     candidates = [(item.prompt.tolist(), c.tolist()) for item in items for c in item.candidates]
     rows = {tuple(prompt + tail[:-1]): 0 for prompt, tail in candidates}
@@ -75,13 +75,13 @@ def loss(model: OPTForCausalLM, items: Sequence[Item]) -> float:
 def projected_grad(
     model: OPTForCausalLM, base: Tensors, u: Tensors, v: Tensors, items: list[Item], epsilon: float
 ) -> float:
-    """``(L(W + ε U Vᵀ) − L(W − ε U Vᵀ)) / 2ε``; examples all have as many candidates.
+    """``(L(W + ε U Vᵀ) − L(W − ε U Vᵀ)) / 2ε``; all examples have equally many candidates.
 
     Args:
-        model: whose parameters are set, all of them.
+        model: the model, whose parameters are all set.
         base: W of every parameter.
         u: U of every matrix that is moved.
-        v: V likewise.
+        v: V of every matrix that is moved.
         items: the batch.
         epsilon: the probe's length.
     """

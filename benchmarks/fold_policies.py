@@ -1,10 +1,11 @@
-"""What is left of LoZO's training when ``W ← W + A Vᵀ`` is rounded to the weights' dtype.
+"""Measure how much of LoZO's training is left when ``W + A Vᵀ`` is rounded to the weights' dtype.
 
     python benchmarks/fold_policies.py --write-docs
 
-Moves the matrices of one decoder layer by random projected gradients, folds them at the end of
+It moves the matrices of one decoder layer by random projected gradients, folds them at the end of
 every interval with zojax's own fold, and compares the total movement with one that is summed in
-float64 from the same draws and never rounded. No forward pass; half a minute on 2 CPU cores.
+float64 from the same draws and never rounded. It needs no forward pass and takes half a minute on 2
+CPU cores.
 """
 
 import argparse
@@ -48,7 +49,7 @@ POLICIES: list[tuple[str, FoldPolicy]] = [
 ]
 
 Arrays = dict[str, np.ndarray]
-"""Float64 matrices by site."""
+"""The float64 matrices by site."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ SETTINGS = [Setting(1e-7, 1), Setting(1e-7, 10), Setting(1e-7, 100), Setting(1e-
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """One interval's accumulated update: A and V as training has them, ``A Vᵀ`` in float64."""
+    """One interval's accumulated update: A and V as in training, and ``A Vᵀ`` in float64."""
 
     a: Flat
     v: Flat
@@ -73,15 +74,15 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A total movement ΔW beside the exact one, over all entries of all matrices.
+    """A total movement ΔW compared with the exact one, over all entries of all matrices.
 
     Attributes:
         error: ``‖ΔW − exact‖ / ‖exact‖``, Frobenius.
-        cosine: of the angle between the two.
+        cosine: the cosine of the angle between the two.
         projection: ``⟨ΔW, exact⟩ / ‖exact‖²``: the share of the training that is kept; 1 if the
             error favours no direction.
-        moved: share of the entries that changed at all.
-        noise: rms over the entries of ``ΔW − exact``, in the weights' unit.
+        moved: the share of the entries that changed at all.
+        noise: the rms of the entries of ``ΔW − exact``, in the weights' unit.
     """
 
     error: float
@@ -166,13 +167,13 @@ def fold_weights(weights: Any, a: Flat, v: Flat, key: jax.Array, policy: FoldPol
 
 
 def mean_square(arrays: Arrays) -> float:
-    """Over the entries of all arrays."""
+    """The mean square of the entries of all arrays."""
     total = sum(float(np.square(array).sum()) for array in arrays.values())
     return total / sum(array.size for array in arrays.values())
 
 
 def compare(before: Flat, after: Flat, exact: Arrays) -> Outcome:
-    """Measures the movement from ``before`` to ``after`` against the exact one."""
+    """Measure the movement from ``before`` to ``after`` against the exact one."""
     error = dot = length = exact_length = moved = size = 0.0
     for path, wanted in exact.items():
         movement = np.asarray(after[path]).astype(np.float64)
@@ -193,7 +194,7 @@ def compare(before: Flat, after: Flat, exact: Arrays) -> Outcome:
 
 
 def measure(sites: Sites, setting: Setting, steps: int) -> list[Row]:
-    """Every policy in one setting."""
+    """Measure every policy in one setting."""
     start = random_weights(sites)
     before = [{path: w.astype(DTYPES[dtype]) for path, w in start.items()} for dtype, _ in POLICIES]
     after = [nest({path: jnp.copy(w) for path, w in flat.items()}) for flat in before]
@@ -250,7 +251,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description="Measure what folding LoZO's update into 16-bit weights loses of it.",
         epilog="example: python benchmarks/fold_policies.py --shape opt-1.3b --steps 200",

@@ -1,10 +1,10 @@
-"""Every method on the demo: what it costs, and what it learns with a fixed number of passes.
+"""Run every method on the demo: what it costs, and what it learns in a fixed number of passes.
 
     python benchmarks/methods.py --write-docs
 
-A quarter of an hour on 2 quiet CPU cores. Each method gets the same budget of forward passes over
-batches of one size, three seeds, and a learning rate from a search in steps of about 3 on another
-seed (``--search``).
+It takes a quarter of an hour on 2 idle CPU cores. Each method gets the same budget of forward
+passes over batches of one size, three seeds, and a learning rate from a search in steps of about 3
+on another seed (``--search``).
 """
 
 import argparse
@@ -40,12 +40,12 @@ SEARCH_SEED = 7
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A method with the settings that it was given.
+    """A method with its settings.
 
     Attributes:
-        name: in the table.
-        learning_rate: the best of a search in steps of about 3.
-        settings: of the configuration.
+        name: the name in the table.
+        learning_rate: the best learning rate of a search in steps of about 3.
+        settings: settings of the configuration.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Entry:
 
     @property
     def passes(self) -> int:
-        """Forward passes over a batch in a step."""
+        """The number of forward passes over a batch in a step."""
         queries = self.settings.get("estimator.num_queries", 1)
         return queries + 1 if self.settings.get("estimator.name") == "fzoo" else 2 * queries
 
     def config(self, directory: Path, passes: int, seed: int, rate: float | None = None) -> Config:
-        """The demo by this method, with so many forward passes in all."""
+        """The demo's configuration with this method and a total number of forward passes."""
         steps = passes // self.passes
         values = {
             "train.steps": steps,
@@ -113,7 +113,7 @@ ENTRIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What came of one method."""
+    """The results of one method."""
 
     entry: Entry
     rate: float
@@ -124,7 +124,7 @@ class Row:
 
 
 def memory(config: Config) -> tuple[int, int]:
-    """Bytes of what a step changes, and of a compiled step's temporaries (XLA's own count)."""
+    """The bytes that a step changes, and those of its temporaries (by XLA's own count)."""
     run = prepare(config, Console(quiet=True))
     batch = list(make_train_source(config, run).abstract.values())[-1]
     state = jax.eval_shape(functools.partial(init_state, run.method), run.model.weights, run.key)
@@ -138,7 +138,7 @@ def memory(config: Config) -> tuple[int, int]:
 
 
 def run_once(entry: Entry, passes: int, seed: int, rate: float) -> tuple[float, float]:
-    """Held-out accuracy, and the seconds that the steps took (no compiling, no evaluation)."""
+    """Train once; return the held-out accuracy and the seconds of the steps alone."""
     with tempfile.TemporaryDirectory() as directory:
         config = entry.config(Path(directory) / "run", passes, seed, rate)
         result = train(config, Console(quiet=True))
@@ -146,7 +146,7 @@ def run_once(entry: Entry, passes: int, seed: int, rate: float) -> tuple[float, 
 
 
 def search(entry: Entry, passes: int) -> float:
-    """The best of learning rates around the entry's own, on a seed of its own."""
+    """Find the best of the learning rates around the entry's, on a separate seed."""
     rates = [entry.learning_rate * factor for factor in (0.3, 1, 3)]
     found = {rate: run_once(entry, passes, SEARCH_SEED, rate)[0] for rate in rates}
     tried = ", ".join(f"{rate:.0e} {100 * accuracy:.1f} %" for rate, accuracy in found.items())
@@ -155,7 +155,7 @@ def search(entry: Entry, passes: int) -> float:
 
 
 def measure(entry: Entry, passes: int, seeds: Iterable[int], rate: float) -> Row:
-    """One method on all seeds."""
+    """Run one method on all seeds."""
     runs = [run_once(entry, passes, seed, rate) for seed in seeds]
     with tempfile.TemporaryDirectory() as directory:
         state, temporary = memory(entry.config(Path(directory) / "run", passes, 0))
@@ -163,7 +163,7 @@ def measure(entry: Entry, passes: int, seeds: Iterable[int], rate: float) -> Row
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation.
+    """The mean and the standard deviation.
 
     >>> spread([90.0, 92.0, 94.0])
     '92.0 ± 2.0'
@@ -195,14 +195,14 @@ def table(rows: Sequence[Row], passes: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description="Compare the methods on the demo, with one budget of forward passes.",
         epilog="example: python benchmarks/methods.py --passes 1000 --only MeZO",
     )
     parser.add_argument("--passes", type=int, default=1000, help="in all (default: 1000)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: 3)")
-    parser.add_argument("--only", default="", help="methods whose name holds this")
+    parser.add_argument("--only", default="", help="methods whose name contains this")
     parser.add_argument("--search", action="store_true", help="search the learning rates first")
     parser.add_argument("--json", type=Path, help="write the rows there too")
     parser.add_argument("--write-docs", action="store_true", help=f"renew {DOCS.name}")
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     entries = [entry for entry in ENTRIES if args.only.lower() in entry.name.lower()]
     if not entries:
         raise InputError(f"--only {args.only}: of {', '.join(e.name for e in ENTRIES)} none has it")
-    cache = tempfile.TemporaryDirectory()  # the learning rate is no part of a program
+    cache = tempfile.TemporaryDirectory()  # the learning rate is not part of a program
     jax.config.update("jax_compilation_cache_dir", cache.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     rows = []

@@ -1,9 +1,10 @@
-"""What a process does on its host for a batch that many devices share.
+"""Measure a host's work for a batch that many devices share.
 
     python benchmarks/packing.py --write-docs
 
-Made-up sentences as long as SST-2's, 16 for every page, and a page for every device. A process goes
-over the lengths of the whole batch and packs the pages of its own devices. A few seconds.
+The sentences are made up and as long as SST-2's, with 16 on every page, and a page for every
+device. A process goes over the lengths of the whole batch and packs the pages of its own devices.
+It takes a few seconds.
 """
 
 import argparse
@@ -34,9 +35,9 @@ class Row:
     """A batch of one size.
 
     Attributes:
-        pages: of 16 examples.
-        all_seconds: for packing every page.
-        own_seconds: for packing one of them.
+        pages: the number of pages, with 16 examples each.
+        all_seconds: the time to pack every page.
+        own_seconds: the time to pack one of them.
     """
 
     pages: int
@@ -45,7 +46,7 @@ class Row:
 
 
 def make_items(count: int) -> list[Item]:
-    """Examples of 8 to 46 tokens and two candidates of one."""
+    """Make examples of 8 to 46 tokens, with two candidates of one token."""
     random = np.random.default_rng(0)
     return [
         Item(random.integers(4, 50_000, random.integers(8, 47), np.int32), _WORDS)
@@ -54,7 +55,7 @@ def make_items(count: int) -> list[Item]:
 
 
 def measure(items: Sequence[Item], pages: int, repeats: int) -> Row:
-    """The median time of a batch, as the training's own source makes it."""
+    """Measure the median time of a batch, as training's own source makes it."""
     order = functools.partial(batch_indices, 0, len(items), PER_PAGE * pages)
     batches = [[items[i] for i in order(step)] for step in range(repeats + 1)]
     bucket = shape_of_all([shape_needed(batch, pages) for batch in batches])
@@ -91,7 +92,7 @@ def table(rows: Sequence[Row], machine: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,10 @@
-"""The published way, in plain PyTorch: LoZO (2410.07698) as its authors run it.
+"""The published implementation in plain PyTorch: LoZO (2410.07698) as its authors run it.
 
-A step perturbs the parameters in place, by +ε, −2ε and +ε, and runs Hugging Face's OPT twice:
-eager attention, every candidate a sequence of its own, padded on the left to the longest (and to
-a multiple of 8), logits of the whole vocabulary at every token. Directions are drawn anew from the
-step's seed in every pass. Written from the paper's formulas, to be measured beside zojax.
+A step perturbs the parameters in place, by +ε, −2ε and +ε, and runs Hugging Face's OPT twice
+with eager attention, every candidate as a separate sequence, padded on the left to the longest (and
+to a multiple of 8), and logits of the whole vocabulary at every token. Directions are drawn again
+from the step's seed in every pass. It is written from the paper's formulas, to be compared with
+zojax.
 """
 
 import dataclasses
@@ -25,13 +26,13 @@ Draw = Callable[[str, tuple[int, ...]], torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class PaddedBatch:
-    """Every candidate behind its prompt, a row each, padded on the left.
+    """Every candidate after its prompt, in a separate row padded on the left.
 
     Attributes:
-        tokens_st: ``(sequences, longest)``.
+        tokens_st: token ids ``(sequences, longest)``.
         mask_st: 1 where a token is real.
-        scored_s: tokens of each row's candidate.
-        labels_b: the right candidate of each example.
+        scored_s: the number of tokens in each row's candidate.
+        labels_b: the index of each example's right candidate.
     """
 
     tokens_st: torch.Tensor
@@ -41,7 +42,7 @@ class PaddedBatch:
 
 
 def load_model(path: Path, dtype: torch.dtype = torch.float32) -> OPTForCausalLM:
-    """A checkpoint in eager mode; everything is trainable."""
+    """Load a checkpoint in eager mode; everything is trainable."""
     model = OPTForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager")
     return model.eval()
 
@@ -61,7 +62,7 @@ class LoRALinear(nn.Module):
 
 
 def put_lora(model: OPTForCausalLM, *, rank: int = 8, alpha: float = 16.0) -> None:
-    """Puts a LoRA on q_proj and v_proj of every layer and freezes all else."""
+    """Put a LoRA on q_proj and v_proj of every layer and freeze everything else."""
     model.requires_grad_(False)
     for layer in model.model.decoder.layers:
         for name in ("q_proj", "v_proj"):
@@ -70,7 +71,7 @@ def put_lora(model: OPTForCausalLM, *, rank: int = 8, alpha: float = 16.0) -> No
 
 
 def pad(items: Sequence[Item], device: str = "cpu") -> PaddedBatch:
-    """Examples with their candidates as the authors' collator lays them out, on a device."""
+    """Lay out examples with their candidates as the authors' collator does, on a device."""
     rows = [(*item.prompt.tolist(), *c.tolist()) for item in items for c in item.candidates]
     longest = PAD_MULTIPLE * -(-max(map(len, rows)) // PAD_MULTIPLE)
     padding = [longest - len(row) for row in rows]
@@ -112,7 +113,7 @@ def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
 
 
 def seeded_draw(seed: int, device: str = "cpu") -> Draw:
-    """Directions from torch's generator of a device, in the order that the parameters come in."""
+    """Draw directions from torch's generator of a device, in the order of the parameters."""
     generator = torch.Generator(device).manual_seed(seed)
     return lambda name, shape: torch.randn(shape, generator=generator, device=device)
 
@@ -123,7 +124,7 @@ def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def draw_subspace(model: nn.Module, rank: int, draw: Draw) -> dict[str, torch.Tensor]:
-    """V ``(n, rank)`` of every matrix."""
+    """Draw V ``(n, rank)`` for every matrix."""
     return {name: draw(name, (p.shape[1], rank)) for name, p in trainable(model) if p.ndim >= 2}
 
 
@@ -148,13 +149,13 @@ def lozo_step(
     epsilon: float,
     learning_rate: float,
 ) -> tuple[float, float]:
-    """One step of LoZO in place.
+    """Do one step of LoZO in place.
 
     Args:
-        model: whose trainable parameters are moved.
-        batch: to probe on.
+        model: the model, whose trainable parameters are moved.
+        batch: the batch to probe on.
         subspace: V of every matrix.
-        redraw: gives the same directions every time that it is called.
+        redraw: returns the same directions every time it is called.
         epsilon: the probe's length.
         learning_rate: η.
 

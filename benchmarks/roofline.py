@@ -1,4 +1,4 @@
-"""What this machine can do, what a training step needs of it, and where its time goes.
+"""Measure what this machine can do, what a training step needs, and where its time goes.
 
     python benchmarks/roofline.py --data DIR --tokenizer DIR --write-docs
 
@@ -23,7 +23,7 @@ from timed_step import TimedStep, needed_flops
 MARKERS = "<!-- table: made by benchmarks/roofline.py -->", "<!-- end of roofline.py's table -->"
 READ_BYTES = 1 << 28
 GOAL = 85
-"""Per cent of the matmul rate, on needed FLOPs."""
+"""The goal: per cent of the matmul rate, for needed FLOPs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Rate:
     """How fast the machine does one thing.
 
     Attributes:
-        name: of what.
+        name: what is measured.
         unit: GFLOP/s or GB/s.
-        values: of every round.
+        values: the rate in every round.
     """
 
     name: str
@@ -47,10 +47,10 @@ class Limits:
 
     Attributes:
         name: what is trained.
-        needed_gflop: of a step, a mean.
-        computed_gflop: the matrix products that are computed, padding included; a mean.
-        weight_gbyte: that a step must read once.
-        seconds: of every round.
+        needed_gflop: the needed GFLOP of a step, a mean.
+        computed_gflop: the GFLOP of the computed matrix products, including padding; a mean.
+        weight_gbyte: the GB of weights that a step must read once.
+        seconds: the time of a step in every round.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Limits:
 
 
 def timed_matmul(t: int, n: int, m: int) -> Callable[[], float]:
-    """Times ``(t, n) x (m, n)`` in float32, in GFLOP/s."""
+    """Measure the rate of ``(t, n) x (m, n)`` in float32, in GFLOP/s."""
     x, w = jnp.ones((t, n)), jnp.ones((m, n))
     product = jax.jit(lambda x, w: jnp.einsum("tn,mn->tm", x, w)).lower(x, w).compile()
     repeats = max(1, round(4e9 / (2 * t * n * m)))
@@ -78,7 +78,7 @@ def timed_matmul(t: int, n: int, m: int) -> Callable[[], float]:
 
 
 def timed_read() -> Callable[[], float]:
-    """Times the sum of an array that no cache holds, in GB/s."""
+    """Measure the rate of summing an array larger than any cache, in GB/s."""
     array = jnp.ones(READ_BYTES // 4)
     total = jax.jit(jnp.sum).lower(array).compile()
 
@@ -92,7 +92,7 @@ def timed_read() -> Callable[[], float]:
 
 
 def limits(name: str, timed: TimedStep, seconds: list[float]) -> Limits:
-    """What the steps of a method need."""
+    """Compute what the steps of a method need."""
     config, variants = timed.run.model.config, timed.run.method.estimator.num_variants
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.splits["MLP"]
     places = statistics.mean(places for _, _, (_, places) in timed.batches)
@@ -111,7 +111,7 @@ def limits(name: str, timed: TimedStep, seconds: list[float]) -> Limits:
 def measure(
     checkpoint: Path, data: str, rounds: int, console: Console
 ) -> tuple[list[Rate], list[Limits]]:
-    """Rates and steps in turns."""
+    """Measure rates and steps in turns."""
     steps = {
         name: TimedStep(make_config(checkpoint, data, rounds, settings))
         for name, settings in METHODS.items()
@@ -165,7 +165,7 @@ def table(rates: Sequence[Rate], steps: Sequence[Limits], machine: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="steps of each (default: 30)")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Every size of OPT planned for machines that are not here: memory, and the least a step takes.
+"""Plan every size of OPT for machines that are not here: memory, and the least time of a step.
 
     make scale
 
@@ -32,17 +32,17 @@ ALL_TARGETS = [name for names in TARGETS.values() for name in names]
 
 PUBLISHED_MODEL, PUBLISHED_TOKENS, PUBLISHED_TARGETS = "opt-13b", 206, ("a100x1", "h100x1")
 PUBLISHED = {"the authors' LoZO": 726, "the same on vLLM": 93}
-"""Milliseconds a step of OPT-13B on SST-2 with batches of 16 on one GPU."""
+"""Milliseconds per step of OPT-13B on SST-2 with batches of 16 on one GPU."""
 
 NETWORK = 50e9
-"""Bytes/s that a GPU sends to other hosts, at one 400 Gbit/s port each."""
+"""The bytes/s that a GPU sends to other hosts, with one 400 Gbit/s port per GPU."""
 
 Plans = Mapping[tuple[str, str], dict[str, Any]]
-"""Model and target to what ``zojax plan --json`` says."""
+"""The output of ``zojax plan --json`` by model and target."""
 
 
 def ask(python: Path, model: str, targets: Iterable[str], tokens: int | None) -> dict[str, Any]:
-    """The plans of a model, by target."""
+    """Make the plans of a model, by target."""
     line = [python, "-m", "zojax.cli", "plan", "--json", "--model", f"facebook/{model}"]
     line += ["--target", ",".join(targets)]
     line += [] if tokens is None else ["--tokens", str(tokens)]
@@ -53,7 +53,7 @@ def ask(python: Path, model: str, targets: Iterable[str], tokens: int | None) ->
 
 
 def measure(pythons: Mapping[str, Path], models: Sequence[str]) -> tuple[Plans, dict[str, Any]]:
-    """All plans, and those that published figures are held against."""
+    """Make all plans, including those for the comparison with published figures."""
     plans: dict[tuple[str, str], dict[str, Any]] = {}
     jobs = [(model, kind) for model in models for kind in TARGETS]
     for model, kind in track(jobs, "plans", console=Console(stderr=True), transient=True):
@@ -76,7 +76,7 @@ def _head(first: str, others: Iterable[str]) -> list[str]:
 
 
 def memory_cell(plan: dict[str, Any]) -> str:
-    """Bytes at the peak and the mesh, or how many devices it takes."""
+    """The peak bytes and the mesh, or the number of devices that are needed."""
     if not plan["fits"]:
         instead = plan["smallest_that_fits"]
         return "no" if instead is None else f"no: {instead['target']}"
@@ -85,7 +85,7 @@ def memory_cell(plan: dict[str, Any]) -> str:
 
 
 def time_cell(plan: dict[str, Any]) -> str:
-    """Milliseconds, and what sets them."""
+    """The milliseconds of a step, and what limits it."""
     if not plan["fits"]:
         return "–"
     bound = plan["lower_bound_seconds"]
@@ -93,7 +93,7 @@ def time_cell(plan: dict[str, Any]) -> str:
 
 
 def exchange_cell(plan: dict[str, Any]) -> str:
-    """What a device sends a step."""
+    """The bytes that a device sends in a step."""
     if not plan["fits"]:
         return "–"
     kinds = plan["programs"]["step"]["collectives"].values()
@@ -117,11 +117,11 @@ def published_rows(told: Mapping[str, Any]) -> list[str]:
 
 
 def growth_rows(on_one: dict[str, Any], on_host: dict[str, Any]) -> list[str]:
-    """What more hosts would exchange, each GPU with a batch of 16 of its own.
+    """What more hosts would exchange, with a separate batch of 16 on each GPU.
 
     Args:
         on_one: the plan of such a batch on one GPU, for its time.
-        on_host: the plan of one batch on all GPUs of a host, for what they add up.
+        on_host: the plan of one batch on all GPUs of a host, for the bytes that they add up.
     """
     [moved] = on_host["programs"]["step"]["collectives"].values()
     per_example = moved["bytes"] / 16
@@ -175,7 +175,7 @@ def table(plans: Plans, published: Mapping[str, Any]) -> str:
 
 
 def draw(plans: Plans, path: Path) -> None:
-    """The bound of every size on every target, and what was published."""
+    """Draw the bound of every size on every target, and the published times."""
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
@@ -202,7 +202,7 @@ def draw(plans: Plans, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Training steps on made-up sequences of any size, and what running and compiling them takes."""
+"""Training steps on made-up sequences of any size, to measure their run and compile times."""
 
 import dataclasses
 import functools
@@ -33,13 +33,13 @@ _WORDS = np.array([5], np.int32), np.array([6], np.int32)
 
 
 def make_batch(config: DecoderConfig, count: int, length: int, num_pages: int = 1) -> Batch:
-    """Sequences of so many random tokens, and two candidates of one token each, which cost none.
+    """Make sequences of random tokens, with two candidates of one token, which need no place.
 
     Args:
-        config: of the model.
-        count: sequences, a multiple of ``num_pages``.
-        length: of each.
-        num_pages: that they fill.
+        config: the model's configuration.
+        count: the number of sequences, a multiple of ``num_pages``.
+        length: the tokens in each sequence.
+        num_pages: the number of pages that they fill.
     """
     random = np.random.default_rng(0)
     prompts = random.integers(4, config.vocab_size, (count, length), np.int32)
@@ -48,7 +48,7 @@ def make_batch(config: DecoderConfig, count: int, length: int, num_pages: int = 
 
 
 def method_of(model: Model, settings: Sequence[str]) -> Method:
-    """LoZO with r 2 on the matrices, but for these settings."""
+    """LoZO with r 2 on the matrices, changed by these settings."""
     config = apply_overrides(load_config(str(CONFIG)), ["train.steps=1", *settings])
     return make_method(config, model)
 
@@ -61,12 +61,12 @@ def objective_of(model: Model) -> Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Bytes:
-    """What XLA says that a program takes.
+    """The memory that a program needs, by XLA's count, in bytes.
 
     Attributes:
-        weights: of the model.
-        temporaries: activations, for the most part.
-        peak: everything: arguments, temporaries, and outputs that are in no argument's place.
+        weights: the model's weights.
+        temporaries: mostly activations.
+        peak: everything: arguments, temporaries, and outputs without an argument's buffer.
     """
 
     weights: int
@@ -75,12 +75,12 @@ class Bytes:
 
 
 class ScaledStep:
-    """A training step, traced; to be compiled and timed.
+    """A traced training step, to be compiled and timed.
 
     Args:
-        model: with weights, or with their shapes, to compile it alone.
-        settings: of the configuration.
-        batch: packed.
+        model: the model with weights, or with only their shapes if it is just compiled.
+        settings: settings of the configuration.
+        batch: a packed batch.
     """
 
     def __init__(self, model: Model, settings: Sequence[str], batch: Batch):
@@ -96,13 +96,13 @@ class ScaledStep:
         return self._model.weights, state, self._key, np.float32(0), self._batch
 
     def compile(self) -> float:
-        """Seconds of processor time, of all threads, that compiling takes."""
+        """Compile; return the processor time of all threads in seconds."""
         started = time.process_time()
         self._program = self._lowered.compile()
         return time.process_time() - started
 
     def __call__(self) -> float:
-        """Seconds of a step from the first state."""
+        """Do a step from the first state; return its seconds."""
         state = jax.block_until_ready(self._start(self._model.weights, self._key))
         arguments = self._arguments(state)
         started = time.perf_counter()
@@ -110,15 +110,15 @@ class ScaledStep:
         return time.perf_counter() - started
 
     def text(self) -> str:
-        """The compiled step, as XLA writes it."""
+        """The compiled step as XLA's text."""
         return self._program.as_text() or ""
 
     def bytes(self) -> Bytes:
-        """What the compiled step takes."""
+        """The memory that the compiled step needs."""
         return _bytes(self._model, self._program)
 
     def scoring_bytes(self) -> Bytes:
-        """What scoring the same variants of the same batch takes, without any training."""
+        """The memory to score the same variants of the same batch, without any training."""
         losses = functools.partial(score_variants, objective_of(self._model))
 
         def variants(weights: dict, key: jax.Array) -> list:
@@ -132,7 +132,7 @@ class ScaledStep:
 def _bytes(model: Model, program: "jax.stages.Compiled") -> Bytes:
     leaves = jax.tree.leaves(model.weights)
     used = program.memory_analysis()
-    assert used is not None  # every backend that has been tried says it
+    assert used is not None  # every backend that has been tried gives it
     peak = used.argument_size_in_bytes + used.temp_size_in_bytes
     peak += used.output_size_in_bytes - used.alias_size_in_bytes
     weights = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
@@ -140,11 +140,11 @@ def _bytes(model: Model, program: "jax.stages.Compiled") -> Bytes:
 
 
 class SlottedScore:
-    """Scoring a batch under the last of so many live adapters.
+    """Scoring a batch under the last of several live adapters.
 
     Args:
-        model: with weights.
-        num_slots: adapters of rank 2 on the matrices, each with a V of its own, beside the base
+        model: the model, with weights.
+        num_slots: adapters of rank 2 on the matrices, each with its own V, beside the base
             model's empty slot.
         batch: packed.
     """
@@ -162,11 +162,11 @@ class SlottedScore:
         self._lowered = program.lower(*self._arguments)
 
     def compile(self) -> None:
-        """Makes it ready."""
+        """Compile it."""
         self._program = self._lowered.compile()
 
     def __call__(self) -> float:
-        """Seconds."""
+        """Score once; return the seconds."""
         started = time.perf_counter()
         jax.block_until_ready(self._program(*self._arguments))
         return time.perf_counter() - started

@@ -1,10 +1,10 @@
-"""How the cost of a training step grows with everything that it can grow with.
+"""Measure how the cost of a training step grows with each size that can change it.
 
     python benchmarks/scaling.py --write-docs
 
 Steps of LoZO on the matrices of a few layers as wide as OPT-125M, random float32 weights and
-tokens, timed in turns: every ratio is the median of the ratios of the same rounds. What compiling
-takes is processor time, and memory is XLA's own account. About 5 minutes on 2 CPU cores.
+tokens, timed in turns: every ratio is the median of the ratios within a round. Compile times are
+processor time, and memory is by XLA's own count. It takes about 5 minutes on 2 CPU cores.
 """
 
 import argparse
@@ -42,11 +42,11 @@ class Series:
     """The same thing at several sizes.
 
     Attributes:
-        name: of what.
-        axis: what the sizes are.
-        sizes: from the smallest, which the others are held against.
-        work: how often that one's work each of them does; 1 where it should not grow at all.
-        seconds: of every size, of every round.
+        name: what is timed.
+        axis: what the sizes mean.
+        sizes: the sizes in ascending order; the others are compared with the smallest.
+        work: the work of each size relative to the smallest; 1 if it should not grow at all.
+        seconds: the time of every size in every round.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Series:
 
     @property
     def ratios(self) -> list[float]:
-        """Cost against the smallest's, at the same work."""
+        """The cost relative to the smallest size, for the same work."""
         return [
             ratio(seconds, self.seconds[0]) / work
             for seconds, work in zip(self.seconds, self.work, strict=True)
@@ -66,13 +66,13 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """All that is measured.
+    """Everything that is measured.
 
     Attributes:
         series: what is timed.
-        compile_seconds: processor time of compiling a step, by layers.
-        step: what a step takes in memory.
-        scoring: what scoring the step's variants alone takes.
+        compile_seconds: the processor time to compile a step, by the number of layers.
+        step: the memory of a step.
+        scoring: the memory of only scoring the step's variants.
     """
 
     series: list[Series]
@@ -81,7 +81,7 @@ class Growth:
     scoring: Bytes
 
     def one_sided(self) -> dict[int, float]:
-        """Cost of one-sided probes against two-sided ones, at the same number."""
+        """The cost of one-sided probes relative to the same number of two-sided ones."""
         one, two = (next(s for s in self.series if s.name == n) for n in ("one-sided", "two-sided"))
         return {
             n: ratio(one.seconds[one.sizes.index(n)], two.seconds[two.sizes.index(n)])
@@ -103,11 +103,11 @@ Timed = ScaledStep | SlottedScore
 
 
 def make_series(config: DecoderConfig, tokens: int) -> dict[str, tuple[str, dict[int, Timed]]]:
-    """What is timed, traced: axis and sizes by name.
+    """Trace what is timed: axis and sizes by name.
 
     Args:
-        config: of the model.
-        tokens: of a batch of whole pages, which bounds the longest sequence.
+        config: the model's configuration.
+        tokens: the tokens in a batch of full pages, which bounds the longest sequence.
     """
     model, batch = random_model(config), make_batch(config, 16, 15)
     small = make_batch(config, 4, 15)
@@ -131,7 +131,7 @@ def make_series(config: DecoderConfig, tokens: int) -> dict[str, tuple[str, dict
 
 
 def work_of(name: str, sizes: Sequence[int]) -> list[float]:
-    """How often the work of the smallest size each does: probes are scored, nothing else grows.
+    """The work of each size relative to the smallest: only the number of scored probes grows.
 
     >>> work_of("two-sided", [1, 8]), work_of("one-sided", [2, 8]), work_of("rank", [1, 8])
     ([1.0, 8.0], [1.0, 3.0], [1.0, 1.0])
@@ -147,14 +147,14 @@ def work_of(name: str, sizes: Sequence[int]) -> list[float]:
 def measure(
     config: DecoderConfig, layers: int, tokens: int, rounds: int, console: Console
 ) -> Growth:
-    """Compiles everything, then times it in turns.
+    """Compile everything, then time it in turns.
 
     Args:
-        config: of the published size.
-        layers: that are timed.
-        tokens: of a batch whose sequences get longer.
-        rounds: how often.
-        console: where progress goes.
+        config: the configuration of the published size.
+        layers: the number of layers to time.
+        tokens: the tokens in a batch whose sequences get longer.
+        rounds: the number of rounds.
+        console: where to show the progress.
     """
     deep = make_batch(config, 16, 15)
     compile_seconds, steps = {}, {}
@@ -236,7 +236,7 @@ def table(growth: Growth, layers: int, machine: str) -> str:
 
 
 def draw(growth: Growth, path: Path) -> None:
-    """Each series' ratios by its sizes."""
+    """Draw each series' ratios by its sizes."""
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
@@ -264,7 +264,7 @@ def draw(growth: Growth, path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--layers", type=int, default=3, help="that are timed (default: 3)")
     parser.add_argument("--rounds", type=int, default=7, help="of timing (default: 7)")

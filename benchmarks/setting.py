@@ -1,4 +1,4 @@
-"""What the benchmarks of speed have in common: a checkpoint of random weights, SST-2, a method."""
+"""What the speed benchmarks have in common: a checkpoint of random weights, SST-2, a method."""
 
 import argparse
 import os
@@ -24,11 +24,11 @@ METHODS: dict[str, list[str]] = {
     "linear": [],
     "lora": ["space.name=lora"],
 }
-"""LoZO with r 2 and ν 50, by what is trained."""
+"""Settings of LoZO with r 2 and ν 50, by what is trained."""
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that every such benchmark has."""
+    """Make a parser with the options that every such benchmark has."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +42,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def random_checkpoint(shape: str, tokenizer: str | None) -> Iterator[Path]:
-    """A checkpoint of random float32 weights, for as long as it is looked at."""
+    """Make a checkpoint of random float32 weights, which exists while the context is open."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / shape
         command = [sys.executable, ROOT / "scripts" / "make_random_checkpoint.py"]
@@ -65,7 +65,7 @@ def make_config(checkpoint: Path, data: str, steps: int, settings: Sequence[str]
 
 
 def machine_name() -> str:
-    """The processor and how many of its cores there are."""
+    """The name of the processor and the number of its cores."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -1,11 +1,11 @@
-"""A training step against its limit and its peers, all interleaved in one run.
+"""Compare a training step with its limit and its peers, all interleaved in one run.
 
     python benchmarks/step.py --data DIR --tokenizer DIR --write-docs
 
 OPT-125M's shape with random float32 weights, SST-2 in batches of 16, LoZO with r 2 and ν 50. Every
 round times a step of zojax for each trainable tree, a large matrix product, and a step of the
-published way in PyTorch (:mod:`peers`); ratios are of medians of the same rounds. About 7 minutes
-on 2 CPU cores.
+published implementation in PyTorch (:mod:`peers`); ratios are between medians of the same rounds.
+It takes about 7 minutes on 2 CPU cores.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ from zojax.config.estimators import LozoConfig
 MARKERS = "<!-- table: made by benchmarks/step.py -->", "<!-- end of step.py's table -->"
 PNG = ROOT / "docs" / "images" / "step.png"
 GOALS = {"full": 16, "lora": 12}
-"""Times as fast as the peer that trains the same."""
+"""The goals: how many times as fast as the peer that trains the same."""
 
-EDGE = 2048  # of the square product that tells the machine's rate
+EDGE = 2048  # the size of the square product that measures the machine's rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Row:
 
     Attributes:
         name: zojax or PyTorch, and what is trained.
-        seconds: of every round.
+        seconds: the time in every round.
         needed_gflop: the step's needed operations, a mean over the rounds; 0 for peers.
-        tokens: computed tokens that are real and distinct, a variant; mean.
-        places: places for tokens that were computed, a variant; mean.
+        tokens: the computed tokens per variant that are real and distinct, a mean.
+        places: the computed places for tokens per variant, a mean.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Row:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """The median seconds."""
         return statistics.median(self.seconds)
 
 
 def matmul() -> Callable[[], float]:
-    """Times one large float32 product: the rate, in GFLOP/s, that this machine has."""
+    """Measure this machine's rate for one large float32 product, in GFLOP/s."""
     a, b = (jax.random.normal(jax.random.key(i), (EDGE, EDGE)) for i in range(2))
     product = jax.jit(jnp.matmul).lower(a, b).compile()
 
@@ -85,7 +85,7 @@ def matmul() -> Callable[[], float]:
 def make_peer(
     checkpoint: Path, trainable: str, timed: TimedStep
 ) -> tuple[Callable[[int], float], list[Any]]:
-    """The published step for the same batches: ``(round) -> seconds``; and its padded batches."""
+    """Make the published step for the same batches, ``(round) -> seconds``, and these batches."""
     import peers
     import torch
 
@@ -115,7 +115,7 @@ def make_peer(
 
 
 def zojax_row(name: str, timed: TimedStep, seconds: list[float]) -> Row:
-    """What zojax's steps took, and what they had to compute."""
+    """The times of zojax's steps, and what they had to compute."""
     variants = timed.run.method.estimator.num_variants
     config = timed.run.model.config
     needed = [needed_flops(config, items, variants) / 1e9 for items in timed.items]
@@ -126,14 +126,14 @@ def zojax_row(name: str, timed: TimedStep, seconds: list[float]) -> Row:
 def measure(
     checkpoint: Path, data: str, rounds: int, peer_rounds: int, console: Console
 ) -> tuple[list[Row], list[float]]:
-    """The rows, and the machine's matmul rate in every round.
+    """Measure the rows, and the machine's matmul rate in every round.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: the model's checkpoint.
         data: SST-2.
-        rounds: steps of zojax each.
-        peer_rounds: the first of these rounds in which the peers have their step, too.
-        console: where progress goes.
+        rounds: the number of steps of zojax.
+        peer_rounds: the number of first rounds in which the peers do a step, too.
+        console: where to show the progress.
     """
     steps = {
         name: TimedStep(make_config(checkpoint, data, rounds, settings))
@@ -194,7 +194,7 @@ def table(rows: Sequence[Row], rates: Sequence[float], machine: str) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """A bar for each step."""
+    """Draw a bar for each step."""
     medians = [row.median for row in rows]
     labels = [f"{1e3 * median:.0f} ms" for median in medians]
     with bars(path, [row.name for row in rows], medians, labels, (7, 0.5)) as axes:
@@ -203,7 +203,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs the command line."""
+    """Run the command line."""
     parser = arguments(__doc__)
     parser.add_argument("--rounds", type=int, default=60, help="steps of zojax (default: 60)")
     parser.add_argument("--peer-rounds", type=int, default=30, help="of peers (default: 30)")

@@ -1,4 +1,4 @@
-"""A configuration's training step, compiled, with its batches at hand, to be timed alone."""
+"""A configuration's compiled training step with its batches, to be timed alone."""
 
 import time
 from typing import Any
@@ -19,17 +19,17 @@ from zojax.training.step import StepRecord, init_state
 
 
 class TimedStep:
-    """Runs a configuration's steps one at a time, and waits for each.
+    """Run a configuration's steps one at a time, and wait for each.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
 
     Attributes:
-        run: what the configuration came to.
-        executables: of every bucket.
-        batches: of every step: bucket, packed batch, computed tokens and places for tokens.
+        run: the run made from the configuration.
+        executables: the executable of every bucket.
+        batches: every step's bucket, packed batch, computed tokens and places for tokens.
         items: the examples of every step.
-        compile_seconds: what compiling all buckets took.
+        compile_seconds: the time to compile all buckets.
     """
 
     def __init__(self, config: Config):
@@ -56,7 +56,7 @@ class TimedStep:
         self.compile_seconds = time.perf_counter() - started
 
     def __call__(self, step: int) -> tuple[float, StepRecord]:
-        """Seconds of a step, the fold that may come after it included; and its scalars."""
+        """Do a step; return its seconds, including a fold after it, and its scalars."""
         key = self.run.key
         bucket, batch, _ = self.batches[step]
         batch = jax.block_until_ready(put_batch(batch, layout_of(self._weights)))
@@ -78,12 +78,12 @@ def items_of(run: Run, step: int) -> list[Item]:
 
 
 def needed_flops(config: DecoderConfig, items: list[Item], num_variants: int) -> int:
-    """What scoring these examples takes at the least, in floating-point operations.
+    """The fewest floating-point operations that score these examples.
 
-    Distinct tokens alone: a prompt once for all its candidates, and none that is only predicted.
-    The last layer has keys and values everywhere but all else at the reads alone; attention counts
-    what each token may see; the head one column a scored token. What the perturbation itself
-    costs is not counted.
+    Only distinct tokens count: a prompt counts once for all its candidates, and a token that is
+    only predicted does not count. The last layer needs keys and values everywhere, but everything
+    else only at the reads; attention counts what each token may see, and the head one column per
+    scored token. The perturbation itself is not counted.
     """
     d, ffn, last = config.hidden_size, config.splits["MLP"], 1
     tokens = sum(item.num_computed for item in items)
@@ -98,7 +98,7 @@ def needed_flops(config: DecoderConfig, items: list[Item], num_variants: int) ->
 
 
 def _seen(item: Item) -> int:
-    """Pairs of a token and one that it sees, itself included."""
+    """The number of pairs of a token and one that it sees, including itself."""
     prompt = len(item.prompt)
     pairs = prompt * (prompt + 1) // 2
     for candidate in item.candidates:

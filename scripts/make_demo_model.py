@@ -1,6 +1,6 @@
-"""Makes everything in ``demo/``: a small OPT, its tokenizer, and labelled reviews to train it on.
+"""Makes the data of ``zojax/demo/``: a small OPT, its tokenizer, and labelled reviews for it.
 
-    python scripts/make_demo_model.py --out demo
+    python scripts/make_demo_model.py --out zojax/demo
 
 Writes films reviews with the grammar of ``demo_corpus.py``, trains a byte-level BPE on them,
 pretrains the model by next-token prediction (backpropagation, once, here), and writes it all in
@@ -126,7 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="directory (default: demo)")
+    default = Path("zojax/demo")
+    parser.add_argument("--out", type=Path, default=default, help=f"directory (default: {default})")
     parser.add_argument("--reviews", type=int, default=30_000, help="to pretrain on")
     parser.add_argument("--steps", type=int, default=1_500, help="of pretraining")
     parser.add_argument("--batch-size", type=int, default=64, help="reviews a step")

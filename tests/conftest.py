@@ -70,7 +70,7 @@ def tiny_model(tmp_path_factory) -> Path:
     )
     save(random_model(config, seed=5), directory)
     for name in TOKENIZER_FILES:
-        shutil.copy(ROOT / "demo" / "model" / name, directory)
+        shutil.copy(ROOT / "zojax" / "demo" / "model" / name, directory)
     return directory
 
 
@@ -81,7 +81,7 @@ def tiny_reviews(tmp_path_factory, tiny_model) -> Path:
     directory = tmp_path_factory.mktemp("tiny") / "reviews"
     directory.mkdir()
     for split, count in (("train", 60), ("validation", 24)):
-        lines = (ROOT / "demo" / "reviews" / f"{split}.jsonl").read_text().splitlines()
+        lines = (ROOT / "zojax" / "demo" / "reviews" / f"{split}.jsonl").read_text().splitlines()
         lines = [line for line in lines if len(tokenizer.ids(json.loads(line)["sentence"])) == 6]
         assert len(lines) >= count
         (directory / f"{split}.jsonl").write_text("\n".join(lines[:count]) + "\n")

@@ -100,7 +100,7 @@ class ExportRuns:
 
             save_tensors(STYLES[style], base, noise, dtype="float32")
             for name in TOKENIZER_FILES:
-                shutil.copy(root / "demo" / "model" / name, base)
+                shutil.copy(root / "zojax" / "demo" / "model" / name, base)
             (base / "generation_config.json").write_text('{"max_length": 31}')
         self._trained: dict[str, Path] = {}
         self.reviews = directory / "reviews"

@@ -207,7 +207,7 @@ def test_what_has_come_meanwhile_is_not_replaced(tmp_path):
     path = tmp_path / "file"
     output = rows_file(path)
     path.write_text("kept")
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="contains something else"):
         output.write([ROW])
     assert path.read_text() == "kept"
 
@@ -374,7 +374,7 @@ def test_a_directory_that_was_filled_meanwhile_stays(tmp_path):
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "mine").write_text("kept")
 
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         fill()
     assert (tmp_path / "out" / "mine").read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -135,7 +135,7 @@ def test_what_has_more_to_do_goes_on_and_tells_at_its_end(number, monkeypatch, c
     for _ in range(3):
         console.print("a line")
     assert capsys.readouterr().err == (
-        "zojax: standard output cannot be written (the reason); the work goes on\n"
+        "zojax: standard output cannot be written (the reason); the work continues\n"
     )
     with pytest.raises(OutputLost):
         check_output(console)
@@ -178,7 +178,7 @@ def test_a_run_goes_on_when_nobody_reads_its_log(
     monkeypatch.setattr(sys, "stdout", Broken(number, room=60))
     command = ["train", "--config", str(config_file), "--set", f"run.dir={tmp_path / 'run'}"]
     assert cli.main(command) == LOSSES[number]
-    assert "the work goes on" in capsys.readouterr().err
+    assert "the work continues" in capsys.readouterr().err
     journals = [read_journal(path / "journal.zj") for path in (tmp_path / "run", trained)]
     losses, undisturbed = [journal.records["losses"].tolist() for journal in journals]
     assert losses == undisturbed

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from zojax.commands import configs, data, export, generate, journal, plan, score, train
+from zojax.commands import configs, data, demo, export, generate, journal, plan, score, train
 from zojax.commands import eval as evaluate
 from zojax.commands.options import add_command
 from zojax.errors import BAD_INPUT, BROKEN_PIPE, INTERRUPTED, InputError, as_line
@@ -20,6 +20,7 @@ from zojax.text import half_character, plain, plain_lines
 # Each has a docstring, which is its help, add_arguments and run. They import little before they
 # run, so that help and refusals come at once.
 _COMMANDS = {
+    "demo": demo,
     "train": train,
     "eval": evaluate,
     "export": export,
@@ -32,7 +33,7 @@ _COMMANDS = {
 }
 
 _EXAMPLES = """examples:
-  zojax train --config configs/demo.py
+  zojax demo
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
   zojax eval runs/demo
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     try:
         _check_texts(args)
+        _allow(args.modules)
         return _COMMANDS[args.command].run(args)
     except InputError as error:
         warn(f"zojax: error: {as_line(error)}")
@@ -107,6 +109,15 @@ def _check_texts(args: argparse.Namespace) -> None:
                 raise InputError(f"{plain(text, 200)}: this argument is not UTF-8")
 
 
+def _allow(modules: Sequence[str]) -> None:
+    """Imports the modules that the user allows; see :mod:`zojax.config.foreign`."""
+    if modules:
+        from zojax.config.foreign import allow_module
+
+        for name in modules:
+            allow_module(name)
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse's, whose errors quote arguments as they are."""
 
@@ -116,7 +127,7 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    from zojax import __version__
+    from zojax.version import __version__
 
     parser = _Parser(
         prog="zojax",

@@ -1,4 +1,4 @@
-"""Files that are never half written; :mod:`zojax.reading` reads them."""
+"""Atomic writes, so that no file is ever half written; :mod:`zojax.reading` reads files."""
 
 import json
 import os
@@ -12,26 +12,26 @@ _LONGEST_NAME = 255
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all; where ``path`` is a link, the file that it names."""
+    """Writes a file completely or not at all; if ``path`` is a link, writes its target."""
     target = Path(os.path.realpath(path))
-    # Not tempfile's: its files are for their owner alone, and runs are shared.
+    # Not made by tempfile, whose files only their owner can read: runs are shared.
     partial = hidden_beside(target, f"-{os.getpid()}")
     try:
         with partial.open("wb") as file:
-            with suppress(OSError):  # there is none yet, or it cannot be given to another
+            with suppress(OSError):  # no file to copy the mode from, or modes are not supported
                 os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
     except BaseException:
-        with suppress(OSError):  # its name is too long, say
+        with suppress(OSError):  # for example, its name is too long
             partial.unlink(missing_ok=True)
         raise
 
 
 def hidden_beside(path: Path, ending: str) -> Path:
-    """``.NAME`` and an ending, in the directory of ``path``; NAME is cut where it is too long.
+    """``.NAME`` plus an ending, in the directory of ``path``; a NAME that is too long is cut.
 
     >>> hidden_beside(Path("a/b"), "-7")
     PosixPath('a/.b-7')

@@ -1,9 +1,8 @@
-"""What may be written, and over what: every place that is given for a command's output passes here.
+"""Decides where a command may write: every output path that a user gives is checked here.
 
-Nothing that a run needs is ever a target, nor anything that the same command reads. A file that is
-there already is replaced only if it is plainly an older output of the same kind, or if the user
-says so; a directory never. A place is looked at before the work is done, and once more when it is
-written.
+A command never overwrites what a run needs, nor what it reads itself. It replaces an existing file
+only if that is plainly an older output of the same kind, or if the user asks for it, and it never
+replaces a directory. A path is checked before the work begins and again when it is written.
 """
 
 import errno
@@ -30,32 +29,33 @@ RUN_FILES = frozenset(
     ("config.json", "curves.png", "journal.zj", "metrics.jsonl", "progress.json", "result.json")
 )
 RUN_DIRECTORIES = frozenset(("checkpoints", "profile", "tb"))
-"""What stands in a run directory, which is one that has a journal."""
+"""What a run directory contains; any directory with a journal is one."""
 
 _JOURNAL, _LOCK = "journal.zj", ".lock"
 _LOOKED_AT = 1 << 20
-"""Bytes of a file whose lines must all be of the kind that would replace it."""
+"""How many bytes of an existing file are checked for rows of the kind that would replace it."""
 
 _LONGEST = 1_000
-"""Characters of a path in a message."""
+"""The maximum number of characters of a path in a message."""
 
 _DESCRIPTORS = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]+)")
 
 _LOADED = frozenset((".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"))
-"""Suffixes of what is found by its name in the directory of a model, tokenizer or adapter."""
+"""Suffixes of files that are found by name in the directory of a model, tokenizer or adapter."""
 
 
 class RowsFile:
-    """A file of JSON lines that a command will write: a regular one, a device or a FIFO.
+    """A file of JSON lines that a command will write: a regular file, a device or a FIFO.
 
     Args:
-        option: that names it, for messages.
-        path: of the file.
-        fields: of every row; a file whose rows have them all is an older output.
-        overwrite: whether what is there may be something else.
+        option: the command-line option that gives it, for messages.
+        path: the file's path.
+        fields: the fields of every row; an existing file whose rows all have them counts as an
+            older output.
+        overwrite: whether to replace an existing file that is something else.
 
     Raises:
-        InputError: it cannot be written there, or must not be.
+        InputError: the file cannot or must not be written there.
     """
 
     def __init__(self, option: str, path: Path, fields: Iterable[str], *, overwrite: bool = False):
@@ -66,36 +66,36 @@ class RowsFile:
         self._check()
 
     def spare(self, *read: str | Path | None) -> None:
-        """Says what the command reads: files, or directories of them, none of which it replaces.
+        """Declares files or directories that the command reads, and so must not replace.
 
         Raises:
-            InputError: it would.
+            InputError: the output would replace one of them.
         """
         self._read += [Path(path) for path in read if path]
         self._check()
 
     def spare_model(self, *directories: str | Path | None) -> None:
-        """:meth:`spare` for models and adapters, which a new file of some names would change, too.
+        """Like :meth:`spare`, for models and adapters, which certain new files would change too.
 
         Raises:
-            InputError: it would.
+            InputError: the output would replace or change one of them.
         """
         self._models += [Path(path) for path in directories if path]
         self.spare(*directories)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes the rows; a regular file whole or not at all.
+        """Writes the rows; a regular file is written completely or not at all.
 
         Raises:
-            InputError: the place is not what it was, or the disk is full.
-            OutputLost: it is standard output, and lost.
+            InputError: the path is no longer what it was, or the disk is full.
+            OutputLost: the path is standard output, which is lost.
         """
         self._check()
         data = "".join(f"{to_json(row)}\n" for row in rows).encode()
         descriptor = _descriptor(self._path)
         try:
             if descriptor is not None:
-                with suppress(AttributeError):  # there is none
+                with suppress(AttributeError):  # sys.stdout is None
                     sys.stdout.flush()
                 with os.fdopen(os.dup(descriptor), "wb") as file:
                     file.write(data)
@@ -111,7 +111,7 @@ class RowsFile:
     def _check(self) -> None:
         try:
             if (descriptor := _descriptor(self._path)) is not None:
-                os.fstat(descriptor)  # it is open
+                os.fstat(descriptor)  # raises if it is not open
                 return
             mode = _mode(self._path)
             if mode is None or stat.S_ISREG(mode):
@@ -128,13 +128,15 @@ class RowsFile:
         target = Path(os.path.realpath(self._path))
         above = target.parent if self._path.is_symlink() else self._path.parent
         if not above.is_dir():
-            raise InputError(f"{self._name}: no directory {above}")
+            raise InputError(f"{self._name}: there is no directory {above}")
         _check_no_runs(self._name, self._path)
         for path in self._read:
             if _is_same(path, target):
                 raise InputError(f"{self._name}: is read by this command; give another file")
         if target.suffix in _LOADED and any(_is_same(path, target.parent) for path in self._models):
-            raise InputError(f"{self._name}: lies in what this command reads; give another file")
+            raise InputError(
+                f"{self._name}: is in a directory that this command reads; give another file"
+            )
         _check_access(self._name, target.parent, os.W_OK | os.X_OK)
         if exists:
             _check_access(self._name, target, os.W_OK)
@@ -143,25 +145,29 @@ class RowsFile:
 
     def _check_overwrite(self, target: Path) -> None:
         if any(target.is_relative_to(os.path.realpath(path)) for path in self._read):
-            raise InputError(f"{self._name}: lies in what this command reads; give another file")
+            raise InputError(
+                f"{self._name}: is in a directory that this command reads; give another file"
+            )
         if not self._overwrite:
             raise InputError(
-                f"{self._name}: holds something else; give another file, or --overwrite too"
+                f"{self._name}: contains something else; give another file, or --overwrite too"
             )
 
 
 @contextmanager
 def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
-    """A directory beside ``path`` that gets its name at the end, and is gone after an error.
+    """Yields a temporary directory beside ``path``, renamed at the end or removed after an error.
 
-    What a killed process has left of one is removed by the next that makes the same directory.
+    If a killed process leaves its temporary directory behind, the next call for the same path
+    removes it.
 
     Args:
-        path: does not exist, is an empty directory, or a link to either.
-        option: that names it, for messages.
+        path: a path that does not exist, an empty directory, or a link to either.
+        option: the command-line option that gives it, for messages.
 
     Raises:
-        InputError: it holds something, is another process's, or cannot be written.
+        InputError: the directory is not empty, is being written by another process, or cannot be
+            written.
     """
     name = _named(option, path)
     with _blaming(name):
@@ -189,7 +195,7 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
 
 @contextmanager
 def _blaming(name: str) -> Iterator[None]:
-    """Whatever the system refuses in here is the place's fault."""
+    """Turns errors of the operating system into an ``InputError`` that names the path."""
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -197,14 +203,14 @@ def _blaming(name: str) -> Iterator[None]:
 
 
 def _is_of_disk(error: OSError, directory: Path) -> bool:
-    """Whether it came of writing into a directory, and not of anything else that was done."""
+    """Whether an error came from writing into a directory, and not from other work."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
         return True
     return Path(os.fsdecode(error.filename or "")).is_relative_to(directory)
 
 
 def check_place(name: str, path: Path) -> None:
-    """Raises ``InputError`` if no disk takes a path, or if a run needs what has it."""
+    """Raises ``InputError`` if a path is invalid or belongs to a run."""
     try:
         _mode(path)
         _check_no_runs(name, path)
@@ -215,33 +221,33 @@ def check_place(name: str, path: Path) -> None:
 def _check_free(name: str, path: Path) -> None:
     mode = _mode(path)
     if mode is not None and (not stat.S_ISDIR(mode) or any(path.iterdir())):
-        raise InputError(f"{name}: exists already; give a new directory")
+        raise InputError(f"{name}: already exists; give a new directory")
     _check_no_runs(name, path)
 
 
 @contextmanager
 def _alone(name: str, path: Path) -> Iterator[None]:
-    """Holds a lock whose file is gone afterwards."""
+    """Holds a lock file, and removes it afterwards."""
     lock = filelock.FileLock(path)
     try:
-        with warnings.catch_warnings():  # it need not be said that there is no flock
+        with warnings.catch_warnings():  # users need not hear that there is no flock
             warnings.simplefilter("ignore")
             lock.acquire(blocking=False)
     except filelock.Timeout:
-        if not path.exists():  # it cannot be made here, as in /proc
-            raise InputError(f"{name}: cannot be written (no file can be made there)") from None
+        if not path.exists():  # no file can be created here, as in /proc
+            raise InputError(f"{name}: cannot be written (no file can be created there)") from None
         raise InputError(f"{name}: another process is writing it; wait for it") from None
     except OSError as error:
         raise _refused(name, error) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: who waits for it looks for it again
+        path.unlink(missing_ok=True)  # before the release: a waiting process looks for it again
         lock.release()
 
 
 def _check_no_runs(name: str, path: Path) -> None:
-    """Raises ``InputError`` if a run needs what has this path, whether it is there yet or not."""
+    """Raises ``InputError`` if a path belongs to a run, whether or not it exists yet."""
     given = Path(os.path.realpath(path.parent), path.name)
     for place in {given, Path(os.path.realpath(path))}:
         for directory in place.parents:
@@ -259,7 +265,7 @@ def _check_access(name: str, path: Path, mode: int) -> None:
 
 
 def _holds_rows(path: Path, fields: frozenset[str]) -> bool:
-    """Whether all that a file holds is JSON objects with these fields, or nothing."""
+    """Whether a file is empty or contains only JSON objects with these fields."""
     with path.open("rb") as file:
         start = file.read(_LOOKED_AT + 1)
     whole = start if len(start) <= _LOOKED_AT else start[: start.rfind(b"\n") + 1]
@@ -277,7 +283,7 @@ def _named(option: str, path: Path) -> str:
 
 
 def _mode(path: Path) -> int | None:
-    """What kind of thing a path names; None if nothing."""
+    """The mode bits of the file at a path, or None if there is none."""
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -285,7 +291,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file that a path stands for; to open it anew would write over what it has."""
+    """The open descriptor that a path stands for; reopening it would overwrite earlier output."""
     found = _DESCRIPTORS.fullmatch(os.path.abspath(path))
     if found is None:
         return None

@@ -1,8 +1,8 @@
-"""How commands print: text is text, whatever it holds, and output that is lost ends a command well.
+"""How commands print: text is never interpreted, and lost output ends a command cleanly.
 
-What comes from files, settings, arguments and directories is printed beside our own words, so no
-text is read as markup, and nothing in it acts on the terminal. Our own styles are arguments
-(``style="bold"``) or :class:`rich.text.Text`.
+Commands print text from files, settings, arguments and directories among their own words, so no
+text is read as markup, and none can control the terminal. zojax's own styles are passed as
+arguments (``style="bold"``) or as :class:`rich.text.Text`.
 """
 
 import json
@@ -23,11 +23,11 @@ from zojax.text import plain, plain_lines
 _WIDTH = 80
 
 
-class OutputLost(Exception):  # noqa: N818 - for a pipe it is no error
-    """What a command prints can no longer be written: its reader is gone, or the disk is full.
+class OutputLost(Exception):  # noqa: N818 - a closed pipe is not an error
+    """Standard output can no longer be written: its reader is gone, or the disk is full.
 
     Attributes:
-        exit_code: ``BROKEN_PIPE`` if there is nobody to tell of it, else ``BAD_INPUT``.
+        exit_code: ``BROKEN_PIPE`` if the reader of a pipe is gone, else ``BAD_INPUT``.
     """
 
     def __init__(self, error: OSError):
@@ -38,16 +38,17 @@ class OutputLost(Exception):  # noqa: N818 - for a pipe it is no error
 def make_console(
     *, file: IO[str] | None = None, stderr: bool = False, goes_on: bool = False, **options: Any
 ) -> Console:
-    """A console for a command.
+    """Makes the console that a command prints on.
 
     Args:
-        file: where it prints; None is standard output.
-        stderr: whether it is standard error, whose loss nobody can be told of.
-        goes_on: whether the command goes on when standard output is lost, as it has more to do than
-            to print; :func:`check_output` tells at its end. Else :class:`OutputLost` is raised.
-        **options: of :class:`rich.console.Console`.
+        file: the stream to print on; None means standard output.
+        stderr: whether to print on standard error, whose loss cannot be reported.
+        goes_on: whether the command continues when standard output is lost, because it does more
+            than print; :func:`check_output` reports the loss at the end. If False, the loss raises
+            :class:`OutputLost`.
+        **options: further arguments for :class:`rich.console.Console`.
     """
-    if os.environ.get("COLUMNS") == "0":  # some say so where there is no terminal; rich obeys
+    if os.environ.get("COLUMNS") == "0":  # set by some systems without a terminal; rich obeys it
         options.setdefault("width", _WIDTH)
     stream = file or (sys.stderr if stderr else sys.stdout)
     output = _Stream(stream, tells=not stderr, goes_on=goes_on or stderr)
@@ -57,7 +58,7 @@ def make_console(
 
 
 def check_output(console: Console) -> None:
-    """Raises :class:`OutputLost` if a console that goes on has lost what was printed."""
+    """Raises :class:`OutputLost` if a console with ``goes_on`` has lost its output."""
     lost = getattr(console.file, "lost", None)
     if lost is not None:
         raise OutputLost(lost)
@@ -67,20 +68,20 @@ def say(*lines: str) -> None:
     """Prints lines on standard output.
 
     Raises:
-        OutputLost: it cannot be written.
+        OutputLost: standard output cannot be written.
     """
     stream = _Stream(sys.stdout, tells=False, goes_on=False)
     stream.write("".join(f"{plain(line)}\n" for line in lines))
-    stream.flush()  # or a failure would be Python's to tell, at its end
+    stream.flush()  # otherwise Python would report a failure at exit, in its own way
 
 
 def say_json(value: Any) -> None:
-    """Prints a value as a line of JSON that any parser takes."""
+    """Prints a value as a line of JSON that any parser accepts."""
     say(to_json(value))
 
 
 def to_json(value: Any) -> str:
-    r"""JSON in ASCII, without what only Python reads: no NaN, and no half of a character.
+    r"""A value as standard JSON in ASCII, without NaN and without lone surrogates.
 
     >>> to_json({"loss": float("nan"), "path": "a\udcff"})
     '{"loss": null, "path": "a\\\\udcff"}'
@@ -108,9 +109,9 @@ def warn(line: str) -> None:
 
 
 def end_output(exit_code: int) -> int:
-    """Writes out what is left, and gives the exit code with which the process should end then.
+    """Flushes both output streams and returns the exit code that the process should end with.
 
-    Python would tell of it in its own way when it ends.
+    Without this, Python would report a failure in its own way at exit.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):
         try:
@@ -121,12 +122,12 @@ def end_output(exit_code: int) -> int:
                 exit_code = exit_code or lost.exit_code
                 if lost.exit_code != BROKEN_PIPE:
                     warn(f"zojax: error: {lost}")
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what waits goes there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # discards the buffer
     return exit_code
 
 
 class _Console(Console):
-    """A console on which no text acts."""
+    """A console that prints all text literally."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(plain(text), **options)
@@ -137,7 +138,7 @@ class _Console(Console):
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment
-            else:  # a Text's, which may have several lines
+            else:  # from a Text, which may have several lines
                 yield Segment(plain_lines(segment.text), segment.style)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
@@ -146,7 +147,7 @@ class _Console(Console):
 
 
 class _Stream:
-    """Standard output or error, for which every failure to write is the same one."""
+    """Standard output or error, with every failure to write handled in the same way."""
 
     def __init__(self, stream: IO[str] | None, *, tells: bool, goes_on: bool):
         self._stream, self._tells, self._goes_on = stream, tells, goes_on
@@ -178,4 +179,4 @@ class _Stream:
         if not self._goes_on:
             raise OutputLost(error) from None
         if self._tells:
-            warn(f"zojax: {OutputLost(error)}; the work goes on")
+            warn(f"zojax: {OutputLost(error)}; the work continues")

@@ -1,7 +1,7 @@
-"""How any file is read: bounded in size and depth, held to a schema, with one kind of error.
+"""Reads files safely: bounded in size and depth, checked by a schema, with one kind of error.
 
-A file may be cut off, forged, another program's, or a device that never ends. Every reader of the
-package takes its bytes, its JSON and its types from here, so that each limit stands once.
+A file may be truncated, forged, written by another program, or a device that never ends. Every
+reader in the package gets its bytes, JSON and types from here, so each limit is stated once.
 """
 
 import contextlib
@@ -21,26 +21,27 @@ from zojax.text import half_character, plain
 T = TypeVar("T")
 
 MAX_JSON_BYTES = 64 << 20
-"""Of a JSON file, unless its reader says otherwise; tokenizers have the largest, of some 20 MB."""
+"""The default size limit of a JSON file; the largest in use, tokenizers, have about 20 MB."""
 
 MAX_DEPTH = 64
-"""Of nested lists and objects in JSON."""
+"""How deeply lists and objects in JSON may be nested."""
 
 _INTEGERS = range(-(1 << 63), 1 << 64)
 
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file to read, and its size in bytes.
+    """Opens a regular file for reading and yields it with its size in bytes.
 
     Args:
-        path: of the file. A link is followed; a directory, FIFO or device is refused unopened.
+        path: the file's path. A link is followed; a directory, FIFO or device is never opened.
 
     Raises:
-        InputError: no such file, not one, or unreadable, at once or later; names it and why.
+        InputError: the file does not exist, is not a regular file, or cannot be read, now or
+            later; the message names the file and the reason.
     """
     try:
-        status = path.stat()  # before it is opened: a FIFO would wait for a writer
+        status = path.stat()  # before opening: open() on a FIFO would wait for a writer
         is_regular = stat.S_ISREG(status.st_mode)
         opened = path.open("rb") if is_regular else None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -55,7 +56,7 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether it is a pipe, or what standard input is; ``InputError`` if that cannot be known."""
+    """Whether a path is a pipe or standard input; raises ``InputError`` if it cannot be checked."""
     try:
         status = path.stat()
         return stat.S_ISFIFO(status.st_mode) or os.path.samestat(status, os.fstat(0))
@@ -67,19 +68,19 @@ def is_stream(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _open_stream(path: Path, most: int) -> Iterator[tuple[BinaryIO, int]]:
-    """What a stream gives until it ends, held in memory, and its size in bytes."""
+    """Reads a stream to its end and yields it as a file in memory, with its size in bytes."""
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from None
     if len(data) > most:
-        raise InputError(f"{plain(path)}: gives more than {most:,} bytes")
+        raise InputError(f"{plain(path)}: has more than {most:,} bytes")
     yield io.BytesIO(data), len(data)
 
 
 def is_file(path: Path) -> bool:
-    """Whether a regular file is there; ``InputError`` if that cannot be known, as of long names."""
+    """Whether a path is a regular file; ``InputError`` if that is unknown (a name too long)."""
     try:
         return path.is_file()
     except (OSError, ValueError) as error:
@@ -95,11 +96,12 @@ def read_bytes(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
     """The bytes of a regular file.
 
     Args:
-        path: of the file, as for :func:`open_regular`.
-        most: bytes that it may have.
+        path: the file's path, as for :func:`open_regular`.
+        most: the maximum size in bytes.
 
     Raises:
-        InputError: no such file, not one, too large, or unreadable; names it and why.
+        InputError: the file does not exist, is not a regular file, is too large, or cannot be
+            read; the message names the file and the reason.
     """
     with open_regular(path) as (file, size):
         if size > most:
@@ -114,20 +116,21 @@ def read_lines(
     *,
     most_of_stream: int | None = None,
 ) -> Iterator[str | None]:
-    """The lines of a text in UTF-8, one after the other, so that a large file needs no memory.
+    """Yields the lines of a UTF-8 text one at a time, so that a large file needs no memory.
 
     Args:
-        path: of a regular file, which may begin with a byte order mark.
-        longest: characters that a line may have; what is behind them is not kept.
-        newline: as ``open`` takes it: which line ends there are, and whether they stay.
-        most_of_stream: bytes that it may give if it is a pipe or standard input; None refuses one.
+        path: a regular file, which may begin with a byte order mark.
+        longest: the maximum number of characters in a line; the rest of a longer line is dropped.
+        newline: the ``newline`` argument of ``open``: which line ends count, and whether they stay.
+        most_of_stream: the maximum number of bytes to read from a pipe or standard input; None
+            refuses both.
 
     Yields:
-        Each line with its end; None for one that is longer. A byte that is no UTF-8 is half a
-        character, as ``surrogateescape`` has it.
+        Each line with its line end, or None for a line that is too long. A byte that is not UTF-8
+        becomes a lone surrogate, as with ``surrogateescape``.
 
     Raises:
-        InputError: as :func:`read_bytes`.
+        InputError: for the same reasons as :func:`read_bytes`.
     """
     is_piped = most_of_stream is not None and is_stream(path)
     with (
@@ -144,17 +147,17 @@ def read_lines(
 def parse_json(
     text: str | bytes, place: str, *, allow_nan: bool = False, most_digits: int = 0
 ) -> Any:
-    """What a JSON text holds.
+    """Parses a JSON text.
 
     Args:
-        text: UTF-8 if bytes.
-        place: names it in errors: a file, or a file and a line.
-        allow_nan: whether Python's NaN and Infinity, which are no JSON, may stand in it.
-        most_digits: that an integer may have, if it may have more than 64 bits.
+        text: the text; bytes are decoded as UTF-8.
+        place: what error messages call it: a file, or a file and a line.
+        allow_nan: whether to accept Python's NaN and Infinity, which are not valid JSON.
+        most_digits: the number of digits up to which an integer may exceed 64 bits.
 
     Raises:
-        InputError: no JSON; nested deeper than :data:`MAX_DEPTH`; an integer of more than 64 bits;
-            the same key twice in an object; a string that is not Unicode.
+        InputError: the text is not JSON, is nested deeper than :data:`MAX_DEPTH`, or contains an
+            integer of more than 64 bits, a duplicate key or a string that is not Unicode.
 
     >>> parse_json('{"a": [1, null]}', "x.json")
     {'a': [1, None]}
@@ -186,19 +189,19 @@ def _integer(digits: str, most_digits: int) -> int:
     if len(digits) <= most_digits:
         return int(digits)
     if len(digits) > 20 or (value := int(digits)) not in _INTEGERS:
-        raise ValueError(f"an integer of {len(digits)} digits, more than 64 bits hold")
+        raise ValueError(f"an integer of {len(digits)} digits does not fit in 64 bits")
     return value
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise ValueError(f"{digits[:40]} is more than 64 bits hold")
+        raise ValueError(f"{digits[:40]} does not fit in 64 bits")
     return value
 
 
 def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -206,12 +209,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
-        raise ValueError(f"the key {plain(twice, 40)!r} stands twice in an object")
+        raise ValueError(f"the key {plain(twice, 40)!r} appears twice in an object")
     return value
 
 
 def _check_values(value: Any) -> None:
-    """Raises unless it is shallow and every string is Unicode (JSON can escape half a pair)."""
+    """Raises if a value is too deep or a string is not Unicode (JSON can escape half a pair)."""
     level, depth = [value], 0
     while level:
         if depth > MAX_DEPTH:
@@ -238,34 +241,36 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Reads a JSON object.
 
     Args:
-        path: of a regular file.
-        most: bytes that it may have.
+        path: a regular file.
+        most: the maximum size in bytes.
 
     Raises:
-        InputError: as :func:`read_bytes` and :func:`parse_json`; or it holds no object.
+        InputError: for the same reasons as :func:`read_bytes` and :func:`parse_json`, or because
+            the JSON value is not an object.
     """
     value = parse_json(read_bytes(path, most), str(path))
     if not isinstance(value, dict):
-        raise InputError(f"{plain(path)}: holds no JSON object")
+        raise InputError(f"{plain(path)}: does not contain a JSON object")
     return value
 
 
 def validate(schema: type[T], value: Any, place: str) -> T:
-    """A value that was read, held to a schema.
+    """Checks a parsed value against a schema and returns it.
 
     Args:
-        schema: what pydantic can check: a TypedDict, a dataclass, ``dict[int, float]``. Strict or
-            not is its own choice.
-        value: from :func:`parse_json`, say.
-        place: names it in errors.
+        schema: a type that pydantic can check, such as a TypedDict, a dataclass or
+            ``dict[int, float]``; it decides itself whether it is strict.
+        value: the value, for example from :func:`parse_json`.
+        place: what error messages call it.
 
     Raises:
-        InputError: one line: the place, the field, what it is, and what it should be.
+        InputError: the value does not fit; one line names the place, the field, its value, and
+            what it should be.
 
     >>> validate(dict[str, float], {"a": 1}, "x.json")
     {'a': 1.0}
     """
-    from pydantic import ValidationError  # which help and refusals do not wait for
+    from pydantic import ValidationError  # imported late, so that --help and refusals are quick
 
     try:
         return _adapter(schema).validate_python(value)

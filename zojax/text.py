@@ -1,27 +1,27 @@
-"""Text from files, settings and the command line, made fit for a terminal or a Markdown page.
+"""Makes text from files, settings and the command line safe for a terminal or a Markdown page.
 
-What a file names may hold escape sequences, line breaks, marks that turn the writing direction, or
-markup. All of it is printed through here, so that it is seen and does nothing.
+Such text may contain escape sequences, line breaks, marks that reverse the writing direction, or
+markup. All of it is printed through this module, which makes it visible and inert.
 """
 
 import re
 import unicodedata
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-"""Categories of what is not seen: controls, formats, surrogates, unassigned, line separators."""
+"""Categories of invisible characters: controls, formats, surrogates, unassigned, separators."""
 
 _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#+\-.!|&~$:@/]")
 _HARMLESS = re.compile(r"(?!.*www\.)(?:[^\W_]_?|/)(?:[^\W_]_?|[ ,.%()=/+-])*")
-"""What acts nowhere on a page but at the start of a line: words, figures, paths, hub ids."""
+"""Words, figures, paths and hub ids: Markdown treats them specially only at a line's start."""
 
 
 def plain(text: object, longest: int | None = None) -> str:
-    r"""Text as one line in which nothing acts: what is not seen is written as Python escapes it.
+    r"""Text as one inert line, with invisible characters written as Python escapes.
 
     Args:
-        text: anything; its ``str`` is taken.
-        longest: characters at the most; what is longer ends in an ellipsis.
+        text: anything; it is converted with ``str``.
+        longest: the maximum number of characters; longer text is cut and ends in an ellipsis.
 
     >>> print(plain("a\x1b[31mred\nline\u202e"))
     a\x1b[31mred\nline\u202e
@@ -42,7 +42,7 @@ def _seen(character: str) -> str:
 
 
 def half_character(text: str) -> str | None:
-    r"""The first half of a pair, or byte that was no UTF-8, without which text would be Unicode.
+    r"""The first lone surrogate (half a pair, or a byte that was not UTF-8), or None.
 
     >>> half_character("caf\ud800"), half_character("café")
     ('\ud800', None)
@@ -55,7 +55,7 @@ def half_character(text: str) -> str | None:
 
 
 def plain_lines(text: str) -> str:
-    r"""Text of several lines in which nothing acts.
+    r"""Text as inert lines; its line breaks are kept.
 
     >>> plain_lines("one\n\x1b[31mtwo")
     'one\n\\x1b[31mtwo'
@@ -64,12 +64,12 @@ def plain_lines(text: str) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""Text that a Markdown page shows as it is: one line, no markup, no HTML, no link.
+    r"""Text escaped so that a Markdown page shows it literally: one line, no markup or links.
 
     >>> markdown("<b>a_b</b>\n# c")
     '\\<b\\>a\\_b\\<\\/b\\>\\\\n\\# c'
 
-    Words, figures and paths are left as they are, as they do nothing but at the start of a line:
+    Words, figures and paths are left alone, since they are special only at the start of a line:
 
     >>> markdown("facebook/opt-1.3b, best_step 4")
     'facebook/opt-1.3b, best_step 4'

@@ -1,1 +1,1 @@
-"""What ``benchmarks/accelerator.py`` measures: a module a part, each in a process of its own."""
+"""What ``benchmarks/accelerator.py`` measures: one module per part, each in its own process."""

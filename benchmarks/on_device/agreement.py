@@ -1,6 +1,6 @@
-"""Whether the device computes what it should: scores, c and its sign, texts, training, replay.
+"""Check what the device computes: scores, c and its sign, texts, training, replay.
 
-The demo's model, which is small and trained, is held against transformers in float64 on the CPU.
+The demo's model, which is small and trained, is compared with transformers in float64 on the CPU.
 """
 
 import functools
@@ -33,11 +33,11 @@ DEMO = ROOT / "configs" / "demo.py"
 _QUIET = Console(quiet=True)
 
 _GRADIENT_ERRORS = {"float32": 2e-2, "bfloat16": 1e-1}
-"""Of c on the demo, relative: about 10 times what a CPU has (docs/performance.md)."""
+"""The allowed relative error of c on the demo: about 10 times a CPU's (docs/performance.md)."""
 
 
 def measure(budget: Budget) -> None:
-    """Everything, the most telling first."""
+    """Measure everything, the most important first."""
     steps = 4 if budget.rehearsal else 40
     config = demo_config(steps)
     run = functools.cache(lambda: prepare(config, _QUIET))
@@ -48,7 +48,7 @@ def measure(budget: Budget) -> None:
 
 
 def demo_config(steps: int, *settings: str) -> Config:
-    """The demo, shorter."""
+    """The demo's configuration with fewer steps."""
     sizes = [f"train.steps={steps}", "train.batch_size=16", f"estimator.interval={steps // 2}"]
     sizes += [
         "data.num_train=64",
@@ -60,7 +60,7 @@ def demo_config(steps: int, *settings: str) -> Config:
 
 
 def _gradients(run: Run, budget: Budget) -> None:
-    """Scores of a batch, and the projected gradient of every step's batch with its sign."""
+    """Compare the scores of a batch, and every step's projected gradient and its sign."""
     probes = list(fidelity.draw_probes(run, run.config.train.steps))
     _scores(run, probes[0], budget)
     for dtype, largest in _GRADIENT_ERRORS.items():
@@ -88,7 +88,7 @@ def _scores(run: Run, probe: fidelity.Probe, budget: Budget) -> None:
 
 
 def _texts(run: Run, budget: Budget) -> None:
-    """Greedy continuations, token by token."""
+    """Compare greedy continuations, token by token."""
     new, count = 12, 1 if budget.rehearsal else 16
     prompts = [item.prompt for item in run.data.eval[:count]]
     found = generate(run.model, prompts, lambda ids: "", max_new_tokens=new)
@@ -99,7 +99,7 @@ def _texts(run: Run, budget: Budget) -> None:
         same = (ours == theirs for ours, theirs in zip(one.tokens, right, strict=True))
         agreed += next((i for i, equal in enumerate(same) if not equal), new)
     total = new * len(prompts)
-    # Two tokens may be as probable in float32, and what follows then is another text.
+    # Two tokens may be equally probable in float32, after which the texts differ.
     told = f"of {total} tokens that float64 writes, the first so many of each text are the same"
     budget.tell("tokens written as in float64", agreed, expected=total, ok=agreed > total / 2)
     budget.tell("share of them", agreed / total, note=told)
@@ -114,7 +114,7 @@ def _greedy(model: torch.nn.Module, tokens: list[int], count: int) -> list[int]:
 
 
 def _training(config: Config, budget: Budget) -> None:
-    """A whole run: the loss is finite, and journal and checkpoint give the same bits."""
+    """Do a whole run: the loss is finite, and journal and checkpoint give the same bits."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "run"
         config = apply_overrides(config, [f"run.dir={path}", "run.checkpoint_every=2"])

@@ -16,7 +16,7 @@ _SIZE, _STEPS, _LARGEST = "opt-6.7b", 5, 5
 
 
 def measure(budget: Budget) -> None:
-    """The kernel's race first, which compiles in seconds, then the trace."""
+    """Measure the kernel first, which compiles in seconds, then trace a step."""
     kernels.race(budget)
     budget.attempt("the largest parts", 40, lambda: _trace(budget))
 

@@ -1,4 +1,4 @@
-"""The device that is measured, weights that are made on it, and how a step is timed there."""
+"""The device to measure, random weights on it, and the timing of a step."""
 
 import functools
 import statistics
@@ -14,22 +14,22 @@ from zojax.planning.targets import CHIPS, Chip
 
 Tree = Any
 Device = Any
-"""Of JAX, which has no public name for its type that both checkers and releases know."""
+"""A device of JAX, which has no public type for it that both checkers and releases know."""
 
 _STANDARD_DEVIATION = 0.02
 _JAX_NAMES = {"v5 lite": "v5e", "v6 lite": "v6e", "tpu v5": "v5p"}
-"""What JAX calls some of the chips; the first that fits."""
+"""JAX's names of some of the chips; the first match counts."""
 
 
 def chip_of(device: Device) -> Chip | None:
-    """The published figures of a device; None of one that there are none of, as of a CPU."""
+    """The published figures of a device; None if there are none, as for a CPU."""
     kind = device.device_kind.lower()
     names = {**{name: name for name in CHIPS}, **_JAX_NAMES}
     return next((CHIPS[name] for text, name in names.items() if text in kind), None)
 
 
 def describe(device: Device) -> dict[str, Any]:
-    """What a result must say of the machine that it is from."""
+    """What a result must say about its machine."""
     memory = device.memory_stats() or {}
     return {
         "device": device.device_kind,
@@ -41,18 +41,18 @@ def describe(device: Device) -> dict[str, Any]:
 
 
 def peak_bytes(device: Device) -> int | None:
-    """The most that this process has had on the device; None where the backend does not say."""
+    """This process's peak bytes on the device; None if the backend does not report them."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def random_weights(shapes: Tree, seed: int = 0) -> Tree:
-    """Weights of a model's shapes, made where they lie: matrices N(0, 0.02²), biases 0, norms 1.
+    """Make weights of a model's shapes in place: matrices N(0, 0.02²), biases 0, norms 1.
 
-    A layer at a time, so that nothing but the weights themselves takes memory.
+    They are made one layer at a time, so that only the weights themselves take memory.
 
     Args:
-        shapes: nested dict of ``jax.ShapeDtypeStruct``, with shardings or without.
-        seed: of the matrices.
+        shapes: a nested dict of ``jax.ShapeDtypeStruct``, with or without shardings.
+        seed: the seed of the matrices.
     """
     flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(shapes))
     made = {}
@@ -68,7 +68,7 @@ def random_weights(shapes: Tree, seed: int = 0) -> Tree:
 
 
 def _matrices(leaf: Any) -> Callable[[jax.Array], jax.Array]:
-    """Draws an array of matrices, the last two axes at a time."""
+    """Draw an array of matrices, the last two axes at a time."""
     *lead, m, n = leaf.shape
 
     def one(key: jax.Array) -> jax.Array:
@@ -84,12 +84,12 @@ def _matrices(leaf: Any) -> Callable[[jax.Array], jax.Array]:
 
 
 def median_seconds(call: Callable[[], Any], *, groups: int, calls: int) -> float:
-    """Median seconds of a call, many sent before the first is waited for, as training does it.
+    """The median seconds of a call; as in training, many are sent before the first is waited for.
 
     Args:
-        call: sends work to the device, and returns what is ready when that is done.
-        groups: that are timed.
-        calls: in each.
+        call: sends work to the device, and returns arrays that are ready when it is done.
+        groups: the number of groups of calls to time.
+        calls: the number of calls in each group.
     """
     jax.block_until_ready(call())  # the first allocates
     taken = []
@@ -104,5 +104,5 @@ def median_seconds(call: Callable[[], Any], *, groups: int, calls: int) -> float
 
 @functools.cache
 def the_device() -> Device:
-    """The first one: one device is what is measured."""
+    """The first device, the only one that is measured."""
     return jax.devices()[0]

@@ -1,4 +1,4 @@
-"""A measured figure: what every part tells, what the results hold, what the page shows."""
+"""A measured figure: parts report it, the results hold it, and the page shows it."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ class Figure:
     """One thing that was measured.
 
     Attributes:
-        part: of the benchmark that it belongs to.
-        what: it is; unique within the part.
-        value: in ``unit``; None if it could not be measured, and ``note`` says why.
-        unit: such as ms; "" for a count or a share.
-        expected: what the plan, or the definition of right, says of it; None where neither does.
-        ok: whether it is as it must be; None where nothing is asked of it.
+        part: the part of the benchmark that it belongs to.
+        what: what was measured; unique within the part.
+        value: the value in ``unit``; None if it could not be measured, and ``note`` says why.
+        unit: the unit, such as ms; "" for a count or a share.
+        expected: the value by the plan or by definition; None if neither gives one.
+        ok: whether the value is right; None if nothing is required of it.
         note: anything else, in a few words.
     """
 
@@ -38,13 +38,13 @@ class Figure:
 
 
 class Budget:
-    """Tells a part's figures as they are made, and how much of its time is left.
+    """Report a part's figures as they are made, and keep track of its time.
 
     Args:
-        part: its name.
-        path: of the file that gets a line a figure.
-        seconds: that the part has.
-        rehearsal: whether all is to be tiny.
+        part: the part's name.
+        path: the file that gets one line per figure.
+        seconds: the time that the part has.
+        rehearsal: whether all sizes are tiny.
     """
 
     def __init__(self, part: str, path: Path, seconds: float, *, rehearsal: bool):
@@ -61,7 +61,7 @@ class Budget:
         ok: bool | None = None,
         note: str = "",
     ) -> None:
-        """Writes a figure down at once. What is not finite is wrong, and is written as None."""
+        """Write a figure at once. A value that is not finite is wrong, and is written as None."""
         if value is not None and not math.isfinite(value):
             value, ok, note = None, False, f"{note} (it was {value})".strip()
         figure = Figure(self.part, what, value, unit, expected, ok, note)
@@ -69,34 +69,34 @@ class Budget:
             file.write(json.dumps(dataclasses.asdict(figure)) + "\n")
 
     def leave_out(self, what: str, why: str) -> None:
-        """Says that something was not measured."""
+        """Report that something was not measured."""
         self.tell(what, None, note=why)
 
     @property
     def seconds_left(self) -> float:
-        """Until the part is stopped from outside."""
+        """The seconds until the part is stopped from outside."""
         return self._stop - time.monotonic()
 
     def attempt(self, what: str, seconds: float, work: Callable[[], None]) -> None:
-        """Does one thing of several: what fails, or has no time, is told and stops no other.
+        """Do one of several things; a failure or lack of time is reported and stops no other.
 
         Args:
-            what: it is.
-            seconds: that it may take; with less left it is not begun.
-            work: does it, and tells its figures.
+            what: its name.
+            seconds: the time that it needs; with less left it is not begun.
+            work: does it, and reports its figures.
         """
         if not self.rehearsal and self.seconds_left < seconds:
             self.leave_out(what, f"{self.seconds_left:.0f} s were left of its part")
             return
         try:
             work()
-        except Exception as error:  # whatever a new device, driver or compiler raises
+        except Exception as error:  # a new device, driver or compiler may raise anything
             line = (str(error) or type(error).__name__).splitlines()[0][:200]
             self.tell(what, None, ok=False, note=f"{type(error).__name__}: {line}")
 
 
 def read_figures(path: Path) -> list[Figure]:
-    """What a part has told so far; a line that is half written is left out."""
+    """Read the figures that a part has reported so far; a half-written line is left out."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -1,4 +1,4 @@
-"""Attention of pages: the kernel against the masked product, in numbers and in time."""
+"""Compare the attention kernel with the masked product, in numbers and in time."""
 
 import functools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from zojax.scoring.attention import blockwise_attention
 from zojax.scoring.visibility import Visibility, mask_of, tree_visibility
 
 HEAD_SIZES = (16, 32, 64, 80, 96, 128, 256)
-"""OPT's are 64, 80 and 128; those of the others occur in other families."""
+"""OPT has 64, 80 and 128; the others occur in other families."""
 
 LENGTHS = (256, 512, 1024, 2048)
 _TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}  # of outputs that are of order 1
@@ -24,7 +24,7 @@ Attention = Callable[..., jax.Array]
 
 
 def pages_of(length: int) -> Visibility:
-    """Who sees whom on a page so long: prompts of all sizes, each with three candidates."""
+    """The visibility on a page of this length: prompts of all sizes, each with three candidates."""
     sizes, left = [], length
     random = np.random.default_rng(0)
     while left > 16:
@@ -41,7 +41,7 @@ def pages_of(length: int) -> Visibility:
 
 
 def kernel_here() -> attention_kernel.Backend | None:
-    """The kernel as this device compiles it; None where it has none."""
+    """The kernel for this device; None if it has none."""
     name = "cuda" if the_device().platform == "gpu" else str(the_device().platform)
     return attention_kernel.backends(max(LENGTHS), 128).get(name)
 
@@ -52,7 +52,7 @@ def _inputs(tokens: int, heads: int, depth: int, dtype: Any) -> list[jax.Array]:
 
 
 def compare(budget: Budget) -> None:
-    """Every head size: what the kernel gives, against float64 on the host."""
+    """Compare the kernel's results with float64 on the host, for every head size."""
     backend, length = kernel_here(), 96 if budget.rehearsal else 512
     if backend is None:
         backend = attention_kernel.interpreted(attention_kernel.for_gpu())
@@ -80,7 +80,7 @@ def _compare(
 
 
 def _largest_error(got: jax.Array, inputs: list[jax.Array], mask_pts: np.ndarray) -> float:
-    """Against plain attention in numpy's float64."""
+    """The largest error compared with plain attention in numpy's float64."""
     q, k, v = (np.asarray(x.astype(jnp.float32), np.float64) for x in inputs)
     logits = np.einsum("pthd,pshd->phts", q, k) / np.sqrt(q.shape[-1])
     logits = np.where(mask_pts[:, None], logits, -np.inf)
@@ -90,7 +90,7 @@ def _largest_error(got: jax.Array, inputs: list[jax.Array], mask_pts: np.ndarray
 
 
 def race(budget: Budget) -> None:
-    """The kernel and XLA's blocks on pages of OPT-13B's heads, in float32 as a step has them."""
+    """Time the kernel and XLA's blocks on pages of OPT-13B's heads, in float32 as in a step."""
     backend = kernel_here()
     heads, depth = (2, 16) if budget.rehearsal else (40, 128)
     for length in LENGTHS[:1] if budget.rehearsal else LENGTHS:

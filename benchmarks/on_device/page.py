@@ -1,4 +1,4 @@
-"""The figures of a machine as a table, as a picture, and in docs/accelerators.md."""
+"""Show a machine's figures as a table, as a picture, and in docs/accelerators.md."""
 
 import json
 import re
@@ -37,7 +37,7 @@ EXPECTED = {
         for what in ("signs right", "relative error of c")
     },
 }
-"""What the page has a row for before anyone has measured it, and its unit."""
+"""The rows that the page has before anyone has measured them, with their units."""
 
 _STEP = re.compile(r"(opt-[\d.]+[mb]) (\w[\w, ]*): a step( in PyTorch)?$")
 
@@ -71,7 +71,7 @@ def _remark(figure: dict[str, Any]) -> str:
 
 
 def step_times(result: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
-    """Milliseconds of every step that was timed, and the least that the plan gives it."""
+    """The milliseconds of every timed step, and its least time by the plan."""
     found = {}
     for figure in result["figures"]:
         step = _STEP.match(figure["what"])
@@ -83,7 +83,7 @@ def step_times(result: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
 
 
 def draw(result: dict[str, Any], path: Path) -> bool:
-    """A bar for each step, by size; False if none was timed."""
+    """Draw a bar for each step, by size; False if none was timed."""
     steps = step_times(result)
     if not steps:
         return False
@@ -101,11 +101,11 @@ def draw(result: dict[str, Any], path: Path) -> bool:
 
 
 def write_docs(sources: Sequence[Path]) -> None:
-    """Fills the table of docs/accelerators.md: what the plan says, and a column a machine.
+    """Fill the table of docs/accelerators.md: the plan's figures, and one column per machine.
 
     Args:
-        sources: results of machines; with none, a column stays empty. Plans and rehearsals among
-            them are no machine's.
+        sources: results of machines; without any, a column stays empty. Plans and rehearsals among
+            them are skipped.
     """
     found = [json.loads(path.read_text()) for path in sources]
     results = [result for result in found if result.get("rehearsal") is False]
@@ -113,7 +113,7 @@ def write_docs(sources: Sequence[Path]) -> None:
 
 
 def docs_table(plan: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
-    """Everything that the command can tell, with an empty cell where no one has measured it."""
+    """Everything that the command can measure, with an empty cell if nobody has measured it."""
     planned = {figure["what"]: figure for figure in plan["figures"]}
     measured = [{figure["what"]: figure for figure in r["figures"]} for r in results] or [{}]
     names = [r["machine"]["device"] for r in results] or ["not measured yet"]

@@ -1,4 +1,4 @@
-"""The published way in PyTorch (:mod:`peers`), step for step on the same device, in bfloat16."""
+"""Time the published implementation in PyTorch (:mod:`peers`) on the same device, in bfloat16."""
 
 import gc
 import statistics
@@ -21,7 +21,7 @@ _LEAST_SECONDS = 20
 
 
 def measure(budget: Budget) -> None:
-    """A step of each size, on what zojax steps on: 16 examples of SST-2's lengths."""
+    """Measure a step of each size, on the same data as zojax: 16 examples of SST-2's lengths."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not budget.rehearsal:
         budget.leave_out("PyTorch full", "PyTorch has no accelerator here")
@@ -41,7 +41,7 @@ def measure(budget: Budget) -> None:
 
 
 def time_steps(config: opt.OPTConfig, device: str, *, count: int) -> float:
-    """Median seconds of LoZO's step as its authors run it, with random weights on the device."""
+    """The median seconds of LoZO's step as its authors run it, with random weights."""
     model = random_model(config, device)
     items = sample_items(SST2_TOKENS, BATCH, with_choice=True)
     batch = peers.pad(items, device)
@@ -56,7 +56,7 @@ def time_steps(config: opt.OPTConfig, device: str, *, count: int) -> float:
 
 
 def random_model(config: opt.OPTConfig, device: str) -> OPTForCausalLM:
-    """Hugging Face's OPT in eager mode, made on the device, in bfloat16."""
+    """Make Hugging Face's OPT in eager mode on the device, in bfloat16."""
     numbers = {k: v for k, v in opt.FAMILY.write_config(config).items() if k != "architectures"}
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)

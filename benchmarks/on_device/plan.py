@@ -1,4 +1,4 @@
-"""What the plan says of the steps that are measured, for a device that is not here."""
+"""The plan of the measured steps, for a device that is not here."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ STEPS = [*(("opt-13b", method) for method in METHODS), *((size, "full") for size
 
 
 def figures(target: str) -> Iterator[Figure]:
-    """The figures, as they are compiled; minutes.
+    """Yield the figures as the steps are compiled, which takes minutes.
 
     Args:
-        target: one device, such as ``h100x1``; its compiler is installed.
+        target: one device, such as ``h100x1``; its compiler must be installed.
     """
     for size, method in STEPS:
         config = run_config(size, METHODS[method])

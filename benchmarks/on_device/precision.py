@@ -1,4 +1,4 @@
-"""How true c is in 16 bits and in int8 on this device, against float64 on the CPU."""
+"""Measure how accurate c is in 16 bits and in int8 on this device, against float64 on the CPU."""
 
 import functools
 
@@ -19,7 +19,7 @@ METHODS = (
 
 
 def measure(budget: Budget) -> None:
-    """The demo's c in each precision, for the very weights that it has."""
+    """Compare the demo's c in each precision, for exactly the weights that it has."""
     budget.attempt("the demo's probes", 20, lambda: _measure_all(budget))
 
 

@@ -1,4 +1,4 @@
-"""Parts in processes of their own: heard while they run, stopped when their time is over."""
+"""Run parts in separate processes: read their figures, and stop them when their time is over."""
 
 import json
 import os
@@ -16,7 +16,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """A process's: it finds the checkout, and asks no hub."""
+    """The environment of a process, which finds the checkout and asks no hub."""
     paths = [str(BENCHMARKS.parent), str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
@@ -28,7 +28,7 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def ask_machine(seconds: float) -> dict[str, Any]:
-    """What the device is; asked in a process of its own, since whoever asks holds it."""
+    """Describe the device, in a separate process, since the process that asks occupies it."""
     code = "import json; from on_device.device import *; print(json.dumps(describe(the_device())))"
     command = [sys.executable, "-c", code]
     try:
@@ -49,14 +49,14 @@ def watch(
     more: Mapping[str, str],
     on_figure: Callable[[Figure], None],
 ) -> str:
-    """Runs a part until it ends or its time is over, and says how it ended.
+    """Run a part until it ends or its time is over; return how it ended.
 
     Args:
-        command: of the part; it is given ``--figures`` with the file to tell its figures in.
-        told: that file; beside it stands what the part prints, if it fails.
-        seconds: after which the part is killed, with all that it has started.
-        more: variables of its environment.
-        on_figure: is given each figure once, soon after it was told.
+        command: the part's command, which also gets ``--figures`` with the file for its figures.
+        told: this file; if the part fails, its output is kept beside it.
+        seconds: the time after which the part is killed, with everything that it has started.
+        more: more variables of its environment.
+        on_figure: called once with each figure, soon after it was reported.
     """
     log, heard, began = told.with_suffix(".log"), 0, time.monotonic()
     told.unlink(missing_ok=True)

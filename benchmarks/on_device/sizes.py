@@ -1,4 +1,4 @@
-"""The step of each size of OPT, and what it takes, beside the plan's bound and bytes."""
+"""Measure the step of each size of OPT beside the plan's bound and bytes."""
 
 import gc
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from zojax.models.opt import OPTConfig
 from zojax.models.registry import SHAPES
 
 TINY = OPTConfig(64, 32, 2, 2, 64, 64, 32)
-"""What a rehearsal takes in the place of every size."""
+"""What a rehearsal uses instead of every size."""
 
 SMALLER = ("opt-1.3b", "opt-2.7b", "opt-6.7b")
 
 PUBLISHED_MS = {"opt-1.3b": 18, "opt-2.7b": 27, "opt-6.7b": 49, "opt-13b": 93}
-"""A step of LoZO on vLLM on one GPU, as published."""
+"""The published time of a step of LoZO on vLLM on one GPU."""
 
-_LEAST_SECONDS = 45  # that a method of a large model may take, compiling included
+_LEAST_SECONDS = 45  # the time that a method of a large model may take, including compilation
 
 
 def measure_13b(budget: Budget) -> None:
-    """OPT-13B: everything that can be trained, on the same weights."""
+    """Measure OPT-13B with everything that can be trained, on the same weights."""
     _measure_size("opt-13b", list(METHODS), budget)
 
 
 def measure_smaller(budget: Budget) -> None:
-    """The smaller sizes that have been published, with what the PyTorch peer trains: all."""
+    """Measure the smaller published sizes, with everything trained as in the PyTorch peer."""
     for size in SMALLER[-1:] if budget.rehearsal else SMALLER:
         _measure_size(size, ["full"], budget)
         gc.collect()
@@ -55,7 +55,7 @@ def _measure_method(
     weights: dict | None,
     budget: Budget,
 ) -> dict:
-    """Compiles, runs and folds a step; gives the weights, for the next method."""
+    """Compile, run and fold a step; return the weights, for the next method."""
     shapes = shapes_for(size, model, settings)
     if weights is None:
         weights = random_weights(shapes.run.model.weights)
@@ -86,7 +86,7 @@ def _tell_time(name: str, size: str, step: DeviceStep, budget: Budget) -> None:
     budget.tell(f"{name}: a step", 1e3 * seconds, "ms", expected=bound, note=told)
     if step.bound:
         budget.tell(f"{name}: share of the peak rate", step.bound.products / seconds)
-    # Of random weights and tokens; what is asked is that both are numbers, and c not 0.
+    # Weights and tokens are random, so only check that both are numbers, and c is not 0.
     budget.tell(f"{name}: loss", float(record.losses_v[0]))
     grad = float(record.projected_grad_q[0])
     budget.tell(f"{name}: projected gradient", grad, ok=grad != 0)

@@ -1,4 +1,4 @@
-"""The step and the fold that training compiles, on the device itself, beside what a plan says."""
+"""The step and the fold of training, on the device itself, beside their plan."""
 
 import dataclasses
 import functools
@@ -31,11 +31,11 @@ METHODS = {
     "lora": ["space.name=lora"],
     "linear, layers in a loop": ["model.scan_layers=true"],
 }
-"""LoZO with r 2 and ν 50, by what is trained; the last compiles sooner and copies weights."""
+"""LoZO with r 2 and ν 50, by what is trained; the last compiles faster but copies weights."""
 
 
 def run_config(name: str, settings: Sequence[str]) -> Config:
-    """A run on SST-2 in batches of 16, in bfloat16; neither model nor data need be there."""
+    """The configuration of a run on SST-2 in batches of 16; model and data need not exist."""
     overrides = [f"model.path={name}", "train.steps=100", "model.dtype=bfloat16", *settings]
     return apply_overrides(load_config(str(CONFIG)), overrides)
 
@@ -43,13 +43,13 @@ def run_config(name: str, settings: Sequence[str]) -> Config:
 def shapes_for(
     name: str, model: DecoderConfig, settings: Sequence[str], tokens: int = SST2_TOKENS
 ) -> RunShapes:
-    """What a run on SST-2 in batches of 16 compiles, on the device.
+    """The shapes of a run on SST-2 in batches of 16, on the device.
 
     Args:
-        name: of the model.
+        name: the model's name.
         model: its architecture.
-        settings: of the configuration.
-        tokens: distinct ones of a batch.
+        settings: settings of the configuration.
+        tokens: the number of distinct tokens in a batch.
     """
     config = run_config(name, settings)
     layout = layout_on(config, model, [the_device()], None)
@@ -58,14 +58,14 @@ def shapes_for(
 
 @dataclasses.dataclass
 class DeviceStep:
-    """A compiled training step with its arrays, to be run again and again.
+    """A compiled training step with its arrays, to be run repeatedly.
 
     Attributes:
-        shapes: that it was compiled for.
-        compile_seconds: of the wall's clock, the fold's included.
-        planned: what the compiled step takes.
-        bound: of its time, by the device's published figures; None where there are none.
-        weights: that it reads.
+        shapes: the shapes that it was compiled for.
+        compile_seconds: the wall-clock time to compile, including the fold.
+        planned: what the compiled step needs.
+        bound: the bound on its time by the device's published figures; None if there are none.
+        weights: the weights that it reads.
         fold: the end of an interval, compiled; None if nothing is folded.
     """
 
@@ -81,13 +81,13 @@ class DeviceStep:
     _batch: Any
 
     def __call__(self) -> Any:
-        """Sends a step to the device; returns its scalars, which are ready when it is done."""
+        """Send a step to the device; return its scalars, which are ready when it is done."""
         rate = np.float32(1e-7)
         self._state, record = self._program(self.weights, self._state, self._key, rate, self._batch)
         return record
 
     def end_interval(self) -> float:
-        """Seconds of the interval's end: what it has learnt goes into the weights."""
+        """End the interval by folding it into the weights; return the seconds."""
         started = time.perf_counter()
         owned, self._state = self.fold(OwnedWeights(self.weights), self._state, self._key)
         self.weights = owned.weights
@@ -95,16 +95,16 @@ class DeviceStep:
         return time.perf_counter() - started
 
     def text(self) -> str:
-        """The compiled step, as XLA writes it."""
+        """The compiled step as XLA's text."""
         return self._program.as_text()
 
 
 def compile_step(shapes: RunShapes, weights: Tree | None = None) -> DeviceStep:
-    """Compiles a run's programs for the device and makes what they run on.
+    """Compile a run's programs for the device and make the arrays that they run on.
 
     Args:
-        shapes: of the run.
-        weights: of the model; None makes random ones.
+        shapes: the run's shapes.
+        weights: the model's weights; None makes random ones.
     """
     run = shapes.run
     started = time.perf_counter()
@@ -133,7 +133,7 @@ def compile_step(shapes: RunShapes, weights: Tree | None = None) -> DeviceStep:
 
 
 def _random_batch(run: Run) -> Any:
-    """One step's examples with tokens of their own, in the shape that was compiled for."""
+    """One step's examples with random tokens, in the compiled shape."""
     random, vocabulary = np.random.default_rng(0), run.model.config.vocab_size
 
     def with_tokens(item: Item, label: int) -> Item:

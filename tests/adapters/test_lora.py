@@ -273,7 +273,11 @@ Q0 = "base_model.model.model.decoder.layers.0.self_attn.q_proj"
         ),
         (
             lambda t: t.update({Q0.replace(".0.", ".3.") + ".lora_A.weight": torch.zeros(8, 24)}),
-            ["extra", "layers.3.self_attn.q_proj", "no LoRA of a linear layer"],
+            [
+                "extra",
+                "layers.3.self_attn.q_proj",
+                "not a LoRA of one of the model's linear layers",
+            ],
         ),
     ],
 )

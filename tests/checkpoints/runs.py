@@ -176,7 +176,7 @@ def reached_in_the_end(run: Run) -> tuple[Tree, TrainState]:
 def refusal(run: Run, step: int = 30) -> str:
     """Why the newest checkpoint is not used; what is used instead has the run's bits."""
     [warning] = run.assert_rebuilt(25 if step == 30 else 30)
-    start, end = f"{run.checkpoints}/{step}: ", "; going on without this checkpoint"
+    start, end = f"{run.checkpoints}/{step}: ", "; continuing without this checkpoint"
     assert warning.startswith(start)
     assert warning.endswith(end)
     return warning.removeprefix(start).removesuffix(end)

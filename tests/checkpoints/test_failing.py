@@ -36,7 +36,7 @@ def test_a_checkpoint_that_fails_is_one_warning_and_costs_no_other(run, failing)
         assert len(list(run.checkpoints.iterdir())) == len(SAVED)
     assert warnings_of(run) == [
         f"{run.checkpoints}/31: the checkpoint failed (No space left on device); "
-        "training goes on, and the journal keeps every step"
+        "training continues, and the journal keeps every step"
     ]
     assert run.assert_rebuilt(30) == []
     failing.clear()
@@ -63,7 +63,7 @@ def only_warning(run: Run, step: int = 30) -> str:
 def test_a_checkpoint_leaves_the_journal_room_on_the_disk(empty, monkeypatch):
     usage = shutil.disk_usage(empty.directory)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=16_000_000))
-    room = "/30: the checkpoint failed (it takes 0 MB, and of the 16 MB that are free 17 are left"
+    room = "/30: the checkpoint failed (it takes 0 MB, and 16 MB are free, of which 17 are kept"
     assert room in only_warning(empty)
 
 
@@ -74,5 +74,5 @@ def test_a_place_that_cannot_be_written_is_a_warning(empty):
 
 
 def test_a_step_without_its_record_gets_no_checkpoint(empty):
-    reason = f"the checkpoint failed (the journal has {STEPS} steps only)"
+    reason = f"the checkpoint failed (the journal has only {STEPS} steps)"
     assert reason in only_warning(empty, STEPS + 1)

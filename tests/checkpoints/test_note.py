@@ -89,7 +89,7 @@ HOSTILE_NOTES = [
 @pytest.mark.parametrize("content", HOSTILE_NOTES)
 def test_a_note_that_is_none_is_damaged(content, run):
     (run.checkpoints / "30" / "note" / "metadata").write_bytes(content)
-    assert refusal(run) == "is damaged or was never whole"
+    assert refusal(run) == "is damaged or incomplete"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_note_that_is_none_is_damaged(content, run):
 )
 def test_a_forged_note_chooses_nothing(changes, run):
     change_note(run, 30, **changes)
-    assert refusal(run) == "is damaged or was never whole"
+    assert refusal(run) == "is damaged or incomplete"
     run.save(31, keep_last=1, keep_best=1)
     assert saved_steps(run.checkpoints) == [31]
 
@@ -116,4 +116,4 @@ def test_a_fifo_in_the_place_of_a_note_is_damage(run):
     path = run.checkpoints / "30" / "note" / "metadata"
     path.unlink()
     os.mkfifo(path)
-    assert refusal(run) == "is damaged or was never whole"
+    assert refusal(run) == "is damaged or incomplete"

@@ -107,7 +107,7 @@ def test_files_that_the_system_refuses_are_a_warning(on_meshes):
     directory, (*_, failed, _), _ = on_meshes
     [warning], steps = failed
     assert f"{directory}/checkpoints/9: the checkpoint failed (" in warning
-    assert "File too large); training goes on" in warning
+    assert "File too large); training continues" in warning
     assert steps == [7]
 
 

@@ -157,7 +157,7 @@ def test_the_files_are_what_the_document_says(saved):
 
 
 def test_an_unreadable_checkpoint_is_an_input_error(saved):
-    with pytest.raises(InputError, match=r"/8: is damaged or was never whole"):
+    with pytest.raises(InputError, match=r"/8: is damaged or incomplete"):
         checked_note(saved.checkpoints, 8, saved.journal, False)
 
 

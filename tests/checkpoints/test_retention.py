@@ -56,7 +56,7 @@ def test_what_is_damaged_or_ahead_of_the_journal_takes_no_place(run):
     torn = run.with_journal(records=run.journal.records[:20])
     warnings = torn.assert_rebuilt(10, 20)
     assert warnings == [
-        f"{run.checkpoints}/11: is damaged or was never whole; going on without this checkpoint"
+        f"{run.checkpoints}/11: is damaged or incomplete; continuing without this checkpoint"
     ]
     run.save(24, keep_last=2)
     assert saved_steps(run.checkpoints) == [10, 24]
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_steps_that_are_done_again_is_replaced(run):
     records["projected_grad"][28:] *= 2
     again = run.with_journal(records=records)
     [warning] = again.rebuilt()[3]
-    assert "/30: the journal tells of other steps than led to it; going on without" in warning
+    assert "/30: the journal has other steps than those that led to it; continuing" in warning
     rewrite_journal(run, records)
     writer = run.writer()
     writer.save(30, *again.reached(30))

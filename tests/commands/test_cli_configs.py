@@ -85,7 +85,8 @@ def test_the_table_keeps_within_its_width_and_cuts_nothing(run, root, monkeypatc
     [row] = [line.split() for line in lines if "multirc-icl" in line]
     assert row == ["multirc-icl", "multirc", "icl", "–", "facebook/opt-13b"]
     assert "configs/opt13b_table.py:NAME" in lines
-    assert any(line.split() == ["sst2", "lozo/linear", "2,000", "demo/model"] for line in lines)
+    row = ["sst2", "lozo/linear", "2,000", "zojax/demo/model"]
+    assert row in [line.split() for line in lines]
 
 
 def test_brackets_in_a_docstring_are_printed_as_they_are(run, two):

@@ -52,7 +52,7 @@ def test_eval_says_what_is_there_instead_of_a_run(run, tmp_path, refusal):
     ("text", "reason"),
     [
         ("{", "is not JSON (Expecting property name"),
-        ("[]", "holds no JSON object"),
+        ("[]", "does not contain a JSON object"),
         ('{"model": {"path": 5}}', "model.path=5: should be text"),
     ],
 )
@@ -180,7 +180,7 @@ def test_data_that_have_changed_are_told_of_unless_they_were_asked_for(run, anot
     code, out, err = run("eval", another, "--set", "run.eval_batch_size=4")
     assert code == 0
     assert err.startswith(
-        f"{another}/journal.zj: the run's data or tokenizer has changed (hash there "
+        f"{another}/journal.zj: the run's data or tokenizer has changed (the hash was "
     )
     assert err.endswith("; this figure is of the data as they are now\n")
     assert err.count("\n") == 1

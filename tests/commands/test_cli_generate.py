@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from zojax.commands.prompts import read_prompts
+from zojax.demo import MODEL
 from zojax.errors import InputError
 
 PROMPTS = ("a gripping film", "the plot is", "")
@@ -17,10 +18,10 @@ MAX_NEW = 12
 
 
 @pytest.fixture
-def generate(run, root):
+def generate(run):
     def generate(*options: object, prompts=PROMPTS):
         chosen = [part for prompt in prompts for part in ("--prompt", prompt)]
-        return run("generate", "--model", root / "demo" / "model", *chosen, *options)
+        return run("generate", "--model", MODEL, *chosen, *options)
 
     return generate
 
@@ -32,13 +33,13 @@ def rows(outcome) -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def reference(root) -> list[list[int]]:
+def reference() -> list[list[int]]:
     """Greedy tokens of transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(root / "demo" / "model")
-    model = AutoModelForCausalLM.from_pretrained(root / "demo" / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     found = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -49,10 +50,10 @@ def reference(root) -> list[list[int]]:
     return found
 
 
-def test_texts_are_those_of_transformers_whatever_the_batch(generate, reference, root):
+def test_texts_are_those_of_transformers_whatever_the_batch(generate, reference):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(root / "demo" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
     for batch_size in (16, 1):
         options = ("--json", "--max-new-tokens", MAX_NEW, "--batch-size", batch_size)
         found = rows(generate(*options))
@@ -64,13 +65,12 @@ def test_texts_are_those_of_transformers_whatever_the_batch(generate, reference,
         assert [row["finish_reason"] for row in found] == reasons
 
 
-def test_prompts_start_with_the_token_that_is_wanted(generate, root, refusal):
+def test_prompts_start_with_the_token_that_is_wanted(generate, refusal):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    directory = root / "demo" / "model"
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     found = rows(generate("--bos-token-id", 0, "--max-new-tokens", MAX_NEW, "--json"))
     for row in found:
         ids = [0, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
@@ -139,8 +139,8 @@ def test_prompts_come_from_files_and_texts_go_to_one(generate, tmp_path):
         (["--model", "m", "--step", "2"], "generate: --step goes with RUN"),
         (["--model", "m"], "no prompt; give --prompt TEXT or --prompts FILE"),
         (["--model", "m", "--prompts", "none.txt"], "none.txt: cannot be read (No such file"),
-        (["--model", "m", "--prompts", "p.json"], "p.json: give a .txt with a prompt a line"),
-        (["--model", "m", "--output", "none/out"], "--output none/out: no directory none"),
+        (["--model", "m", "--prompts", "p.json"], "p.json: unknown format; give a .txt with"),
+        (["--model", "m", "--output", "none/out"], "--output none/out: there is no directory none"),
     ],
 )
 def test_generate_says_which_arguments_go_together(options, reason, run, refusal):
@@ -150,7 +150,7 @@ def test_generate_says_which_arguments_go_together(options, reason, run, refusal
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--num-samples", "2"], "--num-samples 2 would be one text; give --temperature too"),
+        (["--num-samples", "2"], "--num-samples 2: all samples would be the same text; give"),
         (["--num-samples", "0"], "--num-samples 0: give 1 or more"),
         (["--num-samples", "9" * 30, "--temperature", "1"], "--num-samples 999999999999999999"),
         (["--seed", "9" * 30], "--seed 999999999999999999999999999999: give 0 or more"),
@@ -201,7 +201,7 @@ def test_a_pipe_that_does_not_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("zojax.commands.prompts._MOST_PIPED", 100)
     os.mkfifo(fifo := tmp_path / "prompts")
     threading.Thread(target=fifo.write_text, args=["a film\n" * 20], daemon=True).start()
-    with pytest.raises(InputError, match="prompts: gives more than 100 bytes"):
+    with pytest.raises(InputError, match="prompts: has more than 100 bytes"):
         read_prompts([], fifo)
     (endless := tmp_path / "endless.txt").symlink_to("/dev/zero")
     with pytest.raises(InputError, match="is not a regular file"):

@@ -52,7 +52,7 @@ def test_a_plan_that_does_not_fit_ends_with_exit_code_3(planned, tiny_model):
     code, out, _ = planned(1e4, "--model", str(tiny_model))
     assert code == 3
     assert "does not fit" in out
-    assert "it fits on no number of NVIDIA H100 80GB HBM3 that is known here" in out
+    assert "it does not fit on any number of NVIDIA H100 80GB HBM3 that is known here" in out
 
 
 @pytest.mark.parametrize(

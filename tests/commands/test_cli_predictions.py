@@ -91,7 +91,7 @@ def trivia(tmp_path):
 
 
 def test_generated_answers_are_those_of_generate(run, config_file, trivia, root, tmp_path):
-    model = root / "demo" / "model"  # which has learnt to go on with words
+    model = root / "zojax" / "demo" / "model"  # which has learnt to go on with words
     told, rows = predicted(
         run,
         tmp_path,
@@ -130,7 +130,7 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_is_read(
     run, trained, tmp_path, refusal
 ):
     for file, reason in [
-        (tmp_path / "none" / "a.jsonl", f"no directory {tmp_path}/none"),
+        (tmp_path / "none" / "a.jsonl", f"there is no directory {tmp_path}/none"),
         (tmp_path, "is a directory; give a file"),
     ]:
         line = refusal(run("eval", trained / "no run", "--predictions", file))

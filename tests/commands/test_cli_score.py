@@ -6,18 +6,20 @@ import re
 import numpy as np
 import pytest
 
+from zojax.demo import MODEL
+
 TEXT = "a stunning , honest musical . It was"
 CANDIDATES = (" great", " terrible", " terribly slow and dull")
 
 
 @pytest.fixture(scope="session")
-def reference(root):
+def reference():
     """``score(text, candidate) -> log-probability of each token``, by transformers in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(root / "demo" / "model")
-    model = AutoModelForCausalLM.from_pretrained(root / "demo" / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
 
     def score(text: str, candidate: str) -> np.ndarray:
         prompt = tokenizer(text)["input_ids"]
@@ -32,10 +34,10 @@ def reference(root):
 
 
 @pytest.fixture
-def score(run, root):
+def score(run):
     def score(*candidates: str, text: str = TEXT, options: tuple[str, ...] = ("--json",)):
         chosen = [part for candidate in candidates for part in ("--candidate", candidate)]
-        return run("score", "--model", root / "demo" / "model", "--text", text, *chosen, *options)
+        return run("score", "--model", MODEL, "--text", text, *chosen, *options)
 
     return score
 

@@ -198,7 +198,7 @@ def test_left_truncation_trains_on_what_is_too_long_otherwise(
     command = ["train", "--config", config_file, *overrides, "--set", "train.steps=1"]
     line = refusal(run(*command))
     assert line.endswith(
-        "but the model has 64 positions; --set data.truncate=left drops the oldest"
+        "but the model has 64 positions; --set data.truncate=left drops the first ones"
     )
     assert run(*command, "--set", "data.truncate=left")[0] == 0
 
@@ -269,7 +269,7 @@ def test_fresh_keeps_the_run_before_under_the_next_free_number(run, config_file,
     overrides = settings(f"run.dir={another}", "train.steps=1")
     code, out, _ = run("train", "--config", config_file, *overrides, "--fresh")
     assert code == 0
-    assert out.startswith(f"the run before is kept in {aside}\n")
+    assert out.startswith(f"the previous run is kept in {aside}\n")
     assert contents(aside) == before
     assert json.loads((another / "result.json").read_text())["steps"] == 1
 
@@ -289,8 +289,8 @@ def test_fresh_gives_a_run_its_name_back_if_no_new_one_begins(
     code, out, err = run("train", "--config", config_file, *overrides, "--fresh")
     assert code == 2
     assert out == (
-        f"the run before is kept in {another}.1\n"
-        f"no new run began; the run before is in {another} again\n"
+        f"the previous run is kept in {another}.1\n"
+        f"no new run began; the previous run is in {another} again\n"
     )
     assert err.count("\n") == 1
     assert ("/no/model" if left == "nothing" else "cannot be written: No space left") in err
@@ -312,4 +312,4 @@ def test_fresh_without_a_run_is_no_mistake(run, config_file, tmp_path):
     overrides = settings(f"run.dir={tmp_path}/run", "train.steps=1")
     code, out, _ = run("train", "--config", config_file, *overrides, "--fresh")
     assert code == 0
-    assert "the run before" not in out
+    assert "the previous run" not in out

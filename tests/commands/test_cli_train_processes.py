@@ -68,6 +68,6 @@ def test_a_running_run_is_left_alone_and_goes_on_after_sigterm_with_the_same_bit
 
     code, out, err = run(*command)
     assert (code, err) == (0, "")
-    assert f"going on after step {stopped[1]} of {STEPS}\n" in out
+    assert f"resuming after step {stopped[1]} of {STEPS}\n" in out
     assert run(*arguments(config_file, tmp_path / "undisturbed"))[0] == 0
     assert outcome(directory) == outcome(tmp_path / "undisturbed")

@@ -168,7 +168,7 @@ def test_verify_tells_what_a_crash_took(run, console, tmp_path):
     path = copied(run, tmp_path)
     path.write_bytes(path.read_bytes()[:-41])
     assert verify(path, console) == 1
-    assert "the first 11 steps are good, 1 behind them are lost" in printed(console)
+    assert "the first 11 steps are good, 1 after them are lost" in printed(console)
 
 
 def test_verify_refuses_a_damaged_middle(run, console, tmp_path):
@@ -176,7 +176,7 @@ def test_verify_refuses_a_damaged_middle(run, console, tmp_path):
     raw = bytearray(path.read_bytes())
     raw[-90] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(InputError, match=r"record 10 .* is damaged and 2 good ones follow"):
+    with pytest.raises(InputError, match=r"record 10 .* is damaged and 2 good records follow"):
         verify(path, console)
 
 
@@ -237,7 +237,7 @@ def test_another_way_to_train_is_refused(part, name, value, run):
 
 def test_another_base_model_is_refused_with_both_hashes(run):
     journal = read_journal(run.journal)
-    with pytest.raises(InputError, match=rf"{journal.header.base_hash}, here 4567"):
+    with pytest.raises(InputError, match=rf"{journal.header.base_hash} there and 4567 here"):
         check_run(journal, make_config(run.base), "4567")
 
 
@@ -330,7 +330,7 @@ def test_replay_refuses_more_steps_than_there_are(run, console):
 
 def test_replay_overwrites_nothing(run, console):
     before = {file: file.read_bytes() for file in run.base.iterdir()}
-    with pytest.raises(InputError, match="exists already; give a new directory"):
+    with pytest.raises(InputError, match="already exists; give a new directory"):
         replay_to(run.journal, console, output=run.base)
     assert {file: file.read_bytes() for file in run.base.iterdir()} == before
 

@@ -89,7 +89,7 @@ def test_screen_keeps_its_width_and_marks_tokens_scored_spans_and_labels(run, ow
     assert "\n  ▶  b│ad│  scored, 2 tokens\n     great│  scored, 1 token\n" in text
     assert "\n     b│ad│  scored, 2 tokens\n  ▶  great│  scored, 1 token\n" in text
     assert "… 6 tokens too many …" in text
-    assert "2 over the limit of 64: such a one is refused" in text
+    assert "2 over the limit of 64: such an example is refused" in text
     assert "label 0 ' bad': 3 (30.0 %)" in text
 
 
@@ -169,5 +169,5 @@ def test_of_thousands_of_candidates_a_few_are_shown_and_measured(run, tiny_model
     assert shown.count(" of them  ") == 3 * 20
     assert "… 2,980 candidates not shown …" in out
     assert "… 2,980 labels not shown" in out
-    assert "lengths are of 33 of the 50 examples" in out  # 100,000 candidates
+    assert "lengths were measured for only 33 of the 50" in out  # 100,000 candidates
     assert out.count("\n") < 150

@@ -1,5 +1,8 @@
 """Parts that are one of several kinds: what each has, how one becomes another, and new kinds."""
 
+import dataclasses
+import sys
+import types
 from typing import Literal
 
 import pytest
@@ -21,7 +24,7 @@ from zojax.config import (
     from_dict,
     to_dict,
 )
-from zojax.config.estimators import ESTIMATORS
+from zojax.config.estimators import ESTIMATORS, estimator
 from zojax.errors import InputError
 
 
@@ -86,7 +89,7 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         (
             ["estimator.name=zoo"],
             "--set estimator.name=zoo: estimator.name should be 'lozo', 'mezo', 'mezo_factorized' "
-            "or 'fzoo'",
+            "or 'fzoo', or an estimator of your own as 'module:name'",
         ),
         (
             ["estimator.name=mezo_factorized", "estimator.rank=4"],
@@ -125,8 +128,9 @@ def test_a_value_that_was_set_is_not_lost_on_a_kind_that_cannot_take_it(config):
 def test_a_saved_configuration_names_no_module_to_import(config):
     tree = to_dict(config)
     tree["estimator"] = {"name": "antigravity:fly"}
-    with pytest.raises(InputError, match=r"^estimator.name='antigravity:fly': should be 'lozo', "):
+    with pytest.raises(InputError, match=r"^estimator.name: antigravity:fly is code from "):
         from_dict(tree)
+    assert "antigravity" not in sys.modules
 
 
 def test_settings_of_another_part_are_refused(config):
@@ -136,32 +140,56 @@ def test_settings_of_another_part_are_refused(config):
 
 @pytest.fixture
 def outside(monkeypatch):
-    """An estimator's settings that zojax knows nothing of."""
+    """A module of a user's own, which is imported and has an estimator."""
     monkeypatch.setattr(ESTIMATORS, "classes", dict(ESTIMATORS.classes))
+    module = types.ModuleType("outside")
+    monkeypatch.setitem(sys.modules, "outside", module)
 
-    @ESTIMATORS.register
-    @dataclass
-    class Outside:
-        name: Literal["outside"] = "outside"
+    @dataclasses.dataclass
+    class Settings:
         epsilon: float = 0.5
         sharpness: int = 3
 
-    return Outside
+    module.sharp = estimator(Settings)(lambda settings, trainable: None)
+    return Settings
 
 
 def test_an_estimator_from_outside_brings_settings_of_its_own(config, outside):
     config.estimator = LozoConfig(epsilon=0.25)
-    changed = apply_overrides(config, ["estimator.sharpness=4", "estimator.name=outside"])
-    assert changed.estimator == outside(epsilon=0.25, sharpness=4)
+    overrides = ["estimator.sharpness=4", "estimator.name=outside:sharp"]
+    settings = apply_overrides(config, overrides).estimator
+    assert isinstance(settings, outside)
+    assert dataclasses.asdict(settings) == {
+        "name": "outside:sharp",
+        "epsilon": 0.25,
+        "sharpness": 4,
+    }
+    changed = apply_overrides(config, overrides)
     assert from_dict(to_dict(changed)) == changed
-    with pytest.raises(InputError, match=r"with estimator.name=lozo: outside has it; lozo has"):
+    with pytest.raises(InputError, match=r"with estimator.name=lozo: outside:sharp has it; lozo "):
         apply_overrides(config, ["estimator.sharpness=4"])
 
 
-def test_a_name_stands_for_one_kind_alone(outside):
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sharpness": "x"}, r"^estimator.sharpness='x': should be an integer"),
+        ({"sharpnes": 1}, r"^no field 'estimator.sharpnes'; did you mean estimator.sharpness"),
+        ({"name": "outside:blunt"}, r"outside has no blunt that is an estimator; it has sharp$"),
+        ({"name": "os:system"}, r"os has no system that is an estimator; it has none$"),
+    ],
+)
+def test_settings_from_outside_are_validated_by_their_own_class(config, outside, settings, says):
+    tree = to_dict(config)
+    tree["estimator"] = {"name": "outside:sharp", **settings}
+    with pytest.raises(InputError, match=says):
+        from_dict(tree)
+
+
+def test_a_name_stands_for_one_kind_alone():
     @dataclass
     class Other:
-        name: Literal["outside"] = "outside"
+        name: Literal["lozo"] = "lozo"
 
-    with pytest.raises(ValueError, match=r"estimator.name=outside is there already"):
+    with pytest.raises(ValueError, match=r"estimator.name=lozo is there already"):
         ESTIMATORS.register(Other)

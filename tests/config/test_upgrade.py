@@ -147,11 +147,11 @@ def test_old_files_mean_what_they_meant(tmp_path):
         ),
         (
             "c.estimator = EstimatorConfig(trainable='full')",
-            "estimator.trainable is space.name now: give it there alone",
+            "estimator.trainable is now space.name; give only that",
         ),
         (
             "Config(c.model, c.run, estimator=EstimatorConfig(trainable='full'), space=c.space)",
-            "estimator.trainable is space.name now: give it there alone",
+            "estimator.trainable is now space.name; give only that",
         ),
     ],
 )

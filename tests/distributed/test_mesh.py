@@ -50,7 +50,7 @@ def test_a_split_that_the_heads_do_not_allow_is_refused_with_those_that_they_do(
 
 
 def test_more_devices_than_there_are_is_refused():
-    with pytest.raises(InputError, match="takes 16 devices, and there are 1"):
+    with pytest.raises(InputError, match="takes 16 devices, but there are 1"):
         make_layout(8, 2, devices=jax.devices()[:1])
 
 

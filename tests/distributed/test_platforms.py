@@ -33,7 +33,7 @@ def test_a_platform_that_is_not_here(asked, error, why, monkeypatch):
     line = str(caught.value)
     assert why in line
     assert line.isprintable()
-    assert line.endswith("here is cpu")
+    assert line.endswith("use cpu")
 
 
 def test_a_failure_that_nobody_asked_for_stays_what_it_is(monkeypatch):

@@ -82,7 +82,7 @@ def place(root, tiny_reviews, tmp_path_factory) -> Location:
     place = Location(tmp_path_factory.mktemp("processes"), tiny_reviews)
     save(random_model(ARCHITECTURE, seed=3), place.model)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(root / "demo" / "model" / name, place.model)
+        shutil.copy(root / "zojax" / "demo" / "model" / name, place.model)
     return place
 
 
@@ -141,7 +141,7 @@ def test_four_and_then_two_processes_train_as_one_does_to_the_bit(killed, on_two
     directory, [(code, told, err), other] = on_two
     assert (code, err) == (0, "")
     assert (other[0], other[2]) == (0, "")
-    assert f"going on after step {len(losses(killed[0]))} of {STEPS}" in told
+    assert f"resuming after step {len(losses(killed[0]))} of {STEPS}" in told
     assert "without this checkpoint" not in told
     assert outcome(directory) == outcome(undisturbed)
     assert verify(directory, QUIET) == 0

@@ -42,7 +42,7 @@ def ask(root, tiny_reviews, tmp_path_factory) -> Callable[[str], dict[str, Any]]
     model = directory / "model"
     save(random_model(CONFIG, seed=3), model)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(root / "demo" / "model" / name, model)
+        shutil.copy(root / "zojax" / "demo" / "model" / name, model)
     settings = {
         # Compiling is most of the time here, and what it makes is hardly run.
         "XLA_FLAGS": f"{QUICK_FLAGS} {EIGHT_DEVICES}",

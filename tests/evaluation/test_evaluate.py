@@ -68,7 +68,7 @@ def base(root, tmp_path_factory) -> Path:
     model.weights.update(jax.tree.unflatten(tree, noisy))
     save(model, directory)
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copy(root / "demo" / "model" / name, directory)
+        shutil.copy(root / "zojax" / "demo" / "model" / name, directory)
     return directory
 
 

@@ -178,7 +178,7 @@ def test_a_prefix_is_refused_where_nothing_can_hold_it(export_runs, tmp_path):
     settings = {"name": "mezo", "trainable": "prefix"}
     directory = export_runs.forge(tmp_path / "run", "pre-LN", **settings)
     for form in ("peft", "hf"):
-        with pytest.raises(InputError, match="prefixes are no part of any weight"):
+        with pytest.raises(InputError, match="prefixes are not part of any weight"):
             export_run(directory, form, tmp_path / form, QUIET)
     export_run(directory, "journal", tmp_path / "journal", QUIET)
     assert (tmp_path / "journal" / "journal.zj").exists()

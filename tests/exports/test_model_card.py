@@ -79,7 +79,7 @@ def test_a_cards_front_matter_has_the_hubs_names(export_runs, folded_run):
     assert fields["base_model"] == "facebook/opt-125m"
     assert fields["datasets"] == ["nyu-mll/glue"]
     assert fields["library_name"] == "peft"
-    assert "No figures are known" in card
+    assert "There are no figures" in card
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_file_may_be_as_large_as_a_shard_of_a_large_model(tmp_path):
 def test_bytes_behind_the_last_tensor_are_refused(saved):
     path = saved[1] / "model.safetensors"
     path.write_bytes(path.read_bytes() + b"\0")
-    assert "1 bytes behind" in message(saved[1])
+    assert "1 bytes after" in message(saved[1])
 
 
 def test_headers_that_are_written_in_another_way_are_read_right(saved):

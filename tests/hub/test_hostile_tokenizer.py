@@ -28,7 +28,7 @@ def in_parts(tmp_path_factory) -> Path:
     """A tokenizer as vocab.json and merges.txt."""
     directory = tmp_path_factory.mktemp("parts")
     for name in (*TOKENIZER_FILES, "config.json"):
-        shutil.copy(ROOT / "demo" / "model" / name, directory)
+        shutil.copy(ROOT / "zojax" / "demo" / "model" / name, directory)
     return directory
 
 

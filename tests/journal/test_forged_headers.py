@@ -69,8 +69,8 @@ def test_a_header_that_no_run_writes_is_refused_by_all(
         ({"config.estimator.name": "[/x]"}, "config in its header: estimator.name='[/x]': should"),
         ({"config.train.learning_rate": 1e-3}, "the learning rate of step 0 cannot come from"),
         ({"key_data": [7, 7]}, "the key of step 0 cannot come from the run in the header"),
-        ({"base_hash": "0123"}, "was made on another base model than"),
-        ({"base_hash": DELETED}, "was made on another base model than"),
+        ({"base_hash": "0123"}, "was made with another base model than"),
+        ({"base_hash": DELETED}, "was made with another base model than"),
     ],
 )
 def test_a_header_of_another_run_is_not_replayed(changes, reason, journal, run, refusal, tmp_path):
@@ -83,7 +83,7 @@ def test_records_with_other_numbers_of_scalars_are_not_replayed(journal, run, re
     changes = {"config.estimator.num_queries": 2}
     path = forge(journal, tmp_path / "journal.zj", changes)
     line = refusal(run("journal", "replay", path))
-    assert re.search("num_queries in its header is 1, and a run of its configuration has 2", line)
+    assert re.search("num_queries in its header is 1, but a run of its configuration has 2", line)
 
 
 def test_of_steps_beyond_all_measure_only_those_in_the_file_are_looked_at(
@@ -139,7 +139,7 @@ def test_the_documents_smallest_example_is_read_by_show_and_verify(run, refusal,
     }
     code, out, _ = run("journal", "verify", path)
     assert code == 0
-    assert out.startswith("OK, 1 steps (118 bytes); of no run, since its header has no config")
+    assert out.startswith("OK, 1 steps (118 bytes); it is of no run, since its header has no")
     assert "no configuration" in refusal(run("journal", "replay", path))
 
 

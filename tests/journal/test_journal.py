@@ -178,7 +178,7 @@ def test_a_refusal_says_how_to_keep_the_steps_before(tmp_path):
     whole = write(tmp_path / "whole.zj", 20)
     path, start = tmp_path / "journal.zj", header_size(whole)
     path.write_bytes(flipped(whole, 8 * (start + 6 * SIZE) + 3))
-    with pytest.raises(InputError, match="13 good ones follow") as refusal:
+    with pytest.raises(InputError, match="13 good records follow") as refusal:
         read_journal(path)
     assert "\n" not in str(refusal.value)
     [length] = re.findall(r"truncate -s (\d+) ", str(refusal.value))
@@ -366,7 +366,7 @@ def test_a_journal_that_is_moved_while_it_is_written_keeps_its_records_and_gets_
     writer.append(0, **columns(2))
     directory.rename(tmp_path / "moved")
     directory.mkdir()  # as whatever writes beside it would
-    with pytest.raises(InputError, match=r"was moved or removed .* the 4 steps so far are in it"):
+    with pytest.raises(InputError, match=r"was moved or removed .* it has the 4 steps so far"):
         writer.append(2, **columns(2, 2))
     with pytest.raises(ValueError, match="cannot follow"):
         writer.append(4, **columns(2, 4))

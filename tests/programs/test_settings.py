@@ -54,7 +54,7 @@ def test_a_program_that_changed_a_setting_is_refused_before_any_number_is_made(c
         lambda: replay_to(trained, QUIET),
         lambda: prepare(config, QUIET),
     ):
-        with pytest.raises(InputError, match=rf"^{changed} is .* in this program, and zojax's"):
+        with pytest.raises(InputError, match=rf"^{changed} is .* in this program, but zojax's"):
             entry()
 
 
@@ -117,7 +117,7 @@ def test_a_journal_made_with_other_rounding_is_not_replayed_with_this_one(traine
     [
         (
             {"jax_default_matmul_precision": "highest"},
-            "'highest', and here it is None: set JAX_DEFAULT_MATMUL_PRECISION=highest in",
+            "'highest', but here it is None: set JAX_DEFAULT_MATMUL_PRECISION=highest in",
         ),
         ({"jax_next_generator": "fast"}, "which this zojax does not know"),
     ],

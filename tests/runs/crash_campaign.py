@@ -70,7 +70,7 @@ def make_inputs(directory: Path) -> None:
     """A tiny OPT with the demo's tokenizer, and sentences of one length (few programs)."""
     config = OPTConfig(1024, 16, 2, 2, 32, 64, 16)
     save(random_model(config, seed=1), directory / "model")
-    for file in (ROOT / "demo" / "model").glob("*.*"):
+    for file in (ROOT / "zojax" / "demo" / "model").glob("*.*"):
         if file.name not in ("config.json", "model.safetensors"):
             shutil.copy(file, directory / "model")
     lines = [json.dumps({"sentence": _SENTENCES[i % 2], "label": 1 - i % 2}) for i in range(40)]

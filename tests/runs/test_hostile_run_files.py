@@ -37,8 +37,8 @@ def dev(**figures: Any) -> dict[str, Any]:
 
 FORGED_PROGRESS = [
     (dev(**{"-1": 0.99}), "dev.-1.[key]: String should match pattern"),
-    (dev(_1=0.99), "has step 1, after which this run evaluates nothing"),
-    (dev(_6=0.99), "has step 6, after which this run evaluates nothing"),
+    (dev(_5=0.99), "has step 5, but the run has 4 steps"),
+    (dev(_6=0.99), "has step 6, but the run has 4 steps"),
     (dev(_02=0.99), "dev.02.[key]: String should match pattern"),
     (dev(**{"2.0": 0.99}), "dev.2.0.[key]: String should match pattern"),
     (dev(**{"٢": 0.99}), "dev.٢.[key]: String should match pattern"),
@@ -50,8 +50,8 @@ FORGED_PROGRESS = [
     (dev(_2=True), "dev.2: Input should be a valid number"),
     (dev(_2=None), "dev.2: Input should be a valid number"),
     (dev(_2={}), "dev.2: Input should be a valid number"),
-    (dev(_2=float("nan")), "is not JSON (NaN is no number of JSON)"),
-    (dev(_0=float("inf")), "is not JSON (Infinity is no number of JSON)"),
+    (dev(_2=float("nan")), "is not JSON (NaN is not a JSON number)"),
+    (dev(_0=float("inf")), "is not JSON (Infinity is not a JSON number)"),
     ({"dev_accuracy": [0.5]}, "dev: Input should be a valid dictionary"),
     ({"dev_accuracy": 5}, "dev: Input should be a valid dictionary"),
     ({"eval_accuracy_before": "[/x]"}, "eval_before: Input should be a valid number"),
@@ -75,7 +75,7 @@ def test_a_progress_that_this_run_cannot_have_written_is_refused(
         output = [] if command[0] == "eval" else ["--output", another / "out"]
         line = refusal(run(*command, *output))
         assert line.startswith(f"{path}: {reason}")
-        assert line.endswith("; remove it, and zojax train makes the evaluations again")
+        assert line.endswith("; remove it, and zojax train repeats the evaluations")
     code, _, err = run(*train)
     assert (code, err) == (2, f"zojax: error: {line}\n")
     assert (another / "journal.zj").read_bytes() == before
@@ -83,12 +83,12 @@ def test_a_progress_that_this_run_cannot_have_written_is_refused(
 
 FORGED_RESULTS: list[tuple[dict[str, Any], str]] = [
     ({"eval_accuracy": "[/x]"}, "eval: Input should be a valid number"),
-    ({"eval_accuracy": float("nan")}, "is not JSON (NaN is no number of JSON)"),
+    ({"eval_accuracy": float("nan")}, "is not JSON (NaN is not a JSON number)"),
     ({"eval_accuracy": 2}, "eval: Input should be less than or equal to 1"),
     ({"best_dev_accuracy": None}, "best_dev: Input should be a valid number"),
     ({"best_step": -1}, "best_step: Input should be greater than or equal to 0"),
-    ({"best_step": 3}, "best_step is 3, after which this run evaluates nothing"),
-    ({"steps": 5}, "is of 5 steps, the run of 4, and the journal holds 4"),
+    ({"best_step": 5}, "best_step is 5, but the run has 4 steps"),
+    ({"steps": 5}, "is of 5 steps, but the run is of 4 and the journal"),
     ({"eval_examples": [12]}, "eval_examples: Input should be a valid integer"),
     ({"median_step_seconds": "\x1b[2J"}, "median_step_seconds: Input should be a valid number"),
     ({"dev_accuracy": {"-1": 1}}, "dev.-1.[key]: String should match pattern"),
@@ -134,7 +134,7 @@ def test_a_run_that_goes_on_without_its_progress_evaluates_again(
         (another / name).unlink()
     code, out, err = run("train", "--config", config_file, "--set", f"run.dir={another}")
     assert (code, err) == (0, "")
-    assert "progress.json lacks evaluations: from step 0 on they are made again" in out
+    assert "progress.json lacks evaluations: from step 0 on they are repeated" in out
     assert outcome(another) == outcome(trained)
 
 
@@ -151,8 +151,8 @@ def test_the_evaluations_in_the_middle_of_a_run_are_made_again_and_it_is_trained
     (another / "result.json").unlink()
     code, out, _ = run("train", "--config", config_file, "--set", f"run.dir={another}")
     assert code == 0
-    assert "from step 2 on they are made again" in out
-    assert "going on after step 3 of 4" in out
+    assert "from step 2 on they are repeated" in out
+    assert "resuming after step 3 of 4" in out
     assert outcome(another) == outcome(trained)
 
 

@@ -21,7 +21,7 @@ LAYER = f"{STEP}/cond/branch_0_fun/while/body/closed_call/jit(run_inner)"
 
 def test_no_trace_is_worth_a_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "profile").write_text("mine")
-    with pytest.raises(InputError, match="is no directory"):
+    with pytest.raises(InputError, match="is not a directory"):
         Profile(tmp_path / "profile", Console(), NEVER)
 
     def fail() -> None:

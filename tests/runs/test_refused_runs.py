@@ -56,8 +56,8 @@ def test_another_base_model_is_refused_and_both_hashes_are_named(
     with pytest.raises(InputError) as refused:
         train(config, QUIET)
     assert str(refused.value) == (
-        f"{unfinished}/journal.zj: was made on another base model than {model} "
-        f"(weights' hash there {theirs}, here {ours})"
+        f"{unfinished}/journal.zj: was made with another base model than {model} "
+        f"(the weights' hash is {theirs} there and {ours} here)"
     )
     assert [file.read_bytes() for file in files] == before
     shutil.copy(tiny_model / "model.safetensors", model)

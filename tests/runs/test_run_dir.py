@@ -131,7 +131,7 @@ def begin(directory: Path) -> None:
 def test_set_aside_makes_room_keeps_what_was_there_and_says_where_at_once(directory):
     told = []
     with set_aside(directory, told.append) as aside:
-        assert told == [f"the run before is kept in {aside}"]
+        assert told == [f"the previous run is kept in {aside}"]
         assert not directory.exists()
         begin(directory)
     assert aside == directory.with_name("run.1")
@@ -157,7 +157,7 @@ def test_set_aside_puts_a_run_back_if_no_other_has_begun(directory, error, left)
         fail()
     assert (directory / JOURNAL).read_bytes() == b"precious"
     assert list(directory.parent.iterdir()) == [directory]
-    assert told[1:] == [f"no new run began; the run before is in {directory} again"]
+    assert told[1:] == [f"no new run began; the previous run is in {directory} again"]
 
 
 @pytest.mark.parametrize("name", [JOURNAL, "notes.txt"])

@@ -1,7 +1,6 @@
 """A stop is heard wherever a run is, and the same command then ends as if there had been none."""
 
 import dataclasses
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Timer
@@ -19,14 +18,14 @@ from zojax.programs.stopping import Stop, Stopped
 from zojax.reading import read_json
 from zojax.reporting.progress import Progress
 from zojax.reporting.reporter import Reporter
+from zojax.runs import open_run, run_dir
 from zojax.runs import rebuild as rebuilding
-from zojax.runs import run_dir
+from zojax.runs import train as train_module
 from zojax.runs.evaluations import Evaluations
 from zojax.runs.train import train
 
 QUIET = Console(quiet=True)
 STEPS = 4
-_TRAIN = sys.modules["zojax.runs.train"]  # the package's name for it is that of its function
 
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -160,9 +159,9 @@ def test_a_stop_is_heard_while_a_program_is_waited_for(
         return dataclasses.replace(made, fold=held[0])
 
     def watch(name: str, hold):
-        real = getattr(_TRAIN, name)
+        real = getattr(open_run, name)
         monkeypatch.setattr(
-            _TRAIN, name, lambda *args, **kwargs: hold(lambda: real(*args, **kwargs))
+            open_run, name, lambda *args, **kwargs: hold(lambda: real(*args, **kwargs))
         )
 
     def get_held(ahead, stop):
@@ -186,13 +185,13 @@ def test_a_stop_is_heard_while_a_program_is_waited_for(
 
 
 def test_a_stop_is_heard_while_the_journal_is_replayed(config, undisturbed, stop, monkeypatch):
-    real, replayed = _TRAIN._return_to_best, []
+    real, replayed = train_module._return_to_best, []
 
     def return_to_best(*args):
         stop.exit_code = INTERRUPTED
         return real(*args)
 
-    monkeypatch.setattr(_TRAIN, "_return_to_best", return_to_best)
+    monkeypatch.setattr(train_module, "_return_to_best", return_to_best)
     with pytest.raises(Stopped):
         train(config, QUIET)
     rebuild = rebuilding.rebuild

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import sys
 from pathlib import Path
 
 import jax
@@ -13,7 +12,7 @@ from rich.console import Console
 from zojax.config import apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import SKIPPED, read_journal
-from zojax.runs import chunks, run_dir
+from zojax.runs import chunks, open_run, run_dir
 from zojax.runs.setup import make_train_source, prepare
 from zojax.runs.train import train
 
@@ -29,7 +28,7 @@ def configured(config_file, root):
     """A run on reviews of many lengths, so that batches fall into several buckets."""
     config = runpy.run_path(str(config_file))["get_config"]()
     settings = {
-        "data.path": root / "demo" / "reviews",
+        "data.path": root / "zojax" / "demo" / "reviews",
         "data.num_train": 80,
         "data.num_dev": 10,
         "data.num_eval": 10,
@@ -67,7 +66,7 @@ def first(configured, tmp_path_factory) -> tuple[dict, np.ndarray, dict]:
             return device_get(tree)
 
         # The package's name for the module is that of its function.
-        patch.setattr(sys.modules["zojax.runs.train"], "compile_programs", counting_compile)
+        patch.setattr(open_run, "compile_programs", counting_compile)
         patch.setattr(chunks.jax, "device_get", counting_get)
         result, records = run(configured, tmp_path_factory.mktemp("train") / "first")
     return result, records, counts

@@ -22,7 +22,7 @@ from zojax.adapters import (
     trainable_sites,
 )
 from zojax.adapters.fold import fold
-from zojax.adapters.seeded import COEFFICIENTS, SEEDS
+from zojax.adapters.space_seeded import COEFFICIENTS, SEEDS
 from zojax.hub import save
 from zojax.models import Model, abstract_model
 from zojax.models.opt import OPTConfig
@@ -178,7 +178,7 @@ def drawn(sites, seed, scale):
 def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, blocks, monkeypatch):
     """What is drawn row by row in every layer is what a fold puts into the weights."""
     if blocks == "in blocks":  # which do not divide the matrices
-        monkeypatch.setattr(sys.modules["zojax.adapters.seeded"], "_ROWS", 7)
+        monkeypatch.setattr(sys.modules["zojax.adapters.space_seeded"], "_ROWS", 7)
         monkeypatch.setattr(sys.modules["zojax.models.layers"], "_ENTRIES", 7 * 24)
         jax.clear_caches()
     sites = trainable_sites(model.weights, "full")

@@ -63,11 +63,11 @@ def test_content_free_prompt_is_the_template_alone():
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
-        ("{review", "expected '}' before end of string; write {{ and }} for braces themselves"),
-        ("review}", "Single '}' encountered in format string; write {{ and }} for braces"),
-        ("{review:>9}", "braces hold the name of a field and nothing else; write {{ and }}"),
-        ("{review!r}", "braces hold the name of a field and nothing else"),
-        ("{}", "braces hold the name of a field and nothing else"),
+        ("{review", "expected '}' before end of string; write {{ and }} for literal braces"),
+        ("review}", "Single '}' encountered in format string; write {{ and }} for literal"),
+        ("{review:>9}", "braces may contain only the name of a field; write {{ and }}"),
+        ("{review!r}", "braces may contain only the name of a field"),
+        ("{}", "braces may contain only the name of a field"),
         ("Sentiment:", "names no field, as in {text}"),
     ],
 )
@@ -159,7 +159,7 @@ def test_an_answer_is_a_line_to_learn_and_all_are_right(value, span, answers):
 @pytest.mark.parametrize("value", ["", "  ", "two\nlines"])
 def test_an_answer_that_cannot_be_generated_is_refused(value):
     message = refusal(make_example, task(**QUESTION), {"question": "?", "reply": value}, "a:2")
-    assert message == f"a:2: reply is {value!r}; an answer is a line that is not empty"
+    assert message == f"a:2: reply is {value!r}; an answer must be one line that is not empty"
 
 
 def test_kinds_and_metrics_follow_from_what_is_given():
@@ -178,7 +178,10 @@ def test_kinds_and_metrics_follow_from_what_is_given():
         ({}, "data.task='custom' needs data.prompt"),
         ({"prompt": "{x}"}, "data.task='custom' needs either data.candidates"),
         ({**REVIEW, "answer": "a"}, "data.task='custom' needs either data.candidates"),
-        ({**REVIEW, "candidates": {0: "x"}}, "data.candidates={'0': 'x'}: give at least two"),
+        (
+            {**REVIEW, "candidates": {0: "x"}},
+            "data.candidates={'0': 'x'}: too few; give at least two",
+        ),
         (
             {**REVIEW, "candidates": {"x": " bad", 7: " good", "z": " good"}},
             "data.candidates: labels '7' and 'z' have the same word, ' good'; give each its own",
@@ -281,8 +284,8 @@ def test_without_a_validation_file_a_fifth_is_held_out_whatever_the_seed(reviews
         assert not learnt & held_out[0]
     [note] = by_seed[0].notes
     assert note == (
-        f"{reviews}/train.jsonl: no validation file is beside it, so 30 of its 150 rows are held "
-        "out for evaluation, always the same"
+        f"{reviews}/train.jsonl: there is no validation file beside it, so 30 of its 150 rows are "
+        "held out for evaluation, always the same ones"
     )
 
 
@@ -292,7 +295,7 @@ def test_a_test_file_in_the_place_of_a_validation_file_is_named(reviews, suffix)
     splits = load(reviews, num_dev=40)
     assert len(splits.eval) == 30
     assert splits.notes[0].endswith(
-        f", always the same; if test.{suffix} is what to evaluate on, rename it to "
+        f", always the same ones; if test.{suffix} is what to evaluate on, rename it to "
         f"validation.{suffix}"
     )
 

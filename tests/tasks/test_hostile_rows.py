@@ -28,7 +28,7 @@ BAD_LINES = {
         b'{"label": ' + b"1" * 5_000 + b"}",
         "an integer of 5000 digits",
     ),
-    "an integer of 65 bits": (b'{"label": 18446744073709551616}', "more than 64 bits hold"),
+    "an integer of 65 bits": (b'{"label": 18446744073709551616}', "does not fit in 64 bits"),
     "100,000 lists in lists": (
         b'{"a": ' + b"[" * 10**5 + b"]" * 10**5 + b"}",
         "nested deeper than",
@@ -38,7 +38,7 @@ BAD_LINES = {
     "half a character as a key": (b'{"\\udfff": 1}', "'\\udfff' is half a character"),
     "no UTF-8": (b'{"text": "caf\xe9"}', "is not UTF-8 (it has a byte 0xe9)"),
     "an encoded surrogate": (b'{"text": "\xed\xa0\x80"}', "is not UTF-8 (it has a byte 0xed)"),
-    "a key twice": (b'{"label": 0, "label": 1}', "the key 'label' stands twice"),
+    "a key twice": (b'{"label": 0, "label": 1}', "the key 'label' appears twice"),
     "a zero byte": (b'{"text": "\0"}', "is not JSON (Invalid control character at column 11)"),
     "a list": (b"[1]", "is not a JSON object"),
     "a line cut off": (b'{"text"', "is not JSON (Expecting ':' delimiter at column 8)"),
@@ -254,5 +254,5 @@ def test_a_text_that_no_model_could_read_is_not_tokenised(tiny_model):
     with pytest.raises(InputError, match=r"train:1: has 4,194,306 characters with its longest"):
         tokenise(tokenizer, long)
     many = Example("x" * 500_000, tuple(f" {i}" for i in range(3_000)), 0, "train:1")
-    with pytest.raises(InputError, match="has 3,000 candidates behind a prompt of 500,000"):
+    with pytest.raises(InputError, match="has 3,000 candidates after a prompt of 500,000"):
         tokenise(tokenizer, many)

@@ -227,7 +227,7 @@ def test_boolq_without_a_truth_says_so():
     record = {"question": "is it", "passage": "It is."}
     with pytest.raises(InputError, match=r"^x: no field 'answer'; there are question, passage$"):
         make_example(TASKS["boolq"], record, "x")
-    with pytest.raises(InputError, match=r"^train:7: answer 'maybe' has no word; it is true"):
+    with pytest.raises(InputError, match=r"^train:7: answer 'maybe' has no word; give true"):
         rendered("boolq", BOOLQ, answer="maybe")
 
 
@@ -281,7 +281,7 @@ def test_record_learns_the_first_answer_and_takes_all_for_right():
     ("changes", "reason"),
     [
         ({"query": "They left."}, "query 'They left.' has no @placeholder"),
-        ({"answers": ["Cy"]}, "answer 'Cy' is none of the entities"),
+        ({"answers": ["Cy"]}, "answer 'Cy' is not one of the entities"),
         ({"answers": []}, r"answers is \[\], which is no list of texts"),
         ({"entities": "Ann"}, "entities is 'Ann', which is no list of texts"),
     ],
@@ -307,7 +307,7 @@ def test_free_answers_are_all_kept(name):
     ],
 )
 def test_records_without_an_answer_are_refused(name, field, value):
-    with pytest.raises(InputError, match=rf"^train:7: {field} is .*, without a list of texts as"):
+    with pytest.raises(InputError, match=rf"^train:7: {field} is .*, which has no list of texts"):
         rendered(name, WRITTEN[name][0], **{field: value})
 
 

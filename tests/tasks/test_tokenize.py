@@ -129,7 +129,7 @@ def test_too_long_names_the_example_both_lengths_and_the_fix(limits, but):
         encode(letters(), example, **limits, truncate="error")
     assert str(raised.value) == (
         f"train.jsonl:17: the sequence has 5 tokens, but {but}; "
-        "--set data.truncate=left drops the oldest"
+        "--set data.truncate=left drops the first ones"
     )
 
 

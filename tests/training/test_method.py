@@ -1,13 +1,14 @@
 """From a configuration to a method: what goes together, and what a step then does."""
 
+import dataclasses
 import json
+import sys
+import types
 from contextlib import nullcontext
-from typing import Literal
 
 import jax
 import numpy as np
 import pytest
-from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from zojax.adapters import Site, lowrank, stack_variants
@@ -19,14 +20,12 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
 )
-from zojax.config.estimators import ESTIMATORS
+from zojax.config.estimators import ESTIMATORS, estimator
 from zojax.errors import InputError
 from zojax.estimators import fzoo, lozo
 from zojax.runs.setup import make_train_source, prepare
-from zojax.training import estimator_table
 from zojax.training.estimator_table import redraw_interval
 from zojax.training.method import check_method, make_method
-from zojax.training.spaces import low_rank
 from zojax.training.step import init_state, train_step
 from zojax.training.step_programs import step_program
 
@@ -197,7 +196,7 @@ def test_int8_matrices_are_for_what_folds_nothing_into_them(settings, goes, conf
         ),
         ({"optimizer": "rmsprop"}, "", "rmsprop keeps second moments .* use sgd, momentum or lion"),
         ({"optimizer": "adamax"}, "estimator.name=fzoo", "adamax keeps second"),
-        ({"optimizer": "polyak_sgd"}, "", "polyak_sgd asks for values of the loss"),
+        ({"optimizer": "polyak_sgd"}, "", "polyak_sgd needs values of the loss"),
         ({}, "estimator.name=mezo_factorized space.name=lora", "estimator.name=mezo or lozo"),
         ({"optimizer": "adam"}, "", "space.name=lora"),
         ({"micro_batches": 3}, "", "train.micro_batches=3 does not divide train.batch_size=8"),
@@ -215,21 +214,26 @@ def test_settings_that_do_not_go_together_are_refused_with_those_that_do(
 
 def test_an_estimator_from_outside_trains_by_settings_of_its_own(configure, monkeypatch):
     monkeypatch.setattr(ESTIMATORS, "classes", dict(ESTIMATORS.classes))
-    monkeypatch.setattr(estimator_table, "_TABLE", dict(estimator_table._TABLE))
+    module = types.ModuleType("outside")
+    monkeypatch.setitem(sys.modules, "outside", module)
 
-    @dataclass
-    class Outside:
-        name: Literal["outside"] = "outside"
+    @dataclasses.dataclass
+    class Settings:
         epsilon: float = 0.5
         length: int = 1
+        interval: int = 3
 
-    def build(settings, space, model):
-        space, draw = low_rank(space, model, rank=1)
+    @estimator(Settings)
+    def long(settings, trainable):
+        space, draw = trainable.low_rank(1)
         return lozo(space, draw, rank=1, epsilon=settings.length * settings.epsilon)
 
-    estimator_table.register_estimator(Outside, estimator_table.Entry(build, lambda *_: 3))
-    config = configure({}, "estimator.name=outside", "estimator.length=5")
+    module.long = long
+    config = configure({}, "estimator.name=outside:long", "estimator.length=5")
     outside = make_method(config, prepare(config, Console(quiet=True)).model)
     assert outside.interval == 3
-    same = configure({}, "estimator.epsilon=0.25", "estimator.rank=1")
+    same = configure({}, "estimator.epsilon=2.5", "estimator.rank=1")
     np.testing.assert_array_equal(first_losses(config), first_losses(same))
+    module.long = estimator(Settings)(lambda settings, trainable: "no estimator")
+    with pytest.raises(InputError, match=r"outside:long: returned str, not a zojax.Estimator"):
+        make_method(config, prepare(configure({}), Console(quiet=True)).model)

@@ -61,11 +61,11 @@ def test_usual_settings_are_taken_without_a_word(config, model, overrides):
         (["train.learning_rate=1e-20"], "train.learning_rate=1e-20 is too small to move any"),
         (
             ["estimator.epsilon=1e-12"],
-            "estimator.epsilon=1e-12 is so small that losses are rounded",
+            "estimator.epsilon=1e-12 is so small that rounding changes a loss",
         ),
         (
             ["estimator.name=mezo_factorized", "estimator.rank=17"],
-            "estimator.rank=17 is more than the smaller side of every matrix, 16 at the most: ",
+            "estimator.rank=17 is more than the smaller side of every matrix, at most 16: ",
         ),
     ],
     ids=str,
@@ -88,7 +88,7 @@ def test_a_rank_above_some_matrices_is_told_with_their_number(config, model):
 
 def test_training_data_of_one_label_are_told(config, model):
     [note] = told(config, model, train=[example for example in TRAIN if example.label == 1])
-    assert note == "all 20 training examples have the label of ' great'"
+    assert note == "all 20 training examples have the same label, ' great'"
 
 
 @pytest.mark.parametrize(

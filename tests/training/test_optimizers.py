@@ -192,9 +192,9 @@ def test_what_is_said_to_be_linear_in_the_gradients_is(name):
             {"beta": 0.5},
             "train.optimizer=momentum is set by train.beta1 .* such as sgd",
         ),
-        ("lbfgs", {}, "train.optimizer=lbfgs asks for values of the loss function"),
-        ("polyak_sgd", {}, "train.optimizer=polyak_sgd asks for values of the loss function"),
-        ("rprop", {}, "train.optimizer=rprop looks at the learning rate before the first step"),
+        ("lbfgs", {}, "train.optimizer=lbfgs needs values of the loss function"),
+        ("polyak_sgd", {}, "train.optimizer=polyak_sgd needs values of the loss function"),
+        ("rprop", {}, "train.optimizer=rprop reads the learning rate only before the"),
         ("noisy_sgd", {}, "train.optimizer=noisy_sgd draws random numbers of its own"),
     ],
 )

@@ -1,14 +1,14 @@
-"""Small trees of arrays that, with the frozen base weights, name a model."""
+"""Adapters: small trees of arrays that, with the frozen base weights, define a model."""
 
-from zojax.adapters.factored import draw_factored, factored
 from zojax.adapters.fold import Fold, FoldPolicy
-from zojax.adapters.lora_space import lora_sites, lora_space
-from zojax.adapters.lowrank import adapter_state, lowrank, lowrank_fold
 from zojax.adapters.pool import AdapterPool
-from zojax.adapters.prefix_space import prefix_space
-from zojax.adapters.seeded import along, seeded, seeded_fold
 from zojax.adapters.sites import Flat, Site, Sites, Trainable, trainable_sites
 from zojax.adapters.space import Draw, Sample, Space, draw_dense
+from zojax.adapters.space_factored import draw_factored, factored
+from zojax.adapters.space_lora import lora_sites, lora_space
+from zojax.adapters.space_lowrank import adapter_state, lowrank, lowrank_fold
+from zojax.adapters.space_prefix import prefix_space
+from zojax.adapters.space_seeded import along, seeded, seeded_fold
 from zojax.adapters.variants import num_variants, own_arrays, stack_variants
 
 __all__ = [

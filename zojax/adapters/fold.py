@@ -1,8 +1,8 @@
-"""Folding ``W ← W + A Vᵀ`` when V is redrawn, without losing A in the rounding.
+"""Folds ``W ← W + A Vᵀ`` when V is redrawn, without losing A to rounding.
 
-An interval's movement of an entry is often below half the spacing of bfloat16 numbers near it:
-rounding to nearest then returns the old weight, and the training is thrown away unseen. Stochastic
-rounding goes up or down in proportion, so that its mean is exact; its key is the run's, so that it
+An interval often moves an entry by less than half the spacing of bfloat16 numbers near it. Rounding
+to nearest then returns the old weight, and the training is silently lost. Stochastic rounding goes
+up or down in proportion, so that its mean is exact; its key comes from the run's key, so that it
 replays bit for bit.
 """
 
@@ -19,18 +19,18 @@ from zojax.adapters.sites import Flat, site_key
 FoldPolicy = Literal["stochastic", "nearest"]
 
 _FEW_COLUMNS = 8
-"""Up to so many, outer products that are added up take no longer than one matrix product."""
+"""Up to this rank, a sum of outer products takes no longer than one matrix product."""
 
 
 class Fold(NamedTuple):
-    """How what an interval gathered in a space moves into the weights, before a redraw loses it.
+    """Moves what an interval gathered in a space into the weights, before a redraw loses it.
 
     Only spaces over weights have one (:func:`zojax.adapters.lowrank_fold`,
-    :func:`zojax.adapters.seeded_fold`), and only who owns the weights may use it, see
+    :func:`zojax.adapters.seeded_fold`), and only the owner of the weights may use it; see
     :mod:`zojax.training.interval`.
 
     Attributes:
-        paths: of the weights that it moves.
+        paths: the paths of the weights that it moves.
         apply: ``(weights, params, subspace, key) -> (weights, params)``. Donate the first two.
     """
 
@@ -59,14 +59,14 @@ def round_stochastically(key: jax.Array, x: jax.Array, dtype: jnp.dtype) -> jax.
 def round_to(
     x: jax.Array, dtype: jnp.dtype, policy: FoldPolicy, key: jax.Array | None, number: Any
 ) -> jax.Array:
-    """Rounds float32 ``x`` as the policy says.
+    """Rounds float32 ``x`` by a policy.
 
     Args:
-        x: float32.
-        dtype: to round to.
-        policy: ``nearest``, or ``stochastic`` from ``fold_in(key, number)``.
-        key: of the whole fold of a matrix; None for ``nearest``.
-        number: of this part of it.
+        x: the values to round, float32.
+        dtype: the dtype to round to.
+        policy: ``nearest``, or ``stochastic`` with the key ``fold_in(key, number)``.
+        key: the key for the fold of the whole matrix; None for ``nearest``.
+        number: the index of this part of the matrix.
     """
     if policy == "nearest" or key is None:
         return x.astype(dtype)
@@ -74,12 +74,12 @@ def round_to(
 
 
 def outer_product(u_mk: jax.Array, v_nk: jax.Array) -> jax.Array:
-    """``U Vᵀ (…, m, n)`` in float32, of few columns to the same bits in shares of any shape.
+    """``U Vᵀ (…, m, n)`` in float32; for few columns, with the same bits however it is split.
 
-    A matrix product is made in an order, and with fused additions or without, that depends on its
-    shape and so on the mesh, whose devices have shares of rows or columns. Columns that are
-    multiplied and added up one after the other are not; what is left to the processor is whether it
-    fuses a product with an addition, as all do that have AVX2.
+    The order of a matrix product's sums, and whether it fuses multiplications with additions,
+    depend on its shape, and so on the mesh, whose devices hold shares of rows or columns. Columns
+    that are multiplied and added one after the other do not depend on it. Only the processor
+    decides whether it fuses a multiplication with an addition; all with AVX2 do.
 
     >>> outer_product(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 1.0], [5.0, 0.0]]))
     Array([[5., 5.]], dtype=float32)
@@ -95,7 +95,7 @@ def fold_matrix(
 ) -> jax.Array:
     """``W + A Vᵀ`` rounded to W's dtype: ``(l, m, n) + (l, m, k) (l, n, k)ᵀ``.
 
-    One layer at a time in W's own buffer, so that the temporaries are one matrix.
+    It is computed in place, one layer at a time, so that the temporaries are one matrix.
     """
 
     def body(layer: jax.Array, weight: jax.Array) -> jax.Array:
@@ -108,13 +108,13 @@ def fold_matrix(
 def fold(
     weights: Any, params: Flat, subspace: Flat, key: jax.Array, policy: FoldPolicy
 ) -> tuple[Any, Flat]:
-    """Moves every ``A Vᵀ`` into its weight and zeroes A; deltas of vectors stay as they are.
+    """Adds every ``A Vᵀ`` to its weight and zeroes A; deltas of vectors are not folded.
 
     Args:
-        weights: nested dict of parameters; donate it.
+        weights: a nested dict of parameters; donate it.
         params: A ``(…, m, k)`` and deltas.
         subspace: V ``(…, n, k)``.
-        key: of this fold; only ``stochastic`` uses it.
+        key: the key of this fold; only ``stochastic`` uses it.
         policy: how to round to the weights' dtype.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Published LoRA adapters (Hu et al., 2106.09685), as PEFT saves them, as adapter states.
+"""Reads LoRA adapters (Hu et al., 2106.09685) that PEFT saved, as adapter states.
 
 A LoRA of rank r adds ``s B A`` to a matrix ``W (m, n)``, with ``A (r, n)``, ``B (m, r)`` and
 ``s = lora_alpha / r``. As a side branch that is ``U = s B`` and ``V = Aᵀ``.
@@ -27,10 +27,10 @@ WEIGHTS = "adapter_model.safetensors"
 _TORCH_WEIGHTS = "adapter_model.bin"
 
 PREFIX = "base_model.model."
-"""What PEFT puts before the checkpoint's own names."""
+"""The prefix that PEFT puts before the checkpoint's own names."""
 
 A, B = "lora_A.weight", "lora_B.weight"
-"""What it puts behind a module's name."""
+"""The suffixes that PEFT puts after a module's name."""
 
 Factors = tuple[np.ndarray, np.ndarray]
 """U ``(m, k)`` and V ``(n, k)`` of one matrix."""
@@ -40,18 +40,19 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
     """Reads a PEFT LoRA directory as an adapter state of a model.
 
     Args:
-        directory: holds ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``.bin``).
-        model: the base model; of its weights only the shapes are looked at.
+        directory: a directory with ``adapter_config.json`` and ``adapter_model.safetensors`` (or
+            ``.bin``).
+        model: the base model; only the shapes of its weights are used.
 
     Returns:
         The state (without the slot axis): ``u (…, m, k)`` and ``v (…, n, k)`` in float32 at every
-        matrix that has a LoRA. Layers are stacked, and k is the largest of their ranks: what a
-        layer's rank leaves over is zero, and so is a layer without a LoRA.
+        matrix that has a LoRA. Layers are stacked, and k is the largest of their ranks: layers of
+        a smaller rank, or without a LoRA, are padded with zeros.
 
     Raises:
-        InputError: one line that names file and entry: no such files, something beside LoRA on
-            linear layers, a missing or an extra tensor, one of another shape, or numbers that are
-            not finite.
+        InputError: a file is missing, the adapter has something besides LoRA on linear layers, a
+            tensor is missing, extra or of the wrong shape, or numbers are not finite. The line
+            names the file and the entry.
     """
     config = read_lora_config(directory)
     locations = linear_locations(model)
@@ -64,7 +65,7 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
     nonfinite: dict[str, tuple[int, int]] = {}
 
     def read(module: str, part: str, shape: tuple[int, int], scale: float = 1) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted
+        with np.errstate(over="ignore", invalid="ignore"):  # non-finite numbers are counted
             values = np.float32(scale) * _read(file, f"{PREFIX}{module}.{part}", shape)
         if count := count_nonfinite(values, values.dtype):
             nonfinite[f"{PREFIX}{module}.{part}"] = (count, values.size)
@@ -104,13 +105,13 @@ def _open_weights(directory: Path) -> CheckpointFile:
 def _check_names(
     file: CheckpointFile, modules: Sequence[str], locations: Mapping[str, Location]
 ) -> None:
-    """Refuses tensors that nothing asks for, as well as those that are not there."""
+    """Raises ``InputError`` for extra and for missing tensors."""
     wanted = {f"{PREFIX}{module}.{part}" for module in modules for part in (A, B)}
     for name, stored in file.tensors.items():
         if name not in wanted:
             module = name.removeprefix(PREFIX).removesuffix(f".{A}").removesuffix(f".{B}")
             known = f"{CONFIG} does not target {shown(module)}"
-            strange = "it is no LoRA of a linear layer that the model has, and zojax reads no other"
+            strange = "it is not a LoRA of one of the model's linear layers; zojax reads no other"
             raise InputError(
                 f"{file.path}: extra tensor {shown(name)} {stored.shape}: "
                 f"{known if module in locations else strange}"
@@ -123,14 +124,14 @@ def _read(file: CheckpointFile, name: str, shape: tuple[int, int]) -> np.ndarray
     stored = file.tensors[name]
     if stored.shape != shape:
         raise InputError(
-            f"{file.path}: tensor {name} has shape {stored.shape}, {CONFIG} and the model ask for "
-            f"{shape}"
+            f"{file.path}: tensor {name} has shape {stored.shape}, but {CONFIG} and the model ask "
+            f"for {shape}"
         )
     return file.read_box(name, file.tensors[name].box).astype(np.float32)
 
 
 def _stack(by_layer: Mapping[int | None, Factors], shape: tuple[int, ...]) -> dict[str, Any]:
-    """One site's branch, from the factors of its layers."""
+    """Stacks the factors of a site's layers into one branch."""
     rank = max(u.shape[-1] for u, _ in by_layer.values())
     lead, (m, n) = shape[:-2], shape[-2:]
     u_mk = np.zeros((*lead, m, rank), np.float32)

@@ -1,7 +1,7 @@
-"""PEFT's ``adapter_config.json``: which linear layers have a LoRA, of which rank and scale.
+"""Reads PEFT's ``adapter_config.json``: which layers have a LoRA, and its rank and scale.
 
-The rules are those of PEFT's ``LoraConfig``. Entries that we do not know and that are not empty
-are refused: ignored, they would give another model than the adapter's author had.
+The rules are those of PEFT's ``LoraConfig``. Entries that zojax does not know and that are not
+empty are refused: ignoring them would give a different model from the one that was trained.
 """
 
 import re
@@ -22,7 +22,7 @@ CONFIG = "adapter_config.json"
 
 _MOST_BYTES = 1 << 20
 
-# What says how the adapter was made, or where, and not what it computes.
+# Entries about how or where the adapter was made, and not about what it computes.
 _HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -37,14 +37,14 @@ _HARMLESS = {
     "runtime_config",
     "task_type",
 }
-# The others (pissa, olora, loftq, …) begin by changing the base weights.
+# The other values (pissa, olora, loftq, …) change the base weights first.
 _INITS_THAT_KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 
 _ALL = "all-linear"
 
 _Name = Annotated[str, Field(strict=True)]
 Names = _Name | list[_Name]
-"""Modules: the ends of their names, or a regular expression for whole names."""
+"""Selects modules: a list of ends of names, or a regular expression for whole names."""
 
 _Rank = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
 _Alpha = Annotated[float, Field(strict=True, gt=0, le=1e6, allow_inf_nan=False)]
@@ -53,7 +53,7 @@ _Layer = Annotated[int, Field(strict=True, ge=0)]
 
 @dataclass
 class _Entries:
-    """What of the file is read, as it stands there."""
+    """The entries of the file that are read, as they are written there."""
 
     peft_type: _Name
     r: _Rank
@@ -70,20 +70,21 @@ class _Entries:
 
 
 class LoraConfig(NamedTuple):
-    """What of the file says which model an adapter is.
+    """The settings that determine which model an adapter is.
 
     Attributes:
-        path: of the file.
-        rank: of modules that ``rank_pattern`` does not name.
-        alpha: of modules that ``alpha_pattern`` does not name.
+        path: the file's path.
+        rank: the rank for modules that ``rank_pattern`` does not name.
+        alpha: the alpha for modules that ``alpha_pattern`` does not name.
         rank_pattern: ranks, by a regular expression for the end of a module's name.
-        alpha_pattern: alphas likewise.
+        alpha_pattern: alphas, by a regular expression for the end of a module's name.
         root_scale: whether B A is multiplied by alpha/√r (rsLoRA, 2312.03732) and not alpha/r.
-        target: modules that have a LoRA.
-        exclude: modules that have none all the same; empty for no such.
-        layers: numbers of the only layers that are meant; None for all.
-        layers_patterns: what stands before a layer's number in a name; empty for anything.
-        matcher: of the regular expressions.
+        target: the modules that have a LoRA.
+        exclude: modules among the targets that have none; may be empty.
+        layers: the indices of the only layers that have a LoRA; None for all.
+        layers_patterns: regular expressions for the part of a name before a layer's index; empty
+            to allow any.
+        matcher: the matcher for the regular expressions.
     """
 
     path: Path
@@ -103,8 +104,8 @@ def read_lora_config(directory: Path) -> LoraConfig:
     """Reads and checks ``adapter_config.json``; ``InputError`` names the entry that is wrong."""
     path = directory / CONFIG
     if not is_file(path):
-        what = "holds no" if directory.is_dir() else "no such directory, so no"
-        raise InputError(f"{directory}: {what} {CONFIG}; give a directory that PEFT has saved")
+        what = f"has no {CONFIG}" if directory.is_dir() else "there is no such directory"
+        raise InputError(f"{directory}: {what}; give a directory that PEFT has saved")
     raw = read_json(path, _MOST_BYTES)
     _check_type(path, raw)
     entries = validate(_Entries, raw, str(path))
@@ -127,7 +128,7 @@ def read_lora_config(directory: Path) -> LoraConfig:
 
 
 def rank_and_scale(config: LoraConfig, module: str) -> tuple[int, float]:
-    """A module's rank r, and the factor of its ``B A``."""
+    """A module's rank r, and the factor that multiplies its ``B A``."""
     rank = _of(config, "rank_pattern", config.rank_pattern, module, config.rank)
     alpha = _of(config, "alpha_pattern", config.alpha_pattern, module, config.alpha)
     return rank, alpha / (rank**0.5 if config.root_scale else rank)
@@ -143,7 +144,7 @@ def _of(
 
 
 def targeted(config: LoraConfig, modules: Iterable[str]) -> list[str]:
-    """Those of a model's linear layers that have a LoRA; ``InputError`` if none has."""
+    """Selects the linear layers that have a LoRA; ``InputError`` if none has one."""
     modules = list(modules)
     chosen = [
         module
@@ -155,7 +156,7 @@ def targeted(config: LoraConfig, modules: Iterable[str]) -> list[str]:
     if not chosen:
         raise InputError(
             f"{config.path}: target_modules={_shown(config.target)} names no linear layer of the "
-            f"model, which has {modules[-1]} for instance"
+            f"model; one of its layers is {modules[-1]}"
         )
     return chosen
 
@@ -169,7 +170,7 @@ def _named(config: LoraConfig, entry: str, names: Names, module: str) -> bool:
 
 
 def _in_layers(config: LoraConfig, module: str) -> bool:
-    # PEFT looks at the layers only where the targets are a list.
+    # PEFT considers the layers only if the targets are a list.
     if config.layers is None or isinstance(config.target, str):
         return True
     for pattern in config.layers_patterns or [r"[^.]*"]:
@@ -183,7 +184,7 @@ def _in_layers(config: LoraConfig, module: str) -> bool:
 def _matches(
     config: LoraConfig, entry: str, pattern: str, module: str, *, ends: bool = False
 ) -> bool:
-    """Whether a pattern matches a name, or what stands there behind a dot."""
+    """Whether a pattern matches a whole name or, with ``ends``, the part after one of its dots."""
     try:
         match = config.matcher.matches_end if ends else config.matcher.fullmatch
         return match(pattern, module)
@@ -204,10 +205,10 @@ def _check_type(path: Path, raw: Mapping[str, Any]) -> None:
 
 
 def _check_plain(path: Path, raw: Mapping[str, Any], entries: _Entries) -> None:
-    """Refuses what would be another model than ``W + s B A`` on the base weights."""
+    """Raises ``InputError`` unless the adapter is just ``W + s B A`` on the base weights."""
     if entries.bias != "none":
         raise InputError(
-            f"{path}: bias={_shown(entries.bias)}: zojax reads no trained biases, only 'none'"
+            f"{path}: bias={_shown(entries.bias)}; zojax reads no trained biases, only 'none'"
         )
     if entries.init_lora_weights not in _INITS_THAT_KEEP_THE_BASE:
         raise InputError(
@@ -218,6 +219,6 @@ def _check_plain(path: Path, raw: Mapping[str, Any], entries: _Entries) -> None:
     for name in sorted(raw.keys() - _Entries.__dataclass_fields__.keys() - _HARMLESS):
         if raw[name]:
             raise InputError(
-                f"{path}: {plain(name, 60)}={_shown(raw[name])} cannot be honoured; zojax reads "
-                "LoRA on linear layers and nothing beside it"
+                f"{path}: {plain(name, 60)}={_shown(raw[name])} is not supported; zojax reads LoRA "
+                "on linear layers and nothing else"
             )

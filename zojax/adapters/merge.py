@@ -1,4 +1,4 @@
-"""Merging an adapter state into the weights, for those who read weights alone."""
+"""Merges an adapter state into the weights, for programs that read only weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +14,19 @@ Tree = Any
 
 
 def check_mergeable(adapter: Mapping[str, Any]) -> None:
-    """Raises ``InputError`` if an adapter has something that no weight can hold."""
+    """Raises ``InputError`` if an adapter has a part that weights cannot hold, such as a prefix."""
     if any("prefix" in path for path in traverse_util.flatten_dict(adapter)):
         raise InputError(
-            "key and value prefixes are no part of any weight, so that neither PEFT nor a "
-            "checkpoint holds this run's model: use --format journal, and zojax itself"
+            "key and value prefixes are not part of any weight, so neither PEFT nor a checkpoint "
+            "can hold this run's model; use --format journal, and zojax itself"
         )
 
 
 def merge_adapter(weights: Tree, adapter: Mapping[str, Any]) -> Tree:
-    """``W + U Vᵀ`` and ``w + δ``, rounded to nearest in the weights' dtype.
+    """Returns ``W + U Vᵀ`` and ``w + δ``, rounded to nearest in the weights' dtype.
 
     Args:
-        weights: nested dict of parameters.
+        weights: a nested dict of parameters.
         adapter: an adapter state of factors and deltas.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))

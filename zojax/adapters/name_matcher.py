@@ -1,22 +1,23 @@
-r"""Regular expressions of strangers against names, in bounded time.
+r"""Matches untrusted regular expressions against names in bounded time.
 
-Python's own matcher tries one way after the other, and a pattern such as ``(a+)+b`` has more ways
-than can be tried. Here all ways go on at the same time: a bit for every place in the name where one
-of them is. What is asked is only whether a whole name matches, which greed does not change, so that
-the answer is Python's. What remembers (``\1``), forbids to go back (``a*+``), looks behind or sets
-flags is refused; and all names of an adapter together have a budget of steps.
+Python's own matcher tries one alternative after the other, and a pattern such as ``(a+)+b`` has too
+many to try. Here all alternatives advance at the same time, as a bit for every place in the name
+that one of them has reached. The question is only whether a whole name matches, which does not
+depend on greediness, so the answer is the same as Python's. Back-references (``\1``), possessive
+quantifiers (``a*+``), lookbehind and flags are refused, and all names of an adapter share a budget
+of steps.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Python's parser, which has had no public name since 3.11.
+# Python's parser of regular expressions, which has had no public name since 3.11.
 from re import _constants as ops  # type: ignore[attr-defined]  # isort: skip
 from re import _parser  # type: ignore[attr-defined]  # isort: skip
 
 _MOST_CHARACTERS = 4_000
-_MOST_STEPS = 5_000_000  # a second or two; an ordinary pattern takes some 1,000 a name
+_MOST_STEPS = 5_000_000  # a second or two; an ordinary pattern takes about 1,000 per name
 _PLAIN = re.compile(r"(?:[\w-]|\\?\.)*")
 _CATEGORIES: dict[Any, Callable[[str], bool]] = {
     ops.CATEGORY_DIGIT: str.isdecimal,
@@ -34,7 +35,7 @@ _PLACES += (ops.AT_BOUNDARY, ops.AT_NON_BOUNDARY)
 
 
 class NameMatcher:
-    r"""Matches whole names; all that one matcher does has one budget.
+    r"""Matches whole names, with one budget of steps for all calls.
 
     Example:
         >>> matcher = NameMatcher()
@@ -49,16 +50,16 @@ class NameMatcher:
         self._steps = 0
 
     def fullmatch(self, pattern: str, name: str) -> bool:
-        """Whether a pattern matches all of a name.
+        """Whether a pattern matches a whole name.
 
         Raises:
-            ValueError: no regular expression, one that cannot be matched in bounded time, or the
-                budget is spent.
+            ValueError: the pattern is not a regular expression or cannot be matched in bounded
+                time, or the budget is spent.
         """
         return self._match("", pattern, name)
 
     def matches_end(self, pattern: str, name: str) -> bool:
-        """Whether it matches all of a name, or all that stands behind one of its dots."""
+        """Whether a pattern matches a whole name, or all of it after one of its dots."""
         return self._match(r"(?:.*\.)?", pattern, name)
 
     def _match(self, before: str, pattern: str, name: str) -> bool:
@@ -77,10 +78,10 @@ class NameMatcher:
     def _spend(self, steps: int) -> None:
         self._steps += steps
         if self._steps > _MOST_STEPS:
-            raise ValueError("to match it takes too long")
+            raise ValueError("it takes too long to match")
 
     def _follow(self, items: Sequence[Any], at: int, name: str, known: dict[int, int]) -> int:
-        """Where a sequence may end that begins at any place of ``at``; places are bits."""
+        """The places, as bits, where a sequence may end if it begins at any place in ``at``."""
         for item in items:
             if not at:
                 return 0
@@ -113,7 +114,7 @@ class NameMatcher:
     def _repeat(
         self, least: int, most: int, items: Sequence[Any], at: int, name: str, known: dict[int, int]
     ) -> int:
-        # More rounds than places have empty ones among them, of which there may be any number.
+        # Beyond one round per place, some rounds match nothing, so more rounds change nothing.
         enough = len(name) + 1
         if least == 0 and most >= enough and len(items) == 1 and items[0][0] in _ONE:
             self._spend(40)
@@ -133,13 +134,13 @@ class NameMatcher:
 
 
 def _parse(before: str, pattern: str) -> Any:
-    """Python's own pattern where it cannot be slow, a tree where it can."""
+    """Compiles a pattern that Python cannot match slowly; parses any other into a tree."""
     if len(pattern) > _MOST_CHARACTERS:
         raise ValueError(f"it has more than {_MOST_CHARACTERS:,} characters")
     if _PLAIN.fullmatch(pattern):
         return re.compile(before + pattern)
     try:
-        _parser.parse(pattern)  # by itself, so that no bracket of it closes ours
+        _parser.parse(pattern)  # first alone, so that none of its brackets closes ours
         tree = _parser.parse(f"{before}(?:{pattern})")
         if tree.state.flags & ~re.UNICODE:
             raise ValueError("it sets flags")
@@ -147,12 +148,12 @@ def _parse(before: str, pattern: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (re.error, OverflowError) as error:
-        raise ValueError(f"it is no regular expression ({error})") from None
+        raise ValueError(f"it is not a regular expression ({error})") from None
     return tree
 
 
 def _check(items: Sequence[Any]) -> None:
-    """Raises unless a sequence and all in it can be matched place by place."""
+    """Raises unless a sequence, and everything in it, can be matched place by place."""
     for operation, argument in items:
         inner: Sequence[Any] = ()
         if operation in _REPEATS:
@@ -164,7 +165,9 @@ def _check(items: Sequence[Any]) -> None:
         elif operation is ops.SUBPATTERN and not argument[1] and not argument[2]:
             inner = [argument[3]]
         elif operation not in _ONE and not (operation is ops.AT and argument in _PLACES):
-            raise ValueError(f"it has what takes unbounded time ({str(operation).lower()})")
+            raise ValueError(
+                f"it has an element that takes unbounded time ({str(operation).lower()})"
+            )
         for sequence in inner:
             _check(sequence)
 
@@ -176,7 +179,7 @@ def _fitting_at(item: Any, name: str, known: dict[int, int]) -> int:
 
 
 def _fitting(item: Any, name: str) -> int:
-    """The places, as bits, whose character fits; or, of an anchor, that fit themselves."""
+    """The places, as bits, whose character fits the item, or that fit an anchor."""
     operation, argument = item
     last = len(name)
     if operation is not ops.AT:

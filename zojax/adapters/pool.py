@@ -1,7 +1,7 @@
 """The adapter pool: a fixed number of slots of a fixed rank, for adapters of unrelated users.
 
-It is allocated once. What comes and goes are the slots' contents, written in place by one program
-whose slot is an argument, so that nothing that reads the pool is ever compiled again.
+The pool is allocated once. One program, which takes the slot as an argument, writes adapters into
+slots in place, so that no program that reads the pool is ever compiled again.
 """
 
 import dataclasses
@@ -22,30 +22,31 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Occupancy:
-    """Which slots hold an adapter, and how often each is in use; a new one for every change.
+    """Which slots hold an adapter, and how many users each has; immutable.
 
     Attributes:
-        uses: of every slot; None where it is free. Slot 0 is the base model's for ever.
+        uses: the number of users of each slot; None for a free slot. Slot 0 is always taken by the
+            base model.
     """
 
     uses: tuple[int | None, ...]
 
     def first_free(self) -> int:
-        """A slot to fill.
+        """The first free slot.
 
         Raises:
-            InputError: there is none.
+            InputError: no slot is free.
         """
         if None not in self.uses:
             raise InputError(f"all {len(self.uses) - 1} slots of the adapter pool are taken")
         return self.uses.index(None)
 
     def with_uses(self, slot: int, uses: int | None) -> "Occupancy":
-        """With another count of one slot."""
+        """The occupancy with another number of users for one slot."""
         return Occupancy((*self.uses[:slot], uses, *self.uses[slot + 1 :]))
 
     def uses_of(self, slot: int) -> int:
-        """How often a slot is in use; ``ValueError`` if it holds nothing."""
+        """The number of users of a slot; ``ValueError`` if it holds no adapter."""
         uses = self.uses[slot] if 0 <= slot < len(self.uses) else None
         if uses is None:
             raise ValueError(f"slot {slot} of the adapter pool holds no adapter")
@@ -55,18 +56,17 @@ class Occupancy:
 class AdapterPool:
     """Adapters of rank r or less in slots 1, 2, …; slot 0 is all zeros, which is the base model.
 
-    An adapter is taken into a slot and put out again; while somebody holds it (a request that is
-    being answered), it cannot be put out. Slots never share an array. It is not to be called from
-    several threads at once.
+    Adapters are inserted into slots and evicted; an adapter in use (by a request that is being
+    answered) cannot be evicted. Slots never share an array. A pool is not thread-safe.
 
     Args:
-        sites: the matrices that an adapter may have factors at.
-        num_slots: of adapters, the base model's beside them.
-        rank: r; smaller ones are padded with zeros.
+        sites: the matrices at which an adapter may have factors.
+        num_slots: the number of slots for adapters, besides the base model's.
+        rank: the slots' rank r; factors of adapters of a smaller rank are padded with zeros.
 
     Attributes:
         arrays: the tree that a model takes: at every site ``u (slots, …, m, r)`` and
-            ``v (slots, …, n, r)``, float32. Its buffers are used up by the next :meth:`insert`.
+            ``v (slots, …, n, r)``, float32. The next :meth:`insert` donates its buffers.
 
     Example:
         >>> from zojax.adapters import Site
@@ -79,7 +79,7 @@ class AdapterPool:
     def __init__(self, sites: Sites, *, num_slots: int, rank: int):
         vectors = [site.path for site in sites if not site.is_matrix]
         if vectors:
-            raise ValueError(f"no matrices, and so without factors: {first_few(vectors)}")
+            raise ValueError(f"these are not matrices and have no factors: {first_few(vectors)}")
         self._rank = rank
         self._shapes = {
             f"{site.path}/{factor}": (*site.lead, length, rank)
@@ -92,15 +92,15 @@ class AdapterPool:
         )
 
     def insert(self, adapter: Tree) -> int:
-        """Puts an adapter into a free slot, and gives its number; nobody holds it yet.
+        """Writes an adapter into a free slot and returns the slot, which has no users yet.
 
         Args:
-            adapter: an adapter state of low-rank factors, such as those of
+            adapter: an adapter state of low-rank factors, such as one from
                 :func:`zojax.adapters.lora.load_lora`.
 
         Raises:
-            InputError: no slot is free, or it does not fit: another site, something beside
-                factors, another shape, a larger rank.
+            InputError: no slot is free, or the adapter does not fit: it has another site, something
+                besides factors, another shape or a larger rank.
         """
         slot = self._occupancy.first_free()
         self.arrays = _write(self.arrays, self._padded(adapter), slot)
@@ -108,29 +108,29 @@ class AdapterPool:
         return slot
 
     def evict(self, slot: int) -> None:
-        """Frees a slot; what it holds is overwritten by the next adapter there.
+        """Frees a slot; the next adapter there overwrites its contents.
 
         Raises:
-            ValueError: it is in use, holds nothing, or is the base model's.
+            ValueError: the slot is in use, is free already, or is the base model's.
         """
         if self._occupancy.uses_of(slot) or slot == 0:
             raise ValueError(f"slot {slot} of the adapter pool is in use")
         self._occupancy = self._occupancy.with_uses(slot, None)
 
     def acquire(self, slot: int) -> None:
-        """Counts one more who uses a slot; ``ValueError`` if it holds nothing."""
+        """Counts one more user of a slot; ``ValueError`` if it holds no adapter."""
         uses = self._occupancy.uses_of(slot)
         self._occupancy = self._occupancy.with_uses(slot, uses + 1)
 
     def release(self, slot: int) -> None:
-        """Counts one less; ``ValueError`` if nobody uses it."""
+        """Counts one user of a slot less; ``ValueError`` if it has none."""
         uses = self._occupancy.uses_of(slot)
         if uses == 0:
-            raise ValueError(f"slot {slot} of the adapter pool is released, but nobody holds it")
+            raise ValueError(f"slot {slot} of the adapter pool is released, but not in use")
         self._occupancy = self._occupancy.with_uses(slot, uses - 1)
 
     def _padded(self, adapter: Tree) -> Tree:
-        """It with factors of rank r at all sites, on the host: no program is made of it."""
+        """The adapter with factors of rank r at all sites, on the host, so nothing is compiled."""
         flat: dict[str, Any] = dict(traverse_util.flatten_dict(adapter, sep="/"))
         padded = {path: np.zeros(shape, np.float32) for path, shape in self._shapes.items()}
         for path, leaf in flat.items():
@@ -143,22 +143,22 @@ class AdapterPool:
         return nest(padded)
 
     def _check(self, path: str, leaf: Any) -> None:
-        """Raises ``InputError`` if a leaf has no place here."""
+        """Raises ``InputError`` if a leaf does not fit into the pool."""
         if path not in self._shapes:
             known = first_few(sorted({path.rpartition("/")[0] for path in self._shapes}))
             raise InputError(
                 f"adapter: the pool has no place for {path}; it has u and v of {known}"
             )
         if is_shared(leaf):
-            raise InputError(f"adapter: {path} is shared with others: give it its own arrays")
+            raise InputError(f"adapter: {path} is shared with others; give it its own arrays")
         wanted = self._shapes[path]
         if leaf.shape[:-1] != wanted[:-1] or leaf.shape[-1] > self._rank:
             raise InputError(
-                f"adapter: {path} has shape {leaf.shape}; the pool takes {wanted} or less rank"
+                f"adapter: {path} has shape {leaf.shape}; the pool takes {wanted} or a smaller rank"
             )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _write(arrays: Tree, adapter: Tree, slot: jax.Array | int) -> Tree:
-    """The arrays with an adapter in one slot, in their own buffers."""
+    """Writes an adapter into one slot of the arrays, in place."""
     return jax.tree.map(lambda into, leaf: into.at[slot].set(leaf), arrays, adapter)

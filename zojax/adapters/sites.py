@@ -1,7 +1,7 @@
 """Which parameters a run trains, and in which form.
 
 Adapter states are flat dicts from a *site*, the parameter's path joined by ``/``, to small
-arrays. A site's leading axes are those of its parameter: layers are stacked, ``(layers, m, n)``.
+arrays. These have the parameter's leading axes: layers are stacked, ``(layers, m, n)``.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Trainable = Literal["linear", "full"]
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A parameter that is trained: its path and its shape, the layer axis included."""
+    """A parameter that is trained: its path, and its shape including the layer axis."""
 
     path: str
     shape: tuple[int, ...]
@@ -32,12 +32,12 @@ class Site:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it gets low-rank factors; otherwise it is a vector and gets a dense delta."""
+        """Whether it is a matrix, which gets factors, and not a vector, which gets a delta."""
         return len(self.shape) - self.is_stacked == 2
 
     @property
     def lead(self) -> tuple[int, ...]:
-        """The layer axis, if there is one."""
+        """The shape's leading layer axis, or ()."""
         return self.shape[: int(self.is_stacked)]
 
 
@@ -48,9 +48,9 @@ def trainable_sites(weights: Any, trainable: Trainable) -> Sites:
     """The sites of a model's weights (arrays or shape structs) that a run trains.
 
     Args:
-        weights: nested dict of parameters.
-        trainable: ``linear`` for the matrices of the layers (attention and MLP), ``full`` for
-            everything: also embeddings and head, norms and biases.
+        weights: a nested dict of parameters.
+        trainable: ``linear`` for the matrices of the layers (attention and MLP), ``full`` for all
+            parameters, including embeddings, head, norms and biases.
 
     >>> import numpy as np
     >>> tree = {"layers": {"fc1": {"weight": np.ones((3, 4, 2)), "bias": np.ones((3, 4))}}}
@@ -61,7 +61,7 @@ def trainable_sites(weights: Any, trainable: Trainable) -> Sites:
     sites = (
         Site(path, tuple(leaf.shape))
         for path, leaf in sorted(flat.items())
-        if not path.endswith(f"/{SCALE}")  # of an int8 matrix, which is trained beside it
+        if not path.endswith(f"/{SCALE}")  # int8 matrices are trained beside the weights
     )
     if trainable == "full":
         return tuple(sites)
@@ -69,10 +69,10 @@ def trainable_sites(weights: Any, trainable: Trainable) -> Sites:
 
 
 def site_key(key: jax.Array, path: str) -> jax.Array:
-    """A key of its own for each site, which depends on its path alone."""
+    """Derives a key for a site, which depends on the site's path alone."""
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """``{"layers/fc1/weight": x}`` as ``{"layers": {"fc1": {"weight": x}}}``."""
+    """Nests a flat dict: ``{"a/b": x}`` becomes ``{"a": {"b": x}}``."""
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -1,4 +1,4 @@
-"""Spaces: what a run trains, and which model each point of it names."""
+"""Spaces: what a run trains, and which model each of their points stands for."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from zojax.adapters.sites import Flat, site_key
 Tree = Any
 
 Sample = Callable[[jax.Array, tuple[int, ...]], jax.Array]
-"""``(key, shape) -> entries`` of mean 0 and variance 1, such as ``jax.random.normal``."""
+"""``(key, shape) -> entries`` with mean 0 and variance 1, such as ``jax.random.normal``."""
 
 
 Draw = Callable[[jax.Array, Flat, Flat, Sample], Flat]
@@ -19,7 +19,7 @@ Draw = Callable[[jax.Array, Flat, Flat, Sample], Flat]
 
 
 def draw_subspace(key: jax.Array, shapes: Mapping[str, tuple[int, ...]], rank: int) -> Flat:
-    """V ``(…, n, rank)``, standard normal in float32, of every matrix ``(…, m, n)``."""
+    """Draws V ``(…, n, rank)``, standard normal in float32, for every matrix ``(…, m, n)``."""
     return {
         path: jax.random.normal(site_key(key, path), (*shape[:-2], shape[-1], rank))
         for path, shape in shapes.items()
@@ -27,34 +27,42 @@ def draw_subspace(key: jax.Array, shapes: Mapping[str, tuple[int, ...]], rank: i
 
 
 def draw_dense(key: jax.Array, params: Flat, subspace: Flat, sample: Sample) -> Flat:
-    """A direction whose entries are all drawn; for the params of ``lowrank`` these are U and z."""
+    """Draws all entries of a direction; in the space ``lowrank`` these are U and z."""
     return {path: sample(site_key(key, path), leaf.shape) for path, leaf in params.items()}
 
 
 Specs = Mapping[str, PartitionSpec]
-"""How arrays are split over a mesh, by their paths; what is not there is whole on every device."""
+"""How arrays are split over a mesh, by path; an array without one is whole on every device."""
 
 
 def split_nothing(weights: Specs) -> tuple[Specs, Specs]:
-    """The split of a space whose arrays are too small for it."""
+    """The ``split`` of a space whose arrays are too small to be split."""
     return {}, {}
 
 
 class Space(NamedTuple):
     """A trainable tree, as pure functions, that an estimator probes.
 
-    ``params`` are trained, ``subspace`` is what a redraw replaces (``{}`` where nothing is). All
-    are float32.
+    ``params`` are trained; ``subspace`` is replaced at every redraw (``{}`` if the space has none).
+    Arrays are float32.
 
     Attributes:
         init: ``(weights, key) -> params``.
-        redraw: ``(key) -> subspace``; for the key of the step that an interval starts at.
-        adapter: ``(params, subspace) -> adapter state`` of the model that they name beside the
-            weights.
-        carry: ``(moment, old, new) -> moment``: a tree like params that an optimizer keeps, such
-            as momentum, when the subspace is redrawn.
+        redraw: ``(key) -> subspace``, with the key of the step at which an interval starts.
+        adapter: ``(params, subspace) -> adapter state`` which, with the weights, defines a model.
+        carry: ``(moment, old, new) -> moment``: transforms a tree like params that an optimizer
+            keeps, such as momentum, from the old to the new subspace when that is redrawn.
         split: ``(weights' specs) -> (params' specs, subspace's specs)``: how arrays are split over
-            a mesh beside the matrices that they belong to.
+            a mesh, to fit the split of the matrices that they belong to.
+
+    Example:
+        >>> import jax
+        >>> import zojax
+        >>> model = zojax.load(zojax.demo.MODEL).model
+        >>> space, draw = zojax.Trainable(zojax.config.LinearConfig(), model).low_rank(rank=2)
+        >>> params = space.init(model.weights, jax.random.key(0))
+        >>> params["layers/fc1/weight"].shape  # U of 4 layers' matrices (512, 128)
+        (4, 512, 2)
     """
 
     init: Callable[[Tree, jax.Array], Flat]
@@ -65,5 +73,5 @@ class Space(NamedTuple):
 
 
 def keep_moment(moment: Flat, old: Flat, new: Flat) -> Flat:
-    """The carry of a space whose params mean the same before and after a redraw."""
+    """The ``carry`` of a space whose params mean the same before and after a redraw."""
     return moment

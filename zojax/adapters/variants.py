@@ -1,8 +1,8 @@
 """Variants: the adapter states of one step's probes, stacked to be scored side by side.
 
-They lie on a leading slot axis, and slot 0 is the base. All are probes of one subspace, so that its
-V, or the seeds of its directions, are there once. Adapters that have nothing to do with each other
-go into an :class:`zojax.adapters.AdapterPool`, where no slot shares anything.
+They lie on a leading slot axis, and slot 0 is the base model. All are probes in one subspace, so
+its V, or the seeds of its directions, are stored once. Unrelated adapters go into an
+:class:`zojax.adapters.AdapterPool`, where slots share nothing.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ Tree = Any
 def stack_variants(adapters: Sequence[Tree]) -> Tree:
     """Stacks adapters of one subspace into slots 1, 2, …; slot 0 is all zeros: the base model.
 
-    What is :class:`zojax.models.layers.Shared` must be the very same array in all adapters, since
-    one of them stands for all.
+    An array that is :class:`zojax.models.layers.Shared` must be the very same object in all
+    adapters, since only one is kept.
 
     Args:
-        adapters: of one form.
+        adapters: the adapter states, all with the same tree structure.
 
     Raises:
-        ValueError: adapters that share arrays among themselves, but not with each other.
-        TypeError: what is shared in one is not in another.
+        ValueError: adapters have different shared arrays in the same place.
+        TypeError: an array is shared in one adapter but not in another.
 
     Example:
         >>> stack_variants([{"bias": jnp.ones(2)}])["bias"]
@@ -39,14 +39,14 @@ def stack_variants(adapters: Sequence[Tree]) -> Tree:
         if not all(map(is_shared, leaves)):
             return jnp.stack([jnp.zeros_like(leaves[0]), *leaves])
         if any(leaf.value is not leaves[0].value for leaf in leaves):
-            raise ValueError("variants of one step share one V: these have each their own")
+            raise ValueError("variants of one step must share one V, but each has its own")
         return leaves[0]
 
     return jax.tree.map(stack, *adapters, is_leaf=is_shared)
 
 
 def num_variants(variants: Tree) -> int:
-    """How many were stacked; the base model's empty tree is one, which is the base model.
+    """The number of stacked variants; the empty tree counts as one, the base model.
 
     >>> num_variants(stack_variants([{"bias": jnp.ones(2)}] * 3))
     3
@@ -56,9 +56,9 @@ def num_variants(variants: Tree) -> int:
 
 
 def own_arrays(adapter: Tree) -> Tree:
-    """The adapter with plain factors U and V, to look at or to put into a pool.
+    """The adapter with plain arrays instead of shared ones, to read or to insert into a pool.
 
-    Seeded directions stay as they are.
+    Seeded directions are not changed.
 
     >>> own_arrays({"u": jnp.ones(1), "v": Shared(jnp.zeros(1))})["v"]
     Array([0.], dtype=float32)

@@ -1,23 +1,24 @@
-"""Orbax as checkpoints use it: what writes, reads and removes them, imported when it is needed.
+"""Orbax, as checkpoints use it: it writes, reads and removes them, and is imported when needed.
 
-Its ``CheckpointManager`` finds checkpoints, writes one whole or not at all, removes others when
-that is done, and has processes wait for each other. (The newer ``training.Checkpointer`` is a
-wrapper of it under ``experimental`` that always writes by the manager's threads.) One lives as long
-as a checkpoint takes to write, so that what is on the disk is all that it knows.
+Its ``CheckpointManager`` finds checkpoints, writes one whole or not at all, removes others
+afterwards, and makes processes wait for each other. (The newer ``training.Checkpointer`` is a
+wrapper of it under ``experimental`` that always writes with the manager's threads.) A manager lives
+only while a checkpoint is written, so it knows nothing but what is on the disk.
 
-Not left to it, as the tests show, are:
+As the tests show, these things cannot be left to it:
 
 - *Not to outlive the run.* The threads of its asynchronous saves keep a process alive until a
   hanging disk answers; :mod:`zojax.checkpoints.writer` has a thread of its own.
-- *To be on the disk.* It syncs neither the small files nor the directories before older
-  checkpoints go; :func:`zojax.checkpoints.disk.sync` does.
-- *To know what is good.* Its policies count damaged and foreign checkpoints in, and a damaged file
-  of metrics keeps a manager from being made; :func:`zojax.checkpoints.disk.kept_steps` asks notes.
-- *To tidy up at once.* It does so in a thread for which a save alone waits, and not after one has
-  failed on a full disk: :func:`tidy`.
-- *To leave room for the journal*: :func:`zojax.checkpoints.disk.check_space`.
-- *To read where another fails.* Processes that restore together wait for one that could not; here
-  each reads for itself.
+- *To be on the disk.* It syncs neither the small files nor the directories before it removes older
+  checkpoints; :func:`zojax.checkpoints.disk.sync` does.
+- *To know what is good.* Its policies also count damaged and foreign checkpoints, and a damaged
+  file of metrics prevents a manager from being made; :func:`zojax.checkpoints.disk.choose_kept`
+  reads the notes instead.
+- *To tidy up at once.* It does so in a thread that only a save waits for, and not after a save has
+  failed on a full disk; :func:`tidy` does.
+- *To leave room for the journal.* :func:`zojax.checkpoints.disk.check_space` does.
+- *To read when another process fails.* Processes that restore together wait for one that could
+  not; here each reads for itself.
 """
 
 import dataclasses
@@ -39,9 +40,9 @@ from zojax.distributed import processes
 
 Tree = Any
 
-_PIECE_BYTES = 256 << 20  # a layer's matrix, not the stack: what is compressed and read at once
+_PIECE_BYTES = 256 << 20  # compressed and read at once: a layer's matrix, not the whole stack
 _REPLACED = "-replaced"
-_REMOVED = ".removed"  # what goes is renamed first, so that none is ever half there
+_REMOVED = ".removed"  # checkpoints are renamed before removal, so that none is ever half there
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -51,21 +52,21 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The steps after which there are checkpoints, ascending; half-written ones do not count.
+    """The steps that have checkpoints, in ascending order; half-written ones do not count.
 
     Args:
-        directory: of a run's checkpoints; need not exist.
+        directory: the directory of a run's checkpoints; need not exist.
     """
     if not directory.is_dir():
-        return []  # without Orbax
+        return []  # without importing Orbax
     found = _orbax().path.step.standard_name_format().find_all(directory)
     return sorted(checkpoint.step for checkpoint in found)
 
 
 def tidy(directory: Path) -> None:
-    """Removes what a crash or a failure has left half written or half removed; never fails.
+    """Remove what a crash or a failure has left half written or half removed; never fail.
 
-    A checkpoint that was set aside for one that is not there gets its name back.
+    A checkpoint that was set aside for one that does not exist gets its name back.
     """
     if not directory.is_dir():
         return
@@ -81,9 +82,9 @@ def tidy(directory: Path) -> None:
 
 
 def set_aside(directory: Path, step: int) -> None:
-    """Makes room for the checkpoint of a step that has one: a bad one, or of another history.
+    """Rename a step's existing checkpoint, which is bad or of another history, for a new one.
 
-    :func:`tidy` gives it its name back if the new one fails.
+    :func:`tidy` restores its name if the new one fails.
     """
     path = directory / str(step)
     if path.exists():
@@ -101,15 +102,15 @@ def write(
     note: dict[str, Any],
     choose_kept: Callable[[], Collection[int]],
 ) -> None:
-    """Writes a checkpoint whole, or not at all, and removes old ones; all processes together.
+    """Write a checkpoint whole or not at all, and remove old ones; all processes together.
 
     Args:
-        directory: absolute, of the run's checkpoints.
-        step: after which this one is.
-        trees: arrays, by the name of the item.
-        note: what JSON can hold.
-        choose_kept: gives the steps whose checkpoints stay; called when this one has its name,
-            before any other goes.
+        directory: the absolute path of the run's checkpoints.
+        step: the step after which the checkpoint is made.
+        trees: the arrays to save, by item name.
+        note: the checkpoint's note, in JSON's types.
+        choose_kept: returns the steps whose checkpoints stay; called once this checkpoint has its
+            final name, before any other is removed.
     """
     ocp = _orbax()
     pieces = ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES)
@@ -125,12 +126,12 @@ def write(
 
 
 def read(directory: Path, step: int, wanted: Mapping[str, Tree]) -> dict[str, Tree]:
-    """Reads a checkpoint's arrays; each process for itself, those of its devices.
+    """Read a checkpoint's arrays; each process reads those of its own devices.
 
     Args:
-        directory: of the run's checkpoints.
-        step: after which it was saved.
-        wanted: ``jax.ShapeDtypeStruct`` with shardings, by the name of the item.
+        directory: the directory of the run's checkpoints.
+        step: the step after which the checkpoint was saved.
+        wanted: ``jax.ShapeDtypeStruct`` with shardings, by item name.
     """
     path = directory.resolve() / str(step)
     _check_regular(path)
@@ -146,14 +147,14 @@ def read(directory: Path, step: int, wanted: Mapping[str, Tree]) -> dict[str, Tr
 
 
 def _check_regular(directory: Path) -> None:
-    """Raises ``OSError`` for what is neither a file nor a directory: a FIFO would wait for ever."""
+    """Raise ``OSError`` for anything but files and directories: reading a FIFO would never end."""
     for path in directory.rglob("*"):
         if not path.is_file() and not path.is_dir():
             raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
 
 
 def reason(error: BaseException) -> str:
-    """An error's cause in a few words; of TensorStore's chain of causes, the last."""
+    """An error's cause in a few words: the last one in TensorStore's chain of causes."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     line = text.splitlines()[0]
     if re.match(r"[A-Z_]+: ", line):
@@ -163,7 +164,7 @@ def reason(error: BaseException) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Policy:
-    """Which checkpoints stay, as Orbax asks for it."""
+    """Orbax's interface for choosing which checkpoints stay."""
 
     choose_kept: Callable[[], Collection[int]]
 
@@ -173,7 +174,7 @@ class _Policy:
 
 
 def _manager(directory: Path, indices: set[int], choose_kept: Callable[[], Collection[int]]) -> Any:
-    """Orbax's, of these processes, which wait for each other in the coordination service."""
+    """Orbax's manager; these processes wait for each other in the coordination service."""
     ocp = _orbax()
     options = ocp.CheckpointManagerOptions(
         create=False,
@@ -187,7 +188,7 @@ def _manager(directory: Path, indices: set[int], choose_kept: Callable[[], Colle
 
 @functools.cache
 def _orbax() -> Any:
-    """Orbax, imported when it is first needed (it takes a third of a second), and silenced."""
+    """Import Orbax when it is first needed (it takes a third of a second), and silence it."""
     import orbax.checkpoint as ocp
 
     _silence()
@@ -195,11 +196,11 @@ def _orbax() -> Any:
 
 
 def _silence() -> None:
-    """Keeps from the user what Orbax logs for its developers; what fails is told by us, once.
+    """Hide from the user what Orbax logs for its developers; zojax reports a failure itself, once.
 
-    When a read or write fails, those beside it go on, or never begin, and asyncio finds nobody to
-    tell of them. Python warns of the latter wherever it happens to collect them, in any module:
-    they are known by their names alone.
+    When a read or write fails, others continue or never begin, and asyncio complains that nobody
+    awaits them. Python warns of the latter in whichever module it happens to collect them, so they
+    can only be recognised by their names.
     """
     theirs = re.compile("orbax|OCDBT|tensorstore|Event loop is closed", re.IGNORECASE)
     logging.getLogger("absl").addFilter(lambda record: not theirs.search(record.pathname))

@@ -1,7 +1,7 @@
-"""What must be true of a run's checkpoints on a disk beside what Orbax sees to.
+"""What Orbax does not do for a run's checkpoints on the disk.
 
-Room for the journal, a checkpoint that outlives a power cut before others go for it, and which
-those are.
+It leaves room for the journal, makes a checkpoint survive a power cut before older ones are
+removed, and chooses those to remove.
 """
 
 import os
@@ -19,24 +19,24 @@ from zojax.journal.file import Journal
 Tree = Any
 
 DIRECTORY = "checkpoints"
-"""Where a run's directory has them."""
+"""The directory of the checkpoints in a run's directory."""
 
-_RESERVED_BYTES = 16 << 20  # of the disk, for the journal
+_RESERVED_BYTES = 16 << 20  # disk space that is kept free for the journal
 
 
 def check_space(directory: Path, trees: Tree) -> None:
-    """Raises ``OSError`` before a checkpoint takes the room that the journal needs."""
+    """Raise ``OSError`` before a checkpoint takes the space that the journal needs."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
     free = shutil.disk_usage(directory).free
     if free < needed + _RESERVED_BYTES:
         raise OSError(
-            f"it takes {needed / 1e6:,.0f} MB, and of the {free / 1e6:,.0f} MB that are free "
-            f"{_RESERVED_BYTES / 1e6:,.0f} are left for the journal"
+            f"it takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free, of which "
+            f"{_RESERVED_BYTES / 1e6:,.0f} are kept for the journal"
         )
 
 
 def sync(directory: Path) -> None:
-    """Has the files and their names on the disk, so that older checkpoints may go."""
+    """Sync the files and their names to the disk, so that older checkpoints may be removed."""
     for path in (*directory.rglob("*"), directory, directory.parent):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -46,9 +46,9 @@ def sync(directory: Path) -> None:
 
 
 def kept_steps(accuracies: Mapping[int, float | None], keep_last: int, keep_best: int) -> set[int]:
-    """Which checkpoints stay: the newest, and the best of those whose dev figure is known.
+    """The steps whose checkpoints stay: the newest, and the best of those with a known accuracy.
 
-    Of two that are equally good, the earlier one is better, as for the run's best step.
+    Of two that are equally good, the earlier one wins, as for the run's best step.
 
     >>> sorted(kept_steps({10: 0.5, 20: 0.7, 30: 0.7, 40: None, 50: None}, 1, 1))
     [20, 50]
@@ -61,14 +61,14 @@ def kept_steps(accuracies: Mapping[int, float | None], keep_last: int, keep_best
 def choose_kept(
     directory: Path, newest: int, journal: Journal, keep_last: int, keep_best: int
 ) -> set[int]:
-    """What stays now that ``newest`` is safe; other runs' are left alone."""
+    """The steps whose checkpoints stay now that ``newest`` is safe; other runs' are not touched."""
     notes = {step: read_note(directory / str(step)) for step in saved_steps(directory)}
     foreign = {
         step
         for step, note in notes.items()
         if note and (note["format"] != FORMAT or note["header"] != journal.seed)
     }
-    # Not what is damaged, nor of steps that the journal does not tell of (any more).
+    # Neither damaged checkpoints nor those of steps that the journal does not have (any more).
     accuracies = {
         step: note["dev_accuracy"]
         for step, note in notes.items()

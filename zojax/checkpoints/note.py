@@ -1,7 +1,7 @@
-"""A checkpoint's note: whose it is, of which steps, and what its arrays' bytes must be.
+"""A checkpoint's note: its run, its steps, and the hashes of its arrays.
 
-It is a small JSON file, so that nobody has to read arrays to find out what they are.
-``docs/checkpoints.md`` says what is in it.
+It is a small JSON file, so that one can find out what the arrays are without reading them.
+``docs/checkpoints.md`` describes its contents.
 """
 
 import json
@@ -13,30 +13,30 @@ import xxhash
 from pydantic import Field, StrictInt, StrictStr
 from typing_extensions import TypedDict
 
-from zojax import __version__
 from zojax.errors import InputError
 from zojax.journal.file import Journal
 from zojax.models import content_hash
 from zojax.reading import read_json, validate
+from zojax.version import __version__
 
 Tree = Any
 
-FORMAT = 2  # 1 kept an interval's movement beside the weights until the next step
+FORMAT = 2  # format 1 kept an interval's movement beside the weights until the next step
 
 _PLACE = Path("note", "metadata")
-"""Where Orbax writes it in the checkpoint's directory."""
+"""The place in the checkpoint's directory where Orbax writes the note."""
 
 _MAX_BYTES = 1 << 16
 
 
 class _Formatted(TypedDict):
-    """What every format's note has."""
+    """The fields that a note of any format has."""
 
     format: StrictInt
 
 
 class _Note(_Formatted):
-    """What is used of this format's."""
+    """The fields of this format that are used."""
 
     step: Annotated[int, Field(strict=True, ge=0)]
     dev_accuracy: Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)] | None
@@ -50,16 +50,16 @@ class _Note(_Formatted):
 def make_note(
     step: int, trees: Mapping[str, Tree], journal: Journal, dev_accuracy: float | None
 ) -> dict[str, Any]:
-    """The note of a checkpoint that is to be written.
+    """Make the note of a checkpoint that is about to be written.
 
     Args:
-        step: how many steps are done.
-        trees: what is saved, by the name of the item.
-        journal: of the run, with these steps at least.
-        dev_accuracy: of the model then, if known.
+        step: the number of steps done.
+        trees: the arrays to save, by item name.
+        journal: the run's journal, with at least these steps.
+        dev_accuracy: the accuracy on the dev set after these steps, if known.
     """
     if len(journal.records) < step:
-        raise ValueError(f"the journal has {len(journal.records)} steps only")
+        raise ValueError(f"the journal has only {len(journal.records)} steps")
     return seal(
         {
             "format": FORMAT,
@@ -76,19 +76,19 @@ def make_note(
 
 
 def check_note(path: Path, journal: Journal, folded: bool) -> dict[str, Any]:
-    """The note of a checkpoint, if that belongs to this journal; reads no arrays.
+    """Read a checkpoint's note and check that it belongs to this journal; read no arrays.
 
     Args:
         path: the checkpoint's directory.
-        journal: of the run.
+        journal: the run's journal.
         folded: whether the checkpoint must hold weights.
 
     Raises:
-        InputError: it does not, or cannot be read.
+        InputError: it belongs to another journal, or cannot be read.
     """
     note = read_note(path)
     if note is None:
-        raise InputError(f"{path}: is damaged or was never whole")
+        raise InputError(f"{path}: is damaged or incomplete")
     if note["format"] != FORMAT:
         raise InputError(f"{path}: has format {note['format']}; this zojax reads {FORMAT}")
     if note["base_hash"] != journal.header.base_hash:
@@ -98,18 +98,18 @@ def check_note(path: Path, journal: Journal, folded: bool) -> dict[str, Any]:
     if note["step"] != int(path.name):
         raise InputError(f"{path}: is the checkpoint of step {note['step']}")
     if note["step"] > len(journal.records):
-        raise InputError(f"{path}: the journal has {len(journal.records)} steps only")
+        raise InputError(f"{path}: the journal has only {len(journal.records)} steps")
     if note["records"] != digest(journal, note["step"]):
-        raise InputError(f"{path}: the journal tells of other steps than led to it")
+        raise InputError(f"{path}: the journal has other steps than those that led to it")
     if ("weights" in note["hashes"]) != folded:
         raise InputError(f"{path}: holds {'no' if folded else 'folded'} weights, unlike the run")
     return note
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """A checkpoint's note, of whatever run; None if it is damaged.
+    """The note of any run's checkpoint; None if it is damaged.
 
-    One of another format has its ``format`` alone for certain.
+    In a note of another format, only ``format`` has been checked.
     """
     file = path / _PLACE
     try:
@@ -123,12 +123,12 @@ def read_note(path: Path) -> dict[str, Any] | None:
 
 
 def seal(note: Mapping[str, Any]) -> dict[str, Any]:
-    """A note with a checksum, so that none of its own bytes changes unseen."""
+    """Add a checksum to a note, so that no change in its bytes goes unnoticed."""
     unsealed = {name: value for name, value in note.items() if name != "checksum"}
     text = json.dumps(unsealed, sort_keys=True).encode()
     return {**unsealed, "checksum": xxhash.xxh3_64_hexdigest(text)}
 
 
 def digest(journal: Journal, steps: int) -> str:
-    """xxh3-128 of the records that led to a checkpoint."""
+    """The xxh3-128 hash of the records that led to a checkpoint."""
     return xxhash.xxh3_128_hexdigest(journal.records[:steps].tobytes(), seed=journal.seed)

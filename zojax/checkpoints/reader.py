@@ -1,11 +1,11 @@
-"""Checkpoints: where a run can go on without replaying its journal from the start.
+"""Read checkpoints, from which a run can continue without replaying its journal from the start.
 
-A checkpoint holds the state after a step, the weights if folds have changed them, and a note that
-says which run and which journal it belongs to and what its arrays' bytes must be. Nothing is lost
-without it: the base weights and the journal give the same bits. ``docs/checkpoints.md`` has the
-layout of the files, which is that of Orbax's ``CheckpointManager``.
+A checkpoint holds the state after a step, the weights if folds have changed them, and a note with
+its run, its journal and the hashes of its arrays. Nothing is lost without it: the base weights and
+the journal give the same bits. ``docs/checkpoints.md`` has the layout of the files, which is that
+of Orbax's ``CheckpointManager``.
 
-This is how they are read; :mod:`zojax.checkpoints.writer` writes them.
+:mod:`zojax.checkpoints.writer` writes checkpoints.
 """
 
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ Tree = Any
 
 
 def checked_note(directory: Path, step: int, journal: Journal, folded: bool) -> dict[str, Any]:
-    """The note of a step's checkpoint, on every process; reads no arrays.
+    """Read and check the note of a step's checkpoint, on every process; read no arrays.
 
     Args:
-        directory: of the run's checkpoints, on the leader.
-        step: after which it was saved.
-        journal: the run's.
+        directory: the directory of the run's checkpoints, on the leader.
+        step: the step after which the checkpoint was saved.
+        journal: the run's journal.
         folded: whether the checkpoint must hold weights.
 
     Raises:
-        InputError: it is another run's, of another history of this one, or damaged.
+        InputError: it belongs to another run or to another history of this one, or is damaged.
     """
     return processes.broadcast_from_leader(
         f"note of checkpoint {step}", lambda: check_note(directory / str(step), journal, folded)
@@ -48,17 +48,18 @@ def restore(
     abstract_weights: Tree | None,
     abstract_state: TrainState,
 ) -> tuple[Tree | None, TrainState]:
-    """Reads a checkpoint and verifies every byte of its arrays.
+    """Read a checkpoint and verify every byte of its arrays.
 
     Args:
-        directory: of the run's checkpoints.
-        note: its own, from :func:`checked_note`.
-        abstract_weights: ``jax.ShapeDtypeStruct`` with shardings, which may differ from those it
-            was saved with; None for a checkpoint from before the first fold, which has none.
-        abstract_state: likewise.
+        directory: the directory of the run's checkpoints.
+        note: the checkpoint's note, from :func:`checked_note`.
+        abstract_weights: the weights as ``jax.ShapeDtypeStruct`` with shardings, which may differ
+            from those at saving; None for a checkpoint from before the first fold, which has no
+            weights.
+        abstract_state: the state as ``jax.ShapeDtypeStruct`` with shardings.
 
     Raises:
-        InputError: it is damaged, for any process. Nothing is ever returned but what was saved.
+        InputError: any process finds it damaged. Only what was saved is ever returned.
     """
     step = note["step"]
     path = directory / str(step)
@@ -69,11 +70,11 @@ def restore(
     def read_arrays() -> dict[str, Tree]:
         try:
             return read(directory, step, wanted)
-        except Exception as error:  # whatever Orbax and its readers make of a damaged file
+        except Exception as error:  # Orbax and its readers may raise anything for a damaged file
             raise InputError(f"{path}: cannot be read ({reason(error)})") from error
 
     restored = processes.run_on_all(f"arrays of checkpoint {step}", read_arrays)
-    # All hash together, and only then does any complain: one that did before would be waited for.
+    # All processes hash before any complains; otherwise the others would wait for it.
     hashes = {name: content_hash(restored[name]) for name in wanted}
 
     def check() -> TrainState:

@@ -1,7 +1,8 @@
-"""Writes a run's checkpoints: in a thread for a lone process, or by several processes together.
+"""Write a run's checkpoints: in a thread for a single process, or by several processes together.
 
-In a thread of ours, since those of Orbax keep a process alive until a hanging disk answers. Several
-processes write together, each its share and the leader the rest, while training waits.
+The thread is zojax's own, since Orbax's threads keep a process alive until a hanging disk answers.
+Several processes write together while training waits: each writes its share, and the leader writes
+the rest.
 """
 
 import os
@@ -25,14 +26,14 @@ from zojax.training.step import TrainState
 Tree = Any
 
 _LAST_WORDS_SECONDS = 4.0
-"""For a process that is to end although a checkpoint hangs."""
+"""The time that a process with a hanging checkpoint has to end by itself."""
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints, one at a time, in a thread that never holds up the run's end.
+    """Write a run's checkpoints, one at a time, in a thread that never delays the run's end.
 
-    A checkpoint that cannot be written is a warning and no more. Older ones go when a newer one
-    is whole and on the disk, never before.
+    A checkpoint that cannot be written is only a warning. Older ones are removed when a newer one
+    is complete and on the disk, never before.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class CheckpointWriter:
         keep_best: int,
         warn: Callable[[str], None],
     ):
-        """Removes what a crash has left half written; makes nothing.
+        """Remove what a crash has left half written; create nothing.
 
         Args:
-            directory: of the run's checkpoints; made with the first of them.
+            directory: the directory of the run's checkpoints; created with the first of them.
             journal_path: the run's journal, which has a step's record before its checkpoint.
-            keep_last: how many of the newest stay, at least 1.
-            keep_best: how many of those that are best on the dev set stay beside them.
-            warn: told a line when checkpoints begin to fail; called in another thread.
+            keep_last: how many of the newest checkpoints to keep, at least 1.
+            keep_best: how many of the best on the dev set to keep in addition.
+            warn: called with a line of text when checkpoints begin to fail, in another thread.
         """
         self._directory, self._journal_path = directory.resolve(), journal_path
         self._keep_last, self._keep_best = keep_last, keep_best
@@ -67,27 +68,27 @@ class CheckpointWriter:
         state: TrainState,
         dev_accuracy: float | None = None,
     ) -> None:
-        """Copies the arrays to the host and returns; they may be donated then.
+        """Copy the arrays to the host and return; afterwards they may be donated.
 
-        Waits for the checkpoint before, if that is still being written; and of several processes
-        until this one is.
+        If the previous checkpoint is still being written, this waits for it. With several
+        processes, it waits until the new one is written, too.
 
         Args:
-            step: how many steps are done, all of them journaled.
-            weights: as they are now, if anything was folded
-                (:func:`zojax.journal.replay.is_folded`); else None, as the base's will do.
-            state: after the step.
-            dev_accuracy: of these weights and this state, if known.
+            step: the number of steps done, all of them journaled.
+            weights: the current weights, if anything was folded
+                (:func:`zojax.journal.replay.is_folded`); otherwise None, as the base's will do.
+            state: the state after the step.
+            dev_accuracy: the accuracy of these weights and this state on the dev set, if known.
 
         Raises:
-            InputError: it fails where other processes cannot be told, as they wait inside Orbax.
+            InputError: it fails while other processes wait inside Orbax and cannot be notified.
         """
         self.wait()
         trees = {"state": flatten(state)} | ({} if weights is None else {"weights": weights})
         if not processes.is_alone():
             self._write_together(step, trees, dev_accuracy)
             return
-        # On a CPU these are views, and XLA does not reuse a donated buffer that has one.
+        # On a CPU these are views, and XLA does not reuse a donated buffer that has a view.
         trees = jax.device_get(trees)
         self._thread = threading.Thread(
             target=self._try_to_write,
@@ -98,10 +99,10 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits up to so many seconds for the last checkpoint; True if it is whole or failed.
+        """Wait up to ``timeout`` seconds for the last checkpoint; True if it is complete or failed.
 
-        If it is neither, :meth:`abandon` has the process end all the same: what is half written
-        will be removed.
+        If it is neither, call :meth:`abandon` so that the process ends anyway; the half-written
+        checkpoint is removed later.
         """
         if self._thread is not None:
             self._thread.join(timeout)
@@ -109,9 +110,9 @@ class CheckpointWriter:
         return True
 
     def abandon(self, exit_code: int) -> None:
-        """Has the process end within seconds, whatever a checkpoint still waits for.
+        """Make the process end within seconds, even if a checkpoint still waits for the disk.
 
-        Orbax asks the disk in threads of asyncio, which Python would wait for at the end.
+        Orbax accesses the disk in threads of asyncio, which Python would wait for at exit.
         """
 
         def end() -> None:
@@ -133,13 +134,13 @@ class CheckpointWriter:
             self._write(step, trees, accuracy)
         except Exception as error:
             raise InputError(
-                f"{path}: the checkpoint failed ({reason(error)}); mend that and give the same "
-                "command again, or train without: --set run.checkpoint_every=0"
+                f"{path}: the checkpoint failed ({reason(error)}); fix that and give the same "
+                "command again, or train without checkpoints: --set run.checkpoint_every=0"
             ) from error
         self._failing = False
 
     def _problem(self, step: int, trees: Tree) -> str | None:
-        """Readies the directory; says what is wrong with it."""
+        """Prepare the directory; return what is wrong with it, or None."""
         try:
             self._make_room(step, trees)
         except OSError as error:
@@ -151,7 +152,7 @@ class CheckpointWriter:
             self._make_room(step, trees)
             self._write(step, trees, accuracy)
             self._failing = False
-        except Exception as error:  # Orbax's errors are of many kinds, and none must stop a run
+        except Exception as error:  # Orbax raises many types of errors, and none must stop a run
             tidy(self._directory)
             self._tell_of(self._directory / str(step), reason(error))
 
@@ -161,7 +162,7 @@ class CheckpointWriter:
         set_aside(self._directory, step)
 
     def _write(self, step: int, trees: dict[str, Tree], accuracy: float | None) -> None:
-        """Writes a checkpoint, has it on the disk, and removes old ones."""
+        """Write a checkpoint, sync it to the disk, and remove old ones."""
         directory, journal = self._directory, read_journal(self._journal_path)
         note = make_note(step, trees, journal, accuracy)
 
@@ -173,10 +174,10 @@ class CheckpointWriter:
         write(directory, step, trees, note, kept)
 
     def _tell_of(self, path: Path, problem: str) -> None:
-        """Warns, if the checkpoint before did not fail too."""
+        """Warn, unless the previous checkpoint failed too."""
         if not self._failing:
             self._warn(
-                f"{path}: the checkpoint failed ({problem}); training goes on, and the journal "
+                f"{path}: the checkpoint failed ({problem}); training continues, and the journal "
                 "keeps every step"
             )
         self._failing = True

@@ -1,1 +1,1 @@
-"""The commands: one file each, with its arguments, its work and its words."""
+"""The commands: one file each, with its arguments, its work and its output."""

@@ -1,4 +1,4 @@
-"""Look at what a configuration's data become.
+"""Show how a configuration's data are rendered and tokenised.
 
 Example:
   zojax data preview --config configs/demo.py
@@ -38,18 +38,18 @@ Example:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _TOKENISED = 100_000
-"""Candidates whose tokens are counted: of more it would be minutes."""
+"""The most candidates whose tokens are counted; more would take minutes."""
 
 _NUM_BARS = 24
 _SHOWN_TOKENS = 300
-"""Of a longer prompt the beginning and the end are shown on the screen, half of these each."""
+"""The most tokens of a prompt on the screen: half from its beginning and half from its end."""
 
 _SHOWN_CANDIDATES = _SHOWN_LABELS = 20
-"""Of more the first are shown on the screen, with the right one; of labels the most frequent."""
+"""The most on the screen: the first candidates with the right one, or the most frequent labels."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     preview = add_command(actions, "preview", _PREVIEW)
     preview.add_argument("--config", required=True, **CONFIG)
@@ -61,12 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["train", "dev", "eval"],
         help="which examples (default: train)",
     )
-    preview.add_argument("-n", default=3, dest="count", **COUNT, help="to render (default: 3)")
+    preview.add_argument(
+        "-n", default=3, dest="count", **COUNT, help="number of examples to show (default: 3)"
+    )
     preview.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the preview."""
+    """Print the preview."""
     from zojax.config.loading import load_config
 
     summary = preview(load_config(args.config, args.overrides), args.split, args.count)
@@ -78,22 +80,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
-    """What a run will read of one of its splits.
+    """Read one of a run's splits as the run will.
 
     Args:
-        config: the run's; only its data and its model's tokenizer matter.
-        split: which examples.
-        count: how many of them to render.
+        config: the run's configuration, of which only the data and the model's tokenizer matter.
+        split: which split to read.
+        count: the number of examples to render.
 
     Returns:
         ``task``, ``split``, ``num_examples``, ``skipped``, ``notes``; ``shown``: the first
-        examples with their tokens, and which candidates are scored (of tasks that learn from the
-        right one alone, that one in ``train``); ``lengths``: statistics in tokens; ``labels``: how
-        often each.
+        examples with their tokens, and which candidates are scored (in ``train``, a task that
+        learns only from the right candidate scores only that one); ``lengths``: statistics in
+        tokens; ``labels``: how often each label occurs.
 
     Raises:
-        InputError: what is wrong with the data or an example. One that is too long is no mistake
-            here, but counted, unless ``data.skip_bad`` leaves it out.
+        InputError: something is wrong with the data or an example. An example that is too long is
+            not an error here but counted, unless ``data.skip_bad`` leaves it out.
     """
     from zojax.hub import load_tokenizer, read_config
     from zojax.tasks import load_splits, tokenise
@@ -127,8 +129,8 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     notes = list(splits.notes)
     if measured < len(examples):
         notes.append(
-            f"with so many candidates lengths are of {measured:,} of the {len(examples):,} "
-            "examples, and not every other was looked at"
+            f"there are so many candidates that lengths were measured for only {measured:,} of "
+            f"the {len(examples):,} examples, and not all others were checked"
         )
     lengths = [num_tokens(item, task.max_new_tokens) for item in items]
     limit = min(data.max_length, positions)
@@ -176,7 +178,7 @@ def _describe(
 
 
 def _statistics(lengths: Sequence[int], limit: int) -> dict[str, Any]:
-    """Statistics in tokens; ``histogram`` counts from ``min`` to ``max`` in equal steps."""
+    """Statistics in tokens; the bins of ``histogram`` divide ``min`` to ``max`` equally."""
     import numpy as np
 
     shortest, longest = min(lengths), max(lengths)
@@ -195,7 +197,7 @@ def _statistics(lengths: Sequence[int], limit: int) -> dict[str, Any]:
 
 
 def _count_labels(examples: Sequence[Example], task: Task) -> list[dict[str, Any]]:
-    """How often each label is right; nothing where answers are texts."""
+    """How often each label is right; empty if the answers are texts."""
     if any(example.answers for example in examples):
         return []
     counts = collections.Counter(example.label for example in examples)
@@ -205,7 +207,7 @@ def _count_labels(examples: Sequence[Example], task: Task) -> list[dict[str, Any
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Prints what :func:`preview` tells."""
+    """Print the result of :func:`preview`."""
 
     def line(text: str | Text, style: str = "") -> None:
         told = plain(text) if isinstance(text, str) else text
@@ -233,13 +235,13 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         share = label["count"] / count
         line(f"label {label['label']}{word}: {label['count']:,} ({100 * share:.1f} %)")
     if (more := len(summary["labels"]) - _SHOWN_LABELS) > 0:
-        line(f"… {more:,} labels not shown, which are as frequent as the last or less …", "dim")
+        line(f"… {more:,} labels not shown, which are at most as frequent as the last …", "dim")
     for note in summary["notes"]:
         line(note, "yellow")
 
 
 def _some(candidates: Sequence[Any], right: int) -> list[tuple[int, Any]]:
-    """The first few with their places, and the right one in any case.
+    """The first few candidates with their indices, always including the right one.
 
     >>> [place for place, _ in _some(range(3_000), right=2_000)]
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 2000]
@@ -279,7 +281,7 @@ def _candidate(candidate: Mapping[str, Any], is_right: bool) -> Padding:
 
 
 def _append(text: Text, pieces: Sequence[str], style: str) -> None:
-    """Appends tokens, each with a mark at its end."""
+    """Append tokens, each with a mark at its end."""
     for piece in pieces:
         visible = "⏎\n".join(plain(part) for part in piece.split("\n"))
         text.append(visible.removesuffix("\n"), style)
@@ -301,4 +303,4 @@ def _lengths_in_words(lengths: Mapping[str, Any], truncate: str) -> Text:
     if not over:
         return text.append(f"none is over the limit of {limit:,}")
     fate = "loses its oldest tokens" if truncate == "left" else "is refused"
-    return text.append(f"{over:,} over the limit of {limit:,}: such a one {fate}", "red")
+    return text.append(f"{over:,} over the limit of {limit:,}: such an example {fate}", "red")

@@ -13,40 +13,40 @@ from zojax.commands.options import COUNT, JSON, RUN
 from zojax.printing import make_console, say, say_json
 from zojax.text import plain
 
-_LARGE_ERROR = 0.1  # above it, words advise another export
+_LARGE_ERROR = 0.1  # above it, the output recommends another export
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("run", **RUN)
     parser.add_argument(
         "--format",
         required=True,
         choices=["peft", "hf", "journal"],
-        help="a LoRA, a checkpoint, or what another needs to replay the run",
+        help="a LoRA, a checkpoint, or what others need to replay the run",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new directory")
     parser.add_argument(
         "--rank",
         type=int,
         metavar="R",
-        help="of a LoRA (default: the run's own if nothing was folded, else 16)",
+        help="rank of the LoRA (default: the run's own if nothing was folded, otherwise 16)",
     )
     parser.add_argument(
         "--step",
         **COUNT,
-        help="the model after N steps (default: the best on the dev set; of a journal: all)",
+        help="the model after N steps (default: the best on the dev set; for a journal: all)",
     )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="of the file (default: of hf the run's own, of peft float32)",
+        help="dtype of the file (default: for hf the run's own, for peft float32)",
     )
     parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exports, and prints what the result is worth."""
+    """Export, and print the result with its error."""
     from zojax.distributed.platforms import check_platforms
     from zojax.exports.export import export_run
     from zojax.programs.cache import keep_programs
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
-    """What :func:`zojax.exports.export.export_run` returns, in a line or two.
+    """The result of :func:`zojax.exports.export.export_run` in a line or two.
 
     >>> in_words({"format": "hf", "output": "out", "step": 7, "dtype": "float32"})
     'out: the model after step 7, float32'
@@ -93,7 +93,7 @@ def in_words(summary: Mapping[str, Any]) -> str:
         line += f" (at worst {summary['worst_relative_error']:.2e}, {summary['worst_matrix']})"
     if error > _LARGE_ERROR:
         line += {
-            "peft": "\nthe update has more than this rank: give a larger --rank, or --format hf",
-            "hf": "\nrounding loses much of it: --dtype float32 or --format peft keeps it",
+            "peft": "\nthe update has a higher rank than this: use a larger --rank, or --format hf",
+            "hf": "\nrounding loses much of the update: --dtype float32 or --format peft keeps it",
         }[summary["format"]]
     return line

@@ -1,4 +1,4 @@
-r"""Go on from prompts with a base model, a run's best model or a PEFT LoRA.
+r"""Continue prompts with a base model, a run's best model or a PEFT LoRA.
 
 Example:
   zojax generate runs/demo --prompt "a gripping film" --prompt "a dull film"
@@ -25,27 +25,23 @@ from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Console
 
+    from zojax.engine import Engine
     from zojax.generation import Generation, Sampling
-    from zojax.hub.tokenizer import Tokenizer
-    from zojax.models import Model
 
 _MOST_TEXTS = 1_000_000
 
-Tree = Any
-
 _GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
-"""Fields of every row of ``--output``."""
+"""The fields of every row of ``--output``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("run", nargs="?", **RUN)
-    parser.add_argument("--model", metavar="M", help="directory or hub id, in place of RUN")
+    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
     parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA on it"
+        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
     )
     parser.add_argument(
         "--step",
@@ -58,23 +54,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="texts",
         metavar="TEXT",
-        help="what to go on from (repeatable)",
+        help="a text to continue (repeatable)",
     )
     parser.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help=".txt or /dev/stdin with a prompt a line, or .jsonl, .csv or .parquet with a field "
-        "'prompt'",
+        help=".txt or /dev/stdin with one prompt per line, or .jsonl, .csv or .parquet with a "
+        "field 'prompt'",
     )
     numbers = [
-        ("--max-new-tokens", int, 50, "of each prompt, at most"),
+        ("--max-new-tokens", int, 50, "the most tokens to generate for each prompt"),
         ("--temperature", float, 0.0, "0 takes the most probable token, 1 samples"),
         ("--top-k", int, 0, "sample from the K most probable tokens; 0: from all"),
-        ("--top-p", float, 1.0, "sample from the fewest that have this probability together"),
-        ("--seed", int, 0, "of the samples"),
-        ("--num-samples", int, 1, "texts of each prompt"),
-        ("--batch-size", int, 16, "texts that are made together"),
+        ("--top-p", float, 1.0, "sample from the fewest tokens with this total probability"),
+        ("--seed", int, 0, "seed of the samples"),
+        ("--num-samples", int, 1, "texts for each prompt"),
+        ("--batch-size", int, 16, "texts to generate together"),
     ]
     for name, kind, default, what in numbers:
         parser.add_argument(
@@ -86,28 +82,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=lambda text: text.replace("\\n", "\n").replace("\\t", "\t"),
         metavar="TEXT",
-        help="what ends a text and is cut off; \\n is a line break (repeatable)",
+        help="a string that ends a text and is cut off; \\n is a line break (repeatable)",
     )
     parser.add_argument(
         "--dtype",
         choices=WEIGHT_DTYPES,
-        help="of --model's weights on the device (default: float32)",
+        help="dtype of --model's weights on the device (default: float32)",
     )
     parser.add_argument(
         "--bos-token-id",
         type=count,
         metavar="ID",
-        help="with --model: what prompts start with (default: the tokenizer's own)",
+        help="with --model: the token that prompts start with (default: the tokenizer's own)",
     )
     parser.add_argument("--json", **JSON)
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the texts there, one JSON object a line"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write the texts there, a JSON object per line",
     )
     parser.add_argument("--overwrite", **OVERWRITE)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generates, and prints or writes the texts."""
+    """Generate, and print or write the texts."""
     if (args.run is None) == (args.model is None):
         raise InputError("generate: give RUN, or --model M")
     for_model = (args.adapter, args.dtype, args.bos_token_id)
@@ -128,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
             output.spare_model(read_config(args.run).model.path)
 
     from zojax.distributed.platforms import check_platforms
+    from zojax.engine import load, load_run
     from zojax.generation import Sampling
     from zojax.programs.cache import keep_programs
 
@@ -136,13 +136,17 @@ def run(args: argparse.Namespace) -> int:
     console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
     if args.run is not None:
-        source = open_run(args.run, console, args.step)
+        engine = load_run(args.run, step=args.step, console=console)
     else:
-        source = open_model(
-            args.model, args.adapter, args.dtype or "float32", console, args.bos_token_id
-        )
+        with console.status("loading the model"):
+            engine = load(
+                args.model,
+                adapter=args.adapter,
+                dtype=args.dtype or "float32",
+                bos_token_id=args.bos_token_id,
+            )
     summary = generate_texts(
-        source,
+        engine,
         prompts,
         console,
         max_new_tokens=args.max_new_tokens,
@@ -163,75 +167,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What generates.
-
-    Attributes:
-        model: weights that an adapter state goes with.
-        pool: the adapter state in slot 1, or empty for the base model.
-        tokenizer: the model's.
-    """
-
-    model: Model
-    pool: Tree
-    tokenizer: Tokenizer
-
-
-def open_model(
-    path: str, adapter: Path | None, dtype: str, console: Console, bos_token_id: int | None = None
-) -> Source:
-    """A base model (a directory or a hub id), with a LoRA that PEFT has saved if one is given.
-
-    Args:
-        path: of the model.
-        adapter: directory of the LoRA.
-        dtype: of the weights on the device.
-        console: where the progress is shown.
-        bos_token_id: what prompts start with, in place of the tokenizer's own.
-
-    Raises:
-        InputError: what is wrong with the model, its tokenizer or the adapter.
-    """
-    import jax.numpy as jnp
-
-    from zojax.adapters import stack_variants
-    from zojax.adapters.lora import load_lora
-    from zojax.hub import load, load_tokenizer
-
-    tokenizer = load_tokenizer(path, bos_token_id)
-    with console.status("loading the model"):
-        model = load(path, dtype=jnp.dtype(dtype))
-        pool = {} if adapter is None else stack_variants([load_lora(adapter, model)])
-    return Source(model, pool, tokenizer)
-
-
-def open_run(directory: Path, console: Console, step: int | None = None) -> Source:
-    """A run's model, without the run's data.
-
-    Args:
-        directory: of the run.
-        console: where the progress is shown.
-        step: the model after so many steps; None for the best on the dev set (the last, if it has
-            none).
-
-    Raises:
-        InputError: no run there, a damaged one, another base model, or fewer steps.
-    """
-    from zojax.adapters import stack_variants
-    from zojax.hub import load_tokenizer
-    from zojax.journal.file import read_journal
-    from zojax.runs import run_dir
-    from zojax.runs.rebuild import load_run
-
-    config = run_dir.read_config(directory)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    run = load_run(read_journal(directory / run_dir.JOURNAL), config, console, step)
-    return Source(run.model, stack_variants([run.adapter(run.state)]), tokenizer)
-
-
 def generate_texts(
-    source: Source,
+    engine: Engine,
     prompts: Sequence[Prompt],
     console: Console,
     *,
@@ -242,58 +179,51 @@ def generate_texts(
     num_samples: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """Goes on from every prompt, ``num_samples`` times.
+    """Continue every prompt, ``num_samples`` times.
 
     Returns:
-        ``generations``, in the prompts' order: ``prompt``, ``sample`` (from 0), ``text``,
-        ``finish_reason``, ``tokens``; and ``seconds``, the compiling included.
+        ``generations``, in the prompts' order, each with ``prompt``, ``sample`` (from 0), ``text``,
+        ``finish_reason`` and ``tokens``; and ``seconds``, including compilation.
 
     Raises:
-        InputError: an argument that means nothing, a prompt that does not fit the model, or a model
-            whose scores are not finite behind any prompt.
+        InputError: an argument is invalid, a prompt does not fit the model, or the model's scores
+            are not finite after any prompt.
     """
     if num_samples < 1:
         raise InputError(f"--num-samples {num_samples}: give 1 or more")
     if num_samples * len(prompts) > _MOST_TEXTS:
         raise InputError(
-            f"--num-samples {num_samples} of {len(prompts)} prompts: give {_MOST_TEXTS:,} texts or "
-            "fewer, which are all kept until the last is made"
+            f"--num-samples {num_samples} of {len(prompts)} prompts: ask for at most "
+            f"{_MOST_TEXTS:,} texts, since all are kept in memory until the last is done"
         )
     if not 0 <= seed < 2**31:
         raise InputError(f"--seed {seed}: give 0 or more, below 2147483648")
     if num_samples > 1 and sampling.temperature == 0:
-        raise InputError(f"--num-samples {num_samples} would be one text; give --temperature too")
+        raise InputError(
+            f"--num-samples {num_samples}: all samples would be the same text; give --temperature, "
+            "too"
+        )
 
-    import jax
-
-    from zojax.generation import generate
     from zojax.reporting.bar import progress_bar
 
-    tokenizer = source.tokenizer
-    tokens = [_tokenise(tokenizer, prompt) for prompt in prompts]
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     started = time.perf_counter()
     with progress_bar(console, "generate") as update:
-        found = generate(
-            source.model,
-            [of_prompt for of_prompt in tokens for _ in range(num_samples)],
-            tokenizer.text,
+        found = engine.generate(
+            [text for _, text in asked],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            key=jax.random.key(seed),
-            stop_ids=tokenizer.stop_ids,
-            stop_strings=stop_strings,
-            pool=source.pool,
-            slots=[1 if source.pool else 0] * len(asked),
-            names=[name for name, _ in asked],
+            stop=stop_strings,
+            seed=seed,
             batch_size=batch_size,
+            names=[name for name, _ in asked],
             on_progress=lambda done: update(done, len(asked)),
         )
     broken = sum(generation.finish_reason == "nonfinite" for generation in found)
     if broken == len(found):
         raise InputError(
             "no text could be finished: the model's scores are not finite, because its weights "
-            "hold numbers that are not, or overflow their dtype"
+            "contain numbers that are not, or overflow their dtype"
         )
     return {
         "generations": [
@@ -304,25 +234,12 @@ def generate_texts(
     }
 
 
-def _tokenise(tokenizer: Tokenizer, prompt: Prompt) -> np.ndarray:
-    import numpy as np
-
-    name, text = prompt
-    ids = [tokenizer.bos, *tokenizer.ids(text)]
-    if max(ids) >= tokenizer.vocab_size:
-        raise InputError(
-            f"{name}: has token {max(ids)}, but the model's vocabulary has "
-            f"{tokenizer.vocab_size}; this is another model's tokenizer"
-        )
-    return np.array(ids, np.int32)
-
-
 def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:
     return {"prompt": prompt, "sample": sample, **dataclasses.asdict(generation)}
 
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Prints each text behind its prompt, and how it ended."""
+    """Print each text after its prompt, and how it ended."""
     rows = summary["generations"]
     for row in rows:
         text = Text.assemble((row["prompt"], "dim"), (row["text"], "bold"))

@@ -36,11 +36,11 @@ _ACTIONS = {
     "verify": "Check every byte; exit code 1 if the end is damaged.",
     "replay": "Rebuild the trained weights from the base model, without data.",
 }
-_SHOWN = 5  # records at either end
+_SHOWN = 5  # records to show at either end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, about in _ACTIONS.items():
         example = f"zojax journal {name} runs/demo"
@@ -51,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action.add_argument("--json", **JSON)
     replay = actions.choices["replay"]
     replay.add_argument("--output", type=Path, metavar="DIR", help="write a Hugging Face directory")
-    replay.add_argument("--model", metavar="M", help="base model (default: as in the header)")
+    replay.add_argument("--model", metavar="M", help="base model (default: that in the header)")
     replay.add_argument("--steps", **COUNT, help="steps to replay (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what the action says."""
+    """Run the given action."""
     if args.action == "show":
         show(args.path, make_console(), as_json=args.json)
         return 0
@@ -83,16 +83,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(path: Path, console: Console, *, as_json: bool = False) -> None:
-    """Prints a journal's header and its first and last records.
+    """Print a journal's header and its first and last records.
 
     Args:
         path: a journal, or the directory of a run.
         console: where to print.
-        as_json: one JSON object instead: ``path``, ``header``, ``steps``, ``lost_steps``,
-            ``skipped_steps``, ``first`` and ``last``.
+        as_json: whether to print one JSON object instead, with ``path``, ``header``, ``steps``,
+            ``lost_steps``, ``skipped_steps``, ``first`` and ``last``.
 
     Raises:
-        InputError: no journal there, or a damaged one.
+        InputError: there is no journal, or it is damaged.
     """
     from zojax.journal.file import SKIPPED
 
@@ -124,18 +124,18 @@ def show(path: Path, console: Console, *, as_json: bool = False) -> None:
 
 
 def verify(path: Path, console: Console) -> int:
-    """Checks magic, header and every record: checksum, step, key, learning rate, flags.
+    """Check magic, header and every record: checksum, step, key, learning rate, flags.
 
     Args:
         path: a journal, or the directory of a run.
-        console: where the finding is printed.
+        console: where to print the result.
 
     Returns:
-        0 if the journal is whole; 1 if its end is damaged, so that a run that goes on with it does
-        the lost steps again.
+        0 if the journal is whole; 1 if its end is damaged, so that a resumed run repeats the lost
+        steps.
 
     Raises:
-        InputError: what is wrong with a journal that cannot be used as it is.
+        InputError: the journal cannot be used as it is.
     """
     from zojax.journal.replay import check_records
 
@@ -147,10 +147,10 @@ def verify(path: Path, console: Console) -> int:
     if journal.lost_bytes:
         line = (
             f"{journal.path}: damaged from byte {journal.good_bytes} of {size} on: the first "
-            f"{steps} steps are good, {journal.lost_steps} behind them are lost"
+            f"{steps} steps are good, {journal.lost_steps} after them are lost"
         )
     else:
-        unsaid = "" if is_of_run else "; of no run, since its header has no configuration"
+        unsaid = "" if is_of_run else "; it is of no run, since its header has no configuration"
         line = f"OK, {steps} steps ({size} bytes){unsaid}"
     console.print(line, highlight=False, soft_wrap=True)
     return 1 if journal.lost_bytes else 0
@@ -164,23 +164,22 @@ def replay_to(
     model: str | None = None,
     steps: int | None = None,
 ) -> dict[str, Any]:
-    """Rebuilds a run's weights from its base model and its journal, without data.
+    """Rebuild a run's weights from its base model and its journal, without data.
 
     Args:
         path: a journal, or the directory of a run.
-        console: where the progress is shown.
-        output: new directory for a Hugging Face checkpoint of the result; None writes nothing.
-        model: directory or hub id of the base model; None takes the one that the header names.
-        steps: how many to replay; None for all.
+        console: where to show the progress.
+        output: a new directory for a Hugging Face checkpoint of the result; None writes nothing.
+        model: the base model's directory or hub id; None for the one in the header.
+        steps: the number of steps to replay; None for all.
 
     Returns:
         ``steps``, ``seconds`` of the replay (without compiling), ``content_hash`` of the result,
-        and where the run's directory says how long these steps took in training,
-        ``training_seconds``.
+        and ``training_seconds`` if the run's directory says how long these steps took in training.
 
     Raises:
-        InputError: a damaged journal, fewer steps than asked for, another base model, or an output
-            directory that holds something.
+        InputError: the journal is damaged or has fewer steps, the base model is another one, or the
+            output directory is not empty.
     """
     from zojax.hub import save
     from zojax.models import content_hash
@@ -208,7 +207,7 @@ def replay_to(
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
-    """What :func:`replay_to` returns, as a line.
+    """The result of :func:`replay_to` as a line.
 
     >>> in_words({"steps": 2, "seconds": 0.5, "content_hash": "0f", "training_seconds": 10.0})
     'replayed 2 steps in 0.5 s, 5.0 % of the 10.0 s that they took in training; content hash 0f'
@@ -223,7 +222,7 @@ def in_words(summary: Mapping[str, Any]) -> str:
 def _replay_with_bar(
     base: Model, method: Method, journal: Journal, steps: int, console: Console
 ) -> tuple[Model, float]:
-    """The model after these steps, and the seconds that they took, without compiling."""
+    """Replay; return the model after these steps, and the seconds, without compiling."""
     import jax
 
     from zojax.journal.replay import header_key, merge
@@ -240,7 +239,7 @@ def _replay_with_bar(
             journal,
             method,
             OwnedWeights(base.weights),
-            None,  # no checkpoint: this is the journal's proof
+            None,  # no checkpoint, since this shows what the journal alone gives
             steps=steps,
             on_progress=lambda step: update(step, steps),
         )
@@ -252,7 +251,7 @@ def _replay_with_bar(
 
 
 def _training_seconds(directory: Path, steps: int) -> float | None:
-    """What the first steps took when they were trained, if the run's metrics lie there."""
+    """The seconds that the first steps took in training, if the run's metrics have them."""
     from zojax.reporting.metrics import METRICS, read_seconds
 
     seconds = read_seconds(directory / METRICS)
@@ -290,7 +289,7 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
 
 
 def _settings(journal: Journal) -> tuple[str, dict[str, str]]:
-    """Of how many steps the run is, and how it trains; or why that is not known."""
+    """The run's number of steps and its settings, or why they are unknown."""
     from zojax.config import to_dict
 
     try:
@@ -326,7 +325,7 @@ def _row(record: np.void) -> tuple[str, ...]:
 
 
 def _as_dict(record: np.void) -> dict[str, Any]:
-    """A record in JSON's types; what is not finite becomes null, since JSON knows no NaN."""
+    """A record in JSON's types; a value that is not finite becomes null, as JSON has no NaN."""
     names = record.dtype.names or ()
     fields = {name: record[name].tolist() for name in names if name != "checksum"}
     return {

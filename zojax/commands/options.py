@@ -33,6 +33,10 @@ SKIP_BAD: Option = {
     "dest": "overrides",
     "help": "leave out bad rows and count them (--set data.skip_bad=true)",
 }
+FRESH: Option = {
+    "action": "store_true",
+    "help": "start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
+}
 COUNT: Option = {"type": count, "metavar": "N"}
 JSON: Option = {"action": "store_true", "help": "print one JSON object"}
 OVERWRITE: Option = {
@@ -52,7 +56,7 @@ def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser
         about: such as its module's docstring.
     """
     sentence, _, examples = about.partition("\n\nExample:\n")
-    return commands.add_parser(
+    parser = commands.add_parser(
         name,
         help=sentence[:1].lower() + sentence[1:].rstrip("."),
         description=sentence,
@@ -60,3 +64,13 @@ def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--allow-module",
+        action="append",
+        default=[],
+        dest="modules",
+        metavar="NAME",
+        help="import a module of yours (or FILE.py) that a run's or a model's files name "
+        "(repeatable)",
+    )
+    return parser

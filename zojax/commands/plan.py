@@ -1,4 +1,4 @@
-"""Compile a run's step for a machine that is not here: memory, exchanges, time.
+"""Compile a run's step for a machine that is not here, and print what it takes.
 
 Example:
   zojax plan --model facebook/opt-13b --target h100x1
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "facebook/opt-13b"
 
-# To compile for devices that are not here. What is here is left alone.
+# Settings to compile for devices that are not here, and to leave alone those that are.
 _WITHOUT_DEVICES = {
     "JAX_PLATFORMS": "cpu",
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # only so that libtpu does not ask
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time, which share no TPU
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several plans at a time use no TPU
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
@@ -54,7 +54,7 @@ _SETS = {"products": "matrix products", "memory": "memory", "links": "exchanges"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument(
         "--model",
         metavar="M",
@@ -71,19 +71,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         dest="targets",
         metavar="T",
-        help="h100x8, h200x8, a100x8: so many GPUs; v5e-8, v6e-8: so many TPU chips; v5p-8: so "
-        "many cores, two a chip (repeatable, or with commas)",
+        help="h100x8, h200x8, a100x8: 8 GPUs; v5e-8, v6e-8: 8 TPU chips; v5p-8: 8 TPU cores, two "
+        "per chip (repeatable, or separated by commas)",
     )
     parser.add_argument(
         "--tokens",
         **COUNT,
-        help="distinct tokens of a batch (default: SST-2's, 14.5 an example)",
+        help="distinct tokens in a batch (default: 14.5 per example, as in SST-2)",
     )
     parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compiles for every target, and prints a page of each."""
+    """Compile for every target, and print a page for each."""
     for name, value in _WITHOUT_DEVICES.items():  # before JAX is imported
         os.environ.setdefault(name, value)
 
@@ -107,12 +107,12 @@ def run(args: argparse.Namespace) -> int:
 def read_plan_config(
     config: str | None, model: str | None, overrides: Sequence[str] = ()
 ) -> Config:
-    """What is planned: a file's configuration, or LoZO on SST-2 in bfloat16 as the defaults are.
+    """Read the configuration to plan; the default is LoZO on SST-2 in bfloat16.
 
     Args:
         config: ``FILE`` or ``FILE:NAME``.
-        model: in the place of its own.
-        overrides: as for training.
+        model: the model to use instead of the configuration's.
+        overrides: ``--set`` overrides, as for training.
     """
     from zojax.config import Config, ModelConfig, RunConfig, apply_overrides
     from zojax.config.loading import load_config
@@ -125,7 +125,7 @@ def read_plan_config(
 
 
 def size(num_bytes: float) -> str:
-    """Bytes as people read them.
+    """Bytes with a unit, for people.
 
     >>> size(25_707_000_000), size(1_500_000), size(384), size(999_999)
     ('25.71 GB', '1.50 MB', '384 B', '1.00 MB')
@@ -137,12 +137,12 @@ def size(num_bytes: float) -> str:
 
 
 def mesh_of(plan: Plan) -> str:
-    """The mesh in words."""
+    """A plan's mesh in words."""
     return f"data {plan.mesh[0]} × model {plan.mesh[1]}"
 
 
 def to_json(answer: Answer) -> dict[str, Any]:
-    """Everything of a plan, in bytes and seconds."""
+    """A whole plan in JSON's types, in bytes and seconds."""
     summary = _plan_json(answer.plan)
     summary["smallest_that_fits"] = None if answer.instead is None else _plan_json(answer.instead)
     return summary
@@ -195,7 +195,7 @@ def _program(program: Planned) -> dict[str, Any]:
 
 
 def show(answer: Answer, console: Console) -> None:
-    """Prints a page."""
+    """Print a page about a plan."""
     plan = answer.plan
     verdict = ("fits", "bold green") if plan.fits else ("does not fit", "bold red")
     heading = (f"{plain(plan.model)} on {plan.target.name}: ", "bold")
@@ -213,14 +213,14 @@ def show(answer: Answer, console: Console) -> None:
     )
     if plan.page_tokens > batch["page_tokens"]:
         console.print(
-            f"compiled for pages of {plan.page_tokens} places: XLA, which cannot try its products "
-            "on a GPU here, has none for fewer"
+            f"compiled for pages of {plan.page_tokens} places: without a GPU to try them on, XLA "
+            "finds no matrix products for fewer"
         )
     for table in (_memory(plan), _moved(plan), _time(plan)):
         console.print()
         console.print(table)
     for defect in plan.defects:
-        console.print(f"not as it should be: {defect}", style="red")
+        console.print(f"defect: {defect}", style="red")
     if not plan.fits:
         console.print()
         console.print(_instead(answer), soft_wrap=True)
@@ -235,11 +235,11 @@ def _compiled(plan: Plan) -> str:
 def _instead(answer: Answer) -> str | Text:
     plan, other = answer.plan, answer.instead
     if other is None:
-        return f"it fits on no number of {plan.target.chip.name} that is known here"
+        return f"it does not fit on any number of {plan.target.chip.name} that is known here"
     return Text.assemble(
-        (f"the fewest that have room: {other.target.name}", "bold"),
+        (f"the smallest target that fits: {other.target.name}", "bold"),
         f", mesh {mesh_of(other)}, "
-        f"{size(other.peak)} of {size(other.target.chip.usable_memory)} a device (compiled)",
+        f"{size(other.peak)} of {size(other.target.chip.usable_memory)} per device (compiled)",
     )
 
 
@@ -259,7 +259,7 @@ def _memory(plan: Plan) -> Table:
     if plan.step is not None:
         padding = plan.step.arguments - sum(plan.kinds.values())
         if padding > 0.001 * plan.step.arguments:
-            table.add_row("padding", size(padding), "of the layouts that XLA chose")
+            table.add_row("padding", size(padding), "from the layouts that XLA chose")
         table.add_row("step's temporaries", size(plan.step.temporaries), "")
     if plan.fold is not None:
         table.add_row("fold's temporaries", size(plan.fold.temporaries), "not at the same time")
@@ -271,7 +271,7 @@ def _memory(plan: Plan) -> Table:
 def _room(chip: Chip) -> str:
     room = size(chip.usable_memory)
     if chip.gpu is None:
-        return f"{room} that programs have"
+        return f"{room} for programs"
     share = chip.usable_memory / chip.memory
     return f"{room}: JAX takes {share:.0%} of a GPU (XLA_PYTHON_CLIENT_MEM_FRACTION)"
 
@@ -283,7 +283,7 @@ def _moved(plan: Plan) -> Table:
     for kind, (times, _, sent) in by_kind(plan.step.exchanges if plan.step else ()).items():
         note = f"{times} of them"
         if kind == "all-reduce" and plan.reduces_per_layer:
-            note += f", {plan.reduces_per_layer} a layer"
+            note += f", {plan.reduces_per_layer} per layer"
         table.add_row(kind, size(sent), f"sent by each device; {note}")
     if plan.step is not None and not plan.step.exchanges:
         table.add_row("exchanges", "none", "")
@@ -309,8 +309,8 @@ def _time(plan: Plan) -> Table:
         if name != "copies" or bound.copies:
             table.add_row(text, f"{1e3 * getattr(bound, name):.2f} ms", "")
     if bound.fold:
-        note = f"its part of a fold every {plan.interval} steps"
+        note = f"its share of a fold every {plan.interval} steps"
         table.add_row("folding", f"{1e3 * bound.fold:.2f} ms", note)
-    note = f"an estimate from published rates, set by {_SETS[bound.limit]}"
+    note = f"an estimate from published rates, limited by {_SETS[bound.limit]}"
     table.add_row(Text("in all", "bold"), Text(f"{1e3 * bound.seconds:.2f} ms", "bold"), note)
     return table

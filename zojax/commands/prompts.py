@@ -1,4 +1,4 @@
-"""The prompts that a command is given: texts, and files of them."""
+"""Read the prompts for a command: texts, and files of texts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from zojax.errors import InputError
 
-_MOST_PIPED = 64 << 20  # bytes of prompts
+_MOST_PIPED = 64 << 20  # the most bytes of prompts from a pipe
 
 Prompt = tuple[str, str]
-"""Where it comes from, and its text."""
+"""Where a prompt comes from, and its text."""
 
 
 def read_prompts(texts: Sequence[str], file: Path | None) -> list[Prompt]:
-    """The prompts of the command line, and then those of a file.
+    """Read the prompts from the command line, and then those from a file.
 
     Args:
-        texts: of ``--prompt``.
-        file: ``.txt``, a pipe or ``/dev/stdin`` with a prompt a line, or ``.jsonl`` (``.csv``,
+        texts: the values of ``--prompt``.
+        file: ``.txt``, a pipe or ``/dev/stdin`` with one prompt per line, or ``.jsonl`` (``.csv``,
             ``.parquet``) with a field ``prompt``.
 
     Raises:
-        InputError: there is none, or the file cannot be read.
+        InputError: there is no prompt, or the file cannot be read.
     """
     prompts = [(f"--prompt {i}", text) for i, text in enumerate(texts, start=1)]
     if file is not None:
@@ -53,7 +53,10 @@ def _read_text(file: Path) -> list[Prompt]:
 
 def _read_records(file: Path) -> list[Prompt]:
     if file.suffix not in (".jsonl", ".csv", ".parquet"):
-        raise InputError(f"{file}: give a .txt with a prompt a line, or a .jsonl, .csv or .parquet")
+        raise InputError(
+            f"{file}: unknown format; give a .txt with one prompt per line, or a .jsonl, .csv or "
+            ".parquet"
+        )
 
     def refuse(error: InputError) -> None:
         raise error

@@ -1,7 +1,7 @@
-r"""Print candidates' log-probabilities after a text.
+r"""Print the log-probabilities of candidates after a text.
 
 Example:
-  zojax score --model demo/model --text "a gripping film . It was" \
+  zojax score --model zojax/demo/model --text "a gripping film . It was" \
       --candidate " great" --candidate " terrible"
 """
 
@@ -17,28 +17,29 @@ from zojax.printing import make_console, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("--model", required=True, metavar="M", help="directory or hub id")
-    parser.add_argument("--text", required=True, help="what comes before the candidates")
+    parser.add_argument("--text", required=True, help="the text before the candidates")
     parser.add_argument(
         "--candidate",
         action="append",
         required=True,
         dest="candidates",
         metavar="TEXT",
-        help="what may follow, with its leading blank (repeatable)",
+        help="a text that may follow, with its leading space (repeatable)",
     )
     parser.add_argument(
         "--dtype",
         default="float32",
         choices=WEIGHT_DTYPES,
-        help="of the weights on the device; int8 is of the layers' matrices (default: float32)",
+        help="dtype of the weights on the device; int8 is for the layers' matrices only (default: "
+        "float32)",
     )
     parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Scores, and prints a table."""
+    """Score, and print a table."""
     from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json({"text": args.text, "candidates": rows})
         return 0
-    table = Table("candidate", "log-probability", "a token", "among these", box=None)
+    table = Table("candidate", "log-probability", "per token", "among these", box=None)
     for row in rows:
         logprob, mean, share = row["logprob"], row["mean_logprob"], row["share"]
         table.add_row(
@@ -67,51 +68,32 @@ _UNKNOWN = "not finite"
 def rank_candidates(
     model_path: str, text: str, candidates: Sequence[str], dtype: str = "float32"
 ) -> list[dict[str, Any]]:
-    """Scores candidates after a text.
+    """Score candidates after a text.
 
     Returns:
         For each candidate, in the order given: ``candidate``, ``logprob`` (sum over its tokens,
         nats), ``mean_logprob``, ``share`` (softmax of the means over the candidates), ``tokens``.
-        What is not finite is None, and so is every share then.
+        A value that is not finite is None, and then every share is None, too.
 
     Raises:
-        InputError: no such model, a candidate that cannot be scored, more tokens than the model
-            has positions, or no score that is finite.
+        InputError: there is no such model, a candidate cannot be scored, there are more tokens than
+            the model has positions, or no score is finite.
     """
-    import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from zojax.hub import load, load_tokenizer, read_config
-    from zojax.scoring import pack, score, shape_needed
-    from zojax.tasks import Example, tokenise
+    from zojax.engine import load
 
-    positions = read_config(model_path).max_position_embeddings
-    tokenizer = load_tokenizer(model_path, None)
-    item = tokenise(tokenizer, Example(text, tuple(candidates), 0, "--text"))
-    length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
-    if length > positions:
-        raise InputError(
-            f"--text: with its longest candidate it has {length} tokens, but the model has "
-            f"{positions} positions"
-        )
-    model = load(model_path, dtype=jnp.dtype(dtype))
-    pages = pack([item], shape_needed([item]))
-    logprob_pc = np.asarray(
-        jax.jit(score, static_argnames="graphdef")(
-            model.weights, {}, pages, graphdef=model.graphdef
-        )
-    )
-    owner_c = np.asarray(pages.candidate_pc)[0]
-    sums = np.array([logprob_pc[0, owner_c == i].sum() for i in range(len(candidates))])
-    lengths = np.array([len(c) for c in item.candidates])
+    engine = load(model_path, dtype=dtype)
+    item = engine.encode(text, candidates, "--text")
+    [found] = engine.score_items([item])
+    sums = np.array([logprobs.sum() for logprobs in found])
     finite = np.isfinite(sums)
     if not finite.any():
         raise InputError(
-            f"{model_path}: its scores are not finite: its weights hold numbers that are not, or "
-            "overflow --dtype (float32 has the widest range)"
+            f"{model_path}: its scores are not finite: its weights contain numbers that are not, "
+            "or overflow --dtype (float32 has the widest range)"
         )
-    means = sums / lengths
+    means = sums / [len(logprobs) for logprobs in found]
     shares = np.exp(means - np.logaddexp.reduce(means)) if finite.all() else None
     return [
         {

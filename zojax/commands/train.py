@@ -10,13 +10,16 @@ import argparse
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
-from zojax.commands.options import CONFIG, SET, SKIP_BAD
+from zojax.commands.options import CONFIG, FRESH, SET, SKIP_BAD
 from zojax.printing import check_output, make_console
+
+if TYPE_CHECKING:
+    from zojax.config import Config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, **CONFIG)
     parser.add_argument("--set", **SET)
     parser.add_argument("--skip-bad", **SKIP_BAD)
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
-    )
+    parser.add_argument("--fresh", **FRESH)
     parser.add_argument(
         "--profile",
         action="append_const",
@@ -43,8 +42,16 @@ def run(args: argparse.Namespace) -> int:
     from zojax.config.loading import load_config
 
     # Read first: the imports below take seconds, and a slip in a --set need not wait for them.
-    config = load_config(args.config, args.overrides)
+    return train_as(load_config(args.config, args.overrides), fresh=args.fresh)
 
+
+def train_as(config: "Config", *, fresh: bool) -> int:
+    """Trains as a configuration says, prints how it went, and returns the exit code.
+
+    Args:
+        config: of the run.
+        fresh: whether a run that the directory holds is set aside.
+    """
     from zojax.distributed import processes
     from zojax.programs.cache import keep_programs
     from zojax.programs.stopping import Stopped
@@ -64,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(line, soft_wrap=True)
 
         try:
-            with run_dir.set_aside(directory, tell) if args.fresh and tells else nullcontext():
+            with run_dir.set_aside(directory, tell) if fresh and tells else nullcontext():
                 result = train(config, console)
         except Stopped as stopped:
             tell(str(stopped))

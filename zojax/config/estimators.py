@@ -1,18 +1,19 @@
-"""Where to probe: the settings of each estimator; :mod:`zojax.training.estimator_table` builds it.
+"""Where to probe: the settings of each estimator.
 
-An estimator from outside brings a class of its own: a pydantic dataclass whose first field is its
-``name``.
+:mod:`zojax.training.estimator_table` builds the estimators themselves.
 """
 
-from typing import Annotated, Literal
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from zojax.config.fields import STRICT, Count, Positive, Probes, Size
-from zojax.config.kinds import Kinds
+from zojax.config.kinds import Kinds, OwnKind
 
-ESTIMATORS = Kinds("estimator")
+ESTIMATORS = Kinds("estimator", own="an estimator")
 
 _LEAST_RANK = 16  # of factors in the place of a dense direction
 
@@ -108,4 +109,44 @@ class FzooConfig:
 
 
 EstimatorSettings = LozoConfig | MezoConfig | MezoFactorizedConfig | FzooConfig
-"""Those that zojax has; who brings another knows its class."""
+"""Those that zojax has; whoever brings another one knows its class."""
+
+
+def estimator(settings: type) -> Callable[[Callable[..., Any]], OwnKind]:
+    """Makes an estimator of your own that configurations can name.
+
+    The decorated function is given the settings and what is trained (:class:`zojax.Trainable`), and
+    returns a :class:`zojax.Estimator`. A configuration names it as ``module:function``, with its
+    settings beside the name: ``estimator={"name": "my_module:signs", "rank": 4}``, or
+    ``--set estimator.name=my_module:signs --set estimator.rank=4``.
+
+    Args:
+        settings: a dataclass of the estimator's settings. Types and defaults are checked by
+            pydantic, and a wrong value is refused with the field's name. If it has a field
+            ``interval``, the subspace is redrawn after that many steps, and what was learnt in it
+            is folded into the weights.
+
+    Raises:
+        TypeError: ``settings`` is not a dataclass, or has a field ``name``.
+
+    Example:
+        >>> import dataclasses
+        >>> import jax.numpy as jnp
+        >>> import zojax
+        >>> @dataclasses.dataclass
+        ... class Settings:
+        ...     epsilon: float = 1e-3
+        ...     rank: int = 2
+        ...     interval: int = 50
+        >>> @zojax.estimator(Settings)
+        ... def signs(settings, trainable):
+        ...     space, draw = trainable.low_rank(settings.rank)
+        ...     base = zojax.two_point(space, draw, epsilon=settings.epsilon)
+        ...     return base._replace(projected_grad=lambda losses_v: jnp.sign(
+        ...         base.projected_grad(losses_v)))
+    """
+    if not dataclasses.is_dataclass(settings):
+        raise TypeError(f"zojax.estimator: {settings!r} is not a dataclass of settings")
+    if "name" in {field.name for field in dataclasses.fields(settings)}:
+        raise TypeError(f"zojax.estimator: {settings.__name__} has a field 'name', which is taken")
+    return lambda build: OwnKind(settings, build)

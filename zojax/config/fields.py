@@ -1,7 +1,7 @@
 """Types of a configuration's fields.
 
-They are strict: a configuration that says ``steps=True`` or ``steps="10"`` is a mistake. They are
-bounded, too, by what the numbers are counted in and what each of them costs.
+They are strict: a configuration that says ``steps=True`` or ``steps="10"`` is refused. They are
+also bounded, by the width of the integers that hold them and by what large values would cost.
 """
 
 import os
@@ -14,11 +14,11 @@ STRICT = ConfigDict(extra="forbid", validate_assignment=True)
 
 _MOST = 2**31 - 1  # programs count in 32 bits
 _LEAST_NORMAL, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32
-_LONGEST_NAME, _LONGEST_PATH = 255, 4_000  # bytes: of every usual file system, with some to spare
+_LONGEST_NAME, _LONGEST_PATH = 255, 4_000  # bytes; every usual file system allows them
 
 
 def in_float32(number: float) -> float:
-    """As it is; the step's programs would read another number, 0 or infinity."""
+    """Returns a number that float32 can hold; ``ValueError`` if it would become 0 or infinity."""
     if number and not _LEAST_NORMAL <= abs(number) <= _LARGEST:
         what = "0" if abs(number) < 1 else "infinite"
         raise ValueError(f"is {what} in float32; give a number from 1.2e-38 to 3.4e38")
@@ -27,22 +27,22 @@ def in_float32(number: float) -> float:
 
 def _below_one_in_float32(number: float) -> float:
     if struct.unpack("f", struct.pack("f", number))[0] >= 1:
-        raise ValueError("is 1 in float32, so that nothing new would count; give less")
+        raise ValueError("is 1 in float32, so new values would have no weight; give less")
     return number
 
 
 def _printable(text: str) -> str:
     if "\0" in text:
-        raise ValueError("should not hold a zero byte")
+        raise ValueError("should not contain a zero byte")
     return text
 
 
 def _can_be_a_path(text: str) -> str:
-    """As it is; the file system would refuse a longer one wherever it is first looked at."""
+    """Returns a text that is short enough for a path; the file system would refuse a longer one."""
     if len(os.fsencode(text)) > _LONGEST_PATH:
-        raise ValueError(f"should have at most {_LONGEST_PATH:,} bytes, as a path")
+        raise ValueError(f"should have at most {_LONGEST_PATH:,} bytes, since it is a path")
     if max(len(os.fsencode(name)) for name in text.split("/")) > _LONGEST_NAME:
-        raise ValueError(f"should have names of at most {_LONGEST_NAME} bytes, as a path")
+        raise ValueError(f"should have at most {_LONGEST_NAME} bytes in each part of the path")
     return text
 
 
@@ -50,7 +50,7 @@ Text = Annotated[
     str, Field(strict=True, min_length=1, max_length=65_536), AfterValidator(_printable)
 ]
 PathText = Annotated[Text, AfterValidator(_can_be_a_path)]
-"""A path, or a repository of the hub."""
+"""A path, or the name of a repository on the hub."""
 
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]
@@ -58,16 +58,16 @@ NonNegative = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 Steps = Annotated[int, Field(strict=True, ge=0, le=10_000_000)]
-"""Of a run, which holds every step's batch, key and rate in memory: some 500 bytes each."""
+"""The number of steps of a run, which keeps about 500 bytes for each: its batch, key and rate."""
 
 Size = Annotated[int, Field(strict=True, ge=1, le=65_536)]
-"""Of an array's axis that a setting alone makes: nothing reads so much from files."""
+"""The size of an array axis that a setting alone determines, and no file."""
 
 Batch = Annotated[int, Field(strict=True, ge=1, le=4_096)]
-"""Examples that one program scores: of more it is minutes before it is compiled."""
+"""The number of examples that one program scores; for more, compiling would take minutes."""
 
 Probes = Annotated[int, Field(strict=True, ge=1, le=1_024)]
-"""Of a step, each with the cost of the first."""
+"""The number of probes of a step; each costs as much as the first."""
 
 Positive = Annotated[
     float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(in_float32)

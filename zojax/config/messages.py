@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in plain words."""
+"""Explains in plain words what is wrong with a configuration."""
 
 import difflib
 import reprlib
@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from zojax.text import plain
 
 _LONGEST = 500
-"""Characters of what others said, or of a name to be found among ours."""
+"""The maximum number of characters of a library's message, or of a name to look up."""
 
 _KINDS = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "text"}
 
 
 def hint(name: str, names: Sequence[str]) -> str:
-    """The field that was meant: one of another part, abbreviated (lr), or misspelt."""
+    """Suggests the field that was meant: in another section, abbreviated (lr), or misspelt."""
     part, _, field = name.rpartition(".")
     here = [n for n in names if n.startswith(f"{part}.")] or names
     fields = {n: n.rpartition(".")[2] for n in names}
@@ -31,7 +31,7 @@ def hint(name: str, names: Sequence[str]) -> str:
 
 
 def closest(name: str, names: Sequence[str]) -> str | None:
-    """The name that was meant, in upper or lower case; None where none is like it.
+    """The most similar name, ignoring case; None if no name is similar.
 
     >>> closest("WSC", ["wic", "wsc"]), closest("nope", ["cb-mezo", "drop-mezo"])
     ('wsc', None)
@@ -42,7 +42,7 @@ def closest(name: str, names: Sequence[str]) -> str | None:
 
 
 def joined(names: Iterable[str], last: str) -> str:
-    """Names in a sentence.
+    """Joins names for a sentence.
 
     >>> joined(["lozo", "mezo", "fzoo"], "and")
     'lozo, mezo and fzoo'
@@ -52,19 +52,19 @@ def joined(names: Iterable[str], last: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: cut, and whatever it is.
+    """A value of any type as an error message shows it, shortened.
 
     >>> shown("x" * 100), shown(10**5000)
     ("'xxxxxxxxxxxx...xxxxxxxxxxxxx'", '…')
     """
     try:
         return reprlib.repr(value)
-    except Exception:  # an integer of more digits than Python writes, or a class's own fault
+    except Exception:  # an integer with more digits than Python prints, or a faulty __repr__
         return "…"
 
 
 def reason(error: ValidationError) -> str:
-    """What is wrong with the first value that is, without its name."""
+    """What is wrong with the first invalid value, without its name."""
     first = error.errors()[0]
     kind, _, problem = first["type"].partition("_")
     if kind in _KINDS and problem in ("type", "parsing"):
@@ -76,7 +76,7 @@ def reason(error: ValidationError) -> str:
 
 
 def line_of(path: str, error: BaseException) -> str:
-    """``:LINE`` of the configuration file that failed, or nothing where there is none."""
+    """``:LINE``, where the configuration file failed, or "" if that is unknown."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
     if isinstance(error, SyntaxError) and error.filename == path:
         lines.append(error.lineno)

@@ -1,13 +1,13 @@
-"""The names of optimizers; :mod:`zojax.training.optimizers` has what they stand for.
+"""The names of optimizers; :mod:`zojax.training.optimizers` makes the optimizers.
 
-They stand here, apart from optax, so that a configuration is read in less time than its import
-takes.
+The names are kept apart from optax so that reading a configuration need not import it, which is
+slow.
 """
 
 import difflib
 
 OWN = ("sgd", "momentum", "adam")
-"""What a configuration sets by fields of its own."""
+"""Optimizers whose settings are fields of the configuration itself."""
 
 OF_OPTAX = (
     "adabelief",
@@ -45,11 +45,11 @@ OF_OPTAX = (
 
 
 _USUAL = ("adamw", "lion", "adafactor")
-_LONGEST = 500  # characters to look for
+_LONGEST = 500  # the maximum number of characters of a name to look up
 
 
 def check_name(name: str) -> str:
-    """The name of an optimizer, as it is; ``ValueError`` names those that are like another.
+    """Returns the name of an optimizer; ``ValueError`` for any other suggests a similar one.
 
     >>> check_name("lion")
     'lion'
@@ -60,7 +60,7 @@ def check_name(name: str) -> str:
     names = list(dict.fromkeys([*OWN, *OF_OPTAX]))
     if name in names:
         return name
-    # In the names' order at first, so that the same is said at every call.
+    # The names are in a fixed order, so that every call suggests the same one.
     near = difflib.get_close_matches(name.lower()[:_LONGEST], names, n=1, cutoff=0.6)
     fix = f"; did you mean {near[0]}?" if near else f", such as {', '.join(_USUAL)}"
     raise ValueError(f"should be {', '.join(OWN)} or another optimizer of optax{fix}")

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
+from zojax.config import foreign
 from zojax.config.estimators import ESTIMATORS, EstimatorSettings, LozoConfig
 from zojax.config.fields import (
     STRICT,
@@ -33,12 +34,43 @@ from zojax.config.fields import (
     Text,
     in_float32,
 )
-from zojax.config.messages import hint, reason, shown
+from zojax.config.messages import hint, joined, reason, shown
 from zojax.config.optimizers import check_name
 from zojax.config.spaces import SPACES, LinearConfig, SpaceSettings
 from zojax.config.upgrade import MOVED, upgrade
 from zojax.errors import InputError
 from zojax.text import plain
+
+
+def _allowed(name: str) -> str:
+    """A name as it is, if it is none of a user's own or its module may be used."""
+    if foreign.is_foreign(name):
+        try:
+            foreign.find(name, object, "there")
+        except InputError as error:  # to which the field's name is put
+            raise ValueError(str(error)) from None
+    return name
+
+
+OBJECTIVES = ("classification", "likelihood", "accuracy", "f1")
+
+
+def _check_objective(name: str) -> str:
+    if name in OBJECTIVES or foreign.is_foreign(name):
+        return _allowed(name)
+    ours = joined(map(repr, OBJECTIVES), "or")
+    raise ValueError(f"should be {ours}, or an objective of your own as 'module:name'")
+
+
+def _check_family(name: str) -> str:
+    if not foreign.is_foreign(name):
+        raise ValueError("should be 'module:name', such as 'my_models:FAMILY'")
+    return _allowed(name)
+
+
+Named = Annotated[Text, AfterValidator(_allowed)]
+ObjectiveName = Annotated[Text, AfterValidator(_check_objective)]
+FamilyName = Annotated[Text, AfterValidator(_check_family)]
 
 
 @dataclass(config=STRICT)
@@ -59,6 +91,8 @@ class ModelConfig:
             compiles in a third of the time, but copies the weights each time that it runs.
         allow_nonfinite: take weights that are NaN or infinite, or become so in ``dtype``; they
             are refused otherwise.
+        family: a family of models of your own, as ``module:name``
+            (:class:`zojax.Family`), for an architecture that zojax does not have.
     """
 
     path: PathText
@@ -67,6 +101,7 @@ class ModelConfig:
     activations: Literal["float32"] | None = None
     scan_layers: bool = False
     allow_nonfinite: Switch = False
+    family: FamilyName | None = None
 
 
 def _keys_as_text(value: Any) -> Any:
@@ -108,7 +143,8 @@ class DataConfig:
     r"""What to learn from.
 
     Attributes:
-        task: its name, or ``custom`` for your own data, which ``prompt`` describes.
+        task: its name; ``custom`` for your own data, which ``prompt`` describes; or a task of your
+            own (:class:`zojax.Task`) as ``module:name``.
         path: directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``;
             None reads the Hugging Face hub.
         num_train: training examples, the first of a shuffled train split; None is 1,000, or what
@@ -134,7 +170,7 @@ class DataConfig:
             ``content_free`` prompt, or their ``median`` over the dev set.
     """
 
-    task: Text = "sst2"
+    task: Named = "sst2"
     path: PathText | None = None
     num_train: Count | None = None
     num_dev: Count | None = None
@@ -174,8 +210,9 @@ class TrainConfig:
         weight_decay: of what is trained (the movement, not the base weights).
         objective: what is minimised: ``classification`` (cross-entropy over the candidates),
             ``likelihood`` (of the right answer's tokens), or what has no gradient: ``accuracy``
-            or ``f1`` (minus that of the ranking, or of generated answers). None is the task's own:
-            the first or the second.
+            or ``f1`` (minus that of the ranking, or of generated answers); or an objective of your
+            own (:func:`zojax.objective`) as ``module:name``. None is the task's own: the first or
+            the second.
         micro_batches: parts that a batch is scored in, one after the other, with less memory.
         eval_every: steps between dev evaluations.
         chunk: steps between the host's waits for the device; the journal's unit of loss.
@@ -194,7 +231,7 @@ class TrainConfig:
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
-    objective: Literal["classification", "likelihood", "accuracy", "f1"] | None = None
+    objective: ObjectiveName | None = None
     micro_batches: Batch = 1
     eval_every: Count = 4_000
     chunk: Count = 32

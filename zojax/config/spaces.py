@@ -1,4 +1,4 @@
-"""What is trained: the settings of each space; :mod:`zojax.training.spaces` builds it."""
+"""The settings of each space, which say what is trained; :mod:`zojax.training.spaces` builds it."""
 
 from typing import Annotated, Literal
 
@@ -17,12 +17,12 @@ Targets = Annotated[tuple[Text, ...], Field(min_length=1)]
 @SPACES.register
 @dataclass(config=STRICT, kw_only=True)
 class LinearConfig:
-    """The matrices of attention and MLP.
+    """Trains the matrices of attention and MLP.
 
     Attributes:
         name: ``linear``.
         fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact enough
-            for float32 weights only), or ``none``: V stays, nothing is folded.
+            for float32 weights only), or ``none`` (V stays the same and nothing is folded).
     """
 
     name: Literal["linear"] = "linear"
@@ -32,11 +32,11 @@ class LinearConfig:
 @SPACES.register
 @dataclass(config=STRICT, kw_only=True)
 class FullConfig:
-    """Everything: also embeddings and head, norms and biases.
+    """Trains all parameters, including embeddings, head, norms and biases.
 
     Attributes:
         name: ``full``.
-        fold: as of ``linear``.
+        fold: as for :class:`LinearConfig`.
     """
 
     name: Literal["full"] = "full"
@@ -46,13 +46,13 @@ class FullConfig:
 @SPACES.register
 @dataclass(config=STRICT, kw_only=True)
 class LoraConfig:
-    """PEFT's A and B, which stay beside the weights.
+    """Trains a LoRA: PEFT's A and B, which stay beside the weights.
 
     Attributes:
         name: ``lora``.
-        rank: their r.
-        alpha: their ``lora_alpha``, so that they count alpha / r times.
-        targets: names of the layers that get one.
+        rank: the LoRA's rank r.
+        alpha: PEFT's ``lora_alpha``; the LoRA is scaled by alpha / r.
+        targets: names of the layers that get a LoRA.
     """
 
     name: Literal["lora"] = "lora"
@@ -64,11 +64,13 @@ class LoraConfig:
 @SPACES.register
 @dataclass(config=STRICT, kw_only=True)
 class PrefixConfig:
-    """Keys and values that every query sees, started from the activations of random tokens.
+    """Trains a prefix: keys and values that every query sees.
+
+    They start as the activations of random tokens.
 
     Attributes:
         name: ``prefix``.
-        length: in tokens.
+        length: the prefix's length in tokens.
     """
 
     name: Literal["prefix"] = "prefix"
@@ -76,7 +78,7 @@ class PrefixConfig:
 
 
 OnWeights = LinearConfig | FullConfig
-"""What is trained in the weights themselves; all else stays beside them."""
+"""Spaces that are trained in the weights themselves; all others stay beside them."""
 
 SpaceSettings = OnWeights | LoraConfig | PrefixConfig
-"""Those that zojax has."""
+"""The settings of zojax's own spaces."""

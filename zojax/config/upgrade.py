@@ -1,4 +1,4 @@
-"""Configurations as they were spelt before: one flat class, which said what is trained too."""
+"""Reads configurations in the old spelling: one flat class, which also said what is trained."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,29 +15,29 @@ MOVED = {
     "estimator.lora_targets": "space.targets",
     "estimator.prefix_length": "space.length",
 }
-"""Fields by the names that they had."""
+"""Old field names and today's names for them."""
 
 _MOVED = {old.partition(".")[2]: new.partition(".")[2] for old, new in MOVED.items()}
-_SHARED = ("rank", "interval", "scale")  # which every estimator had, whether it used them or not
+_SHARED = ("rank", "interval", "scale")  # every estimator used to have them, used or not
 
 
 def upgrade(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A configuration in today's spelling; as it is, where it is in that already.
+    """Converts a configuration to today's spelling; one that already uses it is returned as it is.
 
-    What an estimator or a space had and did not use is dropped.
+    Fields that the chosen estimator or space does not use are dropped.
 
     >>> upgrade({"estimator": {"name": "mezo", "rank": 2, "trainable": "lora", "lora_rank": 4}})
     {'estimator': {'name': 'mezo'}, 'space': {'name': 'lora', 'rank': 4}}
 
     Raises:
-        InputError: both spellings at once.
+        InputError: the configuration mixes both spellings.
     """
     old = tree.get("estimator")
     if not isinstance(old, Mapping) or _MOVED.keys().isdisjoint(old):
         return tree
     if "space" in tree:
         name = next(f"estimator.{name}" for name in old if name in _MOVED)
-        raise InputError(f"{name} is {MOVED[name]} now: give it there alone")
+        raise InputError(f"{name} is now {MOVED[name]}; give only that")
     space = {new: old[name] for name, new in _MOVED.items() if name in old}
     return {
         **tree,
@@ -47,7 +47,7 @@ def upgrade(tree: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def EstimatorConfig(name: str = "lozo", **settings: Any) -> Any:  # noqa: N802
-    """Settings as they were spelt before; :class:`zojax.config.Config` takes what it returns.
+    """Estimator settings in the old spelling; :class:`zojax.config.Config` accepts the result.
 
     >>> EstimatorConfig("mezo", epsilon=0.01, interval=50)
     MezoConfig(name='mezo', epsilon=0.01, num_queries=1)
@@ -57,12 +57,12 @@ def EstimatorConfig(name: str = "lozo", **settings: Any) -> Any:  # noqa: N802
 
 
 def _used(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The estimator's own of all that stood there."""
+    """The settings among these that belong to the estimator itself."""
     own = _fields(ESTIMATORS, flat, "lozo")
     return {f: v for f, v in flat.items() if f in own or f not in (*_MOVED, *_SHARED)}
 
 
 def _fields(kinds: Any, settings: Mapping[str, Any], default: str) -> Mapping[str, Any]:
-    """Of the kind that is meant; the name alone, where there is no such kind."""
+    """The field types of the named kind, or the name alone if there is no such kind."""
     name = settings.get("name", default)
     return kinds.types(name) if name in list(kinds.classes) else {"name": str}

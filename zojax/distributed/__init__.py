@@ -1,4 +1,4 @@
-"""Many devices and many processes: the mesh, where every array lies on it, and who decides."""
+"""Many devices and many processes: the mesh, where arrays lie on it, and which process decides."""
 
 from zojax.distributed.mesh import (
     DATA,

@@ -1,10 +1,10 @@
-"""The mesh of devices, and the one table of which logical axis lies on which of its axes.
+"""The mesh of devices, and the one table that maps logical axes to axes of the mesh.
 
-Sharding is data: a model says what the axes of its arrays mean, :class:`Layout` says where that
-lies, and the compiler does the rest. Weights are split over ``model`` in Megatron's way
-(1909.08053): the rows of what goes into heads and the MLP and the columns of what comes out of
-them, so that a layer adds up twice. Pages are split over ``data``, across which only scores are
-added up.
+Sharding is data: a model says what the axes of its arrays mean, :class:`Layout` says where those
+lie, and the compiler does the rest. Weights are split over ``model`` as in Megatron (1909.08053):
+matrices that lead into heads and the MLP by rows, those that lead out of them by columns, so that
+a layer needs two sums across devices. Pages are split over ``data``, across which only scores are
+summed.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from zojax.errors import InputError
 
 Axes = tuple[str | None, ...]
-"""What each axis of an array means, by its logical name; None is one that is never split."""
+"""The logical name of each axis of an array; None for an axis that is never split."""
 
 DATA, MODEL = "data", "model"
 
@@ -29,10 +29,10 @@ TABLE: Mapping[str, str] = {
     "ffn": MODEL,
     "vocab": MODEL,
 }
-"""Logical axis to mesh axis; what is not here is whole on every device."""
+"""Logical axis to mesh axis; an axis that is not listed is whole on every device."""
 
 FSDP: Mapping[str, str] = {**TABLE, "embed": DATA}
-"""The same, with weights split over ``data`` too, and gathered a layer at a time when used."""
+"""Like :data:`TABLE`, with weights also split over ``data`` and gathered layer by layer."""
 
 _USABLE = 0.9
 """The share of a device's memory that weights may take when a mesh is chosen."""
@@ -40,22 +40,22 @@ _USABLE = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where arrays lie.
+    """The layout of arrays on a mesh.
 
     Attributes:
-        mesh: devices along ``data`` and ``model``.
-        table: :data:`TABLE` or :data:`FSDP`.
+        mesh: the devices, along the axes ``data`` and ``model``.
+        table: logical axis to mesh axis: :data:`TABLE` or :data:`FSDP`.
     """
 
     mesh: Mesh
     table: Mapping[str, str] = dataclasses.field(default_factory=lambda: TABLE)
 
     def sharding(self, axes: Axes = (), shape: Sequence[int] | None = None) -> NamedSharding:
-        """Where an array lies; by default on every device.
+        """The sharding of an array; by default, it is whole on every device.
 
         Args:
-            axes: what its axes mean.
-            shape: its shape; an axis that the devices do not divide evenly is whole on each.
+            axes: the logical names of its axes.
+            shape: its shape; an axis that the devices do not divide evenly is not split.
         """
         on = [self.table.get(name) if name else None for name in axes]
         if shape is not None:
@@ -67,16 +67,17 @@ class Layout:
 def make_layout(
     data: int, model: int, *, fsdp: bool = False, devices: Sequence[Any] | None = None
 ) -> Layout:
-    """The layout on ``data · model`` devices.
+    """Makes the layout on ``data · model`` devices.
 
     Args:
-        data: shards of the pages.
-        model: shards of the weights.
-        fsdp: whether weights are split over ``data`` too.
-        devices: of which the first are taken; None is all that JAX has.
+        data: the number of shards of the pages.
+        model: the number of shards of the weights.
+        fsdp: whether weights are also split over ``data``.
+        devices: the devices to use, from the first on; None means all that JAX has.
 
     Raises:
-        InputError: there are fewer, or processes whose devices would be left out.
+        InputError: there are not enough devices, or some devices of several processes would be
+            left out.
 
     Example:
         >>> layout = make_layout(1, 1)
@@ -86,7 +87,7 @@ def make_layout(
     devices = jax.devices() if devices is None else devices
     if data * model > len(devices):
         raise InputError(
-            f"mesh.data={data} × mesh.model={model} takes {data * model} devices, and there are "
+            f"mesh.data={data} × mesh.model={model} takes {data * model} devices, but there are "
             f"{len(devices)}"
         )
     if jax.process_count() > 1 and data * model != len(devices):
@@ -110,22 +111,25 @@ def choose_mesh(
     splits: Mapping[str, int],
     fsdp: bool = False,
 ) -> tuple[int, int]:
-    """Shards of pages and weights, where a configuration leaves either open.
+    """Chooses how many shards of pages and weights to make if a configuration leaves that open.
 
-    The weights are split over as few devices as have room for them, since that is what costs
-    communication; the others score other pages.
+    The weights are split over as few devices as have room for them, since splitting weights costs
+    communication; the remaining devices score other pages.
 
     Args:
-        data: as configured, or None.
-        model: likewise.
-        num_devices: that there are.
-        weight_bytes: of all weights.
-        device_bytes: of a device's memory; None is enough.
-        splits: the model's numbers that ``model`` must divide, by what they count.
+        data: the configured number of shards of the pages, or None.
+        model: the configured number of shards of the weights, or None.
+        num_devices: the number of available devices.
+        weight_bytes: the size of all weights in bytes.
+        device_bytes: the size of a device's memory in bytes; None means large enough.
+        splits: the model's dimensions that ``model`` must divide, by name.
         fsdp: whether ``data`` splits the weights too.
 
+    Returns:
+        The number of shards of the pages and of the weights.
+
     Raises:
-        InputError: the model cannot be split like that.
+        InputError: the model cannot be split in this way.
 
     Example:
         >>> choose_mesh(
@@ -144,7 +148,7 @@ def choose_mesh(
         good = [m for m in range(1, max(splits.values()) + 1) if _divides(m, splits)]
         numbers = " and ".join(map(str, splits.values()))
         raise InputError(
-            f"mesh.model={model} does not divide the model's {numbers} ({', '.join(splits)}): use "
+            f"mesh.model={model} does not divide the model's {numbers} ({', '.join(splits)}); use "
             f"one of {', '.join(map(str, good))}"
         )
     return data or max(1, num_devices // model), model
@@ -155,7 +159,7 @@ def _divides(shards: int, splits: Mapping[str, int]) -> bool:
 
 
 def layout_of(weights: Any) -> Layout:
-    """The layout on the devices that these weights are on; shapes that are nowhere go to one."""
+    """The layout on the devices that hold these weights; one device for shapes without any."""
     sharding = jax.tree.leaves(weights)[0].sharding
     if isinstance(sharding, NamedSharding):
         return Layout(sharding.mesh)  # pyright: ignore[reportArgumentType]
@@ -165,12 +169,12 @@ def layout_of(weights: Any) -> Layout:
 
 
 def put_pages(pages: Any, layout: Layout, *, axis: int = 0) -> Any:
-    """Arrays of pages, or their shape structs, on their devices: their pages over ``data``.
+    """Puts arrays of pages, or their shape structs, on the devices, split over ``data``.
 
     Args:
         pages: a tree of arrays that all have pages along ``axis``.
-        layout: where to.
-        axis: counted from 0.
+        layout: the layout to put them on.
+        axis: the index of the page axis, counted from 0.
     """
 
     def of_leaf(leaf: Any) -> Any:
@@ -181,7 +185,7 @@ def put_pages(pages: Any, layout: Layout, *, axis: int = 0) -> Any:
 
 
 def local_pages(layout: Layout, num_pages: int) -> frozenset[int]:
-    """Of so many pages, those that devices of this process score.
+    """The numbers of those of ``num_pages`` pages that this process's devices score.
 
     >>> sorted(local_pages(make_layout(1, 1), 3))
     [0, 1, 2]
@@ -196,9 +200,9 @@ def local_pages(layout: Layout, num_pages: int) -> frozenset[int]:
 
 
 def put(leaf: Any, sharding: NamedSharding) -> Any:
-    """An array of the host, or its shape struct, where it shall lie.
+    """Puts an array from the host, or its shape struct, on the devices of a sharding.
 
-    Every process has what its own devices hold, in an array of the whole shape.
+    The result has the whole shape; each process holds only its own devices' part of it.
     """
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -208,15 +212,15 @@ def put(leaf: Any, sharding: NamedSharding) -> Any:
 
 
 def shardings_of(tree: Any) -> Any:
-    """Where each of a tree's arrays lies, for ``out_shardings``; None if not all are on a mesh."""
+    """The shardings of a tree's arrays, for ``out_shardings``; None if any is not on a mesh."""
     shardings = jax.tree.map(lambda leaf: getattr(leaf, "sharding", None), tree)
     leaves = jax.tree.leaves(shardings)
     return shardings if all(isinstance(leaf, NamedSharding) for leaf in leaves) else None
 
 
 def replicated(array: jax.Array) -> jax.Array:
-    """The array whole on every device of its mesh, inside a program as outside."""
-    mesh = jax.typeof(array).sharding.mesh  # which arguments of jit bring along
+    """Replicates an array over all devices of its mesh, inside or outside a program."""
+    mesh = jax.typeof(array).sharding.mesh  # known inside jit too, from the arguments
     if mesh.empty:
         return array
     return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, PartitionSpec()))

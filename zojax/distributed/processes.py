@@ -1,8 +1,8 @@
-"""Several processes: how they find each other, and what they tell each other beside the devices.
+"""Several processes: how they find each other, and what they exchange besides device arrays.
 
-JAX's runtime connects them, and its programs exchange what lies on devices. Whatever else decides
-where a run goes is decided by one of them, the leader, and told to the others through the
-key-value store of that runtime's coordination service, which needs no device and no program.
+JAX's runtime connects them, and its programs exchange what lies on devices. Every other decision
+about a run is made by one process, the leader, and sent to the others through the key-value store
+of the runtime's coordination service, which needs no device and no program.
 ``docs/processes.md`` says how to start them.
 """
 
@@ -23,26 +23,26 @@ from zojax.errors import BAD_INPUT, INTERRUPTED, InputError, as_line
 T = TypeVar("T")
 
 ADDRESS, NUMBER, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-"""What says in the environment where the leader is (``host:port``), how many there are, and who."""
+"""Environment variables: the leader's ``host:port``, the number of processes, and the index."""
 
 LOST_AFTER = "ZOJAX_LOST_AFTER"
-"""The environment's name for the seconds without a sign of life that a process is given up after.
+"""Environment variable: after how many seconds without a heartbeat a process counts as lost.
 
-It should stay well below JAX's own 100, which end a process with a dump.
+It should stay well below JAX's own limit of 100 seconds, which ends a process with a dump.
 """
 
 _LOST_AFTER_SECONDS = 30.0
-_FOREVER_MS = 7 * 24 * 3600 * 1000  # the watch ends a wait for a process that is lost
+_FOREVER_MS = 7 * 24 * 3600 * 1000  # long enough: the watch ends a wait for a lost process
 _calls = itertools.count()
 _watch: Watch | None = None
 
 
 def connect() -> None:
-    """Connects this process with the others of its job, if it has any; once, before JAX is used.
+    """Connects this process with the others of its job, if any; call it once, before using JAX.
 
-    Several are those that ``srun``, ``mpirun``, an indexed Kubernetes job or a TPU pod started, as
-    JAX's own detection knows them; or those that the environment names (:data:`ADDRESS`,
-    :data:`NUMBER`, :data:`INDEX`), which goes first. A shell inside an allocation is alone.
+    A job's processes are those that the environment names (:data:`ADDRESS`, :data:`NUMBER`,
+    :data:`INDEX`), or else those that ``srun``, ``mpirun``, an indexed Kubernetes job or a TPU pod
+    started, as JAX itself detects them. A shell inside an allocation is alone.
 
     Raises:
         InputError: the environment is incomplete, the others cannot be reached, or JAX finds no
@@ -52,14 +52,14 @@ def connect() -> None:
     if given.get(NUMBER) == "1" or not (given.keys() & {NUMBER, INDEX} or _is_in_job(os.environ)):
         check_platforms()
         return
-    # It would take SIGTERM for itself, from the first moment on.
+    # The service would handle SIGTERM itself from the start.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         if given.keys() & {NUMBER, INDEX}:
             jax.distributed.initialize(given[ADDRESS], int(given[NUMBER]), int(given[INDEX]))
         else:
             jax.distributed.initialize()
-        jax.devices()  # they tell each other of theirs now, or would wait for those that do not
+        jax.devices()  # all exchange their device lists here; later, one might wait in vain
     except KeyError as error:
         raise InputError(
             f"{error.args[0]} is not set; several processes need {ADDRESS}, {NUMBER} and {INDEX}"
@@ -67,17 +67,17 @@ def connect() -> None:
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"this process cannot join the others ({str(error).splitlines()[0]}); "
-            f"{NUMBER}=1 has it work alone"
+            f"set {NUMBER}=1 to run it alone"
         ) from error
 
 
 def _is_in_job(environment: Any) -> bool:
-    """Whether something started this process as one of several, or JAX had better ask."""
+    """Whether this process may be one of several, so that JAX should look for the others."""
 
     def is_many(name: str) -> bool:
         return int(environment.get(name) or 1) > 1
 
-    # Of the step, not of the job: a shell of salloc is a step of its own, of one task.
+    # The step's tasks, not the job's: a shell started by salloc is a step of one task.
     by_launcher = is_many("SLURM_STEP_NUM_TASKS") or is_many("OMPI_COMM_WORLD_SIZE")
     by_kubernetes = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment)
     hosts_of_tpus = environment.get("TPU_WORKER_HOSTNAMES", "")
@@ -85,12 +85,12 @@ def _is_in_job(environment: Any) -> bool:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return runtime.process_count()
 
 
 def index() -> int:
-    """Which of them this one is; 0 is the leader."""
+    """The index of this process; 0 is the leader."""
     return runtime.process_index()
 
 
@@ -100,23 +100,23 @@ def is_alone() -> bool:
 
 
 def is_leader() -> bool:
-    """Whether this is the process that decides, writes and tells."""
+    """Whether this is the process that decides, writes files and prints."""
     return index() == 0
 
 
 def broadcast_from_leader(name: str, make: Callable[[], T]) -> T:
-    """What ``make()`` gives on the leader, on every process; it is called there alone.
+    """Calls ``make()`` on the leader only, and returns its result on every process.
 
-    All processes call this, :func:`all_gather` and :func:`run_on_all` in the same order, from their
-    main threads.
+    All processes must call this, :func:`all_gather` and :func:`run_on_all` in the same order, from
+    their main threads.
 
     Args:
-        name: what this is about, the same on all.
-        make: gives what JSON can hold, in less than 2 GB.
+        name: a description of the value, the same on all processes.
+        make: a function that returns a value that JSON can hold, of less than 2 GB.
 
     Raises:
-        InputError: ``make`` raised it.
-        RuntimeError: the leader is at something else, so this process went another way.
+        InputError: ``make`` raised it on the leader.
+        RuntimeError: the leader is at another call, so this process has diverged from it.
 
     Example:
         >>> broadcast_from_leader("two numbers", lambda: [1, 2])
@@ -132,14 +132,14 @@ def broadcast_from_leader(name: str, make: Callable[[], T]) -> T:
 
 
 def all_gather(name: str, value: T) -> list[T]:
-    """What each process gives, in their order, on every process; waits for all of them.
+    """Returns the values of all processes, in their order, on every process; waits for all.
 
     Args:
-        name: what this is about, the same on all.
-        value: what JSON can hold.
+        name: a description of the value, the same on all processes.
+        value: this process's value, which JSON must be able to hold.
 
     Raises:
-        RuntimeError: another process is at something else.
+        RuntimeError: another process is at another call.
 
     Example:
         >>> all_gather("a word", "one")
@@ -153,15 +153,16 @@ def all_gather(name: str, value: T) -> list[T]:
 
 
 def run_on_all(name: str, make: Callable[[], T]) -> T:
-    """What ``make()`` gives on this process, if it succeeds on all of them.
+    """Calls ``make()`` on every process, and returns each its own result if all succeed.
 
     Args:
-        name: what this is about, the same on all.
-        make: may do what all processes must do together, if none can fail before the others have.
+        name: a description of the work, the same on all processes.
+        make: the work; it may contain collective operations if none of the processes can fail
+            before them.
 
     Raises:
         InputError: on every process, if ``make`` raised it on any.
-        RuntimeError: another process is at something else.
+        RuntimeError: another process is at another call.
     """
     if is_alone():
         return make()
@@ -175,16 +176,16 @@ def run_on_all(name: str, make: Callable[[], T]) -> T:
 
 
 def _publish(call: int, name: str, value: Any) -> Any:
-    """Writes a value for the others, and gives what they will read."""
+    """Writes a value for the others, and returns it as they will read it."""
     published = json.dumps([name, value])
     runtime.coordination_client().key_value_set(f"zojax/published/{call}/{index()}", published)
     return json.loads(published)[1]
 
 
 def _receive(call: int, name: str, process: int) -> Any:
-    """What a process wrote in a call, if it calls it by the same name.
+    """The value that a process wrote in a call; ``RuntimeError`` if its name differs.
 
-    The name is not in the key: nobody would ever write the key of one who went another way.
+    The name is not part of the key: a process that has diverged would wait for its key for ever.
     """
     key = f"zojax/published/{call}/{process}"
     published = runtime.coordination_client().blocking_key_value_get(key, _FOREVER_MS)
@@ -205,11 +206,11 @@ def _outcome(make: Callable[[], Any]) -> dict[str, Any]:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connects the processes, and has them end together, whatever ends one of them.
+    """Connects the processes, and makes them end together, whatever ends one of them.
 
-    Alone, it does nothing. Otherwise no process leaves it before all have come to its end; and if
-    one of them fails or is lost, all others end too, within seconds, whatever they are doing. What
-    went wrong is told in one line: by the leader, or by each that lost another.
+    For a single process it does nothing else. Otherwise no process leaves the context before all
+    have reached its end, and if one fails or is lost, all others end within seconds, whatever they
+    are doing. One line says what went wrong: the leader prints it, or each that lost another.
     """
     global _watch
     connect()
@@ -232,12 +233,12 @@ def connected() -> Iterator[None]:
 
 
 def exit_together(exit_code: int) -> None:
-    """Ends all processes for a stop, each when the others are ready too; alone, it returns."""
+    """Ends all processes after a request to stop, each once all are ready; alone, it returns."""
     if _watch is not None:
         _watch.exit_together(exit_code)
 
 
 def propagate_stop(stop: Stoppable) -> None:
-    """Has a stop that is asked for on any process be asked for on all, within a second or so."""
+    """Passes a request to stop on any process on to all of them, within about a second."""
     if _watch is not None:
         _watch.stops = [stop]

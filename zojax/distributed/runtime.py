@@ -1,6 +1,6 @@
-"""What JAX's runtime knows of a job's processes and has no public name for.
+"""What JAX's runtime knows about a job's processes but offers no public function for.
 
-This file alone imports ``jax._src``; ruff holds that.
+Only this file imports ``jax._src``; ruff enforces that.
 """
 
 from typing import Any
@@ -10,25 +10,25 @@ from jax._src.distributed import global_state
 
 
 def process_count() -> int:
-    """How many processes are connected; unlike JAX's own, it starts no backend."""
+    """The number of connected processes; unlike JAX's own function, it starts no backend."""
     return global_state.num_processes
 
 
 def process_index() -> int:
-    """Which of them this one is; likewise."""
+    """The index of this process; unlike JAX's own function, it starts no backend."""
     return global_state.process_id
 
 
 def coordinator_host() -> str:
-    """The host that process 0, and with it the coordination service, is on."""
+    """The host of process 0, which runs the coordination service."""
     return str(global_state.coordinator_address).rsplit(":", 1)[0].strip("[]")
 
 
 def coordination_client() -> Any:
-    """The client of the coordination service, whose key-value store needs no device; Orbax's."""
+    """The coordination service's client, whose key-value store needs no device; Orbax uses it."""
     return global_state.client
 
 
 def is_tpu_machine() -> bool:
-    """Whether this is a machine of Google's TPUs, whose process list JAX knows how to ask for."""
+    """Whether this is a Google Cloud TPU machine, where JAX can look up the list of processes."""
     return bool(getattr(cloud_tpu_init, "running_in_cloud_tpu_vm", False))

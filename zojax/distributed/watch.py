@@ -1,13 +1,13 @@
-"""A process's eye on the others: a thread that gives signs of life and looks for theirs.
+"""Watches the other processes of a job: a thread sends heartbeats and looks for theirs.
 
-JAX's own time-outs end every process by SIGABRT with a dump of dozens of lines, one that only
-failed among them, whose exit code is lost; with ``jax_enable_recoverability`` they end nobody who
-waits for a lost one (``tests/distributed/test_jax_alone.py`` shows it). So each writes a count into
-the coordination service's key-value store twice a second, and reads what the others have written
-there: their counts, that one has failed, that one was asked to stop.
+JAX's own time-outs end every process by SIGABRT with a dump of dozens of lines, even if one merely
+failed, and its exit code is lost; with ``jax_enable_recoverability`` they do not end a process that
+waits for a lost one (``tests/distributed/test_jax_alone.py`` shows it). So each process writes a
+counter into the coordination service's key-value store twice a second, and reads what the others
+have written there: their counters, that one has failed, or that one was asked to stop.
 
-The service is part of the leader, and when that dies JAX dumps within milliseconds. Each process
-has a plain connection to the leader that says so a little earlier.
+The service is part of the leader, and JAX dumps within milliseconds of the leader's death. A plain
+connection to the leader tells each process a little earlier.
 """
 
 import contextlib
@@ -26,27 +26,27 @@ _EVERY_SECONDS = 0.5
 _LINGER_SECONDS = 6.0
 """How long the leader waits for the others to end: the service ends with it."""
 _GRACE_SECONDS = 8.0
-"""From a stop to the end of the process, whatever it is doing."""
+"""How long after a stop the process ends, whatever it is doing."""
 _TRIES = 3
-"""How often the leader is told why a process ends, if it does not hear that the first time."""
+"""How often a process tries to tell the leader why it ends."""
 _PREFIX = "zojax/watch/"
 
 
 class Stoppable(Protocol):
-    """A request to stop: 0, or the exit code that is asked for."""
+    """A request to stop; its exit code is 0 until a stop is requested."""
 
     exit_code: int
 
 
 class Watch:
-    """Watches from when it is made until it is closed, or until it ends the process.
+    """Watches the other processes until it is closed or ends this process.
 
     Args:
-        client: of JAX's coordination service.
-        host: where the leader is.
-        index: which process this is; 0 is the leader.
-        count: how many there are.
-        lost_after: seconds without a sign of life after which a process is given up.
+        client: the client of JAX's coordination service.
+        host: the leader's host name.
+        index: the index of this process; 0 is the leader.
+        count: the number of processes.
+        lost_after: the number of seconds without a heartbeat after which a process counts as lost.
     """
 
     def __init__(self, client: Any, host: str, index: int, count: int, lost_after: float):
@@ -67,23 +67,23 @@ class Watch:
             thread.start()
 
     def close(self) -> None:
-        """Ends the watch; the others do not miss this process any more."""
+        """Ends the watch; the others no longer expect heartbeats from this process."""
         self._closed.set()
         self._publish(f"left/{self._index}", "")
-        for thread in self._threads:  # Python must not end while one of them is in the runtime
+        for thread in self._threads:  # Python must not exit while one of them is in JAX's runtime
             thread.join()
 
     def fail(self, message: str, exit_code: int) -> None:
-        """Ends all processes for a reason, which the leader tells."""
+        """Ends all processes for a reason, which the leader prints."""
         self._publish("failed", f"{self._index} {exit_code} {message}")
         self._end(message if self._index == 0 else None, exit_code)
 
     def crash(self, error: Exception) -> None:
-        """Ends all processes for an error of this program, unless it comes from a lost one."""
+        """Ends all processes after an unexpected error, unless a lost process caused the error."""
         lines = traceback.format_exc()
         if type(error).__module__.startswith("jax") or "Gloo" in str(error):
             deadline = time.monotonic() + self._lost_after + 4 * _EVERY_SECONDS
-            while time.monotonic() < deadline:  # the watch ends it, if it is that
+            while time.monotonic() < deadline:  # the watch ends this process if one was lost
                 if self._stopped_at is not None:
                     self.exit_together(self._exit_code)
                 time.sleep(0.1)
@@ -92,14 +92,14 @@ class Watch:
         self.fail(f"{type(error).__name__}: {as_line(error)}", 1)
 
     def exit_together(self, exit_code: int) -> None:
-        """Ends all processes because a stop was asked for, each when the others are ready too."""
+        """Ends all processes after a request to stop, each once the others are ready too."""
         self._publish("stop", str(exit_code))
         self._publish(f"ready/{self._index}", "")
         self._await("ready", _GRACE_SECONDS)
         self._end(None, exit_code)
 
     def _connect(self, host: str) -> socket.socket | None:
-        """The leader's open port, or another's connection to it; None if there is no way."""
+        """The leader's listening socket, or a connection to it; None if there can be none."""
         with contextlib.suppress(OSError):
             if self._index == 0:
                 both = socket.has_dualstack_ipv6()
@@ -108,7 +108,7 @@ class Watch:
                     ("", 0), family=family, backlog=self._count, dualstack_ipv6=both
                 )
                 self._publish("port", str(server.getsockname()[1]))
-                return server  # which nobody needs to accept from
+                return server  # connections need not be accepted
             port = int(self._client.blocking_key_value_get(f"{_PREFIX}port", 60_000))
             connection = socket.create_connection((host, port), timeout=10)
             connection.settimeout(_EVERY_SECONDS)
@@ -123,7 +123,7 @@ class Watch:
                 self._beats += 1
                 self._publish(f"heartbeat/{self._index}", str(self._beats))
                 room = dict(self._client.key_value_dir_get(_PREFIX))
-            except Exception:  # of whatever kind: the leader may answer the next; see _watch_leader
+            except Exception:  # of any type: the leader may answer the next; see _watch_leader
                 continue
             self._heard = time.monotonic()
             entries = {key.removeprefix(_PREFIX): value for key, value in room.items()}
@@ -132,7 +132,7 @@ class Watch:
             self._look_for_stops(entries)
 
     def _watch_leader(self) -> None:
-        """Notices at once when the leader dies, and in time when it does not answer."""
+        """Notices at once that the leader died, and after a while that it does not answer."""
         while not self._closed.is_set():
             try:
                 if self._connection is None:
@@ -186,9 +186,9 @@ class Watch:
         )
 
     def _end(self, line: str | None, exit_code: int, is_heard: bool = True) -> None:
-        """Tells a line and ends the process, past everything that might wait for the others."""
-        self._leaving.acquire()  # for good: the first reason is the reason
-        with contextlib.suppress(OSError, ValueError):  # nobody reads them any more
+        """Prints a line and ends the process, skipping any clean-up that might wait for others."""
+        self._leaving.acquire()  # never released: the first reason to end is the one that counts
+        with contextlib.suppress(OSError, ValueError):  # the streams may be closed
             if line is not None:
                 warn(f"zojax: error: {line}")
             for stream in (sys.stdout, sys.stderr):
@@ -197,11 +197,11 @@ class Watch:
             self._publish(f"left/{self._index}", "")
         if self._index == 0:
             self._await("left", _LINGER_SECONDS)
-            time.sleep(0.2)  # they have told it, and end now
+            time.sleep(0.2)  # the others have reported that they leave, and are exiting
         os._exit(exit_code)
 
     def _await(self, what: str, seconds: float) -> None:
-        """Waits until all others have told this, but for a lost one; at most so long."""
+        """Waits until all others but a lost one have reported ``what``, or the time is over."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
@@ -216,17 +216,17 @@ class Watch:
             time.sleep(0.1)
 
     def _publish(self, name: str, value: str) -> None:
-        """Writes into the store; a heartbeat is written again soon, anything else at once.
+        """Writes into the store, with several tries unless it is a heartbeat, which recurs anyway.
 
         Raises:
-            Exception: of whatever kind, where it was a heartbeat and the leader cannot be told.
+            Exception: of any type, if a heartbeat cannot be written.
         """
         for _ in range(_TRIES):
             try:
                 self._client.key_value_set(f"{_PREFIX}{name}", value, allow_overwrite=True)
                 return
             except Exception:
-                if self._index == 0:  # nobody can be told
+                if self._index == 0:  # without its own store, the leader can tell no one
                     return
                 if name.startswith("heartbeat"):
                     raise

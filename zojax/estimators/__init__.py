@@ -1,9 +1,10 @@
-"""Zeroth-order gradient estimators: where to probe, and what the losses say of the gradient."""
+"""Zeroth-order gradient estimators: where to probe, and what the losses say about the gradient."""
 
 from zojax.estimators.estimator import DIRECTION, SUBSPACE, Estimator, direction_key, stream_key
-from zojax.estimators.fzoo import fzoo
-from zojax.estimators.lozo import lozo
-from zojax.estimators.mezo import mezo, mezo_on_weights
+from zojax.estimators.fzoo_estimator import fzoo
+from zojax.estimators.lozo_estimator import lozo
+from zojax.estimators.mezo_estimator import mezo, mezo_on_weights
+from zojax.estimators.two_sided import two_point
 
 __all__ = [
     "DIRECTION",
@@ -15,4 +16,5 @@ __all__ = [
     "mezo",
     "mezo_on_weights",
     "stream_key",
+    "two_point",
 ]

@@ -1,1 +1,1 @@
-"""What a model is worth on a data set."""
+"""Evaluate a model on a data set."""

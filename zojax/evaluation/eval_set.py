@@ -1,4 +1,4 @@
-"""A data set to be evaluated many times, packed once."""
+"""A data set that is packed once and evaluated many times."""
 
 import dataclasses
 import heapq
@@ -20,7 +20,7 @@ Calibration = Literal["none", "content_free", "median"]
 
 
 _PER_BATCH = 64
-"""Tokens whose time a batch of its own costs: it is dispatched, and reads all weights."""
+"""The overhead of a batch, in tokens of the same time: it is dispatched and reads all weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,10 @@ class PackedItems:
     """Items in batches.
 
     Attributes:
-        batches: bucket, packed batch and the items' places in the data set.
-        size: items in all.
-        batch_size: items that a batch has room for.
+        batches: for each batch its bucket, the packed batch, and its items' indices in the data
+            set.
+        size: the number of items in all.
+        batch_size: the number of items that a batch has room for.
     """
 
     batches: list[tuple[PageShape, Batch, np.ndarray]]
@@ -43,12 +44,12 @@ class EvalSet:
     """What is evaluated, and how.
 
     Attributes:
-        task: what the examples are, with the metric.
-        examples: in text, ``n`` of them.
-        items: the same in token ids.
-        batch_size: of them at a time.
-        ranked: their candidates, to be scored; None where answers are generated.
-        bare: the same behind prompts without content, if they are calibrated by those.
+        task: the examples' task, with its metric.
+        examples: the ``n`` examples as text.
+        items: the same examples as token ids.
+        batch_size: the number of examples evaluated at a time.
+        ranked: the candidates to score; None if answers are generated.
+        bare: the candidates after prompts without content, if the calibration needs them.
         calibration: what is subtracted from the scores.
     """
 
@@ -62,11 +63,11 @@ class EvalSet:
 
     @property
     def packed(self) -> list[PackedItems]:
-        """All that is scored."""
+        """Everything that is scored."""
         return [packed for packed in (self.ranked, self.bare) if packed is not None]
 
     def lengths(self, num_candidates: int) -> np.ndarray:
-        """Tokens of every candidate, ``(n, candidates)``; 0 where there is none."""
+        """The number of tokens in every candidate, ``(n, candidates)``; 0 if there is none."""
         lengths_nk = np.zeros((len(self.items), num_candidates), np.int64)
         for row, item in zip(lengths_nk, self.items, strict=True):
             row[: len(item.candidates)] = [len(candidate) for candidate in item.candidates]
@@ -76,15 +77,15 @@ class EvalSet:
 def pack_sets(
     sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int, layout: Layout
 ) -> list[PackedItems | None]:
-    """Packs data sets for one executable, which costs more seconds than the few tokens it pads.
+    """Pack data sets for one executable: compiling another takes longer than some padding does.
 
-    Every batch of a set has short and long examples, and so about as many tokens as any other.
+    Every batch of a set has short and long examples, so all have about the same number of tokens.
 
     Args:
-        sets: of items; one without any is None in what is returned.
+        sets: the items of each data set; for an empty one the result has None.
         batch_size: the most examples in a batch.
-        hidden_size: the model's width, see :func:`zojax.scoring.buckets.choose_num_pages`.
-        layout: of the devices, which share every batch's pages evenly.
+        hidden_size: the model's width; see :func:`zojax.scoring.buckets.choose_num_pages`.
+        layout: the layout of the devices, which share every batch's pages evenly.
     """
     if not any(sets):
         return [None] * len(sets)
@@ -115,7 +116,7 @@ def pack_sets(
 
 
 def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[int]:
-    """How many batches to make of each set, so that all are of one size and little is padded."""
+    """The number of batches of each set, chosen so that all have one size and little padding."""
     totals = [sum(item.num_computed for item in items) for items in sets]
     fewest = [-(-len(items) // batch_size) for items in sets]
 
@@ -130,11 +131,13 @@ def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[in
 
 
 def _deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]:
-    """The items' indices in groups of as many tokens: the longest first, each where fewest are.
+    """Deal the items' indices into groups of about equally many tokens.
+
+    The longest items are dealt first, each to the group with the fewest tokens.
 
     Args:
-        items: at most ``num_groups · room``.
-        num_groups: how many groups.
+        items: at most ``num_groups · room`` items.
+        num_groups: the number of groups.
         room: the most items in a group.
     """
     groups: list[list[int]] = [[] for _ in range(num_groups)]

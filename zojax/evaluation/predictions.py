@@ -1,4 +1,4 @@
-"""What a model answered on every example of a data set, as rows for a file of JSON lines."""
+"""A model's answer to every example of a data set, as rows for a file of JSON lines."""
 
 import math
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from zojax.tasks import Example
 
 
 def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """One row an example, in the data set's order.
+    """Make one row for each example, in the data set's order.
 
     Args:
-        eval_set: that was evaluated.
-        evaluation: how.
+        eval_set: the data set that was evaluated.
+        evaluation: its result.
 
     Returns:
-        ``index``, ``name`` (file and line) and ``prompt``; where candidates are ranked their texts
-        in ``candidates``, their ``scores`` (None where one is not finite), the best one's index in
-        ``prediction`` and the right one's in ``label``; where answers are generated the text in
-        ``prediction``; ``answers`` where the prediction is compared with texts; and under the
-        metric's name (``accuracy``, ``f1``) what the prediction is worth. Where a score is not
-        finite, ``prediction`` is None and ``nonfinite`` true.
+        Rows with ``index``, ``name`` (file and line) and ``prompt``. If candidates are ranked,
+        a row has their texts in ``candidates``, their ``scores`` (None for one that is not finite),
+        the best one's index in ``prediction`` and the right one's in ``label``. If answers are
+        generated, ``prediction`` is the text. If the prediction is compared with texts, ``answers``
+        has these. The metric's name (``accuracy``, ``f1``) has the value of the prediction. If any
+        score is not finite, ``prediction`` is None and ``nonfinite`` is true.
     """
     return [
         {
@@ -43,7 +43,7 @@ def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str,
 def _answer(example: Example, index: int, evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.texts is not None:
         return {"prediction": evaluation.texts[index]}
-    assert evaluation.scores is not None  # one or the other
+    assert evaluation.scores is not None  # an evaluation has texts or scores
     scores: Sequence[float] = evaluation.scores[index, : len(example.candidates)].tolist()
     return {
         "candidates": list(example.candidates),

@@ -1,4 +1,4 @@
-"""The ``README.md`` of an export: what it was made from and how, its figures, and how to use it."""
+"""The ``README.md`` of an export: its origin, its figures, and how to use it."""
 
 import dataclasses
 import json
@@ -21,14 +21,14 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What a card is about.
+    """What a card describes.
 
     Attributes:
-        config: the run's.
-        journal: the run's.
-        step: the model is the one after so many steps.
-        result: what is known of the run's figures; ``best_step`` says which step they are of.
-        details: of the export itself, by name.
+        config: the run's configuration.
+        journal: the run's journal.
+        step: the number of steps after which the model is exported.
+        result: the run's known figures; they belong to the step in ``best_step``.
+        details: facts about the export itself, by name.
     """
 
     config: Config
@@ -39,7 +39,7 @@ class Exported:
 
 
 def hf_card(exported: Exported, directory: Path) -> str:
-    """The card of a directory that transformers loads."""
+    """The card of a directory for transformers."""
     load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({str(directory)!r})
@@ -48,7 +48,7 @@ tokenizer = AutoTokenizer.from_pretrained({str(directory)!r})"""
 
 
 def peft_card(exported: Exported, directory: Path) -> str:
-    """The card of a LoRA directory that PEFT loads."""
+    """The card of a LoRA directory for PEFT."""
     base = exported.config.model.path
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -60,7 +60,7 @@ tokenizer = AutoTokenizer.from_pretrained({base!r})"""
 
 
 def journal_card(exported: Exported, directory: Path) -> str:
-    """The card of a journal: with the base model it is the trained model."""
+    """The card of a journal, which together with the base model is the trained model."""
     base, best = exported.config.model.path, exported.result.get("best_step")
     steps = "" if best is None else f" --steps {plain(best)}"
     which = "" if best is None else f" after step {markdown(best)}, the best on the dev set,"
@@ -73,8 +73,8 @@ zojax journal verify {named}
 zojax journal replay {named}{steps} --output MODEL
 ```
 
-A base model that lies elsewhere is given with `--model DIR`; only one with the very same weights is
-taken. Where the data are at hand, {code(f"zojax eval {named}")} evaluates the model again."""
+If the base model is in another place, name it with `--model DIR`; only exactly the same weights are
+accepted. With the data, {code(f"zojax eval {named}")} evaluates the model again."""
     return "\n\n".join([f"# {_title(exported.config)}", usage, *_sections(exported)]) + "\n"
 
 
@@ -83,7 +83,7 @@ def _model_card(exported: Exported, library: str, usage: str) -> str:
     introduction = (
         f"{code(config.model.path)}, fine-tuned on {code(config.data.task)} for {exported.step} "
         f"steps with {markdown(config.estimator.name)}, a zeroth-order method that needs "
-        "inference alone (zojax)."
+        "only inference (zojax)."
     )
     parts = [_front_matter(config, library), f"# {_title(config)}", introduction, usage]
     return "\n\n".join([*parts, *_sections(exported)]) + "\n"
@@ -95,7 +95,7 @@ def _title(config: Config) -> str:
 
 
 def _front_matter(config: Config, library: str) -> str:
-    """YAML for the hub, which takes its own names alone and no local directory."""
+    """YAML for the hub, which accepts only names of its own and no local directory."""
     base, data = config.model.path, get_task(config.data).hub
     fields = ModelCardData(
         library_name=library,
@@ -108,7 +108,7 @@ def _front_matter(config: Config, library: str) -> str:
 
 
 def _usage(config: Config, load: str) -> str:
-    """Loading, and what the task does with the model: generating an answer, or ranking."""
+    """Code that loads the model and uses it as the task does: to generate or to rank."""
     bos, task = config.model.bos_token_id, get_task(config.data)
     first = "tokenizer.bos_token_id" if bos is None else str(bos)
     how = _generating(task, first) if task.kind == "generation" else _ranking(task, first)
@@ -128,7 +128,7 @@ def ids(text):
 
 
 def _ranking(task: Task, first: str) -> str:
-    """Scoring as in training: the mean log-probability of a candidate's tokens."""
+    """Code that scores as in training: the mean log-probability of a candidate's tokens."""
     candidates = list(task.candidates) or [" one", " another"]
     return f"""def mean_logprob(prompt, candidate):
     before, after = [{first}, *ids(prompt)], ids(candidate)
@@ -142,7 +142,7 @@ print({{c: mean_logprob(prompt, c) for c in {candidates!r}}})"""
 
 
 def _generating(task: Task, first: str) -> str:
-    """Greedy decoding up to the task's stop string, as in an evaluation."""
+    """Code that decodes greedily up to the task's stop string, as in an evaluation."""
     return f"""def answer(prompt):
     before = torch.tensor([[{first}, *ids(prompt)]])
     mask = torch.ones_like(before)
@@ -191,9 +191,9 @@ def _sections(exported: Exported) -> list[str]:
 
 def _results(exported: Exported) -> str:
     if not exported.result:
-        return "No figures are known of this model."
+        return "There are no figures for this model."
     best = exported.result.get("best_step")
-    note = f"The figures are of the run and of its best step, {markdown(best)}"
+    note = f"These are the figures of the run and of its best step, {markdown(best)}"
     if best is not None and best != exported.step:
         note += f"; this model is the one after step {exported.step}"
     return f"{note}.\n\n{_table(exported.result)}"

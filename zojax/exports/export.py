@@ -1,6 +1,6 @@
 """``zojax export``: a run's model as a PEFT or Hugging Face directory, or its journal to give away.
 
-The model is rebuilt as for everything that reads a run (:mod:`zojax.runs.rebuild`).
+The model is rebuilt by :mod:`zojax.runs.rebuild`, as for every command that reads a run.
 """
 
 import dataclasses
@@ -39,35 +39,35 @@ def export_run(
     step: int | None = None,
     dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Writes a run's model, or its journal, to a new directory; all of it or nothing.
+    """Write a run's model, or its journal, to a new directory; all of it or nothing.
 
     Args:
-        directory: of the run.
+        directory: the run's directory.
         format: ``peft``: a LoRA directory for ``peft.PeftModel.from_pretrained``; ``hf``: a
-            checkpoint for ``transformers.AutoModelForCausalLM``; ``journal``: what another needs
-            to replay the run.
+            checkpoint for ``transformers.AutoModelForCausalLM``; ``journal``: what others need to
+            replay the run.
         output: a directory that does not exist or is empty.
-        console: where the progress is shown.
-        rank: of a LoRA; None is the run's own where nothing was folded (that is exact), else
-            :data:`zojax.exports.model.DEFAULT_RANK`.
-        step: the model after so many steps; None is the best on the dev set (all, if there is
-            none). Of a journal, None is the whole.
-        dtype: of the file's numbers: ``float32``, ``bfloat16`` or ``float16``. None is the run's
-            own for ``hf`` and float32 for ``peft``.
+        console: where to show the progress.
+        rank: the rank of a LoRA; None means the run's own rank if nothing was folded (which is
+            exact), otherwise :data:`zojax.exports.model.DEFAULT_RANK`.
+        step: the number of steps after which to export the model; None means the best on the dev
+            set (all steps, if there is none). For a journal, None means all of it.
+        dtype: the dtype of the file's numbers: ``float32``, ``bfloat16`` or ``float16``. None means
+            the run's own for ``hf`` and float32 for ``peft``.
 
     Returns:
-        ``format``, ``output``, ``step``; of a LoRA also ``rank``, ``relative_error`` (of its
+        ``format``, ``output`` and ``step``. For a LoRA also ``rank``, ``relative_error`` (of its
         ``U Vᵀ`` against the total update ΔW, in the Frobenius norm over all matrices),
-        ``worst_matrix`` and ``worst_relative_error``; of a checkpoint ``dtype`` and, where an
-        adapter that was never folded is now in 16-bit weights, ``relative_error`` likewise.
+        ``worst_matrix`` and ``worst_relative_error``. For a checkpoint also ``dtype`` and, if an
+        adapter that was never folded is merged into 16-bit weights, the ``relative_error`` of that.
 
     Raises:
-        InputError: no run there, a damaged one, another base model, an output that holds
-            something, an option that the format does not have, or a model that it cannot hold.
+        InputError: there is no run, it is damaged or of another base model, the output is not
+            empty, the format does not have an option, or it cannot hold the model.
     """
     for name, value, of in (("rank", rank, ("peft",)), ("dtype", dtype, ("peft", "hf"))):
         if value is not None and format not in of:
-            raise InputError(f"--{name} {value} means nothing with --format {format}")
+            raise InputError(f"--{name} {value}: --format {format} does not use it; leave it out")
     if rank is not None and rank < 1:
         raise InputError(f"--rank {rank}: give 1 or more")
     config = run_dir.read_config(directory)
@@ -95,7 +95,7 @@ def export_run(
 
 
 def _check_rank(rank: int, config: Config) -> None:
-    """Raises ``InputError`` if no matrix of the model has this rank."""
+    """Raise ``InputError`` if no matrix of the model can have this rank."""
     shapes = tensor_shapes(read_config(config.model.path)).values()
     highest = max(min(shape) for shape in shapes if len(shape) == 2)
     if rank > highest:
@@ -103,7 +103,7 @@ def _check_rank(rank: int, config: Config) -> None:
 
 
 def _figures(journal: Journal, config: Config) -> dict[str, Any]:
-    """What a finished run's ``result.json`` says, or what is known of another so far."""
+    """The ``result.json`` of a finished run, or the known figures of an unfinished one."""
     directory, steps = journal.path.parent, len(journal.records)
     result = read_result(directory, config, steps)
     if result is not None:
@@ -113,7 +113,7 @@ def _figures(journal: Journal, config: Config) -> dict[str, Any]:
 
 
 def _export_journal(exported: Exported, partial: Path, output: Path) -> dict[str, Any]:
-    """A run directory with the journal's first steps and without what a replay does not need."""
+    """Write a run directory with the journal's first steps and only what a replay needs."""
     journal = exported.journal
     size = journal.start + exported.step * journal.records.dtype.itemsize
     (partial / run_dir.JOURNAL).write_bytes(journal.path.read_bytes()[:size])

@@ -1,8 +1,9 @@
-"""What a run has learnt, as a PEFT LoRA directory: exactly, or the nearest of a given rank.
+"""A run's update as a PEFT LoRA directory: exactly, or its best approximation of a given rank.
 
-An adapter that was never folded is a LoRA as it is: ``W + U Vᵀ`` with ``B = U``, ``A = Vᵀ`` and
-``lora_alpha = r``. The total update of a folded run has many times the rank of its intervals; the
-truncated singular value decomposition is the nearest matrix of a rank (Eckart and Young, 1936).
+An adapter that was never folded already is a LoRA: ``W + U Vᵀ`` with ``B = U``, ``A = Vᵀ`` and
+``lora_alpha = r``. The total update of a folded run has many times the rank of its intervals; its
+nearest matrix of a given rank is the truncated singular value decomposition (Eckart and Young,
+1936).
 """
 
 import math
@@ -28,11 +29,11 @@ _MOST_STEPS = 100
 
 
 class Lora(NamedTuple):
-    """A LoRA that stands for an update of a model's matrices.
+    """A LoRA that represents an update of a model's matrices.
 
     Attributes:
-        factors: U ``(m, r)`` and V ``(n, r)`` in the dtype of the file, by the module's name.
-        rank: r, of all modules.
+        factors: U ``(m, r)`` and V ``(n, r)`` in the dtype of the file, by module name.
+        rank: r, the same for all modules.
         relative_error: ``‖ΔW − U Vᵀ‖ / ‖ΔW‖`` in the Frobenius norm over all matrices together.
         worst: the module whose own relative error is the largest, and that error.
     """
@@ -48,7 +49,7 @@ def trained_paths(adapter: Mapping[str, Any], folded: Iterable[str] = ()) -> set
 
     Args:
         adapter: arrays or shapes, without a slot axis.
-        folded: as :class:`zojax.adapters.Space` has it.
+        folded: the paths of the weights that a fold moves, with slashes.
 
     >>> sorted(trained_paths({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
     [('fc1', 'bias'), ('fc1', 'weight'), ('norm', 'bias')]
@@ -59,16 +60,16 @@ def trained_paths(adapter: Mapping[str, Any], folded: Iterable[str] = ()) -> set
 
 
 def check_linear(trained: Iterable[WeightPath], locations: Mapping[str, Location]) -> None:
-    """Raises ``InputError`` if a run trains something where LoRA has nothing.
+    """Raise ``InputError`` if a run trains anything that a LoRA cannot hold.
 
     Args:
-        trained: from :func:`trained_paths`.
-        locations: of the linear layers, see :func:`zojax.adapters.lora.linear_locations`.
+        trained: the result of :func:`trained_paths`.
+        locations: the linear layers, from :func:`zojax.adapters.lora.linear_locations`.
     """
     others = sorted(set(trained) - {path for path, _ in locations.values()})
     if others:
         raise InputError(
-            f"LoRA holds updates of linear layers alone, but the run trains {'/'.join(others[0])} "
+            f"a LoRA holds only updates of linear layers, but the run trains {'/'.join(others[0])} "
             f"too ({len(others)} such places in all); export it with --format hf"
         )
 
@@ -79,8 +80,8 @@ def named_factors(
     """An adapter's own factors at every linear layer, by the layer's name, on the host in float32.
 
     Args:
-        adapter: without a slot axis.
-        locations: as for :func:`check_linear`, which must have passed the adapter's.
+        adapter: an adapter state without a slot axis, which :func:`check_linear` has accepted.
+        locations: as for :func:`check_linear`.
     """
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     host = {path: np.asarray(leaf, np.float32) for path, leaf in flat.items()}
@@ -93,12 +94,13 @@ def named_factors(
 
 
 def truncated_svd(matrix_mn: np.ndarray, rank: int) -> Factors:
-    """U ``(m, rank)`` and V ``(n, rank)``, float64, whose ``U Vᵀ`` is nearest to the matrix M.
+    """Compute the U ``(m, rank)`` and V ``(n, rank)``, float64, with ``U Vᵀ`` nearest to M.
 
-    Subspace iteration (Halko et al., 0909.4061) with a few more columns than asked for, until a
-    step finds no more than 1e-4 of what U Vᵀ holds or lacks of ‖M‖². Two steps do if M has no
-    higher rank; a whole decomposition would take minutes for each matrix of a large model. V's
-    columns are orthonormal; those beyond the matrix's size are zero in U and V.
+    This is subspace iteration (Halko et al., 0909.4061) with a few extra columns. It ends when a
+    step gains no more than 1e-4 of the part of ‖M‖² that U Vᵀ has, or of the part that it lacks.
+    Two steps are enough if M has no higher rank; a full decomposition would take minutes for each
+    matrix of a large model. V's columns are orthonormal; columns beyond the matrix's size are zero
+    in U and V.
 
     >>> u, v = truncated_svd(np.diag([3.0, 2.0, 1.0]), 2)
     >>> np.abs(np.diag(u @ v.T)).round(6).tolist()
@@ -109,7 +111,7 @@ def truncated_svd(matrix_mn: np.ndarray, rank: int) -> Factors:
     total = np.square(matrix_mn).sum()
 
     def step(v_ns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Better singular vectors, their values, and what the first of them hold of ‖M‖²."""
+        """Improved singular vectors, their values, and the part of ‖M‖² in the first ``kept``."""
         left_ms, _ = np.linalg.qr(matrix_mn @ v_ns)
         right_ns, r_ss = np.linalg.qr(matrix_mn.T @ left_ms)
         x_ss, values_s, yt_ss = np.linalg.svd(r_ss.T)  # M ≈ left Rᵀ rightᵀ
@@ -130,12 +132,12 @@ def make_lora(
     factorise: Callable[[str, np.ndarray], Factors],
     dtype: np.dtype,
 ) -> Lora:
-    """Factors of updates and how far they are from them, one matrix at a time.
+    """Factorise updates one matrix at a time, and measure the errors.
 
     Args:
-        updates: ΔW ``(m, n)`` of each module, made when it is asked for.
+        updates: the ΔW ``(m, n)`` of each module, made lazily.
         factorise: ``(module, ΔW) -> U, V``, of the same rank for all modules.
-        dtype: what U and V are rounded to; the errors count it.
+        dtype: the dtype to which U and V are rounded; the errors include this rounding.
     """
     factors: dict[str, Factors] = {}
     errors: dict[str, float] = {}
@@ -155,12 +157,12 @@ def make_lora(
 
 
 def save_lora(lora: Lora, directory: Path, base_model: str) -> None:
-    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` as PEFT reads them.
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for PEFT.
 
     Args:
-        lora: what to write.
-        directory: exists.
-        base_model: directory or hub id of the model that it belongs to.
+        lora: the LoRA to write.
+        directory: an existing directory.
+        base_model: the directory or hub id of its base model.
     """
     tensors = {}
     for module, (u, v) in lora.factors.items():

@@ -1,4 +1,4 @@
-"""A run's model, rebuilt, as a LoRA directory or as a whole checkpoint."""
+"""Rebuild a run's model and write it as a LoRA directory or as a full checkpoint."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ Tree = Any
 ReadBase = Callable[[str], np.ndarray]
 
 DEFAULT_RANK = 16
-"""Of a LoRA that stands for a folded run."""
+"""The rank of a LoRA that approximates a folded run."""
 
 _BESIDE_WEIGHTS = (
     "tokenizer.json",
@@ -53,7 +53,7 @@ _BESIDE_WEIGHTS = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""Files of a base model that its fine-tuned ones need too."""
+"""Files of a base model that its fine-tuned models need, too."""
 
 
 def export_peft(
@@ -65,15 +65,15 @@ def export_peft(
     rank: int | None,
     dtype: np.dtype,
 ) -> dict[str, Any]:
-    """Writes a LoRA directory; arguments and result as for ``export_run``.
+    """Write a LoRA directory; return the details that ``export_run`` returns for it.
 
     Args:
         exported: the run and the step.
-        directory: to write to.
-        output: what it will be called.
-        console: where the progress is shown.
-        rank: of the LoRA; None for the run's own, or :data:`DEFAULT_RANK` if it was folded.
-        dtype: of the factors.
+        directory: where to write.
+        output: the directory's name in the end, for the card.
+        console: where to show the progress.
+        rank: the LoRA's rank; None for the run's own, or :data:`DEFAULT_RANK` if it was folded.
+        dtype: the dtype of the factors.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
     locations, read_base = linear_locations(base), base_tensors(base)
@@ -88,7 +88,7 @@ def export_peft(
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(owned.weights))
 
     def update(module: str) -> np.ndarray:
-        """All that happened to a matrix ``(m, n)``, in float64."""
+        """The total update of a matrix ``(m, n)``, in float64."""
         outstanding: Any = 0.0
         if module in factors:
             u, v = (factor.astype(np.float64) for factor in factors[module])
@@ -130,16 +130,16 @@ def export_peft(
 def export_hf(
     exported: Exported, directory: Path, output: Path, console: Console, *, dtype: np.dtype
 ) -> dict[str, Any]:
-    """Writes a checkpoint with all that the base model has beside its weights.
+    """Write a checkpoint, with the files that the base model has beside its weights.
 
     In the run's own dtype the weights are bit for bit those of ``zojax journal replay``.
 
     Args:
         exported: the run and the step.
-        directory: to write to.
-        output: what it will be called.
-        console: where the progress is shown.
-        dtype: of the weights.
+        directory: where to write.
+        output: the directory's name in the end, for the card.
+        console: where to show the progress.
+        dtype: the dtype of the weights.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
     check_mergeable(_abstract_adapter(method, base.weights))
@@ -147,7 +147,7 @@ def export_hf(
     owned, state = _rebuild(base, method, exported, console)
     adapter = jax.device_get(method.estimator.space.adapter(state.params, state.subspace))
     if dtype != jnp.dtype(exported.config.model.dtype):
-        # Or the last interval would be rounded to the run's dtype before it is to this one.
+        # Otherwise the last interval would be rounded to the run's dtype first, then to this one.
         owned = OwnedWeights(_widened(owned.weights))
     merged = merge(owned, state, method, header_key(exported.journal))
     model = dataclasses.replace(base, weights=merged)
@@ -168,9 +168,9 @@ def _widened(weights: Tree) -> Tree:
 
 
 def base_tensors(model: Model) -> ReadBase:
-    """``(name) -> values`` of a loaded model's tensors, from its files in the model's dtype.
+    """A function that reads a loaded model's tensors by name, from its files in its dtype.
 
-    So that a base and what became of it need not be in memory together.
+    With it, a base and the model trained from it need not be in memory together.
     """
     directory = Path(model.path)
     files = list_files(directory)
@@ -192,7 +192,7 @@ def base_tensors(model: Model) -> ReadBase:
 def _rebuild(
     base: Model, method: Method, exported: Exported, console: Console
 ) -> tuple[OwnedWeights, TrainState]:
-    """Weights and state after the steps; uses up the base's arrays if anything is folded."""
+    """Rebuild weights and state; this uses up the base's arrays if anything is folded."""
     saved, steps = saved_by(exported.journal, exported.config, console), exported.step
     with console.status("replaying the journal") as status:
         owned, state, _ = rebuild(
@@ -219,7 +219,7 @@ def _abstract_adapter(method: Method, weights: Tree) -> Tree:
 
 
 def _rounding_error(model: Model, adapter: Tree, read_base: ReadBase, dtype: np.dtype) -> float:
-    """What rounding does to an adapter in merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
+    """The relative error from rounding merged weights: ``‖ΔW_written − ΔW‖ / ‖ΔW‖``."""
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     branches: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     sites = trained_paths(adapter)

@@ -1,4 +1,4 @@
-"""Decoding: from prompts to new tokens and texts."""
+"""Decoding: continues prompts with new tokens, and turns them into text."""
 
 from zojax.generation.decode import generate_tokens
 from zojax.generation.prompts import Prompts, pack_prompts

@@ -1,7 +1,7 @@
-"""Generation: greedy or sampled decoding, one sequence a row, with a KV cache of static shape.
+"""Generation: greedy or sampled decoding, one sequence per row, with a KV cache of static shape.
 
-Rows are inserted and retired between steps. A row's result depends on its own prompt, adapter
-slot, settings and request number: not on its neighbours. No program depends on a setting.
+Rows are inserted and removed between steps. A row's result depends on its own prompt, adapter
+slot, settings and request number, and not on its neighbours. No program depends on a setting.
 
 Axes: p rows (pages of one sequence), t tokens of a prompt, m new tokens, s places of a row,
 e stop tokens, v vocabulary.
@@ -31,12 +31,12 @@ class Decoding:
     """The rows that are being continued; donate it.
 
     Attributes:
-        cache: with room for ``s`` tokens a row. A row's next token goes behind its last, over what
-            padded its prompt.
-        rows: their prompts and settings; the new tokens are written into ``tokens_ps`` behind
-            the prompt.
-        count_p: how many these are; the last of them is not in the cache yet.
-        done_p: rows that need no more, and may be inserted into.
+        cache: the keys and values, with room for ``s`` tokens in each row. A row's next token goes
+            after its last, and overwrites the padding of its prompt.
+        rows: the rows' prompts and settings; new tokens are written into ``tokens_ps``, after the
+            prompt.
+        count_p: the number of new tokens of each row; the last of them is not in the cache yet.
+        done_p: bool; True for rows that need no more tokens, and may be inserted into.
     """
 
     cache: Cache | Any
@@ -55,20 +55,20 @@ def generate_tokens(
     max_new_tokens: int,
     stop_ids: Sequence[int] | Array = (),
 ) -> jax.Array:
-    """Goes on from prompts until every row has ended. Pure; may be called in a jitted program.
+    """Continues prompts until every row has ended. Pure; may be called in a jitted program.
 
     Args:
         weights: the base model's parameters.
         pool: adapter states stacked on a leading slot axis; ``{}`` for the base model.
-        prompts: from :func:`zojax.generation.prompts.pack_prompts`, greedy unless it says other.
-        key: what sampling draws from, together with a row's number and position.
+        prompts: prompts from :func:`zojax.generation.prompts.pack_prompts`, with their settings.
+        key: the key that sampling draws from, with a row's request number and position.
         graphdef: the model's structure, static.
         max_new_tokens: the result's width, static; a row's own limit may be lower.
-        stop_ids: tokens that end every row, besides its own.
+        stop_ids: the ids of tokens that end every row, besides the row's own.
 
     Returns:
-        ``new_pm (p, max_new_tokens)`` int32: a row's new tokens up to and with its stop token,
-        or up to :data:`~zojax.generation.sampling.NOT_FINITE`, and -1 behind them.
+        ``new_pm (p, max_new_tokens)`` int32: a row's new tokens up to and including its stop token
+        or :data:`~zojax.generation.sampling.NOT_FINITE`, filled up with -1.
     """
     num_rows, length = prompts.tokens_pt.shape
     stop_pe = jnp.broadcast_to(jnp.asarray(stop_ids, jnp.int32), (num_rows, len(stop_ids)))
@@ -89,7 +89,7 @@ def generate_tokens(
 def empty_rows(
     weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: int, max_stop_ids: int
 ) -> Decoding:
-    """Rows that are all free, of so many places each."""
+    """Makes ``num_rows`` free rows of ``length`` places each."""
     cache = decoder.empty_cache(nnx.merge(graphdef, weights), num_rows, length)
     none = pack_prompts([], 0, num_rows=num_rows, length=length, max_stop_ids=max_stop_ids)
     rows = jax.tree.map(jnp.asarray, none)
@@ -105,21 +105,21 @@ def prefill(
     graphdef: nnx.GraphDef,
     length: int,
 ) -> Decoding:
-    """Rows with these prompts, whose first token is chosen.
+    """Runs prompts, and returns rows with their first new token.
 
     Args:
         weights: the base model's parameters.
         pool: as for :func:`generate_tokens`.
-        prompts: the rows'.
+        prompts: the rows' prompts and settings.
         key: as for :func:`generate_tokens`.
         graphdef: the model's structure, static.
-        length: places of a row in the cache, static. There is room for one token more, the last,
-            which the cache need not hold.
+        length: the number of places of a row in the cache, static. A row has room for one more
+            token, its last, which the cache need not hold.
     """
     model = nnx.merge(graphdef, weights)
     tokens_pt, last_p1 = jnp.asarray(prompts.tokens_pt), jnp.asarray(prompts.length_p)[:, None] - 1
     num_rows, prompt_length = tokens_pt.shape
-    # Padding repeats a position, since there may be none behind the prompt's last.
+    # Padding repeats the last position, since the model may have none after it.
     positions_pt = jnp.minimum(jnp.arange(prompt_length), last_p1)
     forward = Forward(
         positions_pt,
@@ -152,18 +152,18 @@ def insert(
     graphdef: nnx.GraphDef,
     shares: int = 1,
 ) -> Decoding:
-    """Puts prompts into rows, with their first token chosen; other rows stay as they are.
+    """Puts prompts into rows, with their first new token; other rows do not change.
 
     Args:
         weights: the base model's parameters.
         pool: as for :func:`generate_tokens`.
-        decoding: rows of at least as many places as the prompts have.
-        prompts: fewer than rows, or as many.
-        row_p: where each goes; beyond the last row for one that only fills up.
+        decoding: the rows; each has at least as many places as the prompts.
+        prompts: the prompts, at most as many as rows.
+        row_p: the row of each prompt; an index beyond the last row drops a filler.
         key: as for :func:`generate_tokens`.
         graphdef: the model's structure, static.
-        shares: into which rows and prompts are cut alike, static. A prompt goes to a row of its
-            own share, so that none crosses devices that hold a share each.
+        shares: the number of equal shares into which rows and prompts are cut, static. A prompt
+            goes to a row of its own share, so that none moves between devices if each holds one.
     """
     length = prompts.tokens_pt.shape[1]
     places = decoding.rows.tokens_pt.shape[1]
@@ -201,7 +201,7 @@ def advance(
     graphdef: nnx.GraphDef,
     steps: int | jax.Array,
 ) -> Decoding:
-    """Adds up to ``steps`` tokens to every row, fewer where all are done before."""
+    """Adds up to ``steps`` tokens to every row; stops earlier if all rows are done."""
     model = nnx.merge(graphdef, weights)
     rows = decoding.rows
     slot_p, length_p = jnp.asarray(rows.slot_p), jnp.asarray(rows.length_p)
@@ -230,14 +230,14 @@ def advance(
 
 
 def _choose(decoding: Decoding, logits_pv: jax.Array, key: jax.Array) -> Decoding:
-    """Appends a token to the rows that are not done, and says which are now."""
+    """Appends a token to the rows that are not done, and updates which are done."""
     rows, count_p, live_p = decoding.rows, decoding.count_p, ~decoding.done_p
     num_rows, places = rows.tokens_pt.shape
     at_p = jnp.asarray(rows.length_p) + count_p
     token_p = sample(logits_pv, key, jnp.asarray(rows.request_p), at_p, rows.sampling, live_p)
     count_p += live_p
     stops_p = (token_p[:, None] == rows.stop_pe).any(axis=1) | (token_p == NOT_FINITE)
-    write_p = jnp.where(live_p, at_p, places)  # outside, where a closed row writes nothing
+    write_p = jnp.where(live_p, at_p, places)  # out of range for finished rows: writes nothing
     tokens_ps = (
         jnp.asarray(rows.tokens_pt).at[jnp.arange(num_rows), write_p].set(token_p, mode="drop")
     )

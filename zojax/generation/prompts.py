@@ -1,4 +1,4 @@
-"""Prompts to go on from, one a row, padded on the right to few shapes."""
+"""Prompts to continue, one in each row, padded on the right to one of few shapes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from zojax.generation.sampling import GREEDY, Sampling
 from zojax.scoring.pages import Array, IntArray
 
 UNUSED = -1
-"""What stands behind a row's last new token, and behind its last stop token."""
+"""Fills the places after a row's last new token, and after its last stop token."""
 
 _SHORTEST = 16
 
@@ -20,16 +20,16 @@ _SHORTEST = 16
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """A batch of prompts, and how each is continued. All integers are int32.
+    """A batch of prompts, and how to continue each. All integers are int32.
 
     Attributes:
-        tokens_pt: token ids, BOS first; unused places behind them hold 0.
-        length_p: tokens of each prompt, at least 1.
-        slot_p: adapter slot that each row is continued under.
-        request_p: a row's number, which with its positions says what it draws.
-        limit_p: tokens that are wanted of each row; 0 for a row that only fills the batch.
-        stop_pe: tokens that end a row, :data:`UNUSED` behind them.
-        sampling: how a row's tokens are chosen; arrays ``(p,)``.
+        tokens_pt: token ids, BOS first; unused places after them hold 0.
+        length_p: the number of tokens of each prompt, at least 1.
+        slot_p: the adapter slot of each row.
+        request_p: the number of each row's request, which with a position determines the draw.
+        limit_p: the number of new tokens wanted in each row; 0 for a row that only fills the batch.
+        stop_pe: the ids of tokens that end a row, filled up with :data:`UNUSED`.
+        sampling: how each row's tokens are chosen; arrays ``(p,)``.
     """
 
     tokens_pt: Array
@@ -53,18 +53,18 @@ def pack_prompts(
     max_stop_ids: int = 1,
     sampling: Sampling = GREEDY,
 ) -> Prompts:
-    """Prompts as rows, on the host.
+    """Packs prompts into rows, as arrays on the host.
 
     Args:
-        prompts: token ids of each, ``(≥1,)``.
-        max_new_tokens: wanted of every one, or of each.
-        num_rows: at least as many as prompts; None for just as many.
-        length: that all are padded to; None for the next of :func:`padded_length`.
-        slots: of each prompt; None for slot 0, the base model.
-        requests: number of each prompt; None counts them.
-        stop_ids: tokens that end each; None for no such tokens.
-        max_stop_ids: places for these, at least as many as any prompt has.
-        sampling: of all prompts, or arrays with a number for each.
+        prompts: the token ids of each prompt, ``(≥1,)``.
+        max_new_tokens: the number of new tokens wanted, for all prompts or for each.
+        num_rows: the number of rows, at least the number of prompts; None for just as many.
+        length: the length to pad to; None for that of :func:`padded_length`.
+        slots: the adapter slot of each prompt; None for slot 0, the base model.
+        requests: the request number of each prompt; None counts them from 0.
+        stop_ids: the ids of tokens that end each prompt's text; None for no stop tokens.
+        max_stop_ids: the number of places for these, at least as many as any prompt has.
+        sampling: the settings, as numbers for all prompts or arrays with a number for each.
 
     >>> packed = pack_prompts([np.array([2, 7]), np.array([2])], 5, num_rows=3)
     >>> packed.tokens_pt[:, :3].tolist(), packed.limit_p.tolist()
@@ -102,7 +102,7 @@ def pack_prompts(
 
 
 def padded_length(length: int) -> int:
-    """The next of 16, 24, 32, 48, 64, 96, …: a third is padded at most, in few shapes.
+    """Rounds a length up to one of 16, 24, 32, 48, 64, …: few shapes, at most a third padding.
 
     >>> [padded_length(n) for n in (1, 17, 33, 49, 1025)]
     [16, 24, 48, 64, 1536]
@@ -114,11 +114,11 @@ def padded_length(length: int) -> int:
 def check_lengths(
     prompts: Sequence[IntArray], names: Sequence[str], max_new_tokens: int, max_positions: int
 ) -> None:
-    """Refuses prompts that a model cannot go on from.
+    """Checks that a model can continue prompts.
 
     Raises:
-        InputError: names a prompt of no token, or one that is with its new tokens longer than the
-            model has positions.
+        InputError: a prompt has no token, or is longer, with its new tokens, than the model has
+            positions; the message names it.
     """
     for prompt, name in zip(prompts, names, strict=True):
         if not len(prompt):
@@ -126,5 +126,5 @@ def check_lengths(
         if len(prompt) + max_new_tokens > max_positions:
             raise InputError(
                 f"{name}: has {len(prompt)} tokens and {max_new_tokens} new ones are wanted, but "
-                f"the model has {max_positions} positions; shorten it, or ask for fewer"
+                f"the model has {max_positions} positions; shorten it or ask for fewer"
             )

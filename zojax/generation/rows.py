@@ -1,6 +1,6 @@
-"""Continuous batching on the host: prompts go into free rows, all rows advance, ended ones leave.
+"""Continuous batching on the host: insert prompts into free rows, advance all, remove ended ones.
 
-Axes: p rows, s places of a row, n prompts inserted at once, d shares of the rows (a device each).
+Axes: p rows, s places of a row, n prompts inserted at once, d shares of the rows (one per device).
 """
 
 import dataclasses
@@ -24,18 +24,18 @@ from zojax.scoring.pages import IntArray
 Tree = Any
 
 _INSERTED_TOKENS = 512
-"""Of the prompts, with what pads them, that a device runs at once; of one prompt it may be more."""
+"""The most padded prompt tokens that a device prefills at once; a single prompt may have more."""
 
 _STOP_IDS = 4
-"""Places for stop tokens are a multiple of this, so that few programs do for all."""
+"""The number of places for stop tokens is a multiple of this, so that few programs are needed."""
 
 
 @functools.cache
 def programs(of_cache: NamedSharding) -> tuple[Any, Any, Any]:
-    """:func:`empty_rows`, :func:`insert` and :func:`advance`, jitted for this sharding.
+    """:func:`empty_rows`, :func:`insert` and :func:`advance`, jitted for a sharding of the cache.
 
-    Each device keeps its rows' cache. All that the host reads is whole on every device, since a
-    process can read no other's.
+    Each device keeps its own rows' cache. Arrays that the host reads are replicated, since a
+    process cannot read another's devices.
     """
     whole: Any = NamedSharding(of_cache.mesh, PartitionSpec())
     of_rows: Any = NamedSharding(of_cache.mesh, PartitionSpec(DATA))
@@ -53,15 +53,15 @@ def programs(of_cache: NamedSharding) -> tuple[Any, Any, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A prompt, and how it is continued.
+    """A prompt, and how to continue it.
 
     Attributes:
-        tokens: of the prompt, BOS first.
-        number: its own; says what it draws, with the position.
-        max_new_tokens: at most.
-        slot: adapter slot.
-        stop_ids: tokens that end it.
-        sampling: how tokens are chosen; numbers.
+        tokens: the prompt's tokens, BOS first.
+        number: the request's own number, which with a token's position determines its draw.
+        max_new_tokens: the maximum number of new tokens.
+        slot: the adapter slot.
+        stop_ids: the ids of tokens that end the text.
+        sampling: how tokens are chosen, as numbers.
     """
 
     tokens: IntArray
@@ -73,15 +73,15 @@ class Request:
 
 
 class Rows:
-    """Rows that requests are continued in; every process makes and drives the same.
+    """Rows in which requests are continued; every process must make the same calls.
 
     Args:
         model: the base model.
         pool: adapter states; ``{}`` for the base model.
-        key: what sampling draws from.
-        num_rows: at least; as many more as it takes for every device to have the same number.
-        length: places of each row, at least; a prompt and its new tokens must fit.
-        max_stop_ids: of a request, at most.
+        key: the key that sampling draws from.
+        num_rows: the number of rows, rounded up so that all devices have equally many.
+        length: the minimum number of places of a row; a prompt and its new tokens must fit.
+        max_stop_ids: the maximum number of stop tokens of a request.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Rows:
         max_stop_ids: int = 0,
     ):
         layout = layout_of(model.weights)
-        num_rows += -num_rows % layout.mesh.shape[DATA]  # or every device would decode all of them
+        num_rows += -num_rows % layout.mesh.shape[DATA]  # else every device would decode all rows
         sizes = {"num_rows": num_rows, "length": padded_length(length)}
 
         def cache(weights: Tree) -> Cache:
@@ -119,10 +119,10 @@ class Rows:
         return None not in self.requests
 
     def insert(self, requests: Sequence[Request]) -> int:
-        """Puts the first of these requests into free rows, and gives how many.
+        """Puts the first of these requests into free rows, and returns how many it took.
 
         Args:
-            requests: that wait, at least one, the longest first.
+            requests: the waiting requests, at least one, the longest first.
         """
         row_n = self._free_rows(padded_length(len(requests[0].tokens)))
         free = np.flatnonzero(row_n < len(self.requests))
@@ -137,7 +137,7 @@ class Rows:
             max_stop_ids=self._max_stop_ids,
             sampling=Sampling(*np.array([request.sampling for request in taken]).T),
         )
-        source_n = np.full(len(row_n), len(row_n) - 1)  # what fills up, unless all are taken
+        source_n = np.full(len(row_n), len(row_n) - 1)  # the filler, unless all rows are taken
         source_n[at] = np.arange(len(at))
         used_n = np.full_like(row_n, len(self.requests))
         used_n[at] = row_n[at]
@@ -156,7 +156,7 @@ class Rows:
         return len(at)
 
     def _free_rows(self, length: int) -> np.ndarray:
-        """``(n,)``: free rows of every share in turn, the number of rows where it has no more."""
+        """Free rows of each share in turn, ``(n,)``; the number of rows if a share has no more."""
         free_p = np.array([request is None for request in self.requests])
         free_dr = free_p.reshape(self._layout.mesh.shape[DATA], -1)
         count = 1 << max(0, (_INSERTED_TOKENS // length).bit_length() - 1)
@@ -166,13 +166,13 @@ class Rows:
         return np.where(is_free_dn, row_dn + first_d1, free_p.size).astype(np.int32).ravel()
 
     def advance(self, steps: int) -> None:
-        """Adds up to ``steps`` tokens to every row, fewer where all are done before."""
+        """Adds up to ``steps`` tokens to every row; stops earlier if all rows are done."""
         self._decoding = self._advance(
             self._weights, decoding=self._decoding, steps=steps, **self._args, **self._static
         )
 
     def progress(self) -> list[tuple[int, Request, list[int], bool]]:
-        """Every row in use: its number, its request, the new tokens, and whether it is done."""
+        """For every row in use: its index, its request, the new tokens, and whether it is done."""
         decoding = self._decoding
         tokens_ps, count_p, done_p = jax.device_get(
             (decoding.rows.tokens_pt, decoding.count_p, decoding.done_p)
@@ -186,7 +186,7 @@ class Rows:
         return found
 
     def remove(self, rows: Sequence[int]) -> None:
-        """Frees rows, done or not."""
+        """Frees rows, whether they are done or not."""
         if not rows:
             return
         for row in rows:

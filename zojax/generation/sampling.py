@@ -1,6 +1,6 @@
-"""How the next token is chosen from the logits, by settings that each row has of its own.
+"""Chooses the next token from the logits, with separate settings for each row.
 
-Axes: p rows, v vocabulary, k the most probable tokens in order.
+Axes: p rows, v vocabulary, k tokens in order of probability, the most probable first.
 """
 
 import functools
@@ -12,16 +12,22 @@ import jax.numpy as jnp
 from zojax.scoring.pages import Array
 
 _FEW = 128
-"""Where every row that wants order has such a ``top_k`` at most, no more tokens are ordered."""
+"""How many tokens are sorted, unless a row needs more for its ``top_k`` or ``top_p``."""
 
 
 class Sampling(NamedTuple):
-    """How the next token is chosen: of one row by numbers, of all by arrays ``(p,)``.
+    """How the next token is chosen: numbers for one row, or arrays ``(p,)`` for all rows.
 
     Attributes:
-        temperature: that logits are divided by; 0 takes the most probable token.
-        top_k: only so many of the most probable tokens; 0 for all.
-        top_p: of these only the fewest whose probabilities sum to this (nucleus, 1904.09751).
+        temperature: the number that logits are divided by; 0 takes the most probable token.
+        top_k: how many of the most probable tokens to choose from; 0 for all.
+        top_p: choose only from the fewest of these tokens whose probabilities sum to ``top_p``
+            (nucleus sampling, 1904.09751).
+
+    Example:
+        >>> import zojax
+        >>> zojax.Sampling(temperature=0.7, top_p=0.9)
+        Sampling(temperature=0.7, top_k=0, top_p=0.9)
     """
 
     temperature: float | Array = 0.0
@@ -30,10 +36,10 @@ class Sampling(NamedTuple):
 
 
 NOT_FINITE = -2
-"""In the place of a token where no logit is the largest, since they are NaN or infinite."""
+"""Stands for a token if no logit is the largest, because some are NaN or infinite."""
 
 GREEDY = Sampling()
-"""The most probable token every time."""
+"""Always takes the most probable token."""
 
 
 def sample(
@@ -44,19 +50,18 @@ def sample(
     sampling: Sampling,
     live_p: Array,
 ) -> jax.Array:
-    """The next token of each row, ``(p,)`` int32; its draw is that of (key, request, position).
+    """Chooses the next token of each row, ``(p,)`` int32, by a draw from (key, request, position).
 
-    Where logits are NaN, or the largest is infinite, it is :data:`NOT_FINITE`.
-
-    Nothing is drawn, and nothing put in order, unless a live row asks for it.
+    It is :data:`NOT_FINITE` for a row with a NaN among its logits, or whose largest is infinite.
+    Nothing is drawn or sorted unless a live row needs it.
 
     Args:
-        logits_pv: of the next token.
-        key: what is drawn from.
-        request_p: a row's number.
-        position_p: of the token.
-        sampling: arrays, one number a row.
-        live_p: rows whose token matters.
+        logits_pv: the logits of the next token.
+        key: the key to draw from.
+        request_p: the number of each row's request.
+        position_p: the position of each row's next token.
+        sampling: the settings, as arrays with one number for each row.
+        live_p: bool; False for rows whose result does not matter.
     """
     temperature_p, top_k_p, top_p_p = (jnp.asarray(setting) for setting in sampling)
     draws_p = live_p & (temperature_p > 0)
@@ -100,5 +105,5 @@ def sample(
 
     greedy_p = logits_pv.argmax(-1).astype(jnp.int32)
     drawn_p = jax.lax.cond(draws_p.any(), draw, lambda _: greedy_p, logits_pv)
-    known_p = jnp.isfinite(logits_pv.max(-1))  # the largest is NaN where any is
+    known_p = jnp.isfinite(logits_pv.max(-1))  # the maximum is NaN if any logit is
     return jnp.where(known_p, jnp.where(draws_p, drawn_p, greedy_p), NOT_FINITE)

@@ -22,13 +22,19 @@ Decode = Callable[[list[int]], str]
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """What one prompt was continued with.
+    """The continuation of one prompt.
 
     Attributes:
-        tokens: the new ids, up to and with what ended them.
-        text: of these, before the first stop string.
-        finish_reason: ``stop`` for a stop token or a stop string, ``length`` for the limit,
-            ``nonfinite`` where the model's scores for what comes next are not finite.
+        tokens: the new token ids, including the one that ended them.
+        text: Their text, before the first stop string.
+        finish_reason: ``stop`` for a stop token or a stop string, ``length`` for the limit, or
+            ``nonfinite`` if the model's scores for the next token are NaN or infinite.
+
+    Example:
+        >>> import zojax
+        >>> [generation] = zojax.load(zojax.demo.MODEL).generate(["a dull"], max_new_tokens=2)
+        >>> generation.finish_reason, len(generation.tokens)
+        ('length', 2)
     """
 
     tokens: list[int]

@@ -1,4 +1,4 @@
-"""Hugging Face files to weights and tokenizers, and back."""
+"""Loads weights and tokenizers from Hugging Face files, and saves them."""
 
 from zojax.hub.loading import load, read_config
 from zojax.hub.saving import save

@@ -1,8 +1,8 @@
-"""The files of a Hugging Face checkpoint: which tensors they hold, and their rows piece by piece.
+"""The files of a Hugging Face checkpoint: lists their tensors, and reads rows piece by piece.
 
-Nothing here knows a model. A file is first listed from its header alone, so that every mistake is
-found before memory is taken, and then read in pieces of rows: a file that stayed mapped would count
-into the process's memory page by page as it is copied to the device.
+This module knows nothing of models. A file's tensors are first listed from its header alone, so
+that mistakes are found before memory is taken. The file is then read in pieces of rows: if it
+stayed mapped, it would add to the process's memory page by page as it is copied to the device.
 """
 
 import json
@@ -27,17 +27,17 @@ from zojax.reading import is_file, read_json, validate
 _INDEX = ".index.json"
 _SINGLES = ("model.safetensors", "pytorch_model.bin")
 WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
-"""Weight files of the two formats, the one that we prefer first."""
+"""Patterns for weight files of the two formats, in order of preference."""
 
 
 class SafetensorsFile:
-    """A ``.safetensors`` file, through the library, whose header we have checked before."""
+    """A ``.safetensors`` file, read by the library after its header was checked here."""
 
     def __init__(self, path: Path):
         self.path = path
         self.tensors = read_header(path)
         with self._mapped():
-            pass  # what the library refuses, it refuses before memory is taken
+            pass  # the library's own refusals come before memory is taken
 
     def _mapped(self) -> Any:
         try:
@@ -45,17 +45,18 @@ class SafetensorsFile:
         except (SafetensorError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
-                f"{self.path}: truncated or no safetensors file ({shown(reason)}); fetch it again"
+                f"{self.path}: truncated or not a safetensors file ({shown(reason)}); fetch it "
+                "again"
             ) from error
 
     def read_box(self, name: str, box: Box) -> np.ndarray:
-        """A part of a tensor as a fresh array in the file's dtype; touches few pages beside it."""
-        # Mapped for each part: what was read of a file that stays mapped stays resident.
+        """Copies a part of a tensor, in the file's dtype, reading little else of the file."""
+        # Mapped for each part: pages that were read stay resident until the file is unmapped.
         with self._mapped() as file:
             return file.get_slice(name)[slices(box)]
 
     def close(self) -> None:
-        """Nothing stays open between reads."""
+        """Does nothing: the file is not open between reads."""
 
 
 CheckpointFile = SafetensorsFile | TorchFile
@@ -66,11 +67,11 @@ def _open(path: Path) -> CheckpointFile:
 
 
 def list_files(directory: Path) -> list[CheckpointFile]:
-    """Every weight file of a checkpoint, listed; safetensors where both formats lie there.
+    """Lists every weight file of a checkpoint; prefers safetensors if it has both formats.
 
     Raises:
-        InputError: no weights, a shard that the index names and that is not there, a tensor that
-            the index promises and its shard lacks, or a file that is truncated or corrupt.
+        InputError: there are no weights, a shard in the index is missing, a shard lacks a tensor
+            that the index places there, or a file is truncated or corrupt.
     """
     for single in _SINGLES:
         if is_file(directory / single):
@@ -78,7 +79,7 @@ def list_files(directory: Path) -> list[CheckpointFile]:
         if is_file(directory / (single + _INDEX)):
             return _list_sharded(directory / (single + _INDEX))
     expected = ", ".join(f"{single}, {single}{_INDEX}" for single in _SINGLES)
-    raise InputError(f"{directory}: holds no weights (none of {expected})")
+    raise InputError(f"{directory}: has no weights (none of {expected})")
 
 
 @dataclass
@@ -92,7 +93,9 @@ def _list_sharded(index: Path) -> list[CheckpointFile]:
     kind = Path(index.name.removesuffix(_INDEX)).suffix
     for shard in shards:
         if Path(shard).name != shard or Path(shard).suffix != kind or not shard.isprintable():
-            raise InputError(f"{index}: {shown(shard)} in its weight_map is no *{kind} beside it")
+            raise InputError(
+                f"{index}: {shown(shard)} in its weight_map is not a *{kind} beside it"
+            )
         if not is_file(index.parent / shard):
             raise InputError(f"{index.parent / shard}: missing, but {index.name} lists it")
     files = {shard: _open(index.parent / shard) for shard in shards}
@@ -108,13 +111,14 @@ def _list_sharded(index: Path) -> list[CheckpointFile]:
 def pieces(
     file: CheckpointFile, name: str, box: Box, max_bytes: int
 ) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """A part of one tensor as ``(where it starts, values)``, some of its rows at a time.
+    """Yields a part of one tensor as ``(start index, values)``, some of its rows at a time.
 
     Args:
-        file: that holds it.
-        name: of the tensor.
-        box: the part.
-        max_bytes: of a piece, which has one row at least; all have about as many.
+        file: the file that holds the tensor.
+        name: the tensor's name.
+        box: the part to read.
+        max_bytes: the maximum size of a piece in bytes; a piece has at least one row, and all have
+            about the same number.
     """
     (first, last), rest = box[0], box[1:]
     row_bytes = file.tensors[name].dtype.itemsize * math.prod(high - low for low, high in rest)
@@ -126,7 +130,7 @@ def pieces(
 
 
 Produce = Callable[[str], np.ndarray]
-"""Makes the values of one named tensor, when they are about to be written."""
+"""``produce(name) -> values`` makes a tensor when it is about to be written."""
 
 
 def write_safetensors(
@@ -136,7 +140,7 @@ def write_safetensors(
     produce: Produce,
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes tensors one at a time (the library's own writer wants them all in memory)."""
+    """Writes tensors one at a time (the library's own writer needs them all in memory)."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, shape in shapes.items():
@@ -162,7 +166,7 @@ def write_safetensors(
 def write_torch(
     path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, produce: Produce
 ) -> None:
-    """Writes a ``.bin`` file with torch; the file's tensors are all in memory meanwhile."""
+    """Writes a ``.bin`` file with torch, which holds all its tensors in memory meanwhile."""
     try:
         import torch
     except ImportError as error:
@@ -171,7 +175,7 @@ def write_torch(
         ) from error
     tensors = {}
     for name in shapes:
-        # The copy is ours: torch refuses no read-only array, but writing to one is undefined.
+        # A copy, because torch accepts a read-only array, but writing to one is undefined.
         values = np.array(produce(name), dtype)
         bits = torch.from_numpy(values.view(np.int16) if dtype.itemsize == 2 else values)
         tensors[name] = bits.view(getattr(torch, dtype.name))

@@ -1,7 +1,7 @@
 """An array on its devices that is filled piece by piece from the host.
 
 Pieces are written in place (the old buffer is donated), and each device of a sharded array gets
-its own part of a piece alone: neither the host nor a device ever holds the array twice.
+only its own part of a piece: neither the host nor a device ever holds the array twice.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class DeviceBuffer:
-    """A zeroed array of one dtype, over the devices of a sharding or on the default device.
+    """An array of zeros, over the devices of a sharding or on the default device, to be filled.
 
     Example:
         >>> buffer = DeviceBuffer((2, 3), np.dtype("float32"))
@@ -45,7 +45,7 @@ class DeviceBuffer:
 
     @property
     def parts(self) -> list[tuple[tuple[int, int], ...]]:
-        """What devices of this process hold, in few parts: first and last + 1 by axis.
+        """The parts that this process's devices hold, merged into few: (first, last + 1) by axis.
 
         >>> DeviceBuffer((2, 3), np.dtype("float32")).parts
         [((0, 2), (0, 3))]
@@ -57,9 +57,9 @@ class DeviceBuffer:
         return list(itertools.product(*map(_join, by_axis)))
 
     def write(self, piece: np.ndarray, start: tuple[int, ...]) -> None:
-        """Copies ``piece`` (same rank, any dtype) to ``start``; axes not named start at 0.
+        """Copies ``piece`` (same rank, any dtype) to ``start``; axes missing there start at 0.
 
-        Returns when the copy is done, so that the caller's memory is never read later.
+        Returns when the copy is done, so that the caller may reuse the memory.
         """
         first = (*start, *[0] * (piece.ndim - len(start)))
         for i, bounds in enumerate(self._bounds):
@@ -80,14 +80,14 @@ class DeviceBuffer:
         jax.block_until_ready(self._parts)
 
     def array(self) -> jax.Array:
-        """The filled array; the buffer must not be written afterwards."""
+        """The filled array; do not write to the buffer afterwards."""
         if self._sharding is None:
             return self._parts[0]
         return jax.make_array_from_single_device_arrays(self._shape, self._sharding, self._parts)
 
 
 def _join(bounds: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ascending stretches, those that touch as one."""
+    """Joins ascending ranges that touch."""
     joined = bounds[:1]
     for low, high in bounds[1:]:
         if low == joined[-1][1]:

@@ -1,7 +1,8 @@
-"""Numbers of a checkpoint that are not finite, found while it is read.
+"""Finds the numbers of a checkpoint that are not finite, while it is read.
 
-One comparison a number: without its sign, a float's bits are ordered as the floats are, and behind
-the largest come infinity and every NaN. So "not finite in a narrower dtype" is a bound, too.
+This takes one comparison per number: without the sign, the bits of floats are in the order of the
+floats, and infinity and every NaN come after the largest. So "not finite in a narrower dtype" is
+also a bound on the bits.
 """
 
 import functools
@@ -12,15 +13,15 @@ import numpy as np
 
 from zojax.errors import first_few
 
-_BLOCK = 1 << 18  # numbers at a time: what a block needs beside itself stays in the cache
+_BLOCK = 1 << 18  # numbers at a time: the temporary arrays of a block stay in the cache
 
 
 def count_nonfinite(values: np.ndarray, dtype: np.dtype) -> int:
-    """How many of a file's numbers are NaN or infinite, or will be as another float.
+    """Counts the numbers that are NaN or infinite, or become so in another dtype.
 
     Args:
-        values: float32, float16 or bfloat16, contiguous.
-        dtype: that they are rounded to.
+        values: a contiguous array of float32, float16 or bfloat16.
+        dtype: the dtype that the numbers will be rounded to.
 
     >>> values = np.array([1, np.nan, 65_519, 65_520, -np.inf], np.float32)
     >>> count_nonfinite(values, np.dtype("float32")), count_nonfinite(values, np.dtype("float16"))
@@ -39,7 +40,7 @@ def count_nonfinite(values: np.ndarray, dtype: np.dtype) -> int:
 
 
 def in_words(found: Mapping[str, tuple[int, int]], dtype: np.dtype) -> str:
-    """What was found, by tensor: how many of how many.
+    """Describes counts of non-finite numbers, ``(count, total)`` by tensor.
 
     >>> in_words({"a": (2, 64)}, np.dtype("float16"))
     '2 numbers in 1 tensors are not finite as float16: a (2 of 64)'
@@ -55,10 +56,10 @@ def _unsigned(dtype: np.dtype) -> np.dtype:
 
 @functools.cache
 def _first_too_large(stored: np.dtype, wanted: np.dtype) -> int:
-    """The bits of the least number of the one dtype that is infinite as the other."""
+    """The bits of the least number of dtype ``stored`` that becomes infinite in ``wanted``."""
     narrow, wide = jnp.finfo(wanted), jnp.finfo(stored)
     infinity = int(np.array(np.inf).astype(stored).view(_unsigned(stored)))
-    # Half a step beyond the largest is a tie, which goes to the even neighbour: infinity.
+    # Half a step above the largest number is a tie, which rounds to even: infinity.
     bound = (2 - 2.0 ** -(narrow.nmant + 1)) * 2.0 ** (narrow.maxexp - 1)
     if bound > float(wide.max):
         return infinity

@@ -1,9 +1,9 @@
-"""Hugging Face checkpoints to device arrays, one tensor at a time.
+"""Loads Hugging Face checkpoints into device arrays, one tensor at a time.
 
 A model's weights are a plain nested dict that mirrors the checkpoint's names, with the layers
 stacked on a leading axis. Loading checks every name and shape from the files' headers, allocates
 the (possibly sharded) device buffers, and then writes each tensor into its place in small pieces:
-the host never holds more than two pieces beside the buffers, and reads only what its devices hold.
+the host never holds more than two pieces besides the buffers, and reads only what its devices hold.
 """
 
 import collections
@@ -41,7 +41,7 @@ from zojax.text import plain
 _PIECE_BYTES = 32 << 20
 _MOST_CONFIG_BYTES = 1 << 20
 _NONFINITE_FIX = (
-    "fetch the files again, choose a dtype that holds them, or, in a run, take them: --set "
+    "fetch the files again, choose a dtype that holds them, or, in a run, accept them: --set "
     "model.allow_nonfinite=True"
 )
 _HUB_FILES = ["*.json", "*.txt", "tokenizer.model", WEIGHT_PATTERNS[0]]
@@ -58,26 +58,26 @@ def load(
     """Loads a checkpoint from a local directory or, if there is none, from the Hugging Face hub.
 
     Args:
-        path: directory with ``config.json`` and ``model.safetensors``, ``pytorch_model.bin`` or
+        path: a directory with ``config.json`` and ``model.safetensors``, ``pytorch_model.bin`` or
             the sharded form of either with its index; or a hub id such as ``facebook/opt-125m``.
-        dtype: float32, float16 or bfloat16, the dtype that the weights get on the device; int8 for
-            the layers' matrices and bfloat16 for all else; None takes the checkpoint's own
-            (``torch_dtype`` in config.json, float32 if it has none).
-        sharding: where each array goes, given its path and stacked shape; None for the default
-            device. Each device receives its own part alone, and of several processes each reads
-            no more of the files than its devices hold.
-        exact: whether activations keep their float32 precision where they meet weights of 16 bits,
-            which takes two products in the place of one.
-        allow_nonfinite: take weights that are NaN or infinite, or become so in ``dtype``, as they
-            are, and say so in the model's ``notes``.
+        dtype: the weights' dtype on the device: float32, float16 or bfloat16; int8 means int8 for
+            the layers' matrices and bfloat16 for everything else; None takes the checkpoint's own
+            (``torch_dtype`` in config.json, or float32).
+        sharding: gives each array's sharding from its path and stacked shape; None puts all on the
+            default device. Each device receives only its own part, and each of several processes
+            reads no more of the files than its devices hold.
+        exact: whether activations keep float32 precision in products with 16-bit weights, which
+            takes two products instead of one.
+        allow_nonfinite: whether to accept weights that are NaN or infinite, or become so in
+            ``dtype``, and report them in the model's ``notes``.
 
     Returns:
-        The model, all its weights on the device.
+        The model, with all its weights on the devices.
 
     Raises:
-        InputError: one line that names the file and tensor (and both shapes) of whatever is
-            missing, truncated, mis-shaped or too much, raised before device memory is taken; or
-            the tensors whose numbers are not finite, and how many, raised at the end.
+        InputError: a tensor or file is missing, truncated, extra or of the wrong shape (one line
+            names the file, the tensor and both shapes; raised before device memory is taken), or
+            weights are not finite (the line names and counts them; raised at the end).
     """
     directory = find_directory(path)
     config, raw = _read_config(directory)
@@ -95,10 +95,10 @@ def load(
 
 
 def read_config(path: str) -> DecoderConfig:
-    """The architecture of a checkpoint (a directory or a hub id), without its weights.
+    """Reads the architecture of a checkpoint (a directory or a hub id), without its weights.
 
     Raises:
-        InputError: no checkpoint there, or not one of a family that zojax knows.
+        InputError: there is no checkpoint, or zojax does not know its family.
     """
     return _read_config(find_directory(path))[0]
 
@@ -115,7 +115,7 @@ def find_directory(path: str) -> Path:
     """The local directory of a checkpoint, downloading it if ``path`` is a hub id.
 
     Raises:
-        InputError: there is none, or it holds no ``config.json``.
+        InputError: there is no such checkpoint, or it has no ``config.json``.
     """
     directory = Path(path)
     if is_file(directory):
@@ -123,7 +123,7 @@ def find_directory(path: str) -> Path:
     if not directory.is_dir():
         directory = _download(path)
     if not is_file(directory / "config.json"):
-        raise InputError(f"{path}: holds no config.json, so it is no Hugging Face checkpoint")
+        raise InputError(f"{path}: is not a Hugging Face checkpoint (it has no config.json)")
     return directory
 
 
@@ -159,11 +159,10 @@ def _fill(
     precision: Precision,
     sharding: Sharding | None,
 ) -> tuple[dict[TreePath, jax.Array], dict[str, tuple[int, int]]]:
-    """Allocates every array on its devices and writes what they hold of the files into them.
+    """Allocates every array on its devices, and fills each device's part from the files.
 
     Returns:
-        The arrays; and of tensors whose numbers are not all finite, how many of those that were
-        read.
+        The arrays, and ``(count, numbers read)`` for each tensor with non-finite numbers.
     """
     dtypes = leaf_dtypes(shapes, precision.dtype)
     buffers = {
@@ -173,7 +172,7 @@ def _fill(
 
     def write(path: TreePath, piece: np.ndarray, start: tuple[int, ...]) -> None:
         if dtypes[path] == jnp.int8:
-            with np.errstate(invalid="ignore"):  # what is not finite has been counted
+            with np.errstate(invalid="ignore"):  # non-finite numbers have been counted
                 piece, scale = quantise(piece)
             buffers[*path[:-1], SCALE].write(scale, start[:-1])
         buffers[path].write(piece, start)
@@ -199,7 +198,7 @@ def _fill(
 
 
 def _parts_to_read(buffer: DeviceBuffer, dtype: np.dtype, width: int) -> list[Box]:
-    """What a buffer's devices hold; of int8 in whole rows, since a scale is a row's."""
+    """The parts that a buffer's devices hold; whole rows for int8, since each row has a scale."""
     if dtype != jnp.int8:
         return list(buffer.parts)
     return list(dict.fromkeys((*part[:-1], (0, width)) for part in buffer.parts))

@@ -1,4 +1,4 @@
-"""Models as Hugging Face checkpoints, one tensor at a time."""
+"""Saves models as Hugging Face checkpoints, one tensor at a time."""
 
 import functools
 import math
@@ -41,12 +41,12 @@ def save(
     other weights under the same architecture: ``save(dataclasses.replace(model, weights=w), …)``.
 
     Args:
-        model: what to save.
-        directory: made if missing; it sees finished files only.
-        dtype: of the file; None keeps the weights' own.
+        model: the model to save.
+        directory: the directory to save in; made if missing. Files appear in it when finished.
+        dtype: the dtype of the saved weights; None keeps their own.
         metadata: strings for the safetensors header.
-        max_shard_bytes: larger checkpoints are split and get an index.
-        format: safetensors, or PyTorch's ``.bin`` (needs torch).
+        max_shard_bytes: the size in bytes above which a checkpoint is split and gets an index.
+        format: ``safetensors``, or ``bin`` for PyTorch's format (needs torch).
     """
     flat: dict[TreePath, jax.Array] = dict(traverse_util.flatten_dict(model.weights))  # type: ignore[arg-type]
     dtype = jnp.dtype(dtype or flat["embed_tokens", "weight"].dtype)
@@ -83,10 +83,10 @@ def save_tensors(
     format: Literal["safetensors", "bin"] = "safetensors",
     extra_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """:func:`save` for weights that are made one by one: ``produce(name)`` when it is written.
+    """Like :func:`save`, for tensors that ``produce(name)`` makes when they are written.
 
-    Names are the checkpoint's (``model.decoder.layers.0.fc1.weight``), all those that
-    :func:`zojax.hub.tensor_names.tensor_shapes` gives, each asked for once.
+    ``produce`` is called once for each tensor name of the checkpoint
+    (``model.decoder.layers.0.fc1.weight``) in :func:`zojax.hub.tensor_names.tensor_shapes`.
     """
     directory, dtype = Path(directory), jnp.dtype(dtype)
     shapes = tensor_shapes(config)
@@ -121,7 +121,7 @@ def save_tensors(
 def _split(
     shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype, max_bytes: int
 ) -> list[dict[str, tuple[int, ...]]]:
-    """Tensors in order, in shards of at most ``max_bytes`` (or of one tensor)."""
+    """Splits tensors, in order, into shards of at most ``max_bytes`` or of a single tensor."""
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     taken = 0
     for name, shape in shapes.items():
@@ -135,7 +135,7 @@ def _split(
 
 
 def _replace_weights(directory: Path, finished: Path) -> None:
-    """Moves finished files in, then drops older weights that would be read instead of them."""
+    """Moves finished files in, then deletes older weights that might be read instead of them."""
     new = {file.name for file in finished.iterdir()}
     for name in sorted(new):
         os.replace(finished / name, directory / name)

@@ -1,4 +1,4 @@
-"""What a file of a checkpoint says of its tensors, whatever its format."""
+"""How a checkpoint file describes its tensors, whatever its format."""
 
 import dataclasses
 import math
@@ -18,12 +18,12 @@ DTYPES = {
 """Weight dtypes by the name that ``config.json``, PyTorch and JAX share."""
 
 Box = tuple[tuple[int, int], ...]
-"""A part of a tensor: by axis its first index, and the one behind its last."""
+"""A part of a tensor: for each axis, its first index and the one after its last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as its file's header describes it."""
+    """A tensor as its file's header describes it."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,27 +31,27 @@ class StoredTensor:
 
     @property
     def box(self) -> Box:
-        """All of it, as a part."""
+        """The whole tensor, as a part."""
         return tuple((0, n) for n in self.shape)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one index of the leading axis."""
+        """The size in bytes of one row: one index of the leading axis."""
         return self.dtype.itemsize * math.prod(self.shape[1:])
 
 
 def shown(name: object) -> str:
-    """A tensor's name, or what stands in its place, for an error's line."""
+    """A tensor's name, or what a file has instead, as an error message shows it."""
     return plain(name, 120)
 
 
 def unknown_dtype(path: Path, name: str, dtype: object) -> InputError:
-    """The refusal of a dtype that no weight has."""
+    """The error for a dtype that zojax does not read."""
     return InputError(
         f"{path}: tensor {shown(name)} is {plain(dtype, 40)}; zojax reads {', '.join(DTYPES)}"
     )
 
 
 def slices(box: Box) -> tuple[slice, ...]:
-    """A part, to index an array with."""
+    """A part as slices, to index an array with."""
     return tuple(slice(low, high) for low, high in box)

@@ -1,6 +1,6 @@
-"""Where each tensor of a Hugging Face checkpoint lives in the weight tree, and what must be there.
+"""Where each tensor of a Hugging Face checkpoint lives in the weight tree, and which must exist.
 
-The tree mirrors the checkpoint's names behind the family's prefix, with the layers stacked on a
+The tree mirrors the checkpoint's names after the family's prefix, with the layers stacked on a
 leading axis: ``model.decoder.layers.3.fc1.weight`` is row 3 of ``("layers", "fc1", "weight")``.
 """
 
@@ -17,11 +17,11 @@ from zojax.models.precision import SCALE, TreePath
 from zojax.models.registry import family_of
 
 Location = tuple[TreePath, int | None]
-"""Where a checkpoint's tensor lives: path in the tree, and its layer if it is stacked."""
+"""Where a checkpoint's tensor lives: its path in the tree, and its layer if it is stacked."""
 
 
 def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the checkpoint, by its Hugging Face name."""
+    """The shape of every tensor of a checkpoint, by its Hugging Face name."""
     shapes = abstract(config)[1]
     return {
         name: shapes[path] if layer is None else shapes[path][1:]
@@ -30,9 +30,9 @@ def tensor_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def hf_names(paths: Iterable[TreePath], config: DecoderConfig) -> dict[str, Location]:
-    """The checkpoint's name of every tensor, embeddings first and then layer by layer."""
+    """Maps each tensor's name in the checkpoint to its location, with the layers last, in order."""
     prefix = family_of(config).prefix
-    paths = [path for path in paths if path[-1] != SCALE]  # made of their matrices
+    paths = [path for path in paths if path[-1] != SCALE]  # scales are computed from matrices
     names: dict[str, Location] = {}
     for path in paths:
         if path[0] != STACKED:
@@ -51,7 +51,7 @@ def match(
     shapes: Mapping[TreePath, tuple[int, ...]],
     directory: Path,
 ) -> list[tuple[CheckpointFile, str, Location]]:
-    """Pairs every tensor in the files with its location; ``InputError`` for what does not fit."""
+    """Pairs every tensor in the files with its location; ``InputError`` if one does not fit."""
     _check_depth(files, config, directory)
     family, wanted = family_of(config), hf_names(shapes, config)
     locations: dict[str, tuple[CheckpointFile, str, Location]] = {}
@@ -97,7 +97,7 @@ def match(
 
 
 def _check_depth(files: list[CheckpointFile], config: DecoderConfig, directory: Path) -> None:
-    """Raises if there are more layers in config.json than in the files, before all are named."""
+    """Raises if config.json has more layers than the files, before any names are listed."""
     family = family_of(config)
     start = f"{family.prefix}{STACKED}."
     names = (_without_alias(name, family.aliases) for file in files for name in file.tensors)

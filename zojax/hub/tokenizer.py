@@ -11,7 +11,7 @@ from zojax.hub.tokenizer_files import check_files
 from zojax.text import plain
 
 _MAX_BYTES = 4
-"""A character has at most so many in UTF-8, and as many tokens."""
+"""The most bytes that a character has in UTF-8, and so the most tokens."""
 
 _BOS_OPTIONS = "--set model.bos_token_id=ID (of generate: --bos-token-id ID)"
 
@@ -21,10 +21,10 @@ class Tokenizer:
     """A checkpoint's tokenizer.
 
     Attributes:
-        tokens: transformers' own.
-        bos: id that prompts start with.
-        vocab_size: ids that the model knows: 0 up to this.
-        path: of the checkpoint, for errors.
+        tokens: the tokenizer object of transformers.
+        bos: the token id that prompts start with.
+        vocab_size: the size of the model's vocabulary; ids are below it.
+        path: the checkpoint's path, for error messages.
     """
 
     tokens: Any
@@ -34,7 +34,7 @@ class Tokenizer:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The token that ends a text, if there is one."""
+        """The ids of tokens that end a text: one or none."""
         eos = self.tokens.eos_token_id
         return () if eos is None else (eos,)
 
@@ -46,24 +46,24 @@ class Tokenizer:
             )
 
     def ids(self, text: str) -> list[int]:
-        """The text's token ids, without BOS."""
+        """The token ids of a text, without BOS."""
         with _named(self.path, "cannot turn text into tokens"):
             return self.tokens(text, add_special_tokens=False)["input_ids"]
 
     def ids_of_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """:meth:`ids` of many texts, in a twentieth of the time that it takes one by one."""
+        """:meth:`ids` for many texts, twenty times as fast as one by one."""
         backend = getattr(self.tokens, "backend_tokenizer", None)
-        if backend is None:  # one in Python
+        if backend is None:  # a tokenizer written in Python
             return [self.ids(text) for text in texts]
-        # That nothing is truncated or padded has been set by load_tokenizer's first call.
+        # load_tokenizer's first call has turned truncation and padding off.
         with _named(self.path, "cannot turn text into tokens"):
             encoded = backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encoded]
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, which together are the whole text.
+        """The text of each token; joined, they are the whole text.
 
-        A character that several tokens make up is the last one's, and the others are empty.
+        A character that takes several tokens belongs to the last of them; the others are empty.
         """
         pieces, first = [], 0
         for stop in range(1, len(ids) + 1):
@@ -79,24 +79,24 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
-    """A checkpoint's tokenizer.
+    """Loads a checkpoint's tokenizer.
 
     Args:
-        path: local directory or hub id.
-        bos_token_id: in place of the tokenizer's own, if not None.
+        path: a local directory or hub id.
+        bos_token_id: the BOS id to use; None uses the tokenizer's own.
 
     Raises:
-        InputError: the checkpoint has no tokenizer that can be read, or a BOS that its model does
-            not know.
+        InputError: the checkpoint has no readable tokenizer, or its BOS is not in the model's
+            vocabulary.
     """
-    from transformers import AutoTokenizer  # seconds to import
+    from transformers import AutoTokenizer  # takes seconds to import
 
     directory = find_directory(path)
     vocab_size = read_config(str(directory)).vocab_size
     unset = check_files(directory)
     with _named(path, "has no tokenizer that can be read"):
         tokens = AutoTokenizer.from_pretrained(
-            str(directory),  # and not a hub id, of which it might fetch files that nobody checked
+            str(directory),  # not a hub id, for which it might fetch files that were not checked
             local_files_only=True,
             trust_remote_code=False,
             **dict.fromkeys(unset),
@@ -105,7 +105,7 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     if bos is None:
         raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
     tokenizer = Tokenizer(tokens, bos, vocab_size, path)
-    if not tokenizer.ids("a"):  # what the library makes of a directory without vocabulary
+    if not tokenizer.ids("a"):  # the library's tokenizer for a directory without a vocabulary
         raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
     if bos >= vocab_size:
         raise InputError(
@@ -117,11 +117,11 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
 
 @contextlib.contextmanager
 def _named(path: str, what: str) -> Iterator[None]:
-    """Gives the libraries' errors, which are of many kinds, the checkpoint's name in one line."""
+    """Turns the libraries' errors, of many types, into one line with the checkpoint's name."""
     try:
         yield
     except BaseException as error:
-        # What ends in the middle of Rust is no Exception, so that nobody takes it for one.
+        # A panic in Rust is deliberately not a subclass of Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,8 +1,8 @@
-"""A tokenizer's files, checked before a library makes a tokenizer of them.
+"""Checks a tokenizer's files before a library makes a tokenizer of them.
 
-What is wrong in them shows late otherwise, and as many kinds of errors, some of which end in the
-middle of Rust. And a ``tokenizer.json`` may make much of a little: expressions that try ever more
-ways over a text, replacements that multiply it.
+Otherwise mistakes in them would show late and as many types of errors, including panics in Rust.
+A ``tokenizer.json`` may also make small inputs expensive, by expressions that backtrack without
+limit or replacements that multiply a text.
 """
 
 import re
@@ -19,9 +19,9 @@ from zojax.reading import is_file, parse_json, read_bytes, validate
 from zojax.text import plain
 
 _MOST_DIGITS = 40  # "no limit" is a number of 31 digits in tokenizer_config.json
-_MOST_CHARACTERS = 2_000  # of an expression
-_FEW = 8  # repeats that are as good as written out
-_MOST_GROWTH = 64  # of a text, by all replacements together
+_MOST_CHARACTERS = 2_000  # in a regular expression
+_FEW = 8  # up to this many repeats are harmless, like the same expression written out
+_MOST_GROWTH = 64  # how much longer all replacements together may make a text
 
 _Id = Annotated[int, Field(strict=True, ge=0, lt=1 << 31)]
 _Piece = Annotated[str, Field(strict=True)]
@@ -38,7 +38,7 @@ def _token_or_none(value: Any) -> Any:
 
 
 def _is_unset(value: Any) -> bool:
-    """Whether a file says so that there is no such token, where others say null."""
+    """Whether a value means "no such token", as null does in other files."""
     return value == "" or value is False
 
 
@@ -47,7 +47,7 @@ _Special = Annotated[Text | _Token | None, BeforeValidator(_token_or_none)]
 
 @dataclass
 class _Named:
-    """Special tokens by what they are for, as two files have them."""
+    """Special tokens by purpose, as two of the files list them."""
 
     bos_token: _Special = None
     eos_token: _Special = None
@@ -101,16 +101,16 @@ _SCHEMAS: dict[str, Any] = {
 
 
 def check_files(directory: Path) -> list[str]:
-    """Raises ``InputError`` for a file of the tokenizer that is not what it should be.
+    """Checks a tokenizer's files, and raises ``InputError`` for the first one that is invalid.
 
     Returns:
-        Special tokens, as ``unk_token``, that a file says are none in words that the library does
-        not take (``""`` and ``false``).
+        Names of special tokens, such as ``unk_token``, that a file unsets by a value that the
+        library does not accept (``""`` or ``false``).
     """
     unset: list[str] = []
     for name in ("merges.txt", "tokenizer.model", "chat_template.jinja"):
         if is_file(directory / name):
-            read_bytes(directory / name)  # no larger than a file of JSON
+            read_bytes(directory / name)  # raises if it is larger than a JSON file may be
     for name, schema in _SCHEMAS.items():
         path = directory / name
         if is_file(path):
@@ -132,7 +132,7 @@ def _check_ids(path: Path, vocabulary: Any) -> None:
 
 
 def _check_work(path: Path, whole: _Whole) -> None:
-    """Raises where a text would grow much, or an expression could try too many ways over it."""
+    """Raises if replacements could multiply a text, or an expression could backtrack too much."""
     growth = 1.0
     parts = (whole.normalizer, whole.pre_tokenizer, whole.post_processor, whole.decoder)
     for part in _objects(parts):
@@ -144,7 +144,7 @@ def _check_work(path: Path, whole: _Whole) -> None:
         if kind == "Replace" and isinstance(pattern, dict):
             replaced = len(str(pattern.get("String", "x")))
             if not replaced:
-                raise InputError(f"{path}: a normalizer in it replaces nothing by something")
+                raise InputError(f"{path}: a normalizer in it replaces an empty pattern")
             growth *= max(1, len(str(part.get("content"))) / replaced)
     if growth > _MOST_GROWTH:
         raise InputError(
@@ -165,8 +165,8 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 def _check_expression(path: Path, expression: str) -> None:
     if len(expression) > _MOST_CHARACTERS or _repeats_repeats(expression):
         raise InputError(
-            f"{path}: its expression {plain(repr(expression), 60)} repeats what repeats, or is "
-            "too long: it could take for ever"
+            f"{path}: its expression {plain(repr(expression), 60)} has nested repeats or is too "
+            "long, so it could take for ever"
         )
 
 
@@ -182,15 +182,15 @@ _TOKENS = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""``odd`` is what no tokenizer needs and would hide a group from the one who counts them: comments,
-calls of groups, escapes of brackets, quotes."""
+"""``odd`` is syntax that no tokenizer needs and that would make the count of groups wrong:
+comments, calls of groups, escapes of brackets, quotes."""
 
 
 def _repeats_repeats(expression: str) -> bool:
-    """Whether a repeat without a limit may stand in another, or that cannot be told."""
-    holds = [False]  # of each group that is open, whether there is a repeat in it
-    before = False  # the same of what stands right before
-    depth = 0  # of classes in classes, where all else is characters
+    """Whether an unlimited repeat may be inside another; True if that cannot be determined."""
+    holds = [False]  # for each open group, whether it contains a long repeat
+    before = False  # the same for the element just before
+    depth = 0  # of nested classes, in which all other tokens are plain characters
     for token in _TOKENS.finditer(expression):
         kind, text = token.lastgroup, token[0]
         if kind == "odd" and (not depth or text[0] == "\\"):
@@ -216,7 +216,7 @@ def _repeats_repeats(expression: str) -> bool:
 
 
 def _is_long(repeat: str) -> bool:
-    """Whether it may repeat often, as ``+``, ``*?``, ``{2,}`` and ``{0,99}`` may."""
+    """Whether a quantifier may repeat many times, as ``+``, ``*?``, ``{2,}`` and ``{0,99}`` do."""
     if repeat[0] != "{":
         return repeat[0] != "?"
     most = repeat.rstrip("?")[1:-1].rpartition(",")[2]

@@ -1,8 +1,8 @@
-"""What a ``.bin`` file of PyTorch must be before PyTorch itself reads it.
+"""Checks a ``.bin`` file of PyTorch before PyTorch itself reads it.
 
-Such a file is a zip archive of a pickle and of the tensors' bytes. PyTorch runs no code of the
-pickle's, but believes the rest: sizes that the records do not have, compressed records as if they
-were numbers, functions that allocate, tuples of tuples whose hash takes for ever.
+Such a file is a zip archive of a pickle and of the tensors' bytes. PyTorch runs no code from the
+pickle, but trusts the rest: it accepts sizes that records do not have, reads compressed records as
+numbers, calls functions that allocate memory, and hashes nested tuples, which can take for ever.
 """
 
 import pickletools
@@ -15,10 +15,10 @@ from zojax.hub.stored import shown
 from zojax.reading import open_regular
 
 Place = tuple[int, int]
-"""A record's first byte in the file, and its size."""
+"""The offset of a record's first byte in the file, and its size in bytes."""
 
-_MOST_PICKLE_BYTES = 4 << 20  # some 30,000 tensors
-_MOST_IN_TUPLE = 1_000  # counted through all tuples in it; a tensor's arguments are some 20
+_MOST_PICKLE_BYTES = 4 << 20  # about 30,000 tensors
+_MOST_IN_TUPLE = 1_000  # including nested tuples; a tensor's arguments are about 20
 
 _NUMBERS = ("BFloat16", "Half", "Float", "Double", "Byte", "Char", "Short", "Int", "Long", "Bool")
 _NUMBERS += ("ComplexFloat", "ComplexDouble")
@@ -28,14 +28,14 @@ _ASKED = {
     "torch._utils _rebuild_tensor_v2",
     *(f"torch {numbers}Storage" for numbers in _NUMBERS),
 }
-"""What pickles of dense tensors ask for."""
+"""The only names that pickles of dense tensors refer to."""
 
 
 def read_places(path: Path) -> list[Place]:
-    """Where the bytes of a file's storages lie, in order; those without bytes are left out.
+    """The places of a file's storages, in order; empty ones are left out.
 
     Raises:
-        InputError: the file is no such archive, it is cut off, or its pickle asks for more than
+        InputError: the file is not such an archive, is truncated, or its pickle asks for more than
             dense tensors.
     """
     with open_regular(path) as (file, _):
@@ -49,20 +49,22 @@ def read_places(path: Path) -> list[Place]:
             return sorted(_place(file, r) for r in storages if r.file_size)
         except InputError:
             raise
-        except Exception as error:  # damage shows as many kinds, from struct's to recursion's
+        except Exception as error:  # damage causes many types, from struct.error to RecursionError
             raise truncated(path, error) from None
 
 
 def truncated(path: Path, error: Exception) -> InputError:
-    """What to say of a file that PyTorch or the archive's reader gave up on."""
+    """The error for a file that PyTorch or the archive's reader cannot read."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    return InputError(f"{path}: truncated or no PyTorch weight file ({shown(reason)})")
+    return InputError(f"{path}: truncated or not a PyTorch weight file ({shown(reason)})")
 
 
 def _read_pickle(path: Path, archive: zipfile.ZipFile, records: list[zipfile.ZipInfo]) -> bytes:
     names = [record.filename.lower() for record in records]  # PyTorch ignores the case
     if len(set(names)) < len(names) or len({name.partition("/")[0] for name in names}) > 1:
-        raise InputError(f"{path}: its archive has two records of one name, or two directories")
+        raise InputError(
+            f"{path}: its archive has two records of the same name, or two directories"
+        )
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED:
             raise InputError(f"{path}: {shown(record.filename)} in it is compressed; save it again")
@@ -81,14 +83,14 @@ def _place(file, record: zipfile.ZipInfo) -> Place:
 
 
 def _check_pickle(path: Path, pickle: bytes) -> None:
-    """Raises for what dense tensors do not need, and for large tuples; nothing of it is run."""
-    stack: list[int] = []  # how many values each value is, counted through tuples alone
-    marks: list[int] = []  # where on the stack they are
+    """Raises for names that dense tensors do not need and for large tuples; runs nothing."""
+    stack: list[int] = []  # the size of each value, where only tuples count more than 1
+    marks: list[int] = []  # the marks' positions on the stack
     memo: dict[object, int] = {}
     for operation, argument, _ in pickletools.genops(pickle):
         if operation.name == "GLOBAL" and argument not in _ASKED:
             what = shown(str(argument).replace(" ", "."))
-            raise InputError(f"{path}: holds more than dense tensors: it asks for {what}")
+            raise InputError(f"{path}: contains more than dense tensors: it asks for {what}")
         if "PUT" in operation.name:
             memo[argument] = stack[-1]
         elif "GET" in operation.name:
@@ -103,6 +105,8 @@ def _check_pickle(path: Path, pickle: bytes) -> None:
                 start = len(stack) - len(taken)
             size = 1 + (sum(stack[start:]) if "TUPLE" in operation.name else 0)
             if size > _MOST_IN_TUPLE:
-                raise InputError(f"{path}: its pickle has a tuple of more than {_MOST_IN_TUPLE:,}")
+                raise InputError(
+                    f"{path}: its pickle has a tuple of more than {_MOST_IN_TUPLE:,} values"
+                )
             del stack[start:]
             stack += [size] * len(operation.stack_after)

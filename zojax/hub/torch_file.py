@@ -1,4 +1,4 @@
-"""A ``pytorch_model*.bin`` file: its tensors, and their rows piece by piece."""
+"""Reads a ``pytorch_model*.bin`` file: its list of tensors, and their rows piece by piece."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ _REMAP_BYTES = 128 << 20
 
 
 class TorchFile:
-    """A ``pytorch_model*.bin`` file, through torch's restricted unpickler."""
+    """A ``pytorch_model*.bin`` file, read by torch's restricted unpickler."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -34,18 +34,18 @@ class TorchFile:
             ) from error
         try:
             loaded = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # a pickle whose operations make no sense raises any kind
+        except Exception as error:  # a senseless pickle may raise an error of any type
             raise truncated(self.path, error) from error
         if not isinstance(loaded, dict):
             raise InputError(f"{self.path}: holds {type(loaded).__name__}, not a dict of tensors")
         return loaded
 
     def read_box(self, name: str, box: Box) -> np.ndarray:
-        """A part of a tensor as a fresh array in the file's dtype; touches few pages beside it."""
+        """Copies a part of a tensor, in the file's dtype, reading little else of the file."""
         import torch
 
         stored = self.tensors[name]
-        # The pages that we read stay in our resident memory until the file is unmapped.
+        # Pages that are read stay in resident memory until the file is unmapped.
         touched = (box[0][1] - box[0][0]) * stored.row_bytes
         self._touched += touched
         if self._mapped is None or self._touched > _REMAP_BYTES:
@@ -72,8 +72,10 @@ def _stored(path: Path, name: object, value: Any) -> StoredTensor:
     if torch_name not in DTYPES:
         raise unknown_dtype(path, name, torch_name)
     if value.dim() > 8:
-        raise InputError(f"{path}: tensor {shown(name)} has {value.dim()} axes, as no weight has")
-    first, reach = value.storage_offset(), 0  # of elements, by the smaller strides
+        raise InputError(
+            f"{path}: tensor {shown(name)} has {value.dim()} axes; no weight has so many"
+        )
+    first, reach = value.storage_offset(), 0  # in elements; reach is by the smaller strides
     for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
         if size > 1:
             if stride <= reach:
@@ -87,10 +89,10 @@ def _stored(path: Path, name: object, value: Any) -> StoredTensor:
 
 
 def _check_storages(path: Path, tensors: Iterable[Any], places: list[Place]) -> None:
-    """Raises unless the mapped storages are the archive's records, each as large as it says.
+    """Raises unless the mapped storages are exactly the archive's records, in place and size.
 
-    PyTorch does not compare them. A tied head shares the embedding's storage, so that tensors may
-    have more bytes than the file, but not many times as many.
+    PyTorch does not check this. A tied head shares the embedding's storage, so tensors may have
+    more bytes than the file, but at most twice as many.
     """
     tensors = list(tensors)
     storages = {(s.data_ptr(), s.nbytes()) for s in (t.untyped_storage() for t in tensors)}

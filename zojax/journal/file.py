@@ -1,8 +1,8 @@
-"""The journal: a header and one fixed-size record a step. Base weights + journal = the result.
+"""The journal: a header and one fixed-size record per step. Base weights + journal = the result.
 
 ``docs/journal.md`` gives the format byte by byte, for those who write another reader. Records are
 appended and synced a chunk at a time. Whatever a crash can leave at the end is cut off when the
-file is opened again; damage that no crash leaves is refused.
+file is opened again; damage that no crash can cause is refused.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ from zojax.journal.header import Header, as_header, record_dtype
 from zojax.reading import parse_json, read_bytes
 
 JOURNAL = "journal.zj"
-"""Its file in a run's directory."""
+"""The journal's file name in a run's directory."""
 
 MAGIC, FORMAT = b"ZOJAXJNL", 1
 SKIPPED = 1
-"""The flag of a step whose loss was not finite: it was counted, and nothing moved."""
+"""The flag of a step with a loss that was not finite: it was counted, and nothing moved."""
 
 MAX_BYTES = 1 << 30
-"""Of a journal: 27 million steps of LoZO. A longer one is refused before it is begun or read."""
+"""The largest journal, 27 million steps of LoZO; a longer one is not begun and not read."""
 
 _PREFIX = len(MAGIC) + 8  # magic, format and length of the header
 
@@ -49,13 +49,13 @@ class Journal:
     """A journal as it was read.
 
     Attributes:
-        path: where it is.
-        header: what the run is.
-        seed: the header's checksum, which those of the records start from.
-        start: bytes before the first record.
-        records: the good ones, all of them from step 0, in the dtype of
+        path: the file.
+        header: describes the run.
+        seed: the header's checksum, which is the seed of the records' checksums.
+        start: the number of bytes before the first record.
+        records: the good records, from step 0 on without gaps, in the dtype of
             :func:`zojax.journal.header.record_dtype`.
-        lost_bytes: behind them; what a crash left of records that were never whole.
+        lost_bytes: the number of bytes after them, which a crash left of incomplete records.
     """
 
     path: Path
@@ -67,21 +67,21 @@ class Journal:
 
     @property
     def good_bytes(self) -> int:
-        """Length of the file up to the end of the last good record."""
+        """The length of the file up to the end of the last good record."""
         return self.start + self.records.nbytes
 
     @property
     def lost_steps(self) -> int:
-        """Steps whose records are in the lost bytes, an unfinished one included."""
+        """The number of records in the lost bytes, including an unfinished one."""
         return -(-self.lost_bytes // self.records.dtype.itemsize)
 
 
 def read_journal(path: Path) -> Journal:
-    """Reads a journal: the whole of it, or its good part if its end is damaged.
+    """Read a journal: all of it, or its good part if its end is damaged.
 
     Raises:
-        InputError: no journal there; one whose header is damaged or says what no run can be; a
-            damaged record before good ones; or records that are not those of steps 0, 1, 2, …
+        InputError: there is no journal; its header is damaged or describes an impossible run; a
+            damaged record comes before good ones; or the records are not of steps 0, 1, 2, …
     """
     if not os.path.lexists(path):
         raise InputError(f"{path}: no journal here")
@@ -94,7 +94,7 @@ def read_journal(path: Path) -> Journal:
     whole = len(records) if good.all() else int(good.argmin())
     if good[whole:].any():
         raise InputError(
-            f"{_place(path, dtype, start, whole)} is damaged and {good[whole:].sum()} good ones "
+            f"{_place(path, dtype, start, whole)} is damaged and {good[whole:].sum()} good records "
             f"follow it; {_how_to_go_on(path, dtype, start, whole)}"
         )
     records = records[:whole]
@@ -115,8 +115,8 @@ def _place(path: Path, dtype: np.dtype, start: int, index: int) -> str:
 
 def _how_to_go_on(path: Path, dtype: np.dtype, start: int, index: int) -> str:
     return (
-        "zojax journal verify says what else is wrong; put a copy of the file back, or keep the "
-        f"first {index} steps alone: truncate -s {start + index * dtype.itemsize} {path}"
+        "zojax journal verify says what else is wrong; put a copy of the file back, or keep only "
+        f"the first {index} steps: truncate -s {start + index * dtype.itemsize} {path}"
     )
 
 
@@ -127,7 +127,7 @@ def _encode_header(header: Mapping[str, Any]) -> bytes:
 
 
 def _decode_header(path: Path, raw: bytes) -> tuple[Header, int, int]:
-    """The header, its checksum, and the offset of what is behind it."""
+    """The header, its checksum, and the offset of the first record."""
     if not raw.startswith(MAGIC[: len(raw)]):
         raise InputError(f"{path}: not a zojax journal")
     version = int.from_bytes(raw[8:12], "little")
@@ -150,7 +150,7 @@ def _decode_header(path: Path, raw: bytes) -> tuple[Header, int, int]:
 
 
 def _checksums(records: np.ndarray, seed: int) -> np.ndarray:
-    """What the checksum of each record must be."""
+    """Compute the checksum that each record must have."""
     size, raw = records.dtype.itemsize, records.tobytes()
     digests = (
         xxhash.xxh32_intdigest(raw[i : i + size - 4], seed=seed) for i in range(0, len(raw), size)
@@ -159,12 +159,12 @@ def _checksums(records: np.ndarray, seed: int) -> np.ndarray:
 
 
 class JournalWriter:
-    """Appends records to a journal; open it with :meth:`create` or :meth:`resume`.
+    """Append records to a journal; open it with :meth:`create` or :meth:`resume`.
 
     Attributes:
-        opened: what was in the file when it was opened, without a damaged end.
-        num_steps: records in the file, all of them synced.
-        lost_steps: steps that were cut off when it was opened.
+        opened: the journal as it was when it was opened, without a damaged end.
+        num_steps: the number of records in the file, all of them synced.
+        lost_steps: the number of steps that were cut off when it was opened.
     """
 
     def __init__(self, journal: Journal):
@@ -172,36 +172,36 @@ class JournalWriter:
         self._length, self._broken = journal.good_bytes, False
         self.opened = dataclasses.replace(journal, lost_bytes=0)
         self.num_steps, self.lost_steps = len(journal.records), journal.lost_steps
-        # Unbuffered: a write that fails must leave nothing behind that is written later.
+        # Unbuffered, since a failed write must not leave data behind that is written later.
         self._file = os.open(journal.path, os.O_WRONLY | os.O_APPEND)
 
     @classmethod
     def create(cls, path: Path, header: Mapping[str, Any]) -> "JournalWriter":
-        """A new journal.
+        """Create a journal.
 
         Args:
-            path: of the file; its directory exists.
-            header: what the run is, in JSON's types; see :class:`zojax.journal.header.Header`.
+            path: the file to create, in a directory that exists.
+            header: describes the run, in JSON's types; see :class:`zojax.journal.header.Header`.
 
         Raises:
-            InputError: such a header cannot be.
-            OSError: it cannot be written; no file is left then.
+            InputError: the header is invalid.
+            OSError: the file cannot be written; none is left behind.
         """
         as_header(header, path)
         write_atomically(path, _encode_header(header))
         directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # or the file's name may be gone after a power cut
+            os.fsync(directory)  # otherwise the file's name may be lost in a power cut
         finally:
             os.close(directory)
         return cls(read_journal(path))
 
     @classmethod
     def resume(cls, path: Path) -> "JournalWriter":
-        """Goes on behind the last good record; a damaged end is cut off.
+        """Continue a journal after its last good record; cut off a damaged end.
 
         Raises:
-            InputError: as :func:`read_journal`; or the file cannot be written.
+            InputError: as for :func:`read_journal`, or the file cannot be written.
         """
         journal = read_journal(path)
         try:
@@ -223,10 +223,10 @@ class JournalWriter:
         losses: np.ndarray,
         flags: np.ndarray,
     ) -> np.ndarray:
-        """Writes and syncs the records of consecutive steps, and returns them.
+        """Write and sync the records of consecutive steps, and return them.
 
         Args:
-            first_step: the step of the first record; the one after the last in the file.
+            first_step: the step of the first record, which follows the last step in the file.
             key_data: ``(steps, words)`` uint32, from :func:`zojax.journal.replay.step_keys`.
             learning_rates: ``(steps,)`` float32.
             projected_grads: ``(steps, queries)`` float32.
@@ -234,9 +234,9 @@ class JournalWriter:
             flags: ``(steps,)`` uint32: 0 or :data:`SKIPPED`.
 
         Raises:
-            InputError: the disk is full or fails, and the records before these are in the file;
-                or it was moved or removed, and these are, too. It can be opened again; this writer
-                cannot be used any more.
+            InputError: the disk is full or fails, and the file keeps the records before these; or
+                the file was moved or removed, and keeps these records too. The journal can be
+                opened again, but this writer cannot be used any more.
         """
         if self._broken or first_step != self.num_steps:
             raise ValueError(f"record {first_step} cannot follow {self.num_steps} records")
@@ -256,26 +256,26 @@ class JournalWriter:
         except OSError as error:
             self._broken = True
             with suppress(OSError):
-                os.ftruncate(self._file, self._length)  # readers cope without it, too
+                os.ftruncate(self._file, self._length)  # readers can do without it, too
             raise InputError(_cannot_write(self._path, error, self.num_steps)) from error
         self._length += records.nbytes
         self.num_steps += len(records)
-        if not os.path.lexists(self._path):  # or what comes next would be made in another place
+        if not os.path.lexists(self._path):  # otherwise later files would go to another place
             self._broken = True
             raise InputError(
-                f"{self._path}: was moved or removed while the run went on; the {self.num_steps} "
-                "steps so far are in it, and the same command goes on where its directory is again"
+                f"{self._path}: was moved or removed during the run; it has the {self.num_steps} "
+                "steps so far; put its directory back, and the same command continues the run"
             )
         return records
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         os.close(self._file)
 
 
 def _cannot_write(path: Path, error: OSError, num_steps: int) -> str:
     advice = _ADVICE.get(error.errno or 0, "repair the disk or copy the run to another one")
     return (
-        f"{path}: cannot be written ({error.strerror}): {advice} and give the same command again; "
+        f"{path}: cannot be written ({error.strerror}); {advice} and give the same command again; "
         f"{num_steps} steps are kept"
     )

@@ -1,9 +1,9 @@
 """Replay: the base weights and a journal's scalars give the trained model, with no forward pass.
 
-The programs are those of the training loop, the update of a step and the fold of an interval, so
-that the result is the run's own bit for bit on the same kind of device. Nothing is read back
-before the end of an interval: the device works while the host sends the next steps. A checkpoint
-spares the steps before it.
+The programs are those of the training loop: the update of a step and the fold of an interval. So
+the result is the run's own, bit for bit, on the same kind of device. Nothing is read back before
+the end of an interval: the device works while the host sends the next steps. A replay from a
+checkpoint skips the steps before it.
 """
 
 import functools
@@ -35,15 +35,15 @@ from zojax.training.step import Method, TrainState, init_state, update
 
 Tree = Any
 
-_LEAST_WAIT = 20  # steps that the host may always be ahead
-_RATE_TOLERANCE = 1e-6  # relative; cosines may differ in a last bit between machines
+_LEAST_WAIT = 20  # the host may always be this many steps ahead
+_RATE_TOLERANCE = 1e-6  # relative, since cosines may differ in the last bit between machines
 _KEYS_AT_ONCE = 4096
 
 
 def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
-    """Data of the keys that the steps' directions are drawn from: ``(steps, words)`` uint32.
+    """The data of the keys that draw the steps' directions, ``(steps, words)`` uint32.
 
-    Of several queries, the first one's.
+    If a step has several queries, the key is that of the first.
 
     >>> step_keys(jax.random.key(0), 3).shape
     (3, 2)
@@ -54,32 +54,32 @@ def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
         keys = jax.vmap(lambda step: direction_key(key, step, 0, num_queries))(steps_s)
         return np.asarray(jax.random.key_data(keys))
 
-    # One shape, whatever the number of steps, and used once at least: what asks for more steps
-    # later, in the middle of a training, compiles nothing.
+    # One shape for any number of steps, used at least once, so that a later call for more steps, in
+    # the middle of training, compiles nothing.
     blocks = [keys_from(first) for first in range(0, max(steps, 1), _KEYS_AT_ONCE)]
     return np.concatenate(blocks)[:steps]
 
 
 def header_key(journal: Journal) -> jax.Array:
-    """The run's key, as the header has it."""
+    """The run's key from the header."""
     data = jnp.array(journal.header.key_data, jnp.uint32)
     return jax.random.wrap_key_data(data, impl=journal.header.key_impl)
 
 
 def check_run(journal: Journal, config: Config, base_hash: str) -> None:
-    """Raises ``InputError`` unless the journal is of this base model and of this way to train.
+    """Raise ``InputError`` unless the journal belongs to this base model and these settings.
 
     Args:
-        journal: as read.
-        config: what a replay would follow; where model and data lie does not matter.
-        base_hash: content hash of the weights that a replay would start from.
+        journal: the run's journal.
+        config: the configuration of the replay; its paths of model and data do not matter.
+        base_hash: the content hash of the weights that the replay starts from.
     """
     header = journal.header
     check_chosen(header.settings, journal.path)
     if header.base_hash != base_hash:
         raise InputError(
-            f"{journal.path}: was made on another base model than {config.model.path} "
-            f"(weights' hash there {header.base_hash}, here {base_hash})"
+            f"{journal.path}: was made with another base model than {config.model.path} "
+            f"(the weights' hash is {header.base_hash} there and {base_hash} here)"
         )
     theirs, ours = to_dict(header.configuration(journal.path)), to_dict(config)
     for part in ("train", "estimator", "space"):
@@ -92,35 +92,35 @@ def check_run(journal: Journal, config: Config, base_hash: str) -> None:
 
 
 def changed_data(journal: Journal, data_hash: str) -> str | None:
-    """Says so if the run saw other examples than there are now; None if it saw the same.
+    """A message if the run saw other examples than there are now; None if it saw the same.
 
     Args:
-        journal: the run's.
-        data_hash: of the examples as they are now.
+        journal: the run's journal.
+        data_hash: the hash of the examples as they are now.
     """
     theirs = journal.header.data_hash
     if theirs in (None, data_hash):
         return None
     return (
-        f"{journal.path}: the run's data or tokenizer has changed (hash there {theirs}, here "
+        f"{journal.path}: the run's data or tokenizer has changed (the hash was {theirs} and is "
         f"{data_hash})"
     )
 
 
 def check_data(journal: Journal, data_hash: str) -> None:
-    """Raises ``InputError`` if the run saw other examples than there are now."""
+    """Raise ``InputError`` if the run saw other examples than there are now."""
     changed = changed_data(journal, data_hash)
     if changed is not None:
         raise InputError(f"{changed}; put the old ones back, or start anew with --fresh")
 
 
 def check_records(journal: Journal, config: TrainConfig | None) -> None:
-    """Raises ``InputError`` if a record is not of the run that the header describes.
+    """Raise ``InputError`` if a record cannot come from the run that the header describes.
 
     Args:
-        journal: as read, so that its checksums and steps are right.
-        config: the run's, for its learning rates; None leaves them unchecked. Whatever its steps
-            are, only those are looked at that the journal has.
+        journal: a journal with checksums and steps that have been checked.
+        config: the run's configuration, for its learning rates; None leaves them unchecked. However
+            many steps it has, only those in the journal are checked.
     """
     check_settings()
     records, steps = journal.records, len(journal.records)
@@ -135,7 +135,7 @@ def check_records(journal: Journal, config: TrainConfig | None) -> None:
     if config is not None:
         rates = learning_rates(config, steps)
         off = np.abs(records["learning_rate"] - rates)
-        wrong["learning rate"] = ~(off <= _RATE_TOLERANCE * rates)  # so that NaN is wrong
+        wrong["learning rate"] = ~(off <= _RATE_TOLERANCE * rates)  # true for NaN, too
     for name, wrong_s in wrong.items():
         if wrong_s.any():
             step = int(wrong_s.argmax())
@@ -145,7 +145,7 @@ def check_records(journal: Journal, config: TrainConfig | None) -> None:
 
 
 class Replay(Protocol):
-    """A function that redoes the updates of a run, from :func:`make_replay`."""
+    """A function from :func:`make_replay` that repeats the updates of a run."""
 
     def __call__(
         self,
@@ -155,26 +155,26 @@ class Replay(Protocol):
         on_progress: Callable[[int], None] = ...,
         start: TrainState | None = ...,
     ) -> tuple[OwnedWeights, TrainState]:
-        """Weights and state after the last record, bit for bit those of the run.
+        """Return weights and state after the last record, bit for bit those of the run.
 
         Args:
             owned: the base weights, or those of ``start``; their buffers are used up if an
                 interval is folded.
-            key: the run's.
-            records: of steps 0, 1, 2, …, as journaled; or of those from ``start.step`` on.
-            on_progress: told now and then how many steps are done.
-            start: a state that the run was in, to go on from; its buffers are used up. None is
-                the state before the first step.
+            key: the run's key.
+            records: the journal's records of steps 0, 1, 2, …, or of those from ``start.step`` on.
+            on_progress: called now and then with the number of steps done.
+            start: a state of the run to continue from; its buffers are used up. None means the
+                state before the first step.
         """
         ...
 
 
 def make_replay(method: Method, weights: Tree) -> Replay:
-    """A run's replay, whose programs are compiled once.
+    """Make the replay of a run; its programs are compiled once.
 
     Args:
-        method: how the run trains. The learning rates are the records', not its own.
-        weights: such as will be given to it, or their shape structs, for where they lie.
+        method: how the run trains; the learning rates come from the records instead.
+        weights: weights like those to replay on, or their shape structs, for their shardings.
     """
     shardings = state_shardings(method, weights)
     init = jax.jit(functools.partial(init_state, method), out_shardings=shardings)
@@ -210,16 +210,15 @@ def make_replay(method: Method, weights: Tree) -> Replay:
 
 
 def is_folded(method: Method, steps: int) -> bool:
-    """Whether these first steps fold anything, so that the weights are no longer the base's."""
+    """Whether the first ``steps`` steps fold anything, so the weights differ from the base."""
     return method.fold is not None and reaches_interval_end(method, steps)
 
 
 def merge(owned: OwnedWeights, state: TrainState, method: Method, key: jax.Array) -> Tree:
-    """One set of weights: those of a state with all that its adapter adds to them.
+    """Merge a state's adapter into its weights, which are used up.
 
-    What a fold would move is rounded to the weights' dtype as the next fold would, the rest to
-    nearest; int8 matrices, into which nothing can be folded, become float32. The weights are used
-    up.
+    What a fold would move is rounded to the weights' dtype as in the next fold, the rest to
+    nearest; int8 matrices, which cannot be folded into, become float32.
     """
     is_behind_fold = ends_interval(method, int(state.step))
 

@@ -1,4 +1,4 @@
-"""Model families, their layers, and what a model is."""
+"""Model families, their layers, and the :class:`Model` that they make."""
 
 from zojax.models.identity import content_hash
 from zojax.models.model import Model, abstract_model, random_model

@@ -1,7 +1,7 @@
-"""What all families share: the loop over the layers, the head, an empty cache.
+"""What all families share: the loop over the layers, the head, and an empty cache.
 
-The layers of one kind are stacked on a leading axis and scanned, so that compile time does not grow
-with depth; but for GPUs, whose step costs less where each layer has instructions of its own.
+The layers are stacked on a leading axis and scanned, so that compile time does not grow with depth,
+except on GPUs, where a step is faster with the layers unrolled.
 """
 
 from typing import Any, Protocol
@@ -19,24 +19,24 @@ class Block(Protocol):
     """One layer of a family, or all of them stacked."""
 
     def __call__(self, x_ptn: jax.Array, forward: LayerForward) -> tuple[jax.Array, Cache | None]:
-        """The residual stream ``(p, r, n)`` behind this layer, float32, and the new cache."""
+        """The residual stream ``(p, r, n)`` after this layer, float32, and the new cache."""
         ...
 
     @property
     def key_struct(self) -> jax.ShapeDtypeStruct:
-        """A token's keys ``(g, d)``, which its values are like."""
+        """The shape ``(g, d)`` and dtype of a token's keys; its values have the same."""
         ...
 
 
 class Decoder(Protocol):
-    """A family's NNX module; names of parameters are those of the Hugging Face checkpoint.
+    """A family's NNX module; its parameters are named as in the Hugging Face checkpoint.
 
     Attributes:
-        num_layers: of the stack.
-        scan_layers: whether they are a loop on GPUs, too.
-        layers: every block, stacked on the leading axis.
-        embed_tokens: the table of tokens.
-        lm_head: None where the head is that table.
+        num_layers: the number of layers.
+        scan_layers: whether the layers are a loop on GPUs too.
+        layers: all blocks, stacked on the leading axis.
+        embed_tokens: the table of token embeddings.
+        lm_head: the head; None if it is ``embed_tokens``.
     """
 
     num_layers: int
@@ -50,17 +50,17 @@ class Decoder(Protocol):
         ...
 
     def finish(self, x_prn: jax.Array, forward: Forward) -> jax.Array:
-        """What the head multiplies, from the residual stream behind the last layer."""
+        """The head's input, computed from the residual stream after the last layer."""
         ...
 
 
 def run(model: Decoder, tokens_pt: jax.Array, forward: Forward) -> tuple[jax.Array, Cache | None]:
-    """Hidden states at the reads, ready for the head, in float32, and what ``attend`` keeps.
+    """Runs a model; returns float32 hidden states at the reads, for the head, and the new cache.
 
     Args:
-        model: of any family.
+        model: a model of any family.
         tokens_pt: token ids.
-        forward: all else.
+        forward: everything else that the call needs.
     """
     x_prn, cache = run_layers(model, model.embed(tokens_pt, forward), forward)
     return model.finish(x_prn, forward), cache
@@ -69,18 +69,18 @@ def run(model: Decoder, tokens_pt: jax.Array, forward: Forward) -> tuple[jax.Arr
 def run_layers(
     model: Decoder, x_ptn: jax.Array, forward: Forward, first: int = 0, stop: int | None = None
 ) -> tuple[jax.Array, Cache | None]:
-    """The residual stream behind some neighbouring layers, and the cache.
+    """Runs layers ``first`` to ``stop``; returns the residual stream after them, and the cache.
 
-    What lies below the first layer that variants differ in is the same for all of them: run it
-    once, under one variant, and the rest on its result, repeated for each variant.
+    Below the first layer in which variants differ, the result is the same for all of them: run
+    those layers once, under one variant, and the rest on the result, repeated for each variant.
 
     Args:
-        model: of any family.
-        x_ptn: the residual stream before the first of them, at all tokens.
-        forward: all else.
-        first: the first of them, counted from 0.
-        stop: the one behind the last of them; None goes to the model's end. The model's last layer
-            is computed at the reads alone, all others at all tokens.
+        model: a model of any family.
+        x_ptn: the residual stream before layer ``first``, at all tokens.
+        forward: everything else that the call needs.
+        first: the index of the first layer to run, counted from 0.
+        stop: the index after the last layer to run; None runs to the model's end. The model's last
+            layer is computed only at the reads, all others at all tokens.
     """
     stop = model.num_layers if stop is None else stop
     if not 0 <= first <= stop <= model.num_layers or first == model.num_layers:
@@ -95,7 +95,7 @@ def run_layers(
         block = nnx.merge(graphdef, jax.tree.map(lambda a: a[layer], stacked))
         return block(x_ptn, forward.at_layer(layer, reads_pr, cache))
 
-    @jax.jit  # so that it is traced once, however often it is called
+    @jax.jit  # traced once, however often it is called
     def run_inner(
         x_ptn: jax.Array, cache: Cache | None, layer: Any
     ) -> tuple[jax.Array, Cache | None]:
@@ -113,11 +113,11 @@ def run_layers(
     cache = forward.cache
     is_int8 = any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(stacked))
     if cache is not None or is_int8 or model.scan_layers:
-        # Decoding is a loop itself, in which each slice is copied; and XLA would turn all int8
-        # matrices into what they are multiplied in, at the same time.
+        # Decoding is itself a loop, in which each slice is copied; and unrolled, XLA would convert
+        # all int8 matrices to the dtype of their products at the same time.
         x_ptn, cache = scan(x_ptn, cache)
     else:
-        # For GPUs, XLA copies what a loop takes out of a stack, unless it is always the same part.
+        # On GPUs, XLA copies what a loop slices from a stack unless the index is constant.
         x_ptn, cache = jax.lax.platform_dependent(
             x_ptn, cache, cuda=unroll, rocm=unroll, default=scan
         )
@@ -127,14 +127,14 @@ def run_layers(
 
 
 def empty_cache(model: Decoder, num_rows: int, length: int) -> Cache:
-    """Room for the keys and values of so many tokens in each row."""
+    """A cache of zeros for the keys and values of ``length`` tokens in each row."""
     key = model.layers.key_struct
     shape = (model.num_layers, num_rows, length, *key.shape)
     return Cache(jnp.zeros(shape, key.dtype), jnp.zeros(shape, key.dtype))
 
 
 def logits(model: Decoder, hidden_prn: jax.Array, forward: Forward) -> jax.Array:
-    """Logits over the vocabulary ``(p, r, vocab)`` of hidden states from :func:`run`."""
+    """Logits over the vocabulary, ``(p, r, vocab)``, for hidden states from :func:`run`."""
     name, head = _head(model)
     with jax.named_scope("head"):
         return head.logits(hidden_prn, forward.slot_p, forward.table(name))
@@ -143,7 +143,7 @@ def logits(model: Decoder, hidden_prn: jax.Array, forward: Forward) -> jax.Array
 def logits_at(
     model: Decoder, hidden_pcn: jax.Array, tokens_pc: jax.Array, forward: Forward
 ) -> jax.Array:
-    """The logit ``(p, c)`` of one token for each hidden state, without the other tokens'."""
+    """The logit ``(p, c)`` of one token for each hidden state; no other logits are computed."""
     name, head = _head(model)
     with jax.named_scope("head"):
         return head.logits_at(hidden_pcn, tokens_pc, forward.slot_p, forward.table(name))

@@ -1,4 +1,4 @@
-"""What a family of models gives: one file of it is all that zojax knows of an architecture."""
+"""What a family of models provides: zojax knows an architecture from one file alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol
@@ -11,16 +11,16 @@ Layers = Annotated[int, Field(strict=True, ge=1, le=1 << 12)]
 Width = Annotated[int, Field(strict=True, ge=1, le=1 << 17)]
 WideWidth = Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
 Rows = Annotated[int, Field(strict=True, ge=1, le=1 << 22)]
-"""Types of an architecture's numbers: depth, widths, and rows of a table. Their limits lie far
-above any model's, and keep what a ``config.json`` alone makes us do within a second.
+"""Types of an architecture's hyperparameters: depth, widths, and rows of a table. Their limits lie
+far above any model's, and bound the work that a ``config.json`` alone can cause to a second.
 """
 
 
 class DecoderConfig(Protocol):
-    """An architecture's numbers, named as in ``config.json``: a frozen dataclass of its family.
+    """An architecture's hyperparameters, named as in ``config.json``: a family's frozen dataclass.
 
     Attributes:
-        splits: the numbers that shards of the weights must divide, by what they count.
+        splits: the dimensions that the number of weight shards must divide, by name.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -44,24 +44,34 @@ class DecoderConfig(Protocol):
 
 
 class Family(NamedTuple):
-    """A family, as functions and tables.
+    """A family of models, as functions and tables.
 
     Its weight tree mirrors the names of its Hugging Face checkpoints, with the layers stacked.
 
     Attributes:
-        model_type: as ``config.json`` has it.
-        architectures: likewise; what a checkpoint without ``model_type`` is found by.
+        model_type: the ``model_type`` in ``config.json``.
+        architectures: the ``architectures`` in ``config.json``, which identify a checkpoint without
+            ``model_type``.
         config: the class of its configurations.
-        read_config: ``(parsed config.json) -> config``; ``InputError`` says what it lacks.
-        write_config: ``(config) -> entries of config.json``, but for dtype and token ids.
+        read_config: ``(parsed config.json) -> config``; ``InputError`` says what is missing.
+        write_config: ``(config) -> entries of config.json``, without dtype and token ids.
         module: ``(config, *, precision, rngs) -> module`` with random weights.
-        logical_axes: ``(path, ndim) -> what each axis of a parameter means`` to
+        logical_axes: ``(path, ndim) -> logical names of a parameter's axes``, for
             :mod:`zojax.distributed`.
-        prefix: what stands before the names of all tensors but the head's.
-        aliases: what else checkpoints have at the start of a name, and what it stands for.
-        token_ids: entries of ``config.json`` that a checkpoint gets where nothing else is known.
-        published: configurations by their hub ids.
-        ignored: endings of tensors that some checkpoints have and that are no parameters.
+        prefix: the start of all tensor names but the head's.
+        aliases: other starts of names that checkpoints use, and the usual start for each.
+        token_ids: default token-id entries for the ``config.json`` of a saved checkpoint.
+        published: configurations of published checkpoints, by hub id.
+        ignored: endings of tensor names in some checkpoints that are not parameters.
+
+    A module of yours that holds a family is used after ``--allow-module``, or where a configuration
+    names it as ``model.family="my_models:FAMILY"``. A checkpoint belongs to the family with its
+    ``model_type``.
+
+    Example:
+        >>> from zojax.models.opt import FAMILY
+        >>> FAMILY._replace(model_type="my_opt").prefix
+        'model.decoder.'
     """
 
     model_type: str

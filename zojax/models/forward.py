@@ -1,8 +1,8 @@
-"""What a call of a model needs beside its tokens, as a whole and at one of its layers.
+"""What a call of a model needs besides tokens, for the whole model and for one of its layers.
 
-Axes: p pages, t tokens, r reads, s keys, h heads of queries, g heads of keys and values (of which
-each serves ``h / g`` neighbouring heads of queries), d a head's size, l a prefix's length, n the
-residual stream, y layers.
+Axes: p pages, t tokens, r reads, s keys, h heads of queries, g heads of keys and values (each of
+which serves ``h / g`` neighbouring heads of queries), d a head's size, l a prefix's length, n the
+residual stream's width, y layers.
 """
 
 import dataclasses
@@ -16,15 +16,15 @@ from zojax.models.layers import STACKED, Adapter, bind
 
 
 class Prefix(NamedTuple):
-    """Keys and values of one layer that every query of a page sees besides what it sees else.
+    """Extra keys and values of one layer that every query of a page sees.
 
-    They enter as the keys and values of tokens do (rotated, where a family rotates those), and take
-    no position; but in float32, since a probe of them must not be rounded away.
+    They are used like the keys and values of tokens (rotated, if a family rotates those), but take
+    no position and are in float32, since a probe of them must not be rounded away.
 
     Attributes:
-        k_plgd: l keys a page.
-        v_plgd: their values.
-        on_p: 0 where the page has no prefix.
+        k_plgd: l keys for each page.
+        v_plgd: the values of these keys.
+        on_p: 0 for a page without a prefix.
     """
 
     k_plgd: jax.Array
@@ -33,9 +33,9 @@ class Prefix(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values that are kept from token to token, of all layers.
+    """The keys and values of all layers that are kept from token to token.
 
-    It goes from layer to layer as a whole, so that a layer can write its part in place.
+    It is passed from layer to layer as a whole, so that a layer can write its part in place.
     """
 
     k_ypsgd: jax.Array
@@ -43,16 +43,16 @@ class Cache(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """What one layer attends with.
+    """The queries, keys and values with which one layer attends.
 
     Attributes:
         q_prhd: queries of the tokens ``reads_pr`` of each page.
         k_ptgd: keys of all tokens.
-        v_ptgd: their values.
-        reads_pr: None for all tokens.
-        prefix: of the pages, if their adapter has one.
-        window: how many tokens of its own sequence a query sees at the most, itself the last; may
-            be traced, so that it can differ from layer to layer. None for all.
+        v_ptgd: values of all tokens.
+        reads_pr: indices of the tokens that have queries; None for all tokens.
+        prefix: the pages' prefix, if their adapter has one.
+        window: the maximum number of tokens of its own sequence that a query sees, including
+            itself; may be traced, so that it can differ from layer to layer. None for no limit.
     """
 
     q_prhd: jax.Array
@@ -67,23 +67,23 @@ Attend = Callable[
     [jax.Array | int, Heads, Cache | None],
     tuple[jax.Array, Cache | None],
 ]
-"""``attend(layer, heads, cache) -> (out_prhd, cache)``: the caller of a model decides who sees
-whom, and what is kept of each layer."""
+"""``attend(layer, heads, cache) -> (out_prhd, cache)``: the caller of a model decides which tokens
+see which, and what the cache keeps of each layer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerForward:
-    """What a block needs beside the residual stream.
+    """What a block needs besides the residual stream.
 
     Attributes:
-        layer: its number, which a loop traces.
+        layer: the layer's index, which is traced in a loop.
         positions_pt: as in :class:`Forward`.
-        attend: likewise.
-        adapter: this layer's, bound to the pages.
+        attend: as in :class:`Forward`.
+        adapter: this layer's adapter, bound to the pages.
         variants: as in :class:`Forward`.
-        reads_pr: the only tokens that are asked for, if not all; nothing but keys and values is
-            computed for the others.
-        cache: of all layers.
+        reads_pr: the tokens whose output is wanted; for the others only keys and values are
+            computed. None for all tokens.
+        cache: the cache of all layers.
     """
 
     layer: jax.Array | int
@@ -102,7 +102,7 @@ class LayerForward:
         prefix: Prefix | None = None,
         window: jax.Array | int | None = None,
     ) -> tuple[jax.Array, Cache | None]:
-        """The heads' outputs ``(p, r, h · d)`` and the cache; arguments as in :class:`Heads`."""
+        """The heads' output ``(p, r, h · d)`` and the new cache; arguments as in :class:`Heads`."""
         heads = Heads(q_prhd, k_ptgd, v_ptgd, self.reads_pr, prefix, window)
         with jax.named_scope("attend"):
             out_prhd, cache = self.attend(self.layer, heads, self.cache)
@@ -111,18 +111,18 @@ class LayerForward:
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """What a call of a model needs beside its tokens.
+    """What a call of a model needs besides its tokens.
 
     Attributes:
         positions_pt: each token's position in its own sequence, from 0.
         slot_p: the adapter slot of each page.
-        attend: attention over the pages.
-        adapters: side branches in the model's own tree on a leading slot axis, a step's variants or
-            a pool; layers as ``(slots, layers, …)``. Empty for the base model.
-        variants: neighbouring pages that are one page in so many slots, see
-            :class:`zojax.models.layers.Linear`; 1 says nothing about neighbours.
-        reads_pr: the tokens of each page that are wanted; None for all.
-        cache: for ``attend``.
+        attend: the attention function; see :data:`Attend`.
+        adapters: a step's variants or a pool: side branches in the model's own tree, with a leading
+            slot axis, and ``(slots, layers, …)`` in layers. Empty for the base model.
+        variants: the number of neighbouring pages that are one page in different slots; see
+            :class:`zojax.models.layers.Linear`. 1 makes no claim about neighbours.
+        reads_pr: the tokens of each page whose output is wanted; None for all.
+        cache: the cache that ``attend`` reads and writes.
     """
 
     positions_pt: jax.Array
@@ -134,17 +134,17 @@ class Forward:
     cache: Cache | None = None
 
     def adapter(self, name: str) -> Adapter:
-        """What belongs to a module outside the layers, bound to the pages."""
+        """The adapter of a module outside the layers, bound to the pages."""
         return bind(self.table(name), self.slot_p)
 
     def table(self, name: str) -> Adapter:
-        """What belongs to an embedding or a head, of all slots."""
+        """The adapter of an embedding or a head, for all slots."""
         return self.adapters.get(name, {})
 
     def at_layer(
         self, layer: jax.Array | int, reads_pr: jax.Array | None, cache: Cache | None
     ) -> LayerForward:
-        """The same for one layer."""
+        """The same for one layer, as a :class:`LayerForward`."""
         adapter = bind(self.table(STACKED), self.slot_p, layer)
         return LayerForward(
             layer, self.positions_pt, self.attend, adapter, self.variants, reads_pr, cache
@@ -152,7 +152,7 @@ class Forward:
 
 
 def take(x_pt: jax.Array, reads_pr: jax.Array | None) -> jax.Array:
-    """The tokens ``reads_pr`` of each page, ``(p, t, …)``; all of them for None.
+    """The tokens ``reads_pr`` of each page of ``(p, t, …)``; all of them for None.
 
     Example:
         >>> take(jnp.array([[3, 5, 7]]), jnp.array([[0, 2]])).tolist()
@@ -170,7 +170,7 @@ def split_heads(y_ptn: jax.Array, num_heads: int) -> jax.Array:
 
 
 def prefix_of(adapter: Adapter, num_kv_heads: int) -> Prefix | None:
-    """The prefix that an attention's adapter may hold: ``k`` and ``v (p, l, g · d)`` and ``on``."""
+    """The prefix in an attention's adapter (``k`` and ``v (p, l, g · d)``, and ``on``), or None."""
     if "prefix" not in adapter:
         return None
     given = adapter["prefix"]

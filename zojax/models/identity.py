@@ -12,15 +12,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from zojax.models.layers import STACKED
 
-_PIECE_BYTES = 256 << 20  # of a split array that every device holds at once, or a layer
+_PIECE_BYTES = 256 << 20  # how much of a split array (at least a row) each device gathers at once
 
 
 def content_hash(weights: Any) -> str:
     """xxh3-128 over the paths, shapes, dtypes and bytes of a weight tree, in path order.
 
-    Reads one layer at a time to the host, unless all is there. Where no process holds all of an
-    array, all must call this together; a process whose devices hold something else than those of
-    another gets another hash.
+    Copies one layer at a time to the host, unless the weights are there already. If no process
+    holds all of an array, all processes must call this together; a process whose devices hold
+    different values from another's gets a different hash.
 
     >>> content_hash({"a": np.zeros(2)}) == content_hash({"a": np.zeros(2)})
     True
@@ -50,19 +50,19 @@ def _parts(path: str, leaf: Any) -> Iterable[np.ndarray]:
 
 @functools.partial(jax.jit, static_argnames=("size", "sharding"))
 def _take(array: jax.Array, start: int, *, size: int, sharding: NamedSharding) -> jax.Array:
-    """Layers, or rows, on every device."""
+    """Gathers ``size`` layers, or rows, on every device."""
     taken = jax.lax.dynamic_slice_in_dim(array, start, size)
     return jax.lax.with_sharding_constraint(taken, sharding)
 
 
 def _is_split(leaf: Any) -> bool:
-    """Whether a process may not hold all of it."""
+    """Whether an array is split so that this process may not hold all of it."""
     whole = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
     return not (whole or leaf.is_fully_replicated)
 
 
 def _is_on_host(leaf: Any) -> bool:
-    """Whether it can be read where it is, without a copy."""
+    """Whether an array can be read from host memory without a copy."""
     if not isinstance(leaf, jax.Array):
         return True
     return len(leaf.devices()) == 1 and leaf.device.platform == "cpu"  # pyright: ignore[reportAttributeAccessIssue]

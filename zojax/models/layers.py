@@ -1,11 +1,11 @@
-"""Layers that a small adapter can branch off: the base weight is read once for all variants.
+"""Layers with side branches for small adapters: base weights are read once for all variants.
 
 An *adapter* is a nested dict that follows a module's own tree. At a matrix ``W (m, n)`` it holds
 ``{"u": (slots, m, k), "v": (slots, n, k)}`` and the layer computes ``y = x Wᵀ + (x V) Uᵀ``; at a
-vector it holds a delta ``(slots, m)``. A matrix may hold a :class:`Seeded` direction in place of
-factors: ``y = x Wᵀ + s x Zᵀ``. What is the same in all slots, as V often is, is there once as
-:class:`Shared`. Where an adapter holds nothing the layer is the base layer.
-:func:`bind` gives every page its own slot's arrays before a layer sees them; tables alone, whose
+vector it holds a delta ``(slots, m)``. A matrix may hold a :class:`Seeded` direction instead of
+factors: ``y = x Wᵀ + s x Zᵀ``. An array that is the same in all slots, as V often is, is stored
+once as :class:`Shared`. A layer for which an adapter holds nothing is the base layer.
+:func:`bind` gives every page its own slot's arrays before a layer sees them. Only tables, whose
 factors are long, pick the rows that they need from all slots themselves.
 
 Arrays carry their axes in their names: p pages, t tokens, r reads, k rank, m rows, n columns.
@@ -23,32 +23,32 @@ from flax import nnx
 from zojax.models.precision import INT8_COMPUTE, Precision
 
 Adapter = Mapping[str, Any]
-"""Nested dict of stacked side branches; an empty one means the base model."""
+"""A nested dict of stacked side branches; an empty dict means the base model."""
 
 
 STACKED = "layers"
-"""The name below which every model stacks its layers on a leading axis."""
+"""The key under which every model keeps its layers, stacked on a leading axis."""
 
 _INIT = nnx.initializers.normal(0.02)
 
-# Factors are small and carry the perturbation, so no backend may shorten them (TF32, bf16).
+# Factors are small and carry the perturbation, so no backend may round them (TF32, bf16).
 _einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """An array of an adapter that is the same in all slots of a pool, and has no slot axis there.
+    """An array of an adapter that is the same in all slots, and so has no slot axis.
 
     Attributes:
-        value: V ``(…, n, k)``, or seeds; ``…`` is the layer axis, where there is one.
+        value: V ``(…, n, k)``, or seeds; ``…`` is the layer axis, if there is one.
     """
 
     value: jax.Array
 
 
 def is_shared(node: Any) -> bool:
-    """For ``is_leaf`` of ``jax.tree.map``."""
+    """Whether a node is :class:`Shared`, for ``is_leaf`` of ``jax.tree.map``."""
     return isinstance(node, Shared)
 
 
@@ -59,8 +59,8 @@ class Seeded:
 
     Attributes:
         seed: key data ``(…, d, 2)`` uint32, the same for all slots.
-        scale: ``(…, d)`` float32, in a pool with a leading slot axis; ``…`` is the layer axis,
-            where there is one.
+        scale: ``(…, d)`` float32, with a leading slot axis in a pool; ``…`` is the layer axis,
+            if there is one.
     """
 
     seed: Shared
@@ -70,10 +70,10 @@ class Seeded:
 def draw_rows(
     seed: jax.Array, rows: jax.Array, n: int, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
-    """Some rows of the standard normal matrix that a seed names: ``(*rows.shape, n)``.
+    """Draws rows of the standard normal matrix that a seed names: ``(*rows.shape, n)``.
 
-    A row depends on the seed and its own number alone, so that rows may be drawn in any order.
-    Rounded to the weights' dtype, since it is multiplied in that and must be folded as it was.
+    A row depends only on the seed and its own index, so rows may be drawn in any order. The result
+    is rounded to ``dtype``, in which it is multiplied, so that what is folded is what was scored.
     """
     key = jax.random.wrap_key_data(seed)
 
@@ -85,13 +85,15 @@ def draw_rows(
 
 
 def bind(adapter: Adapter, slot_p: jax.Array, layer: jax.Array | int | None = None) -> Adapter:
-    """Each page's row of the slot axis, and one layer of it: leaves ``(p, …)``, or still shared.
+    """Selects each page's slot, and one layer of it: leaves become ``(p, …)``, or stay shared.
+
+    The cost does not depend on the number of slots or layers.
 
     Args:
-        adapter: leaves ``(slots, …)``, or ``(slots, layers, …)`` where ``layer`` is given; shared
-            ones without the slots.
+        adapter: a tree with leaves ``(slots, …)``, or ``(slots, layers, …)`` if ``layer`` is given;
+            shared leaves have no slot axis.
         slot_p: the slot of each page.
-        layer: which layer's; what it costs does not depend on the number of slots or layers.
+        layer: the index of the layer to select, if leaves have a layer axis.
     """
     of_pages = functools.partial(_of_pages, slot_p=slot_p, layer=layer)
     return jax.tree.map(of_pages, adapter, is_leaf=is_shared)
@@ -104,12 +106,12 @@ def _of_pages(leaf: Any, slot_p: jax.Array, layer: jax.Array | int | None = None
 
 
 def side_branch(x_ptn: jax.Array, branch: Adapter | Seeded, weight: jax.Array) -> jax.Array:
-    """Returns ``(x V) Uᵀ``, or ``s x Zᵀ``, in float32, each page under its own adapter.
+    """Returns ``(x V) Uᵀ``, or ``s x Zᵀ``, in float32, with each page's own adapter.
 
     Args:
         x_ptn: the layer's input.
-        branch: bound to the pages.
-        weight: the matrix ``(m, n)`` that it branches off.
+        branch: the adapter at this layer, bound to the pages.
+        weight: the base matrix ``(m, n)`` beside which it is applied.
     """
     if isinstance(branch, Seeded):
         return _seeded_branch(x_ptn, branch, weight)
@@ -118,13 +120,13 @@ def side_branch(x_ptn: jax.Array, branch: Adapter | Seeded, weight: jax.Array) -
 
 
 def _times_v(axes: str, x: jax.Array, v: jax.Array | Shared) -> jax.Array:
-    """A product of each page with its own V ``(p, n, k)``, or of all with one ``(n, k)``."""
+    """Multiplies each page by its own V ``(p, n, k)``, or all pages by a shared ``(n, k)``."""
     if isinstance(v, Shared):
         return _einsum(axes.replace("pnk", "nk"), x, v.value)
     return _einsum(axes, x, v)
 
 
-_ENTRIES = 1 << 27  # of a matrix's direction that are drawn at once: 0.5 GB in float32
+_ENTRIES = 1 << 27  # entries of a direction to draw at once: 0.5 GB in float32
 
 
 def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.Array:
@@ -146,11 +148,11 @@ def _seeded_branch(x_ptn: jax.Array, branch: Seeded, weight: jax.Array) -> jax.A
 
 
 def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> jax.Array:
-    """A product in the weight's dtype that accumulates, and stays, in float32.
+    """Multiplies in the weight's dtype; accumulates and returns float32.
 
-    Rounding x to that dtype loses what a perturbation moved it by, where that is less than half the
-    spacing of its numbers; ``exact`` multiplies what is lost by the weight, too. It also keeps
-    backends from shortening float32.
+    Rounding x to that dtype loses a perturbation that moved x by less than half the spacing of
+    the dtype's numbers. With ``exact``, the rounding error is multiplied by the weight too, and
+    backends may not use fewer bits for float32.
     """
     product = functools.partial(jnp.einsum, axes, preferred_element_type=jnp.float32)
     if weight.dtype == jnp.float32:
@@ -158,18 +160,18 @@ def _matmul(axes: str, x: jax.Array, weight: jax.Array, exact: bool = False) -> 
     if not exact:
         return product(x.astype(weight.dtype), weight)
     limits = jnp.finfo(weight.dtype)
-    # A cast there and back is one that XLA may leave out; this is not.
+    # XLA may remove a cast there and back, but not this.
     high = jax.lax.reduce_precision(x, limits.nexp, limits.nmant)
     low = (x - high).astype(weight.dtype)
     both = product(jnp.concatenate([high.astype(weight.dtype), low], axis=1), weight)
-    return both[:, : x.shape[1]] + both[:, x.shape[1] :]  # of one product: weights are read once
+    return both[:, : x.shape[1]] + both[:, x.shape[1] :]  # one product reads the weights once
 
 
 def _as_differences(x_ptn: jax.Array, variants: int) -> jax.Array:
-    """Replaces variants, so many neighbours of a page, by their difference from the first one.
+    """Replaces the variants of a page, which are neighbours, by their differences from the first.
 
-    What rounding the first loses is then lost by all alike, and what they differ by is rounded
-    by a share of itself, so that neither drowns the differences between the variants' losses.
+    Rounding the first one then affects all alike, and rounding the differences is relative to
+    their own size, so neither hides the differences between the variants' losses.
     """
     x_gvtn = x_ptn.reshape(-1, variants, *x_ptn.shape[1:])
     first, others = x_gvtn[:, :1], x_gvtn[:, 1:]
@@ -184,23 +186,23 @@ def _from_differences(y_ptm: jax.Array, variants: int) -> jax.Array:
 
 
 def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str) -> jax.Array:
-    """A vector in float32, with its delta per page ``(p, 1, m)`` where the adapter has one."""
+    """A vector in float32; with a delta per page, ``(p, 1, m)``, if the adapter has one."""
     vector_m = vector_m.astype(jnp.float32)
     return vector_m + adapter[name][:, None, :] if name in adapter else vector_m
 
 
 class Linear(nnx.Module):
-    """``y = x Wᵀ + b`` with ``weight (m, n)``, as PyTorch and the papers lay it out.
+    """``y = x Wᵀ + b`` with ``weight (m, n)``, as in PyTorch and the papers.
 
-    Products accumulate in float32 and the result stays float32, so that a perturbation is never
-    rounded to the weights' dtype. Inputs are, unless the precision is ``exact``; but of pages that
-    are one page under several ``variants`` (1 says nothing about neighbours), all but the first
-    are multiplied as differences from it, at the same cost.
+    Products accumulate in float32 and the result stays float32, so a perturbation of the output is
+    never rounded to the weights' dtype. Inputs are rounded to it unless the precision is ``exact``.
+    If ``variants`` neighbouring pages are one page under several variants (1 makes no such claim),
+    all but the first are multiplied as differences from it, at the same cost.
     """
 
     def __init__(self, n: int, m: int, *, use_bias: bool, precision: Precision, rngs: nnx.Rngs):
         self.exact = precision.exact
-        if precision.int8:  # a loader's to fill
+        if precision.int8:  # filled by the loader
             self.weight = nnx.Param(jnp.zeros((m, n), jnp.int8))
         else:
             self.weight = nnx.Param(_INIT(rngs.params(), (m, n), precision.dtype))
@@ -209,16 +211,16 @@ class Linear(nnx.Module):
 
     @property
     def dtype(self) -> jnp.dtype:
-        """In which its products are."""
+        """The dtype in which the layer multiplies."""
         own = self.weight[...].dtype
         return INT8_COMPUTE if own == jnp.int8 else own
 
     def attention_dtype(self, variants: int) -> jnp.dtype:
-        """Of queries, keys and values that it makes: whole where differences must not be lost."""
+        """The dtype of its queries, keys and values: float32 if differences must not be lost."""
         return jnp.dtype(jnp.float32) if self.exact or variants > 1 else self.dtype
 
     def __call__(self, x_ptn: jax.Array, adapter: Adapter, variants: int = 1) -> jax.Array:
-        """Maps ``(p, t, n)`` to ``(p, t, m)``, float32."""
+        """Maps ``(p, t, n)`` to ``(p, t, m)`` in float32."""
         weight_mn = self.weight[...].astype(self.dtype)
 
         def whole(x_ptn: jax.Array) -> jax.Array:
@@ -230,7 +232,7 @@ class Linear(nnx.Module):
 
         if variants == 1:
             y_ptm = whole(x_ptn)
-        elif weight_mn.dtype == jnp.float32:  # which accelerators multiply in fewer bits
+        elif weight_mn.dtype == jnp.float32:  # accelerators multiply float32 in fewer bits
             y_ptm = jax.lax.platform_dependent(x_ptn, cpu=whole, default=apart)
         else:
             y_ptm = apart(x_ptn)
@@ -251,7 +253,7 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((n,), dtype))
 
     def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
-        """Normalises ``(p, t, n)``, float32."""
+        """Normalises ``(p, t, n)`` in float32."""
         mean_pt1 = x_ptn.mean(-1, keepdims=True)
         centred_ptn = x_ptn - mean_pt1
         variance_pt1 = jnp.square(centred_ptn).mean(-1, keepdims=True)
@@ -261,10 +263,10 @@ class LayerNorm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """A table ``weight (rows, n)``, read forwards as an embedding and backwards as a head.
+    """A table ``weight (rows, n)``, used as an embedding and, transposed, as a head.
 
-    Its adapter keeps the slot axis, see :func:`bind`. The head never rounds its
-    input: nothing behind it averages that error out, and few tokens come to it.
+    Its adapter keeps the slot axis; see :func:`bind`. The head never rounds its input: no later
+    layer would average that error out, and only few tokens reach it.
     """
 
     def __init__(self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -289,7 +291,7 @@ class Embedding(nnx.Module):
         return _einsum("pd,dptn->ptn", branch.scale[slot_p], z_dptn.astype(jnp.float32))
 
     def logits(self, hidden_prn: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
-        """Logits of every row: ``(p, r, rows)`` in float32."""
+        """The logits of all rows: ``(p, r, rows)`` in float32."""
         weight = self.weight[...]
         logits = _matmul("prn,vn->prv", hidden_prn, weight, exact=True)
         if "weight" in adapter:
@@ -299,7 +301,7 @@ class Embedding(nnx.Module):
     def logits_at(
         self, hidden_pcn: jax.Array, rows_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
     ) -> jax.Array:
-        """Logit of one given row for each hidden state: ``(p, c)`` in float32."""
+        """The logit of one given row for each hidden state: ``(p, c)`` in float32."""
         logits_pc = _einsum(
             "pcn,pcn->pc", hidden_pcn, self.weight[...][rows_pc].astype(jnp.float32)
         )

@@ -1,4 +1,4 @@
-"""A model: its architecture, its structure, and its weights or their shapes."""
+"""The :class:`Model`: an architecture, a module's structure, and weights or their shapes."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,13 +22,13 @@ class Model:
     """An architecture and its weights.
 
     Attributes:
-        config: the architecture's numbers.
+        config: the architecture's hyperparameters.
         graphdef: the module's structure; ``nnx.merge(graphdef, weights)`` is what
             :mod:`zojax.models.decoder` runs.
         weights: nested dict of arrays, layers stacked: ``weights["layers"]["fc1"]["weight"]`` is
             ``(layers, m, n)``.
-        path: the local directory that it was loaded from, or "" if it was made here.
-        notes: what its users should be told, such as weights that are not finite.
+        path: the local directory that it was loaded from; "" for a model that was made in memory.
+        notes: warnings for its users, for example that some weights are not finite.
     """
 
     config: DecoderConfig
@@ -41,7 +41,7 @@ class Model:
 def abstract(
     config: DecoderConfig, precision: Precision = FLOAT32
 ) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
-    """The module's structure and its arrays' shapes; no array is made."""
+    """The structure of a model's module and the shapes of its arrays; allocates nothing."""
     make: Any = family_of(config).module
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(config, precision=precision)))
     flat: dict[TreePath, Any] = dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
@@ -49,7 +49,7 @@ def abstract(
 
 
 def random_model(config: DecoderConfig, seed: int = 0, dtype: Any = jnp.float32) -> Model:
-    """A model with random weights: matrices N(0, 0.02²), biases 0, norms 1."""
+    """Makes a model with random weights: matrices N(0, 0.02²), biases 0, norms 1."""
 
     @jax.jit
     def initialise(key):
@@ -62,13 +62,13 @@ def random_model(config: DecoderConfig, seed: int = 0, dtype: Any = jnp.float32)
 
 
 def with_scanned_layers(model: Model) -> Model:
-    """The same model, whose layers are a loop on every device.
+    """The same model with its layers run as a loop on every device.
 
-    On GPUs each layer has instructions of its own otherwise, which take longer to compile, the
-    longer the deeper the model is; in a loop, XLA copies each layer's weights at every step.
+    By default the layers are unrolled on GPUs, where compile time then grows with the model's
+    depth. In a loop, XLA copies each layer's weights at every step.
 
     Args:
-        model: with weights, or with their shapes.
+        model: a model with weights, or with their shapes.
     """
     module: Any = nnx.merge(model.graphdef, model.weights)
     module.scan_layers = True
@@ -82,7 +82,7 @@ def abstract_model(
     sharding: Sharding | None = None,
     exact: bool = False,
 ) -> Model:
-    """A model with shapes in the place of weights, to compile for; arguments as for :func:`load`.
+    """A model with shapes instead of weights, to compile for; arguments as for :func:`load`.
 
     Example:
         >>> from zojax.models.registry import SHAPES
@@ -102,6 +102,6 @@ def abstract_model(
 
 
 def weight_sharding(layout: Layout, config: DecoderConfig) -> Sharding:
-    """Where a model's weights lie, for :func:`zojax.hub.load`."""
+    """The ``sharding`` argument of :func:`zojax.hub.load` that puts weights on a layout."""
     logical_axes = family_of(config).logical_axes
     return lambda path, shape: layout.sharding(logical_axes(path, len(shape)), shape)

@@ -1,4 +1,4 @@
-"""OPT (2205.01068) as published by Meta: 125M to 66B, from its ``config.json`` alone.
+"""OPT (2205.01068) as published by Meta, 125M to 66B, built from its ``config.json`` alone.
 
 Module and parameter names are those of the Hugging Face checkpoint below ``model.decoder``, with
 the layers stacked on a leading axis.
@@ -21,12 +21,12 @@ from zojax.reading import validate
 from zojax.text import plain
 
 POSITION_OFFSET = 2
-"""Rows of the position table that no token uses (an inheritance from fairseq)."""
+"""The number of unused rows at the start of the position table (inherited from fairseq)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OPTConfig:
-    """The architecture's numbers, named as in ``config.json``."""
+    """The architecture's hyperparameters, named as in ``config.json``."""
 
     vocab_size: Rows
     hidden_size: Width
@@ -41,7 +41,7 @@ class OPTConfig:
 
     @property
     def num_key_value_heads(self) -> int:
-        """Each head of queries has its own."""
+        """The number of heads of keys and values; each head of queries has its own."""
         return self.num_attention_heads
 
     @property
@@ -51,12 +51,12 @@ class OPTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Of queries, keys and values."""
+        """The size of a head of queries, keys or values."""
         return self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "OPTConfig":
-        """Reads a parsed ``config.json``; ``InputError`` names what it lacks or what we cannot do.
+        """Reads a parsed ``config.json``; ``InputError`` names what is missing or unsupported.
 
         >>> OPTConfig.from_dict({"model_type": "opt", "vocab_size": 8})
         Traceback (most recent call last):
@@ -83,7 +83,7 @@ class OPTConfig:
         config = validate(cls, known, "config.json")
         if config.hidden_size % config.num_attention_heads:
             raise InputError(
-                f"config.json: hidden_size {config.hidden_size} is no multiple of "
+                f"config.json: hidden_size {config.hidden_size} is not a multiple of "
                 f"num_attention_heads {config.num_attention_heads}"
             )
         return config
@@ -95,7 +95,7 @@ _COLUMNS = {"out_proj": "heads", "fc2": "ffn", "project_in": None, "project_out"
 
 
 def logical_axes(path: Sequence[str], ndim: int) -> tuple[str | None, ...]:
-    """What each axis of a parameter means to :mod:`zojax.distributed`.
+    """The logical names of a parameter's axes, for :mod:`zojax.distributed`.
 
     >>> logical_axes(("layers", "fc2", "weight"), 3)
     (None, 'embed', 'ffn')
@@ -110,7 +110,7 @@ def logical_axes(path: Sequence[str], ndim: int) -> tuple[str | None, ...]:
 class Attention(nnx.Module):
     """Multi-head self-attention.
 
-    Besides the branches of its linear layers its adapter may hold a ``prefix``, see
+    Its adapter may hold a ``prefix`` besides the branches of its linear layers; see
     :func:`zojax.models.forward.prefix_of`.
     """
 
@@ -140,7 +140,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One decoder layer: normalised before its sublayers, or after them (350M alone)."""
+    """One decoder layer, normalised before its sublayers, or after them in the 350M model."""
 
     def __init__(self, config: OPTConfig, *, precision: Precision, rngs: nnx.Rngs):
         d, ffn, bias = config.hidden_size, config.ffn_dim, config.enable_bias
@@ -186,7 +186,7 @@ class Block(nnx.Module):
 
 
 class OPT(nnx.Module):
-    """The decoder and its head, see :class:`zojax.models.decoder.Decoder`.
+    """The decoder and its head; see :class:`zojax.models.decoder.Decoder`.
 
     Example:
         >>> config = OPTConfig(50, 8, 2, 2, 16, 32, 8)
@@ -230,7 +230,7 @@ class OPT(nnx.Module):
         self.layers = stack(rngs)
 
     def embed(self, tokens_pt: jax.Array, forward: Forward) -> jax.Array:
-        """Tokens, projected where they are embedded in a narrower space, and learned positions."""
+        """Embeds tokens, projects them if they are narrower, and adds learned positions."""
         x_ptn = self.embed_tokens(tokens_pt, forward.slot_p, forward.table("embed_tokens"))
         if self.project_in is not None:
             x_ptn = self.project_in(x_ptn, forward.adapter("project_in"), forward.variants)
@@ -239,7 +239,7 @@ class OPT(nnx.Module):
         return x_ptn + positions
 
     def finish(self, x_prn: jax.Array, forward: Forward) -> jax.Array:
-        """Hidden states ready for the head, ``(p, r, word_embed_proj_dim)`` in float32."""
+        """The hidden states for the head, ``(p, r, word_embed_proj_dim)`` in float32."""
         if self.final_layer_norm is not None:
             x_prn = self.final_layer_norm(x_prn, forward.adapter("final_layer_norm"))
         if self.project_out is not None:
@@ -264,7 +264,7 @@ def _published(hidden_size: int, num_layers: int, num_heads: int) -> OPTConfig:
         num_attention_heads=num_heads,
         ffn_dim=4 * hidden_size,
         max_position_embeddings=2048,
-        # 350M alone normalises after its sublayers and embeds in a narrower space.
+        # Only the 350M model normalises after its sublayers and embeds in a narrower space.
         word_embed_proj_dim=512 if hidden_size == 1024 else hidden_size,
         do_layer_norm_before=hidden_size != 1024,
     )
@@ -279,11 +279,11 @@ FAMILY = Family(
     module=OPT,
     logical_axes=logical_axes,
     prefix="model.decoder.",
-    # OPTModel alone saves without "model."; with its head, OPTForCausalLM has it.
+    # OPTModel saves names without "model.", OPTForCausalLM with it.
     aliases={"decoder.": "model.decoder."},
-    # The tokenizer prepends </s> (2), which is the end of text too.
+    # The tokenizer prepends </s> (2), which also ends a text.
     token_ids={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
-    # Of ``config.json`` of each checkpoint.
+    # From each checkpoint's ``config.json``.
     published={
         "facebook/opt-125m": _published(768, 12, 12),
         "facebook/opt-350m": _published(1024, 24, 16),

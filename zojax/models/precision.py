@@ -1,8 +1,8 @@
-"""In which numbers a model is held and multiplied, int8 among them.
+"""The number formats in which a model is stored and multiplied, including int8.
 
-An int8 matrix ``W ≈ s Q`` has a float32 scale s for each row (an output), the row's largest entry
-over 127, so that scoring reads a byte an entry and the scale is applied to the product alone.
-Nothing can be folded into it: an interval's movement is far below half a step of its grid.
+An int8 matrix ``W ≈ s Q`` has a float32 scale s for each row (an output): the row's largest
+absolute entry over 127. Scoring reads one byte per entry, and only the product is scaled. Nothing
+can be folded into such a matrix: an interval moves entries by far less than half a grid step.
 """
 
 import dataclasses
@@ -14,24 +14,25 @@ import numpy as np
 from flax import traverse_util
 
 TreePath = tuple[str, ...]
-"""Path of an array in the weight tree."""
+"""The path of an array in the weight tree."""
 
 SCALE = "scale"
-"""The name of an int8 matrix' scales, ``(…, m)`` beside ``weight (…, m, n)``."""
+"""The name of an int8 matrix's scales, ``(…, m)``, which lie beside ``weight (…, m, n)``."""
 
 INT8_COMPUTE = jnp.dtype(jnp.bfloat16)
-"""What int8 matrices are multiplied in, which holds all their entries, and what all else is in."""
+"""The dtype of an int8 model's products and other parameters; it represents all int8 values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """In which numbers a model is held and multiplied.
+    """The number formats in which a model is stored and multiplied.
 
     Attributes:
-        dtype: of the weights, which activations are rounded to before they are multiplied; products
-            accumulate, and stay, in float32.
-        int8: whether the layers' matrices are int8; ``dtype`` is of all else, and of the products.
-        exact: whether what rounding activations to 16 bits would lose is multiplied, too.
+        dtype: the weights' dtype, to which activations are rounded before they are multiplied;
+            products accumulate in, and stay in, float32.
+        int8: whether the layers' matrices are int8; ``dtype`` then applies to all other weights and
+            to the products.
+        exact: whether to multiply the rounding errors of 16-bit activations too.
     """
 
     dtype: Any = jnp.float32
@@ -43,7 +44,7 @@ FLOAT32 = Precision()
 
 
 def precision_of(dtype: Any, *, exact: bool = False) -> Precision:
-    """The precision of a model by the name that users give it.
+    """The precision that users name by a dtype, such as ``int8``.
 
     >>> precision_of("int8")
     Precision(dtype=dtype(bfloat16), int8=True, exact=False)
@@ -54,7 +55,7 @@ def precision_of(dtype: Any, *, exact: bool = False) -> Precision:
 
 
 def leaf_dtypes(paths: Iterable[TreePath], dtype: Any) -> dict[TreePath, Any]:
-    """The dtype of every array of a model, by its path: int8 and float32 where it has scales."""
+    """The dtype of each array, by path: int8 for matrices with scales, float32 for the scales."""
     paths = set(paths)
     int8 = {(*path[:-1], "weight") for path in paths if path[-1] == SCALE}
     own = {**dict.fromkeys(int8, jnp.int8), **{p: jnp.float32 for p in paths if p[-1] == SCALE}}
@@ -62,7 +63,7 @@ def leaf_dtypes(paths: Iterable[TreePath], dtype: Any) -> dict[TreePath, Any]:
 
 
 def quantise(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds matrices ``(…, m, n)`` to int8, and gives their float32 scales ``(…, m)`` with them.
+    """Rounds matrices ``(…, m, n)`` to int8; returns them with their float32 scales ``(…, m)``.
 
     >>> entries, scale = quantise(np.array([[0.5, -1.0], [0.0, 0.0]], np.float32))
     >>> entries.tolist(), (127 * scale).tolist()
@@ -75,13 +76,13 @@ def quantise(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rounded(weight: np.ndarray) -> np.ndarray:
-    """What a matrix ``(m, n)`` is as int8 with its scales, in float32."""
+    """A matrix ``(m, n)`` rounded to int8 and back to float32."""
     entries, scale = quantise(weight)
     return np.asarray(dequantise({"weight": entries, SCALE: scale})["weight"])
 
 
 def dequantise(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights without int8: every ``s Q`` in float32, the scales gone, all else as it is."""
+    """Replaces int8 matrices by ``s Q`` in float32, without scales; other weights stay the same."""
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
     for path in [path for path in flat if path[-1] == SCALE]:
         place = (*path[:-1], "weight")

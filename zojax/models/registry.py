@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
+from zojax.config import foreign
 from zojax.config.fields import Text
 from zojax.errors import InputError
 from zojax.models import opt
@@ -13,6 +14,7 @@ from zojax.reading import validate
 from zojax.text import plain
 
 FAMILIES: tuple[Family, ...] = (opt.FAMILY,)
+"""Those that zojax has."""
 
 PUBLISHED: Mapping[str, DecoderConfig] = {
     hub_id: config for family in FAMILIES for hub_id, config in family.published.items()
@@ -23,6 +25,17 @@ SHAPES: Mapping[str, DecoderConfig] = {
     hub_id.rpartition("/")[2]: config for hub_id, config in PUBLISHED.items()
 }
 """The same by their names alone."""
+
+
+def families() -> list[Family]:
+    """Those that zojax has, and in front of them those of a user's allowed modules."""
+    own = [
+        thing
+        for module in foreign.allowed_modules()
+        for thing in vars(module).values()
+        if isinstance(thing, Family)
+    ]
+    return [*own, *FAMILIES]
 
 
 @dataclass
@@ -43,17 +56,17 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
         zojax.errors.InputError: holds a 'gpt2' model; zojax knows 'opt'
     """
     named = validate(_Named, raw, "config.json")
-    for family in FAMILIES:
+    for family in families():
         if named.model_type == family.model_type:
             return family.read_config(raw)
     if named.model_type is None:
-        for family in FAMILIES:
+        for family in families():
             if set(named.architectures or ()) & set(family.architectures):
                 return family.read_config(raw)
-    known = ", ".join(repr(family.model_type) for family in FAMILIES)
+    known = ", ".join(repr(family.model_type) for family in families())
     raise InputError(f"holds a {plain(repr(named.model_type), 40)} model; zojax knows {known}")
 
 
 def family_of(config: DecoderConfig) -> Family:
     """Whose configuration this is."""
-    return next(family for family in FAMILIES if isinstance(config, family.config))
+    return next(family for family in families() if isinstance(config, family.config))

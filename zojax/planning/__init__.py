@@ -1,1 +1,1 @@
-"""Programs for machines that are not here: what they take of memory, links and time."""
+"""Plan runs on machines that are not here: the memory, links and time that they need."""

@@ -1,4 +1,4 @@
-"""Plans for targets, and the smallest that has room where one has not."""
+"""Plans for targets, and for a larger target if a run does not fit."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ from zojax.planning.targets import Target, find_target
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A plan, and where it does not fit the plan for the fewest devices of its kind that do.
+    """A plan, and if it does not fit, the plan for the fewest devices of its kind that do.
 
     Attributes:
-        plan: as asked for.
-        instead: None if it fits, or if no number of such devices has room.
+        plan: the plan for the requested target.
+        instead: the plan that fits; None if ``plan`` does, or if no number of devices is enough.
     """
 
     plan: Plan
@@ -30,16 +30,17 @@ class Answer:
 def plan_targets(
     config: Config, names: Sequence[str], tokens: int | None, console: Console
 ) -> list[Answer]:
-    """Plans for every target, in turn.
+    """Make a plan for every target, in turn.
 
     Args:
-        config: of the run.
-        names: of the targets; several may stand in one, with commas between them.
-        tokens: distinct ones of a batch; None is SST-2's, as many as the batch is large.
-        console: told what is being compiled.
+        config: the run's configuration.
+        names: the names of the targets; one string may have several, separated by commas.
+        tokens: the number of distinct tokens in a batch; None means that of SST-2, in proportion
+            to the batch size.
+        console: where to show what is being compiled.
 
     Raises:
-        InputError: no such target or model, no compiler, or settings that do not go together.
+        InputError: there is no such target or model, there is no compiler, or settings conflict.
     """
     targets = [find_target(name) for text in names for name in text.split(",") if name]
     if not targets:
@@ -58,10 +59,11 @@ def plan_targets(
 def smallest(
     config: Config, model: DecoderConfig, plan: Plan, tokens: int, console: Console
 ) -> Plan | None:
-    """The plan on the fewest devices of the same kind that fits.
+    """Find the plan that fits on the fewest devices of the same kind.
 
-    On the mesh that a run would choose there, or else split as far as the model goes. What
-    arithmetic rules out is not compiled, see :func:`zojax.planning.plan.make_plan`.
+    It is tried on the mesh that a run would choose there, and then with as many shards as the model
+    allows. A plan that arithmetic rules out is not compiled; see
+    :func:`zojax.planning.plan.make_plan`.
     """
     for num_devices in plan.target.chip.topologies:
         target = Target(plan.target.chip, num_devices)
@@ -70,7 +72,7 @@ def smallest(
             try:
                 with console.status(f"{plan.target.name} is too small: trying {target.name}"):
                     other = make_plan(dataclasses.replace(config, mesh=mesh), model, target, tokens)
-            except InputError:  # a mesh that the method does not go with, such as MeZO's
+            except InputError:  # a mesh that the method does not allow, such as MeZO
                 continue
             if other.fits:
                 return other
@@ -78,5 +80,5 @@ def smallest(
 
 
 def _most_shards(model: DecoderConfig, num_devices: int) -> int:
-    """The most shards that so many devices and the model's heads and MLP divide into."""
+    """The most shards into which these devices and the model's heads and MLP can be divided."""
     return math.gcd(num_devices, *model.splits.values())

@@ -1,4 +1,4 @@
-"""XLA's optimised program as text: every instruction that runs, and how often."""
+"""Parse XLA's optimised program: every instruction that runs, and how often."""
 
 import collections
 import dataclasses
@@ -12,9 +12,9 @@ class Array(NamedTuple):
     """One array of an instruction's result.
 
     Attributes:
-        dtype: as HLO writes it.
-        dims: its shape.
-        in_cache: whether it lies in a memory beside the device's main one (a TPU's VMEM).
+        dtype: the dtype in HLO's notation.
+        dims: the shape.
+        in_cache: whether it lies in another memory than the device's main one (a TPU's VMEM).
     """
 
     dtype: str
@@ -23,7 +23,7 @@ class Array(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of its entries, without what a layout pads."""
+        """The number of bytes of its entries, without padding from the layout."""
         bits = re.search(r"\d+", self.dtype)
         return math.prod(self.dims) * (max(8, int(bits[0])) // 8 if bits else 1)
 
@@ -33,11 +33,11 @@ class Instruction:
     """One line of a program.
 
     Attributes:
-        name: unique in its program.
-        opcode: such as ``fusion``.
-        arrays: of its result.
-        rest: operands and attributes, as they are written.
-        is_root: whether it is its computation's result.
+        name: the name, unique in its program.
+        opcode: the operation, such as ``fusion``.
+        arrays: the arrays of its result.
+        rest: the text of its operands and attributes.
+        is_root: whether it gives its computation's result.
     """
 
     name: str
@@ -59,8 +59,8 @@ class Program(NamedTuple):
     """A parsed program.
 
     Attributes:
-        computations: their instructions, in order.
-        entry: the name of the first one that runs.
+        computations: the instructions of each computation, in order, by its name.
+        entry: the name of the computation that runs first.
     """
 
     computations: Mapping[str, list[Instruction]]
@@ -74,7 +74,7 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
 def parse(text: str) -> Program:
-    """Reads ``compiled.as_text()``."""
+    """Parse ``compiled.as_text()``."""
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", None
     for line in text.splitlines():
@@ -100,10 +100,9 @@ def _instruction(name: str, text: str, is_root: bool) -> Instruction:
 
 
 def executed(program: Program) -> Iterator[tuple[Instruction, int]]:
-    """Every instruction that runs by itself, not fused into another, and how often it runs.
+    """Yield every instruction that is not fused into another, and how often it runs.
 
-    Of a conditional all branches are given, and the body of a loop whose length cannot be read
-    once.
+    All branches of a conditional count, and the body of a loop of unknown length counts once.
     """
     times: collections.Counter[str] = collections.Counter()
     _count(program, program.entry, 1, times)
@@ -132,7 +131,7 @@ def _count(program: Program, name: str, times: int, counted: collections.Counter
 
 
 def trip_count(program: Program, loop: Instruction) -> int:
-    """How often a loop's body runs, from XLA's note of it or the number it is compared to."""
+    """How often a loop's body runs, from XLA's annotation or the constant in its condition."""
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if noted:
         return int(noted[1])
@@ -146,7 +145,7 @@ def trip_count(program: Program, loop: Instruction) -> int:
 
 
 def results(program: Program, computation: str) -> list[Instruction]:
-    """What makes a computation's result, or each part of it."""
+    """The instructions that give a computation's result, one for each part of a tuple."""
     by_name = {i.name: i for i in program.computations.get(computation, ())}
     roots = [i for i in by_name.values() if i.is_root]
     if len(roots) == 1 and roots[0].opcode == "tuple":

@@ -1,4 +1,4 @@
-"""Planning: the very programs that training runs, compiled for devices that are not here."""
+"""Plan a run: compile the very programs of training for devices that are not here."""
 
 import dataclasses
 import functools
@@ -33,14 +33,14 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """What one compiled program takes of each device.
+    """What one compiled program needs on each device.
 
     Attributes:
-        arguments: bytes, as XLA lays them out.
-        temporaries: bytes.
-        outputs: bytes that no argument gives its place to.
-        exchanges: between devices.
-        copies: of what is as large as a weight, or as one layer of it.
+        arguments: the bytes of its arguments, in XLA's layout.
+        temporaries: the bytes of its temporary arrays.
+        outputs: the bytes of outputs that do not reuse an argument's buffer.
+        exchanges: the exchanges between devices.
+        copies: copies as large as a weight, or as one layer of it.
     """
 
     arguments: int
@@ -51,21 +51,21 @@ class Planned:
 
     @property
     def peak(self) -> int:
-        """Bytes while it runs."""
+        """The bytes in use while it runs."""
         return self.arguments + self.temporaries + self.outputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """Seconds that a step takes at the least, by what limits it: estimates, no measurement.
+    """The least seconds of a step, by what limits it; these are estimates, not measurements.
 
     Attributes:
-        products: its matrix products at the chip's published rate.
-        memory: weights and adapters, read once.
-        copies: matrices of layers, written beside the weights and read again, for what the compiled
-            step cannot read where it lies.
-        links: what a device must send.
-        fold: moving an interval into the weights, a step's part of it.
+        products: the matrix products, at the chip's published rate.
+        memory: reading weights and adapters once.
+        copies: copying matrices of layers that the compiled step cannot read in place: they are
+            written beside the weights and read again.
+        links: sending what a device must send.
+        fold: a step's share of the time to fold an interval into the weights.
     """
 
     products: float
@@ -76,12 +76,12 @@ class Bound:
 
     @property
     def limit(self) -> str:
-        """What sets it: copies are memory's."""
+        """The name of the largest limit; copies count as memory."""
         return max(self._limits, key=lambda name: self._limits[name])
 
     @property
     def seconds(self) -> float:
-        """Of a step, its part of the fold included."""
+        """The least seconds of a step, including its share of the fold."""
         return self._limits[self.limit] + self.fold
 
     @property
@@ -92,23 +92,24 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run takes of a target.
+    """What a run needs on a target.
 
     Attributes:
-        model: its name.
+        model: the model's name.
         target: the devices.
-        mesh: shards of the pages and of the weights.
-        num_layers: of the model.
-        batch: tokens of a step and places for them; pages of a micro-batch, and places of a page;
-            variants, and how often a step passes through the weights.
-        kinds: bytes on a device of what lives as long as the run.
-        interval: steps from fold to fold; 0 is never.
+        mesh: the numbers of shards of the pages and of the weights.
+        num_layers: the number of the model's layers.
+        batch: a step's numbers of ``tokens``, of ``places`` for them, of ``pages`` in a
+            micro-batch, of places in a page (``page_tokens``), of ``variants``, and of ``passes``
+            through the weights.
+        kinds: the bytes on a device of arrays that live as long as the run, by kind.
+        interval: the number of steps between folds; 0 means never.
         step: the compiled step; None if it was not compiled.
         fold: the compiled fold of an interval; None if nothing is folded.
-        bound: of a step's time.
-        compile_seconds: of the wall's clock, of both.
-        refusal: why nothing was compiled.
-        page_tokens: places of a page of the compiled step.
+        bound: a lower bound on a step's time.
+        compile_seconds: the wall-clock time to compile both.
+        refusal: why nothing was compiled; empty if something was.
+        page_tokens: the places in a page of the compiled step.
     """
 
     model: str
@@ -127,25 +128,25 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        """Bytes of a device that are taken at once, as far as they are known."""
+        """The most bytes that are in use on a device at once, as far as they are known."""
         programs = [p.peak for p in (self.step, self.fold) if p is not None]
         return max(programs, default=sum(self.kinds.values()))
 
     @property
     def fits(self) -> bool:
-        """Whether that is no more than JAX has on such a device."""
+        """Whether the peak is at most what JAX has on such a device."""
         return self.step is not None and self.peak <= self.target.chip.usable_memory
 
     @property
     def reduces_per_layer(self) -> int:
-        """All-reduces of a layer in one pass; the embeddings and the scores have one each."""
+        """The all-reduces per layer and pass; embeddings and scores have another one each."""
         exchanges = self.step.exchanges if self.step else ()
         count = sum(e.times for e in exchanges if e.kind == "all-reduce")
         return max(0, round((count / self.batch["passes"] - 2) / self.num_layers))
 
     @property
     def defects(self) -> list[str]:
-        """What a good step does not have."""
+        """Lines about what a good step would not have."""
         found = []
         for name, program in (("step", self.step), ("fold", self.fold)):
             if program is None:
@@ -166,17 +167,17 @@ def make_plan(
     tokens: int,
     devices: Sequence[Any] | None = None,
 ) -> Plan:
-    """Compiles a configuration's step and fold for a target.
+    """Compile a configuration's step and fold for a target.
 
     Args:
-        config: of the run.
-        model: its architecture.
-        target: to compile for.
-        tokens: distinct ones of a batch.
-        devices: of the target; None makes them.
+        config: the run's configuration.
+        model: the model's architecture.
+        target: the devices to compile for.
+        tokens: the number of distinct tokens in a batch.
+        devices: the target's devices; None makes them.
 
     Raises:
-        InputError: a mesh or settings that do not go together, or no compiler for the target.
+        InputError: the mesh or other settings conflict, or there is no compiler for the target.
     """
     devices = devices_of(target) if devices is None else devices
     room = target.chip.usable_memory
@@ -231,11 +232,11 @@ def _kinds(shapes: RunShapes) -> dict[str, int]:
 
 
 _UNTILED = "Couldn't find output tile sizes"
-"""What XLA says where it has no GPU to try products on, and its first choice fits no page."""
+"""XLA's message if it has no GPU to try products on, and its default tiles do not fit a page."""
 
 
 def _compile_somehow(shapes: RunShapes) -> tuple[Planned, Planned | None, RunShapes]:
-    """Compiles for pages as they are, or else for a few places more, and says for which."""
+    """Compile for the given pages or else for slightly wider ones; return the shapes, too."""
     for multiple in (1, 16, 32, 64, 128):
         wide = widen_pages(shapes, multiple)
         try:
@@ -244,7 +245,7 @@ def _compile_somehow(shapes: RunShapes) -> tuple[Planned, Planned | None, RunSha
             if _UNTILED not in str(error):
                 raise
     raise InputError(
-        f"--tokens {shapes.num_tokens}: XLA finds no tiles for the products of so many tokens "
+        f"--tokens {shapes.num_tokens}: XLA finds no tiles for the products of this many tokens "
         "without a GPU to try them on; give another number"
     )
 
@@ -255,7 +256,7 @@ def _compile(shapes: RunShapes) -> tuple[Planned, Planned | None]:
 
 
 def compile_run(shapes: RunShapes) -> tuple[Any, IntervalProgram | None]:
-    """The step and the interval's end of a run, compiled; None where nothing comes to an end."""
+    """Compile a run's step and its interval's end; the latter is None if no interval ends."""
     run = shapes.run
     programs = compile_programs(
         run.model.weights,
@@ -272,15 +273,15 @@ def compile_run(shapes: RunShapes) -> tuple[Any, IntervalProgram | None]:
 
 
 def look_at(shapes: RunShapes, step: Any, fold: Any | None) -> tuple[Planned, Planned | None]:
-    """What a run's compiled programs take of a device, here or not.
+    """What a run's compiled programs need on a device, whether it is here or not.
 
     Args:
-        shapes: that they were compiled for.
+        shapes: the shapes that they were compiled for.
         step: the executable of a step.
-        fold: of an interval's end, if there is one.
+        fold: the executable of an interval's end, if there is one.
     """
     shares = matrix_shares(shapes)
-    # A fold moves a table as it moves a layer: by a product that is as large as that matrix.
+    # A fold moves a table like a layer: by a product that is as large as the matrix.
     by_matrix = [share if len(share) == 3 else (1, *share) for share in shares]
     num_devices = shapes.layout.mesh.size
     return (
@@ -290,7 +291,7 @@ def look_at(shapes: RunShapes, step: Any, fold: Any | None) -> tuple[Planned, Pl
 
 
 def _look(program: Any, shares: Sequence[tuple[int, ...]], num_devices: int) -> Planned:
-    """What a compiled program says of itself."""
+    """Read XLA's analysis of a compiled program."""
     memory, parsed = program.memory_analysis(), hlo.parse(program.as_text())
     return Planned(
         memory.argument_size_in_bytes,
@@ -302,9 +303,9 @@ def _look(program: Any, shares: Sequence[tuple[int, ...]], num_devices: int) -> 
 
 
 def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
-    """The shapes of the matrices' shares on a device, layers first where they are stacked.
+    """The shapes of the matrices' shares on a device; stacked layers are the first axis.
 
-    And what they are once gathered, where they are split over ``data`` too.
+    For matrices that are also split over ``data``, the gathered shapes are included.
     """
     flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(shapes.run.model.weights))  # type: ignore[arg-type]
     layouts, config = (shapes.layout, Layout(shapes.layout.mesh)), shapes.run.model.config
@@ -319,16 +320,16 @@ def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
 
 
 def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned | None) -> Bound:
-    """What a run's step takes at the least.
+    """A lower bound on the time of a run's step.
 
     Args:
-        shapes: of the run.
-        chip: every device that it runs on.
-        step: as compiled; None counts neither copies nor exchanges.
-        fold: likewise; None counts no fold.
+        shapes: the shapes of the run.
+        chip: the kind of device that it runs on.
+        step: the compiled step; None counts neither copies nor exchanges.
+        fold: the compiled fold; None counts no fold.
     """
     run = shapes.run
-    assert not isinstance(run.objective, GeneratedObjective), "of which there are no shapes"
+    assert not isinstance(run.objective, GeneratedObjective), "run_shapes refuses it"
     traced = jax.make_jaxpr(
         functools.partial(train_step, method=run.method, objective=run.objective)
     )
@@ -340,7 +341,7 @@ def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned 
     layers = bytes_of(weights[STACKED])
     head = bytes_of(weights.get("lm_head", weights["embed_tokens"]))
     read = layers + (head if run.scorer.normalize else 0) + bytes_of(shapes.state)
-    read += bytes_of(shapes.state.params)  # which are written, too
+    read += bytes_of(shapes.state.params)  # the params are written, too
     sent = sum(e.sent_bytes for e in step.exchanges) if step else 0.0
     moved = 2 * layers / chip.memory_bandwidth / run.method.interval if fold else 0.0
     copied = sum(copy.times * copy.num_bytes for copy in step.copies) if step else 0
@@ -354,7 +355,7 @@ def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned 
 
 
 def _out_of_memory(error: Exception) -> str:
-    """What XLA says of a program that it refuses as too large; other errors are raised on."""
+    """Why XLA refuses a program as too large; other errors are raised again."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
         raise error

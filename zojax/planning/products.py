@@ -1,4 +1,4 @@
-"""What a traced program multiplies: the FLOPs of its matrix products, by how they are computed."""
+"""Count the FLOPs of a traced program's matrix products, by how they are computed."""
 
 import collections
 import math
@@ -9,20 +9,20 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 HIGH, EXACT = "high float32", "exact float32"
-"""Products of float32 operands that backends may shorten a little, or not at all.
+"""Products whose float32 operands a backend may shorten slightly (high) or not at all (exact).
 
-Others go by their operands' dtype.
+Other products are named after the dtype of their operands.
 """
 
 
 def count_products(jaxpr: Jaxpr, times: int = 1) -> Mapping[str, int]:
-    """FLOPs of all matrix products, a multiplication and an addition for each pair of entries.
+    """Count the FLOPs of all matrix products: two for each pair of entries, multiply and add.
 
-    A scan's body counts as often as it runs, of a conditional the dearest branch, and the body of
-    any other loop once.
+    A scan's body counts as often as it runs, a conditional counts as its most expensive branch, and
+    the body of any other loop counts once.
 
     Args:
-        jaxpr: of a function of arrays, or of their shapes.
+        jaxpr: the jaxpr of a function.
         times: how often it runs.
 
     Example:

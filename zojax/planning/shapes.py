@@ -1,4 +1,4 @@
-"""A run without its weights and its data: shapes alone, on devices that need not be here."""
+"""A run without its weights and its data: only shapes, on devices that need not be here."""
 
 import dataclasses
 import functools
@@ -33,17 +33,17 @@ from zojax.training.step import TrainState, init_state
 Tree = Any
 
 SST2_TOKENS = 240
-"""Places for the tokens of a batch of 16 of SST-2: 232 distinct ones in 243 places are the mean
-under the tokenizer of facebook/opt-125m (docs/performance.md).
+"""The places for tokens in a batch of 16 examples of SST-2. With the tokenizer of
+facebook/opt-125m, a batch has on average 232 distinct tokens in 243 places (docs/performance.md).
 """
 
-# Tokens of 16 examples of SST-2: of 1,000, those in the middle of every sixteenth.
+# The tokens of 16 examples of SST-2: 1,000 examples, sorted, give the middle of each sixteenth.
 _LENGTHS = (5, 6, 6, 7, 8, 9, 9, 10, 11, 13, 15, 16, 19, 23, 28, 37)
-_ANSWER_TOKENS = 4  # of a candidate whose own tokens are learnt
+_ANSWER_TOKENS = 4  # the tokens of a candidate that is itself learnt
 
 
 def architecture(path: str) -> DecoderConfig:
-    """A model's numbers, from its local ``config.json`` or from the table of published sizes.
+    """Find a model's architecture in its local ``config.json`` or in the table of published sizes.
 
     Raises:
         InputError: it is in neither.
@@ -64,16 +64,16 @@ def architecture(path: str) -> DecoderConfig:
 
 
 def sample_items(tokens: int, count: int, *, with_choice: bool) -> list[Item]:
-    """So many examples with so many tokens to compute in all, spread over them as in SST-2.
+    """Make ``count`` examples with ``tokens`` tokens to compute, spread over them as in SST-2.
 
     Args:
-        tokens: in all; at least one an example.
-        count: of the examples.
-        with_choice: whether they have two candidates of one token, which cost no token, or one
-            of a few.
+        tokens: the number of tokens in all, at least one for each example.
+        count: the number of examples.
+        with_choice: whether each has two candidates of one token, which need no place, or a single
+            candidate of a few tokens.
 
     Raises:
-        InputError: too few tokens.
+        InputError: there are too few tokens.
     """
     candidates = (np.zeros(1, np.int32),) * 2
     if not with_choice:
@@ -90,14 +90,14 @@ def sample_items(tokens: int, count: int, *, with_choice: bool) -> list[Item]:
 
 @dataclasses.dataclass(frozen=True)
 class RunShapes:
-    """What a run's programs are compiled for, and what they are made of.
+    """The shapes for which a run's programs are compiled.
 
     Attributes:
-        run: with shapes in the place of weights, and no data but made-up tokens.
-        state: of training.
-        batches: of every bucket, on their devices.
-        layout: where all of it lies.
-        num_tokens: distinct ones of a batch.
+        run: the run, with shapes instead of weights and made-up tokens as data.
+        state: the training state.
+        batches: the batch of every bucket, on its devices.
+        layout: where all arrays lie.
+        num_tokens: the number of distinct tokens in a batch.
     """
 
     run: Run
@@ -108,22 +108,22 @@ class RunShapes:
 
 
 def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int) -> RunShapes:
-    """The shapes of a configuration's run.
+    """Make the shapes of a configuration's run.
 
     Args:
-        config: of the run.
-        model: its architecture.
+        config: the run's configuration.
+        model: the model's architecture.
         layout: where it runs.
-        tokens: distinct ones of a batch.
+        tokens: the number of distinct tokens in a batch.
 
     Raises:
-        InputError: settings that do not go together, or an objective that generates.
+        InputError: settings conflict, or the objective generates answers.
     """
     task = get_task(config.data)
     if generates(config, task):
         raise InputError(
-            f"train.objective={config.train.objective} generates answers, which no plan knows: "
-            "use train.objective=likelihood"
+            f"train.objective={config.train.objective} generates answers, which a plan cannot "
+            "estimate: use train.objective=likelihood"
         )
     with_choice = objective_name(config, task) != "likelihood" and task.kind == "classification"
     items = sample_items(tokens, config.train.batch_size, with_choice=with_choice)
@@ -151,14 +151,14 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
     start = functools.partial(init_state, run.method)
     state = jax.eval_shape(start, base.weights, run.key)
     shardings = state_shardings(run.method, base.weights)
-    # One step's batch is like all others, so that there is one bucket.
+    # All batches are alike, so one step gives the only bucket.
     one = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=1))
     batches = put_batch(make_train_source(one, run).abstract, layout)
     return RunShapes(run, jax.tree.map(_on, shardings, state), batches, layout, tokens)
 
 
 def widen_pages(shapes: RunShapes, multiple: int) -> RunShapes:
-    """The same with pages whose tokens are such a multiple, and reads one of 16 at the most."""
+    """Round the tokens of pages up to a multiple, and their reads to one of at most 16."""
     [(bucket, batch)] = shapes.batches.items()
     tokens = multiple * -(-bucket.tokens // multiple)
     few = min(multiple, 16)
@@ -181,7 +181,7 @@ def _on(sharding: Any, leaf: Any) -> Any:
 
 
 def bytes_of(tree: Tree) -> int:
-    """Bytes of a tree's arrays on one device."""
+    """The bytes of a tree's arrays on one device."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

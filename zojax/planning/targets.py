@@ -1,7 +1,7 @@
-"""Machines to compile for that are not here: what they are made of, and how XLA is told of them.
+"""Machines to compile for that are not here: their figures, and their descriptions for XLA.
 
-A GPU's figures are those of NVIDIA's data sheets (H100, H200 and A100 in SXM form: dense matrix
-products, one direction of NVLink), a TPU's those of Google's pages ``cloud.google.com/tpu/docs/``
+The figures of GPUs come from NVIDIA's data sheets (H100, H200 and A100 in SXM form: dense matrix
+products, one direction of NVLink), those of TPUs from Google's pages ``cloud.google.com/tpu/docs/``
 ``v5e``, ``v5p`` and ``v6e`` (half of the "bidirectional inter-chip interconnect bandwidth").
 """
 
@@ -17,7 +17,7 @@ from zojax.errors import InputError, first_few
 _TERA, _GIGA, _GIB = 1e12, 1e9, 1 << 30
 
 _JAX_TAKES = 0.75
-"""The share of a GPU's memory that JAX takes where XLA_PYTHON_CLIENT_MEM_FRACTION says nothing."""
+"""The share of a GPU's memory that JAX takes if XLA_PYTHON_CLIENT_MEM_FRACTION is not set."""
 
 _GPUS_A_HOST = 8
 
@@ -27,17 +27,17 @@ class Chip:
     """One kind of device.
 
     Attributes:
-        name: as its maker calls it.
-        extra: of this package, that brings the compiler.
-        memory: bytes that programs can have at most.
-        matmul_flops: FLOP/s of products that XLA makes of an operand's dtype.
-        high_flops: FLOP/s of float32 products at JAX's precision "high".
-        exact_flops: FLOP/s of float32 products whose operands nothing shortens.
-        memory_bandwidth: bytes/s.
-        link_bandwidth: bytes/s that a device can send to its neighbours.
-        topologies: what XLA calls so many devices, from the fewest.
-        names: and what a user calls them.
-        gpu: compute units and capability of a GPU; None is a TPU.
+        name: the maker's name for it.
+        extra: the extra of this package that installs the compiler.
+        memory: the most bytes that programs can have.
+        matmul_flops: the FLOP/s of products as XLA computes them, by the operands' dtype.
+        high_flops: the FLOP/s of float32 products at JAX's precision "high".
+        exact_flops: the FLOP/s of float32 products with all bits of the operands.
+        memory_bandwidth: the bandwidth of its memory in bytes/s.
+        link_bandwidth: the bytes/s that a device can send to its neighbours.
+        topologies: XLA's name for each possible number of devices, in ascending order.
+        names: gives the user's name for a number of devices.
+        gpu: compute units and capability of a GPU; None for a TPU.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Chip:
 
     @property
     def usable_memory(self) -> int:
-        """Bytes that JAX gives to a process: of a GPU, the share that its environment names."""
+        """The bytes that JAX gives to a process; on a GPU, the share set in the environment."""
         if self.gpu is None:
             return self.memory
         return int(self.memory * memory_fraction())
@@ -75,24 +75,24 @@ def memory_fraction() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """So many devices of one kind."""
+    """A number of devices of one kind."""
 
     chip: Chip
     num_devices: int
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The target's name on the command line."""
         return self.chip.names(self.num_devices)
 
     @property
     def topology(self) -> str:
-        """As XLA calls it."""
+        """XLA's name for the devices."""
         return self.chip.topologies[self.num_devices]
 
 
 def _gpu_topologies() -> dict[int, str]:
-    """One host with up to 8, then more such hosts: ``slices x hosts x devices``."""
+    """One host with up to 8 GPUs, then several full hosts: ``slices x hosts x devices``."""
     one = {n: f"1x1x{n}" for n in range(1, _GPUS_A_HOST + 1)}
     more = {n * _GPUS_A_HOST: f"1x{n}x{_GPUS_A_HOST}" for n in (2, 4, 8, 16, 32, 64, 128)}
     return one | more
@@ -103,7 +103,7 @@ _CUBE = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x
 
 
 def _tpu(name: str, flops: float, **figures: Any) -> Chip:
-    """A TPU, which makes float32 products of one of bfloat16, of three, or of six for all bits."""
+    """A TPU: a float32 product takes one bfloat16 product, three for "high", six to be exact."""
     return Chip(
         f"TPU {name}",
         "plan-tpu",
@@ -115,7 +115,7 @@ def _tpu(name: str, flops: float, **figures: Any) -> Chip:
 
 
 def _gpu(name: str, flops: float, exact_flops: float, **figures: Any) -> Chip:
-    """An NVIDIA GPU, which takes float32 operands as TF32, at half the rate of 16 bits."""
+    """An NVIDIA GPU, which computes with float32 operands as TF32, at half the 16-bit rate."""
     short = name.split()[0].lower()
     return Chip(
         f"NVIDIA {name}",
@@ -169,7 +169,7 @@ CHIPS: Mapping[str, Chip] = {
         topologies={n: f"v5e:{grid}" for n, grid in _GRID.items()},
         names=lambda n: f"v5e-{n}",
     ),
-    # Google counts two cores a chip in this name, and JAX sees the chip as one device.
+    # The number in this name counts two cores per chip, but JAX sees a chip as one device.
     "v5p": _tpu(
         "v5p",
         459 * _TERA,
@@ -193,10 +193,10 @@ CHIPS: Mapping[str, Chip] = {
 
 
 def find_target(name: str) -> Target:
-    """The target of a name such as ``h100x8`` or ``v5p-8``.
+    """Find the target with a name such as ``h100x8`` or ``v5p-8``.
 
     Raises:
-        InputError: no such chip, or not in such a number.
+        InputError: there is no such chip, or not in such a number.
 
     Example:
         >>> target = find_target("v5p-8")
@@ -219,7 +219,7 @@ def find_target(name: str) -> Target:
 
 
 def devices_of(target: Target) -> list[Any]:
-    """Devices to compile for; none of them is here.
+    """Make the devices to compile for, which need not be here.
 
     Raises:
         InputError: the compiler is not installed.
@@ -238,14 +238,14 @@ def devices_of(target: Target) -> list[Any]:
             target.name, "cuda", target_config=config, topology=target.topology
         )
     else:
-        # What is one chip alone is a host of one chip, where XLA expects four.
+        # A single chip is a host with one chip, where XLA expects four.
         bounds = {"chips_per_host_bounds": (1, 1, 1)} if target.num_devices == 1 else {}
         description = topologies.get_topology_desc(target.topology, "tpu", **bounds)
     return description.devices
 
 
 def _gpu_description(chip: Chip) -> str:
-    """XLA's ``GpuTargetConfigProto`` as text."""
+    """XLA's ``GpuTargetConfigProto`` for a chip, as text."""
     gpu = chip.gpu or {}
     return f"""
 gpu_device_info {{

@@ -1,4 +1,4 @@
-"""What a compiled program moves: between devices, and of the weights in a device's own memory."""
+"""What a compiled program moves: data between devices, and copies of weights within a device."""
 
 import collections
 import math
@@ -23,10 +23,10 @@ class Collective(NamedTuple):
     """One exchange between devices.
 
     Attributes:
-        kind: such as ``all-reduce``.
-        num_bytes: of its result on a device.
-        devices: that exchange with one another.
-        times: a run of the program.
+        kind: the operation, such as ``all-reduce``.
+        num_bytes: the bytes of its result on a device.
+        devices: the number of devices that exchange with one another.
+        times: how often it happens in one run of the program.
     """
 
     kind: str
@@ -36,12 +36,12 @@ class Collective(NamedTuple):
 
     @property
     def sent_bytes(self) -> float:
-        """What a device sends at the least in one run of the program, around a ring."""
+        """The least bytes that a device sends in one run of the program, around a ring."""
         others = self.devices - 1
         share = others / self.devices if self.devices else 0.0
         once = {
             "all-reduce": 2 * share,
-            "reduce-scatter": others,  # its result is a share of what is added up
+            "reduce-scatter": others,  # its result is only a share of the sum
             "all-gather": share,
             "all-to-all": share,
         }
@@ -49,14 +49,14 @@ class Collective(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """Something as large as a weight that a program writes.
+    """A write by a program that is as large as a weight.
 
     Attributes:
-        name: of the instruction.
-        opcode: of it.
-        num_bytes: that are written once.
-        times: a run of the program.
-        whole: whether it is all layers of a matrix (or a table) and not one layer of it.
+        name: the instruction's name.
+        opcode: the instruction's opcode.
+        num_bytes: the bytes of one write.
+        times: how often it happens in one run of the program.
+        whole: whether it has all layers of a matrix (or a table), not just one layer.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Copy(NamedTuple):
 
 
 def collectives(program: Program, num_devices: int) -> list[Collective]:
-    """Every exchange of a program; one that starts and is waited for later counts once.
+    """Find every exchange of a program; an asynchronous one counts once.
 
     Args:
-        program: parsed.
-        num_devices: that it runs on.
+        program: the parsed program.
+        num_devices: the number of devices that it runs on.
     """
     found = []
     for instruction, times in executed(program):
@@ -84,7 +84,7 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
 
 
 def _results(instruction: Instruction) -> Sequence[Array]:
-    """What an instruction makes; one that starts has its operands beside that."""
+    """The arrays that an instruction makes, without the operands that a "-start" lists, too."""
     arrays = instruction.arrays
     if instruction.opcode == "copy-start":
         return arrays[:1]
@@ -94,7 +94,7 @@ def _results(instruction: Instruction) -> Sequence[Array]:
 
 
 def _group_size(instruction: Instruction, num_devices: int) -> int:
-    """Devices in each of an exchange's groups, which are of one size."""
+    """The number of devices in each of an exchange's groups, which have equal sizes."""
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=", instruction.rest):
         return int(iota[1].split(",")[-1])
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", instruction.rest):
@@ -103,21 +103,22 @@ def _group_size(instruction: Instruction, num_devices: int) -> int:
 
 
 def weight_copies(program: Program, shapes: Iterable[tuple[int, ...]]) -> list[Copy]:
-    """Everything a program writes to main memory that is as large as a weight.
+    """Find every write of a program to main memory that is as large as a weight.
 
-    What it writes into an array in place is not: a loop's carry, or the rows that a fold moves.
+    Writes into an array in place do not count, such as a loop's carry or the rows that a fold
+    moves.
 
     Args:
-        program: parsed.
-        shapes: of the weights' share on a device: layers first where they are stacked, and no
-            vectors.
+        program: the parsed program.
+        shapes: the shapes of the weights' shares on a device, without vectors; stacked layers are
+            the first axis.
     """
     wholes = {_sorted(shape) for shape in shapes}
     layers = {_sorted(shape[1:]) for shape in shapes if len(shape) == 3}
     sizes = {math.prod(shape) for shape in wholes | layers}
 
     def is_weights(opcode: str, dims: tuple[int, ...]) -> bool:
-        """By its sides; of what only moves entries by their number, and of what gathers by more."""
+        """Decide by the sides; for a plain copy by the size; for a gather by at least the size."""
         size = math.prod(dims)
         moved = opcode in ("copy", "transpose") and size in sizes
         gathered = opcode == "all-gather" and size >= min(sizes)
@@ -148,7 +149,7 @@ _IN_PLACE = {
 
 
 def _written(program: Program, instruction: Instruction) -> Sequence[Array]:
-    """What an instruction makes in memory of its own, and not in that of an operand."""
+    """The arrays that an instruction writes to new memory, and not to an operand's."""
     opcode, arrays = instruction.opcode, _results(instruction)
     if opcode in _IN_PLACE or opcode.endswith(("-done", "-update")):
         return ()
@@ -167,7 +168,7 @@ def _sorted(dims: Sequence[int]) -> tuple[int, ...]:
 
 
 def by_kind(found: Iterable[Collective]) -> dict[str, tuple[int, int, float]]:
-    """Of every kind: how many a run, the bytes of their results, and what a device sends."""
+    """For every kind, per run: the number, the bytes of the results, and those a device sends."""
     sums: dict[str, list[float]] = collections.defaultdict(lambda: [0, 0, 0.0])
     for one in found:
         for i, amount in enumerate((one.times, one.times * one.num_bytes, one.sent_bytes)):

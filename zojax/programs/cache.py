@@ -1,4 +1,4 @@
-"""Compiled programs that are kept on disk between processes."""
+"""Keep compiled programs on disk between processes."""
 
 import os
 import tempfile
@@ -10,11 +10,12 @@ from zojax.printing import warn
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs between runs, unless the user has set a place himself.
+    """Keep compiled programs between runs, unless the user has chosen a directory for them.
 
-    The shortest too: of a run's dozens of them, each takes longer to compile than to read.
+    Even the shortest are kept: a run has dozens of them, and each takes longer to compile than to
+    read.
     """
-    if jax.config.values["jax_compilation_cache_dir"]:  # JAX takes an empty one for none
+    if jax.config.values["jax_compilation_cache_dir"]:  # JAX treats an empty string as unset
         return
     directory = _cache_home() / "zojax" / "compiled"
     try:
@@ -32,6 +33,6 @@ def keep_programs() -> None:
 
 
 def _cache_home() -> Path:
-    """Where XDG's specification has caches: what is empty or relative does not count."""
+    """The directory of caches by XDG's specification, which ignores empty and relative paths."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return given if given.is_absolute() else Path.home() / ".cache"

@@ -1,7 +1,7 @@
-"""Compiling ahead, in the background: one executable per bucket at start-up, none later.
+"""Compile ahead, in the background: one executable per bucket at start-up, none later.
 
-Whoever asks for an executable that is not there yet waits for that one alone, so that a run
-evaluates, and takes its first steps, while the other buckets' are being made.
+A caller that needs an executable waits for that one only, so a run can evaluate and take its first
+steps while the executables of other buckets are still being compiled.
 """
 
 import threading
@@ -23,18 +23,19 @@ T = TypeVar("T")
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _POLL_SECONDS = 1e-3
 
-# Tracing holds the interpreter's lock, so one thread does it, in the order in which programs are
-# needed. Compiling does not: what is traced compiles meanwhile.
+# Tracing holds the interpreter's lock, so one thread traces, in the order in which programs are
+# needed. Compiling does not hold it, so traced programs compile in the meantime.
 _AHEAD = "zojax-compiling"
 _TRACING = ThreadPoolExecutor(1, thread_name_prefix=_AHEAD)
 _COMPILING = ThreadPoolExecutor(thread_name_prefix=_AHEAD)
 
 
 class PendingProgram(Generic[T]):
-    """Something that is traced in the background, after all begun before it, and then compiled.
+    """A program that is traced in the background, in order of creation, and then compiled.
 
     Args:
-        trace: called in the thread that traces; gives what compiles it, called in another.
+        trace: called in the tracing thread; returns a function that compiles, which is called in
+            another thread.
     """
 
     def __init__(self, trace: Callable[[], Callable[[], T]]):
@@ -50,19 +51,19 @@ class PendingProgram(Generic[T]):
         return compile()
 
     def get(self) -> T:
-        """What was compiled, once it is there; raises what tracing or compiling raised."""
+        """Wait for the compiled program and return it; raise what tracing or compiling raised."""
         return self._traced.result().result()
 
     @property
     def is_done(self) -> bool:
-        """Whether it need not be waited for."""
+        """Whether :meth:`get` returns or raises at once."""
         traced = self._traced
         if not traced.done():
             return False
         return traced.cancelled() or bool(traced.exception()) or traced.result().done()
 
     def wait(self, stop: Stop) -> T:
-        """:meth:`get`; raises ``Halted`` if a stop is asked for before it is there."""
+        """Like :meth:`get`, but raise ``Halted`` if a stop is requested in the meantime."""
         while not self.is_done:
             stop.check()
             time.sleep(_POLL_SECONDS)
@@ -78,12 +79,12 @@ class Cancellable(Protocol):
     """Something that is compiled ahead."""
 
     def cancel(self) -> None:
-        """Cancel; what is being compiled is finished."""
+        """Cancel; a compilation in progress finishes."""
 
 
 @contextmanager
 def cancelled_at_end(*ahead: Cancellable) -> Iterator[None]:
-    """Does not compile what nobody will use: a process waits for it when it ends."""
+    """Cancel pending compilations at the end, because a process waits for them when it exits."""
     try:
         yield
     finally:
@@ -92,7 +93,7 @@ def cancelled_at_end(*ahead: Cancellable) -> Iterator[None]:
 
 
 class Executables(Mapping[PageShape, Callable[..., Any]]):
-    """The executables of some buckets, each of which is waited for when it is asked for."""
+    """The executables of some buckets; looking one up waits until it is compiled."""
 
     def __init__(self, pending: Mapping[PageShape, PendingProgram[Callable[..., Any]]]):
         self.pending = dict(pending)
@@ -119,18 +120,18 @@ def compile_buckets(
     donate_argnums: tuple[int, ...] = (),
     out_shardings: Any = None,
 ) -> Executables:
-    """Compiles ``function(*args, batch)`` for every bucket, in their order.
+    """Compile ``function(*args, batch)`` for every bucket, in their order.
 
     Args:
         function: pure; its last argument is the batch.
-        batches: of every bucket, as shape structs.
+        batches: every bucket's batch, as shape structs.
         *args: the other arguments, as arrays or shape structs; only their shapes, dtypes and
-            shardings are looked at.
+            shardings matter.
         donate_argnums: as for ``jax.jit``.
-        out_shardings: likewise.
+        out_shardings: as for ``jax.jit``.
     """
     jitted = jax.jit(function, donate_argnums=donate_argnums, out_shardings=out_shardings)
-    shapes = shapes_of(args)  # of arrays that may be used up before all is traced
+    shapes = shapes_of(args)  # the arrays may be used up before everything is traced
 
     def trace(batch: Any) -> Callable[[], Any]:
         return jitted.lower(*shapes, batch).compile
@@ -141,9 +142,10 @@ def compile_buckets(
 
 
 def shapes_of(tree: T) -> T:
-    """Shape structs in the place of arrays, which lie where those must lie.
+    """Replace arrays by shape structs with the same shardings.
 
-    An array that was put nowhere, such as a key, may go where the others are.
+    An array that is not committed to a device, such as a key, gets no sharding and may go where
+    the others are.
     """
 
     def of_leaf(leaf: Any) -> Any:
@@ -156,9 +158,9 @@ def shapes_of(tree: T) -> T:
 
 
 class CompilationCounter:
-    """Counts the programs that XLA is asked for while it is open, and the seconds they take.
+    """Count the programs that XLA compiles while this is open, and the seconds that they take.
 
-    Those that are compiled ahead are not counted.
+    Programs that are compiled ahead are not counted.
     """
 
     def __init__(self) -> None:

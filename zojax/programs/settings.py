@@ -1,8 +1,8 @@
-"""JAX's settings that change numbers: what a run is made with must be what it is rebuilt with.
+"""JAX's settings that change numbers: a run must be rebuilt with those it was made with.
 
-Most stand at JAX's default, always: the command line takes no notice of an environment that says
-otherwise, and a program that has changed them itself is refused. The precision of products is a
-user's to choose; a journal's header says what it was, and what rebuilds the run has to agree.
+Most must have JAX's default value: the command line ignores an environment that says otherwise,
+and a program that has changed them is refused. The precision of products is the user's choice: a
+journal's header records it, and whoever rebuilds the run must use the same.
 """
 
 import os
@@ -26,24 +26,25 @@ PINNED = {
     "jax_error_checking_behavior_divide": "ignore",
     "jax_error_checking_behavior_oob": "ignore",
 }
-"""Other draws, other dtypes, other programs, or an exception where there would be a number."""
+"""Other values would give other draws, dtypes or programs, or an exception instead of a number."""
 
 CHOSEN = {"jax_default_matmul_precision": None}
-"""Other products; with JAX's defaults, which a header leaves out.
+"""Settings that a user may choose, with JAX's defaults, which a header leaves out.
 
-How XLA compiles is not among them (``XLA_FLAGS``, ``jax_disable_most_optimizations``): that rounds
-last places otherwise, as another processor does, and is promised nothing of.
+Settings of XLA's compiler (``XLA_FLAGS``, ``jax_disable_most_optimizations``) are not among them:
+they change the rounding of the last digits, as another processor does, and nothing is promised
+about that.
 """
 
 
 def ignore_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Takes what is pinned out of the environment; before JAX is imported, which reads it then."""
+    """Remove pinned settings from the environment; call it before JAX is imported and reads it."""
     for name in PINNED:
         environment.pop(name.upper(), None)
 
 
 def is_of_environment(error: ValueError) -> bool:
-    """Whether JAX, as it was imported, found a value in the environment that it cannot use."""
+    """Whether the error comes from JAX's import, which found an invalid environment variable."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -51,28 +52,28 @@ def is_of_environment(error: ValueError) -> bool:
 
 
 def check_settings() -> None:
-    """Raises ``InputError`` if this program has changed what numbers depend on."""
+    """Raise ``InputError`` if this program has changed a setting on which numbers depend."""
     for name, pinned in PINNED.items():
         here = _here(name, pinned)
         if here != pinned:
             raise InputError(
-                f"{name} is {here!r} in this program, and zojax's numbers are those of "
+                f"{name} is {here!r} in this program, but zojax's numbers need "
                 f"{pinned!r}: jax.config.update({name!r}, {pinned!r})"
             )
 
 
 def chosen_settings() -> dict[str, Any]:
-    """What a user has chosen of the settings that are his to choose, for a header."""
+    """The settings that the user has changed and may change, for a header."""
     here = {name: _here(name, default) for name, default in CHOSEN.items()}
     return {name: value for name, value in here.items() if value != CHOSEN[name]}
 
 
 def check_chosen(recorded: Mapping[str, Any], place: object) -> None:
-    """Raises ``InputError`` unless what a user may choose is here as in the run that is rebuilt.
+    """Raise ``InputError`` unless the chosen settings here equal those of the run to rebuild.
 
     Args:
-        recorded: by the run's header.
-        place: its journal.
+        recorded: the settings in the run's header.
+        place: the run's journal, for errors.
     """
     here = chosen_settings()
     for name in sorted(recorded.keys() | here.keys()):
@@ -83,7 +84,7 @@ def check_chosen(recorded: Mapping[str, Any], place: object) -> None:
             variable = name.upper()
             fix = f"unset {variable}" if theirs == CHOSEN[name] else f"set {variable}={theirs}"
             raise InputError(
-                f"{place}: was made with {name} {theirs!r}, and here it is {ours!r}: {fix} in the "
+                f"{place}: was made with {name} {theirs!r}, but here it is {ours!r}: {fix} in the "
                 "environment"
             )
 

@@ -1,8 +1,9 @@
-"""Stopping a run from outside: Ctrl-C after the steps in hand, SIGTERM within seconds.
+"""Stop a run from outside: Ctrl-C after the steps in progress, SIGTERM within seconds.
 
-Nothing needs to be saved in a hurry, since the journal is whole after every chunk; an evaluation
-that is half made is made again. What counts is that a signal is heard while the main thread waits
-inside a compiled program, where Python's own handlers do not run; so a thread of its own listens.
+Nothing needs to be saved in a hurry, because the journal is complete after every chunk, and an
+unfinished evaluation is simply repeated. But a signal must be noticed even while the main thread
+waits inside a compiled program, where Python's own handlers do not run, so a separate thread
+listens for signals.
 """
 
 import os
@@ -15,11 +16,11 @@ from zojax.distributed import processes
 from zojax.errors import INTERRUPTED, TERMINATED
 
 _GRACE_SECONDS = 8.0
-"""From SIGTERM to the end of the process, whatever it is doing."""
+"""The most time from SIGTERM to the end of the process, whatever it is doing."""
 
 
-class Stopped(Exception):  # noqa: N818 - what was asked for is no error
-    """A run that ended before its last step because it was asked to.
+class Stopped(Exception):  # noqa: N818 - a requested stop is not an error
+    """A run ended before its last step because it was asked to.
 
     Attributes:
         exit_code: ``INTERRUPTED`` or ``TERMINATED``.
@@ -31,14 +32,14 @@ class Stopped(Exception):  # noqa: N818 - what was asked for is no error
 
 
 class Halted(Exception):  # noqa: N818
-    """Something was left undone, since a stop was asked for; what it would have made is nothing."""
+    """Some work was abandoned because a stop was requested; it has no result."""
 
 
 class Stop:
-    """Whether a stop was asked for, and by what.
+    """Whether a stop was requested, and by which signal.
 
     Attributes:
-        exit_code: 0 while nobody asked, then ``INTERRUPTED`` or ``TERMINATED``.
+        exit_code: 0 until a stop is requested, then ``INTERRUPTED`` or ``TERMINATED``.
     """
 
     def __init__(self) -> None:
@@ -46,34 +47,34 @@ class Stop:
 
     @property
     def is_asked(self) -> bool:
-        """No step should be begun."""
+        """Whether a stop was requested, so that no further step should begin."""
         return self.exit_code != 0
 
     @property
     def is_urgent(self) -> bool:
-        """Steps that are not done yet should not be waited for.
+        """Whether to stop without waiting for the steps in progress.
 
-        Nor should those that another process has perhaps not begun.
+        This is always so with several processes, since another one may not have begun those steps.
         """
         return self.exit_code == TERMINATED or (self.is_asked and not processes.is_alone())
 
     def check(self) -> None:
-        """Raises :class:`Halted` if a stop was asked for."""
+        """Raise :class:`Halted` if a stop was requested."""
         if self.is_asked:
             raise Halted
 
 
 NEVER = Stop()
-"""The stop that nobody asks for."""
+"""A stop that is never requested."""
 
 
 @contextmanager
 def listen() -> Iterator[Stop]:
-    """Listens for signals while it is open; outside the main thread, where it cannot, for none.
+    """Listen for signals while this is open; outside the main thread, do not listen at all.
 
-    The first Ctrl-C asks for a stop, the second is Python's own. SIGTERM asks for one at once, and
-    ends the process with ``TERMINATED`` if that takes longer than 8 seconds. Whichever of several
-    processes hears it, all stop.
+    The first Ctrl-C requests a stop; the second is handled by Python. SIGTERM requests an urgent
+    stop, and ends the process with ``TERMINATED`` if stopping takes longer than 8 seconds. If one
+    of several processes gets a signal, all of them stop.
     """
     stop = Stop()
     processes.propagate_stop(stop)

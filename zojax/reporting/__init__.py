@@ -1,1 +1,1 @@
-"""How a run is told: progress, metrics, TensorBoard, curves."""
+"""Report a run: progress, metrics, TensorBoard, curves."""

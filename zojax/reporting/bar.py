@@ -1,4 +1,4 @@
-"""A bar for what takes long: how much is done, and how much time is left."""
+"""A progress bar for long work: how much is done, and how much time is left."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(
     console: Console, what: str, *, transient: bool = True
 ) -> Iterator[Callable[[int, int], None]]:
-    """Gives ``(done, total) -> None``, to be called now and then.
+    """Show a progress bar; yield ``(done, total) -> None``, to be called now and then.
 
     Args:
-        console: where the bar is shown; off a terminal there is none.
-        what: is being done, in a word.
-        transient: whether it goes away at the end.
+        console: where to show the bar; there is none unless it is a terminal.
+        what: a word for the work.
+        transient: whether the bar disappears at the end.
     """
     bar = Progress(
         TextColumn("{task.description}", style="bold", markup=False),

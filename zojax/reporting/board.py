@@ -1,7 +1,7 @@
-"""TensorBoard event files, written by the thread that has something to tell.
+"""TensorBoard event files, written by the thread that has something to report.
 
-tensorboardX's own ``SummaryWriter`` writes in a thread of its own. When a write fails there, the
-error is lost, the thread ends, and the next few values wait for it for ever, a run with them.
+tensorboardX's ``SummaryWriter`` writes in a separate thread. If a write fails there, the error is
+lost, the thread ends, and the next few values wait for it forever, which blocks the run.
 """
 
 import os
@@ -19,20 +19,20 @@ class Board:
     """Scalars of a run for TensorBoard.
 
     Args:
-        directory: where the event file goes; made if it is not there.
+        directory: where the event file goes; created if it does not exist.
 
     Raises:
-        OSError: from every method, if the disk is full or fails.
+        OSError: the disk is full or fails; any method may raise it.
     """
 
     def __init__(self, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
-        # Files are named after the second: two runs within one must not share theirs.
+        # Files are named after the second; two runs in the same second must not share a file.
         self._events = EventsWriter(str(directory / "events"), f".{os.getpid()}")
         self._flushed = time.monotonic()
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Writes a value; it can be seen within half a minute, if more follow."""
+        """Write a value; if more follow, it becomes visible within half a minute."""
         event = Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value))
         self._events.write_event(event)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
@@ -40,5 +40,5 @@ class Board:
             self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Writes what is left and closes the file."""
+        """Write what is left and close the file."""
         self._events.close()

@@ -1,4 +1,4 @@
-"""``curves.png``: loss and dev figures over the steps of a run."""
+"""``curves.png``: a run's loss and dev figures over its steps."""
 
 import io
 from pathlib import Path
@@ -14,13 +14,13 @@ from zojax.reporting.metrics import METRICS
 from zojax.text import plain
 
 CURVES = "curves.png"
-"""Its name in a run's directory."""
+"""The picture's file name in a run's directory."""
 
-_LONGEST = 1 << 20  # characters of a line of metrics
+_LONGEST = 1 << 20  # the most characters in a line of metrics
 
 
 def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over a trailing window, shorter at the start."""
+    """The mean over a trailing window, which is shorter at the start."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(0, stop - width)
@@ -28,16 +28,16 @@ def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def draw_curves(directory: Path) -> None:
-    """Draws the curves of a run from its ``metrics.jsonl``.
+    """Draw the curves of a run from its ``metrics.jsonl``.
 
-    A run is worth more than its curves: where they cannot be drawn, that is told in a line. A disk
-    that cannot be written raises ``OSError``, as it does for all that the run writes.
+    If they cannot be drawn, this is only a warning, since a run is worth more than its curves. If
+    the disk cannot be written, it raises ``OSError``, as for any other file of the run.
     """
     metrics = directory / METRICS
     try:
         lines = [parse_json(line, str(metrics)) for line in read_lines(metrics, _LONGEST) if line]
         picture = _picture(lines)
-    except Exception as error:  # of whatever kind: MPLBACKEND and any matplotlibrc here have a say
+    except Exception as error:  # any type: MPLBACKEND and a matplotlibrc can cause others
         warn(f"zojax: {CURVES} was not drawn ({as_line(error)})")
         return
     write_atomically(directory / CURVES, picture)
@@ -61,7 +61,7 @@ def _picture(lines: list[dict[str, Any]]) -> bytes:
     left.set(title="training loss", xlabel="step", ylabel="loss")
     right.plot(list(dev), [100 * value for value in dev.values()], "o-", color="tab:green")
     right.set(xlabel="step", ylabel="%", ylim=(None, 101))
-    right.set_title(plain(name.replace("_", " "), 40), parse_math=False)  # a file's word
+    right.set_title(plain(name.replace("_", " "), 40), parse_math=False)  # it comes from a file
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: a line a step of training, and a line an evaluation."""
+"""``metrics.jsonl``: a line for each step of training, and for each evaluation."""
 
 import json
 import math
@@ -17,20 +17,20 @@ from zojax.reading import parse_json, validate
 from zojax.reporting.progress import Progress
 
 METRICS = "metrics.jsonl"
-"""Its name in a run's directory."""
+"""The file's name in a run's directory."""
 
-_MAX_BYTES, _MAX_LINE = 8 << 30, 1 << 14  # some 150 a step
+_MAX_BYTES, _MAX_LINE = 8 << 30, 1 << 14  # a step takes about 150 bytes
 
 
 class _Timed(TypedDict):
-    """What is read of a step's line."""
+    """The fields that are read from a step's line."""
 
     step: Annotated[int, Field(strict=True, ge=0)]
     seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 
 
 def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
-    """What people want to see of journal records, a dict each; None for what is not finite."""
+    """The metrics of each journal record as a dict; a value that is not finite becomes None."""
 
     def number(value: np.floating) -> float | None:
         return float(value) if math.isfinite(value) else None
@@ -53,11 +53,11 @@ def evaluation_metrics(
     """The line of an evaluation after ``step`` steps.
 
     Args:
-        step: so many.
+        step: the number of steps done.
         split: ``dev`` or ``eval``.
-        metric: of the value.
-        value: from 0 to 1.
-        nonfinite: examples for which the model's scores are not finite; said where there are any.
+        metric: the name of the metric.
+        value: the metric's value, from 0 to 1.
+        nonfinite: the number of examples with scores that are not finite; left out if it is 0.
 
     >>> evaluation_metrics(2, "dev", "accuracy", 0.5)
     {'step': 2, 'dev_accuracy': 0.5}
@@ -67,10 +67,10 @@ def evaluation_metrics(
 
 
 def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
-    """Writes the file anew from what a run knows for certain, after a crash between the writes.
+    """Rewrite the file from what is known for certain, after a crash between the writes.
 
-    Every step of the journal and every evaluation of the progress has one line then, in the order
-    in which they were made. Of the file itself the steps' ``seconds`` are kept, where it has them.
+    Afterwards every step in the journal and every evaluation in the progress has one line, in the
+    order in which they were made. From the old file, only the steps' ``seconds`` are kept.
     """
     seconds = read_seconds(path)
     lines = [
@@ -85,18 +85,18 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
         evaluation_metrics(step, "dev", metric, value, progress.dev_nonfinite.get(step, 0))
         for step, value in progress.dev.items()
     ]
-    lines.sort(key=lambda line: line["step"])  # of one step, as they are: it was trained first
+    lines.sort(key=lambda line: line["step"])  # stable: a step is trained, then evaluated
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read_seconds(path: Path) -> dict[int, float]:
-    """What a run's steps took, of those lines that are whole; of a step done again, the last."""
+    """The seconds that steps took, from complete lines; for a repeated step, the last time."""
     seconds: dict[int, float] = {}
     with suppress(OSError):
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
             return seconds
         with path.open("rb") as file:
-            while text := file.readline(_MAX_LINE):  # a piece of a longer one is no line
+            while text := file.readline(_MAX_LINE):  # a piece of a longer line is not valid JSON
                 with suppress(InputError):
                     line = validate(_Timed, parse_json(text, str(path)), str(path))
                     seconds[line["step"]] = line["seconds"]

@@ -1,4 +1,4 @@
-"""What a run knows of how good it is: ``progress.json``, and which step is the best."""
+"""A run's evaluations so far: ``progress.json``, and which step is the best."""
 
 import dataclasses
 import os
@@ -18,20 +18,20 @@ from zojax.tasks.task import Metric
 from zojax.text import plain
 
 PROGRESS = "progress.json"
-"""Its name in a run's directory."""
+"""The file's name in a run's directory."""
 
 Figure = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
-"""What an evaluation gives."""
+"""The result of an evaluation."""
 
 Step = Annotated[str, Field(strict=True, pattern="^(0|[1-9][0-9]{0,17})$")]
-"""After which an evaluation was made, as a key of JSON."""
+"""The step after which an evaluation was made, as a key in JSON."""
 
 Count = Annotated[int, Field(strict=True, ge=0)]
-"""Of examples or steps."""
+"""A number of examples or steps."""
 
 
 class _Told(TypedDict):
-    """What is read of the file; the metric's name is left out of the names."""
+    """The fields that are read from the file, without the metric's name in their names."""
 
     eval_before: NotRequired[Figure | None]
     eval_nonfinite_before: NotRequired[Count]
@@ -44,12 +44,12 @@ class Progress:
     """The evaluations of a run so far, each from 0 to 1.
 
     Attributes:
-        metric: what they are.
-        eval_before: of the base model on the held-out data, once it is known.
-        dev: of the model after each number of steps that was evaluated, on the dev set.
-        eval_nonfinite_before: examples for which the base model's scores are not finite. They
-            count as wrong in ``eval_before``.
-        dev_nonfinite: likewise of ``dev``, for the steps where there are any.
+        metric: the name of the metric.
+        eval_before: the base model's value on the held-out data, once it is known.
+        dev: the value on the dev set after each number of steps that was evaluated.
+        eval_nonfinite_before: the number of held-out examples for which the base model's scores
+            are not finite. They count as wrong in ``eval_before``.
+        dev_nonfinite: the same number for the evaluations in ``dev``, if it is not 0.
     """
 
     metric: Metric = "accuracy"
@@ -60,12 +60,12 @@ class Progress:
 
     @property
     def best_step(self) -> int | None:
-        """The first step that is the best on the dev set; None where none is.
+        """The first step that is the best on the dev set; None if there is none.
 
-        One with scores that are not finite is never best beside one whose scores all are: it is
-        about to diverge. Where every step has such scores (of a 16-bit base whose longest examples
-        overflow, say), the best is what answers the most rightly all the same. A step that answers
-        nothing rightly for that reason is none.
+        A step with scores that are not finite is about to diverge, so any step with only finite
+        scores is better. If every step has such scores (say, because a 16-bit base overflows on
+        its longest examples), the one with the most right answers is the best. A step with such
+        scores and no right answer never counts.
 
         >>> Progress(dev={0: 0.5, 10: 0.9, 20: 0.9}).best_step
         10
@@ -84,17 +84,17 @@ class Progress:
         return best
 
     def evaluated(self, step: int, value: float, nonfinite: int) -> None:
-        """Adds an evaluation on the dev set, with so many examples that have no finite scores."""
+        """Add an evaluation on the dev set; ``nonfinite`` examples had no finite scores."""
         self.dev[step] = value
         if nonfinite:
             self.dev_nonfinite[step] = nonfinite
 
     def write(self, directory: Path) -> None:
-        """Writes ``progress.json``."""
+        """Write ``progress.json``."""
         write_json(directory / PROGRESS, self.as_dict())
 
     def as_dict(self) -> dict[str, Any]:
-        """What ``progress.json`` holds; of the best step there is more than it needs.
+        """The contents of ``progress.json``; its fields for the best step are redundant.
 
         >>> sorted(Progress("f1", dev={0: 0.5}).as_dict())
         ['best_dev_f1', 'best_step', 'dev_f1', 'eval_f1_before', 'metric']
@@ -115,12 +115,12 @@ class Progress:
 
 
 def is_evaluated(step: int, config: TrainConfig) -> bool:
-    """Whether a run evaluates on the dev set after so many steps."""
+    """Whether a run evaluates on the dev set after ``step`` steps."""
     return step == config.steps or (step < config.steps and step % config.eval_every == 0)
 
 
 def missing_evaluations(progress: Progress, steps: int, config: TrainConfig) -> list[int]:
-    """The steps up to this one whose evaluations a run must have made, and are not known.
+    """The steps up to ``steps`` that must have been evaluated but have no known evaluation.
 
     >>> progress = Progress("accuracy", 0.5, {0: 0.5, 6: 0.9})
     >>> missing_evaluations(progress, 8, TrainConfig(steps=8, eval_every=3))
@@ -132,17 +132,18 @@ def missing_evaluations(progress: Progress, steps: int, config: TrainConfig) -> 
 
 
 def read_progress(directory: Path, steps: int, config: Config) -> Progress:
-    """The evaluations of a run's first ``steps`` steps; none, where the file is missing.
+    """Read the evaluations of a run's first ``steps`` steps; none if the file is missing.
 
-    Later ones, of steps whose records a crash took, are forgotten: they will be made again.
+    Evaluations of later steps, whose records were lost in a crash, are dropped: they will be
+    repeated.
 
     Args:
-        directory: of the run.
-        steps: that the journal holds.
-        config: the run's.
+        directory: the run's directory.
+        steps: the number of steps in the journal.
+        config: the run's configuration.
 
     Raises:
-        InputError: the file says what no evaluation of this run can have said.
+        InputError: the file cannot come from this run.
     """
     path, metric = directory / PROGRESS, get_task(config.data).metric
     if not os.path.lexists(path):
@@ -150,9 +151,7 @@ def read_progress(directory: Path, steps: int, config: Config) -> Progress:
     try:
         return _parse(path, read_json(path), metric, steps, config.train)
     except InputError as error:
-        raise InputError(
-            f"{error}; remove it, and zojax train makes the evaluations again"
-        ) from None
+        raise InputError(f"{error}; remove it, and zojax train repeats the evaluations") from None
 
 
 def _parse(
@@ -164,8 +163,8 @@ def _parse(
     dev = {int(step): figure for step, figure in told.get("dev", {}).items()}
     nonfinite = {int(step): count for step, count in told.get("dev_nonfinite", {}).items()}
     for step in (*dev, *nonfinite):
-        if not is_evaluated(step, config):
-            raise InputError(f"{path}: has step {step}, after which this run evaluates nothing")
+        if step > config.steps:
+            raise InputError(f"{path}: has step {step}, but the run has {config.steps} steps")
     return Progress(
         metric,
         told.get("eval_before"),
@@ -176,7 +175,7 @@ def _parse(
 
 
 def check_metric(path: Path, raw: Mapping[str, Any], metric: Metric) -> None:
-    """Raises ``InputError`` if a file has figures of another metric than the run's."""
+    """Raise ``InputError`` if a file has values of another metric than the run's."""
     theirs = raw.get("metric", "accuracy")
     if theirs != metric:
         raise InputError(f"{path}: metric is {plain(repr(theirs), 40)}, the run's is {metric!r}")

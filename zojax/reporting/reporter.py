@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, ``metrics.jsonl`` and TensorBoard event files."""
+"""A run's reports: a progress bar, ``metrics.jsonl`` and TensorBoard event files."""
 
 import json
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ _BAR_WIDTH = 8
 
 
 class Reporter:
-    """Writes a run's metrics where people and machines look for them.
+    """Write a run's metrics where people and machines look for them.
 
     Args:
         directory: the run directory.
-        console: where the progress goes; off a terminal it is a plain line now and then.
-        first_step: steps done before, in a resumed run.
-        total_steps: of the whole run.
+        console: where to show the progress; a plain line now and then unless it is a terminal.
+        first_step: the number of steps already done, if the run is resumed.
+        total_steps: the number of steps in the whole run.
     """
 
     def __init__(self, directory: Path, console: Console, first_step: int, total_steps: int):
@@ -34,7 +34,7 @@ class Reporter:
         self._path = directory / METRICS
         self._board = Board(directory / "tb")
         self._dev = ""
-        self._bar = Progress(  # within 80 columns; what does not fit would be cut
+        self._bar = Progress(  # fits in 80 columns; anything longer would be cut off
             BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}", markup=False),
@@ -52,13 +52,13 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
         for file in (self._metrics, self._board):
-            with suppress(OSError):  # a full disk has been told of before
+            with suppress(OSError):  # a full disk has already been reported
                 file.close()
 
     def chunk(
         self, steps: list[Mapping[str, Any]], *, steps_per_second: float, tokens_per_second: float
     ) -> None:
-        """Reports the steps of a chunk; each mapping has ``step`` and ``loss`` at least."""
+        """Report the steps of a chunk; each mapping has at least ``step`` and ``loss``."""
         for metrics in steps:
             self._write(metrics)
             for name, value in metrics.items():
@@ -85,7 +85,7 @@ class Reporter:
     def evaluation(
         self, step: int, split: str, metric: str, value: float, nonfinite: int = 0
     ) -> None:
-        """Reports a figure of a split; the arguments are :func:`evaluation_metrics`'s."""
+        """Report a value on a split; the arguments are those of :func:`evaluation_metrics`."""
         if split == "dev":
             self._dev = f" · dev {metric} {100 * value:.1f} %"
         self._write(evaluation_metrics(step, split, metric, value, nonfinite))
@@ -97,7 +97,7 @@ class Reporter:
             self._metrics.flush()
         except OSError as error:
             raise InputError(
-                f"{self._metrics.name}: cannot be written ({error.strerror}); mend that and give "
+                f"{self._metrics.name}: cannot be written ({error.strerror}); fix that and give "
                 "the same command again"
             ) from error
 

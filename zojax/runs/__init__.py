@@ -1,1 +1,1 @@
-"""A run directory and its life: begin, go on, chunks, stop, evaluate, finish."""
+"""A run directory and its life: begin, resume, train in chunks, stop, evaluate, finish."""

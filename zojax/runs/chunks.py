@@ -23,6 +23,7 @@ from zojax.training.generated import GeneratedObjective
 from zojax.training.interval import (
     IntervalProgram,
     OwnedWeights,
+    ends_interval,
     interval_program,
     reaches_interval_end,
 )
@@ -32,8 +33,7 @@ from zojax.training.step_programs import step_program
 Tree = Any
 
 Packed = tuple[PageShape, Tree, tuple[int, int]]
-Source = Callable[[int], Packed]
-"""``(step) -> bucket, packed batch, (computed tokens, room for tokens)``."""
+"""Bucket, packed batch, and (computed tokens, room for tokens)."""
 
 _POLL_SECONDS = 1e-3
 
@@ -194,6 +194,31 @@ class Trainer:
         """Of every step, as the journal keeps them."""
         rates, estimator = self.method.learning_rates, self.method.estimator
         return step_keys(self.key, len(rates), estimator.num_queries)
+
+
+def send_step(trainer: Trainer, step: int, packed: Packed, stop: Stop) -> Sent:
+    """Sends a step to the device, and an interval's end if the step is the last in it.
+
+    Args:
+        trainer: of the run; its state is the one before the step, and the one after it in the end.
+        step: how many steps were sent before.
+        packed: the step's bucket and batch, on their devices.
+        stop: a request to end early.
+
+    Raises:
+        zojax.programs.stopping.Halted: a stop was asked for while a program was waited for, and
+            nothing was used up.
+    """
+    bucket, batch, tokens = packed
+    method, key = trainer.method, trainer.key
+    needed = trainer.programs.needed(bucket, fold=ends_interval(method, step + 1))
+    waited = not all(program.is_done for program in needed)
+    train_step, *fold = [program.wait(stop) for program in needed]  # before anything is used up
+    weights, rate = trainer.owned.weights, method.learning_rates[step]
+    trainer.state, record = train_step(weights, trainer.state, key, rate, batch)
+    for end_interval in fold:
+        trainer.owned, trainer.state = end_interval(trainer.owned, trainer.state, key)
+    return Sent(record, tokens, waited)
 
 
 def write_down(trainer: Trainer, sent: Sequence[Sent], started: float) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from zojax import __version__
 from zojax.config import Config, to_dict
 from zojax.distributed import processes
 from zojax.errors import InputError
@@ -17,6 +16,7 @@ from zojax.programs.settings import chosen_settings
 from zojax.runs import lock, run_dir
 from zojax.runs.result import read_result
 from zojax.runs.setup import Run
+from zojax.version import __version__
 
 
 def check_same_config(config: Config) -> None:

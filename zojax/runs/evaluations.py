@@ -1,4 +1,4 @@
-"""A run's evaluations while it is trained: of the base, on the dev set, of what is held out."""
+"""A run's evaluations during training: of the base, on the dev set, on the held-out data."""
 
 import dataclasses
 from pathlib import Path
@@ -17,18 +17,18 @@ from zojax.runs.chunks import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Evaluations:
-    """What evaluates the model that a run has come to, and what it has found.
+    """Evaluates the current model of a run, and keeps the results.
 
     Attributes:
-        directory: of the run.
-        config: how it trains.
-        trainer: weights, state and step.
+        directory: the run's directory.
+        config: the run's training settings.
+        trainer: has the current weights, state and step.
         evaluator: compiled for the two sets.
-        dev_set: to choose the best step by.
-        eval_set: held out.
-        progress: the evaluations so far; written down whenever one is made.
-        stop: a request to end, which may come between any two batches.
-        console: told of figures, and of scores that are not finite.
+        dev_set: the set that selects the best step.
+        eval_set: the held-out set.
+        progress: the evaluations so far; written to its file after each of them.
+        stop: a request to stop, which may arrive between any two batches.
+        console: where to print results, and notes on scores that are not finite.
     """
 
     directory: Path
@@ -42,7 +42,7 @@ class Evaluations:
     console: Console
 
     def of_base(self) -> None:
-        """Evaluates the base model on the held-out data, once in a run."""
+        """Evaluate the base model on the held-out data, once in a run."""
         trainer, progress = self.trainer, self.progress
         if progress.eval_before is not None or trainer.step > 0:
             return
@@ -52,7 +52,7 @@ class Evaluations:
         self.console.print(f"held-out {progress.metric} before: {100 * value:.1f} %")
 
     def on_dev(self) -> None:
-        """Evaluates on the dev set, if this is a step for it and it has not been done."""
+        """Evaluate on the dev set, if that is due at this step and has not been done."""
         step, progress = self.trainer.step, self.progress
         if not is_evaluated(step, self.config) or step in progress.dev:
             return
@@ -60,20 +60,36 @@ class Evaluations:
         progress.write(self.directory)
         self.trainer.reporter.evaluation(step, "dev", progress.metric, value, nonfinite)
 
+    def now(self, split: str) -> float:
+        """Evaluate the current model on ``dev`` or ``eval``, and report the value.
+
+        Values on the dev set are kept, and so is the base model's on the held-out examples.
+        """
+        step, progress = self.trainer.step, self.progress
+        if split == "dev":
+            value, nonfinite = self._keep_dev()
+        elif step == 0:
+            value, nonfinite = self._keep_base()
+        else:
+            value, nonfinite = self.of_held_out()
+        progress.write(self.directory)
+        self.trainer.reporter.evaluation(step, split, progress.metric, value, nonfinite)
+        return value
+
     def of_held_out(self) -> tuple[float, int]:
-        """The figure of what is held out, and of how many examples no score is finite.
+        """Evaluate on the held-out data; return the value and the number of non-finite examples.
 
         Raises:
-            InputError: of none is any.
+            InputError: no example has finite scores.
         """
         evaluation = self._evaluate(self.eval_set)
         evaluation.check_any_finite()
         return evaluation.mean, len(evaluation.nonfinite)
 
     def catch_up(self) -> None:
-        """Makes the evaluations that a run has lost, replaying what the journal has of its steps.
+        """Replay the steps in the journal, and repeat the evaluations that the run has lost.
 
-        Of the last of them :meth:`on_dev` makes the evaluation, as ever.
+        The evaluation after the last of these steps is left to :meth:`on_dev`, as always.
         """
         trainer, progress = self.trainer, self.progress
         records = trainer.journal.opened.records

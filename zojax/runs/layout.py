@@ -1,4 +1,4 @@
-"""Which mesh a run lies on: as configured, or as the weights' size and the devices have it."""
+"""Choose a run's mesh: as configured, or by the weights' size and the devices."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from zojax.models.family import DecoderConfig
 
 
 def choose_layout(config: Config) -> Layout:
-    """The layout of a run's arrays, as configured, or as the weights' size and the devices have it.
+    """Choose the layout of a run's arrays, as configured or by the weights' size and the devices.
 
     Raises:
-        InputError: no such model, or a mesh that does not go with it or with the devices.
+        InputError: there is no such model, or the mesh does not fit the model or the devices.
     """
     memory = processes.broadcast_from_leader(
         "memory of a device", lambda: jax.local_devices()[0].memory_stats() or {}
@@ -32,16 +32,16 @@ def choose_layout(config: Config) -> Layout:
 def layout_on(
     config: Config, model: DecoderConfig, devices: Sequence[Any], device_bytes: int | None
 ) -> Layout:
-    """:func:`choose_layout` on given devices, which need not be here.
+    """Like :func:`choose_layout`, for given devices, which need not be attached.
 
     Args:
-        config: of the run.
-        model: its architecture.
-        devices: to lie on.
-        device_bytes: of memory that each gives; None is enough.
+        config: the run's configuration.
+        model: the model's architecture.
+        devices: the devices to use.
+        device_bytes: the memory of each device; None means that it is large enough.
 
     Raises:
-        InputError: a mesh that does not go with the model or with the devices.
+        InputError: the mesh does not fit the model or the devices.
     """
     mesh = config.mesh
     entries = sum(math.prod(shape) for shape in tensor_shapes(model).values())

@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""Allow only one process at a time in a run directory."""
 
 import errno
 import os
@@ -14,26 +14,26 @@ from zojax.reading import read_bytes
 from zojax.text import plain
 
 LOCK = ".lock"
-_LONGEST = 1 << 12  # bytes of it: a number, and a host's name where there is no flock
+_LONGEST = 1 << 12  # the file's most bytes: a number, and without flock also a host's name
 
 _MOVED = "run.dir {} was moved away; give the command again"
 
 
 @contextmanager
 def hold(directory: Path) -> Iterator[None]:
-    """Holds the lock of an existing directory; it is free again when the process has ended.
+    """Hold the lock of an existing directory; it is released at the latest when the process ends.
 
-    By ``flock``; on a file system without it, by a file that names the process and its host, which
-    is taken over once that process is gone.
+    The lock is a ``flock``. On a file system without ``flock`` it is a file that names the process
+    and its host, and another process takes it over once that process is gone.
 
     Raises:
-        InputError: another process holds it (and which), or the directory cannot be written.
+        InputError: another process holds the lock, or the directory cannot be written.
     """
     path = directory / LOCK
     lock, before = filelock.FileLock(path), None
     try:
         before = directory.stat()
-        with warnings.catch_warnings():  # it need not be said that there is no flock
+        with warnings.catch_warnings():  # the user need not know that there is no flock
             warnings.simplefilter("ignore")
             lock.acquire(blocking=False)
     except filelock.Timeout:
@@ -49,8 +49,8 @@ def hold(directory: Path) -> Iterator[None]:
     try:
         if not directory.exists() or not os.path.samestat(before, directory.stat()):
             raise InputError(_MOVED.format(directory))
-        if getattr(lock, "pid", None) is None:  # or the file says so already
-            with suppress(OSError):  # a full disk: the lock holds, though nobody can read whose
+        if getattr(lock, "pid", None) is None:  # otherwise the file has the number already
+            with suppress(OSError):  # on a full disk the lock holds, though without its owner
                 path.write_text(f"{os.getpid()}\n")
         yield
     finally:
@@ -58,7 +58,7 @@ def hold(directory: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """The process that the file of a lock names first."""
+    """The first process that a lock's file names."""
     with suppress(InputError, IndexError):
         return plain(read_bytes(path, _LONGEST).decode(errors="replace").split()[0], 20)
     return "unknown"

@@ -1,4 +1,4 @@
-"""Batches made ahead of the device, on a thread."""
+"""Make batches ahead of the device, on a thread."""
 
 import queue
 import threading
@@ -8,13 +8,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _GRACE_SECONDS = 5.0
-"""For a batch that is just being made: a thread inside JAX when Python ends would abort it."""
+"""The time to finish a batch: a thread that is inside JAX when Python exits would abort it."""
 
 
 def prefetch(make: Callable[[int], T], steps: range, depth: int = 8) -> Generator[T, None, None]:
-    """Yields ``make(step)`` for every step, made ahead on a thread; closing it ends the thread.
+    """Yield ``make(step)`` for every step, made ahead on a thread that closing this ends.
 
-    An error in ``make`` is raised here, at the step it belongs to.
+    An error in ``make`` is raised here, at the step where it occurred.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     closed = threading.Event()

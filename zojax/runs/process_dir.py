@@ -1,9 +1,9 @@
-"""Where a process keeps its run: the leader in the run's directory, each other in a copy.
+"""Where a process keeps its run: the leader in the run's directory, each other one in a copy.
 
-All processes of a run do the same with the same numbers, so the others need no code of their own
-that writes nothing: they write what the leader writes, from what it has told them of its files,
-into a directory that is thrown away at the end. They need not see the leader's disk, but for
-checkpoints, of which each writes and reads its share.
+All processes of a run compute the same numbers, so there is no separate code for processes that
+write nothing: the others start from the leader's files, which it sends to them, and write the same
+as the leader into a directory that is removed at the end. They need not see the leader's disk,
+except for checkpoints, of which each process writes and reads its share.
 """
 
 import base64
@@ -22,10 +22,10 @@ from zojax.runs.run_dir import CONFIG
 
 @contextmanager
 def open_process_dir(directory: Path) -> Iterator[Path]:
-    """The directory that this process writes to while the context is open.
+    """Yield the directory that this process writes to while the context is open.
 
     Args:
-        directory: of the run; the leader holds its lock.
+        directory: the run's directory, whose lock the leader holds.
     """
     if processes.is_alone():
         yield directory
@@ -43,7 +43,7 @@ def open_process_dir(directory: Path) -> Iterator[Path]:
 
 
 def _read(directory: Path) -> dict[str, str]:
-    """The files that say how far a run is, as text."""
+    """The files that say how far a run has got, as base64 text."""
     paths = [directory / name for name in (CONFIG, JOURNAL, PROGRESS)]
     return {
         p.name: base64.b64encode(read_bytes(p, MAX_BYTES)).decode() for p in paths if p.exists()

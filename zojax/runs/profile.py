@@ -1,7 +1,7 @@
 """``zojax train --profile``: a trace of a few steps, and the parts of a step that take longest.
 
-JAX's profiler writes the trace, for Perfetto and XProf. Its events carry the names of compiled
-instructions; the compiled program says which operation of ours each of them is.
+JAX's profiler writes the trace, for Perfetto and XProf. Its events have the names of compiled
+instructions; the compiled program says which operation of zojax's each of them comes from.
 """
 
 import collections
@@ -25,7 +25,7 @@ from zojax.runs.chunks import Trainer
 DIRECTORY = "profile"
 MODULES = ("jit_train_step", "jit_generate")
 STEPS = 3
-"""That are traced."""
+"""The number of steps to trace."""
 
 _LARGEST = 5
 
@@ -42,19 +42,19 @@ PARTS = (
     ("products of q, k, v and out", r"/self_attn/.*dot_general"),
     ("the head", r"/head/"),
 )
-"""Names of parts, and what the names of their operations contain; the first that fits counts."""
+"""Names of parts, and patterns for the names of their operations; the first match counts."""
 
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]*)"', re.MULTILINE)
 _CONTAINERS = re.compile(r"(while|cond|conditional|call)([.\d]*)$")
 
 
 class Event(NamedTuple):
-    """One instruction while it ran.
+    """One execution of an instruction.
 
     Attributes:
         instruction: its name in the compiled program.
-        start: nanoseconds.
-        stop: nanoseconds.
+        start: when it started, in nanoseconds.
+        stop: when it ended, in nanoseconds.
     """
 
     instruction: str
@@ -63,32 +63,32 @@ class Event(NamedTuple):
 
 
 class Profile:
-    """A trace of a few steps behind the first chunk.
+    """A trace of a few steps after the first chunk.
 
     Args:
         directory: where the trace is written.
-        console: where the largest parts are told.
-        stop: whether the run was asked to stop, so that there is nothing to tell.
+        console: where the largest parts are printed.
+        stop: the run's stop; if it was requested, nothing is printed.
 
     Raises:
-        InputError: something else is there.
+        InputError: there is a file with the directory's name.
     """
 
     def __init__(self, directory: Path, console: Console, stop: Stop):
         if os.path.lexists(directory) and not directory.is_dir():
-            raise InputError(f"--profile: {directory} is no directory; move it away")
+            raise InputError(f"--profile: {directory} is not a directory; move it away")
         self._directory, self._console, self._stop = directory, console, stop
         self._first, self._until = -1, -1
 
     def choose(self, step: int, ends: Sequence[int]) -> list[int]:
-        """The ends of a run's chunks, with those of the chunk that is traced.
+        """Choose the chunk to trace; return the ends of all chunks, including this one's.
 
         Args:
-            step: how many are done.
-            ends: of the chunks that are left.
+            step: the number of steps done.
+            ends: the ends of the chunks that are left.
         """
         if not ends:
-            self._console.print("--profile: no step is left to trace; --fresh trains anew")
+            self._console.print("--profile: no step is left to trace; --fresh starts anew")
             return []
         chunks = list(itertools.pairwise([step, *ends]))
         self._first, last = chunks[min(1, len(chunks) - 1)]
@@ -97,13 +97,13 @@ class Profile:
 
     @contextmanager
     def tracing(self, trainer: Trainer) -> Iterator[None]:
-        """Traces the chunk that is run inside, if it is the chosen one, and tells of it."""
+        """Trace the chunk that is run inside, if it is the chosen one, and print its parts."""
         if trainer.step != self._first:
             yield
             return
         names = operation_names(step.as_text() for step in trainer.programs.step.values())
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # the device's work alone
+        options.python_tracer_level = 0  # only the device's work
         directory = self._directory
         jax.profiler.start_trace(directory, create_perfetto_trace=True, profiler_options=options)
         try:
@@ -114,17 +114,17 @@ class Profile:
             show(read_events(directory), names, self._until - self._first, directory, self._console)
 
     def _end_trace(self) -> bool:
-        """Writes the trace; where that fails, says so, since a run is worth more than its trace."""
+        """Write the trace; a failure is only a warning, since the run is worth more than that."""
         try:
             jax.profiler.stop_trace()
         except (RuntimeError, OSError) as error:
-            self._console.print(f"--profile: the trace failed ({as_line(error)}); going on")
+            self._console.print(f"--profile: the trace failed ({as_line(error)}); continuing")
             return False
         return True
 
 
 def operation_names(programs: Iterable[str]) -> dict[str, str]:
-    """The operation of ours behind every instruction of compiled programs, given as text.
+    """The operation of zojax's behind every instruction of compiled programs, given as text.
 
     >>> operation_names(['  %dot.2 = f32[2]{0} dot(%a), metadata={op_name="jit(f)/mlp/dot"}'])
     {'dot.2': 'jit(f)/mlp/dot'}
@@ -142,14 +142,14 @@ def part_of(operation: str) -> str:
 
 
 def read_events(directory: Path) -> list[Event]:
-    """What the newest trace has of the training step's instructions."""
+    """Read the events of the training step's instructions from the newest trace."""
     events = []
     for plane in ProfileData.from_file(str(_newest(directory, "*.xplane.pb"))).planes:
         for event in (event for line in plane.lines for event in line.events):
             stats = {name: value for name, value in event.stats if name is not None}
             name = str(stats.get("hlo_op", ""))
             ours = stats.get("hlo_module") in MODULES
-            if ours and name and not _CONTAINERS.match(name):  # those hold others
+            if ours and name and not _CONTAINERS.match(name):  # containers hold other instructions
                 events.append(Event(name, event.start_ns, event.end_ns))
     return events
 
@@ -159,7 +159,7 @@ def _newest(directory: Path, pattern: str) -> Path:
 
 
 def busy_seconds(events: Sequence[Event], part: Callable[[str], str]) -> dict[str, float]:
-    """Seconds by part; where several instructions run at once, they share the time.
+    """Seconds by part; instructions that run at the same time share it.
 
     >>> events = [Event("a", 0, 2e9), Event("b", 1e9, 3e9)]
     >>> busy_seconds(events, lambda instruction: instruction)
@@ -185,7 +185,7 @@ def busy_seconds(events: Sequence[Event], part: Callable[[str], str]) -> dict[st
 def largest_parts(
     events: Sequence[Event], names: Mapping[str, str], steps: int
 ) -> list[tuple[str, float]]:
-    """Every part and its seconds a step, the largest first; the last is when nothing ran."""
+    """Every part and its seconds per step, largest first; the last is the time between them."""
     busy = busy_seconds(events, lambda instruction: part_of(names.get(instruction, "")))
     ordered = sorted(busy.items(), key=lambda item: -item[1])
     span = max(event.stop for event in events) - min(event.start for event in events)
@@ -200,7 +200,7 @@ def show(
     directory: Path,
     console: Console,
 ) -> None:
-    """Prints the largest parts of a step, and how to look at the trace."""
+    """Print the largest parts of a step, and how to look at the trace."""
     if not events:
         console.print(f"{directory}: the trace names no instruction of a step on this device")
         return

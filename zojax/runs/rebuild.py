@@ -1,7 +1,7 @@
-"""The model after some of a run's steps: its newest good checkpoint, and the journal behind that.
+"""Rebuild the model after some of a run's steps from its newest good checkpoint and its journal.
 
-Training that goes on, ``eval``, ``generate`` and ``export`` get it here, and ``journal replay``
-without checkpoints, as that is there to show what the journal alone gives.
+Resumed training, ``eval``, ``generate`` and ``export`` get their model here. ``journal replay``
+does, too, but without checkpoints, since its purpose is to show what the journal alone gives.
 """
 
 import dataclasses
@@ -45,13 +45,13 @@ _AS_TEXT: Any = {"markup": False, "soft_wrap": True}
 
 @dataclasses.dataclass(frozen=True)
 class RunModel:
-    """What a run had made of its base model after some of its steps.
+    """A run's model after some of its steps.
 
     Attributes:
-        model: with the weights that ``state`` goes with.
-        state: the adapter's, and the optimizer's.
+        model: the model, with the weights that belong to ``state``.
+        state: the state of the adapter and of the optimizer.
         method: how the run trains.
-        steps: how many.
+        steps: the number of steps done.
     """
 
     model: Model
@@ -60,7 +60,7 @@ class RunModel:
     steps: int
 
     def adapter(self, state: TrainState) -> Tree:
-        """The adapter state that a state of the run names."""
+        """The adapter state of one of the run's training states."""
         return self.method.estimator.space.adapter(state.params, state.subspace)
 
 
@@ -70,9 +70,9 @@ class Saved:
 
     Attributes:
         directory: where they are; need not exist.
-        reload_base: gives the base weights again, if a checkpoint turns out to be bad after they
-            were dropped to make room for its weights.
-        warn: told a line about every checkpoint that cannot be used.
+        reload_base: loads the base weights again; needed if a checkpoint turns out to be bad after
+            they were dropped to make room for its weights.
+        warn: called with a line of text for every checkpoint that cannot be used.
     """
 
     directory: Path
@@ -81,17 +81,17 @@ class Saved:
 
 
 def load_run(journal: Journal, config: Config, console: Console, step: int | None) -> RunModel:
-    """Loads a run's base model and rebuilds what became of it.
+    """Load a run's base model and rebuild the trained one.
 
     Args:
-        journal: of the run, in its directory.
-        config: the run's.
-        console: where the progress is shown.
-        step: how many steps; None for the best on the dev set (all, if the run was stopped before
-            its first evaluation).
+        journal: the run's journal, in its directory.
+        config: the run's configuration.
+        console: where to show the progress.
+        step: the number of steps; None for the best on the dev set (all, if the run was stopped
+            before its first evaluation).
 
     Raises:
-        InputError: a damaged journal, another base model, or fewer steps.
+        InputError: the journal is damaged or has fewer steps, or the base model is another one.
     """
     if step is None:
         step = best_step(journal, config, lambda line: console.print(plain(line), **_AS_TEXT))
@@ -105,10 +105,10 @@ def load_run(journal: Journal, config: Config, console: Console, step: int | Non
 
 
 def best_step(journal: Journal, config: Config, tell: Callable[[str], None]) -> int | None:
-    """The step that is the best on a run's dev set; None, and a line, where none is known.
+    """The best step on a run's dev set; None if it is not known, which ``tell`` reports.
 
     Raises:
-        InputError: the run was evaluated, and no score was finite.
+        InputError: the run was evaluated, but no score was finite.
     """
     steps = len(journal.records)
     progress = read_progress(journal.path.parent, steps, config)
@@ -118,7 +118,7 @@ def best_step(journal: Journal, config: Config, tell: Callable[[str], None]) -> 
     if progress.dev and progress.best_step is None:
         raise InputError(
             f"{journal.path.parent}: no step is best: on the dev set the model's scores were never "
-            "finite; --step N takes one all the same"
+            "finite; choose one with --step N"
         )
     return progress.best_step
 
@@ -126,10 +126,14 @@ def best_step(journal: Journal, config: Config, tell: Callable[[str], None]) -> 
 def load_base(
     journal: Journal, config: Config, console: Console, steps: int | None
 ) -> tuple[Model, Method]:
-    """A run's base model, from which so many of the journal's steps can be redone, and its method.
+    """Load a run's base model, and check that ``steps`` steps of the journal can be replayed on it.
+
+    Returns:
+        The base model, and the run's method.
 
     Raises:
-        InputError: a damaged journal, another base model, or fewer steps (None: all there are).
+        InputError: the journal is damaged or has fewer than ``steps`` steps (None means all of
+            them), or the base model is another one.
     """
     check_records(journal, config.train)
     if steps is not None and steps > len(journal.records):
@@ -148,11 +152,11 @@ def rebuild_run(
     stop: Stop,
     steps: int | None = None,
 ) -> tuple[OwnedWeights, TrainState]:
-    """:func:`rebuild` of a run that is being trained.
+    """Like :func:`rebuild`, for a run that is being trained.
 
     Raises:
-        InputError: another base model or method, or a damaged journal.
-        zojax.programs.stopping.Halted: a stop was asked for.
+        InputError: the journal is damaged, or is of another base model or method.
+        zojax.programs.stopping.Halted: a stop was requested.
     """
     check_run(journal, run.config, run.base_hash)
     check_records(journal, run.config.train)
@@ -170,7 +174,7 @@ def rebuild_run(
 
 
 def saved_by(journal: Journal, config: Config, console: Console) -> Saved:
-    """The checkpoints beside a run's journal; the console is told of those that cannot be used."""
+    """The checkpoints beside a run's journal; those that cannot be used go to the console."""
     return Saved(
         journal.path.parent / CHECKPOINTS,
         lambda: load_model(config).weights,
@@ -188,23 +192,25 @@ def rebuild(
     on_progress: Callable[[int], None] = lambda step: None,
     replay: Replay | None = None,
 ) -> tuple[OwnedWeights, TrainState, int]:
-    """Weights and state after a run's first steps, bit for bit those of the run.
+    """Rebuild weights and state after a run's first steps, bit for bit those of the run.
 
-    From the newest good checkpoint and the journal behind it; with none, from the base weights.
-    A checkpoint that cannot be used is named in a warning, and the next older one is taken.
+    It starts from the newest good checkpoint, or from the base weights if there is none, and
+    replays the rest of the journal. For a checkpoint that cannot be used there is a warning, and
+    the next older one is tried.
 
     Args:
-        journal: the run's, of this base and this method (:func:`check_run`, :func:`check_records`).
+        journal: the run's journal, which has been checked to be of this base and this method
+            (:func:`check_run`, :func:`check_records`).
         method: how the run trains.
-        base: the base model's weights; their buffers are used up if anything is folded. Their
-            shapes, dtypes and shardings are those of the result.
-        saved: the run's checkpoints; None to do without.
-        steps: how many steps; None for all that the journal has.
-        on_progress: told at the end of each replayed interval how many steps are done.
-        replay: from :func:`make_replay` of ``method``, if it is made already.
+        base: the base model's weights; their buffers are used up if anything is folded. The result
+            has the same shapes, dtypes and shardings.
+        saved: the run's checkpoints; None to use none.
+        steps: the number of steps; None for all that the journal has.
+        on_progress: called at the end of each replayed interval with the number of steps done.
+        replay: the result of :func:`make_replay` for ``method``, if there is one already.
 
     Returns:
-        Weights, state, and the step of the checkpoint that they come from (0: the base).
+        Weights, state, and the step of the checkpoint that they come from (0 is the base).
     """
     _check_scalars(journal, method)
     replay = replay or make_replay(method, base.weights)
@@ -222,13 +228,13 @@ def rebuild(
         try:
             note = checked_note(saved.directory, step, journal, folded)
             if folded:
-                _free(owned)  # a model and its checkpoint need not fit in memory together
+                _free(owned)  # so that the model and its checkpoint need not fit together
                 owned = None
             restored, state = restore(
                 saved.directory, note, abstract_weights if folded else None, abstract_state
             )
         except InputError as error:
-            saved.warn(f"{error}; going on without this checkpoint")
+            saved.warn(f"{error}; continuing without this checkpoint")
             continue
         if restored is not None:
             owned = OwnedWeights(restored)
@@ -239,12 +245,12 @@ def rebuild(
 
 
 def _check_scalars(journal: Journal, method: Method) -> None:
-    """Refuses records that have other numbers of scalars than the run's method takes."""
+    """Refuse records with other numbers of scalars than the run's method needs."""
     for name in ("num_queries", "num_variants"):
         theirs, ours = getattr(journal.header, name), getattr(method.estimator, name)
         if theirs != ours:
             raise InputError(
-                f"{journal.path}: {name} in its header is {theirs}, and a run of its configuration "
+                f"{journal.path}: {name} in its header is {theirs}, but a run of its configuration "
                 f"has {ours}"
             )
 

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: ``result.json``, believed as far as such a run can say it."""
+"""The result of a finished run: ``result.json``, checked against what such a run can contain."""
 
 import os
 from pathlib import Path
@@ -10,17 +10,17 @@ from typing_extensions import TypedDict
 from zojax.config import Config
 from zojax.errors import InputError
 from zojax.reading import read_json, validate
-from zojax.reporting.progress import Count, Figure, Step, check_metric, is_evaluated
+from zojax.reporting.progress import Count, Figure, Step, check_metric
 from zojax.tasks.dataset import get_task
 
 RESULT = "result.json"
-"""Its name in a run's directory."""
+"""The file's name in a run's directory."""
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class _Result(TypedDict):
-    """What is printed of it; the metric's name is left out of the names."""
+    """The fields that are printed, without the metric's name in their names."""
 
     eval: Figure
     eval_before: Figure | None
@@ -33,15 +33,15 @@ class _Result(TypedDict):
 
 
 def read_result(directory: Path, config: Config, steps: int) -> dict[str, Any] | None:
-    """A run's result; None if it has none.
+    """Read a run's result; None if it has none.
 
     Args:
-        directory: of the run.
-        config: the run's.
-        steps: that the journal holds.
+        directory: the run's directory.
+        config: the run's configuration.
+        steps: the number of steps in the journal.
 
     Raises:
-        InputError: the file says what this run cannot have said.
+        InputError: the file cannot come from this run.
     """
     path = directory / RESULT
     if not os.path.lexists(path):
@@ -63,10 +63,10 @@ def _parse(path: Path, raw: dict[str, Any], config: Config, steps: int) -> dict[
     validate(dict[str, _Number | None], single, str(path))
     if not result.get("steps", steps) == train.steps == steps:
         raise InputError(
-            f"{path}: is of {result.get('steps', steps)} steps, the run of {train.steps}, and "
-            f"the journal holds {steps}"
+            f"{path}: is of {result.get('steps', steps)} steps, but the run is of {train.steps} "
+            f"and the journal holds {steps}"
         )
     best = result["best_step"]
-    if not is_evaluated(best, train):
-        raise InputError(f"{path}: best_step is {best}, after which this run evaluates nothing")
+    if best > steps:
+        raise InputError(f"{path}: best_step is {best}, but the run has {steps} steps")
     return raw

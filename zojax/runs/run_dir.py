@@ -1,4 +1,4 @@
-"""The run directory: whose run it holds, and files that are never half written."""
+"""The run directory: which run it holds, and how it makes place for another."""
 
 import os
 import re
@@ -25,14 +25,14 @@ _WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
 
 
 def remove_partials(directory: Path) -> None:
-    """Removes what killed processes were writing when they were; the directory must be locked."""
+    """Remove the half-written files of killed processes; the directory must be locked."""
     for path in directory.glob(".*"):
         if re.fullmatch(rf"\.({'|'.join(map(re.escape, _WRITTEN))})-\d+", path.name):
             path.unlink(missing_ok=True)
 
 
 def read_config(directory: Path) -> Config:
-    """The configuration of the run in a directory, on whatever devices there are now."""
+    """Read the configuration of the run in a directory, without the mesh it was trained on."""
     path = directory / CONFIG
     if not os.path.exists(path):
         raise InputError(f"{directory}: {_what_is_there(directory)}")
@@ -61,13 +61,13 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def holds_run(directory: Path, config: Config) -> bool:
-    """Whether the directory holds this very run, to go on with; False if it is free.
+    """Whether the directory holds this very run, so that it can be resumed; False if it is free.
 
-    Free is what does not exist but can be made, is empty, or was left by a run that was killed
-    before it began.
+    A directory is free if it can be created, is empty, or was left by a run that was killed before
+    it began.
 
     Raises:
-        InputError: it holds another run, or things that are not a run, or cannot be written.
+        InputError: it holds another run or something else, or cannot be written.
     """
     _check_writable(directory)
     if not directory.exists() or all(map(_is_remnant, directory.iterdir())):
@@ -93,7 +93,7 @@ _ELSEWHERE = "choose another with --set run.dir=DIR"
 
 
 def _check_writable(directory: Path) -> None:
-    """Finds out before a large model is read that there will be no place for its run."""
+    """Raise ``InputError`` if the directory cannot be written, before a large model is read."""
     check_place(f"run.dir {plain(directory, 1_000)}", directory)
     place = directory
     while not os.path.exists(place):
@@ -106,13 +106,13 @@ def _check_writable(directory: Path) -> None:
 
 
 def _is_remnant(path: Path) -> bool:
-    """Whether a file is nothing to lose: a run without its journal, or a half-written file."""
+    """Whether a file may be lost: the configuration of a run without journal, or half written."""
     partial = (f".{JOURNAL}-", f".{CONFIG}-")
     return path.name in (CONFIG, lock.LOCK) or path.name.startswith(partial)
 
 
 def make(directory: Path) -> None:
-    """Makes a directory for a run; ``InputError`` if it cannot be."""
+    """Make a directory for a run, or raise ``InputError``."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,25 +121,25 @@ def make(directory: Path) -> None:
 
 @contextmanager
 def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | None]:
-    """Renames a run's directory to the first free ``NAME.1``, ``NAME.2``, …, if it holds a run.
+    """Rename a run's directory to the first free ``NAME.1``, ``NAME.2``, …, if it holds a run.
 
-    It gets its name back if no other run has begun under it in the end.
+    If no other run has begun there at the end, it gets its name back.
 
     Args:
-        directory: of the run.
-        tell: told at once, in a line, what the run is called now.
+        directory: the run's directory.
+        tell: called at once with a line that has the run's new name.
 
-    Returns:
-        The new name, or None if no run was there.
+    Yields:
+        The new name, or None if there was no run.
 
     Raises:
         InputError: it is in use, or cannot be renamed.
     """
-    # A config.json alone is a model's, say.
+    # A config.json alone may be a model's, for example.
     if not any((directory / name).exists() for name in _WRITTEN if name != CONFIG):
         yield None
         return
-    directory = Path(os.path.abspath(directory))  # "." has no name to put a number to
+    directory = Path(os.path.abspath(directory))  # "." has no name to which to add a number
     number = 1
     while (aside := directory.with_name(f"{directory.name}.{number}")).exists():
         number += 1
@@ -149,16 +149,16 @@ def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | N
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be renamed: {error.strerror}") from None
     try:
-        tell(f"the run before is kept in {aside}")
+        tell(f"the previous run is kept in {aside}")
         yield aside
     finally:
         if _put_back(aside, directory):
-            tell(f"no new run began; the run before is in {directory} again")
+            tell(f"no new run began; the previous run is in {directory} again")
 
 
 def _put_back(aside: Path, directory: Path) -> bool:
-    """Gives a run its name back unless another has begun under it; whether it has it."""
-    with suppress(OSError, InputError):  # it is kept where it was said to be
+    """Give a run its name back unless another has begun there; return whether it has it."""
+    with suppress(OSError, InputError):  # then the run stays where `tell` said
         if directory.exists():
             with lock.hold(directory):
                 if not all(map(_is_remnant, directory.iterdir())):

@@ -1,7 +1,7 @@
 """Pages, and the one function that runs the transformer over them."""
 
 from zojax.scoring.pages import Item, Pages, PageShape, from_span, pack, shape_needed
-from zojax.scoring.score import candidate_scores, repeat_for_slots, score
+from zojax.scoring.score_function import candidate_scores, repeat_for_slots, score
 
 __all__ = [
     "Item",

@@ -1,7 +1,7 @@
-"""Attention: in pages, in a prompt of its own, and one token at a time before a cache.
+"""Attention within pages, within a prompt, and of single tokens over a cache.
 
-Each is the ``attend`` of a model, see :data:`zojax.models.forward.Attend`. A page's prefix, where
-its adapter has one, is seen by every query.
+Each is an ``attend`` function for a model; see :data:`zojax.models.forward.Attend`. If a page's
+adapter has a prefix, every query sees it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from zojax.scoring.pages import Pages
 from zojax.scoring.visibility import Visibility, causal_visibility, mask_of, tree_visibility
 
 _BLOCK = 256
-"""Queries that are attended for at once; a page that has no more is one product everywhere."""
+"""The number of queries in a block; a page with no more takes one product on every backend."""
 
 
 def masked_attention(
@@ -26,9 +26,9 @@ def masked_attention(
     mask_prs: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
-    """Each query's attention over its prefix and over the keys that the mask has for it.
+    """Each query's attention over its prefix and the keys that the mask allows.
 
-    In the queries' dtype, or in float32 where there is a prefix.
+    It is computed in the queries' dtype, or in float32 if there is a prefix.
     """
     dtype = q_prhd.dtype
     if prefix is not None:
@@ -39,9 +39,9 @@ def masked_attention(
         k_psgd = jnp.concatenate([prefix.k_plgd, k_psgd], axis=1)
         v_psgd = jnp.concatenate([prefix.v_plgd, v_psgd], axis=1)
         mask_prs = jnp.concatenate([on_prl, mask_prs], axis=2)
-    if q_prhd.dtype == jnp.float16:  # JAX asks for a float16 matmul that CPUs and TPUs do not have
+    if q_prhd.dtype == jnp.float16:  # CPUs and TPUs lack the float16 matmul that JAX would ask for
         q_prhd, k_psgd, v_psgd = (x.astype(jnp.float32) for x in (q_prhd, k_psgd, v_psgd))
-    # Of float32, as which TPUs would multiply bfloat16; GPUs take it as TF32.
+    # For float32, which TPUs would otherwise multiply as bfloat16; on GPUs it means TF32.
     wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     with jax.default_matmul_precision(wanted or "high"):
         out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
@@ -55,10 +55,10 @@ def blockwise_attention(
     mask_pts: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
-    """:func:`masked_attention` of all tokens of a page, none of which sees a later one.
+    """Like :func:`masked_attention`, for all tokens of a page, none of which sees a later one.
 
-    A block of queries is only multiplied by the keys up to its own end, so that of a long page
-    about half is never computed, and the logits of one block at a time are in memory.
+    A block of queries is multiplied only by the keys up to its own end, so about half of a long
+    page's products are never computed, and only one block's logits are in memory at a time.
     """
     length = q_pthd.shape[1]
     blocks = [slice(start, start + _BLOCK) for start in range(0, length, _BLOCK)]
@@ -83,17 +83,17 @@ def attention_of_page(
     mask_pts: jax.Array,
     prefix: Prefix | None,
 ) -> jax.Array:
-    """Attention of all tokens of a page, in the way of the backend that it is compiled for.
+    """Attention of all tokens of a page, by a kernel if the backend has one.
 
-    Long pages' is not to be differentiated in a compiled program, whatever the backend.
+    For long pages it cannot be differentiated in a compiled program, whatever the backend.
 
     Args:
-        q_pthd: queries.
-        k_ptgd: keys, whose heads divide the queries'.
-        v_ptgd: values.
-        visibility: who sees whom.
-        mask_pts: the same, from :func:`zojax.scoring.visibility.mask_of`.
-        prefix: of the pages; its keys are for XLA's attention alone.
+        q_pthd: queries of all tokens.
+        k_ptgd: keys of all tokens; their number of heads divides the queries'.
+        v_ptgd: values of all tokens.
+        visibility: which tokens see which.
+        mask_pts: the same as a mask, from :func:`zojax.scoring.visibility.mask_of`.
+        prefix: the pages' prefix, if any; with one, no kernel is used.
     """
 
     def by_blocks(
@@ -114,7 +114,7 @@ def attention_of_page(
 
 
 def page_attention(pages: Pages) -> Attend:
-    """Attention over these pages; nothing is kept."""
+    """The ``attend`` function for packed pages; it keeps nothing in the cache."""
     visibility, positions_pt = tree_visibility(pages), jnp.asarray(pages.positions_pt)
     mask_pts = mask_of(visibility)
 
@@ -129,10 +129,10 @@ def page_attention(pages: Pages) -> Attend:
 def prompt_attention(
     layer: jax.Array | int, heads: Heads, cache: Cache | None
 ) -> tuple[jax.Array, Cache | None]:
-    """One sequence a page from its start, each token after all before it; fills a cache.
+    """The ``attend`` function for pages with one sequence each; it fills the cache.
 
-    What pads a shorter sequence stands behind it, where no token of it looks. The cache has a place
-    for each token, or more.
+    A token sees all before it. Padding comes after a sequence, where no token of it looks. The
+    cache needs at least one place for each token.
     """
     pages, length = heads.k_ptgd.shape[:2]
     visibility = causal_visibility(pages, length)
@@ -141,7 +141,7 @@ def prompt_attention(
 
 
 def cached_attention(position_p: jax.Array) -> Attend:
-    """One token a page, at this place of its page's cache, after all that stand before it."""
+    """The ``attend`` function for one token a page, at ``position_p`` of its page's cache."""
 
     def attend(
         layer: jax.Array | int, heads: Heads, cache: Cache | None
@@ -159,7 +159,7 @@ def cached_attention(position_p: jax.Array) -> Attend:
 
 
 def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache:
-    """The cache with these keys and values at a place of it."""
+    """The cache with these keys and values written at an index."""
     assert cache is not None, "attention that keeps keys and values needs a cache"
     k_ypsgd, v_ypsgd = cache
     return Cache(k_ypsgd.at[index].set(heads.k_ptgd), v_ypsgd.at[index].set(heads.v_ptgd))
@@ -168,13 +168,13 @@ def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache
 def _attention(
     heads: Heads, visibility: Visibility, mask_pts: jax.Array, positions_pt: jax.Array
 ) -> jax.Array:
-    """Of the queries that are read, or of all."""
+    """Attention of the queries that are read, or of all."""
     q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window = heads
     if window is not None:
         mask_pts &= positions_pt[:, :, None] - positions_pt[:, None, :] < window
     if reads_pr is not None:
         mask_prs = jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
         return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix)
-    if window is not None:  # which no kernel knows
+    if window is not None:  # the kernels have no windows
         return blockwise_attention(q_prhd, k_ptgd, v_ptgd, mask_pts, prefix)
     return attention_of_page(q_prhd, k_ptgd, v_ptgd, visibility, mask_pts, prefix)

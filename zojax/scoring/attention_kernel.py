@@ -1,12 +1,12 @@
-"""Attention of long pages as one kernel, for accelerators: no logits in memory, no unseen product.
+"""Attention of long pages as one kernel for accelerators, without logits in memory.
 
-A program of it has a block of queries of one page and head, and goes through the blocks of keys
-that any of them sees, keeping a running softmax (FlashAttention, 2205.14135). Which blocks those
-are follows from who sees whom: sequences lie one behind the other, so that what a block's first
-query sees, and the block itself, is all that its other queries see.
+One program of the kernel takes a block of queries of one page and head, and visits only the blocks
+of keys that any of them sees, keeping a running softmax (FlashAttention, 2205.14135). These blocks
+follow from the visibility: sequences are contiguous, so a block's queries see nothing but what its
+first query sees, and the block itself.
 
-Written in Pallas, which compiles it for TPUs by Mosaic and for GPUs by Triton, and interprets it
-anywhere, slowly.
+The kernel is written in Pallas, which compiles it for TPUs by Mosaic and for GPUs by Triton, and
+can interpret it, slowly, anywhere.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from zojax.distributed import Layout
 from zojax.scoring.visibility import Visibility, sees
 
 _UNSEEN = -1e30
-"""A logit below all others; of infinite ones the difference would be NaN."""
+"""A logit below all others; finite, because the difference of two infinities would be NaN."""
 
 _OLD_GPU = 8.0
-"""Triton compiles for this compute capability, Ampere's, and those above."""
+"""The lowest compute capability that Triton compiles for: Ampere's."""
 
 _OLD_TPU = re.compile(r"TPU v[1-4]\b")
-"""TPUs whose cores have 16 MB of memory beside them, where later ones have 64 MB or more."""
+"""TPUs with only 16 MB of memory beside each core; later ones have 64 MB or more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +37,14 @@ class Backend:
     """How the kernel is compiled.
 
     Attributes:
-        queries: tokens of a block of queries, a multiple of ``keys``.
-        keys: tokens of a block of keys.
-        float32: the precision of products of float32.
-        powers: whether a head's size must be a power of two, from 16.
-        options: for Pallas.
-        bounds: the memory of a block's bounds, for Pallas.
-        room: bytes for a page's keys in one head, all of which are held at once, or for its values.
+        queries: the number of tokens in a block of queries, a multiple of ``keys``.
+        keys: the number of tokens in a block of keys.
+        float32: the precision of float32 products.
+        powers: whether a head's size must be a power of two, at least 16.
+        options: compiler options for Pallas.
+        bounds: the memory space of a block's bounds, for Pallas.
+        room: the most bytes that a page's keys, or its values, may have in one head; all of them
+            are held at once.
         interpret: whether to interpret the kernel instead.
     """
 
@@ -58,10 +59,10 @@ class Backend:
 
 
 def for_tpu() -> Backend:
-    """Mosaic; what chooses the keys that are multiplied lies in a memory of scalars."""
+    """The backend Mosaic; the bounds that select blocks of keys lie in scalar memory."""
     from jax.experimental.pallas import tpu as mosaic
 
-    # Keys and values are held twice, since the next head's are fetched meanwhile.
+    # Keys and values take twice their size, since the next head's are fetched meanwhile.
     options = mosaic.CompilerParams(
         dimension_semantics=("parallel",) * 3, vmem_limit_bytes=60 << 20
     )
@@ -70,7 +71,7 @@ def for_tpu() -> Backend:
 
 
 def for_gpu() -> Backend:
-    """Triton; with heads of 128 the blocks fit 99 KB, the least that GPUs from Ampere on have."""
+    """The backend Triton; blocks with heads of 128 fit in 99 KB, the least from Ampere on."""
     from jax.experimental.pallas import triton
 
     options = triton.CompilerParams(num_warps=4, num_stages=1)
@@ -79,19 +80,19 @@ def for_gpu() -> Backend:
 
 
 def interpreted(backend: Backend) -> Backend:
-    """The same without a compiler, on any device: what it computes, but for its precision."""
+    """The backend without a compiler, for any device; only the precision differs."""
     return dataclasses.replace(backend, interpret=True, float32=None)
 
 
 def backends(tokens: int, depth: int) -> dict[str, Backend]:
-    """What the kernel can be compiled for, by JAX's names.
+    """The backends that the kernel can be compiled for, by JAX's names.
 
-    Not for a kind of device of which JAX has one here that is too old, nor where a page's keys have
-    no room in float32, which 16 bits are not told from.
+    A backend is left out if one of JAX's devices of its kind is too old, or if a page's keys do
+    not fit in ``room`` as float32 (assumed for 16-bit dtypes too).
 
     Args:
-        tokens: of a page.
-        depth: of a head.
+        tokens: the number of tokens of a page.
+        depth: the size of a head.
     """
     devices = jax.devices()
     found = {}
@@ -114,27 +115,27 @@ def attend(
     """Every token's attention over the keys that it sees, in the queries' dtype.
 
     Args:
-        q_pthd: queries; a mesh may split its pages and its heads.
-        k_ptgd: keys of the same dtype, with g heads that divide the queries' h: each serves h / g
-            neighbours.
-        v_ptgd: values, likewise.
-        visibility: who sees whom.
-        backend: what it is compiled for.
+        q_pthd: queries; a mesh may split their pages and heads.
+        k_ptgd: keys of the same dtype; their number of heads g divides the queries' h, and each
+            serves h / g neighbouring heads.
+        v_ptgd: values of the same dtype and shape as the keys.
+        visibility: which tokens see which.
+        backend: the backend to compile for.
     """
     dtype = q_pthd.dtype
-    if dtype == jnp.float16:  # which TPUs do not multiply
+    if dtype == jnp.float16:  # TPUs cannot multiply it
         q_pthd, k_ptgd, v_ptgd = (x.astype(jnp.float32) for x in (q_pthd, k_ptgd, v_ptgd))
     on_device = functools.partial(_on_device, backend=backend)
-    mesh = jax.typeof(q_pthd).sharding.mesh  # which arguments of jit bring along
+    mesh = jax.typeof(q_pthd).sharding.mesh  # known inside jit too, from the arguments
     visibility_pt3 = jnp.stack(visibility, axis=-1)
     if mesh.empty:
         return on_device(visibility_pt3, q_pthd, k_ptgd, v_ptgd).astype(dtype)
-    # Each device has the pages and heads that it has; XLA would gather them for a kernel.
+    # Each device keeps its own pages and heads, which XLA would otherwise gather for a kernel.
     layout = Layout(mesh)
     of_visibility = layout.sharding(("pages", None, None), visibility_pt3.shape).spec
     of_heads = layout.sharding(("pages", None, "heads", None), q_pthd.shape).spec
     of_kv_heads = layout.sharding(("pages", None, "kv_heads", None), k_ptgd.shape).spec
-    if of_kv_heads != of_heads:  # too few to split: each device needs others of them
+    if of_kv_heads != of_heads:  # too few to split, so they are repeated for the queries' heads
         of_kv_heads, times = of_heads, q_pthd.shape[2] // k_ptgd.shape[2]
         k_ptgd, v_ptgd = (jnp.repeat(x, times, axis=2) for x in (k_ptgd, v_ptgd))
     specs = (of_visibility, of_heads, of_kv_heads, of_kv_heads)
@@ -178,7 +179,7 @@ def _on_device(
         (None, None, 1, 3), lambda p, h, b: (p, b, 0, 0), memory_space=backend.bounds
     )
     is_whole = q_pthd.dtype == jnp.float32
-    # Not None, which a user's JAX_DEFAULT_MATMUL_PRECISION fills with what is for float32 alone.
+    # Not None, which JAX_DEFAULT_MATMUL_PRECISION would replace by a setting for float32 only.
     precision = backend.float32 if is_whole else jax.lax.Precision.DEFAULT
     out_phtd = pl.pallas_call(
         functools.partial(
@@ -207,14 +208,14 @@ def _kernel(
     scale: float,
     precision: Any,
 ) -> None:
-    """One block of queries of a page and head; scores ``ts``, queries by keys of a block."""
+    """Computes one block of queries of a page and head; axes ``ts`` are queries by keys."""
     q_td = q_ref[...]
     queries = q_td.shape[0]
     start = pl.program_id(2) * queries
     first_t1, stop_t1, own_t1 = (visibility_ref[:, i : i + 1] for i in range(3))
     here_t1 = start + jax.lax.broadcasted_iota(jnp.int32, (queries, 1), 0)
-    # Of the first query, in blocks of keys: its prompt, and its run from the next block on, since
-    # one block may hold a prompt's end and a run's beginning, and is visited once.
+    # The first query's prompt, in blocks of keys, and its run from the next block on: one block
+    # may hold both a prompt's end and a run's beginning, and must be visited once.
     first_block, stop_block, own_block = (bounds_ref[0, i] for i in range(3))
     in_prompt = jnp.maximum(stop_block - first_block, 0)
     own_block = jnp.maximum(own_block, first_block + in_prompt)
@@ -233,7 +234,7 @@ def _kernel(
             sees_ts, scale * product(q_td, k_sd, (((1,), (1,)), ((), ()))), _UNSEEN
         )
         new_t1 = jnp.maximum(most_t1, logits_ts.max(axis=1, keepdims=True))
-        # Where a query sees nothing of this block, nor of those before it, all logits are alike.
+        # If a query has seen no key so far, all its logits equal the maximum, and exp gives 1.
         p_ts = jnp.where(sees_ts, jnp.exp(logits_ts - new_t1), 0.0)
         kept_t1 = jnp.exp(most_t1 - new_t1)
         total_t1 = kept_t1 * total_t1 + p_ts.sum(axis=1, keepdims=True)

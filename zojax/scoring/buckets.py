@@ -2,15 +2,15 @@
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from zojax.scoring.pages import Item, PageShape, shape_needed
 
 _MULTIPLE = 8
-"""Tokens of all pages together are multiples of this, a vector's width."""
+"""The number of tokens of all pages together is a multiple of this, a vector's width."""
 
 _ENOUGH = 0.95
-"""The share of a run's places that tokens should fill; a program more costs seconds to compile."""
+"""The share of a run's places that tokens should fill; each program costs seconds to compile."""
 
 _SAMPLED_BATCHES = 32
 
@@ -18,16 +18,16 @@ _SAMPLED_BATCHES = 32
 def choose_num_pages(
     batches: Sequence[Sequence[Item]], hidden_size: int, *, multiple_of: int = 1
 ) -> int:
-    """Pages to spread each of these batches over: more pad more, fewer attend to more.
+    """Chooses how many pages a batch gets: more pages pad more, fewer make attention longer.
 
-    A token is taken to cost ``1 + page tokens / (3 · hidden_size)``: attention over a page has
-    1 / 6 of the matmuls' FLOPs where a page is as long as the model is wide, and about half their
-    speed (measured on CPUs).
+    A token is assumed to cost ``1 + page tokens / (3 · hidden_size)``: attention over a page as
+    long as the model is wide has 1 / 6 of the matmuls' FLOPs, at about half their speed (measured
+    on CPUs).
 
     Args:
-        batches: examples, a batch each; a sample of them is looked at.
+        batches: batches of examples, of which a sample is examined.
         hidden_size: the model's width.
-        multiple_of: the page count is a multiple of this (the mesh's data axis).
+        multiple_of: a number that must divide the result (the size of the mesh's data axis).
     """
     sample = batches[:: math.ceil(len(batches) / _SAMPLED_BATCHES)]
 
@@ -40,11 +40,11 @@ def choose_num_pages(
 
 
 def choose_buckets(needed: Iterable[PageShape], max_buckets: int = 8) -> list[PageShape]:
-    """The buckets, at most ``max_buckets``, that pad the given shapes by the fewest tokens in all.
+    """Chooses at most ``max_buckets`` buckets that need the least padding for the given shapes.
 
     Args:
-        needed: the shape of every batch, with one number of pages.
-        max_buckets: executables that may be compiled.
+        needed: the shape of every batch, all with the same number of pages.
+        max_buckets: the maximum number of buckets, and so of compiled programs.
 
     >>> shapes = [PageShape(1, tokens, 4, 8) for tokens in (100, 100, 101, 60)]
     >>> [bucket.tokens for bucket in choose_buckets(shapes, max_buckets=2)]
@@ -64,12 +64,12 @@ def choose_buckets(needed: Iterable[PageShape], max_buckets: int = 8) -> list[Pa
 
 
 def few_buckets(needed: Sequence[PageShape], tokens: int, max_buckets: int = 8) -> list[PageShape]:
-    """The fewest buckets whose places are 95 % full, or ``max_buckets`` if that takes more.
+    """Chooses the fewest buckets that are 95 % full, or ``max_buckets`` if that takes more.
 
     Args:
-        needed: the shape of every batch, with one number of pages.
-        tokens: that the batches hold in all.
-        max_buckets: executables that may be compiled.
+        needed: the shape of every batch, all with the same number of pages.
+        tokens: the total number of tokens in the batches.
+        max_buckets: the maximum number of buckets, and so of compiled programs.
 
     >>> shapes = [PageShape(1, tokens, 4, 8) for tokens in (100, 100, 101, 60)]
     >>> [bucket.tokens for bucket in few_buckets(shapes, tokens=361)]
@@ -86,11 +86,11 @@ def few_buckets(needed: Sequence[PageShape], tokens: int, max_buckets: int = 8) 
 
 
 def _fewest_padded(sizes: Sequence[tuple[int, int]], max_buckets: int) -> list[int]:
-    """The sizes to round up to, of ``(size, count)`` in order, so that the sum is least.
+    """Chooses sizes to round up to, from sorted ``(size, count)``, so that the total is least.
 
     Dynamic programming over the prefixes: the last bucket of a prefix is its largest size.
     """
-    best = [(0, [])]  # of each prefix: total size, buckets
+    best = [(0, [])]  # for each prefix: total size, buckets
     for _ in range(max_buckets):
         extended = [(0, [])]
         for stop in range(1, len(sizes) + 1):
@@ -105,17 +105,42 @@ def _fewest_padded(sizes: Sequence[tuple[int, int]], max_buckets: int) -> list[i
     return best[-1][1]
 
 
-def bucket_for(shape: PageShape, buckets: Sequence[PageShape]) -> PageShape:
-    """The smallest bucket that holds a shape; ``LookupError`` if none does."""
-    fits = (
+def bucket_for(
+    shape: PageShape,
+    buckets: Sequence[PageShape],
+    otherwise: Callable[[PageShape], PageShape] | None = None,
+) -> PageShape:
+    """The smallest bucket that holds a shape.
+
+    Args:
+        shape: the shape that is needed.
+        buckets: the available buckets.
+        otherwise: makes a bucket for a shape that no bucket holds; None raises ``LookupError``.
+    """
+    fits = [
         b
         for b in buckets
         if b.pages == shape.pages
         and b.tokens >= shape.tokens
         and b.reads >= shape.reads
         and b.scored >= shape.scored
-    )
-    try:
+    ]
+    if fits:
         return min(fits)
-    except ValueError:
-        raise LookupError(f"no bucket of {list(buckets)} holds {shape}") from None
+    if otherwise is None:
+        raise LookupError(f"no bucket of {list(buckets)} holds {shape}")
+    return otherwise(shape)
+
+
+def rounded(shape: PageShape) -> PageShape:
+    """Rounds every axis but the pages up to one of 16, 24, 32, 48, …, so that shapes share buckets.
+
+    >>> rounded(PageShape(pages=2, tokens=50, reads=17, scored=3))
+    PageShape(pages=2, tokens=64, reads=24, scored=16)
+    """
+    return PageShape(shape.pages, *map(_next, (shape.tokens, shape.reads, shape.scored)))
+
+
+def _next(size: int) -> int:
+    power = max(16, 1 << (size - 1).bit_length())
+    return power * 3 // 4 if power > 16 and size <= power * 3 // 4 else power

@@ -2,9 +2,8 @@
 
 A sequence is a prompt with one or more candidates. The candidates share the prompt's tokens and
 branch off it like a tree: a token sees its own prompt and its own candidate, nothing else. The
-last token of a candidate is only ever predicted, so it is never computed; where candidates are
-single tokens, the prompt's last position answers for all of them and the page holds the prompt
-alone.
+last token of a candidate is only predicted, so it is never computed. If all candidates are single
+tokens, the prompt's last position predicts all of them, and the page holds only the prompt.
 
 Axes: p pages, t tokens of a page, r reads (positions whose hidden state goes to the head),
 c scored tokens.
@@ -25,18 +24,18 @@ from zojax.errors import InputError
 IntArray = np.ndarray
 
 Array = jax.Array | np.ndarray
-"""Packed on the host as NumPy's, scored on the device as JAX's."""
+"""A NumPy array while pages are packed on the host, a JAX array when they are scored."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One example in token ids.
+    """One example as token ids.
 
     Attributes:
         prompt: the tokens that are not scored, BOS first; ``(≥1,)`` int32.
         candidates: the continuations to score, each ``(≥1,)`` int32. A plain sequence with a
             scored span is an item with one candidate (see :func:`from_span`).
-        label: index of the right candidate.
+        label: the index of the right candidate.
         name: where the example comes from, for error messages.
     """
 
@@ -47,22 +46,22 @@ class Item:
 
     @functools.cached_property
     def num_computed(self) -> int:
-        """Tokens the model computes: the prompt and each candidate but for its last token."""
+        """The number of tokens to compute: the prompt, and each candidate without its last."""
         return len(self.prompt) + sum(len(c) - 1 for c in self.candidates)
 
     @functools.cached_property
     def num_scored(self) -> int:
-        """Tokens whose log-probability is asked for."""
+        """The number of tokens to score."""
         return sum(len(c) for c in self.candidates)
 
     @functools.cached_property
     def num_reads(self) -> int:
-        """Distinct positions that are read: the prompt's end once, and inside candidates."""
+        """The number of distinct positions to read: the prompt's end, and those in candidates."""
         return 1 + sum(len(c) - 1 for c in self.candidates)
 
 
 def from_span(tokens: IntArray, start: int, stop: int, *, name: str = "example") -> Item:
-    """The item that scores ``tokens[start:stop]`` given all before (``1 ≤ start < stop``).
+    """The item that scores ``tokens[start:stop]`` given all tokens before (``1 ≤ start < stop``).
 
     >>> from_span(np.array([0, 7, 8, 9]), 2, 3).candidates
     (array([8]),)
@@ -85,20 +84,20 @@ class PageShape:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pages:
-    """A batch of pages, as the score function takes it. All integers are int32.
+    """A batch of pages, the input of the score function. All integers are int32.
 
     Attributes:
         tokens_pt: token ids; unused places hold 0.
-        positions_pt: position of each token in its own sequence.
-        segments_pt: 1, 2, … for the sequences of a page; 0 where unused.
+        positions_pt: the position of each token in its own sequence.
+        segments_pt: 1, 2, … for the sequences of a page; 0 in unused places.
         branches_pt: 0 in a prompt, 1, 2, … in its candidates.
-        slot_p: adapter slot that the page is scored under.
-        reads_pr: token index whose hidden state goes to the head.
-        read_pc: index on the read axis that predicts each scored token.
-        targets_pc: id of each scored token.
-        example_pc: index of its example in the batch.
-        candidate_pc: index of its candidate in the example.
-        weight_pc: 1 / length of its candidate; 0 where unused (float32).
+        slot_p: the adapter slot that each page is scored under.
+        reads_pr: the token indices whose hidden states go to the head.
+        read_pc: for each scored token, the index on the read axis that predicts it.
+        targets_pc: the id of each scored token.
+        example_pc: the index of its example in the batch.
+        candidate_pc: the index of its candidate in the example.
+        weight_pc: 1 / length of its candidate, float32; 0 in unused places.
     """
 
     tokens_pt: Array
@@ -118,8 +117,8 @@ class Assignment(NamedTuple):
     """Which items lie on which page.
 
     Attributes:
-        members: of every page, the indices of its items, in the order in which they lie there.
-        shape: the smallest that holds them.
+        members: for each page, the indices of its items, in order.
+        shape: the smallest page shape that holds them.
     """
 
     members: list[list[int]]
@@ -148,7 +147,7 @@ def assign(items: Sequence[Item], num_pages: int) -> Assignment:
 
 
 def shape_needed(items: Sequence[Item], num_pages: int = 1) -> PageShape:
-    """The smallest shape that holds a batch on this many pages."""
+    """The smallest shape that holds a batch on ``num_pages`` pages."""
     return assign(items, num_pages).shape
 
 
@@ -163,9 +162,9 @@ def pack(
 
     Args:
         items: the batch.
-        shape: of its pages.
-        only: the pages to fill, the others being left empty; None is all.
-        assigned: the items' pages, as many as ``shape`` has; None assigns them here.
+        shape: the shape of the pages.
+        only: indices of the pages to fill, with the others left empty; None fills all.
+        assigned: the items' assignment to as many pages as ``shape`` has; None assigns them here.
 
     Raises:
         InputError: a prompt or a candidate has no token, or the items do not fit ``shape``.

@@ -1,4 +1,4 @@
-"""The activations of real tokens as a key/value prefix (MeZO's initialisation, 2305.17333)."""
+"""Computes a key/value prefix from the activations of real tokens (MeZO's, 2305.17333)."""
 
 from typing import Any
 
@@ -14,21 +14,21 @@ from zojax.scoring.attention import prompt_attention
 def prefix_from_tokens(
     weights: Any, tokens_l: jax.Array, graphdef: nnx.GraphDef
 ) -> dict[str, jax.Array]:
-    """Keys and values that the base model computes for tokens that are a sequence by themselves.
+    """The keys and values that the base model computes for a sequence of tokens.
 
     Args:
         weights: the base model's parameters.
-        tokens_l: token ids, at positions 0, 1, …
+        tokens_l: the token ids, at positions 0, 1, …
         graphdef: the model's structure, static.
 
     Returns:
-        ``k`` and ``v``: ``(layers, l, n)`` float32, the heads joined as k_proj and v_proj give
-        them.
+        ``k`` and ``v``: ``(layers, l, n)`` float32, with the heads joined as in the output of
+        k_proj and v_proj.
     """
     model = nnx.merge(graphdef, weights)
     tokens_pt = tokens_l[None]
     positions_pt = jnp.arange(len(tokens_l))[None]
-    last_pr = positions_pt[:, -1:]  # of the last layer nothing but keys and values is asked for
+    last_pr = positions_pt[:, -1:]  # one read: only the last layer's keys and values are needed
     forward = Forward(
         positions_pt,
         jnp.zeros(1, int),

@@ -1,4 +1,4 @@
-"""Who sees whom on a page: a prompt's tokens those before them, a candidate's its prompt too."""
+"""Which tokens of a page see which: a token sees its prompt, and earlier tokens of its own run."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from zojax.scoring.pages import Pages
 
 
 class Visibility(NamedTuple):
-    """What each token sees, as two ranges of its page: a prompt, and its own run of tokens.
+    """What each token sees, as two ranges of its page: its prompt, and its own run of tokens.
 
-    Token t sees the keys s with ``first ≤ s < prompt_stop`` and those with ``own ≤ s ≤ t``. In a
-    prompt, which is one run, the first range is empty. All are int32.
+    Token t sees the keys s with ``first ≤ s < prompt_stop`` and those with ``own ≤ s ≤ t``. A
+    prompt is a single run, so its first range is empty. All arrays are int32.
 
     Attributes:
         first_pt: where the token's sequence begins.
-        prompt_stop_pt: where the prompt that its candidate branches off ends.
-        own_pt: where its run begins.
+        prompt_stop_pt: where the prompt of the token's candidate ends.
+        own_pt: where the token's run begins.
     """
 
     first_pt: jax.Array
@@ -26,7 +26,7 @@ class Visibility(NamedTuple):
 
 
 def tree_visibility(pages: Pages) -> Visibility:
-    """Sequences lie one behind the other, and so do a prompt and its candidates in each."""
+    """The visibility on packed pages, where sequences, and the runs of each, are contiguous."""
     segments_pt, branches_pt = jnp.asarray(pages.segments_pt), jnp.asarray(pages.branches_pt)
     t = jnp.arange(segments_pt.shape[1], dtype=jnp.int32)
 
@@ -44,27 +44,27 @@ def tree_visibility(pages: Pages) -> Visibility:
 
 
 def causal_visibility(pages: int, tokens: int) -> Visibility:
-    """One sequence a page, each token of which sees all before it."""
+    """The visibility on pages with one sequence each, whose tokens see all before them."""
     return Visibility(*(jnp.zeros((pages, tokens), jnp.int32) for _ in Visibility._fields))
 
 
 def sees(
     first: jax.Array, prompt_stop: jax.Array, own: jax.Array, t: jax.Array, s: jax.Array
 ) -> jax.Array:
-    """Whether tokens ``t`` see keys ``s``: bool, of the shape that all broadcast to.
+    """Whether tokens ``t`` see keys ``s``; bool, in the arguments' broadcast shape.
 
     Args:
-        first: as in :class:`Visibility`, of the tokens.
-        prompt_stop: likewise.
-        own: likewise.
+        first: where the tokens' sequences begin, as in :class:`Visibility`.
+        prompt_stop: where their candidates' prompts end.
+        own: where their runs begin.
         t: the tokens' places on their page.
-        s: the keys'.
+        s: the keys' places on the same page.
     """
     return ((first <= s) & (s < prompt_stop)) | ((own <= s) & (s <= t))
 
 
 def mask_of(visibility: Visibility) -> jax.Array:
-    """The same as ``(p, t, s)`` bool: whether query token t sees key token s."""
+    """The visibility as a mask ``(p, t, s)`` bool: whether query token t sees key token s."""
     first, stop, own = (a_pt[:, :, None] for a_pt in visibility)
     s = jnp.arange(visibility.own_pt.shape[1])
     return sees(first, stop, own, s[:, None], s)

@@ -1,4 +1,4 @@
-"""Tasks: records to prompts and candidates, and those to token ids."""
+"""Tasks: turn records into prompts and candidates, and these into token ids."""
 
 from zojax.tasks.dataset import Splits, load_held_out, load_splits
 from zojax.tasks.example import Example

@@ -1,4 +1,4 @@
-"""Calibration: taking away how likely a candidate is whatever the example says."""
+"""Calibration: subtracts how likely a candidate is, whatever the example says."""
 
 import dataclasses
 
@@ -10,24 +10,24 @@ FloatArray = np.ndarray
 
 
 def without_content(example: Example) -> Example:
-    """The example with its content-free prompt in the place of its prompt."""
+    """The example with its content-free prompt instead of its prompt."""
     return dataclasses.replace(example, prompt=example.content_free)
 
 
 def subtract_content_free(
     scores: FloatArray, content_free_scores: FloatArray, lengths: FloatArray | int = 1
 ) -> FloatArray:
-    """Scores less those of the same candidates after a prompt without content.
+    """Subtracts the scores of the same candidates after a prompt without content.
 
     ``s'_k = |c_k| · (s_k - s°_k)``, the pointwise mutual information of prompt and candidate:
-    a candidate that is likely after anything gets no credit for that (surface form competition,
+    a candidate that is likely after any prompt gets no credit for that (surface form competition,
     https://arxiv.org/abs/2104.08315).
 
     Args:
-        scores: mean token log-probabilities, ``(n, k)``; ``-inf`` where there is no candidate.
-        content_free_scores: the same after ``Example.content_free``, of the same shape.
-        lengths: the candidates' numbers of tokens, ``(n, k)``, so that sums are compared, as MeZO
-            does; 1 compares the means.
+        scores: mean token log-probabilities, ``(n, k)``; ``-inf`` if there is no candidate.
+        content_free_scores: the scores after ``Example.content_free``, of the same shape.
+        lengths: the candidates' numbers of tokens, ``(n, k)``, to compare sums, as MeZO does; 1
+            compares the means.
 
     >>> subtract_content_free(np.array([[-1.0, -2.0]]), np.array([[-0.5, -2.5]]))
     array([[-0.5,  0.5]])
@@ -38,18 +38,19 @@ def subtract_content_free(
 
 
 def subtract_median(scores: FloatArray, dev_scores: FloatArray) -> FloatArray:
-    """Scores less what each class typically has above the others on the dev set.
+    """Subtracts each class's typical advantage over the other classes on the dev set.
 
     ``s'_ik = s_ik - median_j (d_jk - mean_l d_jl)``. Prompts differ in how likely any answer is
-    after them; the mean over the classes takes that out, so that the median sees how each class
-    stands against the others. It needs no labels, and few outliers do not move it. Two classes are
-    then chosen equally often on the dev set, so this helps where classes are about equally
-    frequent, and harms where they are not. Examples of the dev set whose scores are not finite say
-    nothing of that and are left out; where no other is there, no score is known.
+    after them; subtracting the mean over the classes removes that, so that the median compares each
+    class with the others. It needs no labels and is robust to a few outliers. Two classes are then
+    chosen equally often on the dev set, so this helps if classes are about equally frequent, and
+    harms if they are not. Dev examples whose scores are not finite are left out; if none are left,
+    the result is NaN.
 
     Args:
-        scores: of the examples to judge, ``(n, k)``.
-        dev_scores: of the dev set, ``(m, k)``; class ``k`` is the same word in every example.
+        scores: the scores of the examples to judge, ``(n, k)``.
+        dev_scores: the scores on the dev set, ``(m, k)``; class ``k`` is the same word in every
+            example.
 
     >>> dev = np.array([[-1.0, -3.0], [-2.0, -4.0], [-1.0, -1.0]])
     >>> subtract_median(np.array([[-1.0, -2.0]]), dev)

@@ -10,7 +10,7 @@ _CONJUNCTIONS = {"effect": "so", "cause": "because"}
 
 
 def render_copa(record: Record, name: str) -> Example:
-    """The premise and `` so`` or `` because``; the choices are what is scored.
+    """The prompt is the premise with `` so`` or `` because``; the choices are the candidates.
 
     >>> record = {"premise": "It rained.", "question": "effect", "label": 0}
     >>> example = render_copa({**record, "choice1": "I got wet.", "choice2": "It hailed."}, "a:1")

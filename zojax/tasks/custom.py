@@ -14,29 +14,29 @@ from zojax.tasks.task import Record, Task, is_texts
 
 CUSTOM = "custom"
 NUM_DEV = 100
-"""Own data are often few, so that 500 as in MeZO's tables would leave none to train on."""
+"""A user's own data are often few; 500, as in MeZO's tables, might leave none to train on."""
 
 _OWN_FIELDS = ("prompt", "candidates", "answer")
-_TRUTH = {"True": "true", "False": "false"}  # as Python, and so pandas, writes them in CSV
+_TRUTH = {"True": "true", "False": "false"}  # in CSV, as Python and pandas write them
 
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """A text with names of fields in braces; ``{{`` and ``}}`` are the braces themselves.
+    """A text with names of fields in braces; ``{{`` and ``}}`` stand for braces.
 
     Attributes:
-        parts: the literal texts, each with the field behind it, None behind the last.
+        parts: pairs of a literal text and the field after it; None if no field follows.
     """
 
     parts: tuple[tuple[str, str | None], ...]
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that are named, each once, in order."""
+        """The names of the fields, each once, in order."""
         return tuple(dict.fromkeys(field for _, field in self.parts if field is not None))
 
     def fill(self, values: dict[str, str]) -> str:
-        """The text with values in the place of their fields."""
+        """The text with each field replaced by its value."""
         return "".join(text + (values[field] if field else "") for text, field in self.parts)
 
 
@@ -44,7 +44,7 @@ def parse_template(text: str) -> Template:
     """Reads a template.
 
     Raises:
-        InputError: a lone brace, or more than a name within braces.
+        InputError: there is a single brace, or more than a name within braces.
 
     >>> parse_template("{review} {{it}} was").fill({"review": "Fine."})
     'Fine. {it} was'
@@ -53,13 +53,13 @@ def parse_template(text: str) -> Template:
         parsed = list(string.Formatter().parse(text))
     except ValueError as error:
         raise InputError(
-            f"data.prompt={text!r}: {error}; write {{{{ and }}}} for braces themselves"
+            f"data.prompt={text!r}: {error}; write {{{{ and }}}} for literal braces"
         ) from None
     for _, field, spec, conversion in parsed:
         if field == "" or spec or conversion:
             raise InputError(
-                f"data.prompt={text!r}: braces hold the name of a field and nothing else; write "
-                "{{ and }} for braces themselves"
+                f"data.prompt={text!r}: braces may contain only the name of a field; write {{{{ "
+                "and }} for literal braces"
             )
     return Template(tuple((literal, field) for literal, field, _, _ in parsed))
 
@@ -68,7 +68,7 @@ def custom_task(config: DataConfig) -> Task:
     """The task that a configuration describes.
 
     Raises:
-        InputError: what is missing in it, or one thing too many.
+        InputError: a field is missing, or one is given that excludes another.
     """
     if config.prompt is None or config.path is None:
         what = "data.prompt" if config.prompt is None else "data.path"
@@ -87,7 +87,7 @@ def custom_task(config: DataConfig) -> Task:
 
 
 def refuse_own_fields(config: DataConfig) -> None:
-    """Refuses fields that mean nothing to a task that has its own template."""
+    """Refuses fields that have no meaning for a task with its own template."""
     for field in _OWN_FIELDS:
         if getattr(config, field) is not None:
             raise InputError(
@@ -98,7 +98,7 @@ def refuse_own_fields(config: DataConfig) -> None:
 def _labelled(template: Template, words: dict[str, str], label_field: str) -> Task:
     candidates = tuple(words.values())
     if len(candidates) < 2:
-        raise InputError(f"data.candidates={words}: give at least two")
+        raise InputError(f"data.candidates={words}: too few; give at least two")
     for label, word in words.items():
         first = next(other for other in words if words[other] == word)
         if first != label:
@@ -139,8 +139,8 @@ def _free_answers(template: Template, answer_field: str) -> Task:
         first = answers[0].strip()
         if not first or "\n" in first:
             raise InputError(
-                f"{name}: {answer_field} is {reprlib.repr(value)}; an answer is a line that is not "
-                "empty"
+                f"{name}: {answer_field} is {reprlib.repr(value)}; an answer must be one line that "
+                "is not empty"
             )
         prompt, _ = _prompts(template, record, name)
         return Example(prompt, (f" {first}\n",), 0, name, answers=tuple(answers))
@@ -172,7 +172,7 @@ def _as_text(value: Any, field: str, name: str) -> str:
 
 
 def as_label(value: Any) -> str | None:
-    """How a configuration writes a label, in whose JSON form all keys are text.
+    """A label as a configuration writes it: as text, since its JSON form has only text keys.
 
     >>> as_label(1), as_label("1"), as_label(True), as_label(1.0)
     ('1', '1', 'true', None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zojax.config import DataConfig
+from zojax.config import DataConfig, foreign
 from zojax.config.messages import closest
 from zojax.errors import InputError
 from zojax.tasks.copa import COPA
@@ -63,8 +63,8 @@ def get_task(config: DataConfig) -> Task:
     """The task of a configuration; ``InputError`` if it has none, or wants what it cannot have."""
     if config.task == CUSTOM:
         task = custom_task(config)
-    elif config.task in TASKS:
-        task = TASKS[config.task]
+    elif config.task in TASKS or foreign.is_foreign(config.task):
+        task = TASKS.get(config.task) or _own_task(config)
         refuse_own_fields(config)
     else:
         names = [*TASKS, CUSTOM]
@@ -83,6 +83,14 @@ def get_task(config: DataConfig) -> Task:
             f"{task.name} change with the example"
         )
     return dataclasses.replace(task, metric=config.metric or task.metric)
+
+
+def _own_task(config: DataConfig) -> Task:
+    """The task that a user's own module has."""
+    task = foreign.find(config.task, Task, "a zojax.Task")
+    if task.hub is None and config.path is None:
+        raise InputError(f"data.task={config.task} needs data.path, since it names no hub data set")
+    return task
 
 
 @dataclasses.dataclass(frozen=True)

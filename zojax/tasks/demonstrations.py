@@ -9,9 +9,9 @@ _SEPARATOR = "\n\n"
 
 
 def with_demonstrations(example: Example, demonstrations: Sequence[Example]) -> Example:
-    r"""The example behind demonstrations; its content-free prompt gets them, too.
+    r"""Puts demonstrations before an example's prompt, and before its content-free prompt.
 
-    A demonstration is a prompt and its right candidate, stripped. A blank line is between them.
+    A demonstration is a prompt with its right candidate, stripped. A blank line separates them.
 
     >>> shown = Example("fine. It was", (" bad", " good"), 1, "train:1")
     >>> with_demonstrations(Example("dull. It was", (" bad", " good"), 0, "x"), [shown]).prompt

@@ -1,4 +1,4 @@
-"""RTE and CB: does one text follow from another? With MeZO's templates."""
+"""RTE and CB: whether one text follows from another, with MeZO's templates."""
 
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task

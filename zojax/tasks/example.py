@@ -1,21 +1,27 @@
-"""An example in text: a prompt, and the candidates that may follow it."""
+"""An example as text: a prompt, and the candidates that may follow it."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One rendered record.
+    """A record as text: a prompt, and the candidates that may follow it.
 
     Attributes:
-        prompt: what is not scored.
-        candidates: the continuations, with their leading blank where they have one; of a task
-            with free answers the one to learn.
-        label: index of the right one.
+        prompt: the text before the candidates, which is not scored.
+        candidates: the continuations, including a leading space if they have one; for a task with
+            free answers, only the one to learn.
+        label: the index of the right candidate.
         name: where the record comes from, as ``file:line``.
-        answers: every right answer as text, where a prediction is compared with texts.
-        candidate_texts: what a candidate means, to be compared with ``answers``.
-        content_free: the prompt without its content, for calibration; empty where nothing is left.
+        answers: every right answer as text, if predictions are compared with texts.
+        candidate_texts: the text that each candidate stands for, to be compared with ``answers``.
+        content_free: the prompt without its content, for calibration; empty if nothing is left.
+
+    Example:
+        >>> import zojax
+        >>> example = zojax.Example("A joy. It was", (" bad", " good"), 1, "reviews.csv:2")
+        >>> example.candidates[example.label]
+        ' good'
     """
 
     prompt: str

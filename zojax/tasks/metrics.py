@@ -1,4 +1,4 @@
-"""Comparing predictions with answers, as MeZO does."""
+"""Metrics that compare predictions with answers, as MeZO does."""
 
 import collections
 import re
@@ -15,7 +15,7 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single blanks.
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces.
 
     >>> normalise("The  Eiffel Tower!")
     'eiffel tower'
@@ -25,7 +25,7 @@ def normalise(text: str) -> str:
 
 
 def accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers to the letter, else 0.
+    """1 if the prediction is exactly one of the answers, else 0.
 
     >>> accuracy("Rome", ["Paris", "Rome"]), accuracy("rome", ["Rome"])
     (1.0, 0.0)
@@ -34,7 +34,7 @@ def accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers once both are normalised, else 0.
+    """1 if the normalised prediction is one of the normalised answers, else 0.
 
     >>> exact_match("the rome.", ["Paris", "Rome"])
     1.0
@@ -43,9 +43,9 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """The best answer's harmonic mean of precision and recall of normalised words.
+    """The harmonic mean of precision and recall of normalised words, for the best answer.
 
-    Where the first answer says that there is none, the prediction must say just this.
+    If the first answer says that there is no answer, the prediction must match it exactly.
 
     >>> f1("the old tower", ["tower of London"])  # 1 of 2 words, and 1 of 3
     0.4
@@ -57,17 +57,17 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 def _overlap(prediction: Sequence[str], answer: Sequence[str]) -> float:
     shared = (collections.Counter(prediction) & collections.Counter(answer)).total()
-    # 2 p r / (p + r) with p = shared / |prediction| and r = shared / |answer|, and 0 of nothing.
+    # 2 p r / (p + r) with p = shared / |prediction| and r = shared / |answer|; 0 if none is shared.
     return 2 * shared / (len(prediction) + len(answer)) if shared else 0.0
 
 
 def score_choice(example: Example, choice: int, metric: Metric) -> float:
-    """What choosing a candidate is worth, from 0 to 1.
+    """Scores the choice of a candidate, from 0 to 1.
 
     Args:
-        example: with labels, or with answers that its candidates' texts are compared with.
-        choice: index of a candidate.
-        metric: for texts; a label is right or wrong.
+        example: an example with a label, or with answers to compare its candidates' texts with.
+        choice: the index of a candidate.
+        metric: the metric for texts; a label is just right or wrong.
     """
     if not example.answers:
         return float(choice == example.label)
@@ -76,7 +76,7 @@ def score_choice(example: Example, choice: int, metric: Metric) -> float:
 
 
 def score_choices(examples: Sequence[Example], num_candidates: int, metric: Metric) -> np.ndarray:
-    """:func:`score_choice` of every candidate, ``(n, num_candidates)`` float32; 0 of none.
+    """:func:`score_choice` for every candidate, ``(n, num_candidates)`` float32; 0 for none.
 
     >>> example = Example("p", ("a", "b"), 1, "x", ("New York",), ("York", "New York"))
     >>> score_choices([example], 3, "f1").round(4)
@@ -90,18 +90,19 @@ def score_choices(examples: Sequence[Example], num_candidates: int, metric: Metr
 
 
 def score_text(example: Example, text: str, metric: Metric) -> float:
-    """What a generated text is worth, from 0 to 1: by F1, or (``accuracy``) by exact match."""
+    """Scores a generated text from 0 to 1, by F1 or, for ``accuracy``, by exact match."""
     return {"accuracy": exact_match, "f1": f1}[metric](text, example.answers)
 
 
 def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> list[float]:
-    """What every example's best candidate is worth, each from 0 to 1; nothing where none is.
+    """Scores every example's best candidate, each from 0 to 1.
 
     Args:
-        examples: ``n`` of them.
-        scores: ``(n, k)``, calibrated or not; ``-inf`` where an example has no such candidate.
-            Where one that it has is not finite either, none is best (:func:`has_finite_scores`).
-        metric: the task's.
+        examples: the ``n`` examples.
+        scores: the candidates' scores ``(n, k)``, calibrated or not; ``-inf`` if an example has no
+            such candidate. If the score of one that it has is not finite, the example has no best
+            candidate and counts 0 (:func:`has_finite_scores`).
+        metric: the task's metric.
 
     >>> examples = [Example("p", ("a", "b"), label, "x") for label in (0, 1, 1)]
     >>> score_ranking(examples, np.array([[-1, -2], [-1, -2], [-2, -1]]), "accuracy")
@@ -118,7 +119,7 @@ def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metri
 def has_finite_scores(examples: Sequence[Example], scores: np.ndarray) -> list[bool]:
     """Whether all candidates of each example have finite scores, so that one of them is best.
 
-    Among NaN and infinities ``argmax`` names a candidate, but the model did not.
+    With NaN or infinities among the scores, the candidate that ``argmax`` names is arbitrary.
 
     >>> examples = [Example("p", ("a", "b"), 0, "x")] * 2
     >>> has_finite_scores(examples, np.array([[-1, -2, -np.inf], [-1, np.nan, -np.inf]]))

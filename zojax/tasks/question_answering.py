@@ -1,4 +1,4 @@
-"""SQuAD and DROP: a free answer to a question on a text, with MeZO's templates."""
+"""SQuAD and DROP: a free answer to a question about a text, with MeZO's templates."""
 
 import reprlib
 from typing import Any
@@ -9,7 +9,7 @@ from zojax.tasks.task import Record, Task, is_texts
 
 
 def render_squad(record: Record, name: str) -> Example:
-    r"""The first answer is the one to learn; any of them is right.
+    r"""Renders a record; training uses the first answer, evaluation accepts any.
 
     >>> record = {"title": "Al", "context": "Al ran.", "question": " Who ran?"}
     >>> example = render_squad({**record, "answers": {"text": ["Al"]}}, "train:1")
@@ -26,7 +26,7 @@ def render_squad(record: Record, name: str) -> Example:
 
 
 def render_drop(record: Record, name: str) -> Example:
-    """The first span is the one to learn; MeZO takes any of them for right.
+    """Renders a record; training uses the first span, evaluation accepts any, as in MeZO.
 
     >>> record = {"passage": "Al ran.", "question": "Who ran?"}
     >>> example = render_drop({**record, "answers_spans": {"spans": ["Al"]}}, "train:1")
@@ -45,7 +45,7 @@ def _texts(record: Record, field: str, part: str, name: str) -> tuple[str, ...]:
     texts: Any = value.get(part) if isinstance(value, dict) else None
     if not is_texts(texts):
         raise InputError(
-            f"{name}: {field} is {reprlib.repr(value)}, without a list of texts as {part!r}"
+            f"{name}: {field} is {reprlib.repr(value)}, which has no list of texts {part!r}"
         )
     return tuple(texts)
 

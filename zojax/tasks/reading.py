@@ -1,4 +1,4 @@
-"""BoolQ and MultiRC: yes or no to a question on a text, with MeZO's templates."""
+"""BoolQ and MultiRC: yes or no to a question about a text, with MeZO's templates."""
 
 import reprlib
 
@@ -12,10 +12,10 @@ _MULTIRC_WORDS = ("No", "Yes")
 
 
 def render_boolq(record: Record, name: str) -> Example:
-    """``Yes`` is candidate 0, so that ``answer: true`` becomes label 0.
+    """``Yes`` is candidate 0, so ``answer: true`` becomes label 0.
 
-    SuperGLUE's records say ``label: 1`` for yes, and are read too; but their passages begin with a
-    title, which MeZO's do not have.
+    SuperGLUE's records, which say ``label: 1`` for yes, are accepted too, but their passages begin
+    with a title, unlike MeZO's.
 
     >>> record = {"passage": "Tin melts.", "question": "does tin melt", "answer": True}
     >>> print(render_boolq(record, "train:1").prompt)
@@ -28,7 +28,7 @@ def render_boolq(record: Record, name: str) -> Example:
     label = _TRUTH.get(str(record[field]).lower())
     if label is None:
         value = reprlib.repr(record[field])
-        raise InputError(f"{name}: {field} {value} has no word; it is true (Yes) or false (No)")
+        raise InputError(f"{name}: {field} {value} has no word; give true (Yes) or false (No)")
     question = record["question"]
     if not question.endswith("?"):
         question += "?"

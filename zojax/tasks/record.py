@@ -1,4 +1,4 @@
-"""ReCoRD: which of a passage's entities a query means, with MeZO's template."""
+"""ReCoRD: which of a passage's entities a query refers to, with MeZO's template."""
 
 import reprlib
 
@@ -10,9 +10,9 @@ _PLACEHOLDER = "@placeholder"
 
 
 def render_record(record: Record, name: str) -> Example:
-    r"""The passage, its highlights as a list, and ``-``; the filled-in queries are what is scored.
+    r"""The prompt is the passage, its highlights as a list, and ``-``; filled-in queries follow.
 
-    The first of the answers is the one to learn; any of them is right.
+    Training uses the first answer, evaluation accepts any.
 
     >>> record = {"passage": "Al ran.\n@highlight\nBo sat", "query": "@placeholder was fast"}
     >>> example = render_record({**record, "entities": ["Bo", "Al"], "answers": ["Al"]}, "train:1")
@@ -25,7 +25,7 @@ def render_record(record: Record, name: str) -> Example:
     if _PLACEHOLDER not in query:
         raise InputError(f"{name}: query {reprlib.repr(query)} has no {_PLACEHOLDER}")
     if answers[0] not in entities:
-        raise InputError(f"{name}: answer {reprlib.repr(answers[0])} is none of the entities")
+        raise InputError(f"{name}: answer {reprlib.repr(answers[0])} is not one of the entities")
     passage = record["passage"].replace("@highlight\n", "- ")
     filled = [f" {query.replace(_PLACEHOLDER, entity)}".rstrip(" ") for entity in entities]
     return Example(

@@ -1,4 +1,4 @@
-"""Reading records: JSONL, CSV and Parquet files, and the Hugging Face hub."""
+"""Reads records from JSONL, CSV and Parquet files, and from the Hugging Face hub."""
 
 import csv
 import dataclasses
@@ -16,15 +16,15 @@ from zojax.text import half_character, plain
 FORMATS = ("jsonl", "csv", "parquet")
 
 MAX_CHARACTERS = 1 << 20
-"""Of a row: a line of JSON, or a text of a table. Some 200,000 tokens; more is no example."""
+"""The longest JSON line, or text in a table: about 200,000 tokens, more than any example has."""
 
 MAX_ROWS, MAX_TABLE_CHARACTERS = 20_000_000, 4 << 30
-"""Of a table, whose rows are held in memory; a small file of Parquet can hold many alike."""
+"""Limits for a table, which is held in memory; a small Parquet file may repeat one row often."""
 
-_PARQUET_ROWS = 1_024  # that are uncompressed at a time
+_PARQUET_ROWS = 1_024  # rows to uncompress at a time
 
 OnBad = Callable[[InputError], None]
-"""Told of a bad row; it raises, or counts the row so that the reader goes on."""
+"""Called with the error for a bad row; it raises, or counts the row and the reader continues."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Row:
     """A row of a table.
 
     Attributes:
-        name: where it is, as ``file:line``.
-        record: its fields; None if it cannot be read, so that the rows behind it keep their place.
+        name: the row's place, as ``file:line``.
+        record: its fields; None if it cannot be read, so that later rows keep their index.
     """
 
     name: str
@@ -44,7 +44,7 @@ def find_file(directory: Path, split: str) -> Path | None:
     """The file of a split: ``{split}.jsonl``, ``.csv`` or ``.parquet``; None if there is none.
 
     Raises:
-        InputError: there is no such directory, or more than one such file.
+        InputError: there is no such directory, or it has more than one such file.
     """
     if not directory.is_dir():
         what = "is a file" if directory.is_file() else "no such directory"
@@ -60,10 +60,10 @@ def find_file(directory: Path, split: str) -> Path | None:
 
 
 def read_file(path: Path, on_bad: OnBad) -> list[Row]:
-    """All rows of a file, in its format.
+    """Reads all rows of a file, in the format that its suffix names.
 
     Raises:
-        InputError: the file cannot be read, or holds nothing.
+        InputError: the file cannot be read, is too large, or has no rows.
     """
     read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix]
     rows: list[Row] = []
@@ -86,11 +86,11 @@ def read_file(path: Path, on_bad: OnBad) -> list[Row]:
 
 
 Take = Callable[[], Record]
-"""Gives a row's record; ``InputError`` names a bad one."""
+"""Returns a row's record; ``InputError`` names a bad one."""
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Take]]:
-    # JSON strings may hold other line separators than these, such as U+2028, as they are.
+    # Other line separators, such as U+2028, may stand unescaped within JSON strings.
     for number, line in enumerate(read_lines(path, MAX_CHARACTERS), start=1):
         if line is None or line.strip():
             name = f"{path}:{number}"
@@ -99,14 +99,14 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Take]]:
 
 def _parse_line(line: str | None, name: str) -> Record:
     text = check_line(line, name).rstrip("\n")
-    record = parse_json(text, name, allow_nan=True)  # as Python and pandas write what is missing
+    record = parse_json(text, name, allow_nan=True)  # Python and pandas write NaN if it is missing
     if not isinstance(record, dict):
         raise InputError(f"{name}: is not a JSON object")
     return record
 
 
 def check_line(line: str | None, name: str) -> str:
-    """A line of :func:`zojax.reading.read_lines`, as it is; ``InputError`` names a bad one."""
+    """Returns a line from :func:`zojax.reading.read_lines`; ``InputError`` names a bad one."""
     if line is None:
         raise InputError(f"{name}: is longer than {MAX_CHARACTERS:,} characters")
     _check_utf8(line, name)
@@ -114,12 +114,12 @@ def check_line(line: str | None, name: str) -> str:
 
 
 def _check_utf8(text: str, name: str) -> None:
-    if half := half_character(text):  # as surrogateescape has a byte
+    if half := half_character(text):  # surrogateescape has made it from a byte
         raise InputError(f"{name}: is not UTF-8 (it has a byte {ord(half) & 0xFF:#x})")
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Take]]:
-    """Rows of a table with a header, named by the line that they begin in; all fields are text."""
+    """Rows of a table with a header, named by the line they begin on; all fields are text."""
     first_line = 1
 
     def lines() -> Iterator[str]:
@@ -138,9 +138,9 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Take]]:
         first_line = table.line_num + 1
         for cells in table:
             name, first_line = f"{path}:{first_line}", table.line_num + 1
-            if cells:  # a blank line has none
+            if cells:  # skips blank lines
                 yield name, functools.partial(_take_cells, header, cells, name)
-    except csv.Error as error:  # nobody knows where the next row would begin
+    except csv.Error as error:  # it is unknown where the next row would begin
         raise InputError(f"{path}:{first_line}: is not CSV ({error})") from None
 
 
@@ -158,7 +158,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Take]]:
         import pyarrow.parquet
     except ImportError:
         raise InputError(f"reading {path} needs pyarrow: pip install 'zojax[hub]'") from None
-    with open_regular(path):  # refuses a FIFO, which pyarrow would wait for
+    with open_regular(path):  # refuses a FIFO, on which pyarrow would hang
         pass
     try:
         table = pyarrow.parquet.ParquetFile(path)
@@ -174,7 +174,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Take]]:
 
 
 def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
-    """The rows of a table's batches, each a batch of one row."""
+    """Yields the rows of a table's batches, each as a batch of one row."""
     for batch in batches:
         for place in range(batch.num_rows):
             yield batch.slice(place, 1)
@@ -183,7 +183,7 @@ def _rows_of(batches: Iterable[Any]) -> Iterator[Any]:
 def _take_row(row: Any, name: str) -> Record:
     try:
         [record] = row.to_pylist()
-    except (ValueError, OverflowError) as error:  # a text that is no UTF-8, a date past 9999
+    except (ValueError, OverflowError) as error:  # a text that is not UTF-8, or a date past 9999
         raise InputError(f"{name}: cannot be read ({plain(error, 200)})") from None
     for field, value in record.items():
         if isinstance(value, str | bytes) and len(value) > MAX_CHARACTERS:
@@ -192,10 +192,10 @@ def _take_row(row: Any, name: str) -> Record:
 
 
 def read_hub(repository: str, name: str | None, split: str) -> list[Row]:
-    """All rows of a split of a data set on the Hugging Face hub.
+    """Reads all rows of a split of a data set on the Hugging Face hub.
 
     Raises:
-        InputError: the library is missing, or the data set is not to be had.
+        InputError: the library is missing, or the data set cannot be read.
     """
     try:
         import datasets
@@ -206,7 +206,7 @@ def read_hub(repository: str, name: str | None, split: str) -> list[Row]:
         ) from None
     try:
         table: Any = datasets.load_dataset(repository, name, split=split)
-    except Exception as error:  # the library raises many kinds; all mean that it is not to be had
+    except Exception as error:  # the library raises many types; all mean that it cannot be read
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"{repository} cannot be read from the hub ({reason}); give a local directory with "

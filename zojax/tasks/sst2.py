@@ -12,7 +12,7 @@ def render_sst2(record: Record, name: str) -> Example:
     >>> render_sst2({"sentence": "a gripping film ", "label": 1}, "train:1").prompt
     'a gripping film It was'
     """
-    prompt = f"{record['sentence'].strip()} It was".lstrip()  # of an empty sentence, "It was"
+    prompt = f"{record['sentence'].strip()} It was".lstrip()  # "It was" for an empty sentence
     return Example(prompt, _WORDS, record["label"], name, content_free="It was")
 
 

@@ -1,4 +1,4 @@
-"""The tables of a run: which rows there are to learn from, and which to hold out."""
+"""The tables of a run: the rows to learn from, and those to hold out."""
 
 import dataclasses
 from pathlib import Path
@@ -14,19 +14,19 @@ from zojax.tasks.task import Task
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of a split, and where they are from."""
+    """The rows of a split, and where they come from."""
 
     where: str
     rows: list[Row]
 
 
 def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
-    """The tables to learn from and to hold out, and notes for the user.
+    """Reads the tables to learn from and to hold out; also returns notes for the user.
 
-    Own data without a validation file are split: a fifth of the rows is held out.
+    A user's own data without a validation file are split: a fifth of the rows is held out.
 
     Raises:
-        InputError: what is missing or cannot be read, or a field of the task that no row has.
+        InputError: a table is missing or cannot be read, or no row has a field of the task.
     """
     train, evaluation, notes = _read(config, task, bad)
     for table in (train, evaluation):
@@ -35,19 +35,19 @@ def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Tabl
 
 
 def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, list[str]]:
-    """The table to hold out, as :func:`read_tables` gives it, and notes for the user.
+    """Reads the table to hold out, as :func:`read_tables` does; also returns notes for the user.
 
-    What there is to learn from is not read, and need not be there, unless own data are split.
+    The table to learn from is not read, and need not exist, unless it must be split.
 
     Raises:
-        InputError: as :func:`read_tables` does.
+        InputError: for the same reasons as :func:`read_tables`.
     """
     split, notes = task.splits[1], []
     if config.path is None:
         table = _from_hub(task, split)
     elif (path := find_file(Path(config.path), split)) is not None:
         table = _from_file(path, bad)
-    elif task.name == CUSTOM and find_file(Path(config.path), task.splits[0]) is not None:
+    elif task.hub is None and find_file(Path(config.path), task.splits[0]) is not None:
         _, table, notes = _read(config, task, bad)
     else:
         raise _missing(Path(config.path), split)
@@ -61,7 +61,7 @@ def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, lis
         return train, evaluation, []
     directory = Path(config.path)
     train_path, path = (find_file(directory, split) for split in task.splits)
-    if train_path is None or (path is None and task.name != CUSTOM):
+    if train_path is None or (path is None and task.hub is not None):
         raise _missing(directory, task.splits[0 if train_path is None else 1])
     train = _from_file(train_path, bad)
     if path is not None:
@@ -85,17 +85,17 @@ def _from_file(path: Path, bad: OnBad) -> Table:
 def _missing(directory: Path, split: str) -> InputError:
     return InputError(
         f"{directory / split}.jsonl: no such file, and data.path={str(directory)!r} should "
-        f"hold it, or {split}.csv or {split}.parquet"
+        f"have it, or {split}.csv or {split}.parquet"
     )
 
 
 def _hold_out(table: Table) -> tuple[Table, Table, str]:
-    """Splits off a fifth of the rows, the same whatever the configuration, and says so."""
+    """Splits off a fifth of the rows, the same for any configuration, and notes that."""
     count = len(table.rows) // 5
     if not count:
         raise InputError(
-            f"{table.where}: {len(table.rows)} rows are too few to hold some out; add a file of "
-            "others beside it, named validation"
+            f"{table.where}: {len(table.rows)} rows are too few to hold some out; add a file named "
+            "validation with other rows beside it"
         )
     held_out = set(np.random.RandomState(0).permutation(len(table.rows))[:count].tolist())
     parts = [
@@ -103,14 +103,14 @@ def _hold_out(table: Table) -> tuple[Table, Table, str]:
         for is_held_out in (False, True)
     ]
     note = (
-        f"{table.where}: no validation file is beside it, so {count} of its {len(table.rows)} rows "
-        "are held out for evaluation, always the same"
+        f"{table.where}: there is no validation file beside it, so {count} of its "
+        f"{len(table.rows)} rows are held out for evaluation, always the same ones"
     )
     return Table(table.where, parts[0]), Table(table.where, parts[1]), note
 
 
 def _check_fields(table: Table, task: Task, config: DataConfig) -> None:
-    """Refuses a field that no row has, which is no fault of the rows."""
+    """Refuses a field that no row has, which is a mistake in the configuration, not in the rows."""
     there = dict.fromkeys(field for row in table.rows for field in row.record or ())
     for field in task.fields:
         if there and field not in there:
@@ -119,7 +119,7 @@ def _check_fields(table: Table, task: Task, config: DataConfig) -> None:
 
 
 def _namer(field: str, config: DataConfig) -> str:
-    """What in the configuration of own data names a field."""
+    """The setting that names a field, in the configuration of a user's own data."""
     if config.candidates is None:
         return "data.answer" if field == config.answer else "data.prompt"
     return "data.label" if field == config.label else "data.prompt"

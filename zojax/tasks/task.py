@@ -15,32 +15,46 @@ Metric = Literal["accuracy", "f1"]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task.
+    """A task: how a record of data becomes a prompt with candidates, and what is measured.
+
+    A configuration names a task of your own as ``data.task="my_module:my_task"``.
 
     Attributes:
-        name: as configurations name it.
-        hub: repository and configuration on the Hugging Face hub; None for a user's own data.
-        fields: the fields that a record must have: ``str`` for text, ``int`` for a number, ``list``
-            for texts, ``object`` for what ``render`` looks at itself.
-        render: ``(record, name) -> Example``; ``InputError`` names a bad record.
-        kind: ``classification`` is trained by cross-entropy over the candidates; ``likelihood`` on
-            the right one alone, by its mean negative log-likelihood, and ranks them;
-            ``generation`` is trained so too, and generates its answer.
-        metric: of its evaluation.
-        candidates: the words of its labels, where every example has the same.
-        splits: names of the splits to train on and to evaluate on.
-        num_train: training examples, as in MeZO's tables.
-        num_dev: examples to choose the best step by.
-        num_eval: held-out examples.
-        max_new_tokens: the longest answer that is generated.
-        stop: text that ends an answer.
+        name: what messages and files call the task.
+        fields: the fields that a record must have, with their types: ``str``, ``int``, ``list`` for
+            a list of texts, or ``object`` for what ``render`` checks itself.
+        render: ``(record, name) -> Example``. The record is a dict, and the name says where it
+            comes from, as ``file:line``. An :class:`zojax.InputError` refuses a bad record.
+        kind: ``classification`` is trained by cross-entropy over the candidates; ``likelihood`` by
+            the mean negative log-likelihood of the right candidate alone, and ranks candidates;
+            ``generation`` is trained like ``likelihood``, and generates its answers.
+        hub: the repository and configuration of a data set on the Hugging Face hub; None for data
+            of your own, which ``data.path`` holds. Without a validation file, a fifth of such data
+            is held out.
+        metric: ``accuracy``, or ``f1`` of the words in free answers.
+        candidates: the words of the labels, if all examples have the same.
+        splits: the names of the splits to train and to evaluate on.
+        num_train: the number of training examples, unless ``data.num_train`` is set.
+        num_dev: the number of examples that choose the best step.
+        num_eval: the number of held-out examples.
+        max_new_tokens: the most tokens of a generated answer.
+        stop: the text that ends an answer.
+
+    Example:
+        >>> import zojax
+        >>> def render(record, name):
+        ...     prompt = f"{record['text']} So"
+        ...     return zojax.Example(prompt, (" bad", " good"), record["label"], name)
+        >>> mood = zojax.Task("mood", {"text": str, "label": int}, render, "classification")
+        >>> mood.render({"text": "A joy.", "label": 1}, "line 1").prompt
+        'A joy. So'
     """
 
     name: str
-    hub: tuple[str, str | None] | None
     fields: Mapping[str, type]
     render: Callable[[Record, str], Example]
     kind: Kind
+    hub: tuple[str, str | None] | None = None
     metric: Metric = "accuracy"
     candidates: tuple[str, ...] = ()
     splits: tuple[str, str] = ("train", "validation")

@@ -1,4 +1,4 @@
-"""From text to token ids: prompts and candidates as items for the scorer."""
+"""Tokenises text: turns prompts and candidates into items for the scorer."""
 
 import dataclasses
 import reprlib
@@ -12,19 +12,19 @@ from zojax.scoring import Item
 from zojax.tasks.example import Example
 
 MAX_CHARACTERS = 4 << 20
-"""Of a prompt with a candidate; a model of a million positions reads about as many."""
+"""The longest prompt with a candidate; about what a model with a million positions can read."""
 
 
 def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
-    """Tokenises an example, however long it is.
+    """Tokenises an example of any length that a model could read.
 
-    As MeZO does: the prompt's tokens are a prefix of those of prompt and candidate together, and
-    what is behind it is the candidate. Where a merge crosses the border, so that it is none, the
-    candidate is tokenised alone (MeZO would count its tokens wrongly).
+    As in MeZO, prompt and candidate are tokenised together, and what follows the prompt's own
+    tokens is the candidate. If a merge crosses the border, so that the prompt's tokens are not a
+    prefix, the candidate is tokenised alone (MeZO would count its tokens wrongly).
 
     Raises:
-        InputError: names the example: a candidate of no token or like another, or a token that the
-            model does not know.
+        InputError: the example is too long, a candidate has no token or the same tokens as another,
+            or a token is not in the model's vocabulary; the message names the example.
     """
     _check_length(example)
     wholes = [example.prompt + text for text in example.candidates]
@@ -56,7 +56,7 @@ def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
 
 
 def _check_length(example: Example) -> None:
-    """Refuses what no model could read, since a character costs a tokenizer some 120 bytes."""
+    """Refuses texts that no model could read; a tokenizer takes about 120 bytes per character."""
     longest = max(map(len, example.candidates), default=0)
     length = len(example.prompt) + longest
     total = (len(example.candidates) + 1) * len(example.prompt) + sum(map(len, example.candidates))
@@ -67,13 +67,13 @@ def _check_length(example: Example) -> None:
         )
     if total > 8 * MAX_CHARACTERS:
         raise InputError(
-            f"{example.name}: has {len(example.candidates):,} candidates behind a prompt of "
+            f"{example.name}: has {len(example.candidates):,} candidates after a prompt of "
             f"{len(example.prompt):,} characters, more than can be tokenised together"
         )
 
 
 def only_right_candidate(item: Item) -> Item:
-    """The item without its wrong candidates, for tasks that learn from the right one alone.
+    """The item without its wrong candidates, for tasks that learn only from the right one.
 
     >>> item = Item(np.array([0]), (np.array([1]), np.array([2])), label=1)
     >>> only_right_candidate(item).candidates
@@ -83,7 +83,7 @@ def only_right_candidate(item: Item) -> Item:
 
 
 def num_tokens(item: Item, max_new_tokens: int = 0) -> int:
-    """Tokens of the prompt and its longest candidate, or of the answer to be generated.
+    """The number of tokens of the prompt with its longest candidate, or answer to generate.
 
     >>> num_tokens(Item(np.array([0, 5]), (np.array([1]), np.array([2, 3]))))
     4
@@ -100,7 +100,7 @@ def encode(
     truncate: Literal["error", "left"],
     max_new_tokens: int = 0,
 ) -> Item:
-    """Tokenises an example (see :func:`tokenise`) of limited length (see :func:`fit`)."""
+    """Tokenises an example (see :func:`tokenise`) and limits its length (see :func:`fit`)."""
     return fit(
         tokenise(tokenizer, example),
         max_length=max_length,
@@ -118,18 +118,19 @@ def fit(
     truncate: Literal["error", "left"],
     max_new_tokens: int = 0,
 ) -> Item:
-    """The item within a limited length.
+    """Limits an item's length.
 
     Args:
-        item: from :func:`tokenise`.
-        max_length: the longest sequence wanted, BOS included.
-        max_positions: the longest that the model can take.
-        truncate: ``left`` drops the oldest prompt tokens of a longer one, but keeps the BOS, as
-            MeZO does. The candidates share the prompt, so the longest of them says how many.
-        max_new_tokens: room to leave behind the prompt, where an answer is to be generated.
+        item: an item from :func:`tokenise`.
+        max_length: the maximum length of a sequence in tokens, BOS included.
+        max_positions: the number of positions that the model has.
+        truncate: ``left`` drops the first prompt tokens of a longer sequence, but keeps the BOS, as
+            MeZO does. The candidates share the prompt, so the longest of them decides how many.
+        max_new_tokens: the number of tokens to reserve for an answer that is to be generated.
 
     Raises:
-        InputError: names the example, which is too long.
+        InputError: the example is too long and cannot or must not be truncated; the message names
+            it.
     """
     length, limit = num_tokens(item, max_new_tokens), min(max_length, max_positions)
     if length <= limit:
@@ -144,7 +145,7 @@ def fit(
     if truncate == "error":
         raise InputError(
             f"{item.name}: the sequence has {length} tokens{with_room}, {but}; --set "
-            "data.truncate=left drops the oldest"
+            "data.truncate=left drops the first ones"
         )
     kept = item.prompt[1 + length - limit :]
     return dataclasses.replace(item, prompt=np.concatenate([item.prompt[:1], kept]))

@@ -1,4 +1,4 @@
-"""WSC and WiC: whom a pronoun means, and whether a word means the same. With MeZO's templates."""
+"""WSC and WiC: what a pronoun refers to, and whether a word means the same; MeZO's templates."""
 
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from zojax.scoring import Item, PageShape, pack
-from zojax.scoring.buckets import bucket_for
+from zojax.scoring.buckets import bucket_for, rounded
 from zojax.scoring.pages import Assignment, assign
 from zojax.training.step import Batch
 
@@ -22,9 +22,10 @@ def _epoch_order(seed: int, num_examples: int, epoch: int) -> np.ndarray:
 
 
 def batch_indices(seed: int, num_examples: int, batch_size: int, step: int) -> list[int]:
-    """The examples of a step: a window on an endless row of shuffled epochs.
+    """The indices of a step's examples: a window on an endless sequence of shuffled epochs.
 
-    A pure function of its arguments, so that a resumed run sees what the first would have seen.
+    A pure function of its arguments, so that a resumed run sees the examples it would have seen
+    without the interruption.
 
     >>> sorted(i for step in range(3) for i in batch_indices(0, 6, 2, step))
     [0, 1, 2, 3, 4, 5]
@@ -41,7 +42,7 @@ def pack_batch(
     only: Container[int] | None = None,
     assigned: Assignment | None = None,
 ) -> Batch:
-    """A batch of items, or of fewer than ``size`` with room for as many; see :func:`pack`."""
+    """Pack items into a batch with room for ``size`` of them, or for all; see :func:`pack`."""
     labels_b = np.zeros(size or len(items), np.int32)
     labels_b[: len(items)] = [item.label for item in items]
     lengths_b = np.zeros(len(labels_b), np.float32)
@@ -50,27 +51,27 @@ def pack_batch(
 
 
 def micro_batches(items: Sequence[T], parts: int) -> list[Sequence[T]]:
-    """A batch in so many parts of one size."""
+    """Split a batch into ``parts`` parts of equal size."""
     size = len(items) // parts
     return [items[i * size : (i + 1) * size] for i in range(parts)]
 
 
 def shape_of_all(shapes: Sequence[PageShape]) -> PageShape:
-    """The smallest shape that holds what each of these holds."""
+    """The smallest shape that can hold what any of these shapes holds."""
     return PageShape(*map(max, zip(*map(dataclasses.astuple, shapes), strict=True)))
 
 
 class BatchSource:
-    """All batches of a data set in a fixed order, as items and as packed pages.
+    """All batches of a data set in a fixed order, as packed pages.
 
     Args:
         items: the data set.
         order: ``(step) -> indices`` of a step's examples.
-        batch_size: examples a step.
-        buckets: shapes to pack into, all of one number of pages.
-        num_micro_batches: parts of a batch; of more than one the leaves are stacked.
-        value_nk: what choosing each candidate of the data set is worth, where the objective asks.
-        only: the pages to fill, for a process that feeds no others; None is all.
+        batch_size: the number of examples in a step.
+        buckets: the shapes to pack into, all with the same number of pages.
+        num_micro_batches: the number of parts of a batch; the leaves of several are stacked.
+        value_nk: what choosing each candidate of the data set is worth, if the objective uses it.
+        only: the pages that this process fills; None means all of them.
     """
 
     def __init__(
@@ -88,11 +89,16 @@ class BatchSource:
         self._only = only
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
-        """Bucket, packed batch, and its computed tokens and room for tokens."""
-        indices = micro_batches(self._order(step), self._parts)
+        """A step's bucket, its packed batch, and its numbers of computed and of possible tokens."""
+        return self.pack(self._order(step))
+
+    def pack(self, chosen: Sequence[int]) -> tuple[PageShape, Batch, tuple[int, int]]:
+        """Like a call, for these examples; if no bucket can hold them, in another shape."""
+        indices = micro_batches(chosen, self._parts)
         parts = [[self._items[i] for i in part] for part in indices]
         assigned = [assign(part, self._buckets[0].pages) for part in parts]
-        shape = bucket_for(shape_of_all([of_part.shape for of_part in assigned]), self._buckets)
+        needed = shape_of_all([of_part.shape for of_part in assigned])
+        shape = bucket_for(needed, self._buckets, otherwise=rounded)
         values = [None if self._value_nk is None else self._value_nk[part] for part in indices]
         batch = stack(
             [
@@ -113,14 +119,14 @@ class BatchSource:
 
 
 def stack(parts: Sequence[T]) -> T:
-    """Micro-batches, of whatever leaves, as one; a single one as it is."""
+    """Stack micro-batches with any leaves into one batch; a single one is returned unchanged."""
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *a: np.stack(a), *parts)
 
 
 def abstract_batch(
     shape: PageShape, batch_size: int, num_micro_batches: int = 1, num_values: int | None = None
 ) -> Batch:
-    """The shapes and dtypes of a bucket's batch, with what ``num_values`` candidates are worth."""
+    """The shapes and dtypes of a bucket's batch, with values of ``num_values`` candidates."""
     size = batch_size // num_micro_batches
     value_bk = None if num_values is None else np.zeros((size, num_values), np.float32)
     part = pack_batch([], shape, size, value_bk)

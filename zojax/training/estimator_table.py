@@ -1,12 +1,14 @@
-"""Where to probe: from settings to an estimator, as a table that others can add to."""
+"""Where to probe: from settings to an estimator."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from zojax.adapters import Fold
+from zojax.adapters import Draw, Fold, Space, draw_dense
 from zojax.config import FzooConfig, LozoConfig, MezoConfig, MezoFactorizedConfig
 from zojax.config.estimators import ESTIMATORS
 from zojax.config.spaces import OnWeights
+from zojax.errors import InputError
 from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
 from zojax.models import Model
 from zojax.training.spaces import (
@@ -39,29 +41,88 @@ class Entry(NamedTuple):
 
 def make_estimator(settings: Settings, space: Settings, model: Model) -> Estimator:
     """The estimator of a configuration, in the space of what it trains."""
-    return _TABLE[type(settings)].build(settings, space, model)
+    return _entry(settings).build(settings, space, model)
 
 
 def redraw_interval(settings: Settings, space: Settings) -> int:
     """Steps between redraws of the subspace; 0 is never."""
-    return _TABLE[type(settings)].interval(settings, space)
+    return _entry(settings).interval(settings, space)
 
 
 def make_fold(settings: Settings, space: Settings, model: Model) -> Fold | None:
     """How an interval's end moves the weights; None where none is trained, or none is moved."""
     if not on_weights(space) or space.fold == "none":
         return None
-    return _TABLE[type(settings)].fold(space, model)
+    return _entry(settings).fold(space, model)
 
 
-def register_estimator(settings: type, entry: Entry) -> None:
-    """Adds an estimator, which configurations then take by its settings' name.
+@dataclasses.dataclass(frozen=True)
+class Trainable:
+    """What a configuration trains, as an estimator of your own is given it.
 
-    Args:
-        settings: a class of its own (:mod:`zojax.config.estimators` shows how it looks).
-        entry: what it stands for.
+    Attributes:
+        settings: the configuration's ``space``.
+        model: the base model; its weights are only read.
+
+    Example:
+        >>> import zojax
+        >>> def build(settings, trainable: zojax.Trainable) -> zojax.Estimator:
+        ...     space, draw = trainable.low_rank(settings.rank)
+        ...     return zojax.two_point(space, draw, epsilon=settings.epsilon)
     """
-    _TABLE[ESTIMATORS.register(settings)] = entry
+
+    settings: Settings
+    model: Model
+
+    def low_rank(self, rank: int) -> tuple[Space, Draw]:
+        """Low-rank factors of every matrix that is trained, as LoZO has them.
+
+        Args:
+            rank: Columns k of U ``(m, k)`` and V ``(n, k)`` for a matrix ``(m, n)``.
+
+        Returns:
+            The space, whose params are float32 arrays by path, and the function that draws
+            directions in it, for :func:`zojax.two_point`.
+        """
+        return low_rank(self.settings, self.model, rank)
+
+    def dense(self) -> tuple[Space, Draw]:
+        """All numbers of a LoRA or a prefix, with dense directions.
+
+        Raises:
+            zojax.InputError: the weights themselves are trained, whose dense directions would take
+                as much memory as the weights do.
+        """
+        if on_weights(self.settings):
+            raise InputError(
+                f"space.name={self.settings.name}: this estimator draws dense directions, which "
+                "would be as large as the weights; use space.name=lora or prefix"
+            )
+        return beside(self.settings, self.model), draw_dense
+
+
+def _entry(settings: Settings) -> Entry:
+    ours = _TABLE.get(type(settings))
+    if ours is not None:
+        return ours
+
+    def build(settings: Settings, space: Settings, model: Model) -> Estimator:
+        made = ESTIMATORS.find(settings.name).build(settings, Trainable(space, model))
+        if not isinstance(made, Estimator):
+            raise InputError(
+                f"{settings.name}: returned {type(made).__name__}, not a zojax.Estimator"
+            )
+        return made
+
+    return Entry(build, _own_interval)
+
+
+def _own_interval(settings: Settings, space: Settings) -> int:
+    """The field ``interval`` of a user's own settings; without one nothing is redrawn."""
+    interval = getattr(settings, "interval", 0)
+    if type(interval) is not int or interval < 0:
+        raise InputError(f"estimator.interval={interval!r}: should be a number of steps, 0 or more")
+    return 0 if on_weights(space) and space.fold == "none" else interval
 
 
 def _probes(settings: Settings) -> dict[str, Any]:

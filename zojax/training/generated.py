@@ -1,4 +1,4 @@
-"""An objective without a gradient: minus the worth of answers that the variants generate."""
+"""An objective without a gradient: minus the score of the answers that the variants generate."""
 
 import dataclasses
 import math
@@ -28,7 +28,7 @@ Tree = Any
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """A batch of prompts, and which of the training examples they are."""
+    """A batch of prompts, and the indices of their training examples."""
 
     prompts: Prompts
     example_b: Array
@@ -40,9 +40,9 @@ class QuestionSource:
     Args:
         items: the training set.
         order: ``(step) -> indices`` of a step's examples.
-        batch_size: examples a step.
-        max_new_tokens: of an answer.
-        num_micro_batches: parts of a batch; of more than one the leaves are stacked.
+        batch_size: the number of examples in a step.
+        max_new_tokens: the most tokens in an answer.
+        num_micro_batches: the number of parts of a batch; the leaves of several are stacked.
     """
 
     def __init__(
@@ -59,8 +59,11 @@ class QuestionSource:
         self._shape = PageShape(batch_size // num_micro_batches, longest, 1, max_new_tokens)
 
     def __call__(self, step: int) -> tuple[PageShape, Questions, tuple[int, int]]:
-        """Shape, batch, and its prompts' tokens and room for tokens."""
-        indices = self._order(step)
+        """A step's shape, its batch, and its numbers of prompt tokens and of possible tokens."""
+        return self.pack(self._order(step))
+
+    def pack(self, indices: Sequence[int]) -> tuple[PageShape, Questions, tuple[int, int]]:
+        """The same of these examples."""
         batch = stack([self._pack(part) for part in micro_batches(indices, self._parts)])
         room = self._parts * self._shape.pages * self._shape.tokens
         return self._shape, batch, (sum(len(self._items[i].prompt) for i in indices), room)
@@ -78,15 +81,15 @@ class QuestionSource:
 
 
 class GeneratedObjective(NamedTuple):
-    """An objective whose losses the host makes of what the variants generate.
+    """An objective whose losses the host computes from what the variants generate.
 
-    Nothing in a program can wait for that, so that its step is several programs
+    A compiled program cannot wait for the host, so a step of such an objective is several programs
     (:class:`zojax.training.step_programs.SplitStep`).
 
     Attributes:
         generate: ``(weights, variants, batch) -> new_vpbm``: the tokens that stacked variants
-            answer, p the parts of the batch. Pure; for a program.
-        losses: ``(new_vpbm, example_pb) -> losses_pv``, float32, of and as NumPy arrays.
+            answer, where p counts the parts of the batch. Pure, to be compiled.
+        losses: ``(new_vpbm, example_pb) -> losses_pv``, float32; takes and returns NumPy arrays.
     """
 
     generate: Callable[[Tree, Tree, Questions], jax.Array]
@@ -100,13 +103,13 @@ def generated_objective(
     tokenizer: Tokenizer,
     metric: Metric,
 ) -> GeneratedObjective:
-    """Minus what greedy answers are worth in the mean; every variant answers all questions.
+    """Minus the mean score of greedy answers; every variant answers all questions.
 
     Args:
         graphdef: the model's structure.
-        examples: the training set, with their answers.
-        task: how long an answer is, and what ends it.
-        tokenizer: for the texts.
+        examples: the training set, with its answers.
+        task: says how long an answer may be, and what ends it.
+        tokenizer: turns tokens into texts.
         metric: ``f1``, or ``accuracy`` for exact matches.
     """
     ends = tokenizer.ids(task.stop)

@@ -1,10 +1,10 @@
-"""The end of an interval: what it gathered is folded into the weights, and the subspace redrawn.
+"""The end of an interval: its movement is folded into the weights, and the subspace is redrawn.
 
-A fold rewrites base weights in their own buffers, so that it is for those alone who own them. That
-is a type: :class:`OwnedWeights`, which a run makes of a base that it has loaded for itself, and
-which is all that folds. A tenant of a base that others score with has plain weights and a method
-without a :class:`zojax.adapters.Fold`, ends its intervals by :func:`redraw`, and cannot be written
-to fold: neither pyright nor Python gets weights into :func:`next_interval` that nobody owns.
+A fold rewrites base weights in their own buffers, so only the owner of the weights may fold. A
+type says so: only :class:`OwnedWeights` can be folded, and a run makes them from a base that it has
+loaded for itself. A tenant of a base that others score with has plain weights and a method without
+a :class:`zojax.adapters.Fold`, and ends its intervals with :func:`redraw`. Such code cannot fold by
+mistake: both pyright and Python reject plain weights as an argument of :func:`next_interval`.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ _ROUNDING = 2  # a stream of the run's key, beside those of the estimators and o
 class OwnedWeights:
     """Weights that a fold may move, and whose buffers it may use up.
 
-    Who makes it says that nobody else goes on with these arrays.
+    Whoever creates one promises that nobody else uses these arrays any more.
 
     Attributes:
-        weights: as ``zojax.models.Model.weights``.
+        weights: the same tree as ``zojax.models.Model.weights``.
     """
 
     weights: dict[str, Any]
@@ -39,7 +39,7 @@ class OwnedWeights:
 def next_interval(
     owned: OwnedWeights, state: TrainState, key: jax.Array, *, method: Method
 ) -> tuple[OwnedWeights, TrainState]:
-    """Folds the interval that ``state.step`` steps end, and redraws; donate both arguments."""
+    """Fold the interval that ends at ``state.step``, and redraw; donate both arguments."""
     if method.fold is None:
         return owned, redraw(state, key, method=method)
     weights, params = method.fold.apply(
@@ -50,7 +50,7 @@ def next_interval(
 
 
 def redraw(state: TrainState, key: jax.Array, *, method: Method) -> TrainState:
-    """The state in the subspace of the interval that ``state.step`` begins; donate it.
+    """Carry a state over to the subspace of the interval that begins at ``state.step``; donate it.
 
     Each leaf of the optimizer's state keeps its dtype, which an optimizer may have narrowed.
     """
@@ -67,13 +67,14 @@ def redraw(state: TrainState, key: jax.Array, *, method: Method) -> TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class IntervalProgram:
-    """The end of a method's intervals, jitted or compiled; uses up the state, and weights it moves.
+    """The end of a method's intervals, jitted or compiled; uses up the state and moved weights.
 
-    One that folds nothing is not even given the weights, which a program would copy or use up.
+    A program that folds nothing does not get the weights at all, because it would copy them or use
+    them up.
 
     Attributes:
-        program: of weights, where it folds, and of state and key.
-        folds: whether it does.
+        program: a function of weights (only if it folds), state and key.
+        folds: whether the program folds.
     """
 
     program: Callable[..., Any]
@@ -82,7 +83,7 @@ class IntervalProgram:
     def __call__(
         self, owned: OwnedWeights, state: TrainState, key: jax.Array
     ) -> tuple[OwnedWeights, TrainState]:
-        """The weights and the state that the next interval begins with."""
+        """Return the weights and the state that the next interval begins with."""
         if self.folds:
             return self.program(owned, state, key)
         return owned, self.program(state, key)
@@ -90,7 +91,7 @@ class IntervalProgram:
     def trace(
         self, weights: Tree, state: TrainState, key: jax.Array
     ) -> "Callable[[], IntervalProgram]":
-        """Traces it for arrays, or for their shapes, and gives what compiles it."""
+        """Trace it for arrays or for their shapes, and return a function that compiles it."""
         given = (OwnedWeights(weights),) if self.folds else ()
         lowered = self.program.lower(*given, state, key)  # pyright: ignore[reportFunctionMemberAccess]
         return lambda: dataclasses.replace(self, program=lowered.compile())
@@ -102,8 +103,8 @@ def interval_program(
     """The end of a method's intervals, jitted.
 
     Args:
-        method: static.
-        shardings: of weights and state, which they keep; None leaves them to the compiler.
+        method: how to train; static.
+        shardings: where weights and state lie, before and after; None leaves it to the compiler.
     """
     of_weights, of_state = shardings
     if method.fold is None:
@@ -117,15 +118,15 @@ def interval_program(
 
 
 def ends_interval(method: Method, step: int) -> bool:
-    """Whether the first ``step`` steps end an interval, whatever comes after them.
+    """Whether an interval ends after the first ``step`` steps, whatever comes next.
 
-    What an interval gathers is folded at its end, not when the next one starts, so that whoever
-    looks at a run between steps sees all of it in the weights (MeZO's directions, drawn anew in
-    every forward pass, would be dear otherwise).
+    An interval's movement is folded at its end, not when the next one starts, so that between two
+    steps the weights already contain it. (Otherwise every forward pass would have to draw MeZO's
+    directions again, which is expensive.)
     """
     return method.interval > 0 and step > 0 and step % method.interval == 0
 
 
 def reaches_interval_end(method: Method, steps: int) -> bool:
-    """Whether these first steps end any interval."""
+    """Whether any interval ends within the first ``steps`` steps."""
     return 0 < method.interval <= steps

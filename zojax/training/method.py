@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from zojax.config import Config, MezoConfig, MezoFactorizedConfig
+from zojax.config import Config, MezoConfig, MezoFactorizedConfig, foreign
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
@@ -13,7 +13,9 @@ from zojax.training import optimizers
 from zojax.training.estimator_table import make_estimator, make_fold, redraw_interval
 from zojax.training.generated import GeneratedObjective, generated_objective
 from zojax.training.objective import (
+    CandidateLoss,
     CandidateScorer,
+    OwnObjective,
     choice_loss,
     classification_loss,
     examples_of,
@@ -87,7 +89,7 @@ def make_scorer(config: Config, task: Task, items: Sequence[Item], model: Model)
     return CandidateScorer(
         graphdef=model.graphdef,
         num_candidates=max(len(item.candidates) for item in items),
-        normalize=objective_name(config, task) == "likelihood"
+        normalize=objective_name(config, task) not in _COMPARED
         or any(len(c) > 1 for item in items for c in item.candidates),
     )
 
@@ -107,17 +109,28 @@ def make_objective(
     if metric and generates(config, task):
         return generated_objective(scorer.graphdef, splits.train, task, tokenizer, metric)
     name = objective_name(config, task)
-    losses = {
-        "classification": classification_loss,
-        "likelihood": likelihood_loss,
-        "accuracy": choice_loss,
-        "f1": choice_loss,
-    }
-    objective = of_candidates(scorer, losses[name])
+    objective = of_candidates(scorer, _loss(name))
     if config.train.micro_batches == 1:
         return objective
     weight = tokens_of_answers if name == "likelihood" else examples_of
     return in_micro_batches(objective, weight)
+
+
+_COMPARED = ("classification", "accuracy", "f1")
+"""Objectives that compare candidates alone, so that the vocabulary's log-sum-exp cancels."""
+
+_LOSSES: dict[str, CandidateLoss] = {
+    "classification": classification_loss,
+    "likelihood": likelihood_loss,
+    "accuracy": choice_loss,
+    "f1": choice_loss,
+}
+
+
+def _loss(name: str) -> CandidateLoss:
+    if foreign.is_foreign(name):
+        return foreign.find(name, OwnObjective, "an objective (see zojax.objective)")
+    return _LOSSES[name]
 
 
 def check_method(config: Config) -> None:

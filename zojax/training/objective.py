@@ -5,6 +5,7 @@ An objective is one function, ``(weights, variants, batch) -> losses_v``, made o
     in_micro_batches(of_candidates(scorer, likelihood_loss), tokens_of_answers)
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,9 +58,47 @@ class CandidateScorer(NamedTuple):
         return jax.vmap(scores, in_axes=1)(logprob_pvc)
 
 
-def of_candidates(
-    scorer: CandidateScorer, loss: Callable[[jax.Array, Batch], jax.Array]
-) -> Objective:
+CandidateLoss = Callable[[jax.Array, Batch], jax.Array]
+"""``(scores_bk, batch) -> scalar``: a loss of the candidates' scores, the mean over a batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnObjective:
+    """An objective of a user's own, which configurations name as ``module:name``."""
+
+    loss: CandidateLoss
+
+    def __call__(self, scores_bk: jax.Array, batch: Batch) -> jax.Array:
+        """The loss."""
+        return self.loss(scores_bk, batch)
+
+
+def objective(loss: CandidateLoss) -> OwnObjective:
+    """Makes an objective of your own that configurations can name.
+
+    A configuration names it as ``train.objective="my_module:margin"``. It is compiled into the
+    step, and needs no gradient, so that it may count or sort.
+
+    Args:
+        loss: ``(scores_bk, batch) -> scalar``. ``scores_bk`` ``(examples, candidates)``, float32,
+            are the mean log-probabilities (nats) of the candidates' tokens, ``-inf`` where an
+            example has no such candidate. ``batch.labels_b`` int32 is the index of each right
+            candidate, and ``batch.lengths_b`` float32 its number of tokens. The scalar is the mean
+            over the batch's examples. The function is written with ``jax.numpy``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import zojax
+        >>> @zojax.objective
+        ... def margin(scores_bk, batch):
+        ...     right_b1 = jnp.take_along_axis(scores_bk, batch.labels_b[:, None], axis=-1)
+        ...     others_bk = jnp.where(scores_bk == right_b1, -jnp.inf, scores_bk)
+        ...     return jnp.maximum(0, 1 - right_b1[:, 0] + others_bk.max(-1)).mean()
+    """
+    return OwnObjective(loss)
+
+
+def of_candidates(scorer: CandidateScorer, loss: CandidateLoss) -> Objective:
     """The objective of a loss ``(scores_bk, batch) -> scalar``, the mean over a batch."""
 
     def losses(weights: Tree, variants: Tree, batch: Batch) -> jax.Array:

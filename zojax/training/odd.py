@@ -1,4 +1,4 @@
-"""Settings that mean nothing, or hardly what was meant: refused, or told in a line."""
+"""Settings without a meaning, or hardly with the intended one: refused, or noted in a line."""
 
 import collections
 from collections.abc import Iterable, Sequence
@@ -18,20 +18,20 @@ from zojax.training.schedules import learning_rates
 from zojax.training.spaces import lora_shapes, low_rank_shapes, on_weights
 
 _LEAST_EPSILON = 1e-7
-"""Below it a loss is rounded by as much as the two ends of a probe differ."""
+"""Below it, rounding changes a loss by as much as the two ends of a probe differ."""
 
 _LEAST_MOVEMENT = 1e-12
-"""Rate times steps; a gradient of 1,000 is lost beside weights of 0.01 in float32 then."""
+"""Rate times steps. Below it, float32 rounds away a gradient of 1,000 beside weights of 0.01."""
 
 
 def odd_settings(config: Config, model: Model, task: Task, train: Sequence[Example]) -> list[str]:
-    """What to tell of settings that are taken as they are, a line each.
+    """Notes on odd settings that are accepted, one line each.
 
     Args:
-        config: of the run.
+        config: the run's configuration.
         model: the base model.
-        task: of the examples.
-        train: what is trained on.
+        task: the task of the examples.
+        train: the training examples.
 
     Raises:
         InputError: a rank that no matrix has, a prefix longer than the model's positions, or a
@@ -50,8 +50,8 @@ def _ranks(config: Config, model: Model) -> list[str]:
     positions = model.config.max_position_embeddings
     if isinstance(space, PrefixConfig) and space.length > positions:
         raise InputError(
-            f"space.length={space.length}, but the model has {positions} positions: its prefix "
-            "starts from the activations of as many tokens"
+            f"space.length={space.length}, but the model has {positions} positions: a prefix "
+            "starts from the activations of as many tokens as it is long; use less"
         )
     notes = []
     if isinstance(space, LoraConfig):
@@ -67,7 +67,7 @@ def _ranks(config: Config, model: Model) -> list[str]:
 
 
 def _rank(name: str, rank: int, shapes: Iterable[tuple[int, ...]], *, refuses: bool) -> list[str]:
-    """Looks at a rank beside the smaller sides of the matrices that are to have it."""
+    """Compare a rank with the smaller sides of the matrices that it is meant for."""
     sides = [min(shape[-2:]) for shape in shapes if len(shape) > 1]
     if not sides or rank <= min(sides):
         return []
@@ -76,8 +76,8 @@ def _rank(name: str, rank: int, shapes: Iterable[tuple[int, ...]], *, refuses: b
         count = sum(rank > side for side in sides)
         return [f"{line} of {count} of {len(sides)} matrices, the smallest of {min(sides)}"]
     if refuses:
-        raise InputError(f"{line} of every matrix, {max(sides)} at the most: use less")
-    return [f"{line} of every matrix, {max(sides)} at the most: estimator.name=mezo costs less"]
+        raise InputError(f"{line} of every matrix, at most {max(sides)}: use less")
+    return [f"{line} of every matrix, at most {max(sides)}: estimator.name=mezo costs less"]
 
 
 def _rates(config: Config) -> list[str]:
@@ -94,7 +94,7 @@ def _rates(config: Config) -> list[str]:
         share = 100 * float(rates.max()) / train.learning_rate
         notes.append(
             f"train.warmup_steps={train.warmup_steps} is not over after train.steps={train.steps}: "
-            f"the learning rate comes to {share:.3g} % of what is set"
+            f"the learning rate reaches {share:.3g} % of train.learning_rate"
         )
     if train.learning_rate * train.steps < _LEAST_MOVEMENT:
         notes.append(
@@ -109,8 +109,8 @@ def _probes(config: Config) -> list[str]:
     if epsilon >= _LEAST_EPSILON:
         return []
     return [
-        f"estimator.epsilon={epsilon} is so small that losses are rounded by more than it moves "
-        "them: 1e-3 is usual"
+        f"estimator.epsilon={epsilon} is so small that rounding changes a loss more than a probe "
+        "does: 1e-3 is usual"
     ]
 
 
@@ -125,6 +125,6 @@ def _examples(config: Config, task: Task, train: Sequence[Example]) -> list[str]
     if task.candidates and len(labels) == 1 and len(train) > 1:
         [label] = labels
         notes.append(
-            f"all {len(train)} training examples have the label of {task.candidates[label]!r}"
+            f"all {len(train)} training examples have the same label, {task.candidates[label]!r}"
         )
     return notes

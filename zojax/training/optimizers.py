@@ -17,8 +17,8 @@ Make = Callable[[float | jax.Array], optax.GradientTransformation]
 
 _DECAY = "weight_decay"
 _OF_THE_LOSS = (
-    "asks for values of the loss function, and is given an estimated gradient alone: use sgd, "
-    "momentum, adam or one like them"
+    "needs values of the loss function, but a run only has an estimated gradient: use sgd, "
+    "momentum, adam or a similar one"
 )
 
 
@@ -26,11 +26,11 @@ class Optimizer(NamedTuple):
     """An optimizer of optax.
 
     Attributes:
-        function: optax's; its first argument is the learning rate.
-        linear: whether all that it keeps, beside counts, is linear in the gradients. Then a redraw
-            of LoZO's V can carry it over as it does the movement itself; second moments and the
-            like it would make wrong, negative even.
-        unusable: why no run can use it.
+        function: the function in optax; its first argument is the learning rate.
+        linear: whether its whole state, apart from counts, is linear in the gradients. If so, a
+            redraw of LoZO's V can carry the state over as it does the movement itself; second
+            moments and the like would come out wrong, even negative.
+        unusable: why no run can use it; empty if one can.
     """
 
     function: Callable[..., optax.GradientTransformationExtraArgs]
@@ -51,20 +51,20 @@ _LINEAR = {
 _UNUSABLE = {
     "lbfgs": _OF_THE_LOSS,
     "polyak_sgd": _OF_THE_LOSS,
-    "noisy_sgd": "draws random numbers of its own, which no journal could tell",
-    "rprop": "looks at the learning rate before the first step alone, so that no schedule would "
-    "reach it: use another",
+    "noisy_sgd": "draws random numbers of its own, which a journal cannot record: use another",
+    "rprop": "reads the learning rate only before the first step, so a schedule would have no "
+    "effect: use another",
 }
 
 OF_OPTAX = {
     name: Optimizer(getattr(optax, name), name in _LINEAR, _UNUSABLE.get(name, ""))
     for name in NAMES
 }
-"""By their names in optax."""
+"""Optax's optimizers by their names there."""
 
 
 def make_optimizer(config: TrainConfig) -> Make:
-    """Optax's transformation at a given learning rate."""
+    """A function that makes the configured optax transformation, given a learning rate."""
 
     def optimizer(learning_rate: float | jax.Array) -> optax.GradientTransformation:
         decay = config.weight_decay
@@ -88,14 +88,14 @@ def make(
     weight_decay: float,
     arguments: Mapping[str, Any],
 ) -> optax.GradientTransformation:
-    """An optimizer of optax.
+    """Make one of optax's optimizers.
 
     Args:
-        name: of a function of optax.
-        learning_rate: of this step.
-        weight_decay: as the function's own argument where it has one; else decoupled from the
-            gradient, ``θ ← θ - η λ θ`` beside the step.
-        arguments: others of the function's.
+        name: the name of a function in optax.
+        learning_rate: the learning rate of this step.
+        weight_decay: passed to the function if it has such an argument; otherwise decoupled from
+            the gradient, ``θ ← θ - η λ θ`` beside the step.
+        arguments: other arguments of the function.
 
     >>> parameters = {"w": jnp.float32([1.0])}
     >>> optimizer = make("lion", 0.5, 0.0, {"b1": 0.8})
@@ -112,25 +112,25 @@ def make(
 
 
 def _arguments(name: str) -> list[str]:
-    """Those behind the learning rate."""
+    """The names of the arguments after the learning rate."""
     return list(inspect.signature(OF_OPTAX[name].function).parameters)[1:]
 
 
 def is_linear(name: str) -> bool:
-    """Whether all that an optimizer keeps is linear in the gradients; see :class:`Optimizer`."""
+    """Whether an optimizer's state is linear in the gradients; see :class:`Optimizer`."""
     return name == "momentum" or OF_OPTAX[name].linear
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuses arguments that an optimizer does not take, and optimizers that no run can use.
+    """Refuse arguments that an optimizer does not take, and optimizers that no run can use.
 
     Raises:
-        InputError: of one line.
+        InputError: the optimizer or one of its arguments cannot be used.
     """
     if name in OWN[1:]:
         if arguments:
             raise InputError(
-                f"train.optimizer={name} is set by train.beta1 and its like: train.optimizer_args "
+                f"train.optimizer={name} is set by train.beta1 and the like: train.optimizer_args "
                 f"are for optax's own, such as {'adamw' if name == 'adam' else 'sgd'}"
             )
         return
@@ -149,7 +149,7 @@ def check(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _check_values(name: str, arguments: Mapping[str, Any]) -> None:
-    """Steps once, in shapes alone: optax says of few values at once that it cannot use them."""
+    """Try a step on abstract arrays: optax checks few values when an optimizer is made."""
 
     def step(learning_rate: jax.Array, gradient: jax.Array) -> Any:
         optimizer = make(name, learning_rate, 0.0, arguments)
@@ -157,7 +157,7 @@ def _check_values(name: str, arguments: Mapping[str, Any]) -> None:
 
     try:
         jax.eval_shape(step, jnp.float32(1), jnp.zeros((3, 2)))
-    except Exception as error:  # whatever optax makes of them
+    except Exception as error:  # optax may raise anything
         line = str(error).partition("\n")[0]
         raise InputError(
             f"train.optimizer={name} cannot take train.optimizer_args={dict(arguments)}: {line}"

@@ -1,4 +1,4 @@
-"""Where a run's arrays lie: what is trained beside its matrices, and batches by their pages."""
+"""Where a run's arrays lie: trained arrays with their matrices, and batches split by pages."""
 
 import functools
 from typing import Any
@@ -17,10 +17,10 @@ Tree = Any
 
 
 def state_shardings(method: Method, weights: Tree) -> TrainState | None:
-    """Where each array of a training state lies; None where the weights are on no mesh.
+    """Where each array of a training state lies; None if the weights are not on a mesh.
 
     Args:
-        method: whose space says how it follows the weights.
+        method: how to train; its space says how the trained arrays follow the weights.
         weights: arrays, or shape structs with shardings.
     """
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
@@ -39,7 +39,7 @@ def state_shardings(method: Method, weights: Tree) -> TrainState | None:
     params, everywhere = placed(state.params, of_params), NamedSharding(mesh, PartitionSpec())
 
     def of_moment(moment: Tree) -> Tree:
-        """As the params lie; but some optimizers keep a sum of each param, or of its rows."""
+        """Like the params, unless the optimizer keeps only a sum of each param or of its rows."""
         return {
             path: params[path] if leaf.shape == state.params[path].shape else everywhere
             for path, leaf in moment.items()
@@ -54,11 +54,11 @@ def state_shardings(method: Method, weights: Tree) -> TrainState | None:
 
 
 def put_batch(batch: Tree, layout: Layout) -> Tree:
-    """A batch's shape structs or arrays on their devices: pages, and prompts, over ``data``.
+    """Put a batch's arrays or shape structs on their devices: pages and prompts over ``data``.
 
     Args:
-        batch: leaves of pages lead with the pages, or with micro-batches and then the pages.
-        layout: where to.
+        batch: a batch; the leading axis of its pages is pages, or micro-batches and then pages.
+        layout: says where everything goes.
     """
 
     def is_pages(node: Any) -> bool:

@@ -11,10 +11,11 @@ from zojax.config import TrainConfig
 def learning_rates(config: TrainConfig, steps: int | None = None) -> np.ndarray:
     """The learning rate of every step, ``(steps,)`` float32, from optax's schedules.
 
-    Of the first ``steps`` alone, where a configuration of others may have any number.
+    With ``steps``, only the rates of the first ``steps`` steps, since a configuration from somebody
+    else may ask for any number.
 
-    Warm-up from zero, then constant, or linear or cosine to zero. Evaluated in float64 on the
-    host, so that every machine gets the same.
+    The rate warms up from zero, then stays constant, or falls to zero linearly or as a cosine. It
+    is evaluated in float64 on the host, so that every machine gets the same rates.
 
     >>> learning_rates(TrainConfig(steps=5, learning_rate=1.0, schedule="linear", warmup_steps=1))
     array([0.  , 1.  , 0.75, 0.5 , 0.25], dtype=float32)

@@ -1,4 +1,4 @@
-"""What is trained: from settings to a space."""
+"""Make the space of what is trained from its settings."""
 
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -32,12 +32,12 @@ Tree = Any
 
 
 def on_weights(settings: Any) -> TypeGuard[OnWeights]:
-    """Whether the weights themselves are trained; else something beside them is."""
+    """Whether the weights themselves are trained, and not something beside them."""
     return isinstance(settings, OnWeights)
 
 
 def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
-    """Low-rank factors of every matrix that is trained, or along them where those are small."""
+    """Low-rank factors of every trained matrix; beside the weights, low-rank directions."""
     if on_weights(settings):
         return lowrank(weight_sites(settings, model), rank=rank), draw_dense
     space = beside(settings, model)
@@ -45,14 +45,14 @@ def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
 
 
 def low_rank_shapes(settings: Any, model: Model) -> list[tuple[int, ...]]:
-    """Of the matrices that :func:`low_rank` has factors of, or along."""
+    """The shapes of the matrices to which :func:`low_rank` gives factors."""
     if on_weights(settings):
         return [site.shape for site in weight_sites(settings, model) if site.is_matrix]
     return list(_shapes(beside(settings, model), model).values())
 
 
 def lora_shapes(settings: LoraConfig, model: Model) -> list[tuple[int, ...]]:
-    """Of the weights that get a LoRA."""
+    """The shapes of the weights that get a LoRA."""
     return [site.shape for site in _lora_sites(settings, model)]
 
 
@@ -67,12 +67,12 @@ def weight_sites(settings: OnWeights, model: Model) -> Sites:
 
 
 def low_rank_fold(settings: OnWeights, model: Model) -> Fold:
-    """What moves low-rank factors into the weights."""
+    """The fold that adds low-rank factors to the weights."""
     return lowrank_fold(weight_sites(settings, model), _rounding(settings))
 
 
 def directions_fold(settings: OnWeights, model: Model) -> Fold:
-    """What moves dense directions, drawn anew, into the weights."""
+    """The fold that draws dense directions again and adds them to the weights."""
     dtype = jax.tree.leaves(model.weights)[0].dtype
     return seeded_fold(weight_sites(settings, model), _rounding(settings), dtype)
 
@@ -83,7 +83,7 @@ def _rounding(settings: OnWeights) -> FoldPolicy:
 
 
 def beside(settings: Any, model: Model) -> Space:
-    """What stays beside the weights: LoRA's matrices, or a prefix's keys and values."""
+    """The space of what stays beside the weights: LoRA's matrices or a prefix."""
     return _BESIDE[type(settings)](settings, model)
 
 
@@ -101,7 +101,7 @@ def _lora_sites(settings: LoraConfig, model: Model) -> Sites:
 
 def _prefix(settings: PrefixConfig, model: Model) -> Space:
     def start(weights: Tree, key: jax.Array) -> Tree:
-        """The activations of random tokens, as MeZO has it."""
+        """The activations of random tokens, as in MeZO."""
         tokens_l = jax.random.randint(key, (settings.length,), 0, model.config.vocab_size)
         return prefix_from_tokens(weights, tokens_l, model.graphdef)
 

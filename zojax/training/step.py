@@ -1,22 +1,23 @@
-"""One training step: perturb, score, update. Pure functions that the loop compiles as one program.
+"""One training step: perturb, score, update, as pure functions that compile to one program.
 
     variants = perturb(method, key, state)
     losses_v = score_variants(objective, weights, variants, batch)
     record = estimate(method, losses_v)
     state = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
 
-The weights are read, never written; the adapter state is small, traced and donated. What a step
-leaves is a handful of scalars, and :func:`update` turns those alone into the next state, in
-training and in a replay alike.
+The weights are read, never written; the adapter state is small, traced and donated. A step
+produces a handful of scalars, and :func:`update` computes the next state from those scalars alone,
+in training and in a replay alike.
 
-Offline the three are one program, :func:`train_step`. A server cuts at both seams: it perturbs and
-updates apart, in programs of their own, and between them scores the variants among its other
-requests. But it scores the two ends of a probe in one call, always: what they differ by is small,
-and what rounding does to both must cancel.
+Offline the three are one program, :func:`train_step`. A server runs them separately: it perturbs
+and updates in programs of their own, and in between scores the variants among its other requests.
+But it always scores the two ends of a probe in one call, because their losses differ by little and
+the rounding errors of both must cancel.
 
-The update is the branch of a conditional, which XLA compiles as a computation of its own: fused
-with the forward pass, its products and sums would round otherwise than in a replay (a fused
-multiply-add rounds once where two operations round twice), and a replay would miss the run's bits.
+The update is the branch of a conditional, which XLA compiles as a separate computation. If it were
+fused with the forward pass, its products and sums would round differently than in a replay (a fused
+multiply-add rounds once where two operations round twice), and the replay would not give the same
+bits as the run.
 """
 
 import dataclasses
@@ -44,10 +45,10 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-        step: steps done, int32.
+        step: the number of steps done, int32.
         params: the trainable tree, float32.
-        subspace: what a redraw replaces (LoZO's V), ``{}`` where nothing is.
-        opt_state: optax's.
+        subspace: what a redraw replaces (LoZO's V); ``{}`` if a redraw replaces nothing.
+        opt_state: the state of the optax optimizer.
     """
 
     step: jax.Array
@@ -62,13 +63,13 @@ class Batch:
     """A packed batch.
 
     Attributes:
-        pages: in slot 0.
-        labels_b: the right candidate of each example, int32.
-        lengths_b: tokens of that candidate, float32.
-        value_bk: what choosing each candidate is worth, from 0 to 1, and 0 where there is none,
-            float32; None where the objective does not ask.
+        pages: the packed examples, all in slot 0.
+        labels_b: the index of each example's right candidate, int32.
+        lengths_b: the number of tokens in that candidate, float32.
+        value_bk: what choosing each candidate is worth, from 0 to 1, and 0 for a candidate that
+            does not exist, float32; None if the objective does not use it.
 
-    All leaves have a leading axis of micro-batches where a step scores its batch in parts.
+    All leaves have a leading axis of micro-batches if a step scores its batch in parts.
     """
 
     pages: Pages
@@ -81,9 +82,9 @@ class StepRecord(NamedTuple):
     """The scalars of one step.
 
     Attributes:
-        losses_v: of the variants.
-        projected_grad_q: what the estimator makes of them.
-        skipped: whether any of these is infinite or NaN, so that nothing must move.
+        losses_v: the losses of the variants.
+        projected_grad_q: the projected gradients that the estimator computes from them.
+        skipped: whether any of these is infinite or NaN, in which case nothing must move.
     """
 
     losses_v: jax.Array
@@ -96,12 +97,12 @@ class Method(NamedTuple):
 
     Attributes:
         estimator: where to probe, and in which space.
-        optimizer: what optax does with the estimated gradient, at a given learning rate.
-        interval: steps between redraws of the subspace (ν); 0 keeps the first one for ever.
-        learning_rates: of every step, ``(steps,)`` float32 on the host. A table, since a schedule
-            evaluated inside a program rounds as that program happens to be compiled, and the
-            journal could not say what a step used.
-        fold: what moves an interval into the weights; None where its end moves none of them.
+        optimizer: makes the optax transformation of the estimated gradient, given a learning rate.
+        interval: the number of steps between redraws of the subspace (ν); 0 keeps the first one.
+        learning_rates: the learning rate of every step, ``(steps,)`` float32 on the host. It is a
+            table because a schedule evaluated inside a program rounds as that program happens to
+            be compiled, and then the journal could not say which rate a step used.
+        fold: adds an interval's movement to the weights; None if the weights do not move.
     """
 
     estimator: Estimator
@@ -112,11 +113,11 @@ class Method(NamedTuple):
 
 
 Objective = Callable[[Tree, Tree, Any], jax.Array]
-"""``(weights, variants, batch) -> losses_v``: what is minimised, of stacked variants."""
+"""``(weights, variants, batch) -> losses_v``: the losses to minimise, of stacked variants."""
 
 
 def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
-    """The state before the first step; ``weights`` are the base model's, and only read."""
+    """The state before the first step. The base model's ``weights`` are only read."""
     space = method.estimator.space
     params = space.init(weights, stream_key(key, _START, 0))
     subspace = space.redraw(stream_key(key, SUBSPACE, 0))
@@ -124,15 +125,15 @@ def init_state(method: Method, weights: Tree, key: jax.Array) -> TrainState:
 
 
 def perturb(method: Method, key: jax.Array, state: TrainState) -> list[Tree]:
-    """The variants that a step asks the losses of, in parts that are scored one after the other.
+    """Make the variants whose losses a step needs, in parts that are scored one after the other.
 
     Args:
-        method: static.
+        method: how to train; static.
         key: the run's key.
-        state: before the step.
+        state: the state before the step.
 
     Returns:
-        Of each part its variants, stacked (:func:`zojax.adapters.stack_variants`).
+        For each part, its variants stacked by :func:`zojax.adapters.stack_variants`.
     """
     estimator = method.estimator
     with jax.named_scope("perturb"):
@@ -142,7 +143,7 @@ def perturb(method: Method, key: jax.Array, state: TrainState) -> list[Tree]:
 
 
 def each_part(function: Callable[[Tree], jax.Array], variants: list[Tree]) -> jax.Array:
-    """What a function gives of every part's variants ``(v, …)``, one part after the other."""
+    """Apply a function to one part of the variants after the other; results are ``(v, …)``."""
     if len(variants) == 1:
         return function(variants[0])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variants)
@@ -156,16 +157,16 @@ def score_variants(
     """The losses ``(v,)`` of a batch under the variants of a step.
 
     Args:
-        objective: static.
-        weights: the base weights, only read.
-        variants: of :func:`perturb`.
-        batch: of the objective's kind.
+        objective: computes the losses; static.
+        weights: the base weights, which are only read.
+        variants: the result of :func:`perturb`.
+        batch: a batch of the kind that the objective takes.
     """
     return each_part(lambda part: objective(weights, part, batch), variants)
 
 
 def estimate(method: Method, losses_v: jax.Array) -> StepRecord:
-    """What a step leaves: its losses, and what they say of the gradient."""
+    """Make a step's record from its losses: the projected gradients, and whether to skip it."""
     projected_grad_q = method.estimator.projected_grad(losses_v)
     skipped = ~(jnp.isfinite(losses_v).all() & jnp.isfinite(projected_grad_q).all())
     return StepRecord(losses_v, projected_grad_q, skipped)
@@ -179,15 +180,15 @@ def update(
     learning_rate: jax.Array,
     skipped: jax.Array,
 ) -> TrainState:
-    """The state after a step that left these scalars. No model, no data; donate ``state``.
+    """Compute the state after a step from its scalars, without model or data; donate ``state``.
 
     Args:
-        method: static.
-        state: before the step.
+        method: how to train; static.
+        state: the state before the step.
         key: the run's key.
-        projected_grad_q: float32.
-        learning_rate: float32.
-        skipped: bool; True counts the step and moves nothing.
+        projected_grad_q: the step's projected gradients, float32.
+        learning_rate: the step's learning rate, float32.
+        skipped: bool; if True, the step is counted and nothing moves.
     """
 
     def stay(state: TrainState) -> TrainState:
@@ -217,16 +218,16 @@ def train_step(
     method: Method,
     objective: Objective,
 ) -> tuple[TrainState, StepRecord]:
-    """One step; donate ``state``.
+    """Do one step; donate ``state``.
 
     Args:
-        weights: the base weights, only read.
-        state: before the step.
+        weights: the base weights, which are only read.
+        state: the state before the step.
         key: the run's key.
-        learning_rate: of this step, float32.
-        batch: of the objective's kind.
-        method: static.
-        objective: static.
+        learning_rate: the step's learning rate, float32.
+        batch: a batch of the kind that the objective takes.
+        method: how to train; static.
+        objective: computes the losses; static.
 
     Returns:
         The state after the step, and its scalars.
@@ -241,12 +242,12 @@ def train_step(
 def map_moments(
     state: TrainState, of_moment: Callable[[Tree], Tree], of_leaf: Callable[[Any], Any]
 ) -> Tree:
-    """The optimizer's state, mapped.
+    """Map functions over the optimizer's state.
 
     Args:
-        state: of training.
-        of_moment: what to make of each tree that is shaped like params.
-        of_leaf: what to make of each other leaf.
+        state: the training state whose ``opt_state`` is mapped.
+        of_moment: applied to each tree that has the structure of ``params``.
+        of_leaf: applied to each other leaf.
     """
     like_params = jax.tree.structure(state.params)
 

@@ -1,8 +1,8 @@
 """A training step as compiled programs, behind one interface.
 
-``step(weights, state, key, learning_rate, batch) -> (state, record)`` uses up the state. Where the
-losses are made on the device, it is one program; where the host makes them of generated answers,
-three, with the host between the last two.
+``step(weights, state, key, learning_rate, batch) -> (state, record)`` uses up the state. It is one
+program if the losses are computed on the device. If the host computes them from generated answers,
+it is three programs, and the host works between the last two.
 """
 
 import dataclasses
@@ -42,27 +42,28 @@ class FusedStep:
     def __call__(
         self, weights: Tree, state: TrainState, key: jax.Array, learning_rate: Any, batch: Any
     ) -> tuple[TrainState, StepRecord]:
-        """The state after a step, and its scalars."""
+        """Do a step; return the state after it, and its scalars."""
         return self.program(weights, state, key, learning_rate, batch)
 
     def trace(self, *shapes: Any) -> Callable[[], Any]:
-        """Traces it for arguments, or for their shapes, and gives what compiles it."""
+        """Trace it for arguments or for their shapes, and return a function that compiles it."""
         return self.program.lower(*shapes).compile  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitStep:
-    """A step by generated answers: perturb, generate and update, each a program of its own.
+    """A step with generated answers: perturb, generate and update, each a separate program.
 
-    The host reads the answers of a step, and waits for them, before it sends the update. Where
-    several processes train, each reads all answers and comes to the same losses.
+    The host waits for the answers of a step and reads them before it sends the update. If several
+    processes train, each reads all answers and computes the same losses.
 
     Attributes:
         perturb: ``(key, state) -> variants``.
         generate: ``(weights, variants, batch) -> new_vpbm``.
-        losses: of those, on the host (:class:`zojax.training.generated.GeneratedObjective`).
-        check: called again and again while the host waits for the answers; what it raises ends the
-            step before anything is used up.
+        losses: ``(new_vpbm, example_pb) -> losses_pv``, on the host
+            (:class:`zojax.training.generated.GeneratedObjective`).
+        check: called repeatedly while the host waits for the answers; an exception from it ends
+            the step before anything is used up.
         update: ``(state, key, learning_rate, losses_pv) -> (state, record)``; uses up the state.
     """
 
@@ -75,7 +76,7 @@ class SplitStep:
     def __call__(
         self, weights: Tree, state: TrainState, key: jax.Array, learning_rate: Any, batch: Any
     ) -> tuple[TrainState, StepRecord]:
-        """The state after a step, and its scalars."""
+        """Do a step; return the state after it, and its scalars."""
         new_vpbm = self.generate(weights, self.perturb(key, state), batch)
         self.check()
         while not new_vpbm.is_ready():  # outside the runtime, inside which no signal is heard
@@ -88,7 +89,7 @@ class SplitStep:
     def trace(
         self, weights: Tree, state: TrainState, key: jax.Array, learning_rate: Any, batch: Any
     ) -> "Callable[[], SplitStep]":
-        """Traces its programs for arguments, or for their shapes, and gives what compiles them."""
+        """Trace its programs for arguments or shapes, and return a function that compiles them."""
         programs: Any = self
         perturbing = programs.perturb.lower(key, state)
         generating = programs.generate.lower(weights, perturbing.out_info, batch)
@@ -103,7 +104,7 @@ class SplitStep:
         )
 
     def as_text(self) -> str:
-        """The compiled program that takes nearly all of the time, as XLA writes it."""
+        """The text of the compiled program that takes nearly all of the time, from XLA."""
         return self.generate.as_text()  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -120,11 +121,12 @@ def step_program(
     """A method's step, jitted.
 
     Args:
-        method: static.
-        objective: static.
-        of_state: where the state lies; None leaves it to the compiler.
-        replicated: where what every process reads lies, whole on every device; None likewise.
-        check: may raise while the host waits inside a step, see :class:`SplitStep`.
+        method: how to train; static.
+        objective: computes the losses; static.
+        of_state: the shardings of the state; None leaves them to the compiler.
+        replicated: the sharding of what every process reads, whole on every device; None leaves it
+            to the compiler.
+        check: may raise while the host waits inside a step; see :class:`SplitStep`.
     """
     out = of_state, replicated
     if not isinstance(objective, GeneratedObjective):

@@ -1,11 +1,11 @@
-"""FZOO: batched one-sided probes with a step that adapts to the losses (2506.09034).
+"""FZOO: batched one-sided probes with a step size that adapts to the losses (2506.09034).
 
-With n directions u_q of entries ±1 and the losses l₀ at θ and l_q at θ + ε u_q of one batch,
+With n directions u_q with entries ±1, and one batch's losses l₀ at θ and l_q at θ + ε u_q,
 
     σ = std(l₁, …, l_n),        θ ← θ − η / (n σ) Σ_q (l_q − l₀) u_q
 
-Since σ ≈ ε ‖∇L‖, that is SGD with a normalised gradient. Like the authors' code it divides by the
-standard deviation of n losses (not n − 1) and not by ε.
+Since σ ≈ ε ‖∇L‖, this is SGD with a normalised gradient. As in the authors' code, σ is the standard
+deviation with divisor n (not n − 1), and nothing is divided by ε.
 """
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from zojax.adapters import Draw, Flat, Space, draw_dense
 from zojax.estimators.estimator import Estimator, direction_key
-from zojax.estimators.two_point import mean_along
+from zojax.estimators.two_sided import mean_along
 
 
 def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -28,16 +28,16 @@ def fzoo(
     In the space of :func:`zojax.adapters.lowrank` all queries share V, and U has entries ±1.
 
     Args:
-        space: what is trained.
-        draw: directions in it.
-        epsilon: the probe's length.
-        num_queries: n, at least 2.
+        space: the space that is trained.
+        draw: draws directions in it.
+        epsilon: the length ε of a probe.
+        num_queries: the number of directions n of a step, at least 2.
     """
 
     def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:
-        """All are drawn at once: one by one they would be most of what there is to compile.
+        """Draws all directions at once: drawn one by one, they would dominate compile time.
 
-        Signs come to the same bits either way, since no product with them is rounded.
+        The bits are the same either way, since no product with a sign is rounded.
         """
 
         def of_query(query: jax.Array) -> Flat:
@@ -57,7 +57,7 @@ def fzoo(
     def projected_grad(losses_v: jax.Array) -> jax.Array:
         differences_q = losses_v[1:] - losses_v[0]
         sigma = losses_v[1:].std()
-        # Probes that tie tell no direction from another: nothing moves, instead of without bounds.
+        # If all losses are equal, no direction is better: nothing moves, instead of division by 0.
         return jnp.where(sigma > 0, differences_q / jnp.where(sigma > 0, sigma, 1.0), 0.0)
 
     def gradient(

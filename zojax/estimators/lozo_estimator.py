@@ -1,23 +1,23 @@
 """LoZO: low-rank zeroth-order estimation (Chen et al., 2410.07698).
 
 For each matrix ``W (m, n)``, V ``(n, k)`` ~ N(0, 1) is drawn every ν steps and U ``(m, k)`` ~
-N(0, 1) every step. With the losses of one batch at ``W ± ε U Vᵀ``,
+N(0, 1) every step. With one batch's losses at ``W ± ε U Vᵀ``,
 
     c = (L₊ − L₋) / 2ε,        gradient of A = c U,        W_effective = W + A Vᵀ
 
-where A ``(m, k)`` gathers the steps of an interval and is folded into W when V is redrawn.
-Vectors are perturbed with a dense z ~ N(0, 1): gradient c z.
+where A ``(m, k)`` accumulates the steps of an interval and is folded into W when V is redrawn.
+Vectors are perturbed by a dense z ~ N(0, 1), and their gradient is c z.
 
-LoZO-M is this estimator with ``optax.ema`` of the gradient, N ← β N + (1 − β) c U, which a redraw
-carries over to the new V (:func:`zojax.adapters.lowrank.carry`). With ν = 1 and a large k it is
-MeZO with a high-rank z in place of the dense one.
+LoZO-M is this estimator with ``optax.ema`` of the gradient, N ← β N + (1 − β) c U, which is
+projected onto the new V at a redraw (``space_lowrank.carry``). With ν = 1 and a large
+k it is MeZO with a high-rank z instead of a dense one.
 """
 
 from typing import Literal
 
 from zojax.adapters import Draw, Flat, Space, draw_dense
 from zojax.estimators.estimator import Estimator
-from zojax.estimators.two_point import two_point
+from zojax.estimators.two_sided import two_point
 
 Scale = Literal["none", "rms", "paper"]
 
@@ -34,15 +34,15 @@ def lozo(
     """LoZO in a space whose subspace holds V for every matrix.
 
     Args:
-        space: :func:`zojax.adapters.lowrank`, or :func:`zojax.adapters.factored` of small
-            matrices, such as LoRA's, with its ``draw_factored``.
-        draw: U and z; or U Vᵀ.
-        rank: columns k of U and V.
-        epsilon: the probe's length.
+        space: :func:`zojax.adapters.lowrank`; or, for small matrices such as LoRA's,
+            :func:`zojax.adapters.factored`, with ``draw_factored``.
+        draw: draws U and z, or U Vᵀ.
+        rank: the number of columns k of U and V.
+        epsilon: the length ε of a probe.
         scale: ``none`` follows the authors' code. ``paper`` multiplies the estimate by 1/k, as
             their formula does. ``rms`` probes and moves along ``U Vᵀ / √k``, whose entries have
             variance 1 at any rank.
-        num_queries: directions a step.
+        num_queries: the number of directions of a step.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The two-sided estimate of one or more queries: SPSA (Spall, 1992), the core of MeZO and LoZO.
+"""The two-sided estimate from one or more queries: SPSA (Spall, 1992), the core of MeZO and LoZO.
 
 c_q = (L(θ + ε z_q) − L(θ − ε z_q)) / 2ε,        gradient = 1/n Σ_q c_q z_q
 """
@@ -23,15 +23,27 @@ def two_point(
     probe: Rescale = lambda direction, subspace: direction,
     move: Rescale = lambda direction, subspace: direction,
 ) -> Estimator:
-    """Two variants a query: 0 and 1 are the first query's plus and minus, and so on.
+    """Makes the two-sided estimator, ``c = (L₊ − L₋) / 2ε`` along each of n directions.
+
+    It has two variants per query: 0 and 1 are the first query's plus and minus, and so on. The
+    gradient is ``1/n Σ c_q z_q`` (SPSA, Spall 1992), and MeZO and LoZO are this estimator in
+    different spaces.
 
     Args:
-        space: what is trained.
-        draw: directions in it.
-        epsilon: the probe's length.
-        num_queries: directions n a step, all scored in one batch.
-        probe: what the losses are asked along, of a direction drawn.
-        move: what the gradient is a multiple of, of a direction drawn.
+        space: the space that is trained.
+        draw: draws directions in it.
+        epsilon: the length ε of a probe.
+        num_queries: the number of directions n of a step, all scored in one batch.
+        probe: maps a drawn direction to the one along which the losses are measured.
+        move: maps a drawn direction to the one that the gradient is a multiple of.
+
+    Example:
+        >>> import zojax
+        >>> model = zojax.load(zojax.demo.MODEL).model
+        >>> space, draw = zojax.Trainable(zojax.config.LinearConfig(), model).low_rank(rank=2)
+        >>> estimator = zojax.two_point(space, draw, epsilon=1e-3, num_queries=4)
+        >>> estimator.num_variants, estimator.num_queries
+        (8, 4)
     """
 
     def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:
@@ -69,7 +81,7 @@ def two_point(
 
 
 def two_sided(losses_v: jax.Array, epsilon: float) -> jax.Array:
-    """Central differences of losses in pairs, plus before minus: ``(2 q,)`` to ``(q,)``.
+    """Central differences of pairs of losses, plus before minus: ``(2 q,)`` to ``(q,)``.
 
     >>> two_sided(jax.numpy.array([1.5, 1.0, 2.0, 2.0]), 0.25)
     Array([1., 0.], dtype=float32)
@@ -78,7 +90,7 @@ def two_sided(losses_v: jax.Array, epsilon: float) -> jax.Array:
 
 
 def mean_along(projected_grad_q: jax.Array, directions: list[Flat]) -> Flat:
-    """``1/n Σ_q c_q z_q``."""
+    """Returns ``1/n Σ_q c_q z_q``."""
     total = jax.tree.map(lambda z: projected_grad_q[0] * z, directions[0])
     for query, z in enumerate(directions[1:], start=1):
         total = jax.tree.map(lambda a, b, q=query: a + projected_grad_q[q] * b, total, z)

@@ -1,9 +1,9 @@
-"""MeZO's space: every weight itself, moved along dense directions that are never stored.
+"""MeZO's space: the weights themselves, moved along dense directions that are never stored.
 
-A direction z is named by a seed, and its rows are drawn where and when a layer needs them
-(:class:`zojax.models.layers.Seeded`). What is trained is one coefficient a direction; at the
-step's end it is folded into the weights and the directions are drawn anew, so that neither a probe
-nor an update ever holds a second copy of the weights, and a run between two steps is its weights.
+A direction z is identified by a seed, and its rows are drawn where and when a layer needs them
+(:class:`zojax.models.layers.Seeded`). One coefficient per direction is trained; at the step's end
+it is folded into the weights and the directions are drawn anew. So neither a probe nor an update
+ever needs a second copy of the weights, and between two steps a run's state is its weights.
 
 Axes: d directions, l layers, m rows, n columns.
 """
@@ -21,14 +21,14 @@ from zojax.models.layers import Seeded, Shared, draw_rows
 
 COEFFICIENTS, SEEDS = "coefficients", "seeds"
 
-_ROWS = 2048  # of a matrix that are drawn and folded at once
+_ROWS = 2048  # rows of a matrix to draw and fold at once
 
 
 def seeded(*, num_directions: int = 1) -> Space:
     """The space of ``W + Σ_d c_d z_d``; it must be folded after every step.
 
     Args:
-        num_directions: directions that a step may move along.
+        num_directions: the number of directions that a step may move along.
     """
 
     def init(weights: Any, key: jax.Array) -> Flat:
@@ -44,12 +44,12 @@ def seeded(*, num_directions: int = 1) -> Space:
 
 
 def seeded_fold(sites: Sites, policy: FoldPolicy, dtype: Any = jnp.float32) -> Fold:
-    """``W ← W + Σ_d c_d z_d`` at every site.
+    """The fold ``W ← W + Σ_d c_d z_d`` at every site.
 
     Args:
-        sites: what is trained.
+        sites: the parameters that are trained.
         policy: how to round to the weights' dtype.
-        dtype: of the weights that are probed, which directions of matrices are rounded to.
+        dtype: the dtype of the probed weights, to which directions of matrices are rounded.
     """
 
     def apply(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
@@ -74,9 +74,9 @@ def along(sites: Sites, seed_d2: jax.Array, scale_vd: jax.Array) -> list[dict[st
     """The adapter states of ``W + Σ_d scale_d z_d`` at every site, one for each row of scales.
 
     Args:
-        sites: what is moved.
-        seed_d2: key data ``(d, 2)`` uint32, which all states share.
-        scale_vd: float32.
+        sites: the parameters that are moved.
+        seed_d2: the directions' key data ``(d, 2)`` uint32, which all states share.
+        scale_vd: the scale of each direction in each state, float32.
     """
     adapters: list[dict[str, Any]] = [{} for _ in scale_vd]
     for site in sites:
@@ -93,7 +93,7 @@ def along(sites: Sites, seed_d2: jax.Array, scale_vd: jax.Array) -> list[dict[st
 
 
 def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:
-    """A seed for every direction and layer of a site: ``(d, 2)`` or ``(d, l, 2)``."""
+    """The seeds of a site for every direction and layer: ``(d, 2)`` or ``(d, l, 2)``."""
 
     def of(seed: jax.Array) -> jax.Array:
         key = site_key(jax.random.wrap_key_data(seed), site.path)
@@ -105,7 +105,7 @@ def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:
 
 
 def _vectors(site: Site, seeds: jax.Array) -> jax.Array:
-    """The directions of a vector, which is one row: ``(d, m)`` or ``(d, l, m)``."""
+    """The directions at a vector, each drawn as one row: ``(d, m)`` or ``(d, l, m)``."""
     m = site.shape[-1]
     flat = jax.vmap(lambda seed: draw_rows(seed, jnp.zeros(1, jnp.int32), m)[0])(
         seeds.reshape(-1, seeds.shape[-1])
@@ -122,7 +122,7 @@ def _move(
     policy: FoldPolicy,
     dtype: Any,
 ) -> jax.Array:
-    """``W + Σ_d scale_d z_d`` in W's own buffer, a block of rows at a time."""
+    """Computes ``W + Σ_d scale_d z_d`` in place, a block of rows at a time."""
     seeds = _site_seeds(site, seed_d2)
     if not site.is_matrix:
         moved = weight.astype(jnp.float32) + jnp.einsum(
@@ -137,7 +137,7 @@ def _move(
 
     def body(i: jax.Array, stacked: jax.Array) -> jax.Array:
         layer, block = i // blocks, i % blocks
-        start = jnp.minimum(block * rows, m - rows)  # the last block reaches back over the others
+        start = jnp.minimum(block * rows, m - rows)  # the last block overlaps the one before
         before = jax.lax.dynamic_slice(stacked, (layer, start, 0), (1, rows, n))[0]
         ids = start + jnp.arange(rows)
         moved = before.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""LoZO's space: ``W + A Vᵀ`` at matrices, a dense delta at vectors.
+"""LoZO's space: ``W + A Vᵀ`` for matrices, a dense delta for vectors.
 
 Axes: l layers, m rows, n columns, k rank.
 """
@@ -17,11 +17,11 @@ from zojax.models.layers import Shared
 
 
 def lowrank(sites: Sites, *, rank: int) -> Space:
-    """The space of ``A`` and deltas, on the subspaces that V spans.
+    """The space of ``A`` and deltas, in the subspaces that V spans.
 
     Args:
-        sites: what is trained (:func:`zojax.adapters.trainable_sites`).
-        rank: columns k of A and V.
+        sites: the parameters that are trained (:func:`zojax.adapters.trainable_sites`).
+        rank: the number of columns k of A and V.
 
     Example:
         >>> from zojax.adapters.sites import Site
@@ -43,7 +43,7 @@ def lowrank(sites: Sites, *, rank: int) -> Space:
         return draw_subspace(key, matrices, rank)
 
     def split(weights: Specs) -> tuple[Specs, Specs]:
-        """A as W's rows are, V as its columns, vectors as they are."""
+        """Splits A as W's rows, V as W's columns, and deltas as their vectors."""
         rows, columns = {}, {}
         for site in sites:
             spec = weights[site.path]
@@ -58,10 +58,10 @@ def lowrank(sites: Sites, *, rank: int) -> Space:
 
 
 def lowrank_fold(sites: Sites, policy: FoldPolicy) -> Fold:
-    """``W ← W + A Vᵀ`` of the space at these sites; the deltas of vectors stay as they are.
+    """The fold ``W ← W + A Vᵀ`` at every matrix; the deltas of vectors are not folded.
 
     Args:
-        sites: what is trained.
+        sites: the parameters that are trained.
         policy: how to round to the weights' dtype.
     """
 
@@ -72,10 +72,10 @@ def lowrank_fold(sites: Sites, policy: FoldPolicy) -> Fold:
 
 
 def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
-    """LoZO-M's ``N ← N V_oldᵀ V_new / n``: the movement's projection on the new subspace.
+    """LoZO-M's ``N ← N V_oldᵀ V_new / n``: projects the movement onto the new subspace.
 
-    Since ``V_newᵀ V_new ≈ n I``, that is the least-squares fit of ``N V_oldᵀ`` by ``N' V_newᵀ``.
-    Every device sums over all of n, which is small, so that no mesh adds up in another order.
+    Since ``V_newᵀ V_new ≈ n I``, this is the least-squares fit of ``N V_oldᵀ`` by ``N' V_newᵀ``.
+    Every device sums over all of n, at little cost, so the order of sums is the same on any mesh.
     """
     carried = dict(moment)
     for path, v_new in new.items():
@@ -86,9 +86,9 @@ def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
 
 
 def adapter_state(params: Flat, subspace: Flat) -> dict[str, Any]:
-    """The tree that a model takes (without the slot axis): factors at matrices, deltas else.
+    """The tree that a model takes, without a slot axis: factors for matrices, deltas for vectors.
 
-    V is shared by all states of one subspace, see :func:`zojax.adapters.stack_variants`.
+    All states of one subspace share V; see :func:`zojax.adapters.stack_variants`.
     """
     return nest(
         {

@@ -1,10 +1,10 @@
 """MeZO: zeroth-order SGD with inference's memory (Malladi et al., 2305.17333).
 
-With z ~ N(0, 1) over the trainable tree θ, drawn every step, and the losses of one batch,
+With z ~ N(0, 1) over the trainable tree θ, drawn every step, and the loss L of one batch,
 
     c = (L(θ + ε z) − L(θ − ε z)) / 2ε,        θ ← θ − η c z
 
-and n-SPSA: the mean of n such estimates.
+n-SPSA is the mean of n such estimates.
 """
 
 from typing import Any
@@ -13,33 +13,33 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Flat, Sites, Space, along, draw_dense, seeded
-from zojax.adapters.seeded import COEFFICIENTS, SEEDS
+from zojax.adapters.space_seeded import COEFFICIENTS, SEEDS
 from zojax.estimators.estimator import Estimator
-from zojax.estimators.two_point import two_point, two_sided
+from zojax.estimators.two_sided import two_point, two_sided
 
 
 def mezo(space: Space, *, epsilon: float = 1e-3, num_queries: int = 1) -> Estimator:
-    """MeZO over a small tree, such as LoRA's matrices or prefixes.
+    """MeZO over a small tree, such as LoRA's matrices or a prefix.
 
     Args:
-        space: what is trained; its params are stored once for every variant.
-        epsilon: the probe's length.
-        num_queries: directions a step.
+        space: the space that is trained; each variant stores its own copy of the params.
+        epsilon: the length ε of a probe.
+        num_queries: the number of directions of a step.
     """
     return two_point(space, draw_dense, epsilon=epsilon, num_queries=num_queries)
 
 
 def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1) -> Estimator:
-    """MeZO over the weights themselves, whose z is drawn where it is needed and never stored.
+    """MeZO over the weights themselves; z is drawn where it is needed and never stored.
 
-    A step's movement is folded into the weights before the next one
-    (:func:`zojax.adapters.seeded_fold`), so that the space must be redrawn every step. Each query
-    is scored by itself: a layer draws the z of one direction at a time.
+    A step's movement is folded into the weights before the next step
+    (:func:`zojax.adapters.seeded_fold`), so the space must be redrawn every step. Each query is
+    scored separately: a layer draws the z of one direction at a time.
 
     Args:
-        sites: what is trained.
-        epsilon: the probe's length.
-        num_queries: directions a step.
+        sites: the parameters that are trained.
+        epsilon: the length ε of a probe.
+        num_queries: the number of directions of a step.
 
     Example:
         >>> from zojax.adapters import Site

@@ -22,8 +22,8 @@ def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Sp
     """The space of a prefix's keys and values, ``(l, s, n)`` each.
 
     Args:
-        start: ``(weights, key) -> {"k", "v"}``. MeZO starts with the activations of random tokens,
-            since entries that are drawn from nowhere are hard to train.
+        start: ``(weights, key) -> {"k", "v"}``, the initial prefix. MeZO takes the activations of
+            random tokens, since independent random entries are hard to train.
 
     Example:
         >>> zeros = jnp.zeros((2, 5, 8))
@@ -38,7 +38,7 @@ def prefix_space(start: Callable[[Tree, jax.Array], dict[str, jax.Array]]) -> Sp
         return {K: activations["k"].astype(jnp.float32), V: activations["v"].astype(jnp.float32)}
 
     def adapter(params: Flat, subspace: Flat) -> dict[str, Any]:
-        # Slot 0 of a pool is all zeros, and so it is off there: the base model has no prefix.
+        # Slot 0 is all zeros, so the prefix is off there: the base model has none.
         return nest({**params, f"{SITE}/on": jnp.ones(params[K].shape[:1], jnp.float32)})
 
     return Space(init, lambda key: {}, adapter, keep_moment)

@@ -28,20 +28,20 @@ def score(
     """Scores every page under its slot's adapter. Pure; jit it with ``graphdef`` bound.
 
     Args:
-        weights: the base model's parameters, as ``zojax.models.Model.weights``.
+        weights: the base model's parameters, as in ``zojax.models.Model.weights``.
         pool: adapter states stacked on a leading slot axis; ``{}`` for the base model.
-        pages: what to score; the vocabulary is only looked at where pages read.
+        pages: the pages to score; logits are computed only at their reads.
         graphdef: the model's structure, static.
-        normalize: True for log-probabilities. False leaves out the vocabulary's log-sum-exp and
-            returns bare logits of the scored tokens, which is enough to compare candidates that
-            share a read, and costs one column of the head per token instead of all.
-        variants: neighbouring pages that are one page in so many slots, as
-            :func:`repeat_for_slots` has them; a divisor of the pages. What their scores differ by
-            is then not lost where products round activations, which costs nothing; pages that
-            are not alike lose nothing by it either.
+        normalize: True returns log-probabilities. False leaves out the vocabulary's log-sum-exp
+            and returns bare logits of the scored tokens, which is enough to compare candidates
+            that share a read, and costs one column of the head per token instead of all.
+        variants: the number of neighbouring pages that are one page in different slots, as
+            :func:`repeat_for_slots` makes them; a divisor of the number of pages. Rounding of
+            activations then does not hide the differences between their scores, at no cost. Pages
+            that differ lose nothing by it.
 
     Returns:
-        ``logprob_pc`` in float32; entries with ``weight_pc == 0`` mean nothing.
+        ``logprob_pc`` in float32; entries with ``weight_pc == 0`` are meaningless.
     """
     model = nnx.merge(graphdef, weights)
     forward = Forward(
@@ -64,13 +64,13 @@ def score(
 
 
 Slotted = TypeVar("Slotted")
-"""Pages, or prompts: a dataclass of arrays that lead with the page, ``slot_p`` among them."""
+"""Pages or prompts: a dataclass of arrays with a leading page axis, one of them ``slot_p``."""
 
 
 def repeat_for_slots(pages: Slotted, first_slot: int, num_slots: int) -> Slotted:
-    """The same pages, or prompts, once for each slot: ``(p · num_slots, …)``.
+    """Repeats pages or prompts for each of ``num_slots`` slots: ``(p · num_slots, …)``.
 
-    Page-major, so that pages which are split over devices stay where they are.
+    The order is page-major, so that pages which are split over devices stay where they are.
     """
     slots = first_slot + jnp.arange(num_slots, dtype=jnp.int32)
     repeated: Any = jax.tree.map(lambda a: jnp.repeat(a, num_slots, axis=0), pages)
@@ -81,7 +81,7 @@ def repeat_for_slots(pages: Slotted, first_slot: int, num_slots: int) -> Slotted
 def candidate_scores(
     logprob_pc: jax.Array, pages: Pages, *, num_examples: int, num_candidates: int
 ) -> jax.Array:
-    """Mean token log-probability of every candidate: ``(examples, candidates)``.
+    """The mean token log-probability of every candidate: ``(examples, candidates)``.
 
     Candidates that an example does not have get ``-inf``.
     """

@@ -17,10 +17,10 @@ A, B = "lora_A", "lora_B"
 
 
 def lora_sites(linear: Sites, targets: Sequence[str]) -> Sites:
-    """The linear sites that belong to a module of one of these names, such as ``q_proj``.
+    """The linear sites whose module has one of the names in ``targets``, such as ``q_proj``.
 
     Raises:
-        ValueError: a target that no site has.
+        ValueError: no site has the name of a target.
     """
     for target in targets:
         if target not in map(_module, linear):
@@ -34,14 +34,14 @@ def _module(site: Site) -> str:
 
 
 def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
-    """``W + (alpha / r) B A`` with A ``(r, n)`` and B ``(m, r)`` at every site, as PEFT has it.
+    """The space of ``W + (alpha / r) B A`` with A ``(r, n)`` and B ``(m, r)``, as in PEFT.
 
-    A starts as PEFT's: Kaiming-uniform with a = √5, which is uniform in ±1/√n; B starts at zero,
-    so that the first model is the base.
+    A starts as in PEFT: Kaiming-uniform with a = √5, which is uniform in ±1/√n. B starts at zero,
+    so that the first model is the base model.
 
     Args:
-        sites: matrices.
-        rank: r.
+        sites: the matrices that get a LoRA.
+        rank: the LoRA's rank r.
         alpha: PEFT's ``lora_alpha``.
 
     Example:
@@ -77,7 +77,7 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
         )
 
     def split(weights: Specs) -> tuple[Specs, Specs]:
-        """B as W's rows are, A as its columns."""
+        """Splits B as W's rows, and A as W's columns."""
         specs = {}
         for site in sites:
             *lead, m, n = weights[site.path]

@@ -1,0 +1,154 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # First steps with zojax
+#
+# zojax fine-tunes language models with inference alone: a step asks for the loss at two ends of a
+# small move of the weights, and goes along it by what the two differ in. This notebook scores,
+# generates, trains and evaluates with the small model that comes with the package, in about two
+# minutes on two CPU cores. Put a directory or a hub id, such as `facebook/opt-1.3b`, in its place.
+#
+# `pip install zojax` is all that it needs.
+
+# %%
+import dataclasses
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+
+import zojax
+from zojax.config import (
+    Config,
+    DataConfig,
+    LinearConfig,
+    LozoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+engine = zojax.load(zojax.demo.MODEL)
+
+# %% [markdown]
+# ## Score and generate
+#
+# The log-probability of every candidate after every prompt, in nats, summed over its tokens:
+
+# %%
+reviews = ["a gripping film . It was", "a dull and overlong film . It was"]
+engine.score(reviews, candidates=[" great", " terrible"])
+
+# %%
+for generation in engine.generate(["a gripping film", "a dull film"], max_new_tokens=8):
+    print(generation.text)
+
+# %% [markdown]
+# The model has read reviews, and knows how each feels; but it does not know that ` great` and
+# ` terrible` are how to say so: the two prompts get nearly the same scores. That is what it learns
+# now.
+#
+# ## Train
+#
+# A configuration says what to train on what. LoZO with these settings is the default.
+
+
+# %%
+def configure(directory, estimator):
+    return Config(
+        ModelConfig(str(zojax.demo.MODEL)),
+        RunConfig(directory),
+        DataConfig("sst2", str(zojax.demo.REVIEWS), num_train=1000, num_dev=200, num_eval=600),
+        TrainConfig(steps=STEPS, batch_size=32, learning_rate=1e-3, schedule="cosine", chunk=50),
+        estimator=estimator,
+        space=LinearConfig(fold="nearest"),
+    )
+
+
+STEPS, EVERY = 1000, 100
+
+# %% [markdown]
+# `zojax.train(config)` would do all of it. A loop of one's own does the same step by step; what it
+# leaves in its directory is a run like any other. Run the cell again after an interruption, and it
+# continues where it stopped.
+
+
+# %%
+def train(config):
+    steps, accuracies = [], []
+    with zojax.Training(config) as training:
+        for batch in training.batches():
+            training.step(batch)
+            if training.num_steps % EVERY == 0:
+                steps.append(training.num_steps)
+                accuracies.append(training.evaluate())
+        result = training.finish()
+    print(f"held-out accuracy {result['eval_accuracy']:.3f} after step {result['best_step']}")
+    return steps, accuracies
+
+
+lozo = train(configure("runs/lozo", LozoConfig(rank=4)))
+
+# %% [markdown]
+# ## An estimator of one's own
+#
+# Sign descent: every step moves by the same length, whichever end of its probe is lower. The class
+# holds the settings, and pydantic checks them. A configuration names the estimator as
+# `module:name`; what a notebook defines is in `__main__`.
+#
+# Its steps are longer than LoZO's at the same learning rate, so the curves below show that both
+# learn, and not which is better: [the methods' page](../docs/methods.md) compares methods at the
+# best rate of each.
+
+
+# %%
+@dataclasses.dataclass
+class Settings:
+    rank: int = 4
+    epsilon: float = 1e-3
+    interval: int = 50
+    length: float = 1.0
+
+
+@zojax.estimator(Settings)
+def signs(settings, trainable):
+    space, draw = trainable.low_rank(settings.rank)
+    base = zojax.two_point(space, draw, epsilon=settings.epsilon)
+    return base._replace(
+        projected_grad=lambda losses_v: settings.length * jnp.sign(base.projected_grad(losses_v))
+    )
+
+
+sign_descent = train(configure("runs/signs", {"name": "__main__:signs"}))
+
+# %%
+for name, (steps, accuracies) in {"LoZO": lozo, "sign descent": sign_descent}.items():
+    plt.plot(steps, accuracies, marker="o", label=name)
+plt.xlabel("steps")
+plt.ylabel("accuracy on the dev set")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# ## What was learnt
+#
+# The run's directory holds a journal of a few kilobytes. With the base model, it is the trained
+# model:
+
+# %%
+trained = zojax.load_run("runs/lozo")
+trained.score(reviews, candidates=[" great", " terrible"])
+
+# %% [markdown]
+# From here: `zojax eval runs/lozo`, `zojax export runs/lozo --format hf --output DIR`, and
+# [zojax in Python](../docs/library.md).

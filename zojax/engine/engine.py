@@ -1,0 +1,220 @@
+"""The engine: a model with its tokenizer and an adapter, which scores texts and generates them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from zojax.engine.score_items import score_items
+from zojax.errors import InputError
+from zojax.generation import Generation, Sampling, generate
+from zojax.hub.tokenizer import Tokenizer
+from zojax.models import Model
+from zojax.scoring import Item, score
+from zojax.tasks import Example, tokenise
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A language model that scores and generates, with an adapter or without.
+
+    :func:`zojax.load` makes one of a checkpoint and :func:`zojax.load_run` of what a run has
+    trained. Texts are scored and generated in batches; each new shape is compiled once, and shapes
+    are rounded up, so that there are few.
+
+    Attributes:
+        model: the architecture and its weights, on the device.
+        tokenizer: the model's tokenizer.
+        pool: the adapter's arrays, stacked with the base model in slot 0 and the adapter in slot 1;
+            ``{}`` for the base model alone.
+
+    Example:
+        >>> import zojax
+        >>> engine = zojax.load(zojax.demo.MODEL)
+        >>> scores_nk = engine.score(["a gripping film . It was"], [" great", " terrible"])
+        >>> scores_nk.shape
+        (1, 2)
+        >>> [generation] = engine.generate(["a gripping"], max_new_tokens=3)
+        >>> len(generation.tokens)
+        3
+    """
+
+    model: Model
+    tokenizer: Tokenizer
+    pool: Tree = dataclasses.field(default_factory=dict)
+
+    def score(
+        self, prompts: Sequence[str], candidates: Sequence[str], *, batch_size: int = 16
+    ) -> np.ndarray:
+        """Returns the log-probability of every candidate after every prompt.
+
+        Args:
+            prompts: n texts, which are not scored themselves.
+            candidates: k texts that may follow each prompt, with their leading blank where the
+                prompt ends without one.
+            batch_size: the most prompts in one call of the device.
+
+        Returns:
+            ``(n, k)`` float32, in nats: the sum over the candidate's tokens. A number that is not
+            finite means that the weights are not finite or overflow their dtype.
+
+        Raises:
+            zojax.InputError: a candidate has no token of its own or the same tokens as another, or
+                a prompt with its longest candidate has more tokens than the model has positions.
+        """
+        _check_texts(prompts=prompts, candidates=candidates)
+        items = [self.encode(text, candidates, f"prompts[{i}]") for i, text in enumerate(prompts)]
+        scored = self.score_items(items, batch_size)
+        sums = [[logprobs.sum() for logprobs in of_item] for of_item in scored]
+        return np.array(sums, np.float32).reshape(len(prompts), len(candidates))
+
+    def logprobs(self, texts: Sequence[str], *, batch_size: int = 16) -> list[np.ndarray]:
+        """Returns the log-probability of every token of each text, given the tokens before it.
+
+        Args:
+            texts: n texts. The first token of each follows the model's BOS.
+            batch_size: the most texts in one call of the device.
+
+        Returns:
+            An array ``(tokens,)`` float32 for each text, in nats. ``exp(-array.mean())`` is the
+            text's perplexity.
+
+        Raises:
+            zojax.InputError: a text has no token, or more tokens than the model has positions.
+
+        Example:
+            >>> import zojax
+            >>> engine = zojax.load(zojax.demo.MODEL)
+            >>> [logprobs] = engine.logprobs(["a gripping film"])
+            >>> len(logprobs) == len(engine.tokenizer.ids("a gripping film"))
+            True
+        """
+        _check_texts(texts=texts)
+        items = [self.encode("", [text], f"texts[{i}]") for i, text in enumerate(texts)]
+        return [logprobs for [logprobs] in self.score_items(items, batch_size)]
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 50,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = 16,
+        names: Sequence[str] | None = None,
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Generation]:
+        """Continues prompts, greedily unless ``sampling`` says otherwise.
+
+        Args:
+            prompts: the texts to continue. To draw several continuations of one prompt, give it
+                several times.
+            max_new_tokens: the most tokens that are added to each prompt.
+            sampling: how tokens are chosen; None takes the most probable token every time.
+            stop: texts that end a continuation and are cut off, besides the model's end-of-text
+                token.
+            seed: what sampling draws from, from 0 to 2³¹ − 1. A continuation depends on the seed
+                and on the prompt's place among the prompts, not on the batch size.
+            batch_size: the most prompts that are continued together.
+            names: what errors call each prompt.
+            on_progress: Called now and then with the number of prompts that are done.
+
+        Returns:
+            One :class:`zojax.Generation` for each prompt, in order.
+
+        Raises:
+            zojax.InputError: a setting means nothing, or a prompt with its new tokens does not fit
+                the model's positions.
+        """
+        _check_texts(prompts=prompts, stop=stop)
+        if not 0 <= seed < 2**31:
+            raise InputError(f"seed={seed}: give 0 or more, below 2147483648")
+        names = names or [f"prompts[{i}]" for i in range(len(prompts))]
+        by_text: dict[str, np.ndarray] = {}
+        for name, text in zip(names, prompts, strict=True):
+            if text not in by_text:
+                by_text[text] = self._prompt(name, text)
+        return generate(
+            self.model,
+            [by_text[text] for text in prompts],
+            self.tokenizer.text,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling or Sampling(),
+            key=jax.random.key(seed),
+            stop_ids=self.tokenizer.stop_ids,
+            stop_strings=stop,
+            pool=self.pool,
+            slots=[self._slot] * len(prompts),
+            names=names,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+
+    @property
+    def _slot(self) -> int:
+        return 1 if self.pool else 0
+
+    def encode(self, prompt: str, candidates: Sequence[str], name: str) -> Item:
+        """The tokens of a prompt and its candidates.
+
+        Args:
+            prompt: what is not scored; BOS stands before it.
+            candidates: what may follow.
+            name: what errors call the prompt.
+
+        Raises:
+            zojax.InputError: As for :meth:`score`.
+        """
+        item = tokenise(self.tokenizer, Example(prompt, tuple(candidates), 0, name))
+        length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
+        positions = self.model.config.max_position_embeddings
+        if length > positions:
+            raise InputError(
+                f"{name}: with its longest candidate it has {length} tokens, but the model has "
+                f"{positions} positions"
+            )
+        return item
+
+    def score_items(self, items: Sequence[Item], batch_size: int = 16) -> list[list[np.ndarray]]:
+        """The log-probability of every token of every candidate of items from :meth:`encode`.
+
+        Args:
+            items: what to score.
+            batch_size: the most items in one call of the device.
+
+        Returns:
+            For each item, for each candidate, ``(tokens,)`` float32, in nats.
+        """
+        return score_items(self._score, items, self.model, batch_size)
+
+    def _score(self, pages: Any) -> jax.Array:
+        slot_p = np.full_like(pages.slot_p, self._slot)
+        return self._program(
+            self.model.weights, self.pool, dataclasses.replace(pages, slot_p=slot_p)
+        )
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., jax.Array]:
+        return jax.jit(functools.partial(score, graphdef=self.model.graphdef))
+
+    def _prompt(self, name: str, text: str) -> np.ndarray:
+        ids = [self.tokenizer.bos, *self.tokenizer.ids(text)]
+        if max(ids) >= self.tokenizer.vocab_size:
+            raise InputError(
+                f"{name}: has token {max(ids)}, but the model's vocabulary has "
+                f"{self.tokenizer.vocab_size}; this is another model's tokenizer"
+            )
+        return np.array(ids, np.int32)
+
+
+def _check_texts(**lists: Sequence[str]) -> None:
+    """Refuses a single text, whose characters would be taken for texts."""
+    for name, texts in lists.items():
+        if isinstance(texts, str):
+            raise TypeError(f"{name} should be a list of texts, not one text")

@@ -1,0 +1,76 @@
+"""Engines from checkpoints and from runs."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+from rich.console import Console
+
+from zojax.adapters import stack_variants
+from zojax.adapters.lora import load_lora
+from zojax.engine.engine import Engine
+from zojax.hub import load as load_model
+from zojax.hub import load_tokenizer
+from zojax.journal.file import read_journal
+from zojax.runs import rebuild, run_dir
+
+
+def load(
+    path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: str = "float32",
+    bos_token_id: int | None = None,
+) -> Engine:
+    """Loads a model that scores and generates.
+
+    Args:
+        path: a directory in Hugging Face's format, or a hub id such as ``facebook/opt-125m``.
+        adapter: the directory of a LoRA that PEFT has saved, to put on the model.
+        dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or ``int8``
+            for the layers' matrices and bfloat16 for the rest.
+        bos_token_id: the token that prompts start with; None for the tokenizer's own.
+
+    Raises:
+        zojax.InputError: what is wrong with the model, its tokenizer or the adapter, in one line.
+
+    Example:
+        >>> import zojax
+        >>> engine = zojax.load(zojax.demo.MODEL)
+        >>> engine.model.config.num_hidden_layers
+        4
+    """
+    tokenizer = load_tokenizer(str(path), bos_token_id)
+    model = load_model(str(path), dtype=jnp.dtype(dtype))
+    pool = {} if adapter is None else stack_variants([load_lora(Path(adapter), model)])
+    return Engine(model, tokenizer, pool)
+
+
+def load_run(
+    directory: str | Path, *, step: int | None = None, console: Console | None = None
+) -> Engine:
+    """Loads the model that a run has trained: its base model, and its journal replayed.
+
+    The run's data are not needed.
+
+    Args:
+        directory: the run's directory.
+        step: the model after this many steps; None for the best on the dev set, or the last if the
+            run was never evaluated.
+        console: where progress is printed; None prints nothing.
+
+    Raises:
+        zojax.InputError: there is no run, a file of it is damaged, the base model is another one,
+            or the run has fewer steps.
+
+    Example:
+        >>> import zojax
+        >>> zojax.load_run("no/such/run")
+        Traceback (most recent call last):
+        zojax.errors.InputError: no/such/run: no such directory, so no run
+    """
+    directory, console = Path(directory), console or Console(quiet=True)
+    config = run_dir.read_config(directory)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    journal = read_journal(directory / run_dir.JOURNAL)
+    trained = rebuild.load_run(journal, config, console, step)
+    return Engine(trained.model, tokenizer, stack_variants([trained.adapter(trained.state)]))

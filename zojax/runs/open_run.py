@@ -1,0 +1,247 @@
+"""Open a run, new or where it stopped: its data, model, journal and programs."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zojax.checkpoints.disk import DIRECTORY as CHECKPOINTS
+from zojax.checkpoints.writer import CheckpointWriter
+from zojax.config import Config
+from zojax.distributed import layout_of, processes
+from zojax.errors import InputError
+from zojax.journal.file import JournalWriter
+from zojax.journal.replay import check_data, is_folded
+from zojax.programs import stopping
+from zojax.programs.compiling import cancelled_at_end
+from zojax.reporting.metrics import mend_metrics
+from zojax.reporting.progress import PROGRESS, missing_evaluations, read_progress
+from zojax.reporting.reporter import Reporter
+from zojax.runs import run_dir
+from zojax.runs.chunks import (
+    Trainer,
+    compile_programs,
+    refuse_skipped,
+)
+from zojax.runs.create import check_same_config, create_run, find_run
+from zojax.runs.evaluations import Evaluations
+from zojax.runs.process_dir import open_process_dir
+from zojax.runs.rebuild import rebuild_run
+from zojax.runs.setup import (
+    Run,
+    make_evaluator,
+    make_train_source,
+    pack_eval_sets,
+    prepare,
+)
+from zojax.training.batches import BatchSource
+from zojax.training.generated import QuestionSource
+from zojax.training.interval import OwnedWeights
+from zojax.training.placement import put_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A run that is open for training.
+
+    Attributes:
+        run: the parts of the run that do not change.
+        directory: the run's directory, which is locked.
+        source: makes the batches.
+        trainer: has the current weights, state and step.
+        evaluations: evaluates the current model.
+        checkpoints: writes checkpoints.
+        stop: whether a stop was requested.
+    """
+
+    run: Run
+    directory: Path
+    source: BatchSource | QuestionSource
+    trainer: Trainer
+    evaluations: Evaluations
+    checkpoints: CheckpointWriter
+    stop: stopping.Stop
+
+    def save(self) -> None:
+        """Write a checkpoint of the model after the current step."""
+        trainer, progress = self.trainer, self.evaluations.progress
+        step = trainer.step
+        weights = trainer.owned.weights if is_folded(self.run.method, step) else None
+        figure = None if step in progress.dev_nonfinite else progress.dev.get(step)
+        self.checkpoints.save(step, weights, trainer.state, figure)
+
+
+@contextmanager
+def open_run(
+    config: Config, console: Console, *, makes_lost_evaluations: bool = True
+) -> Iterator[OpenRun | dict[str, Any]]:
+    """Open the run in ``run.dir`` where it stopped, or a new one; it is locked while it is open.
+
+    Args:
+        config: the run's configuration.
+        console: where progress is printed.
+        makes_lost_evaluations: whether to make first those evaluations that the configuration asks
+            for and that are missing.
+
+    Yields:
+        The run, or the result of a finished run.
+
+    Raises:
+        InputError: bad input, before anything is written; or, later, a disk that cannot be written
+            or a loss that is not finite, and then what was done is kept.
+        zojax.programs.stopping.Stopped: a stop was requested.
+    """
+    if config.train.steps == 0:
+        raise InputError(
+            "train.steps=0 trains nothing: zojax eval --config evaluates the base model, --set "
+            "train.steps=N trains it"
+        )
+    directory = Path(config.run.dir)
+    check_same_config(config)
+    with ExitStack() as held:
+        exists, result = processes.broadcast_from_leader(
+            "the run, if there is one", lambda: find_run(directory, config, held)
+        )
+        if result is not None:
+            yield result
+            return
+        run = prepare(config, console)
+        if not exists:
+            processes.broadcast_from_leader(
+                "the run directory", lambda: create_run(directory, run, held)
+            )
+        process_dir = held.enter_context(open_process_dir(directory))
+        with _opened(run, process_dir, console, makes_lost_evaluations) as training:
+            yield training
+
+
+@contextmanager
+def _opened(
+    run: Run, directory: Path, console: Console, makes_lost_evaluations: bool
+) -> Iterator[OpenRun]:
+    """Open a run in its locked directory; raise :class:`Stopped` if a stop is requested."""
+    with named_if_unwritable(directory):
+        run_dir.remove_partials(directory)
+        journal = JournalWriter.resume(directory / run_dir.JOURNAL)
+    with _closing(journal, directory), stopping.listen() as stop:
+        try:
+            with named_if_unwritable(directory):
+                training = _set_up(
+                    run,
+                    directory,
+                    journal,
+                    stop,
+                    console,
+                    makes_lost_evaluations=makes_lost_evaluations,
+                )
+            with cancelled_at_end(training.trainer.programs, training.evaluations.evaluator):
+                with named_if_unwritable(directory):
+                    training.evaluations.catch_up()
+                yield training
+        except stopping.Halted:
+            raise stopping.Stopped(
+                f"stopped after step {journal.num_steps} of {run.config.train.steps}, nothing "
+                "is lost; give the same command again (without --fresh) to resume",
+                stop.exit_code,
+            ) from None
+
+
+@contextmanager
+def _closing(journal: JournalWriter, directory: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with named_if_unwritable(directory):
+            journal.close()
+
+
+@contextmanager
+def named_if_unwritable(directory: Path) -> Iterator[None]:
+    """Turn an ``OSError`` into an ``InputError`` that names the run's directory."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"run.dir {directory} cannot be written ({error.strerror or error}); fix that and "
+            "give the same command again, without --fresh"
+        ) from error
+
+
+def _set_up(
+    run: Run,
+    directory: Path,
+    journal: JournalWriter,
+    stop: stopping.Stop,
+    console: Console,
+    *,
+    makes_lost_evaluations: bool,
+) -> OpenRun:
+    """Make the batches, rebuild the run's model, and begin to compile what the loop runs."""
+    config, records = run.config.train, journal.opened.records
+    check_data(journal.opened, run.data_hash)
+    if journal.lost_steps:
+        console.print(f"the journal's end was damaged: {journal.lost_steps} steps are repeated")
+    if config.nonfinite == "stop":
+        refuse_skipped(records)
+
+    # The batches, and the data sets to evaluate on.
+    source = make_train_source(run.config, run)
+    batches = put_batch(source.abstract, layout_of(run.model.weights))
+    dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
+
+    # The current model: the base model, or what the journal makes of it.
+    progress, done = read_progress(directory, len(records), run.config), len(records)
+    mend_metrics(directory / run_dir.METRICS, records, progress)
+    base = OwnedWeights(run.model.weights)  # this run has loaded them for itself
+    lost = missing_evaluations(progress, done, config) if makes_lost_evaluations else []
+    step = min([*lost, done])
+    owned, state = rebuild_run(journal.opened, run, base, console, stop, step)
+    if step < done:
+        console.print(f"{PROGRESS} lacks evaluations: from step {step} on they are repeated")
+    if done:
+        console.print(f"resuming after step {done} of {config.steps}")
+    stop.check()
+    checkpoints = CheckpointWriter(
+        directory / CHECKPOINTS,
+        directory / run_dir.JOURNAL,
+        keep_last=run.config.run.keep_last,
+        keep_best=run.config.run.keep_best,
+        warn=lambda line: console.print(line, markup=False),
+    )
+
+    # The programs, compiled in the background in the order in which they are needed.
+    is_left = done < config.steps
+    if is_left:
+        longest = max(bucket.tokens for bucket in batches)
+        console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
+        next_bucket = source(done)[0]
+        batches = {next_bucket: batches[next_bucket], **batches}
+    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
+    programs = compile_programs(
+        owned.weights,
+        state,
+        run.key,
+        run.method,
+        run.objective,
+        batches if is_left else {},
+        steps=config.steps,
+        check=stop.check,
+    )
+    trainer = Trainer(
+        owned,
+        state,
+        step,
+        run.key,
+        run.method,
+        programs,
+        journal,
+        Reporter(directory, console, done, config.steps),
+        stops_if_skipped=config.nonfinite == "stop",
+    )
+    evaluations = Evaluations(
+        directory, config, trainer, evaluator, dev_set, eval_set, progress, stop, console
+    )
+    return OpenRun(run, directory, source, trainer, evaluations, checkpoints, stop)
