@@ -90,7 +90,7 @@ def test_a_whole_number_is_read_however_it_is_written(config, text, steps):
 
 @pytest.mark.parametrize("text", ["1.5", "1e-1", "1e999999999", "inf", "nan", "1,000", ""])
 def test_what_is_no_whole_number_is_refused(config, text):
-    with pytest.raises(InputError, match="train.steps should be an integer"):
+    with pytest.raises(InputError, match=r"train\.steps should be an integer"):
         apply_overrides(config, [f"train.steps={text}"])
 
 

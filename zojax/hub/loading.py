@@ -128,11 +128,11 @@ def find_directory(path: str) -> Path:
 
 
 def _check_kind(directory: Path, path: str) -> None:
-    """Raises unless a directory holds a checkpoint; says what it holds instead, if that is known."""
+    """Raises unless a directory holds a checkpoint; names what it holds instead."""
     if is_file(directory / _JOURNAL):
         raise InputError(
-            f"{path}: is a run, not a checkpoint; zojax generate and zojax eval take it as RUN, and "
-            f"zojax export {path} --format hf --output DIR makes a checkpoint of it"
+            f"{path}: is a run, not a checkpoint; zojax generate and zojax eval take it as RUN, "
+            f"and zojax export {path} --format hf --output DIR makes a checkpoint of it"
         )
     if is_file(directory / "config.json"):
         return
