@@ -19,7 +19,7 @@
 # generates, trains and evaluates with the small model that comes with the package, in about two
 # minutes on two CPU cores. Put a directory or a hub id, such as `facebook/opt-1.3b`, in its place.
 #
-# `pip install zojax` is all that it needs.
+# The installed package is all that it needs.
 
 # %%
 import dataclasses
