@@ -11,7 +11,7 @@ from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.journal.file import MAX_BYTES, JournalWriter, read_journal
-from zojax.journal.header import as_header, record_dtype
+from zojax.journal.header import Header, as_header, record_dtype
 from zojax.programs.settings import chosen_settings
 from zojax.runs import lock, run_dir
 from zojax.runs.result import read_result
@@ -38,6 +38,8 @@ def find_run(
         return False, None
     held.enter_context(lock.hold(directory))
     journal = read_journal(directory / run_dir.JOURNAL)
+    _check_size(journal.header, config.train.steps)
+    run_dir.adopt_steps(directory, config.train.steps, len(journal.records))
     return True, read_result(directory, config, len(journal.records))
 
 
@@ -64,14 +66,17 @@ def _write_run(directory: Path, run: Run) -> None:
         "num_variants": estimator.num_variants,
         **({"settings": settings} if (settings := chosen_settings()) else {}),
     }
-    size = run.config.train.steps * record_dtype(as_header(header, directory)).itemsize
-    if size > MAX_BYTES:
-        raise InputError(
-            f"train.steps={run.config.train.steps}: the journal would have {size:,} bytes; use "
-            f"fewer steps, since it can have {MAX_BYTES:,}"
-        )
+    _check_size(as_header(header, directory), run.config.train.steps)
     try:
         write_json(directory / run_dir.CONFIG, to_dict(run.config))
         JournalWriter.create(directory / run_dir.JOURNAL, header).close()
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
+
+
+def _check_size(header: Header, steps: int) -> None:
+    size = steps * record_dtype(header).itemsize
+    if size > MAX_BYTES:
+        raise InputError(
+            f"train.steps={steps}: a journal of {size:,} bytes; it can have {MAX_BYTES:,}"
+        )

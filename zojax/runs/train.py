@@ -17,6 +17,7 @@ from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter
 from zojax.reporting.curves import draw_curves
+from zojax.reporting.verdict import doubts
 from zojax.runs import run_dir
 from zojax.runs.chunks import (
     Packed,
@@ -171,6 +172,8 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
     }
     draw_curves(directory)
     write_json(directory / run_dir.RESULT, result)
+    for doubt in doubts(result, journal.records["losses"], training.evaluations.eval_set.examples):
+        console.print(doubt, soft_wrap=True, markup=False)
     return result
 
 
