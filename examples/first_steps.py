@@ -20,7 +20,7 @@
 # two minutes on two CPU cores. For another model, replace `zojax.demo.MODEL` with a directory or a
 # hub id such as `facebook/opt-1.3b`.
 #
-# It needs only `pip install zojax`.
+# It needs only the installed package.
 
 # %%
 import dataclasses
