@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from zojax.commands import generate as command
+import zojax
 from zojax.exports.export import export_run
-from zojax.generation import Sampling
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -16,19 +15,10 @@ PROMPTS = [("a", "the good film"), ("b", "bad"), ("c", "long long great film")]
 MAX_NEW = 10
 
 
-def our_tokens(source: command.Source) -> list[list[int]]:
-    told = command.generate_texts(
-        source,
-        PROMPTS,
-        QUIET,
-        max_new_tokens=MAX_NEW,
-        sampling=Sampling(),
-        seed=0,
-        stop_strings=[],
-        num_samples=1,
-        batch_size=4,
-    )
-    return [row["tokens"] for row in told["generations"]]
+def our_tokens(engine: zojax.Engine) -> list[list[int]]:
+    texts = [text for _, text in PROMPTS]
+    found = engine.generate(texts, max_new_tokens=MAX_NEW, batch_size=4)
+    return [generation.tokens for generation in found]
 
 
 def their_tokens(model, tokenizer) -> list[list[int]]:
@@ -52,19 +42,17 @@ def test_a_run_generates_as_its_exports_do_in_transformers_and_under_a_lora(
     style, fold, export_runs, tmp_path
 ):
     run = export_runs.forge(tmp_path / "run", style, fold=fold)
-    source = command.open_run(run, QUIET)
-    ours = our_tokens(source)
+    engine = zojax.load_run(run)
+    ours = our_tokens(engine)
     export_run(run, "hf", tmp_path / "hf", QUIET, dtype="float32")
-    assert ours == their_tokens(export_runs.transformers_model(tmp_path / "hf"), source.tokenizer)
-    base = command.open_model(str(export_runs.bases[style]), None, "float32", QUIET)
+    assert ours == their_tokens(export_runs.transformers_model(tmp_path / "hf"), engine.tokenizer)
+    base = zojax.load(export_runs.bases[style])
     assert ours != our_tokens(base), "the run must have moved for this test to say anything"
-    earlier = our_tokens(command.open_run(run, QUIET, step=3))
+    earlier = our_tokens(zojax.load_run(run, step=3))
     export_run(run, "hf", tmp_path / "hf3", QUIET, dtype="float32", step=3)
-    theirs = their_tokens(export_runs.transformers_model(tmp_path / "hf3"), source.tokenizer)
+    theirs = their_tokens(export_runs.transformers_model(tmp_path / "hf3"), engine.tokenizer)
     assert earlier == theirs != ours
     if fold == "none":
         export_run(run, "peft", tmp_path / "peft", QUIET)
-        adapted = command.open_model(
-            str(export_runs.bases[style]), tmp_path / "peft", "float32", QUIET
-        )
+        adapted = zojax.load(export_runs.bases[style], adapter=tmp_path / "peft")
         assert our_tokens(adapted) == ours
