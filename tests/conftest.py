@@ -110,9 +110,14 @@ def compiled_quickly() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def compiled_as_here(compiled) -> dict[str, str]:
-    """The environment in which a command compiles as quickly as ``run``, and keeps it too."""
-    return {"JAX_COMPILATION_CACHE_DIR": str(compiled), "XLA_FLAGS": QUICK_FLAGS}
+def compiled_as_here(tmp_path_factory) -> dict[str, str]:
+    """The environment in which a command compiles as quickly as ``run``, and keeps it too.
+
+    In another directory: JAX would find neither's programs for the other, and what a process that
+    is killed leaves half written would keep the others from writing any.
+    """
+    directory = tmp_path_factory.mktemp("compiled-by-commands")
+    return {"JAX_COMPILATION_CACHE_DIR": str(directory), "XLA_FLAGS": QUICK_FLAGS}
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,6 @@ CASES = {
         sites="q_proj|v_proj",
     ),
     "mezo on a prefix, momentum": Case(
-        layers=1,
         estimator={"name": "mezo", "trainable": "prefix"},
         train={"optimizer": "momentum"},
         sites="",
