@@ -157,6 +157,19 @@ def test_one_thing_in_the_place_of_another_is_named(
     assert reason in refusal(run(*arguments.split()))
 
 
+def test_a_home_is_found_where_the_shell_does_not_look(run, refusal, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for arguments in (
+        ["generate", "--model=~/m", "--prompt=a", "--output=~/none/x"],
+        ["export", "~/run", "--format=hf", "--output=~/x"],
+        ["train", "--config=~/c.py"],
+        ["data", "preview", "--config=~/c.py"],
+    ):
+        line = refusal(run(*arguments))
+        assert str(tmp_path) in line
+        assert "~" not in line
+
+
 def test_help_waits_for_no_library_that_takes_long():
     heavy = "{'jax', 'numpy', 'pydantic', 'transformers'} & set(sys.modules)"
     program = f"import sys, zojax.cli as cli; cli.make_parser(); print(*({heavy}))"

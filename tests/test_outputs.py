@@ -320,6 +320,33 @@ def test_a_link_to_an_empty_directory_or_to_none_yet_stays(tmp_path):
     assert len([*tmp_path.iterdir()]) == 4
 
 
+@pytest.mark.parametrize("held", [[], ["lost+found/"], [".zojax-partial/half", ".zojax-lock"]])
+def test_an_empty_directory_is_filled_and_not_replaced(held, tmp_path, monkeypatch):
+    target = tmp_path / "mounted"
+    target.mkdir()
+    for name in held:
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).mkdir() if name.endswith("/") else (target / name).touch()
+    before = target.stat()
+    with new_directory(target) as partial:
+        assert partial.parent == target  # on the same disk, so that renames work
+        for name in ("weights", "config.json"):
+            (partial / name).write_text(name)
+        assert [path.name for path in tmp_path.iterdir()] == ["mounted"]  # perhaps not writable
+    assert os.path.samestat(before, target.stat())
+    left = {path.name for path in target.iterdir()} - {"lost+found"}
+    assert left == {"weights", "config.json"}
+
+
+def test_a_mounted_file_is_written_to_and_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text(LINE)
+    before = path.stat()
+    monkeypatch.setattr(os.path, "ismount", lambda asked: Path(asked) == path)
+    rows_file(path).write([ROW, ROW])
+    assert (path.read_text(), path.stat().st_ino) == (2 * LINE, before.st_ino)
+
+
 def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
     def killed() -> None:
         with new_directory(tmp_path / "out") as partial:

@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from zojax.commands import (
@@ -96,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     try:
         _check_texts(args)
+        _expand_homes(args)
         _allow(args.modules)
         return _COMMANDS[args.command].run(args)
     except InputError as error:
@@ -125,6 +127,13 @@ def _check_texts(args: argparse.Namespace) -> None:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and half_character(text):
                 raise InputError(f"{plain(text, 200)}: this argument is not UTF-8")
+
+
+def _expand_homes(args: argparse.Namespace) -> None:
+    """Replaces ``~`` at the beginning of paths, which shells leave alone in ``--output=~/a``."""
+    for name, value in vars(args).items():
+        if isinstance(value, Path) or (name in ("config", "model") and value is not None):
+            setattr(args, name, type(value)(os.path.expanduser(value)))
 
 
 def _allow(modules: Sequence[str]) -> None:

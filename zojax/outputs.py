@@ -32,6 +32,10 @@ RUN_DIRECTORIES = frozenset(("checkpoints", "profile", "tb"))
 """What a run directory contains; any directory with a journal is one."""
 
 _JOURNAL, _LOCK = "journal.zj", ".lock"
+_PARTIAL, _WRITING = ".zojax-partial", ".zojax-lock"
+_NOTHING = frozenset((_PARTIAL, _WRITING, "lost+found"))
+"""What an empty directory may hold: what a killed process left behind, and a new disk's own."""
+
 _LOOKED_AT = 1 << 20
 """How many bytes of an existing file are checked for rows of the kind that would replace it."""
 
@@ -99,8 +103,10 @@ class RowsFile:
                     sys.stdout.flush()
                 with os.fdopen(os.dup(descriptor), "wb") as file:
                     file.write(data)
-            elif self._path.exists() and not self._path.is_file():
-                self._path.write_bytes(data)  # a device or a FIFO
+            elif self._path.exists() and (
+                not self._path.is_file() or os.path.ismount(self._path.resolve())
+            ):
+                self._path.write_bytes(data)  # a device, a FIFO, or a file that cannot be replaced
             else:
                 write_atomically(self._path, data)
         except OSError as error:
@@ -156,10 +162,11 @@ class RowsFile:
 
 @contextmanager
 def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
-    """Yields a temporary directory beside ``path``, renamed at the end or removed after an error.
+    """Yields a temporary directory, which becomes ``path`` at the end or is removed after an error.
 
-    If a killed process leaves its temporary directory behind, the next call for the same path
-    removes it.
+    It is beside ``path``, or within an empty directory that is there already: that directory may be
+    a mount, which nothing can replace. If a killed process leaves its temporary directory behind,
+    the next call for the same path removes it.
 
     Args:
         path: a path that does not exist, an empty directory, or a link to either.
@@ -174,8 +181,9 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
         _check_free(name, path)
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(name, hidden_beside(target, ".zojax-lock")):
-        partial = hidden_beside(target, ".zojax-partial")
+        inside = target.is_dir()
+    with _alone(name, target / _WRITING if inside else hidden_beside(target, _WRITING)):
+        partial = target / _PARTIAL if inside else hidden_beside(target, _PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:
             with _blaming(name):
@@ -188,9 +196,18 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
                 raise _refused(name, error) from error
             with _blaming(name):
                 _check_free(name, path)
-                partial.rename(target)
+                _move(partial, target, inside=inside)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move(partial: Path, target: Path, *, inside: bool) -> None:
+    """Renames a finished directory, or what is in it; JSON last, without which nothing is read."""
+    if not inside:
+        partial.rename(target)
+        return
+    for entry in sorted(partial.iterdir(), key=lambda entry: entry.suffix == ".json"):
+        entry.rename(target / entry.name)
 
 
 @contextmanager
@@ -220,7 +237,7 @@ def check_place(name: str, path: Path) -> None:
 
 def _check_free(name: str, path: Path) -> None:
     mode = _mode(path)
-    if mode is not None and (not stat.S_ISDIR(mode) or any(path.iterdir())):
+    if mode is not None and (not stat.S_ISDIR(mode) or {p.name for p in path.iterdir()} - _NOTHING):
         raise InputError(f"{name}: already exists; give a new directory")
     _check_no_runs(name, path)
 

@@ -46,10 +46,18 @@ def _can_be_a_path(text: str) -> str:
     return text
 
 
+def _at_home(text: str) -> str:
+    """Returns a path with its ``~``, which no shell replaces within a setting, replaced."""
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise ValueError("begins with ~, but there is no such home directory; write the whole path")
+    return path
+
+
 Text = Annotated[
     str, Field(strict=True, min_length=1, max_length=65_536), AfterValidator(_printable)
 ]
-PathText = Annotated[Text, AfterValidator(_can_be_a_path)]
+PathText = Annotated[Text, AfterValidator(_at_home), AfterValidator(_can_be_a_path)]
 """A path, or the name of a repository on the hub."""
 
 Switch = Annotated[bool, Field(strict=True)]

@@ -112,7 +112,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         "boolean": "true or false",
         "string": "text",
         "object": "a JSON object",
-        "array": "a JSON list of texts",
+        "array": "a list of texts, as JSON or a,b",
         "integer": "an integer",
         "number": "a number",
     }[kind]

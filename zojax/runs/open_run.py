@@ -101,6 +101,7 @@ def open_run(
         )
     directory = Path(config.run.dir)
     check_same_config(config)
+    config = run_dir.with_whole_paths(config)
     with ExitStack() as held:
         exists, result = processes.broadcast_from_leader(
             "the run, if there is one", lambda: find_run(directory, config, held)

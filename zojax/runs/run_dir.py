@@ -1,5 +1,6 @@
 """The run directory: which run it holds, and how it makes place for another."""
 
+import dataclasses
 import difflib
 import os
 import re
@@ -90,11 +91,13 @@ def holds_run(directory: Path, config: Config) -> bool:
         InputError: it holds another run or something else, or cannot be written.
     """
     _check_writable(directory)
-    if not directory.exists() or all(map(_is_remnant, directory.iterdir())):
+    if not directory.exists() or all(map(_is_remnant, _entries(directory))):
         return False
     if not all((directory / name).exists() for name in (CONFIG, JOURNAL)):
         raise InputError(f"run.dir {directory} holds files but no run; {_ELSEWHERE}")
-    theirs, ours = _flatten(to_dict(read_config(directory))), _flatten(to_dict(config))
+    theirs, ours = (
+        _flatten(to_dict(with_whole_paths(of))) for of in (read_config(directory), config)
+    )
     differing = [
         f"{name} (there {theirs.get(name)!r}, now {ours.get(name)!r})"
         for name in sorted(theirs | ours)
@@ -142,6 +145,28 @@ def adopt_steps(directory: Path, steps: int, done: int) -> None:
         write_json(directory / CONFIG, {**tree, "train": {**tree["train"], "steps": steps}})
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
+
+
+def with_whole_paths(config: Config) -> Config:
+    """A configuration whose paths of model and data hold from any directory.
+
+    A path that is not there is the name of a repository on the hub, and stays as it is.
+    """
+    model, data = config.model, config.data
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, path=_whole(model.path)),
+        data=dataclasses.replace(data, path=data.path and _whole(data.path)),
+    )
+
+
+def _whole(path: str) -> str:
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+def _entries(directory: Path) -> list[Path]:
+    """What is in a directory, without what a new disk has in it."""
+    return [path for path in directory.iterdir() if path.name != "lost+found"]
 
 
 _MAY_CHANGE = ("run.", "mesh.")
