@@ -114,12 +114,47 @@ def test_arguments_that_cannot_be_parsed_end_with_usage_and_exit_code_2(run, arg
         ),
         (["train", "--config", "x.py", "--no-such", "5"], "unrecognized arguments: --no-such 5\n"),
         (["score", "--model=m", "--text=t", "--candidate=c", "--steps=5"], "--steps=5\n"),
+        (["train", "--steps", "5"], "did you mean --set train.steps=5?"),
+        (["train", "--confg", "x.py"], "unrecognized arguments: --confg x.py; did you mean"),
+        (["train", "mine.py"], "did you mean --config mine.py?"),
+        (["score", "--candiate=c"], "--candiate=c; did you mean --candidate?"),
+        (["data", "preview", "--cnfig", "x.py"], "--cnfig x.py; did you mean --config"),
+        (["generate", "--stop", "---"], "begins with - as --stop=VALUE"),
     ],
 )
 def test_a_slip_is_answered_with_what_was_meant(run, arguments, reason):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert reason in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("score --model demo-run --text a --candidate b", "demo-run: is a run, not a checkpoint"),
+        ("score --model lora --text a --candidate b", "lora: is an adapter; give its base model"),
+        ("generate model --prompt a", "model: is a model, not a run"),
+        ("eval model", "model: is a model, not a run"),
+        ("eval demo-rum", "no such directory, so no run; did you mean demo-run?"),
+        ("generate elsewhere --prompt a", "elsewhere: no such directory, so no run"),
+        ("train --config c.yaml", "--config c.yaml: is YAML, not Python; give a Python file"),
+        ("train --config demo-run/config.json", "is JSON, not Python; give a Python file"),
+    ],
+)
+def test_one_thing_in_the_place_of_another_is_named(
+    run, refusal, tmp_path, monkeypatch, arguments, reason
+):
+    monkeypatch.chdir(tmp_path)
+    for file, text in [
+        ("demo-run/journal.zj", ""),
+        ("demo-run/config.json", "{}"),
+        ("lora/adapter_config.json", "{}"),
+        ("model/config.json", '{"model_type": "opt"}'),
+        ("c.yaml", "train: {steps: 5}"),
+    ]:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(text)
+    assert reason in refusal(run(*arguments.split()))
 
 
 def test_help_waits_for_no_library_that_takes_long():

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -139,6 +140,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse's parser, whose errors may quote any argument, with plain text in its errors."""
 
     def error(self, message: str) -> NoReturn:
+        option = message.removeprefix("argument ").removesuffix(": expected one argument")
+        if option.startswith("--") and message.endswith(": expected one argument"):
+            message += f"; write a value that begins with - as {option.split('/')[-1]}=VALUE"
         super().error(plain_lines(message))
 
 
@@ -165,11 +169,36 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
     name = next((argument for argument in argv if not argument.startswith("-")), "")
     if name not in _COMMANDS and (close := difflib.get_close_matches(name, _COMMANDS, n=1)):
         parser.error(f"no command {name!r}; did you mean {close[0]}?")
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        meant = _settings(*unknown) if "overrides" in args else ""
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
-    return args
+    if slip := _slip(parser, argv):
+        parser.error(slip)
+    return parser.parse_args(argv)
+
+
+def _slip(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
+    """What is wrong with an option that the command does not have, or an empty string."""
+    known = _options(parser, argv)
+    for i, argument in enumerate(argv[: argv.index("--")] if "--" in argv else argv):
+        name = argument.partition("=")[0]
+        if ".py" in argument and "--config" in known and "--config" not in " ".join(argv):
+            return f"unrecognized arguments: {argument}; did you mean --config {argument}?"
+        # argparse takes an argument with a blank in it as a value, too.
+        if re.match(r"--\w", argument) and " " not in argument and name not in known:
+            values = [value for value in argv[i + 1 : i + 2] if not value.startswith("-")]
+            meant = _settings(argument, *values) if "--set" in known else ""
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            meant = meant or (f"; did you mean {close[0]}?" if close else "")
+            return f"unrecognized arguments: {' '.join([argument, *values])}{meant}"
+    return ""
+
+
+def _options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The options of the command, or of its action, that arguments name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            name = next((argument for argument in argv if not argument.startswith("-")), None)
+            if name in action.choices:
+                return _options(action.choices[name], argv[argv.index(name) + 1 :])
+    return list(parser._option_string_actions)
 
 
 def _settings(option: str, *values: str) -> str:

@@ -194,7 +194,6 @@ def test_texts_become_the_fields_types(override, name, value):
         ("train.steps=true", "train.steps should be an integer"),
         ("train.steps=none", "train.steps should be an integer"),
         ("train.steps=", "train.steps should be an integer"),
-        ("train.steps=1e3", "train.steps should be an integer"),
         ("train.steps=-1", "train.steps should be greater than or equal to 0"),
         ("train.learning_rate=fast", "train.learning_rate should be a number"),
         ("train.learning_rate=true", "train.learning_rate should be a number"),

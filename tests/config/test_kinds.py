@@ -57,6 +57,43 @@ def test_a_kind_is_chosen_by_its_name_wherever_it_stands(config, overrides, esti
     assert from_dict(to_dict(changed)) == changed
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '["fc1","fc2"]',
+        '[ "fc1", "fc2" ]',
+        "['fc1', 'fc2']",
+        "('fc1', 'fc2',)",
+        "[fc1,fc2]",
+        "fc1,fc2",
+        "fc1, fc2",
+    ],
+)
+@pytest.mark.parametrize("field", ["space.targets", "estimator.lora_targets"])
+def test_a_list_is_json_or_has_commas(config, field, text):
+    changed = apply_overrides(config, ["space.name=lora", f"{field}={text}"])
+    assert changed.space == LoraConfig(targets=("fc1", "fc2"))
+
+
+def test_a_list_of_one_and_a_comma_within_an_item(config):
+    for text, targets in [("fc1", ("fc1",)), ('["a{1,2}", "b"]', ("a{1,2}", "b"))]:
+        changed = apply_overrides(config, ["space.name=lora", f"space.targets={text}"])
+        assert changed.space == LoraConfig(targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"), [("1e3", 1000), ("1E+3", 1000), ("50.0", 50), ("1_000", 1000), ("1.5e1", 15)]
+)
+def test_a_whole_number_is_read_however_it_is_written(config, text, steps):
+    assert apply_overrides(config, [f"train.steps={text}"]).train.steps == steps
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e-1", "1e999999999", "inf", "nan", "1,000", ""])
+def test_what_is_no_whole_number_is_refused(config, text):
+    with pytest.raises(InputError, match=r"train\.steps should be an integer"):
+        apply_overrides(config, [f"train.steps={text}"])
+
+
 def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
     config.estimator = LozoConfig(epsilon=0.5, rank=200, interval=9)
     of = {
@@ -102,9 +139,8 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
             "usual): fzoo divides by the standard deviation of its losses",
         ),
         (
-            ["space.name=lora", "space.targets=fc1"],
-            '--set space.targets=fc1: space.targets should be JSON, such as ["q_proj", "v_proj"]; '
-            "the text: is not JSON (Expecting value at column 1)",
+            ["space.name=lora", "space.targets=fc1,,fc2"],
+            "--set space.targets=fc1,,fc2: space.targets should not be empty",
         ),
         (
             ["space.name=lora", "space.targets=[]"],

@@ -14,6 +14,16 @@ from zojax.config.schema import describe
 from zojax.errors import InputError
 from zojax.text import plain
 
+_FIX = "give a Python file with get_config()"
+_NOT_PYTHON = {
+    ".yaml": "YAML",
+    ".yml": "YAML",
+    ".json": "JSON",
+    ".toml": "TOML",
+    ".ini": "INI",
+    ".ipynb": "a notebook",
+    ".sh": "a shell script",
+}
 _SHOWN, _LONGEST = 200, 1_000  # characters of a path, and of what a file's error says
 
 
@@ -94,9 +104,9 @@ def _run(path: str, file: str) -> dict[str, Any]:
     """Runs a configuration file and returns the names that it defines."""
     if not os.path.isfile(file):  # also False for names that no file can have
         what = "is a directory" if os.path.isdir(file) else "no such file"
-        raise InputError(
-            f"--config {plain(path, _SHOWN)}: {what}; give a Python file with get_config()"
-        )
+        raise InputError(f"--config {plain(path, _SHOWN)}: {what}; {_FIX}")
+    if kind := _NOT_PYTHON.get(os.path.splitext(file)[1].lower()):
+        raise InputError(f"--config {plain(path, _SHOWN)}: is {kind}, not Python; {_FIX}")
     try:
         return runpy.run_path(file)
     except BaseException as error:

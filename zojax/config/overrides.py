@@ -1,7 +1,9 @@
 """Sets fields of a configuration from strings, as ``--set`` does."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
+from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,13 +18,13 @@ from zojax.config.schema import (
     from_dict,
     to_dict,
 )
-from zojax.config.spaces import Targets
 from zojax.config.upgrade import MOVED
 from zojax.errors import InputError
 from zojax.reading import parse_json
 from zojax.text import plain
 
 _SHOWN = 200  # characters of an override
+_MOST_DIGITS = 20  # of a whole number
 _KIND = [f"{part}.name" for part in KINDS]
 
 
@@ -91,19 +93,60 @@ def _types(tree: dict[str, Any], part: str, field: str) -> dict[str, Any]:
 def _parse(field_type: Any, text: str) -> Any:
     if text.lower() == "none" and type(None) in get_args(field_type):
         return None
+    if list_type := _list_type(field_type):
+        return TypeAdapter(field_type).validate_python(_items(list_type, text))
     if example := _json_example(field_type):
         try:
             value = parse_json(text, "the text")
         except InputError as error:
             raise InputError(f"should be JSON, such as {example}; {error}") from None
         return TypeAdapter(field_type).validate_python(value)
-    return TypeAdapter(field_type).validate_strings(text)
+    try:
+        return TypeAdapter(field_type).validate_strings(text)
+    except ValidationError as error:
+        digits = _whole(text) if error.errors()[0]["type"].startswith("int_") else None
+        if digits is None:
+            raise
+        return TypeAdapter(field_type).validate_strings(digits)
 
 
 def _json_example(field_type: Any) -> str:
     """An example value of a field that is written as JSON; empty for other fields."""
     if Words in get_args(field_type):
         return '{"0": " bad", "1": " good"}'
-    if field_type == Targets:
-        return '["q_proj", "v_proj"]'
     return '{"b1": 0.95}' if field_type == Arguments else ""
+
+
+def _list_type(field_type: Any) -> Any:
+    """The list or tuple that a field is, without its constraints; None if it is neither."""
+    kinds = (field_type, *get_args(field_type))
+    return next((kind for kind in kinds if get_origin(kind) in (list, tuple)), None)
+
+
+def _items(list_type: Any, text: str) -> list[Any]:
+    """The items of a list: JSON, with or without the quotes that a shell takes away, or a,b.
+
+    >>> texts = ['["q_proj", "v_proj"]', "[q_proj,v_proj]", "q_proj, v_proj"]
+    >>> [_items(tuple[str, ...], text) for text in texts] == 3 * [["q_proj", "v_proj"]]
+    True
+    """
+    if text.startswith("["):
+        with suppress(InputError):
+            return parse_json(text, "the text")
+    item_type = TypeAdapter((*get_args(list_type), str)[0])
+    inner = text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
+    items = [item.strip() for item in inner.split(",")]
+    if not items[-1]:  # none at all, or Python's ("q_proj",)
+        items.pop()
+    bare = [item[1:-1] if item[:1] == item[-1:] in ("'", '"') else item for item in items]
+    return [item_type.validate_strings(item) for item in bare]
+
+
+def _whole(text: str) -> str | None:
+    """A whole number that is written like a decimal one, in digits: 1000 for 1e3."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    is_short = number.is_finite() and number.adjusted() < _MOST_DIGITS
+    return str(int(number)) if is_short and number == int(number) else None

@@ -38,6 +38,7 @@ from zojax.models.registry import parse_config
 from zojax.reading import is_file, read_json
 from zojax.text import plain
 
+_JOURNAL, _ADAPTER = "journal.zj", "adapter_config.json"
 _PIECE_BYTES = 32 << 20
 _MOST_CONFIG_BYTES = 1 << 20
 _NONFINITE_FIX = (
@@ -122,9 +123,22 @@ def find_directory(path: str) -> Path:
         raise InputError(f"{path}: is a file; give the directory that holds it and config.json")
     if not directory.is_dir():
         directory = _download(path)
-    if not is_file(directory / "config.json"):
-        raise InputError(f"{path}: is not a Hugging Face checkpoint (it has no config.json)")
+    _check_kind(directory, path)
     return directory
+
+
+def _check_kind(directory: Path, path: str) -> None:
+    """Raises unless a directory holds a checkpoint; names what it holds instead."""
+    if is_file(directory / _JOURNAL):
+        raise InputError(
+            f"{path}: is a run, not a checkpoint; zojax generate and zojax eval take it as RUN, "
+            f"and zojax export {path} --format hf --output DIR makes a checkpoint of it"
+        )
+    if is_file(directory / "config.json"):
+        return
+    if is_file(directory / _ADAPTER):
+        raise InputError(f"{path}: is an adapter; give its base model, and this as --adapter")
+    raise InputError(f"{path}: is not a Hugging Face checkpoint (it has no config.json)")
 
 
 def _download(hub_id: str) -> Path:

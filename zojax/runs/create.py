@@ -78,5 +78,6 @@ def _check_size(header: Header, steps: int) -> None:
     size = steps * record_dtype(header).itemsize
     if size > MAX_BYTES:
         raise InputError(
-            f"train.steps={steps}: a journal of {size:,} bytes; it can have {MAX_BYTES:,}"
+            f"train.steps={steps}: the journal would have {size:,} bytes; use fewer steps, since "
+            f"it can have {MAX_BYTES:,}"
         )

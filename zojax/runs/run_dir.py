@@ -1,5 +1,6 @@
 """The run directory: which run it holds, and how it makes place for another."""
 
+import difflib
 import os
 import re
 import shutil
@@ -39,17 +40,34 @@ def read_config(directory: Path) -> Config:
     if not os.path.exists(path):
         raise InputError(f"{directory}: {_what_is_there(directory)}")
     try:
-        return from_dict({**read_json(path), "mesh": {}})
+        tree = read_json(path)
+        if "model_type" in tree or "architectures" in tree:
+            raise InputError(
+                f"{directory}: is a model, not a run; zojax generate and zojax score take it as "
+                "--model"
+            )
+        return from_dict({**tree, "mesh": {}})
     except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        raise InputError(
+            str(error) if str(directory) in str(error) else f"{path}: {error}"
+        ) from None
 
 
 def _what_is_there(directory: Path) -> str:
     if not os.path.exists(directory):
-        return "no such directory, so no run"
+        return f"no such directory, so no run{_similar_run(directory)}"
     if not directory.is_dir():
         return "is a file; give the directory of a run"
     return f"no run here (it has no {CONFIG})"
+
+
+def _similar_run(directory: Path) -> str:
+    """A suggestion of a run in the same place whose name is similar, or an empty string."""
+    with suppress(OSError, ValueError):
+        beside = {run.name: run for run in directory.parent.iterdir() if (run / JOURNAL).exists()}
+        if close := difflib.get_close_matches(directory.name, beside, n=1):
+            return f"; did you mean {plain(beside[close[0]])}?"
+    return ""
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
