@@ -188,7 +188,9 @@ def _slip(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
     known = _options(parser, argv)
     for i, argument in enumerate(argv[: argv.index("--")] if "--" in argv else argv):
         name = argument.partition("=")[0]
-        if ".py" in argument and "--config" in known and "--config" not in " ".join(argv):
+        is_value = i > 0 and argv[i - 1].startswith("-")
+        is_file = re.search(r"\.py(:|$)", argument) and not is_value
+        if is_file and "--config" in known and "--config" not in " ".join(argv):
             return f"unrecognized arguments: {argument}; did you mean --config {argument}?"
         # argparse takes an argument with a blank in it as a value, too.
         if re.match(r"--\w", argument) and " " not in argument and name not in known:
