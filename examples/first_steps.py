@@ -14,12 +14,13 @@
 # %% [markdown]
 # # First steps with zojax
 #
-# zojax fine-tunes language models with inference alone: a step asks for the loss at two ends of a
-# small move of the weights, and goes along it by what the two differ in. This notebook scores,
-# generates, trains and evaluates with the small model that comes with the package, in about two
-# minutes on two CPU cores. Put a directory or a hub id, such as `facebook/opt-1.3b`, in its place.
+# zojax fine-tunes language models with inference alone: a step computes the loss at both ends of a
+# small movement of the weights, and moves along it in proportion to the difference. This notebook
+# scores, generates, trains and evaluates with the small model that comes with the package, in about
+# two minutes on two CPU cores. For another model, replace `zojax.demo.MODEL` with a directory or a
+# hub id such as `facebook/opt-1.3b`.
 #
-# `pip install zojax` is all that it needs.
+# It needs only the installed package.
 
 # %%
 import dataclasses
@@ -54,13 +55,13 @@ for generation in engine.generate(["a gripping film", "a dull film"], max_new_to
     print(generation.text)
 
 # %% [markdown]
-# The model has read reviews, and knows how each feels; but it does not know that ` great` and
-# ` terrible` are how to say so: the two prompts get nearly the same scores. That is what it learns
-# now.
+# The model was pretrained on reviews and can tell good ones from bad ones, but it does not yet
+# express this as ` great` or ` terrible`: the two prompts get nearly the same scores. That is what
+# it learns now.
 #
 # ## Train
 #
-# A configuration says what to train on what. LoZO with these settings is the default.
+# A configuration names the model, the data, the steps and the method, which is LoZO by default.
 
 
 # %%
@@ -78,9 +79,9 @@ def configure(directory, estimator):
 STEPS, EVERY = 1000, 100
 
 # %% [markdown]
-# `zojax.train(config)` would do all of it. A loop of one's own does the same step by step; what it
-# leaves in its directory is a run like any other. Run the cell again after an interruption, and it
-# continues where it stopped.
+# `zojax.train(config)` would do all of this. A loop of your own does the same step by step, and its
+# directory is that of a run like any other. If you interrupt the cell and run it again, it resumes
+# where it stopped.
 
 
 # %%
@@ -100,15 +101,15 @@ def train(config):
 lozo = train(configure("runs/lozo", LozoConfig(rank=4)))
 
 # %% [markdown]
-# ## An estimator of one's own
+# ## An estimator of your own
 #
-# Sign descent: every step moves by the same length, whichever end of its probe is lower. The class
-# holds the settings, and pydantic checks them. A configuration names the estimator as
+# In sign descent every step moves by the same length, towards whichever end of its probe is lower.
+# The class has the settings, and pydantic checks them. A configuration names the estimator as
 # `module:name`; what a notebook defines is in `__main__`.
 #
-# Its steps are longer than LoZO's at the same learning rate, so the curves below show that both
-# learn, and not which is better: [the methods' page](../docs/methods.md) compares methods at the
-# best rate of each.
+# Its steps are longer than LoZO's at the same learning rate, so the curves below show only that
+# both learn, and not which is better. [The page about methods](../docs/methods.md) compares methods
+# at the best rate of each.
 
 
 # %%
@@ -142,13 +143,13 @@ plt.show()
 # %% [markdown]
 # ## What was learnt
 #
-# The run's directory holds a journal of a few kilobytes. With the base model, it is the trained
-# model:
+# The run's directory has a journal of a few kilobytes. Together with the base model, it is the
+# trained model:
 
 # %%
 trained = zojax.load_run("runs/lozo")
 trained.score(reviews, candidates=[" great", " terrible"])
 
 # %% [markdown]
-# From here: `zojax eval runs/lozo`, `zojax export runs/lozo --format hf --output DIR`, and
-# [zojax in Python](../docs/library.md).
+# To continue, try `zojax eval runs/lozo` and `zojax export runs/lozo --format hf --output DIR`, and
+# read [zojax in Python](../docs/library.md).

@@ -56,9 +56,9 @@ FOLDS: dict[str, Any] = {"pre-LN": "stochastic", "as 350M": "none"}
 
 
 @pytest.fixture(scope="module")
-def compile_cache(tmp_path_factory):
+def compile_cache(compiled):
     """Programs that these modules share, compiled once."""
-    with kept_programs(tmp_path_factory.getbasetemp() / "compiled"):
+    with kept_programs(compiled):
         yield
 
 

@@ -30,8 +30,8 @@ from zojax.printing import OutputLost, end_output, warn
 from zojax.programs.settings import ignore_environment, is_of_environment
 from zojax.text import half_character, plain, plain_lines
 
-# Each has a docstring, which is its help, add_arguments and run. They import little before they
-# run, so that help and refusals come at once.
+# Each module has a docstring, which is its help, and the functions add_arguments and run. It
+# imports little before it runs, so that help and errors appear at once.
 _COMMANDS = {
     "demo": demo,
     "train": train,
@@ -62,7 +62,7 @@ _EXAMPLES = """examples:
   zojax plan --model facebook/opt-13b --target h100x1
 """
 
-# Set before JAX, transformers and tokenizers are imported, which read them then.
+# Set before JAX, transformers and tokenizers are imported, because they read these then.
 _QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -78,13 +78,14 @@ _QUIET = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    That is 0, or 2 on bad input, 3 for a plan that does not fit, 130 when interrupted (Ctrl-C),
-    141 when nobody reads its output any more, 143 when terminated (SIGTERM).
+    The exit code is 0, or 2 on bad input, 3 for a plan that does not fit, 130 when interrupted
+    (Ctrl-C), 141 when nobody reads the output any more, and 143 when terminated (SIGTERM).
 
-    Arguments that cannot be parsed, ``--help`` and ``--version`` raise ``SystemExit``, as ever.
+    Arguments that cannot be parsed, ``--help`` and ``--version`` raise ``SystemExit``, as argparse
+    does.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # one of ASCII, say
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may be ASCII, for example
             stream.reconfigure(errors="backslashreplace")
     args = _parse(parser := make_parser(), sys.argv[1:] if argv is None else argv)
     if args.command is None:
@@ -118,7 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_texts(args: argparse.Namespace) -> None:
-    """Raises unless what is no path is Unicode: a tokenizer, JSON or YAML will need it to be."""
+    """Raises for an argument that is not Unicode, which tokenizers, JSON and YAML need.
+
+    Paths are excepted.
+    """
     for value in vars(args).values():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and half_character(text):
@@ -142,7 +146,7 @@ def _allow(modules: Sequence[str]) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, whose errors quote arguments as they are."""
+    """argparse's parser, whose errors may quote any argument, with plain text in its errors."""
 
     def error(self, message: str) -> NoReturn:
         option = message.removeprefix("argument ").removesuffix(": expected one argument")
@@ -152,7 +156,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Makes the parser of all commands."""
     from zojax.version import __version__
 
     parser = _Parser(
@@ -170,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parses arguments, and says of a slip what was meant."""
+    """Parses arguments, and suggests what was meant by a misspelt one."""
     name = next((argument for argument in argv if not argument.startswith("-")), "")
     if name not in _COMMANDS and (close := difflib.get_close_matches(name, _COMMANDS, n=1)):
         parser.error(f"no command {name!r}; did you mean {close[0]}?")
@@ -207,7 +211,7 @@ def _options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
 
 
 def _settings(option: str, *values: str) -> str:
-    """The hint that an option is a setting of the configuration: ``--steps 5`` is one."""
+    """A hint if an unknown option is a setting of the configuration, such as ``--steps 5``."""
     from zojax.config.schema import field_names
     from zojax.config.upgrade import MOVED
 
@@ -224,7 +228,7 @@ def run() -> None:
     """The console script."""
     try:
         code = main()
-    except SystemExit as stop:  # argparse's way to end, after its help or an error
+    except SystemExit as stop:  # how argparse ends after its help or an error
         code = int(stop.code or 0)
     sys.exit(end_output(code))
 

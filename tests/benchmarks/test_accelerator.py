@@ -14,6 +14,7 @@ import pytest
 from on_device import device, kernels, page, processes
 from on_device.figures import Budget, Figure, read_figures
 
+from tests.kept_programs import kept_programs
 from zojax.models import abstract_model
 from zojax.planning.targets import CHIPS
 
@@ -23,7 +24,27 @@ def budget(tmp_path) -> Budget:
     return Budget("some part", tmp_path / "told.jsonl", 100, rehearsal=False)
 
 
+@pytest.fixture
+def parts_in_this_process(compiled, monkeypatch):
+    """All parts but PyTorch's are done by this process, which has imported all that they need."""
+    watch = processes.watch
+
+    def done_here(command, told, seconds, more, on_figure):
+        if "PyTorch" in command:
+            return watch(command, told, seconds, more, on_figure)
+        accelerator.main([*command[2:], "--figures", str(told)])
+        for figure in read_figures(told):
+            on_figure(figure)
+        told.unlink()
+        return "done in this process"
+
+    monkeypatch.setattr(processes, "watch", done_here)
+    with kept_programs(compiled):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("parts_in_this_process")
 def test_a_rehearsal_measures_something_in_every_part_and_nothing_wrong(tmp_path, capfd):
     code = accelerator.main(["--rehearse", "--output", str(tmp_path)])
     told = capfd.readouterr().out

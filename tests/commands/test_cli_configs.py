@@ -103,7 +103,7 @@ def test_a_missing_default_directory_says_what_to_give(run, refusal, tmp_path, m
 
 
 def test_a_directory_without_configurations_is_refused(run, refusal, tmp_path):
-    assert refusal(run("configs", tmp_path)) == f"{tmp_path}: no *.py in there has get_config()"
+    assert refusal(run("configs", tmp_path)) == f"{tmp_path}: no *.py file in it has get_config()"
 
 
 def test_a_file_that_is_broken_is_named_with_its_line(run, refusal, two):
@@ -113,4 +113,4 @@ def test_a_file_that_is_broken_is_named_with_its_line(run, refusal, two):
 
 def test_a_filter_that_fits_nothing_says_so(run, refusal, two):
     message = refusal(run("configs", two, "--filter", "rte", "--filter", "mezo"))
-    assert message.startswith("--filter rte --filter mezo: fits none of 2 configurations")
+    assert message.startswith("--filter rte --filter mezo: matches none of 2 configurations")

@@ -68,8 +68,8 @@ def test_eval_names_a_configuration_that_is_damaged(run, another, text, reason, 
         (["run", "--config", "x.py"], "give either RUN, or --config FILE"),
         (["--adapter", "dir"], "give either RUN, or --config FILE"),
         (["run", "--adapter", "dir", "--config", "x.py"], "give either RUN"),
-        (["run", "--adapter", "dir", "--step", "3"], "--step goes with RUN alone"),
-        (["--config", "x.py", "--step", "3"], "--step goes with RUN alone"),
+        (["run", "--adapter", "dir", "--step", "3"], "--step needs RUN, without --adapter"),
+        (["--config", "x.py", "--step", "3"], "--step needs RUN, without --adapter"),
     ],
 )
 def test_eval_says_which_arguments_go_together(arguments, reason, run, refusal):
@@ -157,9 +157,9 @@ def test_a_run_is_evaluated_on_another_task(run, trained, tmp_path):
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("model.path=other", "would name another model than the run's"),
-        ("estimator.rank=4", "would name another model than the run's"),
-        ("train.objective=f1", "would name another model than the run's"),
+        ("model.path=other", "would mean another model than the run's"),
+        ("estimator.rank=4", "would mean another model than the run's"),
+        ("train.objective=f1", "would mean another model than the run's"),
         ("run.dir=other", "changes nothing here"),
     ],
 )
@@ -182,7 +182,7 @@ def test_data_that_have_changed_are_told_of_unless_they_were_asked_for(run, anot
     assert err.startswith(
         f"{another}/journal.zj: the run's data or tokenizer has changed (the hash was "
     )
-    assert err.endswith("; this figure is of the data as they are now\n")
+    assert err.endswith("; this figure is for the data as they are now\n")
     assert err.count("\n") == 1
     assert run("eval", another, "--set", "data.max_length=64") == (0, out, "")
 

@@ -96,7 +96,7 @@ def too_long(model, reviews, monkeypatch):
 
 def empty_file(model, reviews, monkeypatch):
     (reviews / "validation.jsonl").write_text("")
-    return f"{reviews}/validation.jsonl: holds no record"
+    return f"{reviews}/validation.jsonl: has no records"
 
 
 def strange_label(model, reviews, monkeypatch):

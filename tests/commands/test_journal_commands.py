@@ -33,7 +33,7 @@ from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compile_cache")
 
 STEPS = 13
 
@@ -207,7 +207,7 @@ def test_verify_refuses_records_of_another_run(columns, message, run, console, t
 
 def test_verify_refuses_more_steps_than_the_run_has(run, console, tmp_path):
     config = make_config(run.base)
-    config.train.steps = STEPS - 1
+    config.train.steps, config.train.schedule = STEPS - 1, "linear"
     every = {"learning_rates": RATES, "key_data": step_keys(jax.random.key(42), STEPS)}
     write_journal(tmp_path / "journal.zj", config, "0123", **every)
     with pytest.raises(InputError, match="holds 13 steps of a run of 12"):

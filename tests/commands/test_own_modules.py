@@ -109,7 +109,7 @@ def test_a_run_of_ones_own_estimator_task_and_objective_is_like_any_other(
     for command in commands:
         forget()
         line = refusal(run(*command))
-        assert "is code from outside zojax, which is not run by itself" in line
+        assert "is code from outside zojax, which is not run automatically" in line
         assert "--allow-module mine" in line
         assert "mine" not in sys.modules
     for command in commands:

@@ -84,4 +84,4 @@ def test_a_mistake_in_one_of_many_is_named_with_its_line(many):
 @pytest.mark.parametrize("names", ["5", "'one'", "[1, 2]", "{'one': 1}"])
 def test_names_that_are_no_list_of_texts_are_refused(many, names):
     many.write_text(f"NAMES = {names}\n")
-    assert refused(f"{many}:one") == f"{many}: NAMES should be a list of texts"
+    assert refused(f"{many}:one") == f"{many}: NAMES should be a list of strings"

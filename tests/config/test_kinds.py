@@ -130,8 +130,8 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         ),
         (
             ["estimator.name=mezo_factorized", "estimator.rank=4"],
-            "--set estimator.rank=4: estimator.rank is no stand-in for a dense direction; use 128 "
-            "to 512",
+            "--set estimator.rank=4: estimator.rank is too small to replace a dense direction; use "
+            "128 to 512",
         ),
         (
             ["estimator.name=fzoo", "estimator.num_queries=1"],
@@ -157,7 +157,7 @@ def test_what_a_kind_has_not_or_cannot_take_is_refused_in_one_line(config, overr
 
 def test_a_value_that_was_set_is_not_lost_on_a_kind_that_cannot_take_it(config):
     config.estimator = LozoConfig(rank=4)
-    with pytest.raises(InputError, match=r"^estimator.rank=4: is no stand-in .* use 128 to 512$"):
+    with pytest.raises(InputError, match=r"^estimator.rank=4: is too small .* use 128 to 512$"):
         apply_overrides(config, ["estimator.name=mezo_factorized"])
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.kept_programs import QUICK_FLAGS
+
 ROOT = Path(__file__).resolve().parents[2]
 LOST_AFTER = 5.0
 """Seconds; a loaded machine may well be silent for one."""
@@ -33,7 +35,7 @@ def start(
 ) -> Iterator[list[subprocess.Popen]]:
     """Starts ``python command`` in so many processes of so many devices; kills what is left."""
     port = free_port()
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{QUICK_FLAGS} --xla_force_host_platform_device_count={devices}"
     jobs = [
         subprocess.Popen(
             [sys.executable, *map(str, command)],

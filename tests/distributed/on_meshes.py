@@ -30,7 +30,7 @@ from zojax.hub import load
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.models import content_hash
 from zojax.planning import hlo, traffic
-from zojax.runs import chunks
+from zojax.runs import chunks, open_run
 from zojax.runs.rebuild import load_run
 from zojax.runs.train import train
 from zojax.scoring import attention_kernel
@@ -44,7 +44,7 @@ MESHES = {
     "1x8": MeshConfig(1, 8),
     "4x2 fsdp": MeshConfig(4, 2, fsdp=True),
 }
-CHECKPOINT = 40
+STEPS, CHECKPOINT = 40, 16
 QUIET = Console(quiet=True)
 
 
@@ -53,8 +53,8 @@ def configure(model: str, data: str, directory: Path, mesh: MeshConfig) -> Confi
         ModelConfig(model),
         RunConfig(str(directory), checkpoint_every=CHECKPOINT),
         DataConfig("sst2", data, num_train=32, num_dev=8, num_eval=8),
-        TrainConfig(steps=100, batch_size=16, eval_every=100, chunk=50, learning_rate=1e-5),
-        LozoConfig(interval=30),
+        TrainConfig(steps=STEPS, batch_size=16, eval_every=STEPS, chunk=20, learning_rate=1e-5),
+        LozoConfig(interval=12),
         mesh,
     )
 
@@ -88,7 +88,7 @@ def watched(config: Config) -> dict[str, Any]:
         told["shard"] = q_proj.addressable_shards[0].data.shape
         return programs
 
-    sys.modules["zojax.runs.train"].compile_programs = compile_and_look  # type: ignore[attr-defined]
+    open_run.compile_programs = compile_and_look
     result = train(config, QUIET)
     told["losses"] = read_journal(Path(config.run.dir) / JOURNAL).records["losses"].tolist()
     told["compilations_after_start"] = result["compilations_after_start"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaigns import some_of
 from tests.distributed import jobs
 
 SCRIPT = Path(__file__).with_name("jax_alone.py")
@@ -39,8 +40,10 @@ def assert_dumped(outcome: jobs.Outcome) -> None:
     assert err.count("\n") > 5
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("victim", [0, 1])
+ENDS = [(victim, how) for victim in (0, 1) for how in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+@pytest.mark.parametrize(("victim", "how"), some_of(ENDS, 2))
 def test_heartbeats_abort_whoever_is_left_with_a_dump(victim, how):
     with connected("wait") as started:
         started[victim].send_signal(how)

@@ -32,7 +32,7 @@ from zojax.models.opt import OPTConfig
 from zojax.reporting.metrics import METRICS
 from zojax.runs.train import train
 
-STEPS, CHECKPOINT = 120, 30
+STEPS, CHECKPOINT = 80, 20
 QUIET = Console(quiet=True)
 ARCHITECTURE = OPTConfig(
     vocab_size=1024,
@@ -59,8 +59,8 @@ class Location:
             ModelConfig(str(self.model)),
             RunConfig(str(self.directory / name), checkpoint_every=CHECKPOINT, keep_last=9),
             DataConfig("sst2", str(self.reviews), num_train=32, num_dev=8, num_eval=8),
-            TrainConfig(steps=STEPS, batch_size=16, eval_every=60, chunk=10, learning_rate=1e-5),
-            LozoConfig(interval=20),
+            TrainConfig(steps=STEPS, batch_size=16, eval_every=40, chunk=10, learning_rate=1e-5),
+            LozoConfig(interval=15),
         )
 
     def start(self, name: str, count: int, devices: int):

@@ -25,15 +25,24 @@ QUIET = Console(quiet=True)
 # Which step
 
 
-@pytest.mark.parametrize("best", [0, 4])
-def test_the_best_step_by_dev_accuracy_is_the_default(best, folded_run, tmp_path):
+def test_the_best_step_by_dev_accuracy_is_the_default(folded_run, tmp_path):
     directory = Path(shutil.copytree(folded_run, tmp_path / "run"))
-    Progress("accuracy", 0.5, {0: 0.6, 4: 0.5 + 0.1 * best, 6: 0.5}).write(directory)
-    told = export_run(directory, "hf", tmp_path / "hf", QUIET)
-    assert told["step"] == best
-    assert ("which is the base model" in in_words(told)) == (best == 0)
-    replayed = replay_to(directory, QUIET, steps=best)
+    Progress("accuracy", 0.5, {0: 0.6, 4: 0.9, 6: 0.5}).write(directory)
+    assert export_run(directory, "hf", tmp_path / "hf", QUIET)["step"] == 4
+    replayed = replay_to(directory, QUIET, steps=4)
     assert content_hash(load(str(tmp_path / "hf")).weights) == replayed["content_hash"]
+
+
+def test_a_run_that_learnt_nothing_is_exported_only_with_a_step(folded_run, tmp_path):
+    directory = Path(shutil.copytree(folded_run, tmp_path / "run"))
+    Progress("accuracy", 0.5, {0: 0.6, 4: 0.5}).write(directory)
+    for form in ("hf", "peft"):
+        with pytest.raises(InputError, match=r"best step .* is 0.*: nothing was learnt.*--step N$"):
+            export_run(directory, form, tmp_path / form, QUIET)
+        assert not (tmp_path / form).exists()
+    told = export_run(directory, "hf", tmp_path / "hf", QUIET, step=0)
+    assert "which is the base model" in in_words(told)
+    assert export_run(directory, "journal", tmp_path / "given", QUIET)["step"] == 6
 
 
 def test_a_run_without_evaluations_is_exported_whole(folded_run, tmp_path):

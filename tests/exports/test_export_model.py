@@ -151,7 +151,7 @@ def test_a_run_on_int8_matrices_is_exported_with_what_they_were_rounded_to(expor
     assert told["dtype"] == "float32"
     logits = logits_of(export_runs.transformers_model(tmp_path / "hf"))
     np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
-    assert export_run(directory, "hf", tmp_path / "short", QUIET)["dtype"] == "bfloat16"
+    assert export_run(directory, "hf", tmp_path / "short", QUIET, step=6)["dtype"] == "bfloat16"
 
     # A LoRA of it belongs to the rounded matrices, which are the model after no step.
     export_run(directory, "hf", tmp_path / "base", QUIET, step=0, dtype="float32")

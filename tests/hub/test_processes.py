@@ -57,13 +57,13 @@ for module in (split["layers"]["fc1"], split["layers"]["fc2"], split["embed_toke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["safetensors", "bin"])
-def test_loading_two_gigabytes_takes_little_more_than_the_weights(format, tmp_path):
+def test_loading_a_gigabyte_takes_little_more_than_the_weights(format, tmp_path):
     """Peak resident memory above the idle process: ≤ 1.25 × device bytes + the largest tensor."""
     if not Path("/proc/self/status").is_file():
         pytest.skip("needs Linux's VmHWM")
     if format == "bin":
         pytest.importorskip("torch")
-    config = OPTConfig(50272, 2048, 19, 32, 8192, 2048, 2048)
+    config = OPTConfig(50272, 2048, 9, 32, 8192, 2048, 2048)
     shapes = tensor_shapes(config)
     noise = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float16)
     directory = tmp_path / "big"
@@ -72,7 +72,7 @@ def test_loading_two_gigabytes_takes_little_more_than_the_weights(format, tmp_pa
         directory,
         lambda name: np.resize(noise, shapes[name]),
         dtype="float16",
-        max_shard_bytes=600_000_000,
+        max_shard_bytes=300_000_000,
         format=format,
     )
     code = """
@@ -99,6 +99,6 @@ print(before, peak(), sum(leaf.nbytes for leaf in jax.tree.leaves(weights)))
         f"{format}: {device_bytes / 1e6:.0f} MB on the device, peak {(peak - before) / 1e6:.0f} MB "
         f"above {before / 1e6:.0f} MB idle, largest tensor {largest / 1e6:.0f} MB"
     )
-    assert file_bytes >= 2e9
+    assert file_bytes >= 1e9
     assert num_shards >= 4
     assert peak - before < 1.25 * device_bytes + largest

@@ -61,7 +61,7 @@ def test_a_header_that_no_run_writes_is_refused_by_all(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"config": DELETED}, "its header has no configuration, so that it is of no run"),
+        ({"config": DELETED}, "its header has no configuration, so it belongs to no run"),
         ({"config": {}}, "config in its header: model is missing"),
         ({"config.model": 5}, "config in its header: model=5: should be"),
         ({"config.train.steps": -1}, "config in its header: train.steps=-1: should be greater"),
@@ -139,7 +139,7 @@ def test_the_documents_smallest_example_is_read_by_show_and_verify(run, refusal,
     }
     code, out, _ = run("journal", "verify", path)
     assert code == 0
-    assert out.startswith("OK, 1 steps (118 bytes); it is of no run, since its header has no")
+    assert out.startswith("OK, 1 steps (118 bytes); it belongs to no run: its header has no")
     assert "no configuration" in refusal(run("journal", "replay", path))
 
 

@@ -107,7 +107,7 @@ def run_to_its_end(config: Config, cache: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     train_chunks = training._train_chunks
 
-    def train_and_hash(run: training.Training, console: Console) -> None:
+    def train_and_hash(run: training.OpenRun, console: Console) -> None:
         train_chunks(run, console)
         trainer = run.trainer
         leaves = jax.tree_util.tree_leaves_with_path(trainer.state)

@@ -1,6 +1,7 @@
 """Scores against transformers' own logits, and against themselves in other packings."""
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -180,7 +181,8 @@ def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, b
     if blocks == "in blocks":  # which do not divide the matrices
         monkeypatch.setattr(sys.modules["zojax.adapters.space_seeded"], "_ROWS", 7)
         monkeypatch.setattr(sys.modules["zojax.models.layers"], "_ENTRIES", 7 * 24)
-        jax.clear_caches()
+    # Traced anew, with the sizes of these blocks.
+    fresh_score = jax.jit(functools.partial(score), static_argnames=("graphdef", "normalize"))
     sites = trainable_sites(model.weights, "full")
     space = seeded(num_directions=2)
     subspace = space.redraw(jax.random.key(4))
@@ -189,13 +191,13 @@ def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, b
     pages = pack(items, shape_needed(items, 2))
     scale_d, scores = jnp.array([0.02, -0.03]), []
     copy = jax.tree.map(jnp.copy, model.weights)
-    fold_seeded = seeded_fold(sites, "nearest")
-    moved, _ = fold_seeded.apply(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
+    fold_seeded = jax.jit(seeded_fold(sites, "nearest").apply)
+    moved, _ = fold_seeded(copy, {COEFFICIENTS: scale_d}, subspace, jax.random.key(0))
     pool = stack_variants(along(sites, subspace[SEEDS], scale_d[None]))
     cases = ((moved, {}, 0), (model.weights, pool, 1), (model.weights, pool, 0))
     for weights, adapters, slot in cases:
         pages = dataclasses.replace(pages, slot_p=np.full_like(pages.slot_p, slot))
-        logprob_pc = jitted_score(
+        logprob_pc = fresh_score(
             weights, adapters, pages, graphdef=model.graphdef, normalize=normalize
         )
         scores.append(candidate_scores(logprob_pc, pages, num_examples=2, num_candidates=3))

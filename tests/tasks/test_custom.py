@@ -79,7 +79,7 @@ def test_templates_that_are_none_are_refused(prompt, reason):
 @pytest.mark.parametrize("value", [None, True, ["a"], {"a": 1}])
 def test_values_that_are_no_text_are_named(value):
     message = refusal(render, {"review": value, "label": 0})
-    assert message == f"train.csv:3: review is {value!r}, which is no text"
+    assert message == f"train.csv:3: review is {value!r}, which is not text"
 
 
 # --- Labels

@@ -144,8 +144,8 @@ BAD_LINES = {
     '{"text": "x", "label": 1}': "no field 'sentence'; there are text, label",
     '{"sentence": "x"}': "no field 'label'; there are sentence",
     "{}": "no field 'sentence'; there are none",
-    '{"sentence": 5, "label": 1}': "sentence is 5, which is no text",
-    '{"sentence": null, "label": 1}': "sentence is None, which is no text",
+    '{"sentence": 5, "label": 1}': "sentence is 5, which is not text",
+    '{"sentence": null, "label": 1}': "sentence is None, which is not text",
 }
 BAD_LABELS = {"2": "2", "-1": "-1", '"great"': "'great'", "1.0": "1.0", "true": "True"}
 
@@ -179,7 +179,7 @@ def test_label_without_a_word_lists_those_that_have_one(reviews, label):
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_empty_file_is_named(reviews, split, text):
     (reviews / f"{split}.jsonl").write_text(text)
-    assert refusal(reviews) == f"{reviews / split}.jsonl: holds no record"
+    assert refusal(reviews) == f"{reviews / split}.jsonl: has no records"
 
 
 def test_bytes_that_are_no_utf8_are_refused(reviews):

@@ -111,7 +111,7 @@ def test_fewer_demonstrations_than_asked_for_are_told(tmp_path):
     write(tmp_path, "validation", 5)
     config = DataConfig("sst2", str(tmp_path), num_train=6, num_dev=5, num_demos=12, skip_bad=True)
     where = f"{tmp_path}/train.jsonl: has too few rows for data.num_demos=12; prompts have "
-    assert load_splits(config).notes == (f"{where}11 demonstrations at the least",)
+    assert load_splits(config).notes == (f"{where}at least 11 demonstrations",)
     lines = (tmp_path / "train.jsonl").read_text().splitlines()
     (tmp_path / "train.jsonl").write_text("\n".join(["{}", *lines[1:]]))
-    assert load_splits(config).notes[0] == f"{where}10 demonstrations at the least"
+    assert load_splits(config).notes[0] == f"{where}at least 10 demonstrations"

@@ -239,7 +239,7 @@ def test_a_prompt_is_filled_with_texts_and_finite_numbers_alone(value, tmp_path)
     splits = load_splits(config)
     assert {example.prompt for example in splits.eval} == {"1.5 is"}
     assert splits.skipped == 2
-    assert "which is no text" in splits.notes[-1]
+    assert "which is not text" in splits.notes[-1]
 
 
 def test_a_label_of_a_table_may_have_any_number_of_digits():

@@ -107,8 +107,8 @@ def test_mixed_up_columns_are_named_by_row(tmp_path, line, reason):
     [
         ('review,label\n"x,1\ny,0\n', ":2: is not CSV (unexpected end of data)"),
         ("review,review\nx,1\n", ":1: the header names a column twice: review, review"),
-        ("review,label\n", ": holds no record"),
-        ("", ": holds no record"),
+        ("review,label\n", ": has no records"),
+        ("", ": has no records"),
         (
             "review;label\nx;1\n",
             ": no field 'review' (named in data.prompt); there are review;label",

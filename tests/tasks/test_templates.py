@@ -282,8 +282,8 @@ def test_record_learns_the_first_answer_and_takes_all_for_right():
     [
         ({"query": "They left."}, "query 'They left.' has no @placeholder"),
         ({"answers": ["Cy"]}, "answer 'Cy' is not one of the entities"),
-        ({"answers": []}, r"answers is \[\], which is no list of texts"),
-        ({"entities": "Ann"}, "entities is 'Ann', which is no list of texts"),
+        ({"answers": []}, r"answers is \[\], which is not a list of texts"),
+        ({"entities": "Ann"}, "entities is 'Ann', which is not a list of texts"),
     ],
 )
 def test_record_names_what_does_not_fit_together(changes, reason):

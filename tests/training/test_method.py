@@ -232,7 +232,7 @@ def test_an_estimator_from_outside_trains_by_settings_of_its_own(configure, monk
     config = configure({}, "estimator.name=outside:long", "estimator.length=5")
     outside = make_method(config, prepare(config, Console(quiet=True)).model)
     assert outside.interval == 3
-    same = configure({}, "estimator.epsilon=2.5", "estimator.rank=1")
+    same = configure({}, "estimator.epsilon=0.25", "estimator.rank=1")
     np.testing.assert_array_equal(first_losses(config), first_losses(same))
     module.long = estimator(Settings)(lambda settings, trainable: "no estimator")
     with pytest.raises(InputError, match=r"outside:long: returned str, not a zojax.Estimator"):

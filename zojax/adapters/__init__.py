@@ -1,4 +1,7 @@
-"""Adapters: small trees of arrays that, with the frozen base weights, define a model."""
+"""Adapters: small trees of arrays that, with the frozen base weights, define a model.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.adapters.fold import Fold, FoldPolicy
 from zojax.adapters.pool import AdapterPool

@@ -1,1 +1,4 @@
-"""The shortcut beside the journal."""
+"""Checkpoints: the shortcut beside the journal.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""

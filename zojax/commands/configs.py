@@ -1,4 +1,4 @@
-"""List configurations: what to give to --config, and what each does.
+"""List configurations: how to name each with --config, and what it does.
 
 Example:
   zojax configs --filter sst2
@@ -32,13 +32,13 @@ _MADE_BY = b"get_config"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument(
         "paths",
         nargs="*",
         default=["configs"],
         metavar="PATH",
-        help="files, or directories of them (default: configs)",
+        help="configuration files, or directories of them (default: configs)",
     )
     parser.add_argument(
         "--filter",
@@ -46,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TEXT",
         dest="filters",
-        help="only those with it in name, task, method or model (repeatable: all must fit)",
+        help="only those with TEXT in name, task, method or model (repeatable: all must match)",
     )
     parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the list."""
+    """Print the list."""
     listed = list_configs(args.paths, args.filters)
     if args.json:
         say_json({"configs": [dataclasses.asdict(item) for item in listed]})
@@ -66,13 +66,13 @@ class Listed:
     """A configuration in a list.
 
     Attributes:
-        config: what to give to ``--config``: a file, or ``FILE:NAME``.
+        config: the value for ``--config``: a file, or ``FILE:NAME``.
         file: the file.
-        name: its name there; empty where it is the only one.
-        task: what it learns.
-        method: see :func:`method_of`.
-        model: the base model.
-        steps: of training; 0 is none.
+        name: the configuration's name in the file; empty if it is the only one.
+        task: the task's name.
+        method: the method; see :func:`method_of`.
+        model: the path or hub id of the base model.
+        steps: the number of training steps; 0 for none.
         about: the first line of the file's docstring.
     """
 
@@ -87,7 +87,7 @@ class Listed:
 
 
 def method_of(config: Config) -> str:
-    """``zero-shot`` or ``icl`` where nothing is trained, else ``estimator/space``.
+    """Return ``zero-shot`` or ``icl`` if nothing is trained, else ``estimator/space``.
 
     >>> from zojax.config import Config, ModelConfig, RunConfig
     >>> method_of(Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a")))
@@ -99,44 +99,44 @@ def method_of(config: Config) -> str:
 
 
 def list_configs(paths: Sequence[str], filters: Sequence[str] = ()) -> list[Listed]:
-    """The configurations of files and directories, in the files' order.
+    """List the configurations of files and directories, in the files' order.
 
     Args:
         paths: configuration files, or directories of them.
-        filters: texts that each must occur in what is listed, in upper or lower case.
+        filters: texts that must all occur in what is listed, in upper or lower case.
 
     Raises:
-        InputError: no such path, nothing to list, or a file that is broken.
+        InputError: there is no such path, nothing to list, or a broken file.
     """
     listed = [item for file in _files(paths) for item in _list_file(file)]
     chosen = [item for item in listed if all(_has(item, text) for text in filters)]
     if not chosen:
         wanted = " ".join(f"--filter {text}" for text in filters)
         raise InputError(
-            f"{wanted}: fits none of {len(listed)} configurations; zojax configs lists all"
+            f"{wanted}: matches none of {len(listed)} configurations; zojax configs lists all"
         )
     return chosen
 
 
 def show(listed: Sequence[Listed], console: Console) -> None:
-    """Prints a table for every file."""
+    """Print a table for every file."""
     for file, items in itertools.groupby(listed, lambda item: item.file):
         _show_file(file, list(items), console)
     for line in (
-        "zojax train --config FILE:NAME trains one; what has no steps is evaluated as it",
-        "is, by zojax eval --config FILE:NAME",
+        "zojax train --config FILE:NAME trains one; one without steps is evaluated by",
+        "zojax eval --config FILE:NAME",
     ):
         console.print(line, style="dim")
 
 
 def _files(paths: Sequence[str]) -> list[str]:
-    """Those named, and of directories those that make a configuration."""
+    """The files that are named, and those in named directories that make a configuration."""
     files = []
     for path in paths:
         if Path(path).is_dir():
             inside = [str(p) for p in sorted(Path(path).glob("*.py")) if _MADE_BY in p.read_bytes()]
             if not inside:
-                raise InputError(f"{path}: no *.py in there has get_config()")
+                raise InputError(f"{path}: no *.py file in it has get_config()")
             files += inside
         elif Path(path).is_file():
             files.append(path)
@@ -151,7 +151,7 @@ def _files(paths: Sequence[str]) -> list[str]:
 def _list_file(file: str) -> list[Listed]:
     from zojax.config.loading import config_names, load_config
 
-    names = config_names(file)  # which says what is wrong with the file, if anything is
+    names = config_names(file)  # raises if anything is wrong with the file
     docstring = ast.get_docstring(ast.parse(Path(file).read_bytes())) or ""
     listed = []
     for name in names or ("",):
@@ -187,6 +187,6 @@ def _show_file(file: str, items: Sequence[Listed], console: Console) -> None:
 
 
 def _shorter(model: str) -> str:
-    """A directory below this one is named from here."""
+    """Shorten a path below the current directory to a relative one."""
     inside = os.path.isabs(model) and Path(model).is_relative_to(Path.cwd())
     return os.path.relpath(model) if inside else model

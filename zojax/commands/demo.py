@@ -1,4 +1,4 @@
-"""Train the demo: a small OPT on film reviews, from the package only, in minutes.
+"""Train the demo: a small OPT on film reviews, offline, in minutes.
 
 Example:
   zojax demo
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_what_next(directory: str) -> None:
-    """Print two lines; what follows the first word is a command for a shell."""
+    """Print two shell commands to try next."""
     from zojax.distributed import processes
 
     if processes.is_leader():

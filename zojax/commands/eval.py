@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 Tree = Any
 
 _PREDICTED = ("index", "name", "prompt", "prediction")
-"""Fields of every row of predictions."""
+"""Fields that every row of predictions has."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("run", nargs="?", **RUN)
     parser.add_argument(
         "--adapter",
         type=Path,
         metavar="DIR",
-        help="a PEFT LoRA on the base model, in place of the run's",
+        help="a PEFT LoRA to apply to the base model, instead of the run's",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="base model and data, in place of RUN: FILE or FILE:NAME"
+        "--config", metavar="FILE", help="base model and data, instead of RUN: FILE or FILE:NAME"
     )
     what = "override a field; with RUN, data.*, mesh.* or run.eval_batch_size (repeatable)"
     setting: Option = SET | {"help": what}
@@ -58,18 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--predictions",
         type=Path,
         metavar="FILE",
-        help="write what is answered on each example there, one JSON object a line",
+        help="write the answer to each example there, one JSON object per line",
     )
     parser.add_argument("--overwrite", **OVERWRITE)
     parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates, and prints the figure."""
+    """Evaluate, and print the figure."""
     if (args.run is None) == (args.config is None):
         raise InputError("eval: give either RUN, or --config FILE")
     if args.step is not None and (args.run is None or args.adapter):
-        raise InputError("eval: --step goes with RUN alone")
+        raise InputError("eval: --step needs RUN, without --adapter")
 
     from zojax.outputs import RowsFile
 
@@ -119,23 +119,24 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     predictions: RowsFile | None = None,
 ) -> dict[str, Any]:
-    """Rebuilds a run's model from its base and its journal, and evaluates it on held-out data.
+    """Rebuild a run's model from its base and its journal, and evaluate it on held-out data.
 
     Args:
-        directory: of the run.
-        console: where the progress is shown.
-        step: the model after so many steps; None for the best on the dev set (all, if the run was
-            stopped before its first evaluation).
+        directory: the run's directory.
+        console: where progress is shown.
+        step: the model after this many steps; None for the best on the dev set, or the last if the
+            run was stopped before its first evaluation.
         overrides: see :func:`override_run`.
         predictions: a file to write every example's answer to.
 
     Returns:
-        ``step``, ``metric``, ``eval_METRIC``, ``eval_examples``; and ``eval_nonfinite``, how many
-        of the examples count as wrong because the model's scores are not finite, if there are any.
+        ``step``, ``metric``, ``eval_METRIC`` and ``eval_examples``; and ``eval_nonfinite``, the
+        number of examples that count as wrong because the model's scores are not finite, if there
+        are any.
 
     Raises:
-        InputError: no run there, a damaged one, another base model, what is wrong with the data, or
-            a model whose scores are finite on none of them.
+        InputError: there is no run or a damaged one, the base model is a different one, the data
+            are bad, or the model's scores are finite on no example.
     """
     from zojax.journal.file import read_journal
     from zojax.journal.replay import changed_data
@@ -154,7 +155,7 @@ def evaluate_run(
         else:
             data, changed = load_eval_data(config), None
     if changed is not None:
-        _tell(console, f"{changed}; this figure is of the data as they are now")
+        _tell(console, f"{changed}; this figure is for the data as they are now")
     _tell(console, *data.splits.notes)
     placed = dataclasses.replace(trained, mesh=config.mesh)
     run = load_run(journal, placed, console, step)
@@ -169,20 +170,20 @@ def evaluate_config(
     *,
     predictions: RowsFile | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a base model on the held-out data of a configuration: zero-shot, or in context.
+    """Evaluate a base model on the held-out data of a configuration: zero-shot, or in context.
 
     Args:
-        config: which base model and which data; how it trains does not matter.
-        console: where the progress is shown.
-        adapter: a LoRA directory that PEFT has saved, to put on the base model.
+        config: the base model and the data; settings of training do not matter.
+        console: where progress is shown.
+        adapter: the directory of a LoRA in PEFT's format to apply to the base model.
         predictions: a file to write every example's answer to.
 
     Returns:
         As :func:`evaluate_run`, without ``step``; and ``adapter``, if there is one.
 
     Raises:
-        InputError: what is wrong with the data, the model or the adapter, or scores that are finite
-            on no example.
+        InputError: the data, the model or the adapter are bad, or the model's scores are finite on
+            no example.
     """
     from zojax.adapters.lora import load_lora
     from zojax.runs.setup import load_eval_data, load_model
@@ -199,14 +200,14 @@ def evaluate_config(
 
 
 def override_run(config: Config, overrides: Sequence[str]) -> Config:
-    """A run's configuration with other data, or evaluated in other batches or on other devices.
+    """Apply overrides that change a run's data, or the batches or devices of its evaluation.
 
     Args:
-        config: the run's.
+        config: the run's configuration.
         overrides: as for :func:`zojax.config.apply_overrides`.
 
     Raises:
-        InputError: as that, or for a field that would name another model, or changes nothing here.
+        InputError: an override is invalid, would mean another model, or changes nothing here.
     """
     from zojax.config import apply_overrides
 
@@ -217,7 +218,7 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
         if part in ("data", "mesh") or name == "run.eval_batch_size":
             continue
         of_model = part in ("model", "train", "estimator", "space")
-        why = "would name another model than the run's" if of_model else "changes nothing here"
+        why = "would mean another model than the run's" if of_model else "changes nothing here"
         raise InputError(
             f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
         )
@@ -233,7 +234,7 @@ def _evaluate(
     console: Console,
     predictions: RowsFile | None,
 ) -> dict[str, Any]:
-    """Judges a model, whose adapter is ``adapter_of(carry)``, on the held-out data."""
+    """Evaluate a model, whose adapter is ``adapter_of(carry)``, on the held-out data."""
     from zojax.evaluation.evaluate import Evaluator
     from zojax.evaluation.predictions import prediction_rows
     from zojax.reporting.bar import progress_bar
@@ -242,7 +243,7 @@ def _evaluate(
 
     metric = data.splits.task.metric
     scorer = make_scorer(config, data.splits.task, data.scored, model)
-    if predictions is not None:  # to be read as log-probabilities, where bare logits would do
+    if predictions is not None:  # the file has log-probabilities, even if logits would do
         scorer = scorer._replace(normalize=True)
     dev_set, eval_set = pack_eval_sets(config, data, model)
     used = [dev_set, eval_set] if config.data.calibration == "median" else [eval_set]
@@ -265,7 +266,7 @@ def _evaluate(
 
 
 def _spare(predictions: RowsFile | None, config: Config, adapter: Path | None = None) -> None:
-    """Raises ``InputError`` if predictions would replace what is read for them."""
+    """Raise ``InputError`` if predictions would replace a file that is read for them."""
     if predictions is None:
         return
     from zojax.tasks.records import FORMATS

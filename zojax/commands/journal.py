@@ -137,12 +137,12 @@ def verify(path: Path, console: Console) -> int:
     Raises:
         InputError: the journal cannot be used as it is.
     """
-    from zojax.journal.replay import check_records
+    from zojax.journal.replay import check_records, run_configuration
 
     journal = _read(path)
     header = journal.header
     is_of_run = header.config is not None
-    check_records(journal, header.configuration(journal.path).train if is_of_run else None)
+    check_records(journal, run_configuration(journal).train if is_of_run else None)
     steps, size = len(journal.records), journal.good_bytes + journal.lost_bytes
     if journal.lost_bytes:
         line = (
@@ -150,7 +150,7 @@ def verify(path: Path, console: Console) -> int:
             f"{steps} steps are good, {journal.lost_steps} after them are lost"
         )
     else:
-        unsaid = "" if is_of_run else "; it is of no run, since its header has no configuration"
+        unsaid = "" if is_of_run else "; it belongs to no run: its header has no configuration"
         line = f"OK, {steps} steps ({size} bytes){unsaid}"
     console.print(line, highlight=False, soft_wrap=True)
     return 1 if journal.lost_bytes else 0
@@ -183,12 +183,13 @@ def replay_to(
     """
     from zojax.hub import save
     from zojax.hub.saving import copy_beside_weights
+    from zojax.journal.replay import run_configuration
     from zojax.models import content_hash
     from zojax.outputs import new_directory
     from zojax.runs.rebuild import load_base
 
     journal = _read(path)
-    config = journal.header.configuration(journal.path)
+    config = run_configuration(journal)
     if model is not None:
         config.model.path = model
     with nullcontext() if output is None else new_directory(output) as partial:
@@ -293,9 +294,10 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
 def _settings(journal: Journal) -> tuple[str, dict[str, str]]:
     """The run's number of steps and its settings, or why they are unknown."""
     from zojax.config import to_dict
+    from zojax.journal.replay import run_configuration
 
     try:
-        config = to_dict(journal.header.configuration(journal.path))
+        config = to_dict(run_configuration(journal))
     except InputError as error:
         return "", {"run": f"unknown: {error}"}
     return f" of {config['train']['steps']}", {

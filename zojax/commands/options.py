@@ -1,4 +1,4 @@
-"""What commands share: how one is added to a parser, and the options of several."""
+"""What commands share: adding a command to a parser, and the options that several have."""
 
 import argparse
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 
 def count(text: str) -> int:
-    """A whole number from 0 on, as the value of an option."""
+    """Parses a whole number, 0 or more, from the value of an option."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 
 Option = dict[str, Any]
-"""What ``add_argument`` takes beside the name."""
+"""The arguments of ``add_argument`` besides the option's name."""
 
 RUN: Option = {"type": Path, "metavar": "RUN", "help": "directory of a run"}
 CONFIG: Option = {
@@ -35,25 +35,29 @@ SKIP_BAD: Option = {
 }
 FRESH: Option = {
     "action": "store_true",
-    "help": "start anew; a run that the directory holds is renamed to DIR.1, DIR.2, …",
+    "help": "start a new run; a run in the directory is renamed to DIR.1, DIR.2, …",
 }
 COUNT: Option = {"type": count, "metavar": "N"}
 JSON: Option = {"action": "store_true", "help": "print one JSON object"}
 OVERWRITE: Option = {
     "action": "store_true",
-    "help": "replace FILE even where it is no older output of this command",
+    "help": "replace FILE even if it is not an older output of this command",
 }
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
-"""What the weights of a model may be on the device."""
+"""The dtypes that a model's weights may have on the device."""
 
 
 def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
-    """Adds a command that a text explains: a sentence, and examples under ``Example:``.
+    """Adds a command, with its help.
 
     Args:
-        commands: what ``add_subparsers`` has returned.
-        name: of the command.
-        about: such as its module's docstring.
+        commands: the object that ``add_subparsers`` returned.
+        name: the command's name.
+        about: the help, usually the docstring of the command's module: a sentence, and examples
+            under ``Example:``.
+
+    Returns:
+        The command's parser.
     """
     sentence, _, examples = about.partition("\n\nExample:\n")
     parser = commands.add_parser(

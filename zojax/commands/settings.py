@@ -16,7 +16,7 @@ from zojax.printing import make_console, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument(
         "filter",
         nargs="?",
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the settings."""
+    """Print the settings."""
     from zojax.config.messages import hint
     from zojax.config.reference import settings
 

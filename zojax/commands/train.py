@@ -1,4 +1,4 @@
-r"""Train as a configuration says, or go on with the run in its directory.
+r"""Train as a configuration says, or resume the run in its directory.
 
 Example:
   zojax train --config configs/demo.py --set train.steps=500 \
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Says what the command takes."""
+    """Add the command's arguments."""
     parser.add_argument("--config", required=True, **CONFIG)
     parser.add_argument("--set", **SET)
     parser.add_argument("--skip-bad", **SKIP_BAD)
@@ -33,24 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append_const",
         const="run.profile=true",
         dest="overrides",
-        help="trace a few steps into DIR/profile, and tell what takes longest in one",
+        help="trace a few steps into DIR/profile, and say what takes longest in a step",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, and prints how it went."""
+    """Train, and print how it went."""
     from zojax.config.loading import load_config
 
-    # Read first: the imports below take seconds, and a slip in a --set need not wait for them.
+    # The file is read first, so that an error in it does not wait for imports that take seconds.
     return train_as(load_config(args.config, args.overrides), fresh=args.fresh)
 
 
 def train_as(config: "Config", *, fresh: bool) -> int:
-    """Trains as a configuration says, prints how it went, and returns the exit code.
+    """Train as a configuration says, print how it went, and return the exit code.
 
     Args:
-        config: of the run.
-        fresh: whether a run that the directory holds is set aside.
+        config: the run's configuration.
+        fresh: whether to set aside a run that is in the directory.
     """
     from zojax.distributed import processes
     from zojax.programs.cache import keep_programs
@@ -61,9 +61,9 @@ def train_as(config: "Config", *, fresh: bool) -> int:
     keep_programs()
     with processes.connected():
         tells = processes.is_leader()
-        # A run is not its log: it goes on when nobody reads that any more.
+        # The run matters more than its log: it continues when nobody reads the log any more.
         console = make_console(highlight=False, quiet=not tells, goes_on=True)
-        # Off a terminal there is no bar to keep within a width, and logs want whole lines.
+        # Without a terminal there is no bar that must fit a width, and a log needs whole lines.
         console.soft_wrap = not console.file.isatty()
         directory = Path(config.run.dir)
 
@@ -84,7 +84,7 @@ def train_as(config: "Config", *, fresh: bool) -> int:
 
 
 def _skipped_in_words(skipped: int, steps: int) -> str:
-    """What skipped steps mean for a run.
+    """Say how many steps were skipped, and what to do if they are many.
 
     >>> print(_skipped_in_words(3, 4000))
     skipped 3 of 4000 steps, whose loss was not finite

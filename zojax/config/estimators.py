@@ -1,6 +1,6 @@
-"""Where to probe: the settings of each estimator.
+"""The settings of each estimator, which decides where to probe.
 
-:mod:`zojax.training.estimator_table` builds the estimators themselves.
+:mod:`zojax.training.estimator_table` builds the estimators from them.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from zojax.config.kinds import Kinds, OwnKind
 
 ESTIMATORS = Kinds("estimator", own="an estimator")
 
-_LEAST_RANK = 16  # of factors in the place of a dense direction
+_LEAST_RANK = 16  # the smallest rank of factors that replace a dense direction
 
 
 def _stands_in(rank: int) -> int:
     if rank < _LEAST_RANK:
-        raise ValueError("is no stand-in for a dense direction; use 128 to 512")
+        raise ValueError("is too small to replace a dense direction; use 128 to 512")
     return rank
 
 
@@ -35,13 +35,13 @@ def _has_spread(num_queries: int) -> int:
 @ESTIMATORS.register
 @dataclass(config=STRICT, kw_only=True)
 class LozoConfig:
-    """LoZO: U Vᵀ at a matrix.
+    """LoZO: a direction U Vᵀ for each matrix.
 
     Attributes:
         name: ``lozo``.
-        epsilon: length of a probe.
-        num_queries: directions that are probed a step, all in one batch.
-        rank: columns of U and V.
+        epsilon: the length of a probe.
+        num_queries: directions that are probed per step, all in one batch.
+        rank: the number of columns of U and V.
         interval: steps between redraws of V (ν).
         scale: ``none`` (the authors' code), ``rms`` (U Vᵀ/√r) or ``paper`` (estimate times 1/r).
     """
@@ -57,12 +57,12 @@ class LozoConfig:
 @ESTIMATORS.register
 @dataclass(config=STRICT, kw_only=True)
 class MezoConfig:
-    """MeZO: a dense direction, drawn anew every step.
+    """MeZO: a dense direction, redrawn every step.
 
     Attributes:
         name: ``mezo``.
-        epsilon: length of a probe.
-        num_queries: directions that are probed a step.
+        epsilon: the length of a probe.
+        num_queries: directions that are probed per step.
     """
 
     name: Literal["mezo"] = "mezo"
@@ -73,13 +73,13 @@ class MezoConfig:
 @ESTIMATORS.register
 @dataclass(config=STRICT, kw_only=True)
 class MezoFactorizedConfig:
-    """MeZO with U Vᵀ/√r of a large rank in the place of a dense direction, redrawn every step.
+    """MeZO with U Vᵀ/√r of a large rank instead of a dense direction, redrawn every step.
 
     Attributes:
         name: ``mezo_factorized``.
-        epsilon: length of a probe.
-        num_queries: directions that are probed a step, all in one batch.
-        rank: columns of U and V: 128 to 512.
+        epsilon: the length of a probe.
+        num_queries: directions that are probed per step, all in one batch.
+        rank: the number of columns of U and V, usually 128 to 512.
     """
 
     name: Literal["mezo_factorized"] = "mezo_factorized"
@@ -95,9 +95,9 @@ class FzooConfig:
 
     Attributes:
         name: ``fzoo``.
-        epsilon: length of a probe.
-        num_queries: directions that are probed a step, all in one batch.
-        rank: columns of U and V.
+        epsilon: the length of a probe.
+        num_queries: directions that are probed per step, all in one batch.
+        rank: the number of columns of U and V.
         interval: steps between redraws of V (ν).
     """
 
@@ -109,22 +109,23 @@ class FzooConfig:
 
 
 EstimatorSettings = LozoConfig | MezoConfig | MezoFactorizedConfig | FzooConfig
-"""Those that zojax has; whoever brings another one knows its class."""
+"""The settings of zojax's own estimators; a user's own estimator has a class of its own."""
 
 
 def estimator(settings: type) -> Callable[[Callable[..., Any]], OwnKind]:
     """Makes an estimator of your own that configurations can name.
 
-    The decorated function is given the settings and what is trained (:class:`zojax.Trainable`), and
-    returns a :class:`zojax.Estimator`. A configuration names it as ``module:function``, with its
-    settings beside the name: ``estimator={"name": "my_module:signs", "rank": 4}``, or
+    The decorated function takes the settings and a :class:`zojax.Trainable`, which says what is
+    trained, and returns a :class:`zojax.Estimator`. A configuration names it as
+    ``module:function``, with its settings beside the name:
+    ``estimator={"name": "my_module:signs", "rank": 4}``, or
     ``--set estimator.name=my_module:signs --set estimator.rank=4``.
 
     Args:
-        settings: a dataclass of the estimator's settings. Types and defaults are checked by
-            pydantic, and a wrong value is refused with the field's name. If it has a field
-            ``interval``, the subspace is redrawn after that many steps, and what was learnt in it
-            is folded into the weights.
+        settings: a dataclass of the estimator's settings. Pydantic checks types and defaults, and
+            the error about a wrong value names the field. If there is a field ``interval``, the
+            subspace is redrawn after that many steps, and what was learnt in it is folded into the
+            weights.
 
     Raises:
         TypeError: ``settings`` is not a dataclass, or has a field ``name``.

@@ -58,9 +58,10 @@ def find(name: str, of_type: type[_T], what: str) -> _T:
         directory = _directory.get()
         if directory is None:
             raise InputError(
-                f"{plain(name, _SHOWN)} is code from outside zojax, which is not run by itself; if "
-                f"you trust it, allow it with --allow-module {plain(module_name, _SHOWN)} (in "
-                f"Python: zojax.allow_module({plain(module_name, _SHOWN)!r}))"
+                f"{plain(name, _SHOWN)} is code from outside zojax, which is not run "
+                f"automatically; if you trust it, allow it with --allow-module "
+                f"{plain(module_name, _SHOWN)} (in Python: "
+                f"zojax.allow_module({plain(module_name, _SHOWN)!r}))"
             )
         module = _import(module_name, directory)
     # Not getattr: a module's own __getattr__ may import whatever it is asked for.
@@ -83,8 +84,8 @@ def allow_module(name: str) -> None:
     replayed before this, since modules that a run's files name are never imported automatically.
 
     Args:
-        name: a module's name, which is looked up in the current directory and as ``import`` does;
-            or the path of a ``.py`` file, which becomes a module with the file's name.
+        name: a module's name, which is looked up in the current directory first and then as by
+            ``import``; or the path of a ``.py`` file, which becomes a module with the file's name.
 
     Raises:
         zojax.InputError: there is no such module, or importing it fails.
@@ -110,13 +111,13 @@ def allow_module(name: str) -> None:
 
 
 def allowed_modules() -> list[ModuleType]:
-    """The user's own modules that settings have named, or that the user has allowed."""
+    """The user's own modules that settings have named or that the user has allowed."""
     return list(_modules.values())
 
 
 @contextmanager
 def trusted(file: str) -> Iterator[None]:
-    """A context in which named modules are imported, also from a configuration file's directory.
+    """A context in which modules that settings name are imported, also from beside a file.
 
     Args:
         file: the user's own configuration file.

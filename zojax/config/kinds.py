@@ -1,4 +1,4 @@
-"""A part of a configuration that is one of several kinds, each with fields of its own."""
+"""Parts of a configuration that come in several kinds, each with its own fields."""
 
 import dataclasses
 import typing
@@ -19,11 +19,11 @@ _Settings = TypeVar("_Settings", bound=type)
 
 @dataclasses.dataclass(frozen=True)
 class OwnKind:
-    """A kind of a user's own, which configurations name as ``module:name``.
+    """A kind that a user has written, which configurations name as ``module:name``.
 
     Attributes:
-        settings: a dataclass of its settings, which validates them.
-        build: makes the thing from the settings and whatever the part is given.
+        settings: the dataclass of the kind's settings, which validates them.
+        build: the function that makes the object from the settings and the part's own arguments.
     """
 
     settings: type
@@ -31,17 +31,18 @@ class OwnKind:
 
 
 class Kinds:
-    """A union of dataclasses that are told apart by their field ``name``.
+    """A union of dataclasses whose field ``name`` says which one it is.
 
-    Pydantic closes its own discriminated unions when the class that holds one is made. This one
-    stays open: a name ``module:name`` stands for a user's own kind, if :mod:`zojax.config.foreign`
-    may use the module. It stands in an annotation, ``Annotated[Known, kinds]``, whose type is for
-    checkers alone. The kind that is registered first is the default.
+    Pydantic closes its own discriminated unions when it makes the class that holds one. This union
+    stays open: ``module:name`` stands for a user's own kind, if :mod:`zojax.config.foreign` may use
+    the module. It is used in an annotation, ``Annotated[Known, kinds]``, where ``Known`` is for
+    type checkers only. The kind that is registered first is the default.
 
     Attributes:
         part: the part of the configuration, for messages.
-        own: what messages call a user's own kind, such as ``an estimator``; empty if there is none.
-        classes: the kinds by name.
+        own: what messages call a user's own kind, such as ``an estimator``; empty if users cannot
+            add kinds.
+        classes: the dataclass of each kind, by name.
     """
 
     def __init__(self, part: str, own: str = "") -> None:
@@ -50,7 +51,7 @@ class Kinds:
         self.classes: dict[str, type] = {}
 
     def register(self, settings: _Settings) -> _Settings:
-        """Adds a dataclass, whose first field is ``name`` and has the kind's name as default."""
+        """Adds a dataclass whose first field is ``name``, with the kind's name as its default."""
         first = dataclasses.fields(settings)[0]
         if first.name != "name" or not isinstance(first.default, str):
             raise TypeError(f"{settings.__name__}: the first field should be name, with a default")
@@ -59,17 +60,21 @@ class Kinds:
         return settings
 
     def types(self, name: str) -> dict[str, Any]:
-        """A kind's fields and their types."""
+        """The type of each field of a kind, by the field's name."""
         settings = self.classes[name]
         hints = typing.get_type_hints(settings, include_extras=True)
         return {field.name: hints[field.name] for field in dataclasses.fields(settings)}
 
     def fields(self) -> list[str]:
-        """The fields of all kinds."""
+        """The names of all kinds' fields."""
         return list(dict.fromkeys(field for name in self.classes for field in self.types(name)))
 
     def check_name(self, name: Any) -> str:
-        """Returns the name of a kind unchanged; a ``ValueError`` says which kinds there are."""
+        """Returns a kind's name unchanged; raises a ``ValueError`` that lists the kinds if unknown.
+
+        A user's own kind is imported and added to :attr:`classes`; an ``InputError`` says why that
+        fails.
+        """
         if self.own and foreign.is_foreign(name):
             own = self.find(name)
             if self.classes.get(name, object).__base__ is not own.settings:
@@ -80,18 +85,18 @@ class Kinds:
         raise ValueError(f"should be {joined(map(repr, self.ours()), 'or')}{self._or_own()}")
 
     def ours(self) -> list[str]:
-        """The names of the kinds that zojax has."""
+        """The names of the kinds that come with zojax."""
         return [name for name in self.classes if not foreign.is_foreign(name)]
 
     def find(self, name: str) -> OwnKind:
-        """A user's own kind by its name; ``InputError`` says what is wrong with the name."""
+        """Finds a user's own kind by name; an ``InputError`` says what is wrong with the name."""
         return foreign.find(name, OwnKind, self.own)
 
     def _or_own(self) -> str:
         return f", or {self.own} of your own as 'module:name'" if self.own else ""
 
     def lacks(self, name: str, field: str) -> str | None:
-        """What to say of a field that other kinds have, and this one does not."""
+        """The message about a field that only other kinds have; None if that is not the problem."""
         having = [other for other in self.classes if field in self.types(other)]
         if not having or name in having:
             return None
@@ -102,10 +107,10 @@ class Kinds:
         )
 
     def change(self, settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Settings of another kind, which takes over what is not at a default and it has too.
+        """Converts settings to another kind; keeps values that are not defaults, if they fit.
 
         Raises:
-            ValueError: no such kind.
+            ValueError: there is no such kind.
         """
         self.check_name(name)
         old = {field.name: field for field in dataclasses.fields(self.classes[settings["name"]])}
@@ -114,7 +119,7 @@ class Kinds:
         return {**kept, "name": name}
 
     def validate(self, value: Any) -> Any:
-        """Settings of a kind, from themselves or from a mapping."""
+        """Returns the settings of a kind, from an instance or from a mapping of its fields."""
         if isinstance(value, tuple(self.classes.values())):
             return value
         if not isinstance(value, Mapping):
@@ -123,7 +128,7 @@ class Kinds:
         name = value.get("name", next(iter(self.classes)))
         try:
             settings = self.classes[self.check_name(name)]
-        except InputError as error:  # of a name that is a user's own
+        except InputError as error:  # about a user's own kind
             raise InputError(f"{self.part}.name: {error}") from None
         except ValueError as error:
             raise InputError(f"{self.part}.name={shown(name)}: {error}") from None
@@ -137,7 +142,7 @@ class Kinds:
 
 
 def _with_name(settings: type, name: str) -> type:
-    """A user's settings with the field ``name`` that tells kinds apart."""
+    """Adds the field ``name``, which distinguishes the kinds, to a user's settings."""
     body = {"__annotations__": {"name": Literal[name]}, "name": name, "__doc__": settings.__doc__}
     made = type(settings.__name__, (settings,), body)
     return pydantic.dataclasses.dataclass(made, config=STRICT, kw_only=True)

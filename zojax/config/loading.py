@@ -1,4 +1,4 @@
-"""A configuration's file: Python with a ``get_config()``, or with many by their ``NAMES``."""
+"""Loads configuration files: Python with one ``get_config()``, or several listed in ``NAMES``."""
 
 import os
 import runpy
@@ -30,17 +30,17 @@ _SHOWN, _LONGEST = 200, 1_000  # characters of a path, and of what a file's erro
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     """Runs a configuration file's ``get_config()`` and applies overrides.
 
-    A file with many configurations lists them as ``NAMES`` and makes one by ``get_config(name)``.
-    The file is run as your own code: it may import its neighbours, and name estimators and tasks of
-    your own as ``module:name``.
+    A file with several configurations lists their names in ``NAMES``, and ``get_config(name)``
+    makes one of them. The file runs as your own code: it may import modules beside it, and name
+    your own estimators and tasks as ``module:name``.
 
     Args:
-        path: the file, or ``FILE:NAME`` for one of many.
+        path: the file, or ``FILE:NAME`` for one of several configurations.
         overrides: settings as ``part.field=value``, such as ``train.steps=50``.
 
     Raises:
-        zojax.InputError: there is no such file or name, an override is bad, or something went wrong
-            in the file; the error says in which line.
+        zojax.InputError: there is no such file or name, an override is invalid, or the file raises
+            an exception; the message names the line.
 
     Example:
         >>> import zojax
@@ -55,7 +55,7 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def _get_config(path: str, file: str, name: str | None) -> Config:
-    """What a file's ``get_config`` returns."""
+    """Returns what a file's ``get_config`` returns."""
     module = _run(path, file)
     _check_name(path, file, name, _names(file, module))
     get_config = module.get("get_config")
@@ -71,17 +71,17 @@ def _get_config(path: str, file: str, name: str | None) -> Config:
 
 
 def config_names(path: str) -> tuple[str, ...]:
-    """The names of a file's configurations; none where it has one, without a name.
+    """The names of a file's configurations; empty if it has a single one without a name.
 
     Raises:
-        InputError: no such file, or what went wrong in it.
+        InputError: there is no such file, or it raises an exception.
     """
     with trusted(path):
         return _names(path, _run(path, path))
 
 
 def split_name(path: str) -> tuple[str, str | None]:
-    """File and name of ``FILE:NAME``, or None; a colon may be part of a file's own name."""
+    """Splits ``FILE:NAME``; the name is None without one. A file's own name may have a colon."""
     file, colon, name = path.rpartition(":")
     return (file, name) if colon and not os.path.isfile(path) else (path, None)
 
@@ -101,8 +101,8 @@ def _check_name(path: str, file: str, name: str | None, names: Sequence[str]) ->
 
 
 def _run(path: str, file: str) -> dict[str, Any]:
-    """What a configuration file defines."""
-    if not os.path.isfile(file):  # which is False for names that no file can have, too
+    """Runs a configuration file and returns the names that it defines."""
+    if not os.path.isfile(file):  # also False for names that no file can have
         what = "is a directory" if os.path.isdir(file) else "no such file"
         raise InputError(f"--config {plain(path, _SHOWN)}: {what}; {_FIX}")
     if kind := _NOT_PYTHON.get(os.path.splitext(file)[1].lower()):
@@ -116,12 +116,12 @@ def _run(path: str, file: str) -> dict[str, Any]:
 def _names(file: str, module: Mapping[str, Any]) -> tuple[str, ...]:
     names = module.get("NAMES", ())
     if type(names) not in (list, tuple) or not all(type(name) is str for name in names):
-        raise InputError(f"{file}: NAMES should be a list of texts")
+        raise InputError(f"{file}: NAMES should be a list of strings")
     return tuple(names)
 
 
 def _refusal(file: str, error: BaseException) -> InputError:
-    """What went wrong in a file, whatever it raised; Ctrl-C goes on as it is."""
+    """An error that says what a file raised, and where; ``KeyboardInterrupt`` is re-raised."""
     if isinstance(error, KeyboardInterrupt):
         raise error
     return InputError(f"{file}{line_of(file, error)}: {_what(error)}")
@@ -135,5 +135,5 @@ def _what(error: BaseException) -> str:
     try:
         text = str(error.msg if isinstance(error, SyntaxError) else error)
         return plain(f"{type(error).__name__}: {text}", _LONGEST)
-    except BaseException:  # whatever the file's own class does
-        return "an error that cannot be told"
+    except BaseException:  # the file's own exception class may raise anything
+        return "an error that cannot be printed"

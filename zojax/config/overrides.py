@@ -1,4 +1,4 @@
-"""Fields of a configuration that are set by texts, as ``--set`` does."""
+"""Sets fields of a configuration from strings, as ``--set`` does."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,11 +29,10 @@ _KIND = [f"{part}.name" for part in KINDS]
 
 
 def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
-    """A new configuration with ``part.field=value`` texts applied.
+    """Returns a new configuration with overrides, ``part.field=value``, applied.
 
-    ``none`` stands for None where a field may be None; a list is JSON, or its items with commas
-    between them; a whole number may be written as 1e3. With another ``estimator.name`` or
-    ``space.name`` what was set stays as far as the new kind has it too.
+    ``none`` stands for None if a field may be None. If ``estimator.name`` or ``space.name``
+    changes, fields that were set keep their values where the new kind has them.
 
     >>> from zojax.config import ModelConfig, RunConfig
     >>> config = Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a"))
@@ -41,11 +40,12 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     LoraConfig(name='lora', rank=8, alpha=16.0, targets=('q_proj', 'v_proj'))
 
     Raises:
-        InputError: no such field (and the nearest one), or a value that it cannot take.
+        InputError: there is no such field (the message suggests the closest one), or it cannot
+            take the value.
     """
     tree = to_dict(config)
     given = [(override, *_split(override)) for override in overrides]
-    # The names of kinds come first, wherever they stand: they say which fields there are.
+    # Names of kinds are applied first, in whatever order they are given: they decide the fields.
     for override, name, text in sorted(given, key=lambda one: one[1] not in _KIND):
         try:
             _set(tree, name, text)
@@ -55,7 +55,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _split(override: str) -> tuple[str, str]:
-    """Name, in today's spelling, and text."""
+    """Splits an override into the field's current name and the text of its value."""
     name, equals, text = (piece.strip() for piece in override.partition("="))
     if not equals:
         raise InputError(f"--set {plain(override, _SHOWN)}: write it as FIELD=VALUE")
@@ -111,7 +111,7 @@ def _parse(field_type: Any, text: str) -> Any:
 
 
 def _json_example(field_type: Any) -> str:
-    """An example of a field's value if it is written as JSON; otherwise empty."""
+    """An example value of a field that is written as JSON; empty for other fields."""
     if Words in get_args(field_type):
         return '{"0": " bad", "1": " good"}'
     return '{"b1": 0.95}' if field_type == Arguments else ""

@@ -43,11 +43,11 @@ from zojax.text import plain
 
 
 def _allowed(name: str) -> str:
-    """A name as it is, if it is none of a user's own or its module may be used."""
+    """Returns a name unchanged, unless it names a module that may not be used."""
     if foreign.is_foreign(name):
         try:
             foreign.find(name, object, "there")
-        except InputError as error:  # to which the field's name is put
+        except InputError as error:  # pydantic adds the field's name to a ValueError
             raise ValueError(str(error)) from None
     return name
 
@@ -78,21 +78,22 @@ class ModelConfig:
     """The base model.
 
     Attributes:
-        path: local directory or Hugging Face hub id of a checkpoint.
-        dtype: of the weights on the device; ``int8`` is of the layers' matrices, with a scale for
-            each row, and all else is bfloat16 then. Nothing can be folded into it: it goes with
-            ``lora``, ``prefix`` and ``space.fold=none``.
-        bos_token_id: what prompts start with; None is the tokenizer's own (2, ``</s>``, for
-            OPT). The MeZO and LoZO scripts use 0.
-        activations: ``float32`` does not round them to 16-bit weights' dtype where the two are
-            multiplied, so that no part of a score is lost there; twice the products. Without
-            it, what the scores of variants differ by is rounded by a share of itself alone.
-        scan_layers: the layers are a loop on GPUs, too, as they are elsewhere: a deep model's step
-            compiles in a third of the time, but copies the weights each time that it runs.
-        allow_nonfinite: take weights that are NaN or infinite, or become so in ``dtype``; they
-            are refused otherwise.
-        family: a family of models of your own, as ``module:name``
-            (:class:`zojax.Family`), for an architecture that zojax does not have.
+        path: the local directory or Hugging Face hub id of a checkpoint.
+        dtype: the weights' dtype on the device; ``int8`` stores the layers' matrices as int8 with a
+            scale for each row, and everything else as bfloat16. Nothing can be folded into int8
+            weights, so use ``lora``, ``prefix`` or ``space.fold=none`` with them.
+        bos_token_id: the token that prompts start with; None is the tokenizer's own (2, ``</s>``,
+            for OPT). The MeZO and LoZO scripts use 0.
+        activations: ``float32`` does not round activations to the dtype of 16-bit weights before
+            they are multiplied, so that no part of a score is lost there; this doubles the number
+            of products. Without it, only the differences between the variants are rounded, in
+            proportion to their size.
+        scan_layers: run the layers as a loop on GPUs, too, as on other devices: a deep model's step
+            compiles in a third of the time, but copies the weights every time it runs.
+        allow_nonfinite: accept weights that are NaN or infinite, or become so in ``dtype``;
+            otherwise they are an error.
+        family: your own family of models (:class:`zojax.Family`) as ``module:name``, for an
+            architecture that zojax does not have.
     """
 
     path: PathText
@@ -105,7 +106,7 @@ class ModelConfig:
 
 
 def _keys_as_text(value: Any) -> Any:
-    """JSON's keys are text, so that 0 and "0", True and "true" are one label, and stand once."""
+    """Turns keys into text, as in JSON, and refuses labels that become equal, such as 0 and "0"."""
     if not isinstance(value, Mapping):
         return value
     texts = {key: json.dumps(key) if isinstance(key, int) else key for key in value}
@@ -118,11 +119,11 @@ def _keys_as_text(value: Any) -> Any:
 
 
 def _of_usable_numbers(arguments: dict[str, Any]) -> dict[str, Any]:
-    """As they are; ``ValueError`` if a number is not finite, or another one in float32."""
+    """Returns arguments unchanged; ``ValueError`` if float32 cannot hold one of their numbers."""
     try:
         json.dumps(arguments, allow_nan=False)
     except ValueError:
-        raise ValueError("should hold finite numbers alone") from None
+        raise ValueError("should have only finite numbers") from None
     level: list[Any] = [arguments]
     while level:
         item = level.pop()
@@ -143,29 +144,30 @@ class DataConfig:
     r"""What to learn from.
 
     Attributes:
-        task: its name; ``custom`` for your own data, which ``prompt`` describes; or a task of your
-            own (:class:`zojax.Task`) as ``module:name``.
-        path: directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``;
+        task: the task's name; ``custom`` for your own data, which ``prompt`` describes; or your own
+            task (:class:`zojax.Task`) as ``module:name``.
+        path: a directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``;
             None reads the Hugging Face hub.
-        num_train: training examples, the first of a shuffled train split; None is 1,000, or what
-            ``num_dev`` leaves of fewer.
-        num_dev: examples behind them, to choose the best step by; None is the task's own: 500, or
-            100 where records are few.
-        num_eval: examples of the validation split (all, if it has fewer); None is 1,000.
-        seed: of the choice of examples.
-        truncate: what to do with a sequence that is too long: ``error``, or ``left`` to drop
-            its oldest prompt tokens, as MeZO does.
-        max_length: the longest sequence, in tokens; the model's positions bound it too.
-        shuffle_labels: permute the training labels: a control, which must not learn.
-        prompt: of your own data: a template such as ``"{review}\nSentiment:"``, with the names of
+        num_train: the number of training examples, the first of the shuffled train split; None is
+            1,000, or what ``num_dev`` leaves if there are fewer.
+        num_dev: the number of examples after those, which select the best step; None is the task's
+            own number: 500, or 100 if it has few records.
+        num_eval: the number of examples of the validation split (all, if it has fewer); None is
+            1,000.
+        seed: the seed of the choice of examples.
+        truncate: what to do with a sequence that is too long: ``error``, or ``left`` to drop the
+            oldest tokens of its prompt, as MeZO does.
+        max_length: the longest sequence, in tokens; the model's positions limit it too.
+        shuffle_labels: permute the training labels, as a control that must learn nothing.
+        prompt: for your own data, a template such as ``"{review}\nSentiment:"``, with the names of
             fields in braces.
-        candidates: of your own data: a word for each label, such as ``{0: " bad", 1: " good"}``.
-        label: of your own data: the field that holds the label.
-        answer: of your own data, in place of candidates: the field that holds a free answer.
+        candidates: for your own data, a word for each label, such as ``{0: " bad", 1: " good"}``.
+        label: for your own data, the field that has the label.
+        answer: for your own data, the field that has a free answer; it replaces ``candidates``.
         metric: ``accuracy`` or ``f1``; None is the task's own.
-        skip_bad: leave out bad rows and count them, rather than stop at the first.
-        num_demos: demonstrations before every prompt, drawn from the train split; MeZO's in-context
-            learning takes 32.
+        skip_bad: leave out and count bad rows instead of stopping at the first.
+        num_demos: the number of demonstrations before every prompt, drawn from the train split;
+            MeZO's in-context learning uses 32.
         calibration: what to subtract from the candidates' scores: nothing, their scores after a
             ``content_free`` prompt, or their ``median`` over the dev set.
     """
@@ -194,29 +196,32 @@ class TrainConfig:
     """How long and how fast.
 
     Attributes:
-        steps: of the whole run; 0 is for what is evaluated as it is, and trains nothing.
-        batch_size: examples a step.
+        steps: the number of steps of the whole run; 0 trains nothing, for a model that is only
+            evaluated.
+        batch_size: the number of examples per step.
         learning_rate: the peak of the learning rate.
-        schedule: after the warm-up: constant, or linear or cosine to zero.
-        warmup_steps: linear from zero.
-        optimizer: what becomes of the estimated gradient: ``sgd``; ``momentum``, N ← β₁ N +
-            (1 − β₁) g, with ``lozo`` that is LoZO-M; ``adam``, where what is trained stays beside
-            the weights (``lora``, ``prefix``, or no fold); or any other of optax's optimizers by
-            its name there, such as ``lion``.
-        optimizer_args: what optax's function is called with beside the learning rate and the
-            weight decay, such as ``{"b1": 0.95}``.
-        beta1: decay of the momentum, and Adam's first.
-        beta2: Adam's second.
-        weight_decay: of what is trained (the movement, not the base weights).
-        objective: what is minimised: ``classification`` (cross-entropy over the candidates),
-            ``likelihood`` (of the right answer's tokens), or what has no gradient: ``accuracy``
-            or ``f1`` (minus that of the ranking, or of generated answers); or an objective of your
-            own (:func:`zojax.objective`) as ``module:name``. None is the task's own: the first or
-            the second.
-        micro_batches: parts that a batch is scored in, one after the other, with less memory.
-        eval_every: steps between dev evaluations.
-        chunk: steps between the host's waits for the device; the journal's unit of loss.
-        seed: of perturbations and of the order of examples.
+        schedule: the learning rate after the warm-up: constant, or linear or cosine to zero.
+        warmup_steps: the number of steps in which the learning rate rises linearly from zero.
+        optimizer: how the estimated gradient is applied: ``sgd``; ``momentum``, N ← β₁ N +
+            (1 − β₁) g, which with ``lozo`` is LoZO-M; ``adam``, if what is trained stays beside
+            the weights (``lora``, ``prefix``, or no fold); or any other optimizer of optax by its
+            name there, such as ``lion``.
+        optimizer_args: arguments of optax's function besides the learning rate and the weight
+            decay, such as ``{"b1": 0.95}``.
+        beta1: the decay of the momentum, and Adam's first.
+        beta2: Adam's second decay.
+        weight_decay: the weight decay of what is trained (the movement, not the base weights).
+        objective: what is minimised: ``classification`` (cross-entropy over the candidates) or
+            ``likelihood`` (of the right answer's tokens); without a gradient, ``accuracy`` or
+            ``f1`` (with a minus, of the ranking or of generated answers); or your own objective
+            (:func:`zojax.objective`) as ``module:name``. None is the task's own: the first or the
+            second.
+        micro_batches: the number of parts that a batch is scored in, one after the other, to save
+            memory.
+        eval_every: steps between evaluations on the dev set.
+        chunk: steps between two waits of the host for the device, and the most steps that a crash
+            can lose.
+        seed: the seed of the perturbations and of the order of examples.
         nonfinite: what to do with a step whose loss is not finite: ``skip`` it, so that nothing
             moves, or ``stop`` the run. Either way it is counted and journaled.
     """
@@ -241,15 +246,15 @@ class TrainConfig:
 
 @dataclass(config=STRICT)
 class MeshConfig:
-    """Devices along each axis; what is not given follows from the weights' size and the devices.
+    """Devices along each axis; None is chosen to suit the weights' size and the devices.
 
-    Like where a run lives, this may change on a resume.
+    Like the run's directory, this may change when a run is resumed.
 
     Attributes:
-        data: shards of the pages.
-        model: shards of the weights; it divides the model's heads.
-        fsdp: split the weights over ``data`` too, and gather them a layer at a time as they are
-            used. Slower; for models that do not fit otherwise.
+        data: the number of shards of the pages.
+        model: the number of shards of the weights; it must divide the model's heads.
+        fsdp: split the weights over ``data`` too, and gather them layer by layer as they are used.
+            This is slower; use it for models that do not fit otherwise.
     """
 
     data: Count | None = None
@@ -259,21 +264,21 @@ class MeshConfig:
 
 @dataclass(config=STRICT)
 class RunConfig:
-    """Where a run lives, and what it keeps there; unlike the rest, this may change on a resume.
+    """A run's directory, and what is kept in it; unlike the rest, this may change on a resume.
 
     Checkpoints are off by default because the journal restores a run without them: a replay takes
     0.3 to 2 % of the training's time, while each checkpoint of a folded run is as large as the
     model (OPT-13B: 26 GB).
 
     Attributes:
-        dir: its directory.
+        dir: the run's directory.
         checkpoint_every: steps between checkpoints; 0 is never. A thousand or more suits runs
-            whose replay is long, and runs that may go on with another version of JAX.
-        keep_last: how many of the newest checkpoints stay.
-        keep_best: how many of those that are best on the dev set stay beside them.
-        eval_batch_size: examples that are evaluated at a time; None is two training batches. Lower
-            it where long prompts, such as demonstrations, do not fit.
-        profile: trace a few steps into ``profile/``, and tell what takes longest in one.
+            whose replay is long, and runs that may be resumed with another version of JAX.
+        keep_last: how many of the newest checkpoints to keep.
+        keep_best: how many of those that are best on the dev set to keep as well.
+        eval_batch_size: the number of examples that are evaluated at a time; None is two training
+            batches. Lower it if long prompts, such as demonstrations, do not fit.
+        profile: trace a few steps into ``profile/``, and report which parts of a step take longest.
     """
 
     dir: PathText
@@ -286,10 +291,10 @@ class RunConfig:
 
 @dataclass(config=STRICT)
 class Config:
-    """Everything that a run is made of; see each part for its fields.
+    """The whole configuration of a run; see each part for its fields.
 
-    Where to probe (``estimator``) and what is trained (``space``) are one of several kinds, by
-    their ``name``: see :mod:`zojax.config.estimators` and :mod:`zojax.config.spaces`.
+    ``estimator`` (where to probe) and ``space`` (what is trained) come in several kinds, which
+    differ in ``name``: see :mod:`zojax.config.estimators` and :mod:`zojax.config.spaces`.
 
     Example:
         >>> config = Config(ModelConfig("facebook/opt-125m"), run=RunConfig("runs/a"))
@@ -318,14 +323,14 @@ class Config:
 
 
 KINDS = {kinds.part: kinds for kinds in (ESTIMATORS, SPACES)}
-"""The parts that are one of several kinds."""
+"""The parts that come in several kinds."""
 
 PARTS: dict[str, Any] = {part.name: part.type for part in dataclasses.fields(Config)}
 _ADAPTER = TypeAdapter(Config)
 
 
 def field_names() -> list[str]:
-    """``part.field`` of every part, and of all its kinds."""
+    """The names, ``part.field``, of the fields of all parts and of all their kinds."""
     return [
         f"{part}.{field}"
         for part, of in PARTS.items()
@@ -339,12 +344,14 @@ def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested dicts of JSON's types.
 
     Raises:
-        InputError: what was put into it past its types has none.
+        InputError: a field was assigned a value that JSON cannot hold.
     """
     try:
         return _ADAPTER.dump_python(config, mode="json", warnings=False)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the configuration is none of JSON's: {plain(error, 200)}") from None
+        raise InputError(
+            f"the configuration cannot be written as JSON: {plain(error, 200)}"
+        ) from None
 
 
 def from_dict(tree: Mapping[str, Any]) -> Config:
@@ -356,7 +363,7 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 
 
 def describe(error: ValidationError) -> str:
-    """The first mistake; a part that was made on its own knows its fields, but not its name."""
+    """Describes the first mistake, and adds the part's name, which the part does not know."""
     first = error.errors()[0]
     problem = first.get("ctx", {}).get("error")
     if isinstance(problem, InputError):
@@ -373,7 +380,7 @@ def describe(error: ValidationError) -> str:
 
 
 def _classes() -> dict[str, tuple[str, Any]]:
-    """Part and class by the class's name, which is a ValidationError's title."""
+    """Part and class, by the class's name, which is the title of a ``ValidationError``."""
     classes = [(part, of) for part, of in PARTS.items() if part not in KINDS]
     classes += [(part, of) for part, kinds in KINDS.items() for of in kinds.classes.values()]
     return {of.__name__: (part, of) for part, of in classes}

@@ -1,4 +1,7 @@
-"""Many devices and many processes: the mesh, where arrays lie on it, and which process decides."""
+"""Many devices and many processes: the mesh, where arrays lie on it, and which process decides.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.distributed.mesh import (
     DATA,

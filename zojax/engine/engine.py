@@ -1,4 +1,4 @@
-"""The engine: a model with its tokenizer and an adapter, which scores texts and generates them."""
+"""The engine: a model with its tokenizer and an adapter, which scores and generates texts."""
 
 import dataclasses
 import functools
@@ -21,11 +21,11 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A language model that scores and generates, with an adapter or without.
+    """A language model that scores and generates, with or without an adapter.
 
-    :func:`zojax.load` makes one of a checkpoint and :func:`zojax.load_run` of what a run has
-    trained. Texts are scored and generated in batches; each new shape is compiled once, and shapes
-    are rounded up, so that there are few.
+    :func:`zojax.load` makes one from a checkpoint, and :func:`zojax.load_run` from a run. Texts are
+    scored and generated in batches; each new shape is compiled once, and shapes are rounded up, so
+    that there are few.
 
     Attributes:
         model: the architecture and its weights, on the device.
@@ -55,8 +55,8 @@ class Engine:
 
         Args:
             prompts: n texts, which are not scored themselves.
-            candidates: k texts that may follow each prompt, with their leading blank where the
-                prompt ends without one.
+            candidates: k texts that may follow each prompt, with a leading space unless the prompt
+                ends with one.
             batch_size: the most prompts in one call of the device.
 
         Returns:
@@ -64,8 +64,8 @@ class Engine:
             finite means that the weights are not finite or overflow their dtype.
 
         Raises:
-            zojax.InputError: a candidate has no token of its own or the same tokens as another, or
-                a prompt with its longest candidate has more tokens than the model has positions.
+            zojax.InputError: a candidate has no tokens or the same tokens as another, or a prompt
+                with its longest candidate has more tokens than the model has positions.
         """
         _check_texts(prompts=prompts, candidates=candidates)
         items = [self.encode(text, candidates, f"prompts[{i}]") for i, text in enumerate(prompts)]
@@ -123,14 +123,14 @@ class Engine:
                 and on the prompt's place among the prompts, not on the batch size.
             batch_size: the most prompts that are continued together.
             names: what errors call each prompt.
-            on_progress: Called now and then with the number of prompts that are done.
+            on_progress: called now and then with the number of prompts that are done.
 
         Returns:
             One :class:`zojax.Generation` for each prompt, in order.
 
         Raises:
-            zojax.InputError: a setting means nothing, or a prompt with its new tokens does not fit
-                the model's positions.
+            zojax.InputError: a setting is out of range, or a prompt with its new tokens does not
+                fit the model's positions.
         """
         _check_texts(prompts=prompts, stop=stop)
         if not 0 <= seed < 2**31:
@@ -161,15 +161,15 @@ class Engine:
         return 1 if self.pool else 0
 
     def encode(self, prompt: str, candidates: Sequence[str], name: str) -> Item:
-        """The tokens of a prompt and its candidates.
+        """Returns the tokens of a prompt and its candidates.
 
         Args:
-            prompt: what is not scored; BOS stands before it.
-            candidates: what may follow.
+            prompt: the text that is not scored; BOS is put before it.
+            candidates: the texts that may follow.
             name: what errors call the prompt.
 
         Raises:
-            zojax.InputError: As for :meth:`score`.
+            zojax.InputError: as for :meth:`score`.
         """
         item = tokenise(self.tokenizer, Example(prompt, tuple(candidates), 0, name))
         length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
@@ -182,14 +182,14 @@ class Engine:
         return item
 
     def score_items(self, items: Sequence[Item], batch_size: int = 16) -> list[list[np.ndarray]]:
-        """The log-probability of every token of every candidate of items from :meth:`encode`.
+        """Returns the log-probability of every token of every candidate.
 
         Args:
-            items: what to score.
+            items: the items to score, from :meth:`encode`.
             batch_size: the most items in one call of the device.
 
         Returns:
-            For each item, for each candidate, ``(tokens,)`` float32, in nats.
+            For each item and each candidate an array ``(tokens,)`` float32, in nats.
         """
         return score_items(self._score, items, self.model, batch_size)
 
@@ -214,7 +214,7 @@ class Engine:
 
 
 def _check_texts(**lists: Sequence[str]) -> None:
-    """Refuses a single text, whose characters would be taken for texts."""
+    """Raises ``TypeError`` for a single text, whose characters would be taken for texts."""
     for name, texts in lists.items():
         if isinstance(texts, str):
             raise TypeError(f"{name} should be a list of texts, not one text")

@@ -1,4 +1,4 @@
-"""Engines from checkpoints and from runs."""
+"""Loads engines from checkpoints and from runs."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ def load(
 
     Args:
         path: a directory in Hugging Face's format, or a hub id such as ``facebook/opt-125m``.
-        adapter: the directory of a LoRA that PEFT has saved, to put on the model.
+        adapter: the directory of a LoRA in PEFT's format to apply to the model.
         dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or ``int8``
             for the layers' matrices and bfloat16 for the rest.
         bos_token_id: the token that prompts start with; None for the tokenizer's own.
 
     Raises:
-        zojax.InputError: what is wrong with the model, its tokenizer or the adapter, in one line.
+        zojax.InputError: the model, its tokenizer or the adapter is bad; the message says how.
 
     Example:
         >>> import zojax
@@ -48,7 +48,7 @@ def load(
 def load_run(
     directory: str | Path, *, step: int | None = None, console: Console | None = None
 ) -> Engine:
-    """Loads the model that a run has trained: its base model, and its journal replayed.
+    """Loads the model that a run has trained, by replaying its journal on its base model.
 
     The run's data are not needed.
 
@@ -59,8 +59,8 @@ def load_run(
         console: where progress is printed; None prints nothing.
 
     Raises:
-        zojax.InputError: there is no run, a file of it is damaged, the base model is another one,
-            or the run has fewer steps.
+        zojax.InputError: there is no run, one of its files is damaged, the base model is a
+            different one, or the run has fewer steps.
 
     Example:
         >>> import zojax

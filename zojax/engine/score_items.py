@@ -1,4 +1,4 @@
-"""Scores items in batches whose shapes are few, and gives every scored token's log-probability."""
+"""Scores items in batches of few shapes, and returns every scored token's log-probability."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,16 +14,16 @@ from zojax.scoring.buckets import choose_num_pages, rounded
 def score_items(
     score: Callable[[Pages], jax.Array], items: Sequence[Item], model: Model, batch_size: int
 ) -> list[list[np.ndarray]]:
-    """The log-probability of every token of every candidate.
+    """Returns the log-probability of every token of every candidate.
 
     Args:
         score: ``(pages) -> logprob_pc``.
-        items: what to score, in any order of lengths.
-        model: the model that scores; its layout says where pages lie.
+        items: the items to score, in any order.
+        model: the model that scores; its layout decides how pages are split over devices.
         batch_size: the most items in a call of ``score``.
 
     Returns:
-        For each item, for each candidate, ``(tokens,)`` float32.
+        For each item and each candidate an array ``(tokens,)`` float32, in nats.
     """
     layout = layout_of(model.weights)
     order = sorted(range(len(items)), key=lambda i: -items[i].num_computed)
@@ -38,7 +38,7 @@ def score_items(
 
 
 def _shape(members: Sequence[Item], model: Model, multiple_of: int) -> PageShape:
-    """A shape that holds the items, rounded up so that many batches share it."""
+    """A shape that fits the items, rounded up so that many batches share it."""
     num_pages = choose_num_pages([members], model.config.hidden_size, multiple_of=multiple_of)
     return rounded(shape_needed(members, num_pages))
 
@@ -46,7 +46,7 @@ def _shape(members: Sequence[Item], model: Model, multiple_of: int) -> PageShape
 def _by_candidate(
     logprob_pc: np.ndarray, pages: Pages, members: Sequence[Item]
 ) -> list[list[np.ndarray]]:
-    """The pages' scored tokens, which lie there in order, sorted by item and candidate."""
+    """Groups the log-probabilities of the pages' scored tokens by item and candidate, in order."""
     used = np.asarray(pages.weight_pc) > 0
     example, candidate = np.asarray(pages.example_pc)[used], np.asarray(pages.candidate_pc)[used]
     logprobs = logprob_pc[used]

@@ -1,4 +1,7 @@
-"""Zeroth-order gradient estimators: where to probe, and what the losses say about the gradient."""
+"""Zeroth-order gradient estimators: where to probe, and what the losses say about the gradient.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.estimators.estimator import DIRECTION, SUBSPACE, Estimator, direction_key, stream_key
 from zojax.estimators.fzoo_estimator import fzoo

@@ -1,1 +1,4 @@
-"""Evaluate a model on a data set."""
+"""Evaluate a model on a data set.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""

@@ -1,6 +1,6 @@
 """Evaluation: one code path for zero-shot, in-context and fine-tuned models, ranked or generating.
 
-What differs is the adapter state, and the prompts that the data set has.
+Only the adapter state and the data set's prompts differ.
 """
 
 import dataclasses
@@ -32,22 +32,22 @@ from zojax.training.step import Batch
 
 Tree = Any
 
-_IN_FLIGHT = 2  # batches: the device computes one, the next waits, and a stop waits for no more
+_IN_FLIGHT = 2  # batches: one is computed, one is queued, and a stop waits for no more than these
 _POLL_SECONDS = 1e-3
 _NAMED, _LONGEST_NAME = 3, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What a model answers on a data set of ``n`` examples, and what that is worth.
+    """A model's answers on a data set of ``n`` examples, and their values.
 
     Attributes:
-        values: of every example's answer by the task's metric, from 0 to 1.
-        scores: of the candidates, calibrated if they are to be, ``(n, candidates)``; ``-inf``
-            where an example has none. None where answers are generated.
-        texts: the generated answers; None where candidates are ranked.
-        nonfinite: names, by index, of the examples for which the model gave a score that is not
-            finite. It has answered nothing there, so that they are worth 0.
+        values: the value of every example's answer by the task's metric, from 0 to 1.
+        scores: the candidates' scores ``(n, candidates)``, calibrated if that is configured;
+            ``-inf`` for missing candidates. None if answers are generated.
+        texts: the generated answers; None if candidates are ranked.
+        nonfinite: the names, by index, of the examples for which the model gave a score that is not
+            finite. These count as unanswered, with the value 0.
     """
 
     values: list[float]
@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def mean(self) -> float:
-        """What the model is worth on the data set: the mean.
+        """The mean value, which is the model's figure on the data set.
 
         >>> Evaluation([0.0, 1.0, 0.5]).mean
         0.5
@@ -65,7 +65,7 @@ class Evaluation:
         return float(np.mean(self.values))
 
     def in_doubt(self) -> str | None:
-        """A line that counts and names the examples without an answer; None where there is none.
+        """A line that counts and names the examples without an answer; None if there are none.
 
         >>> print(Evaluation([0.0, 1.0], nonfinite={0: "a.jsonl:1"}).in_doubt())
         1 of 2 examples: the model's scores are not finite, which counts as wrong: a.jsonl:1
@@ -79,7 +79,7 @@ class Evaluation:
         )
 
     def check_any_finite(self) -> None:
-        """Raises ``InputError`` if the model answered nothing at all, for its figure is none."""
+        """Raises ``InputError`` if the model answered no example, so that it has no figure."""
         if len(self.nonfinite) == len(self.values):
             raise InputError(
                 f"the model's scores are not finite on all {len(self.values)} examples, so it has "
@@ -89,15 +89,16 @@ class Evaluation:
 
 
 class Evaluator:
-    """Judges models on data sets; begins to compile one executable for each of their buckets.
+    """Evaluates models on data sets; compiles one executable per bucket, in the background.
 
     Args:
-        model: the base model; its weights are those that shapes are taken from, no more.
-        adapter_of: ``(carry) -> adapter state``, of whatever names a model beside its weights.
-        carry: such a thing, for its shapes.
-        scorer: how candidates are scored.
-        eval_sets: that will be evaluated.
-        tokenizer: for answers that are generated.
+        model: the base model; only the shapes of its weights are used.
+        adapter_of: ``(carry) -> adapter state``, where the carry is whatever defines a model
+            besides its weights.
+        carry: an example of a carry, for its shapes.
+        scorer: scores the candidates.
+        eval_sets: the data sets that will be evaluated.
+        tokenizer: the tokenizer for generated answers.
     """
 
     def __init__(
@@ -146,19 +147,20 @@ class Evaluator:
         stop: Stop = NEVER,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Evaluation:
-        """What a model answers on a data set, and what that is worth by its task's metric.
+        """Evaluates a model on a data set by its task's metric.
 
         Args:
-            weights: of the model.
-            carry: what names its adapter state.
-            eval_set: to judge it on.
-            dev_set: whose median calibrates the scores, where they are to be; None for
-                ``eval_set`` itself.
+            weights: the model's weights.
+            carry: what defines the model's adapter state.
+            eval_set: the data set.
+            dev_set: the data set whose median calibrates the scores, if that is configured; None
+                for ``eval_set`` itself.
             stop: a request to end early.
-            on_progress: told after every batch how many examples are done, and of how many.
+            on_progress: called after every batch with the number of examples that are done, and the
+                number of all.
 
         Raises:
-            zojax.programs.stopping.Halted: a stop was asked for.
+            zojax.programs.stopping.Halted: a stop was requested.
         """
         task, examples = eval_set.task, eval_set.examples
         if eval_set.ranked is None:
@@ -200,7 +202,7 @@ class Evaluator:
         stop: Stop,
         advance: Callable[[int], None],
     ) -> np.ndarray:
-        """Scores ``(n, candidates)`` in the data set's order, as :func:`candidate_scores`."""
+        """Scores ``(n, candidates)`` in the data set's order, as from :func:`candidate_scores`."""
         scores = np.zeros((packed.size, self._num_candidates), np.float32)
         in_flight: deque[tuple[np.ndarray, jax.Array]] = deque()
 
@@ -229,7 +231,7 @@ class Evaluator:
         stop: Stop,
         on_progress: Callable[[int, int], None],
     ) -> list[Generation]:
-        """Greedily generated answers of every example, up to the task's stop string."""
+        """Generates the answer to every example greedily, up to the task's stop string."""
         task, total = eval_set.task, len(eval_set.items)
 
         def report(done: int) -> None:
@@ -252,13 +254,13 @@ class Evaluator:
 
 
 def _unknown(examples: Sequence[Example], known: Sequence[bool]) -> dict[int, str]:
-    """The names of those that the model has not answered, by index, as names may repeat."""
+    """The names of the examples without an answer, by index, since names may repeat."""
     pairs = enumerate(zip(examples, known, strict=True))
     return {i: example.name for i, (example, is_known) in pairs if not is_known}
 
 
 def _wait(array: jax.Array, stop: Stop) -> None:
-    """Waits outside the runtime, inside which no signal would be heard."""
+    """Polls an array, because a wait inside the runtime would not notice signals."""
     while not array.is_ready():  # pyright: ignore[reportAttributeAccessIssue]
         stop.check()
         time.sleep(_POLL_SECONDS)

@@ -1,1 +1,4 @@
-"""Models for others: PEFT, Hugging Face, model cards."""
+"""Models for others: PEFT, Hugging Face, model cards.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""

@@ -1,4 +1,7 @@
-"""Decoding: continues prompts with new tokens, and turns them into text."""
+"""Decoding: continues prompts with new tokens, and turns them into text.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.generation.decode import generate_tokens
 from zojax.generation.prompts import Prompts, pack_prompts

@@ -1,4 +1,4 @@
-"""Generated texts: prompts continued in chunks, the longest first, and cut at stop strings."""
+"""Generates texts: continues prompts in chunks, the longest first, and cuts at stop strings."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from zojax.scoring.pages import IntArray
 Tree = Any
 FinishReason = Literal["stop", "length", "nonfinite"]
 Decode = Callable[[list[int]], str]
-"""The text of token ids."""
+"""A function that turns token ids into text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Generation:
 
     Attributes:
         tokens: the new token ids, including the one that ended them.
-        text: Their text, before the first stop string.
+        text: the tokens' text before the first stop string.
         finish_reason: ``stop`` for a stop token or a stop string, ``length`` for the limit, or
             ``nonfinite`` if the model's scores for the next token are NaN or infinite.
 
@@ -59,33 +59,33 @@ def generate(
     chunk: int = 16,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Generation]:
-    """Continues prompts; whatever the settings, a program is compiled for each padded length.
+    """Continues prompts; one program is compiled for each padded length, whatever the settings.
 
-    On several devices each decodes its share of the rows. Several processes must give the same
+    On several devices each decodes its share of the rows. Several processes must pass the same
     arguments, and all get the result.
 
     Args:
         model: the base model.
-        prompts: token ids of each, BOS first.
-        decode: for stop strings and the result.
-        max_new_tokens: of each prompt, at most.
-        sampling: how tokens are chosen, of all prompts or of each; greedily by default.
-        key: what sampling draws from; None for ``jax.random.key(0)``.
+        prompts: each prompt's token ids, BOS first.
+        decode: turns token ids into text, for stop strings and the result.
+        max_new_tokens: the most tokens that are added to each prompt.
+        sampling: how tokens are chosen, for all prompts or for each; greedily by default.
+        key: the random key of the sampling; None for ``jax.random.key(0)``.
         stop_ids: tokens that end a text.
-        stop_strings: what ends it too; the host looks for them after every chunk.
-        pool: adapter states; None for the base model.
-        slots: adapter slot of each prompt; None for slot 0.
-        names: of the prompts, in error messages.
-        batch_size: prompts that are continued together, at most.
-        chunk: tokens between two looks of the host.
-        on_progress: is told after every chunk how many prompts are done.
+        stop_strings: strings that end a text; the host looks for them after every chunk.
+        pool: the adapter states; None for the base model.
+        slots: the adapter slot of each prompt; None for slot 0.
+        names: what error messages call each prompt.
+        batch_size: the most prompts that are continued together.
+        chunk: the number of tokens that are generated between two looks at them by the host.
+        on_progress: called after every chunk with the number of prompts that are done.
 
     Returns:
-        One :class:`Generation` a prompt, in their order. A sample depends on the key and the
+        One :class:`Generation` for each prompt, in order. A sample depends on the key and the
         prompt's place in ``prompts``, not on the batch size.
 
     Raises:
-        InputError: an argument that means nothing, or a prompt that does not fit the model.
+        InputError: an argument is out of range, or a prompt does not fit the model.
     """
     settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     _check(settings, max_new_tokens, batch_size, stop_strings)
@@ -131,7 +131,7 @@ def generate(
 def _cut(
     tokens: list[int], decode: Decode, stop_strings: Sequence[str], is_done: bool = True
 ) -> tuple[list[int], str, bool]:
-    """Tokens up to the one that completes a stop string, the text before it, and if there is one.
+    """Cuts at the first stop string: the tokens that complete it, the text before, and if found.
 
     >>> _cut([1, 2, 3], lambda ids: "".join("abcdef"[2 * i - 2 : 2 * i] for i in ids), ["bc", "d"])
     ([1, 2], 'a', True)
@@ -160,4 +160,4 @@ def _check(
         if value < 1:
             raise InputError(f"{name}={value}: give 1 or more")
     if "" in stop_strings:
-        raise InputError("a stop string is empty; give text")
+        raise InputError("a stop string is empty; give a text")

@@ -1,4 +1,7 @@
-"""Loads weights and tokenizers from Hugging Face files, and saves them."""
+"""Loads weights and tokenizers from Hugging Face files, and saves them.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.hub.loading import load, read_config
 from zojax.hub.saving import save

@@ -1,4 +1,4 @@
-"""A journal's header: what the run is, held to a schema before any of it is used."""
+"""A journal's header, which identifies the run and is validated before any of it is used."""
 
 import dataclasses
 from typing import Annotated, Any, Literal
@@ -19,22 +19,22 @@ Version = Annotated[str, Field(strict=True, max_length=100)]
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
 class Header:
-    """What the JSON text at the start of a journal says; ``docs/journal.md`` has the fields.
+    """The JSON text at the start of a journal; ``docs/journal.md`` describes the fields.
 
-    A file needs the first three alone to be read, and all that have no other default to be
-    replayed.
+    Reading a file needs only the first three fields; a replay also needs those whose default is
+    None.
 
     Attributes:
-        key_data: of the run's key.
-        num_queries: projected gradients a record.
-        num_variants: losses a record.
-        key_impl: the generator of random numbers.
+        key_data: the two 32-bit words of the run's random key.
+        num_queries: the number of projected gradients in a record.
+        num_variants: the number of losses in a record.
+        key_impl: the random number generator.
         config: the run's configuration as it was written; :meth:`configuration` reads it.
-        base_hash: content hash of the base weights.
-        data_hash: of the run's examples as tokens.
-        zojax: version of the code that wrote the file.
-        jax: likewise.
-        settings: those of JAX's that a user may choose, and were not at their defaults; see
+        base_hash: the content hash of the base weights.
+        data_hash: the hash of the run's examples as tokens.
+        zojax: the version of zojax that wrote the file.
+        jax: the version of JAX that wrote the file.
+        settings: the JAX settings that a user may choose and that were not at their defaults; see
             :mod:`zojax.programs.settings`.
     """
 
@@ -50,22 +50,22 @@ class Header:
     settings: dict[Version, Version | bool] = Field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """What is known, in JSON's types."""
+        """The fields that have a value, in JSON's types."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         known = {name: value for name, value in fields.items() if value not in (None, {})}
         return {**known, "key_data": list(self.key_data)}
 
     def configuration(self, place: object) -> Config:
-        """The run's configuration, on whatever devices there are now.
+        """The run's configuration, without the mesh, which depends on the devices at hand.
 
         Args:
-            place: the journal, for errors.
+            place: what errors call the journal.
 
         Raises:
-            InputError: there is none, or none that a run can have.
+            InputError: there is no configuration, or an invalid one.
         """
         if self.config is None:
-            raise InputError(f"{place}: its header has no configuration, so that it is of no run")
+            raise InputError(f"{place}: its header has no configuration, so it belongs to no run")
         try:
             return from_dict({**self.config, "mesh": {}})
         except InputError as error:
@@ -73,12 +73,12 @@ class Header:
 
 
 def as_header(fields: object, place: object) -> Header:
-    """The header that a JSON object gives; ``InputError`` names the place and the field."""
+    """Makes a header from a JSON object; ``InputError`` names the place and the field."""
     return validate(Header, fields, f"{place}: header")
 
 
 def record_dtype(header: Header) -> np.dtype:
-    """A record as a packed structured dtype, the checksum last.
+    """The packed structured dtype of a record, with the checksum last.
 
     >>> record_dtype(Header((0, 42), num_queries=1, num_variants=2)).itemsize
     40

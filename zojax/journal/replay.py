@@ -30,7 +30,7 @@ from zojax.training.interval import (
     reaches_interval_end,
 )
 from zojax.training.placement import state_shardings
-from zojax.training.schedules import learning_rates
+from zojax.training.schedules import depends_on_steps, learning_rates
 from zojax.training.step import Method, TrainState, init_state, update
 
 Tree = Any
@@ -66,6 +66,20 @@ def header_key(journal: Journal) -> jax.Array:
     return jax.random.wrap_key_data(data, impl=journal.header.key_impl)
 
 
+def run_configuration(journal: Journal) -> Config:
+    """The run's configuration from the header, with the steps that the run has come to.
+
+    A run whose learning rates allow it may have been continued for longer than the header says.
+
+    Raises:
+        InputError: the header has no configuration, or one that no run can have.
+    """
+    config = journal.header.configuration(journal.path)
+    if not depends_on_steps(config.train):
+        config.train.steps = max(config.train.steps, len(journal.records))
+    return config
+
+
 def check_run(journal: Journal, config: Config, base_hash: str) -> None:
     """Raise ``InputError`` unless the journal belongs to this base model and these settings.
 
@@ -84,6 +98,8 @@ def check_run(journal: Journal, config: Config, base_hash: str) -> None:
     theirs, ours = to_dict(header.configuration(journal.path)), to_dict(config)
     for part in ("train", "estimator", "space"):
         for name, value in ours[part].items():
+            if (part, name) == ("train", "steps") and not depends_on_steps(config.train):
+                continue  # the run was continued for longer
             if theirs[part][name] != value:
                 raise InputError(
                     f"{journal.path}: was made with {part}.{name} {theirs[part][name]!r}, "

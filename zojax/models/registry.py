@@ -1,4 +1,4 @@
-"""The families that zojax knows, and how one is found."""
+"""The families of models that zojax knows, and how the family of a checkpoint is found."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,21 +14,21 @@ from zojax.reading import validate
 from zojax.text import plain
 
 FAMILIES: tuple[Family, ...] = (opt.FAMILY,)
-"""Those that zojax has."""
+"""The families that come with zojax."""
 
 PUBLISHED: Mapping[str, DecoderConfig] = {
     hub_id: config for family in FAMILIES for hub_id, config in family.published.items()
 }
-"""Published architectures by their hub ids."""
+"""Published architectures, by hub id."""
 
 SHAPES: Mapping[str, DecoderConfig] = {
     hub_id.rpartition("/")[2]: config for hub_id, config in PUBLISHED.items()
 }
-"""The same by their names alone."""
+"""The same architectures, by name without the organisation."""
 
 
 def families() -> list[Family]:
-    """Those that zojax has, and in front of them those of a user's allowed modules."""
+    """The families of the user's allowed modules, and then those that come with zojax."""
     own = [
         thing
         for module in foreign.allowed_modules()
@@ -45,10 +45,10 @@ class _Named:
 
 
 def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
-    """The architecture that a parsed ``config.json`` is of.
+    """Reads the architecture from a parsed ``config.json``.
 
     Raises:
-        InputError: a family that is not known, or what the family says of it.
+        InputError: the family is not known, or the family refuses the configuration.
 
     Example:
         >>> parse_config({"model_type": "gpt2"})
@@ -68,5 +68,5 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
 
 
 def family_of(config: DecoderConfig) -> Family:
-    """Whose configuration this is."""
+    """The family that a configuration belongs to."""
     return next(family for family in families() if isinstance(config, family.config))

@@ -1,4 +1,4 @@
-"""Chunks of steps: what runs on the device in them, and what of them is written down."""
+"""Chunks of steps: what runs on the device, and what is journaled and reported."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ from zojax.training.step_programs import step_program
 Tree = Any
 
 Packed = tuple[PageShape, Tree, tuple[int, int]]
-"""Bucket, packed batch, and (computed tokens, room for tokens)."""
+"""The bucket, the packed batch, and (computed tokens, tokens that the pages have room for)."""
 
 _POLL_SECONDS = 1e-3
 
@@ -43,15 +43,16 @@ class Programs:
     """Everything that runs on the device inside the loop, compiled or being compiled.
 
     Attributes:
-        step: one executable a bucket, ``(weights, state, key, rate, batch) -> (state, record)``.
-        fold: an interval's end; None where the run comes to none.
+        step: one executable for each bucket,
+            ``(weights, state, key, rate, batch) -> (state, record)``.
+        fold: the program of an interval's end; None if the run reaches none.
     """
 
     step: Executables
     fold: PendingProgram[IntervalProgram] | None
 
     def needed(self, bucket: PageShape, *, fold: bool) -> list[PendingProgram[Any]]:
-        """A step's executable, and that of the interval's end if the step is the last in it."""
+        """A step's executable, and the fold if an interval ends after the step."""
         needed: list[PendingProgram[Any]] = [self.step.pending[bucket]]
         if fold:
             assert self.fold is not None
@@ -76,12 +77,12 @@ def compile_programs(
     steps: int,
     check: Callable[[], None] = lambda: None,
 ) -> Programs:
-    """Compiles the step for every bucket's batch, and the fold if the run (still) comes to one.
+    """Compiles the step for every bucket's batch, and the fold if the run (still) reaches one.
 
-    In the background and in the order of ``batches``, the fold last. ``check`` is for
+    This happens in the background and in the order of ``batches``, the fold last. ``check`` is for
     :func:`zojax.training.step_programs.step_program`.
     """
-    shapes = shapes_of((weights, state, key))  # of arrays that may be used up before all is traced
+    shapes = shapes_of((weights, state, key))  # the arrays may be donated before all is traced
     shardings = shardings_of(weights), shardings_of(state)
     step = step_program(method, objective, shardings[1], layout_of(weights).sharding(), check)
     executables = Executables(
@@ -98,7 +99,15 @@ def compile_programs(
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """What the chunks took, and how many tokens they computed."""
+    """The time that the chunks took, and the tokens that they computed.
+
+    Attributes:
+        step_seconds: the mean seconds per step of each chunk.
+        computed_tokens: the number of tokens that were computed.
+        page_tokens: the number of tokens that the pages had room for.
+        seconds: the time of all chunks.
+        has_waited: whether these figures are of a chunk that waited for its programs.
+    """
 
     step_seconds: tuple[float, ...] = ()
     computed_tokens: int = 0
@@ -107,11 +116,11 @@ class Speed:
     has_waited: bool = False
 
     def after(self, seconds: float, tokens: list[tuple[int, int]], *, waited: bool) -> "Speed":
-        """With another chunk; one that waited for its programs counts while there is no other.
+        """Adds a chunk; one that waited for its programs counts only until the next one.
 
         Args:
-            seconds: that it took.
-            tokens: of its steps: computed ones, and room for so many.
+            seconds: the time that the chunk took.
+            tokens: for each of its steps, the computed tokens and the room for tokens.
             waited: whether it waited for any program.
         """
         before = Speed() if self.has_waited else self
@@ -125,7 +134,7 @@ class Speed:
         )
 
     def summary(self) -> dict[str, float]:
-        """Median seconds a step, distinct tokens a second, and real tokens over page tokens."""
+        """Median seconds per step, computed tokens per second, and computed over page tokens."""
         if not self.step_seconds:
             return {}
         return {
@@ -136,9 +145,9 @@ class Speed:
 
 
 def chunk_ends(first: int, steps: int, *intervals: int) -> list[int]:
-    """Where the host waits for the device: at every multiple of each interval, and at the end.
+    """The steps after which the host waits: every multiple of each interval, and the last step.
 
-    An interval of 0 has none.
+    An interval of 0 adds none.
 
     >>> chunk_ends(0, 10, 4, 6, 0)
     [4, 6, 8, 10]
@@ -151,8 +160,8 @@ class Sent(NamedTuple):
     """A step that was sent to the device.
 
     Attributes:
-        record: what it will leave.
-        tokens: of its batch, computed ones, and room for so many.
+        record: the step's scalars, on the device.
+        tokens: the computed tokens of its batch, and the room for tokens.
         waited: whether it had to wait for a program to be compiled.
     """
 
@@ -163,19 +172,19 @@ class Sent(NamedTuple):
 
 @dataclasses.dataclass
 class Trainer:
-    """What changes in a run, and where that is written down.
+    """What changes in a run, and where that is recorded.
 
     Attributes:
-        owned: weights, which a fold changes.
-        state: of the training.
-        step: how many are done and journaled.
-        key: the run's.
-        method: how to train.
-        programs: what runs on the device.
-        journal: of the run.
-        reporter: told of every chunk.
+        owned: the weights, which a fold changes.
+        state: the training state.
+        step: the number of steps that are done and journaled.
+        key: the run's random key.
+        method: the estimator, the optimizer and the learning rates.
+        programs: the programs that run on the device.
+        journal: the run's journal.
+        reporter: reports every chunk.
         stops_if_skipped: whether a step whose loss is not finite ends the run.
-        speed: of the chunks so far.
+        speed: the speed of the chunks so far.
     """
 
     owned: OwnedWeights
@@ -191,29 +200,29 @@ class Trainer:
 
     @functools.cached_property
     def step_keys(self) -> np.ndarray:
-        """Of every step, as the journal keeps them."""
+        """The key of every step, as the journal keeps it."""
         rates, estimator = self.method.learning_rates, self.method.estimator
         return step_keys(self.key, len(rates), estimator.num_queries)
 
 
 def send_step(trainer: Trainer, step: int, packed: Packed, stop: Stop) -> Sent:
-    """Sends a step to the device, and an interval's end if the step is the last in it.
+    """Sends a step to the device, and the fold if an interval ends after the step.
 
     Args:
-        trainer: of the run; its state is the one before the step, and the one after it in the end.
-        step: how many steps were sent before.
+        trainer: the run's trainer, whose state and weights are replaced by those after the step.
+        step: the number of steps that were sent before.
         packed: the step's bucket and batch, on their devices.
         stop: a request to end early.
 
     Raises:
-        zojax.programs.stopping.Halted: a stop was asked for while a program was waited for, and
-            nothing was used up.
+        zojax.programs.stopping.Halted: a stop was requested during the wait for a program; no array
+            was donated.
     """
     bucket, batch, tokens = packed
     method, key = trainer.method, trainer.key
     needed = trainer.programs.needed(bucket, fold=ends_interval(method, step + 1))
     waited = not all(program.is_done for program in needed)
-    train_step, *fold = [program.wait(stop) for program in needed]  # before anything is used up
+    train_step, *fold = [program.wait(stop) for program in needed]  # before anything is donated
     weights, rate = trainer.owned.weights, method.learning_rates[step]
     trainer.state, record = train_step(weights, trainer.state, key, rate, batch)
     for end_interval in fold:
@@ -225,12 +234,12 @@ def write_down(trainer: Trainer, sent: Sequence[Sent], started: float) -> None:
     """Fetches the scalars of finished steps, journals them and reports them.
 
     Args:
-        trainer: of the run; its step is the first of them, and the one behind them afterwards.
+        trainer: the run's trainer, whose ``step`` is advanced by the number of steps.
         sent: the steps.
         started: when the first was sent (``time.perf_counter``).
 
     Raises:
-        InputError: the journal cannot be written, or a loss was not finite and that stops the run.
+        InputError: the journal cannot be written, or a loss is not finite and that stops the run.
     """
     if not sent:
         return
@@ -269,9 +278,9 @@ def refuse_skipped(records: np.ndarray) -> None:
 
 
 def finished(sent: Sequence[Sent], stop: Stop) -> Sequence[Sent]:
-    """The steps that are done: all of them, unless an urgent stop cannot wait.
+    """Waits for steps and returns those that are done: all, unless an urgent stop cannot wait.
 
-    Looks again and again rather than waiting inside the runtime, where no signal would be heard.
+    It polls, because a wait inside the runtime would not notice signals.
     """
 
     def is_done(one: Sent) -> bool:

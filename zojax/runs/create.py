@@ -1,4 +1,4 @@
-"""Finding a run in its directory, or creating it there."""
+"""Finds a run in its directory, or creates it there."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +11,7 @@ from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.journal.file import MAX_BYTES, JournalWriter, read_journal
-from zojax.journal.header import as_header, record_dtype
+from zojax.journal.header import Header, as_header, record_dtype
 from zojax.programs.settings import chosen_settings
 from zojax.runs import lock, run_dir
 from zojax.runs.result import read_result
@@ -20,29 +20,31 @@ from zojax.version import __version__
 
 
 def check_same_config(config: Config) -> None:
-    """Raises ``InputError`` if another process is to train something else."""
+    """Raises ``InputError`` if another process has a different configuration."""
     given = processes.all_gather("configuration", to_dict(config))
     for index, theirs in enumerate(given):
         if theirs != given[0]:
             raise InputError(
-                f"process {index} of {len(given)} has another configuration than process 0; give "
-                "all the same command and files"
+                f"process {index} of {len(given)} has a different configuration from process 0; "
+                "give all the same command and files"
             )
 
 
 def find_run(
     directory: Path, config: Config, held: ExitStack
 ) -> tuple[bool, dict[str, Any] | None]:
-    """Whether the directory holds the run, and its result if it is finished; locks it then."""
+    """Returns whether the directory has the run, and a finished run's result; locks it if so."""
     if not run_dir.holds_run(directory, config):
         return False, None
     held.enter_context(lock.hold(directory))
     journal = read_journal(directory / run_dir.JOURNAL)
+    _check_size(journal.header, config.train.steps)
+    run_dir.adopt_steps(directory, config.train.steps, len(journal.records))
     return True, read_result(directory, config, len(journal.records))
 
 
 def create_run(directory: Path, run: Run, held: ExitStack) -> None:
-    """Makes and locks the directory of a run that has not begun."""
+    """Makes and locks the directory of a new run."""
     run_dir.make(directory)
     held.enter_context(lock.hold(directory))
     if not run_dir.holds_run(directory, run.config):
@@ -50,7 +52,7 @@ def create_run(directory: Path, run: Run, held: ExitStack) -> None:
 
 
 def _write_run(directory: Path, run: Run) -> None:
-    """Makes the run directory; the journal comes last, for a directory without one is free."""
+    """Writes a new run's files; the journal comes last, as a directory without one is free."""
     estimator = run.method.estimator
     header = {
         "zojax": __version__,
@@ -64,14 +66,18 @@ def _write_run(directory: Path, run: Run) -> None:
         "num_variants": estimator.num_variants,
         **({"settings": settings} if (settings := chosen_settings()) else {}),
     }
-    size = run.config.train.steps * record_dtype(as_header(header, directory)).itemsize
-    if size > MAX_BYTES:
-        raise InputError(
-            f"train.steps={run.config.train.steps}: a journal of {size:,} bytes; it can have "
-            f"{MAX_BYTES:,}"
-        )
+    _check_size(as_header(header, directory), run.config.train.steps)
     try:
         write_json(directory / run_dir.CONFIG, to_dict(run.config))
         JournalWriter.create(directory / run_dir.JOURNAL, header).close()
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
+
+
+def _check_size(header: Header, steps: int) -> None:
+    size = steps * record_dtype(header).itemsize
+    if size > MAX_BYTES:
+        raise InputError(
+            f"train.steps={steps}: the journal would have {size:,} bytes; use fewer steps, since "
+            f"it can have {MAX_BYTES:,}"
+        )

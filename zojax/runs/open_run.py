@@ -196,7 +196,7 @@ def _set_up(
     # The current model: the base model, or what the journal makes of it.
     progress, done = read_progress(directory, len(records), run.config), len(records)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    base = OwnedWeights(run.model.weights)  # this run has loaded them for itself
+    base = OwnedWeights(run.model.weights)  # loaded by this run, so it may overwrite them
     lost = missing_evaluations(progress, done, config) if makes_lost_evaluations else []
     step = min([*lost, done])
     owned, state = rebuild_run(journal.opened, run, base, console, stop, step)

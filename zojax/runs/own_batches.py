@@ -1,4 +1,4 @@
-"""Batches of examples that a user chooses, in buckets that are compiled when they are needed."""
+"""Batches of examples that a user chooses, whose buckets are compiled when they are needed."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def pack_examples(training: OpenRun, indices: Sequence[int]) -> Packed:
 
 
 def compile_for(training: OpenRun, packed: Packed) -> None:
-    """Begin to compile the step for a bucket, unless the run's own batches need it, too."""
+    """Begin to compile the step for a bucket, unless it is compiled or being compiled already."""
     trainer, run = training.trainer, training.run
     bucket, batch, _ = packed
     if bucket in trainer.programs.step.pending:

@@ -12,6 +12,7 @@ from typing import Any
 
 from zojax.config import Config, from_dict, to_dict
 from zojax.errors import InputError
+from zojax.files import write_json
 from zojax.journal.file import JOURNAL
 from zojax.outputs import check_place
 from zojax.reading import read_json
@@ -21,6 +22,7 @@ from zojax.reporting.progress import PROGRESS
 from zojax.runs import lock
 from zojax.runs.result import RESULT
 from zojax.text import plain
+from zojax.training.schedules import depends_on_steps
 
 CONFIG = "config.json"
 _WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
@@ -101,6 +103,15 @@ def holds_run(directory: Path, config: Config) -> bool:
         for name in sorted(theirs | ours)
         if not name.startswith(_MAY_CHANGE) and theirs.get(name) != ours.get(name)
     ]
+    if [name.partition(" ")[0] for name in differing] == ["train.steps"]:
+        if not depends_on_steps(config.train):
+            return True
+        raise InputError(
+            f"run.dir {directory} holds this run with {differing[0]}, on which its learning rates "
+            f"depend (train.schedule={config.train.schedule}); only a run with "
+            f"train.schedule=constant can be continued for longer: {_ELSEWHERE}, or start anew "
+            "with --fresh"
+        )
     if differing:
         raise InputError(
             f"run.dir {directory} already holds another run, which differs in "
@@ -129,6 +140,33 @@ def _whole(path: str) -> str:
 def _entries(directory: Path) -> list[Path]:
     """What is in a directory, without what a new disk has in it."""
     return [path for path in directory.iterdir() if path.name != "lost+found"]
+
+
+def adopt_steps(directory: Path, steps: int, done: int) -> None:
+    """Set the number of steps of a run that is to be continued for longer, or ended earlier.
+
+    A result of the run with another number of steps is removed; its evaluations are kept.
+
+    Args:
+        directory: the run's locked directory.
+        steps: the new ``train.steps``.
+        done: the number of steps in the journal.
+
+    Raises:
+        InputError: more steps are done already, or the directory cannot be written.
+    """
+    tree = read_json(directory / CONFIG)
+    if tree["train"]["steps"] == steps:
+        return
+    if done > steps:
+        raise InputError(
+            f"run.dir {directory}: {done} steps are done, more than train.steps={steps}"
+        )
+    try:
+        (directory / RESULT).unlink(missing_ok=True)  # before it would be of another run
+        write_json(directory / CONFIG, {**tree, "train": {**tree["train"], "steps": steps}})
+    except OSError as error:
+        raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
 
 
 _MAY_CHANGE = ("run.", "mesh.")

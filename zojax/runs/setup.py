@@ -1,4 +1,4 @@
-"""From a configuration to everything that a run needs: data, buckets, model, method."""
+"""Makes everything that a run needs of its configuration: data, buckets, model, method."""
 
 import dataclasses
 import functools
@@ -54,14 +54,16 @@ class Data:
     """A run's examples as token ids.
 
     Attributes:
-        train: to learn from; of tasks that learn from the right candidate alone, with that alone.
-        dev: to choose the best step by.
-        eval: held out, for the final figure.
-        splits: the same in text, example for example.
-        tokenizer: the model's.
-        content_free_dev: dev's candidates behind prompts without content, where
-            ``data.calibration`` wants them.
-        content_free_eval: likewise, of what is held out.
+        train: the examples to learn from; they have only the right candidate if the objective
+            needs no other.
+        dev: the examples that select the best step.
+        eval: the held-out examples, for the final figure.
+        splits: the same examples as text, in the same order.
+        tokenizer: the model's tokenizer.
+        content_free_dev: the candidates of ``dev`` after prompts without content, if
+            ``data.calibration`` needs them.
+        content_free_eval: the candidates of ``eval`` after prompts without content, if
+            ``data.calibration`` needs them.
     """
 
     train: list[Item]
@@ -79,18 +81,19 @@ class Data:
 
 
 def load_data(config: Config) -> Data:
-    """Reads, renders and tokenises a run's examples; touches no weights.
+    """Reads, renders and tokenises a run's examples, without loading weights.
 
     Raises:
-        InputError: what is wrong with the model's directory, the data or an example.
+        InputError: the model's directory, the data or an example is bad.
     """
     return _load(config, load_splits)
 
 
 def load_eval_data(config: Config) -> Data:
-    """What an evaluation needs of :func:`load_data`: the same held-out examples, no others.
+    """Loads only the part of :func:`load_data` that an evaluation needs: the held-out examples.
 
-    Calibration by the dev set's median needs all, since what is dev depends on what is train.
+    Calibration by the dev set's median needs all examples, since the choice of the dev set depends
+    on that of the training set.
     """
     return _load(config, load_splits if config.data.calibration == "median" else load_held_out)
 
@@ -100,7 +103,7 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     num_new = get_task(config.data).max_new_tokens
 
-    @functools.cache  # an example is tokenised as it is chosen, to see whether it can be
+    @functools.cache  # an example is tokenised when it is chosen, to check that it fits
     def tokenise(example: Example) -> Item:
         return encode(
             tokenizer,
@@ -133,11 +136,11 @@ def with_notes(splits: Splits, tokenizer: Tokenizer, config: DataConfig) -> Spli
 
 
 def data_hash(data: Data, with_answers: bool) -> str:
-    """xxh3-128 of all examples' tokens and labels, so that no run goes on with other ones.
+    """The xxh3-128 of all examples' tokens and labels, so that no run resumes with other data.
 
     Args:
         data: the examples.
-        with_answers: whether the training set's answers, too, decide where a run goes.
+        with_answers: whether the training also depends on the training set's answers as text.
     """
     digest = xxhash.xxh3_128()
     for split in (data.train, data.dev, data.eval):
@@ -153,7 +156,7 @@ def data_hash(data: Data, with_answers: bool) -> str:
 
 
 def run_data_hash(config: Config, data: Data) -> str:
-    """:func:`data_hash` of all that decides where a run of this configuration goes."""
+    """The :func:`data_hash` of everything that this configuration's training depends on."""
     return data_hash(data, choice_metric(config, data.splits.task) is not None)
 
 
@@ -162,15 +165,15 @@ class Run:
     """Everything about a run that does not change while it runs.
 
     Attributes:
-        config: as given.
-        data: its examples.
+        config: the run's configuration.
+        data: the run's examples.
         model: the base model.
-        base_hash: its content hash.
-        data_hash: of the examples, see :func:`data_hash`.
-        method: how to train.
-        scorer: of candidates, in training and evaluation.
+        base_hash: the content hash of the base weights.
+        data_hash: the hash of the examples; see :func:`data_hash`.
+        method: the estimator, the optimizer and the learning rates.
+        scorer: scores candidates, in training and evaluation.
         objective: what to minimise.
-        key: what every draw comes from.
+        key: the random key that all draws come from.
     """
 
     config: Config
@@ -185,7 +188,7 @@ class Run:
 
 
 def prepare(config: Config, console: Console) -> Run:
-    """Reads the data, then the model; ``InputError`` says what is wrong with either."""
+    """Reads the data and then the model; ``InputError`` says what is wrong with either."""
     check_settings()
     check_method(config)
     with console.status("reading data"):
@@ -213,7 +216,7 @@ def prepare(config: Config, console: Console) -> Run:
 
 
 def load_model(config: Config) -> Model:
-    """The base model in the dtype that the run wants, on the devices that it wants."""
+    """Loads the base model in the configured dtype, on the configured devices."""
     settings, layout = config.model, choose_layout(config)
     model = load(
         settings.path,
@@ -226,7 +229,7 @@ def load_model(config: Config) -> Model:
 
 
 def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
-    """The run's batches, and the buckets that hold every one of them."""
+    """Makes the source of the run's batches, with buckets that fit all of them."""
     train, items = config.train, run.data.train
     order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
     if generates(config, run.data.splits.task):
@@ -259,7 +262,7 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
 
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:
-    """The dev and the held-out examples, in batches of as many tokens as a training step scores."""
+    """Packs the dev and the held-out examples, in batches of as many tokens as a step scores."""
     task, train = data.splits.task, config.train
     batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
 
@@ -280,7 +283,7 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
 def make_evaluator(
     run: Run, weights: Tree, state: TrainState, eval_sets: list[EvalSet]
 ) -> Evaluator:
-    """The evaluator of a run, compiled for these sets."""
+    """Makes the evaluator of a run, which is compiled for these sets."""
     space = run.method.estimator.space
     return Evaluator(
         dataclasses.replace(run.model, weights=weights),

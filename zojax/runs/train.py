@@ -1,4 +1,4 @@
-"""A whole run, top to bottom: open it, train it chunk by chunk, evaluate, write the result."""
+"""A whole run, from top to bottom: open it, train in chunks, evaluate, write the result."""
 
 import time
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter
 from zojax.reporting.curves import draw_curves
+from zojax.reporting.verdict import doubts
 from zojax.runs import run_dir
 from zojax.runs.chunks import (
     Packed,
@@ -40,20 +41,20 @@ _CHECKPOINT_GRACE_SECONDS = 3.0
 
 
 def train(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Trains as configured, or continues the run that ``run.dir`` holds, as ``zojax train`` does.
+    """Trains as configured, or resumes the run in ``run.dir``, as ``zojax train`` does.
 
     Args:
-        config: the run.
+        config: the run's configuration.
         console: where progress is printed; None is standard output.
 
     Returns:
-        What ``result.json`` holds: held-out and dev figures (from 0 to 1), ``best_step``,
-        ``steps``, median seconds of a step, tokens a second.
+        The contents of ``result.json``: the metric on the held-out and dev sets (from 0 to 1),
+        ``best_step``, ``steps``, the median seconds per step, and tokens per second.
 
     Raises:
-        zojax.InputError: bad input, and nothing was written then; or, later, a disk that cannot be
-            written or a loss that is not finite, and what was done is kept.
-        zojax.programs.stopping.Stopped: the run was asked to stop, by Ctrl-C or SIGTERM.
+        zojax.InputError: bad input, before anything is written; or, later, a disk that cannot be
+            written or a loss that is not finite, and then what was done is kept.
+        zojax.programs.stopping.Stopped: Ctrl-C or SIGTERM stopped the run.
 
     Example:
         >>> import zojax
@@ -66,14 +67,14 @@ def train(config: Config, console: Console | None = None) -> dict[str, Any]:
     console = console or make_console(highlight=False)
     with open_run(config, console) as opened:
         if not isinstance(opened, OpenRun):
-            console.print("this run is finished; --fresh starts it anew")
+            console.print("this run is finished; --fresh starts a new one")
             return opened
         with named_if_unwritable(opened.directory):
             return _train_to_the_end(opened, console)
 
 
 def _train_to_the_end(training: OpenRun, console: Console) -> dict[str, Any]:
-    """Trains, evaluates and writes the result; ``Halted`` if a stop is asked for before that."""
+    """Trains, evaluates and writes the result; ``Halted`` if a stop is requested before that."""
     evaluations = training.evaluations
     with training.trainer.reporter, CompilationCounter() as compilations:
         try:
@@ -87,17 +88,17 @@ def _train_to_the_end(training: OpenRun, console: Console) -> dict[str, Any]:
 
 
 def end_checkpoints(training: OpenRun) -> None:
-    """Waits for checkpoints that are being written, or gives them up if a stop is urgent."""
+    """Waits for checkpoints that are being written; abandons them if a stop is urgent."""
     checkpoints, stop = training.checkpoints, training.stop
     if not checkpoints.wait(_CHECKPOINT_GRACE_SECONDS if stop.is_urgent else None):
         checkpoints.abandon(stop.exit_code)
 
 
 def _train_chunks(training: OpenRun, console: Console) -> None:
-    """Trains to the end: chunk by chunk, each evaluated and saved where that is due.
+    """Trains to the end, chunk by chunk; evaluates and saves after a chunk if that is due.
 
-    The host waits for the device at the end of a chunk alone; whatever is evaluated, saved or
-    traced falls there.
+    The host waits for the device only at the end of a chunk, so evaluations, checkpoints and traces
+    are made there.
     """
     run, trainer, stop = training.run, training.trainer, training.stop
     config, layout = run.config, layout_of(trainer.owned)
@@ -122,25 +123,25 @@ def _train_chunks(training: OpenRun, console: Console) -> None:
 
 
 def is_saved(step: int, config: Config) -> bool:
-    """Whether a run writes a checkpoint after so many steps."""
+    """Whether a run writes a checkpoint after a step."""
     every = config.run.checkpoint_every
     return bool(every) and step % every == 0 and step < config.train.steps
 
 
 def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopping.Stop) -> None:
-    """Trains up to a step, and journals what the steps leave.
+    """Trains up to a step, and journals the steps' scalars.
 
-    Sends all steps to the device before it waits for any of them. Where ``stop`` is asked for it
-    ends early, and every step up to ``trainer.step`` is journaled then.
+    All steps are sent to the device before the host waits for any of them. If a stop is requested,
+    the chunk ends early, with every step up to ``trainer.step`` journaled.
 
     Args:
-        trainer: of the run.
-        batches: of the steps, in their order, on their devices.
-        end: the step behind the last of the chunk.
+        trainer: the run's trainer.
+        batches: the steps' batches, in order, on their devices.
+        end: the number of steps that are done after the chunk.
         stop: a request to end early.
 
     Raises:
-        InputError: the journal cannot be written, or a loss was not finite and that stops the run.
+        InputError: the journal cannot be written, or a loss is not finite and that stops the run.
     """
     started, sent = time.perf_counter(), []
     for step in range(trainer.step, end):
@@ -171,21 +172,23 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
     }
     draw_curves(directory)
     write_json(directory / run_dir.RESULT, result)
+    for doubt in doubts(result, journal.records["losses"], training.evaluations.eval_set.examples):
+        console.print(doubt, soft_wrap=True, markup=False)
     return result
 
 
 def _return_to_best(training: OpenRun, journal: Journal, console: Console) -> None:
-    """Rebuilds the model of the step that is the best on the dev set, unless it is the last."""
+    """Rebuilds the model of the best step on the dev set, unless that is the last step."""
     trainer, run, best = training.trainer, training.run, training.evaluations.progress.best_step
     if best is None:
         raise InputError(
-            "no step is best: on the dev set the model's scores were never finite; use "
+            "no step is best: the model's scores on the dev set were never finite; use "
             "model.dtype=float32 or a smaller train.learning_rate (with --fresh)"
         )
     if best == trainer.step:
         return
     base = OwnedWeights(run.model.weights)
-    if is_folded(run.method, trainer.step):  # they were used up
-        trainer.owned = OwnedWeights({})  # room for them
+    if is_folded(run.method, trainer.step):  # the base weights were overwritten
+        trainer.owned = OwnedWeights({})  # makes room for loading them again
         base = OwnedWeights(load_model(run.config).weights)
     trainer.owned, trainer.state = rebuild_run(journal, run, base, console, training.stop, best)

@@ -145,7 +145,7 @@ class Training:
         return TrainingBatch(packed)
 
     def step(self, batch: TrainingBatch) -> StepRecord:
-        """Do a step on a batch.
+        """Do one training step on a batch.
 
         Args:
             batch: a batch from :meth:`batches` or :meth:`pack`.
@@ -215,7 +215,7 @@ class Training:
             tokens.
 
         Raises:
-            zojax.InputError: Some steps have not been done.
+            zojax.InputError: some steps have not been done.
         """
         if self._result is None:
             training, steps = self._opened, self._config.train.steps

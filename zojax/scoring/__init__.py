@@ -1,4 +1,7 @@
-"""Pages, and the one function that runs the transformer over them."""
+"""Pages, and the one function that runs the transformer over them.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.scoring.pages import Item, Pages, PageShape, from_span, pack, shape_needed
 from zojax.scoring.score_function import candidate_scores, repeat_for_slots, score

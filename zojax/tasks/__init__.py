@@ -1,4 +1,7 @@
-"""Tasks: turn records into prompts and candidates, and these into token ids."""
+"""Tasks: turn records into prompts and candidates, and these into token ids.
+
+Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
+"""
 
 from zojax.tasks.dataset import Splits, load_held_out, load_splits
 from zojax.tasks.example import Example

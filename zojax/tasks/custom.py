@@ -168,7 +168,7 @@ def _as_text(value: Any, field: str, name: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
-    raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no text")
+    raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is not text")
 
 
 def as_label(value: Any) -> str | None:

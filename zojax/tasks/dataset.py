@@ -1,4 +1,4 @@
-"""Choosing the examples of a run, as MeZO's scripts choose them."""
+"""Chooses the examples of a run, as MeZO's scripts do."""
 
 import dataclasses
 import functools
@@ -31,24 +31,24 @@ TASKS: Mapping[str, Task] = {
 _NAMED_BAD_ROWS = 3
 
 Check = Callable[[Example], object]
-"""Raises ``InputError`` for an example that cannot be used, such as one too long."""
+"""Raises ``InputError`` for an example that cannot be used, such as one that is too long."""
 
 
 def _accept(example: Example) -> None:
-    """Every example can be used."""
+    """Accepts every example."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The examples of a run: to learn from, to choose the best step by, and held out.
+    """The examples of a run.
 
     Attributes:
-        train: to learn from.
-        dev: to choose the best step by.
-        eval: held out.
-        task: what they are examples of.
-        skipped: rows that were left out because they are bad (``data.skip_bad``).
-        notes: what the user should know of the choice, a line each.
+        train: the examples to learn from.
+        dev: the examples that select the best step.
+        eval: the held-out examples.
+        task: the task that they belong to.
+        skipped: the number of bad rows that were left out (``data.skip_bad``).
+        notes: what the user should know about the choice, one line each.
     """
 
     train: list[Example]
@@ -60,7 +60,7 @@ class Splits:
 
 
 def get_task(config: DataConfig) -> Task:
-    """The task of a configuration; ``InputError`` if it has none, or wants what it cannot have."""
+    """The task of a configuration; ``InputError`` if there is none, or its settings do not fit."""
     if config.task == CUSTOM:
         task = custom_task(config)
     elif config.task in TASKS or foreign.is_foreign(config.task):
@@ -80,13 +80,13 @@ def get_task(config: DataConfig) -> Task:
     if config.calibration == "median" and not task.candidates:
         raise InputError(
             f"data.calibration='median' is for candidates that stay the same, but those of "
-            f"{task.name} change with the example"
+            f"{task.name} depend on the example"
         )
     return dataclasses.replace(task, metric=config.metric or task.metric)
 
 
 def _own_task(config: DataConfig) -> Task:
-    """The task that a user's own module has."""
+    """Finds the task in a user's own module."""
     task = foreign.find(config.task, Task, "a zojax.Task")
     if task.hub is None and config.path is None:
         raise InputError(f"data.task={config.task} needs data.path, since it names no hub data set")
@@ -95,7 +95,7 @@ def _own_task(config: DataConfig) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How many examples a run wants."""
+    """The numbers of examples that a run asks for."""
 
     train: int
     dev: int
@@ -103,7 +103,7 @@ class Sizes:
 
 
 def get_sizes(config: DataConfig, task: Task) -> Sizes:
-    """The configuration's numbers, or else the task's own."""
+    """The configuration's numbers of examples, or else the task's own."""
     return Sizes(
         config.num_train or task.num_train,
         config.num_dev or task.num_dev,
@@ -112,26 +112,26 @@ def get_sizes(config: DataConfig, task: Task) -> Sizes:
 
 
 def load_splits(config: DataConfig, check: Check = _accept) -> Splits:
-    """Reads, chooses and renders.
+    """Reads, chooses and renders the examples of a run.
 
-    As MeZO does: ``num_train + num_dev`` records from a permutation of the train split seeded
-    with ``seed`` (NumPy's legacy generator), the last ``num_dev`` of them for dev; and up to
-    ``num_eval`` of the validation split's permutation. Where the train split has fewer, training
-    gets what dev leaves, if ``num_train`` is the task's own; a number that was asked for is not
-    lowered.
+    They are chosen as MeZO does: ``num_train + num_dev`` records from a permutation of the train
+    split seeded with ``seed`` (NumPy's legacy generator), the last ``num_dev`` of them for dev, and
+    up to ``num_eval`` from the validation split's permutation. If the train split has fewer,
+    training gets what dev leaves, provided that ``num_train`` is the task's own; a number that the
+    user set is never lowered.
 
-    With ``num_demos`` every prompt gets demonstrations of its own from the train split, as in
-    MeZO's in-context learning; an example is never among its own.
+    With ``num_demos`` every prompt gets its own demonstrations from the train split, as in MeZO's
+    in-context learning; an example is never its own demonstration.
 
-    With ``skip_bad`` a bad row's place is taken by the next of the permutation, so that the same
+    With ``skip_bad`` a bad row is replaced by the next row of the permutation, so that the same
     rows are chosen every time.
 
     Args:
-        config: which data, and how many.
-        check: whether an example can be used.
+        config: which data to read, and how many.
+        check: raises ``InputError`` for an example that cannot be used.
 
     Raises:
-        InputError: names file and line of a bad record, or the fix for missing data.
+        InputError: a record is bad, with its file and line, or data are missing, with the fix.
     """
     task, bad = get_task(config), _BadRows(config.skip_bad)
     sizes = get_sizes(config, task)
@@ -155,14 +155,14 @@ def load_splits(config: DataConfig, check: Check = _accept) -> Splits:
 
 
 def load_held_out(config: DataConfig, check: Check = _accept) -> Splits:
-    """The held-out examples that :func:`load_splits` chooses, and no others.
+    """Loads the held-out examples that :func:`load_splits` chooses, and no others.
 
-    The train split is read for demonstrations only, or where own data are split; it need not be
-    there, and bad rows of what is not read are not seen.
+    The train split is read only for demonstrations, or if a part of it is held out. Otherwise it
+    may be missing, and its bad rows do no harm.
 
     Args:
-        config: which data, and how many.
-        check: whether an example can be used.
+        config: which data to read, and how many.
+        check: raises ``InputError`` for an example that cannot be used.
 
     Raises:
         InputError: as :func:`load_splits` does.
@@ -182,7 +182,7 @@ def load_held_out(config: DataConfig, check: Check = _accept) -> Splits:
 
 @dataclasses.dataclass
 class _BadRows:
-    """What is wrong with the bad rows; raises at the first, unless they are to be skipped."""
+    """Collects what is wrong with bad rows; raises at the first one unless they are skipped."""
 
     skip: bool
     messages: dict[str, None] = dataclasses.field(default_factory=dict)  # each once, in order
@@ -206,7 +206,7 @@ def _maker(
     count: Callable[[int], None],
     check: Check,
 ) -> Callable[[Row, int], Example]:
-    """``(row, its position) -> example``, rendered, with its demonstrations, and checked."""
+    """Makes ``(row, its position) -> example``: rendered, with demonstrations, and checked."""
     demonstrate = _demonstrator(train, task, config, bad, count)
 
     def make(row: Row, position: int) -> Example:
@@ -220,15 +220,15 @@ def _maker(
 def _demonstrator(
     train: Table, task: Task, config: DataConfig, bad: OnBad, count: Callable[[int], None]
 ) -> Callable[[Example, int], Example]:
-    """``(example, its position) -> example`` with demonstrations.
+    """Makes ``(example, its position) -> example`` with demonstrations.
 
-    ``count`` is told of how many there are each time.
+    ``count`` is called with the number of demonstrations of each example.
     """
     if not config.num_demos:
         return lambda example, position: example
     sizes = get_sizes(config, task)
     most = max(sizes.train + sizes.dev, sizes.eval)
-    # MeZO draws a seed for every evaluated example, and with it a subset of the train split.
+    # MeZO draws a seed for every evaluated example, and a subset of the train split from that seed.
     seeds: Any = np.random.RandomState(config.seed).randint(0, 10_000, most)
 
     @functools.cache
@@ -264,7 +264,7 @@ def _choose(
     for i in np.random.RandomState(seed).permutation(len(rows)).tolist():
         if len(examples) == count:
             break
-        if rows[i].record is None:  # it has been counted
+        if rows[i].record is None:  # a bad row that was counted when it was read
             continue
         try:
             examples.append(make(rows[i], len(examples)))
@@ -287,18 +287,18 @@ def _hold_out(
 def _last_notes(
     config: DataConfig, train: Table, nums_shown: Sequence[int], bad: _BadRows
 ) -> list[str]:
-    """What is known once all examples are made: demonstrations and rows that are missing."""
+    """The notes about too few demonstrations and bad rows, known once all examples are made."""
     notes = []
     if min(nums_shown, default=config.num_demos) < config.num_demos:
         notes.append(
             f"{train.where}: has too few rows for data.num_demos={config.num_demos}; prompts have "
-            f"{min(nums_shown)} demonstrations at the least"
+            f"at least {min(nums_shown)} demonstrations"
         )
     return [*notes, bad.in_words()] if bad.messages else notes
 
 
 def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, bad: _BadRows) -> str:
-    """The note that training has fewer examples than usual; an error where that will not do."""
+    """The note that training has fewer examples than usual; an error if that is not allowed."""
     there = f"{train.where}: has {len(train.rows)} records"
     if bad.messages:
         count, first = len(bad.messages), next(iter(bad.messages))

@@ -81,7 +81,7 @@ def read_file(path: Path, on_bad: OnBad) -> list[Row]:
         room -= sum(len(text) for text in (record or {}).values() if isinstance(text, str))
         rows.append(Row(name, record))
     if not rows:
-        raise InputError(f"{path}: holds no record")
+        raise InputError(f"{path}: has no records")
     return rows
 
 

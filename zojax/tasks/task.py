@@ -1,4 +1,4 @@
-"""What a task is: where its records are, how they become examples, and what is measured."""
+"""A task: where its records are, how they become examples, and what is measured."""
 
 import dataclasses
 import reprlib
@@ -74,11 +74,13 @@ def make_example(task: Task, record: Record, name: str) -> Example:
             raise InputError(f"{name}: no field {field!r}; there are {there}")
         value = record[field]
         if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < 20:
-            known[field] = int(value)  # tables in CSV hold nothing but text
+            known[field] = int(value)  # every cell of a CSV file is text
         if kind is str and not isinstance(value, str):
-            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no text")
+            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is not text")
         if kind is list and not is_texts(value):
-            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is no list of texts")
+            raise InputError(
+                f"{name}: {field} is {reprlib.repr(value)}, which is not a list of texts"
+            )
     example = task.render(known, name)
     label = example.label
     if type(label) is not int or not 0 <= label < len(example.candidates):  # true is an int, too

@@ -1,4 +1,4 @@
-"""Where to probe: from settings to an estimator."""
+"""Builds the estimator, the redraw interval and the fold that a configuration's settings name."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,17 +21,18 @@ from zojax.training.spaces import (
 )
 
 Settings = Any
-"""Of an estimator, or of a space: an instance of one of the classes that a configuration takes."""
+"""The settings of an estimator or a space: an instance of one of the configuration's classes."""
 
 
 class Entry(NamedTuple):
-    """What stands behind the settings of an estimator.
+    """The functions behind an estimator's settings.
 
     Attributes:
         build: ``(estimator's settings, space's settings, model) -> Estimator``.
         interval: ``(estimator's settings, space's settings) -> steps`` between redraws of the
             subspace; 0 is never.
-        fold: ``(space's settings, model) -> Fold`` of what an interval gathers in the weights.
+        fold: ``(space's settings, model) -> Fold``, which adds an interval's movement to the
+            weights.
     """
 
     build: Callable[[Any, Settings, Model], Estimator]
@@ -40,7 +41,7 @@ class Entry(NamedTuple):
 
 
 def make_estimator(settings: Settings, space: Settings, model: Model) -> Estimator:
-    """The estimator of a configuration, in the space of what it trains."""
+    """Makes the estimator of a configuration, in the space that the configuration trains."""
     return _entry(settings).build(settings, space, model)
 
 
@@ -50,7 +51,7 @@ def redraw_interval(settings: Settings, space: Settings) -> int:
 
 
 def make_fold(settings: Settings, space: Settings, model: Model) -> Fold | None:
-    """How an interval's end moves the weights; None where none is trained, or none is moved."""
+    """Makes the fold at an interval's end; None if the weights are not trained or never moved."""
     if not on_weights(space) or space.fold == "none":
         return None
     return _entry(settings).fold(space, model)
@@ -58,7 +59,7 @@ def make_fold(settings: Settings, space: Settings, model: Model) -> Fold | None:
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-    """What a configuration trains, as an estimator of your own is given it.
+    """What a configuration trains: the second argument of an estimator of your own.
 
     Attributes:
         settings: the configuration's ``space``.
@@ -75,10 +76,10 @@ class Trainable:
     model: Model
 
     def low_rank(self, rank: int) -> tuple[Space, Draw]:
-        """Low-rank factors of every matrix that is trained, as LoZO has them.
+        """Makes the space of low-rank factors of every trained matrix, as in LoZO.
 
         Args:
-            rank: Columns k of U ``(m, k)`` and V ``(n, k)`` for a matrix ``(m, n)``.
+            rank: the number of columns k of U ``(m, k)`` and V ``(n, k)`` for a matrix ``(m, n)``.
 
         Returns:
             The space, whose params are float32 arrays by path, and the function that draws
@@ -87,11 +88,14 @@ class Trainable:
         return low_rank(self.settings, self.model, rank)
 
     def dense(self) -> tuple[Space, Draw]:
-        """All numbers of a LoRA or a prefix, with dense directions.
+        """Makes the space of all numbers of a LoRA or a prefix, with dense directions.
+
+        Returns:
+            The space and the function that draws directions in it, as for :meth:`low_rank`.
 
         Raises:
-            zojax.InputError: the weights themselves are trained, whose dense directions would take
-                as much memory as the weights do.
+            zojax.InputError: the weights themselves are trained; their dense directions would take
+                as much memory as the weights.
         """
         if on_weights(self.settings):
             raise InputError(
@@ -118,7 +122,7 @@ def _entry(settings: Settings) -> Entry:
 
 
 def _own_interval(settings: Settings, space: Settings) -> int:
-    """The field ``interval`` of a user's own settings; without one nothing is redrawn."""
+    """The field ``interval`` of a user's own settings; without it nothing is redrawn."""
     interval = getattr(settings, "interval", 0)
     if type(interval) is not int or interval < 0:
         raise InputError(f"estimator.interval={interval!r}: should be a number of steps, 0 or more")

@@ -1,4 +1,4 @@
-"""From a configuration to how a run trains: space, estimator, optimizer and objective."""
+"""Makes what a configuration trains with: space, estimator, optimizer and objective."""
 
 from collections.abc import Sequence
 
@@ -30,15 +30,15 @@ from zojax.training.step import Method, Objective
 
 
 def make_method(config: Config, model: Model, steps: int | None = None) -> Method:
-    """The estimator and the optimizer of a configuration.
+    """Makes the estimator and the optimizer of a configuration.
 
     Args:
-        config: of the run.
-        model: its base.
-        steps: how many first steps will be made; None for all.
+        config: the run's configuration.
+        model: the base model.
+        steps: the number of steps, from the first, that will be made; None for all.
 
     Raises:
-        InputError: settings that do not go together.
+        InputError: settings contradict each other.
     """
     check_method(config)
     return Method(
@@ -51,24 +51,24 @@ def make_method(config: Config, model: Model, steps: int | None = None) -> Metho
 
 
 def objective_name(config: Config, task: Task) -> str:
-    """What is minimised: the configuration's choice, or the task's own."""
+    """The name of the objective: the configuration's choice, or the task's own."""
     own = "classification" if task.kind == "classification" else "likelihood"
     return config.train.objective or own
 
 
 def choice_metric(config: Config, task: Task) -> Metric | None:
-    """How the objective counts what a choice or an answer is worth; None if it does not."""
+    """The metric that the objective applies to a choice or an answer; None if it uses none."""
     name = objective_name(config, task)
     return name if name in ("accuracy", "f1") else None
 
 
 def generates(config: Config, task: Task) -> bool:
-    """Whether the objective is what generated answers are worth."""
+    """Whether the objective is a metric of generated answers."""
     return task.kind == "generation" and choice_metric(config, task) is not None
 
 
 def check_objective(config: Config, splits: Splits) -> None:
-    """Refuses what a task has nothing for, and says what it has."""
+    """Raises ``InputError`` if the task lacks what the objective needs, and names one that fits."""
     task = splits.task
     name, has = objective_name(config, task), f"train.objective={config.train.objective}"
     if task.kind == "generation" and name == "classification":
@@ -78,12 +78,15 @@ def check_objective(config: Config, splits: Splits) -> None:
 
 
 def make_scorer(config: Config, task: Task, items: Sequence[Item], model: Model) -> CandidateScorer:
-    """How candidates are scored; bare logits do where all are one token and compared.
+    """Makes the scorer of candidates.
+
+    It returns logits instead of log-probabilities if the objective only compares candidates and
+    each is a single token.
 
     Args:
-        config: of the run.
-        task: of its examples.
-        items: all that will be scored.
+        config: the run's configuration.
+        task: the task of its examples.
+        items: all items that will be scored.
         model: the base model.
     """
     return CandidateScorer(
@@ -97,13 +100,13 @@ def make_scorer(config: Config, task: Task, items: Sequence[Item], model: Model)
 def make_objective(
     config: Config, splits: Splits, tokenizer: Tokenizer, scorer: CandidateScorer
 ) -> Objective | GeneratedObjective:
-    """What a run minimises.
+    """Makes the objective that a run minimises.
 
     Args:
-        config: of the run.
-        splits: its examples in text.
-        tokenizer: the model's.
-        scorer: of its candidates.
+        config: the run's configuration.
+        splits: the run's examples, as text.
+        tokenizer: the model's tokenizer.
+        scorer: scores the candidates.
     """
     task, metric = splits.task, choice_metric(config, splits.task)
     if metric and generates(config, task):
@@ -117,7 +120,7 @@ def make_objective(
 
 
 _COMPARED = ("classification", "accuracy", "f1")
-"""Objectives that compare candidates alone, so that the vocabulary's log-sum-exp cancels."""
+"""Objectives that only compare candidates, so that the vocabulary's log-sum-exp cancels."""
 
 _LOSSES: dict[str, CandidateLoss] = {
     "classification": classification_loss,
@@ -134,7 +137,7 @@ def _loss(name: str) -> CandidateLoss:
 
 
 def check_method(config: Config) -> None:
-    """Refuses settings that do not go together, and says which would."""
+    """Raises ``InputError`` if settings contradict each other, and says what would work."""
     estimator, space, train = config.estimator, config.space, config.train
     name = estimator.name
     folds = on_weights(space) and redraw_interval(estimator, space) > 0
@@ -145,7 +148,7 @@ def check_method(config: Config) -> None:
         )
     if folds and config.model.dtype == "int8":
         raise InputError(
-            f"model.dtype=int8 with space.name={space.name}: folding would lose all that is below "
+            f"model.dtype=int8 with space.name={space.name}: folding would lose every change below "
             "half a step of int8; use estimator.name=lozo with space.fold=none, or "
             "space.name=lora, or model.dtype=bfloat16"
         )
@@ -154,14 +157,14 @@ def check_method(config: Config) -> None:
             raise InputError(f"estimator.name={name} folds every step: use another space.fold")
         if train.optimizer != "sgd" or train.optimizer_args or train.weight_decay:
             raise InputError(
-                f"estimator.name={name} with space.name={space.name} keeps nothing from step to "
-                "step: use train.optimizer=sgd, without train.optimizer_args and "
+                f"estimator.name={name} with space.name={space.name} keeps no state between "
+                "steps: use train.optimizer=sgd, without train.optimizer_args and "
                 "train.weight_decay, or estimator.name=lozo"
             )
     optimizers.check(train.optimizer, train.optimizer_args)
     if folds and not optimizers.is_linear(train.optimizer):
         raise InputError(
-            f"train.optimizer={train.optimizer} keeps second moments or their like, which a redraw "
+            f"train.optimizer={train.optimizer} keeps second moments or the like, which a redraw "
             "of V would make wrong: use sgd, momentum or lion, or space.fold=none, or "
             "space.name=lora"
         )

@@ -1,4 +1,4 @@
-"""What a run minimises, from the candidates' scores and what a batch tells of them.
+"""What a run minimises: losses of the candidates' scores and the batch's labels.
 
 An objective is one function, ``(weights, variants, batch) -> losses_v``, made of smaller ones:
 
@@ -26,8 +26,8 @@ class CandidateScorer(NamedTuple):
     Attributes:
         graphdef: the model's structure.
         num_candidates: the most candidates that an example has.
-        normalize: False where all candidates are single tokens, so that the vocabulary's
-            log-sum-exp cancels.
+        normalize: whether to subtract the vocabulary's log-sum-exp. False if all candidates are
+            single tokens that are only compared, so that it cancels.
     """
 
     graphdef: nnx.GraphDef
@@ -35,7 +35,7 @@ class CandidateScorer(NamedTuple):
     normalize: bool
 
     def __call__(self, weights: Tree, variants: Tree, batch: Batch) -> jax.Array:
-        """Mean token log-probabilities ``(v, b, candidates)``; ``-inf`` where there is none."""
+        """Mean token log-probabilities ``(v, b, candidates)``; ``-inf`` for missing candidates."""
         count = num_variants(variants)
         logprob_pc = score(
             weights,
@@ -59,17 +59,21 @@ class CandidateScorer(NamedTuple):
 
 
 CandidateLoss = Callable[[jax.Array, Batch], jax.Array]
-"""``(scores_bk, batch) -> scalar``: a loss of the candidates' scores, the mean over a batch."""
+"""``(scores_bk, batch) -> scalar``: a loss of the candidates' scores, averaged over a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OwnObjective:
-    """An objective of a user's own, which configurations name as ``module:name``."""
+    """An objective that a user has written, which configurations name as ``module:name``.
+
+    Attributes:
+        loss: the loss of the candidates' scores.
+    """
 
     loss: CandidateLoss
 
     def __call__(self, scores_bk: jax.Array, batch: Batch) -> jax.Array:
-        """The loss."""
+        """The loss of a batch, a scalar."""
         return self.loss(scores_bk, batch)
 
 
@@ -99,7 +103,7 @@ def objective(loss: CandidateLoss) -> OwnObjective:
 
 
 def of_candidates(scorer: CandidateScorer, loss: CandidateLoss) -> Objective:
-    """The objective of a loss ``(scores_bk, batch) -> scalar``, the mean over a batch."""
+    """Makes an objective of a loss ``(scores_bk, batch) -> scalar``, averaged over a batch."""
 
     def losses(weights: Tree, variants: Tree, batch: Batch) -> jax.Array:
         scores_vbk = scorer(weights, variants, batch)
@@ -109,23 +113,23 @@ def of_candidates(scorer: CandidateScorer, loss: CandidateLoss) -> Objective:
 
 
 def examples_of(batch: Any) -> jax.Array:
-    """One for every micro-batch, as all have as many examples."""
+    """A weight of 1 for every micro-batch, since all have equally many examples."""
     return jnp.ones(jax.tree.leaves(batch)[0].shape[0])
 
 
 def tokens_of_answers(batch: Batch) -> jax.Array:
-    """The tokens of the right candidates in every micro-batch."""
+    """The number of tokens of the right candidates in every micro-batch."""
     return jnp.asarray(batch.lengths_b).sum(-1)
 
 
 def in_micro_batches(
     objective: Objective, weight: Callable[[Any], jax.Array] = examples_of
 ) -> Objective:
-    """The same objective of a batch in parts that are scored one after the other.
+    """Makes the objective of a batch whose parts are scored one after the other.
 
     Args:
-        objective: of a part.
-        weight: ``(batch) -> weights_p``: what each part's loss counts in the batch's.
+        objective: the objective of a part.
+        weight: ``(batch) -> weights_p``: the weight of each part's loss in the batch's loss.
     """
 
     def losses(weights: Tree, variants: Tree, batch: Any) -> jax.Array:
@@ -136,15 +140,15 @@ def in_micro_batches(
 
 
 def mean_of_parts(losses_pv: jax.Array, weights_p: jax.Array) -> jax.Array:
-    """The losses ``(v,)`` of a batch, from those of its parts."""
+    """The losses ``(v,)`` of a batch: the weighted mean of its parts' losses."""
     return jnp.einsum("p,pv->v", weights_p / weights_p.sum(), losses_pv)
 
 
 def classification_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     """Cross-entropy over the candidates of each example, averaged: a scalar.
 
-    MeZO's ``train_as_classification``. Scores are mean token log-probabilities ``(b, k)``, with
-    ``-inf`` for candidates that an example does not have.
+    This is MeZO's ``train_as_classification``. Scores are mean token log-probabilities ``(b, k)``,
+    with ``-inf`` for candidates that an example does not have.
 
     >>> scores_bk = jnp.array([[0.0, 0.0, -jnp.inf]])
     >>> round(float(classification_loss(scores_bk, Batch({}, jnp.array([1]), jnp.ones(1)))), 4)
@@ -157,7 +161,7 @@ def classification_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
 def likelihood_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     """Negative log-likelihood of the right candidates' tokens, averaged over the batch's tokens.
 
-    What language models are trained on, and MeZO on COPA, ReCoRD, SQuAD and DROP.
+    Language models are trained on it; MeZO uses it for COPA, ReCoRD, SQuAD and DROP.
 
     >>> scores_bk = jnp.array([[-1.0], [-4.0]])  # means over 2 tokens and over 1
     >>> float(likelihood_loss(scores_bk, Batch({}, jnp.array([0, 0]), jnp.array([2.0, 1.0]))))
@@ -168,15 +172,15 @@ def likelihood_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
 
 
 def choice_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
-    """Minus the mean worth of each example's best candidate: no gradient, but a loss.
+    """Minus the mean value of each example's best candidate: a loss without a gradient.
 
-    Minus the accuracy or the F1 of a ranking, by what the batch's ``value_bk`` counts.
+    It is minus the accuracy or the F1 of a ranking, whichever the batch's ``value_bk`` holds.
 
     >>> scores_bk, value_bk = jnp.array([[0.0, 1.0], [2.0, 1.0]]), jnp.array([[0, 0.5], [1, 0.5]])
     >>> float(choice_loss(scores_bk, Batch({}, jnp.zeros(2), jnp.ones(2), value_bk)))
     -0.75
     """
-    assert batch.value_bk is not None, "packed with the batch where this is the objective"
+    assert batch.value_bk is not None, "batches of this objective are packed with values"
     value_b = jnp.take_along_axis(batch.value_bk, scores_bk.argmax(-1)[:, None], axis=-1)
-    known = jnp.isfinite(scores_bk.max(-1)).all()  # argmax names one among NaN and infinities, too
+    known = jnp.isfinite(scores_bk.max(-1)).all()  # argmax also picks one of NaN and infinities
     return jnp.where(known, -value_b.mean(), jnp.nan)

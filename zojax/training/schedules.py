@@ -8,6 +8,17 @@ import optax
 from zojax.config import TrainConfig
 
 
+def depends_on_steps(config: TrainConfig) -> bool:
+    """Whether a run's learning rates depend on its number of steps, so that it must not change.
+
+    >>> depends_on_steps(TrainConfig(warmup_steps=5))
+    False
+    >>> depends_on_steps(TrainConfig(schedule="cosine"))
+    True
+    """
+    return config.schedule != "constant"
+
+
 def learning_rates(config: TrainConfig, steps: int | None = None) -> np.ndarray:
     """The learning rate of every step, ``(steps,)`` float32, from optax's schedules.
 

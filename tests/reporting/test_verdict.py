@@ -1,0 +1,42 @@
+"""What is said of a run that has learnt nothing, and that nothing is said of one that has."""
+
+import numpy as np
+import pytest
+
+from zojax.reporting.verdict import doubts
+from zojax.tasks import Example
+
+EXAMPLES = [Example("p", (" a", " b"), int(i < 6), f"line {i}") for i in range(10)]  # 6 of label 1
+RISING, FALLING = np.linspace(0.5, 0.7, 400), np.linspace(0.7, 0.5, 400)
+NOISE = np.random.default_rng(0).normal(0.69, 0.05, 400)
+
+
+def said(losses, accuracy=0.9, best_step=400, examples=EXAMPLES) -> str:
+    result = {"steps": 400, "best_step": best_step, "eval_accuracy": accuracy}
+    return "; ".join(doubts(result, np.stack([losses, losses], axis=1), examples))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"losses": FALLING}, ""),
+        ({"losses": FALLING, "best_step": 0}, "the best step is 0"),
+        ({"losses": FALLING, "accuracy": 0.6}, "not above the 60.0 % of always giving the most"),
+        ({"losses": FALLING, "accuracy": 0.61}, ""),
+        ({"losses": FALLING, "accuracy": 0.1, "examples": EXAMPLES[:6]}, ""),
+        ({"losses": NOISE}, "the training loss did not move"),
+        ({"losses": RISING}, "the training loss rose (0.5"),
+        ({"losses": RISING[:30]}, ""),
+        ({"losses": np.full(400, np.nan)}, ""),
+        ({"losses": np.where(np.arange(400) % 7 == 0, np.inf, FALLING)}, ""),
+    ],
+)
+def test_a_run_that_learnt_nothing_is_told_so(given, words):
+    line = said(**given)
+    assert words in line
+    assert bool(line) == bool(words)
+
+
+def test_free_answers_have_no_most_frequent_label():
+    answers = [Example("p", (" a\n",), 0, "x", answers=("a",))] * 3
+    assert said(FALLING, accuracy=0.0, examples=answers) == ""

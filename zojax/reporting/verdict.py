@@ -1,0 +1,77 @@
+"""Whether a run has learnt anything: plain sentences, and what to try, for one that has not."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from zojax.tasks import Example
+
+_TRY_RATES = "try train.learning_rate three times larger, and three times smaller"
+_FEWEST = 20
+"""Steps at either end of a run below which the movement of its loss says nothing."""
+
+
+def doubts(
+    result: Mapping[str, Any], losses_sv: np.ndarray, examples: Sequence[Example]
+) -> list[str]:
+    """Return a sentence for each sign that nothing was learnt.
+
+    Args:
+        result: a finished run's ``result.json``.
+        losses_sv: the losses of all steps' variants.
+        examples: the held-out examples.
+
+    >>> result = {"metric": "accuracy", "best_step": 0, "steps": 40, "eval_accuracy": 0.5}
+    >>> for line in doubts(result, np.ones((40, 2)), []):
+    ...     print(line)
+    the best step is 0, the model as it was: nothing was learnt that helps on the dev set; try train.learning_rate three times larger, and three times smaller
+    the training loss did not move (1.0000 in the first 20 steps, 1.0000 in the last): try train.learning_rate three times larger, and more train.steps
+    """  # noqa: E501
+    found = []
+    if result["best_step"] == 0:
+        found.append(
+            "the best step is 0, the model as it was: nothing was learnt that helps on the dev "
+            f"set; {_TRY_RATES}"
+        )
+    majority = _majority(examples)
+    accuracy = result.get("eval_accuracy")
+    if majority is not None and accuracy is not None and accuracy <= majority:
+        found.append(
+            f"the held-out accuracy of {100 * accuracy:.1f} % is not above the "
+            f"{100 * majority:.1f} % of always giving the most frequent answer"
+        )
+    return found + _unmoved(losses_sv)
+
+
+def _majority(examples: Sequence[Example]) -> float | None:
+    """The share of the most frequent label; None for examples with free answers or of one label."""
+    labels = Counter(example.label for example in examples if not example.answers)
+    if len(labels) < 2:
+        return None
+    return max(labels.values()) / len(examples)
+
+
+def _unmoved(losses_sv: np.ndarray) -> list[str]:
+    """A sentence if the mean loss at the end is within two standard errors of the beginning's."""
+    losses_s = losses_sv.mean(axis=1)
+    losses_s = losses_s[np.isfinite(losses_s)]
+    count = len(losses_s) // 2 if len(losses_s) < 10 * _FEWEST else len(losses_s) // 10
+    if count < _FEWEST:
+        return []
+    first, last = losses_s[:count], losses_s[-count:]
+    error = math.hypot(first.std(), last.std()) / math.sqrt(count)
+    if first.mean() - last.mean() > 2 * error:
+        return []
+    moved = "did not move" if abs(first.mean() - last.mean()) <= 2 * error else "rose"
+    advice = (
+        "try train.learning_rate three times larger, and more train.steps"
+        if moved == "did not move"
+        else "try train.learning_rate three times smaller"
+    )
+    return [
+        f"the training loss {moved} ({first.mean():.4f} in the first {count} steps, "
+        f"{last.mean():.4f} in the last): {advice}"
+    ]
