@@ -163,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json(summary)
     elif output is not None:
-        say(f"{args.output}: {in_words(summary)}")
+        (warn if output.is_stdout else say)(f"{args.output}: {in_words(summary)}")
     else:
         show(summary, make_console(highlight=False))
     return 0
