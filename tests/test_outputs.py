@@ -338,6 +338,13 @@ def test_an_empty_directory_is_filled_and_not_replaced(held, tmp_path, monkeypat
     assert left == {"weights", "config.json"}
 
 
+@pytest.mark.parametrize(
+    ("name", "is_stdout"), [("/dev/stdout", True), ("/dev/fd/1", True), ("/dev/stderr", False)]
+)
+def test_standard_output_is_known_by_each_of_its_names(name, is_stdout):
+    assert RowsFile("--output", Path(name), []).is_stdout is is_stdout
+
+
 def test_a_mounted_file_is_written_to_and_not_replaced(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text(LINE)

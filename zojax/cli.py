@@ -185,21 +185,40 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Nam
 
 def _slip(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
     """What is wrong with an option that the command does not have, or an empty string."""
-    known = _options(parser, argv)
-    for i, argument in enumerate(argv[: argv.index("--")] if "--" in argv else argv):
-        name = argument.partition("=")[0]
-        is_value = i > 0 and argv[i - 1].startswith("-")
-        is_file = re.search(r"\.py(:|$)", argument) and not is_value
-        if is_file and "--config" in known and "--config" not in " ".join(argv):
-            return f"unrecognized arguments: {argument}; did you mean --config {argument}?"
-        # argparse takes an argument with a blank in it as a value, too.
-        if re.match(r"--\w", argument) and " " not in argument and name not in known:
-            values = [value for value in argv[i + 1 : i + 2] if not value.startswith("-")]
-            meant = _settings(argument, *values) if "--set" in known else ""
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            meant = meant or (f"; did you mean {close[0]}?" if close else "")
-            return f"unrecognized arguments: {' '.join([argument, *values])}{meant}"
-    return ""
+    known, given = _options(parser, argv), argv[: argv.index("--")] if "--" in argv else argv
+    unknown = [i for i, argument in enumerate(given) if _is_unknown(argument, known)]
+    if not unknown:
+        return _bare_file(given) if "--config" in known else ""
+    texts = [" ".join((given[i], *_values(given[i + 1 :]))) for i in unknown]
+    first = given[unknown[0]]
+    meant = _settings(*texts[0].split(" ")) if "--set" in known else ""
+    if not meant and (close := difflib.get_close_matches(first.partition("=")[0], known, 1, 0.7)):
+        meant = f"; did you mean {close[0]}?"
+    return f"unrecognized arguments: {' '.join(texts)}{meant}"
+
+
+def _bare_file(given: Sequence[str]) -> str:
+    """What is wrong with a configuration that is given without ``--config``."""
+    before = ["", *given[:-1]]
+    file = next((a for a, b in zip(given, before, strict=True) if _is_file(a, behind=b)), None)
+    if file is None or any(argument.startswith("--config") for argument in given):
+        return ""
+    return f"unrecognized arguments: {file}; did you mean --config {file}?"
+
+
+def _is_file(argument: str, behind: str) -> bool:
+    """Whether an argument is a Python file, or ``FILE:NAME``, that is no option's value."""
+    return bool(re.search(r"\.py(:|$)", argument)) and not behind.startswith("-")
+
+
+def _is_unknown(argument: str, known: Sequence[str]) -> bool:
+    """Whether an argument is an option that there is not; with a blank in it, it is a value."""
+    is_option = re.match(r"--\w", argument) and " " not in argument
+    return bool(is_option) and argument.partition("=")[0] not in known
+
+
+def _values(behind: Sequence[str]) -> list[str]:
+    return [value for value in behind[:1] if not value.startswith("-")]
 
 
 def _options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:

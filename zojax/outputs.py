@@ -69,6 +69,13 @@ class RowsFile:
         self._models: list[Path] = []
         self._check()
 
+    @property
+    def is_stdout(self) -> bool:
+        """Whether it is standard output, into which nothing else should be printed."""
+        with suppress(OSError, ValueError):
+            return _descriptor(self._path) == 1
+        return False
+
     def spare(self, *read: str | Path | None) -> None:
         """Declares files or directories that the command reads, and so must not replace.
 

@@ -26,6 +26,7 @@ MAX_JSON_BYTES = 64 << 20
 MAX_DEPTH = 64
 """How deeply lists and objects in JSON may be nested."""
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _INTEGERS = range(-(1 << 63), 1 << 64)
 
 
@@ -50,6 +51,12 @@ def open_regular(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         raise InputError(f"{plain(path)}: is not a regular file")
     with opened as file:
         try:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise InputError(
+                    f"{plain(path)}: is a pointer of Git LFS and not the file itself; run `git lfs "
+                    "pull` where it was cloned"
+                )
+            file.seek(0)
             yield file, status.st_size
         except OSError as error:
             raise _unreadable(path, error) from None

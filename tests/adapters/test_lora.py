@@ -223,7 +223,6 @@ def test_a_torch_file_of_halves_is_read_as_it_is(dtype, adapter, models):
         ({"bias": "lora_only"}, ["bias='lora_only'"]),
         ({"use_dora": True}, ["use_dora=True"]),
         ({"lora_bias": True}, ["lora_bias=True"]),
-        ({"fan_in_fan_out": True}, ["fan_in_fan_out=True"]),
         ({"modules_to_save": ["lm_head"]}, ["modules_to_save=['lm_head']"]),
         ({"trainable_token_indices": [3]}, ["trainable_token_indices=[3]"]),
         ({"of_next_year": {"a": 1}}, ["of_next_year"]),
@@ -283,6 +282,33 @@ Q0 = "base_model.model.model.decoder.layers.0.self_attn.q_proj"
 )
 def test_tensors_that_do_not_fit_are_named(edit, parts, adapter, models):
     assert_refused(adapter, models["pre-LN"], edit_tensors(adapter, edit), *parts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"task_type": "FEATURE_EXTRACTION"},
+        {"target_modules": r"decoder\.layers\.\d\.self_attn\.[qv]_proj"},  # as PEFT saw the names
+        {"fan_in_fan_out": True},  # which PEFT ignores on linear layers
+    ],
+)
+@pytest.mark.parametrize("has_head", [True, False])
+def test_an_adapter_of_a_model_without_a_head_is_the_same(changes, has_head, adapter, models):
+    if has_head and isinstance(changes.get("target_modules"), str):
+        changes = {"target_modules": rf"model\.{changes['target_modules']}"}
+    expected = load_lora(adapter, models["pre-LN"])
+    edit_config(adapter, **changes)
+    if not has_head:
+
+        def behead(tensors) -> None:
+            for name in [*tensors]:
+                tensors[name.replace(".model.decoder.", ".decoder.")] = tensors.pop(name)
+
+        edit_tensors(adapter, behead)
+    got = load_lora(adapter, models["pre-LN"])
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def test_a_rank_that_the_tensors_do_not_have(adapter, models):

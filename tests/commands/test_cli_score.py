@@ -110,3 +110,23 @@ def test_a_text_longer_than_the_model_is_refused_without_advice_on_training(scor
     assert re.sub(r"\d+", "N", line, count=1) == (
         "--text: with its longest candidate it has N tokens, but the model has 64 positions"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "logprobs", "note"),
+    [
+        ("a film. It was ", [-1.0, -2.0], "the text ends in a blank"),
+        ("a film. It was", [-1.0, None], "the scores of 1 of 2 candidates are not finite"),
+    ],
+)
+def test_what_makes_scores_doubtful_is_noted_beside_them(run, monkeypatch, text, logprobs, note):
+    rows = [
+        {"candidate": "a", "logprob": value, "mean_logprob": value, "share": None}
+        for value in logprobs
+    ]
+    monkeypatch.setattr("zojax.commands.score.rank_candidates", lambda *_: rows)
+    code, out, err = run("score", "--model=m", "--text", text, "--candidate=a", "--json")
+    assert code == 0
+    assert [row["logprob"] for row in json.loads(out)["candidates"]] == logprobs
+    assert err.startswith(f"note: {note}")
+    assert err.count("\n") == 1

@@ -24,7 +24,7 @@ from zojax.config import (
     to_dict,
 )
 from zojax.errors import InputError
-from zojax.hub import load, save
+from zojax.hub import load, load_tokenizer, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
 from zojax.journal.replay import check_run, header_key, make_replay, merge, step_keys
 from zojax.models import content_hash, random_model
@@ -281,6 +281,15 @@ def test_replay_writes_the_models_weights(run, console, tmp_path):
     assert told["content_hash"] == content_hash(merge(owned, state, method, key))
     assert told["content_hash"] != journal.header.base_hash
     assert "training_seconds" not in told
+
+
+def test_a_replayed_directory_has_its_tokenizer(trained, console, tiny_model, tmp_path):
+    replay_to(trained, console, output=tmp_path / "out", steps=1)
+    for text in ("a film . It was", "</s>"):
+        ours, theirs = (
+            load_tokenizer(str(d), None).ids(text) for d in (tmp_path / "out", tiny_model)
+        )
+        assert ours == theirs
 
 
 def test_replay_of_no_steps_is_the_base_model(run, console):

@@ -102,6 +102,34 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(run, own, tmp_path):
     assert "[bold]x[/bold] [/]" in file.getvalue().replace("│", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "prompt", "notes"),
+    [
+        ("a film", "{text} It was", []),
+        (
+            "a </s> film",
+            "{text} It was",
+            ["20 of 20 examples contain the model's special tokens ('</s>')"],
+        ),
+        (
+            "<pad>",
+            "{text} It was ",
+            ["special tokens ('<pad>')", "20 of 20 prompts end in a blank"],
+        ),
+        ("a film", "{text} It was\n", []),
+    ],
+)
+def test_texts_that_a_model_reads_otherwise_are_noted(run, own, tmp_path, text, prompt, notes):
+    row = json.dumps({"text": text, "label": "neg"})
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{row}\n" * 10)
+    config = own.read_text().replace("'{text}\\nIt was'", repr(prompt))
+    own.write_text(config.replace("' bad'", "'bad'").replace("' great'", "'great'"))
+    got = told(run, own)
+    assert len(got["notes"]) == len(notes)
+    assert all(note in line for note, line in zip(notes, got["notes"], strict=True))
+
+
 def test_unknown_field_is_one_line(run, own, refusal):
     line = refusal(run("data", "preview", "--config", own, "--set", "data.prompt={txt} It was"))
     assert line.endswith(

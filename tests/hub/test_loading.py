@@ -122,7 +122,9 @@ def test_unreachable_hub(monkeypatch):
         raise OSError("no route to host\nand a long story")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    assert_mentions(message("some/model"), "some/model", "neither a directory nor", "no route")
+    assert_mentions(
+        message("some/model"), "some/model", "neither a directory in", "nor a hub id", "no route"
+    )
 
 
 @pytest.mark.parametrize("format", ["safetensors", "bin"])

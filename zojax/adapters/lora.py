@@ -21,6 +21,7 @@ from zojax.hub.stored import shown
 from zojax.hub.tensor_names import Location, hf_names
 from zojax.models import Model
 from zojax.models.layers import Linear
+from zojax.models.registry import family_of
 from zojax.reading import is_file
 
 WEIGHTS = "adapter_model.safetensors"
@@ -55,9 +56,9 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
             names the file and the entry.
     """
     config = read_lora_config(directory)
-    locations = linear_locations(model)
-    modules = targeted(config, locations)
     file = _open_weights(directory)
+    locations = _as_saved(linear_locations(model), file, family_of(model.config).aliases)
+    modules = targeted(config, locations)
     _check_names(file, modules, locations)
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(model.weights, sep="/"))
     shapes = {site: leaf.shape for site, leaf in flat.items()}
@@ -92,6 +93,19 @@ def linear_locations(model: Model) -> dict[str, Location]:
     ]
     names = hf_names(paths, model.config)
     return {name.removesuffix(".weight"): location for name, location in names.items()}
+
+
+def _as_saved(
+    locations: Mapping[str, Location], file: CheckpointFile, aliases: Mapping[str, str]
+) -> Mapping[str, Location]:
+    """The locations by the names that an adapter's model had: one without a head has others."""
+    for start, usual in aliases.items():
+        if any(name.startswith(f"{PREFIX}{start}") for name in file.tensors):
+            return {
+                start + name.removeprefix(usual) if name.startswith(usual) else name: location
+                for name, location in locations.items()
+            }
+    return locations
 
 
 def _open_weights(directory: Path) -> CheckpointFile:

@@ -27,6 +27,7 @@ _HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
     "eva_config",
+    "fan_in_fan_out",  # PEFT ignores it on linear layers, which are all that zojax reads
     "inference_mode",
     "lora_dropout",
     "megatron_core",

@@ -98,6 +98,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
             not an error here but counted, unless ``data.skip_bad`` leaves it out.
     """
     from zojax.hub import load_tokenizer, read_config
+    from zojax.runs.setup import with_notes
     from zojax.tasks import load_splits, tokenise
     from zojax.tasks.dataset import get_task
     from zojax.tasks.tokenize import fit, num_tokens
@@ -121,7 +122,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
         if checked <= _TOKENISED:
             shorten(whole(example), truncate="error" if refuse_long else "left")
 
-    splits = load_splits(data, check)
+    splits = with_notes(load_splits(data, check), tokenizer, data)
     examples = {"train": splits.train, "dev": splits.dev, "eval": splits.eval}[split]
     num_texts = itertools.accumulate(len(example.candidates) for example in examples)
     measured = max(count, sum(total <= _TOKENISED for total in num_texts))

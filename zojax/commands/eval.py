@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
 from zojax.errors import InputError
-from zojax.printing import make_console, say, say_json
+from zojax.printing import make_console, say, say_json, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         say_json(result)
     else:
         metric = result["metric"]
-        say(
+        tell = warn if predictions is not None and predictions.is_stdout else say
+        tell(
             f"held-out {metric} {100 * result[f'eval_{metric}']:.1f} % "
             f"({result['eval_examples']} examples) {what}"
         )

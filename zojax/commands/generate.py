@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
-from zojax.commands.prompts import Prompt, read_prompts
+from zojax.commands.prompts import Prompt, blank_note, read_prompts
 from zojax.errors import InputError
-from zojax.printing import make_console, say, say_json
+from zojax.printing import make_console, say, say_json, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,6 +135,8 @@ def run(args: argparse.Namespace) -> int:
     check_platforms()
     console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
+    if note := blank_note([text for _, text in prompts]):
+        warn(note)
     if args.run is not None:
         engine = load_run(args.run, step=args.step, console=console)
     else:
@@ -161,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json(summary)
     elif output is not None:
-        say(f"{args.output}: {in_words(summary)}")
+        (warn if output.is_stdout else say)(f"{args.output}: {in_words(summary)}")
     else:
         show(summary, make_console(highlight=False))
     return 0

@@ -182,6 +182,7 @@ def replay_to(
             output directory is not empty.
     """
     from zojax.hub import save
+    from zojax.hub.saving import copy_beside_weights
     from zojax.journal.replay import run_configuration
     from zojax.models import content_hash
     from zojax.outputs import new_directory
@@ -198,6 +199,7 @@ def replay_to(
         if partial is not None:
             metadata = {"base_hash": journal.header.base_hash or "", "steps": str(steps)}
             save(result, partial, metadata=metadata)
+            copy_beside_weights(base.path, partial)
     trained_for = _training_seconds(journal.path.parent, steps)
     return {
         "steps": steps,

@@ -32,6 +32,18 @@ def read_prompts(texts: Sequence[str], file: Path | None) -> list[Prompt]:
     return prompts
 
 
+def blank_note(texts: Sequence[str]) -> str | None:
+    """A note on texts that end in a blank, which models expect at the start of the next word."""
+    count = sum(text.endswith((" ", "\t")) for text in texts)
+    if not count:
+        return None
+    which = "the text ends" if len(texts) == 1 else f"{count:,} of {len(texts):,} prompts end"
+    return (
+        f"note: {which} in a blank, which most models expect at the beginning of the next word: "
+        "leave it out"
+    )
+
+
 def _is_text(file: Path) -> bool:
     from zojax.reading import is_stream
 

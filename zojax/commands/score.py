@@ -12,8 +12,9 @@ from typing import Any
 from rich.table import Table
 
 from zojax.commands.options import JSON, WEIGHT_DTYPES
+from zojax.commands.prompts import blank_note
 from zojax.errors import InputError
-from zojax.printing import make_console, say_json
+from zojax.printing import make_console, say_json, warn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
 
     keep_programs()
     check_platforms()
+    if note := blank_note([args.text]):
+        warn(f"{note} and begin the candidates with it")
     rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
+    if broken := sum(row["logprob"] is None for row in rows):
+        warn(f"note: the scores of {broken} of {len(rows)} candidates are not finite")
     if args.json:
         say_json({"text": args.text, "candidates": rows})
         return 0

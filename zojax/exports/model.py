@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from zojax.exports.lora import (
 )
 from zojax.hub import save
 from zojax.hub.checkpoint_files import list_files
+from zojax.hub.saving import copy_beside_weights
 from zojax.hub.tensor_names import hf_names, match
 from zojax.journal.replay import header_key, is_folded, merge
 from zojax.models import Model
@@ -41,19 +41,6 @@ ReadBase = Callable[[str], np.ndarray]
 
 DEFAULT_RANK = 16
 """The rank of a LoRA that approximates a folded run."""
-
-_BESIDE_WEIGHTS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-)
-"""Files of a base model that its fine-tuned models need, too."""
 
 
 def export_peft(
@@ -156,9 +143,7 @@ def export_hf(
         summary["relative_error"] = _rounding_error(model, adapter, read_base, dtype)
     metadata = {"base_hash": exported.journal.header.base_hash, "steps": str(exported.step)}
     save(model, directory, dtype=dtype, metadata=metadata)
-    for name in _BESIDE_WEIGHTS:
-        if (Path(base.path) / name).is_file():
-            shutil.copyfile(Path(base.path) / name, directory / name)
+    copy_beside_weights(base.path, directory)
     _write_card(directory, hf_card(_with_details(exported, summary, dtype), output))
     return summary
 

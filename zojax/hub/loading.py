@@ -8,6 +8,7 @@ the host never holds more than two pieces besides the buffers, and reads only wh
 
 import collections
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ _NONFINITE_FIX = (
     "fetch the files again, choose a dtype that holds them, or, in a run, accept them: --set "
     "model.allow_nonfinite=True"
 )
-_HUB_FILES = ["*.json", "*.txt", "tokenizer.model", WEIGHT_PATTERNS[0]]
+_HUB_FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model"]
+"""What a checkpoint on the hub has beside its weights."""
 
 
 def load(
@@ -63,7 +65,7 @@ def load(
             the sharded form of either with its index; or a hub id such as ``facebook/opt-125m``.
         dtype: the weights' dtype on the device: float32, float16 or bfloat16; int8 means int8 for
             the layers' matrices and bfloat16 for everything else; None takes the checkpoint's own
-            (``torch_dtype`` in config.json, or float32).
+            (``dtype`` or ``torch_dtype`` in config.json, or float32).
         sharding: gives each array's sharding from its path and stacked shape; None puts all on the
             default device. Each device receives only its own part, and each of several processes
             reads no more of the files than its devices hold.
@@ -80,7 +82,7 @@ def load(
             names the file, the tensor and both shapes; raised before device memory is taken), or
             weights are not finite (the line names and counts them; raised at the end).
     """
-    directory = find_directory(path)
+    directory = find_directory(path, with_weights=True)
     config, raw = _read_config(directory)
     precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
     graphdef, shapes = abstract(config, precision)
@@ -112,8 +114,12 @@ def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
         raise InputError(f"{directory}: {error}") from error
 
 
-def find_directory(path: str) -> Path:
+def find_directory(path: str, *, with_weights: bool = False) -> Path:
     """The local directory of a checkpoint, downloading it if ``path`` is a hub id.
+
+    Args:
+        path: a local directory or hub id.
+        with_weights: whether to download the weights too, and not only what is beside them.
 
     Raises:
         InputError: there is no such checkpoint, or it has no ``config.json``.
@@ -122,7 +128,7 @@ def find_directory(path: str) -> Path:
     if is_file(directory):
         raise InputError(f"{path}: is a file; give the directory that holds it and config.json")
     if not directory.is_dir():
-        directory = _download(path)
+        directory = _download(path, with_weights=with_weights)
     _check_kind(directory, path)
     return directory
 
@@ -141,24 +147,26 @@ def _check_kind(directory: Path, path: str) -> None:
     raise InputError(f"{path}: is not a Hugging Face checkpoint (it has no config.json)")
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, *, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         directory = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-        if not any(directory.glob(WEIGHT_PATTERNS[0])):
-            patterns = [*_HUB_FILES, WEIGHT_PATTERNS[1]]
-            directory = Path(snapshot_download(hub_id, allow_patterns=patterns))
+        for pattern in WEIGHT_PATTERNS if with_weights else ():
+            directory = Path(snapshot_download(hub_id, allow_patterns=[*_HUB_FILES, pattern]))
+            if any(directory.glob(pattern)):
+                break
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
+        where = "" if os.path.isabs(hub_id) else f" in {os.getcwd()}"
         raise InputError(
-            f"{hub_id}: neither a directory nor a hub id that can be reached ({reason})"
+            f"{hub_id}: neither a directory{where} nor a hub id that can be reached ({reason})"
         ) from error
     return directory
 
 
 def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
-    name = raw.get("torch_dtype") or raw.get("dtype") or "float32"
+    name = raw.get("dtype") or raw.get("torch_dtype") or "float32"  # as transformers reads both
     if not isinstance(name, str) or name not in DTYPES:
         raise InputError(
             f"{directory}: config.json has dtype {plain(repr(name), 40)}; zojax knows "

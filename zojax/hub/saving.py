@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,26 @@ from zojax.models.registry import family_of
 from zojax.reading import read_json
 
 _MAX_SHARD_BYTES = 5_000_000_000
+
+_BESIDE_WEIGHTS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""Files of a base model that its fine-tuned models need, too."""
+
+
+def copy_beside_weights(source: str | os.PathLike[str], directory: Path) -> None:
+    """Copies a checkpoint's tokenizer and settings of generation into another's directory."""
+    for name in _BESIDE_WEIGHTS:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, directory / name)
 
 
 def save(
@@ -114,6 +135,7 @@ def save_tensors(
         family = family_of(config)
         own = {**family.write_config(config), "torch_dtype": dtype.name}
         raw = {**family.token_ids, **(extra_config or {}), **own}
+        raw.pop("dtype", None)  # transformers from 4.56 on would prefer it to torch_dtype
         write_json(finished / "config.json", raw)
         _replace_weights(directory, finished)
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError
 from zojax.hub.loading import find_directory, read_config
-from zojax.hub.tokenizer_files import check_files
+from zojax.hub.tokenizer_files import check_files, read_ends
 from zojax.text import plain
 
 _MAX_BYTES = 4
@@ -25,18 +26,28 @@ class Tokenizer:
         bos: the token id that prompts start with.
         vocab_size: the size of the model's vocabulary; ids are below it.
         path: the checkpoint's path, for error messages.
+        ends: the ids of tokens that end a text, beside the tokenizer's own.
     """
 
     tokens: Any
     bos: int
     vocab_size: int
     path: str = "the tokenizer"
+    ends: tuple[int, ...] = ()
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids of tokens that end a text: one or none."""
-        eos = self.tokens.eos_token_id
-        return () if eos is None else (eos,)
+        """The ids of all tokens that end a text, each once."""
+        found = dict.fromkeys((self.tokens.eos_token_id, *self.ends))
+        return tuple(i for i in found if i is not None and 0 <= i < self.vocab_size)
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """The special tokens that are recognised within a text, such as ``</s>``."""
+        if getattr(self.tokens, "split_special_tokens", False):
+            return ()
+        added = getattr(self.tokens, "added_tokens_decoder", {}).values()
+        return tuple(token.content for token in added if token.special and token.content)
 
     def text(self, ids: list[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -89,22 +100,19 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
         InputError: the checkpoint has no readable tokenizer, or its BOS is not in the model's
             vocabulary.
     """
-    from transformers import AutoTokenizer  # takes seconds to import
-
     directory = find_directory(path)
     vocab_size = read_config(str(directory)).vocab_size
     unset = check_files(directory)
     with _named(path, "has no tokenizer that can be read"):
-        tokens = AutoTokenizer.from_pretrained(
-            str(directory),  # not a hub id, for which it might fetch files that were not checked
-            local_files_only=True,
-            trust_remote_code=False,
-            **dict.fromkeys(unset),
-        )
+        tokens = _read(directory, dict.fromkeys(unset))
+        if lacking := _not_in_vocabulary(tokens, vocab_size):
+            # BOS in their place, since the library reads None as what its files say.
+            known = dict.fromkeys(lacking, tokens.bos_token)
+            tokens = _read(directory, {**dict.fromkeys(unset), **known})
     bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
         raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
-    tokenizer = Tokenizer(tokens, bos, vocab_size, path)
+    tokenizer = Tokenizer(tokens, bos, vocab_size, path, tuple(read_ends(directory)))
     if not tokenizer.ids("a"):  # the library's tokenizer for a directory without a vocabulary
         raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
     if bos >= vocab_size:
@@ -113,6 +121,30 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
             f"{vocab_size}; give another: {_BOS_OPTIONS}"
         )
     return tokenizer
+
+
+def _read(directory: Path, special: Mapping[str, str | None]) -> Any:
+    """The tokenizer of a directory, with other special tokens than its files name."""
+    from transformers import AutoTokenizer  # takes seconds to import
+
+    return AutoTokenizer.from_pretrained(
+        str(directory),  # not a hub id, for which it might fetch files that were not checked
+        local_files_only=True,
+        trust_remote_code=False,
+        **special,
+    )
+
+
+def _not_in_vocabulary(tokens: Any, vocab_size: int) -> list[str]:
+    """The special tokens that the model has no row for, such as a ``[PAD]`` added later.
+
+    With them, the library would read these words in a text as tokens that the model cannot take.
+    """
+    added = getattr(tokens, "added_tokens_decoder", {}).items()
+    texts = {token.content for i, token in added if i >= vocab_size}
+    named = tokens.special_tokens_map.items()
+    lacking = [name for name, token in named if isinstance(token, str) and token in texts]
+    return [] if "bos_token" in lacking or tokens.bos_token is None else lacking
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from zojax.config.fields import Switch, Text
 from zojax.errors import InputError
-from zojax.reading import is_file, parse_json, read_bytes, validate
+from zojax.reading import is_file, parse_json, read_bytes, read_json, validate
 from zojax.text import plain
 
 _MOST_DIGITS = 40  # "no limit" is a number of 31 digits in tokenizer_config.json
@@ -124,6 +124,27 @@ def check_files(directory: Path) -> list[str]:
                 _check_ids(path, checked.model.vocab)
                 _check_work(path, checked)
     return unset
+
+
+_EndId = Annotated[int, Field(strict=True)]
+
+
+@dataclass
+class _Ends:
+    eos_token_id: _EndId | Annotated[list[_EndId], Field(max_length=1_000)] | None = None
+
+
+def read_ends(directory: Path) -> list[int]:
+    """The ids of tokens that end a text, as transformers' ``generate`` takes them.
+
+    They are those of ``generation_config.json`` or, without that file, of ``config.json``.
+    """
+    files = (directory / name for name in ("generation_config.json", "config.json"))
+    path = next(filter(is_file, files), None)
+    if path is None:
+        return []
+    ends = validate(_Ends, read_json(path), str(path)).eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
 def _check_ids(path: Path, vocabulary: Any) -> None:

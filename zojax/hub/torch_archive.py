@@ -17,6 +17,9 @@ from zojax.reading import open_regular
 Place = tuple[int, int]
 """The offset of a record's first byte in the file, and its size in bytes."""
 
+_OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""A pickled number, with which files begin that are not archives."""
+
 _MOST_PICKLE_BYTES = 4 << 20  # about 30,000 tensors
 _MOST_IN_TUPLE = 1_000  # including nested tuples; a tensor's arguments are about 20
 
@@ -40,6 +43,11 @@ def read_places(path: Path) -> list[Place]:
     """
     with open_regular(path) as (file, _):
         try:
+            if file.read(len(_OLD_FORMAT)) == _OLD_FORMAT:
+                raise InputError(
+                    f"{path}: is in the format of PyTorch before 1.6; save it again: "
+                    "torch.save(torch.load(FILE, weights_only=True), FILE)"
+                )
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
                 pickle = _read_pickle(path, archive, records)

@@ -281,6 +281,8 @@ FAMILY = Family(
     prefix="model.decoder.",
     # OPTModel saves names without "model.", OPTForCausalLM with it.
     aliases={"decoder.": "model.decoder."},
+    # fairseq's checkpoints have a version number among their tensors.
+    ignored=("decoder.version",),
     # The tokenizer prepends </s> (2), which also ends a text.
     token_ids={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
     # From each checkpoint's ``config.json``.

@@ -27,6 +27,7 @@ from zojax.tasks import Example, Splits, encode, load_held_out, load_splits
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
+from zojax.tasks.odd_texts import odd_texts
 from zojax.tasks.tokenize import only_right_candidate
 from zojax.text import plain
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
@@ -113,7 +114,7 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
             max_new_tokens=num_new,
         )
 
-    splits = load(config.data, tokenise)
+    splits = with_notes(load(config.data, tokenise), tokenizer, config.data)
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
     if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
@@ -125,6 +126,13 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
         for examples in (splits.dev, splits.eval)
     )
     return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
+
+
+def with_notes(splits: Splits, tokenizer: Tokenizer, config: DataConfig) -> Splits:
+    """The same splits, with notes on texts that a model reads otherwise than one may expect."""
+    examples = [*splits.train, *splits.dev, *splits.eval]
+    odd = odd_texts(tokenizer, examples, own_prompt=config.prompt is not None)
+    return dataclasses.replace(splits, notes=(*splits.notes, *odd))
 
 
 def data_hash(data: Data, with_answers: bool) -> str:
