@@ -135,7 +135,14 @@ class ExportRuns:
             self._trained[style] = directory
         return self._trained[style]
 
-    def forge(self, directory: Path, style: str, scale: float = 3.0, **settings: Any) -> Path:
+    def forge(
+        self,
+        directory: Path,
+        style: str,
+        scale: float = 3.0,
+        steps: int | None = None,
+        **settings: Any,
+    ) -> Path:
         """A run whose projected gradients were drawn and not measured."""
         config = self.config(directory, style, **settings)
         config.train.eval_every = 2
@@ -153,13 +160,15 @@ class ExportRuns:
             "num_variants": method.estimator.num_variants,
         }
         journal = JournalWriter.create(directory / run_dir.JOURNAL, header)
+        steps = self.steps if steps is None else steps
         journal.append(
             0,
-            key_data=step_keys(key, self.steps),
-            learning_rates=learning_rates(config.train),
-            projected_grads=scale * np.random.default_rng(0).standard_normal((self.steps, 1)),
-            losses=np.ones((self.steps, 2)),
-            flags=np.zeros(self.steps, np.uint32),
+            key_data=step_keys(key, self.steps)[:steps],
+            learning_rates=learning_rates(config.train)[:steps],
+            projected_grads=scale
+            * np.random.default_rng(0).standard_normal((self.steps, 1))[:steps],
+            losses=np.ones((steps, 2)),
+            flags=np.zeros(steps, np.uint32),
         )
         journal.close()
         write_json(directory / run_dir.CONFIG, to_dict(config))

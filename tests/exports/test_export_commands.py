@@ -33,16 +33,21 @@ def test_the_best_step_by_dev_accuracy_is_the_default(folded_run, tmp_path):
     assert content_hash(load(str(tmp_path / "hf")).weights) == replayed["content_hash"]
 
 
-def test_a_run_that_learnt_nothing_is_exported_only_with_a_step(folded_run, tmp_path):
+def test_an_export_of_the_base_model_is_called_that(folded_run, tmp_path):
     directory = Path(shutil.copytree(folded_run, tmp_path / "run"))
     Progress("accuracy", 0.5, {0: 0.6, 4: 0.5}).write(directory)
+    told = export_run(directory, "hf", tmp_path / "hf", QUIET)
+    assert told["step"] == 0
+    assert "which is the base model" in in_words(told)
+
+
+def test_an_untrained_run_is_exported_only_with_a_step(export_runs, tmp_path):
+    directory = export_runs.forge(tmp_path / "run", "pre-LN", steps=0)
     for form in ("hf", "peft"):
-        with pytest.raises(InputError, match=r"best step .* is 0.*: nothing was learnt.*--step N$"):
+        with pytest.raises(InputError, match=r"no step is done, .* --step 0$"):
             export_run(directory, form, tmp_path / form, QUIET)
         assert not (tmp_path / form).exists()
-    told = export_run(directory, "hf", tmp_path / "hf", QUIET, step=0)
-    assert "which is the base model" in in_words(told)
-    assert export_run(directory, "journal", tmp_path / "given", QUIET)["step"] == 6
+    assert export_run(directory, "hf", tmp_path / "hf", QUIET, step=0)["step"] == 0
 
 
 def test_a_run_without_evaluations_is_exported_whole(folded_run, tmp_path):

@@ -164,3 +164,18 @@ def test_no_weights_are_fetched_before_they_are_loaded(tiny_model, monkeypatch):
     load("some/model")
     assert "model*.safetensors" in asked
     assert "pytorch_model*.bin" not in asked
+
+
+def test_a_bos_that_no_file_names_is_not_made_up(tiny_model, tmp_path):
+    """OPT's vocabulary is padded, and the library would give its own BOS an untrained row of it."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        (model / name).unlink()
+    edit(model / "config.json", vocab_size=1032)
+    with pytest.raises(
+        InputError, match=r"names a BOS, .* '<\|endoftext\|>'; give one: --set model"
+    ):
+        load_tokenizer(str(model), None)
+    assert load_tokenizer(str(model), 2).bos == 2
+    edit(model / "special_tokens_map.json", bos_token="</s>")
+    assert load_tokenizer(str(model), None).bos == 2

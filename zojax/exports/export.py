@@ -75,10 +75,10 @@ def export_run(
     check_records(journal, config.train)
     if step is None and format != "journal":
         step = best_step(journal, config, lambda line: console.print(line, markup=False))
-        if step == 0:
+        if not len(journal.records):
             raise InputError(
-                f"{directory}: the best step on the dev set is 0, so this would be the base model: "
-                "nothing was learnt; export the model after N steps with --step N"
+                f"{directory}: no step is done, so this would be the base model; train it first, "
+                "or export the base model with --step 0"
             )
     steps = len(journal.records) if step is None else step
     if steps > len(journal.records):

@@ -8,7 +8,7 @@ from typing import Any
 
 from zojax.errors import InputError
 from zojax.hub.loading import find_directory, read_config
-from zojax.hub.tokenizer_files import check_files, read_ends
+from zojax.hub.tokenizer_files import check_files, names_token, read_ends
 from zojax.text import plain
 
 _MAX_BYTES = 4
@@ -112,6 +112,11 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
     if bos is None:
         raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
+    if bos_token_id is None and not names_token(directory, tokens.bos_token):
+        raise InputError(
+            f"{path}: no file of the tokenizer names a BOS, and the vocabulary lacks the library's "
+            f"own, {plain(repr(tokens.bos_token), 40)}; give one: {_BOS_OPTIONS}"
+        )
     tokenizer = Tokenizer(tokens, bos, vocab_size, path, tuple(read_ends(directory)))
     if not tokenizer.ids("a"):  # the library's tokenizer for a directory without a vocabulary
         raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")

@@ -5,6 +5,7 @@ A ``tokenizer.json`` may also make small inputs expensive, by expressions that b
 limit or replacements that multiply a text.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,15 @@ def read_ends(directory: Path) -> list[int]:
         return []
     ends = validate(_Ends, read_json(path), str(path)).eos_token_id
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def names_token(directory: Path, token: str) -> bool:
+    """Whether a file of the tokenizer has a token as a text of its own."""
+    if is_file(directory / "tokenizer.model"):
+        return True  # whose texts are not plain bytes
+    spellings = {json.dumps(token, ensure_ascii=ascii).encode() for ascii in (False, True)}
+    files = filter(is_file, (directory / name for name in _SCHEMAS))
+    return any(spelling in text for text in map(read_bytes, files) for spelling in spellings)
 
 
 def _check_ids(path: Path, vocabulary: Any) -> None:
