@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import io
+import itertools
 import os
 import re
 import sys
@@ -199,7 +200,9 @@ def _slip(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
 
 def _bare_file(given: Sequence[str]) -> str:
     """What is wrong with a configuration that is given without ``--config``."""
-    file = next((argument for argument in given if ".py" in argument), None)
+    pairs = itertools.pairwise(["", *given])
+    files = [x for before, x in pairs if ".py" in x and not x.startswith("-") and before[:1] != "-"]
+    file = next(iter(files), None)
     if file is None or any(argument.startswith("--config") for argument in given):
         return ""
     return f"unrecognized arguments: {file}; did you mean --config {file}?"
