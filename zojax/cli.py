@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import io
-import itertools
 import os
 import re
 import sys
@@ -200,12 +199,16 @@ def _slip(parser: argparse.ArgumentParser, argv: Sequence[str]) -> str:
 
 def _bare_file(given: Sequence[str]) -> str:
     """What is wrong with a configuration that is given without ``--config``."""
-    pairs = itertools.pairwise(["", *given])
-    files = [x for before, x in pairs if ".py" in x and not x.startswith("-") and before[:1] != "-"]
-    file = next(iter(files), None)
+    before = ["", *given[:-1]]
+    file = next((a for a, b in zip(given, before, strict=True) if _is_file(a, behind=b)), None)
     if file is None or any(argument.startswith("--config") for argument in given):
         return ""
     return f"unrecognized arguments: {file}; did you mean --config {file}?"
+
+
+def _is_file(argument: str, behind: str) -> bool:
+    """Whether an argument is a Python file, or ``FILE:NAME``, that is no option's value."""
+    return bool(re.search(r"\.py(:|$)", argument)) and not behind.startswith("-")
 
 
 def _is_unknown(argument: str, known: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """Code of a user's own, named in settings: who may have it imported, and what is said otherwise."""
 
+import json
 import sys
 
 import pytest
@@ -88,6 +89,37 @@ def test_a_users_own_configuration_file_imports_what_it_names_and_its_neighbours
     assert (config.data.task, config.train.steps) == ("strange:thing", 7)
     assert (module / "was_run").exists()
     assert sys.path == path
+
+
+def test_what_a_users_file_reads_of_somebody_elses_run_is_not_imported(module):
+    run = module / "run"
+    run.mkdir()
+    tree = to_dict(Config(ModelConfig("some/model"), RunConfig("runs/a")))
+    tree["data"]["task"] = "strange:thing"
+    (run / "config.json").write_text(json.dumps(tree))
+    (module / "mine.py").write_text(
+        "from pathlib import Path\n"
+        "from zojax.runs.run_dir import read_config\n"
+        "def get_config():\n"
+        f"    return read_config(Path({str(run)!r}))\n"
+    )
+    with pytest.raises(InputError, match="--allow-module strange"):
+        load_config(str(module / "mine.py"))
+    assert not (module / "was_run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("json.py", "another module is imported as json already"),
+        ("my-module.py", "its name is not one that Python can import"),
+        ("a.b.py", "its name is not one that Python can import"),
+    ],
+)
+def test_a_file_is_taken_for_no_other_module(module, name, says):
+    (module / name).write_text("")
+    with pytest.raises(InputError, match=says):
+        allow_module(str(module / name))
 
 
 @pytest.mark.parametrize(

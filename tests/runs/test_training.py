@@ -159,3 +159,58 @@ def test_what_cannot_be_done_is_said_in_a_line(short_config, tmp_path):
     config.train.steps = 0
     with pytest.raises(InputError, match="trains nothing"), Training(config):
         pass
+
+
+METHODS = {
+    "evaluate": lambda training, batch: training.evaluate(),
+    "save": lambda training, batch: training.save(),
+    "step": lambda training, batch: training.step(batch),
+    "pack": lambda training, batch: training.pack([0, 1]),
+    "batches": lambda training, batch: next(training.batches()),
+    "finish": lambda training, batch: training.finish(),
+}
+
+
+def test_nothing_is_done_behind_the_with_statement(short_config, tmp_path):
+    config = configured(short_config, tmp_path / "run")
+    with Training(config) as training:
+        batch = next(training.batches())
+        training.step(batch)
+    files = sorted((tmp_path / "run").rglob("*"))
+    for method in METHODS.values():
+        with pytest.raises(InputError, match="this run is closed; open it again in a with"):
+            method(training, batch)
+    assert training.num_steps == 1
+    assert sorted((tmp_path / "run").rglob("*")) == files
+
+
+def test_nothing_is_done_behind_the_end(short_config, tmp_path):
+    config = configured(short_config, tmp_path / "run")
+    with Training(config) as training:
+        for batch in training.batches():
+            training.step(batch)
+        training.finish()
+        kept = (tmp_path / "run" / "progress.json").read_bytes()
+        for name in ("evaluate", "save", "step", "pack"):
+            with pytest.raises(InputError, match="this run is finished"):
+                METHODS[name](training, batch)
+        assert training.num_steps == 4
+    assert (tmp_path / "run" / "progress.json").read_bytes() == kept
+
+
+def test_a_loop_ends_where_its_journal_cannot_be_written(short_config, tmp_path, monkeypatch):
+    config = configured(short_config, tmp_path / "run")
+    with Training(config) as training:
+        batch = next(training.batches())
+        training.step(batch)
+        journal = training._opened.trainer.journal
+        monkeypatch.setattr(journal, "append", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            training.evaluate()
+        assert training.num_steps == 0
+        for name in ("evaluate", "save", "step", "pack", "batches", "finish"):
+            with pytest.raises(InputError, match="this run was stopped; open it again"):
+                METHODS[name](training, batch)
+    monkeypatch.undo()
+    with Training(config) as training:
+        assert training.num_steps == 0

@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
@@ -73,7 +73,6 @@ def find(name: str, of_type: type[_T], what: str) -> _T:
             f"{plain(name, _SHOWN)}: {module_name} has no {plain(attribute, _SHOWN)} that is "
             f"{what}; {has}"
         )
-    _modules[module_name] = module
     return found
 
 
@@ -84,8 +83,8 @@ def allow_module(name: str) -> None:
     replayed before this, since modules that a run's files name are never imported automatically.
 
     Args:
-        name: a module's name, which is looked up in the current directory first and then as by
-            ``import``; or the path of a ``.py`` file, which becomes a module with the file's name.
+        name: a module's name, which is looked up as by ``import``, and last in the current
+            directory; or the path of a ``.py`` file, which becomes a module with the file's name.
 
     Raises:
         zojax.InputError: there is no such module, or importing it fails.
@@ -98,16 +97,33 @@ def allow_module(name: str) -> None:
         zojax.errors.InputError: absent: ModuleNotFoundError: No module named 'absent'
     """
     if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise InputError(f"--allow-module {plain(name, _SHOWN)}: no such file")
-        _import(path.stem, str(path.parent))
+        _allow_file(Path(name))
     elif all(piece.isidentifier() for piece in name.split(".")):
-        _import(name, os.getcwd())
+        _import(name, os.getcwd(), comes_last=True)
     else:
         raise InputError(
             f"--allow-module {plain(name, _SHOWN)}: give a module's name, or the path of a .py file"
         )
+
+
+def _allow_file(path: Path) -> None:
+    place = f"--allow-module {plain(path, _SHOWN)}"
+    if not path.is_file():
+        raise InputError(f"{place}: no such file")
+    if not path.stem.isidentifier():
+        raise InputError(f"{place}: its name is not one that Python can import")
+    found = _import(path.stem, str(path.parent)).__file__
+    if found is None or not os.path.samefile(found, path):
+        raise InputError(
+            f"{place}: another module is imported as {path.stem} already ({found or 'built in'}); "
+            "give the file another name"
+        )
+
+
+def allow_found(name: str) -> None:
+    """Adds the module of a name that :func:`find` has found to the allowed ones."""
+    module_name = name.partition(":")[0]
+    _modules[module_name] = sys.modules[module_name]
 
 
 def allowed_modules() -> list[ModuleType]:
@@ -128,13 +144,24 @@ def trusted(file: str) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(directory)
+        with suppress(ValueError):  # the file may have changed the path itself
+            sys.path.remove(directory)
         _directory.reset(before)
 
 
-def _import(name: str, directory: str) -> ModuleType:
-    """Imports a module, looking in a directory first."""
-    sys.path.insert(0, directory)
+@contextmanager
+def untrusted() -> Iterator[None]:
+    """A context for settings from a file that is not the user's: nothing is imported in it."""
+    before = _directory.set(None)
+    try:
+        yield
+    finally:
+        _directory.reset(before)
+
+
+def _import(name: str, directory: str, *, comes_last: bool = False) -> ModuleType:
+    """Imports a module, looking in a directory first, or last."""
+    sys.path.insert(len(sys.path) if comes_last else 0, directory)
     try:
         importlib.invalidate_caches()
         module = importlib.import_module(name)
@@ -144,6 +171,7 @@ def _import(name: str, directory: str) -> ModuleType:
         text = plain(f"{type(error).__name__}: {error}", 10 * _SHOWN)
         raise InputError(f"{plain(name, _SHOWN)}: {text}") from error
     finally:
-        sys.path.remove(directory)
+        with suppress(ValueError):
+            sys.path.remove(directory)
     _modules[name] = module
     return module

@@ -65,7 +65,8 @@ def _check_objective(name: str) -> str:
 def _check_family(name: str) -> str:
     if not foreign.is_foreign(name):
         raise ValueError("should be 'module:name', such as 'my_models:FAMILY'")
-    return _allowed(name)
+    foreign.allow_found(_allowed(name))
+    return name
 
 
 Named = Annotated[Text, AfterValidator(_allowed)]
@@ -357,7 +358,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 def from_dict(tree: Mapping[str, Any]) -> Config:
     """The inverse of :func:`to_dict`; ``InputError`` names the field that is wrong."""
     try:
-        return _ADAPTER.validate_python(dict(tree))
+        with foreign.untrusted():  # it may be of a file from somebody else
+            return _ADAPTER.validate_python(dict(tree))
     except ValidationError as error:
         raise InputError(describe(error)) from None
 

@@ -28,14 +28,14 @@ SHAPES: Mapping[str, DecoderConfig] = {
 
 
 def families() -> list[Family]:
-    """The families of the user's allowed modules, and then those that come with zojax."""
+    """The families that come with zojax, and then those of the user's allowed modules."""
     own = [
         thing
         for module in foreign.allowed_modules()
         for thing in vars(module).values()
         if isinstance(thing, Family)
     ]
-    return [*own, *FAMILIES]
+    return [*FAMILIES, *own]
 
 
 @dataclass

@@ -245,15 +245,16 @@ def write_down(trainer: Trainer, sent: Sequence[Sent], started: float) -> None:
         return
     on_host = jax.device_get([one.record for one in sent])  # the chunk's one synchronisation
     seconds = time.perf_counter() - started
-    first, trainer.step = trainer.step, trainer.step + len(sent)
+    first, last = trainer.step, trainer.step + len(sent)
     journaled = trainer.journal.append(
         first,
-        key_data=trainer.step_keys[first : trainer.step],
-        learning_rates=trainer.method.learning_rates[first : trainer.step],
+        key_data=trainer.step_keys[first:last],
+        learning_rates=trainer.method.learning_rates[first:last],
         projected_grads=np.stack([record.projected_grad_q for record in on_host]),
         losses=np.stack([record.losses_v for record in on_host]),
         flags=np.array([SKIPPED * bool(record.skipped) for record in on_host], np.uint32),
     )
+    trainer.step = last
     tokens = [one.tokens for one in sent]
     waited = any(one.waited for one in sent)
     trainer.speed = trainer.speed.after(seconds, tokens, waited=waited)

@@ -120,28 +120,6 @@ def holds_run(directory: Path, config: Config) -> bool:
     return True
 
 
-def with_whole_paths(config: Config) -> Config:
-    """A configuration whose paths of model and data hold from any directory.
-
-    A path that is not there is the name of a repository on the hub, and stays as it is.
-    """
-    model, data = config.model, config.data
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(model, path=_whole(model.path)),
-        data=dataclasses.replace(data, path=data.path and _whole(data.path)),
-    )
-
-
-def _whole(path: str) -> str:
-    return os.path.abspath(path) if os.path.exists(path) else path
-
-
-def _entries(directory: Path) -> list[Path]:
-    """What is in a directory, without what a new disk has in it."""
-    return [path for path in directory.iterdir() if path.name != "lost+found"]
-
-
 def adopt_steps(directory: Path, steps: int, done: int) -> None:
     """Set the number of steps of a run that is to be continued for longer, or ended earlier.
 
@@ -167,6 +145,28 @@ def adopt_steps(directory: Path, steps: int, done: int) -> None:
         write_json(directory / CONFIG, {**tree, "train": {**tree["train"], "steps": steps}})
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
+
+
+def with_whole_paths(config: Config) -> Config:
+    """A configuration whose paths of model and data hold from any directory.
+
+    A path that is not there is the name of a repository on the hub, and stays as it is.
+    """
+    model, data = config.model, config.data
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(model, path=_whole(model.path)),
+        data=dataclasses.replace(data, path=data.path and _whole(data.path)),
+    )
+
+
+def _whole(path: str) -> str:
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+def _entries(directory: Path) -> list[Path]:
+    """What is in a directory, without what a new disk has in it."""
+    return [path for path in directory.iterdir() if path.name != "lost+found"]
 
 
 _MAY_CHANGE = ("run.", "mesh.")

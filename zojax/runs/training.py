@@ -22,6 +22,8 @@ from zojax.tasks import Example
 from zojax.training.placement import put_batch
 from zojax.training.step import StepRecord
 
+_STOPPED = "was stopped; open it again in a with statement to resume it"
+
 
 class TrainingBatch(NamedTuple):
     """The packed examples of a step, on the device.
@@ -75,7 +77,8 @@ class Training:
         self._open: OpenRun | None = None
         self._result: dict[str, Any] | None = None
         self._sent: list[Sent] = []
-        self._started = 0.0
+        self._started, self._num_journaled = 0.0, 0
+        self._why_closed = "is not open: use it in a with statement"
 
     def __enter__(self) -> "Training":
         with ExitStack() as stack:
@@ -100,12 +103,14 @@ class Training:
             if stopped.exit_code == 128 + signal.SIGINT:
                 raise KeyboardInterrupt(str(stopped)) from None
             raise SystemExit(stopped.exit_code) from None
+        finally:
+            self._close("is closed; open it again in a with statement")
 
     @property
     def num_steps(self) -> int:
         """The number of steps done, including those of earlier sessions."""
         if self._open is None:
-            return self._config.train.steps if self._result else 0
+            return self._config.train.steps if self._result else self._num_journaled
         return self._open.trainer.step + len(self._sent)
 
     @property
@@ -116,7 +121,8 @@ class Training:
     def batches(self) -> Iterator[TrainingBatch]:
         """Yield the batches of the steps that are left, in the run's own order.
 
-        They are packed on a thread, ahead of the device. A finished run has none left.
+        They are packed on a thread, ahead of the device. A finished run has none left. Steps on
+        batches of :meth:`pack` count as the run's steps, too: call this anew after them.
         """
         if self._open is None and self._result:
             return
@@ -171,7 +177,7 @@ class Training:
             self._sent.append(send_step(trainer, self.num_steps, batch.packed, training.stop))
         except BaseException:
             self._flush()  # the steps sent before; the state may hold half of this one
-            self._open = None
+            self._close(_STOPPED)
             raise
         record = self._sent[-1].record
         if len(self._sent) >= self._config.train.chunk:
@@ -200,10 +206,11 @@ class Training:
         Nothing is lost without checkpoints: the journal alone restores a run, in 0.3 to 2 % of its
         training time.
         """
+        training = self._opened
         self._flush()
         if self.num_steps < self._config.train.steps:
-            with named_if_unwritable(self._opened.directory):
-                self._opened.save()
+            with named_if_unwritable(training.directory):
+                training.save()
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best step's model on the held-out examples and write the result.
@@ -227,21 +234,38 @@ class Training:
                 )
             if not training.evaluations.progress.dev:
                 self.evaluate()
-            with named_if_unwritable(training.directory):
-                self._result = finish(training, self._compilations.count, self._console)
+            try:
+                with named_if_unwritable(training.directory):
+                    self._result = finish(training, self._compilations.count, self._console)
+            finally:
+                self._close(_STOPPED)  # its model may be another step's now
         return self._result
 
     @property
     def _opened(self) -> OpenRun:
         if self._open is None:
-            why = "is finished" if self._result else "is not open: use it in a with statement"
+            why = "is finished" if self._result else self._why_closed
             raise InputError(f"run.dir {self._config.run.dir}: this run {why}")
         return self._open
+
+    def _close(self, why: str) -> None:
+        """Take no more steps, evaluations or checkpoints, and say why when asked for one."""
+        if self._open is not None:
+            self._num_journaled, self._why_closed = self._open.trainer.step, why
+        self._open, self._sent = None, []
 
     def _flush(self) -> None:
         """Wait for the steps that were sent, and journal them."""
         if self._open is None or not self._sent:
             return
-        sent, self._sent = self._sent, []
-        with named_if_unwritable(self._open.directory):
-            write_down(self._open.trainer, finished(sent, self._open.stop), self._started)
+        training, sent = self._open, self._sent
+        try:
+            done = finished(sent, training.stop)
+            with named_if_unwritable(training.directory):
+                write_down(training.trainer, done, self._started)
+            if len(done) < len(sent):
+                training.stop.check()
+        except BaseException:  # the state is ahead of what is journaled
+            self._close(_STOPPED)
+            raise
+        self._sent = []
