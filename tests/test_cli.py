@@ -171,10 +171,10 @@ def test_a_home_is_found_where_the_shell_does_not_look(run, refusal, tmp_path, m
 
 
 def test_a_file_of_an_option_is_no_configuration(run, refusal, tmp_path):
-    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "nothing_in_it.py").write_text("")
     for option in (
-        ["--allow-module", tmp_path / "mine.py"],
-        [f"--allow-module={tmp_path}/mine.py"],
+        ["--allow-module", tmp_path / "nothing_in_it.py"],
+        [f"--allow-module={tmp_path}/nothing_in_it.py"],
     ):
         assert "no run" in refusal(run("generate", tmp_path / "none", "--prompt=a", *option))
 
