@@ -170,6 +170,15 @@ def test_a_home_is_found_where_the_shell_does_not_look(run, refusal, tmp_path, m
         assert "~" not in line
 
 
+def test_a_file_of_an_option_is_no_configuration(run, refusal, tmp_path):
+    (tmp_path / "nothing_in_it.py").write_text("")
+    for option in (
+        ["--allow-module", tmp_path / "nothing_in_it.py"],
+        [f"--allow-module={tmp_path}/nothing_in_it.py"],
+    ):
+        assert "no run" in refusal(run("generate", tmp_path / "none", "--prompt=a", *option))
+
+
 def test_help_waits_for_no_library_that_takes_long():
     heavy = "{'jax', 'numpy', 'pydantic', 'transformers'} & set(sys.modules)"
     program = f"import sys, zojax.cli as cli; cli.make_parser(); print(*({heavy}))"

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
     keep_programs()
     check_platforms()
+    rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
     if note := blank_note([args.text]):
         warn(f"{note} and begin the candidates with it")
-    rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
     if broken := sum(row["logprob"] is None for row in rows):
         warn(f"note: the scores of {broken} of {len(rows)} candidates are not finite")
     if args.json:
