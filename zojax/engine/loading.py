@@ -11,6 +11,7 @@ from zojax.engine.engine import Engine
 from zojax.hub import load as load_model
 from zojax.hub import load_tokenizer
 from zojax.journal.file import read_journal
+from zojax.printing import make_console
 from zojax.runs import rebuild, run_dir
 
 
@@ -68,7 +69,7 @@ def load_run(
         Traceback (most recent call last):
         zojax.errors.InputError: no/such/run: no such directory, so no run
     """
-    directory, console = Path(directory), console or Console(quiet=True)
+    directory, console = Path(directory), console or make_console(quiet=True)
     config = run_dir.read_config(directory)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     journal = read_journal(directory / run_dir.JOURNAL)

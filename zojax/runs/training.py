@@ -11,6 +11,7 @@ from rich.console import Console
 from zojax.config import Config
 from zojax.distributed import layout_of
 from zojax.errors import InputError
+from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter
 from zojax.runs.chunks import Packed, Sent, finished, send_step, write_down
@@ -72,7 +73,7 @@ class Training:
 
     def __init__(self, config: Config, *, console: Console | None = None):
         self._config = config
-        self._console = console or Console(quiet=True)
+        self._console = console or make_console(quiet=True)
         self._stack = ExitStack()
         self._open: OpenRun | None = None
         self._result: dict[str, Any] | None = None
