@@ -31,9 +31,10 @@ def signs(settings, trainable):
 
 @zojax.objective
 def margin(scores_bk, batch):
-    right_b1 = jnp.take_along_axis(scores_bk, batch.labels_b[:, None], axis=-1)
-    others_bk = jnp.where(scores_bk == right_b1, -jnp.inf, scores_bk)
-    return jnp.maximum(0, 1 - right_b1[:, 0] + others_bk.max(-1)).mean()
+    right_bk = jnp.arange(scores_bk.shape[1]) == batch.labels_b[:, None]
+    right_b = jnp.where(right_bk, scores_bk, 0).sum(-1)
+    others_bk = jnp.where(right_bk, -jnp.inf, scores_bk)
+    return jnp.maximum(0, 1 - right_b + others_bk.max(-1)).mean()
 
 def render(record, name):
     return zojax.Example(record["sentence"] + " So", (" bad", " good"), record["label"], name)

@@ -154,7 +154,7 @@ def test_what_cannot_be_done_is_said_in_a_line(short_config, tmp_path):
         training.step(batch)
         with pytest.raises(InputError, match=r"train.steps=1 are done; finish the run"):
             training.step(batch)
-        with pytest.raises(InputError, match="is in use by process"), Training(config):
+        with pytest.raises(InputError, match="is open in this process already"), Training(config):
             pass
     config.train.steps = 0
     with pytest.raises(InputError, match="trains nothing"), Training(config):
@@ -214,3 +214,19 @@ def test_a_loop_ends_where_its_journal_cannot_be_written(short_config, tmp_path,
     monkeypatch.undo()
     with Training(config) as training:
         assert training.num_steps == 0
+
+
+@pytest.mark.parametrize("split", ["Dev", "test", "train", None])
+def test_no_other_split_is_taken_for_the_held_out_one(short_config, tmp_path, split):
+    with Training(configured(short_config, tmp_path / "run")) as training:
+        with pytest.raises(InputError, match=f"split {split!r}: give 'dev' or 'eval'"):
+            training.evaluate(split)
+        with pytest.raises(TypeError, match="step takes a batch from batches"):
+            training.step(None)
+        training.step(next(training.batches()))  # a refused argument has closed nothing
+
+
+@pytest.mark.parametrize("function", [zojax.train, zojax.Training])
+def test_a_file_in_the_place_of_a_configuration_is_told_apart(function):
+    with pytest.raises(TypeError, match=r"takes a Config, not str; zojax.load_config"):
+        function("my_run.py")

@@ -234,6 +234,11 @@ def test_an_estimator_from_outside_trains_by_settings_of_its_own(configure, monk
     assert outside.interval == 3
     same = configure({}, "estimator.epsilon=0.25", "estimator.rank=1")
     np.testing.assert_array_equal(first_losses(config), first_losses(same))
+    module.long = estimator(Settings)(
+        lambda settings, trainable: long.build(settings, trainable)._replace(num_queries=3)
+    )
+    with pytest.raises(InputError, match=r"long: projected_grad makes an array \(1,\) of 2"):
+        make_method(config, prepare(configure({}), Console(quiet=True)).model)
     module.long = estimator(Settings)(lambda settings, trainable: "no estimator")
     with pytest.raises(InputError, match=r"outside:long: returned str, not a zojax.Estimator"):
         make_method(config, prepare(configure({}), Console(quiet=True)).model)

@@ -1,9 +1,13 @@
 """Objectives of scores, against values by hand."""
 
+import inspect
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.training.objective import choice_loss
+from zojax.errors import InputError
+from zojax.training.objective import choice_loss, objective
 from zojax.training.step import Batch
 
 
@@ -29,3 +33,26 @@ def test_the_worth_of_labels_gives_the_accuracy():
 def test_a_score_that_is_no_number_shows():
     scores_bk = np.float32([[-1, np.nan], [-1, -2]])
     assert np.isnan(loss(scores_bk, np.ones((2, 2))))
+
+
+@objective
+def margin(scores_bk, batch):
+    """The example of docs/library.md."""
+    right_bk = jnp.arange(scores_bk.shape[1]) == batch.labels_b[:, None]
+    right_b = jnp.where(right_bk, scores_bk, 0).sum(-1)
+    others_bk = jnp.where(right_bk, -jnp.inf, scores_bk)
+    return jnp.maximum(0, 1 - right_b + others_bk.max(-1)).mean()
+
+
+def test_the_documented_margin_counts_ties_and_leaves_out_what_is_not_there(root):
+    scores_bk = np.float32([[-1, -1, -np.inf], [-1, -1.25, -3], [-4, -2, -2]])
+    batch = Batch({}, np.int32([0, 0, 1]), np.ones(3, np.float32))
+    assert float(margin(scores_bk, batch)) == pytest.approx((1 + 0.75 + 1) / 3)
+    lines = inspect.getsource(margin.loss).splitlines()[3:]
+    assert "\n".join(lines) in (root / "docs" / "library.md").read_text()
+
+
+def test_an_objective_of_ones_own_is_one_number():
+    of_each = objective(lambda scores_bk, batch: scores_bk[:, 0])
+    with pytest.raises(InputError, match=r"returned an array \(2,\); an objective is one number"):
+        of_each(np.zeros((2, 3), np.float32), Batch({}, np.zeros(2, np.int32), np.ones(2)))

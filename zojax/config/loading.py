@@ -48,6 +48,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
         >>> config.train.steps, config.estimator.name
         (50, 'lozo')
     """
+    if isinstance(overrides, str):
+        raise TypeError("overrides should be a list of texts, not one text")
     file, name = split_name(path)
     with trusted(file):
         config = _get_config(path, file, name)

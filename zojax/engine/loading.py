@@ -1,13 +1,16 @@
 """Loads engines from checkpoints and from runs."""
 
 from pathlib import Path
+from typing import get_args
 
 import jax.numpy as jnp
 from rich.console import Console
 
 from zojax.adapters import stack_variants
 from zojax.adapters.lora import load_lora
+from zojax.config import ModelConfig
 from zojax.engine.engine import Engine
+from zojax.errors import InputError
 from zojax.hub import load as load_model
 from zojax.hub import load_tokenizer
 from zojax.journal.file import read_journal
@@ -40,6 +43,9 @@ def load(
         >>> engine.model.config.num_hidden_layers
         4
     """
+    dtypes = get_args(ModelConfig.__annotations__["dtype"])
+    if dtype not in dtypes:
+        raise InputError(f"dtype={dtype!r}: give one of {', '.join(dtypes)}")
     tokenizer = load_tokenizer(str(path), bos_token_id)
     model = load_model(str(path), dtype=jnp.dtype(dtype))
     pool = {} if adapter is None else stack_variants([load_lora(Path(adapter), model)])

@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import importlib
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,7 +133,7 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
 
 def _read(directory: Path, special: Mapping[str, str | None]) -> Any:
     """The tokenizer of a directory, with other special tokens than its files name."""
-    from transformers import AutoTokenizer  # takes seconds to import
+    AutoTokenizer = _library().AutoTokenizer
 
     return AutoTokenizer.from_pretrained(
         str(directory),  # not a hub id, for which it might fetch files that were not checked
@@ -138,6 +141,20 @@ def _read(directory: Path, special: Mapping[str, str | None]) -> Any:
         trust_remote_code=False,
         **special,
     )
+
+
+def _library() -> Any:
+    """The library, imported without its advice that PyTorch is missing, of which we need none."""
+    name = "TRANSFORMERS_VERBOSITY"
+    if "transformers" in sys.modules or name in os.environ:
+        return importlib.import_module("transformers")
+    os.environ[name] = "error"
+    try:
+        library = importlib.import_module("transformers")  # takes seconds
+    finally:
+        del os.environ[name]
+    library.logging.set_verbosity_warning()  # its default, for whoever else uses it
+    return library
 
 
 def _not_in_vocabulary(tokens: Any, vocab_size: int) -> list[str]:

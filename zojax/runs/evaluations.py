@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from zojax.config import TrainConfig
+from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluation, Evaluator
 from zojax.journal.replay import make_replay
@@ -66,6 +67,8 @@ class Evaluations:
         Values on the dev set are kept, and so is the base model's on the held-out examples.
         """
         step, progress = self.trainer.step, self.progress
+        if split not in ("dev", "eval"):
+            raise InputError(f"split {split!r}: give 'dev' or 'eval'")
         if split == "dev":
             value, nonfinite = self._keep_dev()
         elif step == 0:

@@ -217,7 +217,10 @@ def _set_up(
     is_left = done < config.steps
     if is_left:
         longest = max(bucket.tokens for bucket in batches)
-        console.print(f"compiling {len(batches)} buckets of up to {longest} tokens meanwhile")
+        console.print(
+            f"compiling the step in the background, for {len(batches)} sizes of batches of up to "
+            f"{longest} tokens a page"
+        )
         next_bucket = source(done)[0]
         batches = {next_bucket: batches[next_bucket], **batches}
     evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])

@@ -65,12 +65,23 @@ def train(config: Config, console: Console | None = None) -> dict[str, Any]:
         zojax.errors.InputError: train.steps=0 trains nothing: ...
     """
     console = console or make_console(highlight=False)
+    check_config(config, "zojax.train")
     with open_run(config, console) as opened:
         if not isinstance(opened, OpenRun):
             console.print("this run is finished; --fresh starts a new one")
             return opened
         with named_if_unwritable(opened.directory):
             return _train_to_the_end(opened, console)
+
+
+def check_config(config: Config, function: str) -> Config:
+    """Return a configuration as it is; ``TypeError`` says how a file becomes one."""
+    if not isinstance(config, Config):
+        raise TypeError(
+            f"{function} takes a Config, not {type(config).__name__}; zojax.load_config(FILE) "
+            "reads one from a file"
+        )
+    return config
 
 
 def _train_to_the_end(training: OpenRun, console: Console) -> dict[str, Any]:

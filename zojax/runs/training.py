@@ -18,7 +18,7 @@ from zojax.runs.chunks import Packed, Sent, finished, send_step, write_down
 from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.own_batches import compile_for, pack_examples
 from zojax.runs.prefetch import prefetch
-from zojax.runs.train import end_checkpoints, finish
+from zojax.runs.train import check_config, end_checkpoints, finish
 from zojax.tasks import Example
 from zojax.training.placement import put_batch
 from zojax.training.step import StepRecord
@@ -72,7 +72,7 @@ class Training:
     """
 
     def __init__(self, config: Config, *, console: Console | None = None):
-        self._config = config
+        self._config = check_config(config, "zojax.Training")
         self._console = console or make_console(quiet=True)
         self._stack = ExitStack()
         self._open: OpenRun | None = None
@@ -167,6 +167,8 @@ class Training:
                 is not finite and ``train.nonfinite`` is ``stop``.
         """
         training, trainer = self._opened, self._opened.trainer
+        if not isinstance(batch, TrainingBatch):
+            raise TypeError("step takes a batch from batches() or pack()")
         if self.num_steps >= self._config.train.steps:
             raise InputError(f"train.steps={self._config.train.steps} are done; finish the run")
         if training.stop.is_asked:
@@ -245,7 +247,8 @@ class Training:
     @property
     def _opened(self) -> OpenRun:
         if self._open is None:
-            why = "is finished" if self._result else self._why_closed
+            finished = "is finished: finish() gives its result, and zojax.load_run(DIR) its model"
+            why = finished if self._result else self._why_closed
             raise InputError(f"run.dir {self._config.run.dir}: this run {why}")
         return self._open
 

@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from zojax.adapters import Draw, Fold, Space, draw_dense
 from zojax.config import FzooConfig, LozoConfig, MezoConfig, MezoFactorizedConfig
 from zojax.config.estimators import ESTIMATORS
@@ -116,9 +119,21 @@ def _entry(settings: Settings) -> Entry:
             raise InputError(
                 f"{settings.name}: returned {type(made).__name__}, not a zojax.Estimator"
             )
+        _check_scalars(settings.name, made)
         return made
 
     return Entry(build, _own_interval)
+
+
+def _check_scalars(name: str, made: Estimator) -> None:
+    """Refuses an estimator whose scalars are not those that it announces, before a step is made."""
+    losses_v = jax.ShapeDtypeStruct((made.num_variants,), jnp.float32)
+    found = jax.eval_shape(made.projected_grad, losses_v)
+    if found.shape != (made.num_queries,):
+        raise InputError(
+            f"{name}: projected_grad makes an array {found.shape} of {made.num_variants} losses; "
+            f"it should be ({made.num_queries},), a number for each query"
+        )
 
 
 def _own_interval(settings: Settings, space: Settings) -> int:

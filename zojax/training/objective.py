@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zojax.adapters import num_variants
+from zojax.errors import InputError
 from zojax.scoring import candidate_scores, repeat_for_slots, score
 from zojax.training.step import Batch, Objective
 
@@ -74,7 +75,11 @@ class OwnObjective:
 
     def __call__(self, scores_bk: jax.Array, batch: Batch) -> jax.Array:
         """The loss of a batch, a scalar."""
-        return self.loss(scores_bk, batch)
+        loss = jnp.asarray(self.loss(scores_bk, batch), jnp.float32)
+        if loss.ndim:
+            name = f"{self.loss.__module__}:{getattr(self.loss, '__name__', 'the objective')}"
+            raise InputError(f"{name}: returned an array {loss.shape}; an objective is one number")
+        return loss
 
 
 def objective(loss: CandidateLoss) -> OwnObjective:
@@ -95,9 +100,10 @@ def objective(loss: CandidateLoss) -> OwnObjective:
         >>> import zojax
         >>> @zojax.objective
         ... def margin(scores_bk, batch):
-        ...     right_b1 = jnp.take_along_axis(scores_bk, batch.labels_b[:, None], axis=-1)
-        ...     others_bk = jnp.where(scores_bk == right_b1, -jnp.inf, scores_bk)
-        ...     return jnp.maximum(0, 1 - right_b1[:, 0] + others_bk.max(-1)).mean()
+        ...     right_bk = jnp.arange(scores_bk.shape[1]) == batch.labels_b[:, None]
+        ...     right_b = jnp.where(right_bk, scores_bk, 0).sum(-1)
+        ...     others_bk = jnp.where(right_bk, -jnp.inf, scores_bk)
+        ...     return jnp.maximum(0, 1 - right_b + others_bk.max(-1)).mean()
     """
     return OwnObjective(loss)
 
