@@ -65,7 +65,10 @@ def test_a_header_that_no_run_writes_is_refused_by_all(
         ({"config": {}}, "config in its header: model is missing"),
         ({"config.model": 5}, "config in its header: model=5: should be"),
         ({"config.train.steps": -1}, "config in its header: train.steps=-1: should be greater"),
-        ({"config.train.steps": 3}, "holds 4 steps of a run of 3"),
+        (
+            {"config.train.steps": 3, "config.train.schedule": "linear"},
+            "holds 4 steps of a run of 3",
+        ),
         ({"config.estimator.name": "[/x]"}, "config in its header: estimator.name='[/x]': should"),
         ({"config.train.learning_rate": 1e-3}, "the learning rate of step 0 cannot come from"),
         ({"key_data": [7, 7]}, "the key of step 0 cannot come from the run in the header"),
