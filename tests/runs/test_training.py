@@ -154,7 +154,7 @@ def test_what_cannot_be_done_is_said_in_a_line(short_config, tmp_path):
         training.step(batch)
         with pytest.raises(InputError, match=r"train.steps=1 are done; finish the run"):
             training.step(batch)
-        with pytest.raises(InputError, match="is open in this process already"), Training(config):
+        with pytest.raises(InputError, match="is in use by process"), Training(config):
             pass
     config.train.steps = 0
     with pytest.raises(InputError, match="trains nothing"), Training(config):

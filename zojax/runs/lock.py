@@ -37,11 +37,6 @@ def hold(directory: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             lock.acquire(blocking=False)
     except filelock.Timeout:
-        if _holder(path) == str(os.getpid()):
-            raise InputError(
-                f"run.dir {directory} is open in this process already: leave its with statement "
-                "first"
-            ) from None
         raise InputError(
             f"run.dir {directory} is in use by process {_holder(path)}; wait for it, stop it, or "
             "choose another with --set run.dir=DIR"
