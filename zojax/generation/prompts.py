@@ -9,12 +9,11 @@ from numpy.typing import ArrayLike
 
 from zojax.errors import InputError
 from zojax.generation.sampling import GREEDY, Sampling
+from zojax.scoring.buckets import padded_length
 from zojax.scoring.pages import Array, IntArray
 
 UNUSED = -1
 """Fills the places after a row's last new token, and after its last stop token."""
-
-_SHORTEST = 16
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +58,7 @@ def pack_prompts(
         prompts: the token ids of each prompt, ``(≥1,)``.
         max_new_tokens: the number of new tokens wanted, for all prompts or for each.
         num_rows: the number of rows, at least the number of prompts; None for just as many.
-        length: the length to pad to; None for that of :func:`padded_length`.
+        length: the length to pad to; None for that of :func:`zojax.scoring.buckets.padded_length`.
         slots: the adapter slot of each prompt; None for slot 0, the base model.
         requests: the request number of each prompt; None counts them from 0.
         stop_ids: the ids of tokens that end each prompt's text; None for no stop tokens.
@@ -99,16 +98,6 @@ def pack_prompts(
             top_p=column(sampling.top_p, 1, np.float32),
         ),
     )
-
-
-def padded_length(length: int) -> int:
-    """Rounds a length up to one of 16, 24, 32, 48, 64, …: few shapes, at most a third padding.
-
-    >>> [padded_length(n) for n in (1, 17, 33, 49, 1025)]
-    [16, 24, 48, 64, 1536]
-    """
-    power = max(_SHORTEST, 1 << (length - 1).bit_length())
-    return power * 3 // 4 if power > _SHORTEST and length <= power * 3 // 4 else power
 
 
 def check_lengths(

@@ -15,10 +15,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from zojax.distributed import DATA, layout_of, put, put_pages
 from zojax.generation.decode import Decoding, advance, empty_rows, insert
-from zojax.generation.prompts import Prompts, pack_prompts, padded_length
+from zojax.generation.prompts import Prompts, pack_prompts
 from zojax.generation.sampling import GREEDY, Sampling
 from zojax.models import Model, decoder
 from zojax.models.forward import Cache
+from zojax.scoring.buckets import padded_length
 from zojax.scoring.pages import IntArray
 
 Tree = Any

@@ -14,6 +14,8 @@ _ENOUGH = 0.95
 
 _SAMPLED_BATCHES = 32
 
+_SHORTEST = 16  # of padded lengths
+
 
 def choose_num_pages(
     batches: Sequence[Sequence[Item]], hidden_size: int, *, multiple_of: int = 1
@@ -138,9 +140,14 @@ def rounded(shape: PageShape) -> PageShape:
     >>> rounded(PageShape(pages=2, tokens=50, reads=17, scored=3))
     PageShape(pages=2, tokens=64, reads=24, scored=16)
     """
-    return PageShape(shape.pages, *map(_next, (shape.tokens, shape.reads, shape.scored)))
+    return PageShape(shape.pages, *map(padded_length, (shape.tokens, shape.reads, shape.scored)))
 
 
-def _next(size: int) -> int:
-    power = max(16, 1 << (size - 1).bit_length())
-    return power * 3 // 4 if power > 16 and size <= power * 3 // 4 else power
+def padded_length(length: int) -> int:
+    """Rounds a length up to one of 16, 24, 32, 48, 64, …: few shapes, at most a third padding.
+
+    >>> [padded_length(n) for n in (1, 17, 33, 49, 1025)]
+    [16, 24, 48, 64, 1536]
+    """
+    power = max(_SHORTEST, 1 << (length - 1).bit_length())
+    return power * 3 // 4 if power > _SHORTEST and length <= power * 3 // 4 else power

@@ -12,10 +12,11 @@ from flax import nnx
 
 from zojax.adapters import num_variants
 from zojax.generation.decode import generate_tokens
-from zojax.generation.prompts import UNUSED, Prompts, pack_prompts, padded_length
+from zojax.generation.prompts import UNUSED, Prompts, pack_prompts
 from zojax.generation.sampling import NOT_FINITE
 from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item, PageShape, repeat_for_slots
+from zojax.scoring.buckets import padded_length
 from zojax.scoring.pages import Array
 from zojax.tasks import Example, Task
 from zojax.tasks.metrics import score_text
