@@ -65,24 +65,34 @@ def read_file(path: Path, on_bad: OnBad) -> list[Row]:
     Raises:
         InputError: the file cannot be read, is too large, or has no rows.
     """
-    read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix]
     rows: list[Row] = []
     room = MAX_TABLE_CHARACTERS
-    for name, take in read(path):
+    for row in iterate_rows(path, on_bad):
         if len(rows) == MAX_ROWS or room < 0:
             raise InputError(
                 f"{path}: has more than {MAX_ROWS:,} rows, or {MAX_TABLE_CHARACTERS:,} characters"
             )
+        room -= sum(len(text) for text in (row.record or {}).values() if isinstance(text, str))
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path}: has no records")
+    return rows
+
+
+def iterate_rows(path: Path, on_bad: OnBad) -> Iterator[Row]:
+    """Yields the rows of a file one by one, in bounded memory; its suffix names the format.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    read = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix]
+    for name, take in read(path):
         try:
             record = take()
         except InputError as error:
             on_bad(error)
             record = None
-        room -= sum(len(text) for text in (record or {}).values() if isinstance(text, str))
-        rows.append(Row(name, record))
-    if not rows:
-        raise InputError(f"{path}: has no records")
-    return rows
+        yield Row(name, record)
 
 
 Take = Callable[[], Record]
