@@ -230,7 +230,10 @@ def test_texts_become_the_fields_types(override, name, value):
         ("model.path=", "model.path should not be empty"),
         ("run.dir= ", "run.dir should not be empty"),
         ("mesh.model=0", "mesh.model should be greater than or equal to 1"),
-        ("model.dtype=fp16", "model.dtype should be 'float32', 'bfloat16', 'float16' or 'int8'"),
+        (
+            "model.dtype=fp16",
+            "model.dtype should be 'float32', 'bfloat16', 'float16', 'int8' or 'int4'",
+        ),
         ("model.bos_token_id=x", "model.bos_token_id should be an integer"),
         ("train.steps", "write it as FIELD=VALUE"),
         ("", "write it as FIELD=VALUE"),

@@ -173,10 +173,12 @@ def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval, config
         ("estimator.name=mezo space.name=prefix", True),
     ],
 )
-def test_int8_matrices_are_for_what_folds_nothing_into_them(settings, goes, configure):
-    config = configure({}, "model.dtype=int8", *settings.split())
-    with nullcontext() if goes else pytest.raises(InputError, match=r"model\.dtype=bfloat16"):
-        check_method(config)
+def test_int8_and_int4_are_for_what_folds_nothing_into_them(settings, goes, configure):
+    for dtype in ("int8", "int4"):
+        config = configure({}, f"model.dtype={dtype}", *settings.split())
+        says = f"below half a step of {dtype}; .*model.dtype=bfloat16"
+        with nullcontext() if goes else pytest.raises(InputError, match=says):
+            check_method(config)
 
 
 @pytest.mark.parametrize(

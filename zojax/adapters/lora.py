@@ -20,6 +20,7 @@ from zojax.hub.finite import count_nonfinite, in_words
 from zojax.hub.stored import shown
 from zojax.hub.tensor_names import Location, hf_names
 from zojax.models import Model
+from zojax.models.int4 import whole_shape
 from zojax.models.layers import Linear
 from zojax.models.registry import family_of
 from zojax.reading import is_file
@@ -61,7 +62,7 @@ def load_lora(directory: Path, model: Model) -> dict[str, Any]:
     modules = targeted(config, locations)
     _check_names(file, modules, locations)
     flat: dict[str, Any] = dict(traverse_util.flatten_dict(model.weights, sep="/"))
-    shapes = {site: leaf.shape for site, leaf in flat.items()}
+    shapes = {site: whole_shape(leaf) for site, leaf in flat.items()}
     factors: dict[str, dict[int | None, Factors]] = {}
     nonfinite: dict[str, tuple[int, int]] = {}
 

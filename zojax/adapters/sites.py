@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 from flax import traverse_util
 
+from zojax.models.int4 import whole_shape
 from zojax.models.layers import STACKED
 from zojax.models.precision import SCALE
 
@@ -59,9 +60,9 @@ def trainable_sites(weights: Any, trainable: Trainable) -> Sites:
     """
     flat = traverse_util.flatten_dict(weights, sep="/")
     sites = (
-        Site(path, tuple(leaf.shape))
+        Site(path, whole_shape(leaf))
         for path, leaf in sorted(flat.items())
-        if not path.endswith(f"/{SCALE}")  # int8 matrices are trained beside the weights
+        if not path.endswith(f"/{SCALE}")  # such matrices are trained beside the weights
     )
     if trainable == "full":
         return tuple(sites)

@@ -43,7 +43,7 @@ OVERWRITE: Option = {
     "action": "store_true",
     "help": "replace FILE even if it is not an older output of this command",
 }
-WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
+WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 """The dtypes that a model's weights may have on the device."""
 
 

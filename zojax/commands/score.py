@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="float32",
         choices=WEIGHT_DTYPES,
-        help="dtype of the weights on the device; int8 is for the layers' matrices only (default: "
-        "float32)",
+        help="dtype of the weights on the device; int8 and int4 are for the layers' matrices only "
+        "(default: float32)",
     )
     parser.add_argument("--json", **JSON)
 

@@ -81,8 +81,9 @@ class ModelConfig:
     Attributes:
         path: the local directory or Hugging Face hub id of a checkpoint.
         dtype: the weights' dtype on the device; ``int8`` stores the layers' matrices as int8 with a
-            scale for each row, and everything else as bfloat16. Nothing can be folded into int8
-            weights, so use ``lora``, ``prefix`` or ``space.fold=none`` with them.
+            scale for each row, and everything else as bfloat16; ``int4`` packs two entries into a
+            byte, with a scale for each ``group_size`` entries of a row. Nothing can be folded into
+            such weights, so use ``lora``, ``prefix`` or ``space.fold=none`` with them.
         bos_token_id: the token that prompts start with; None is the tokenizer's own (2, ``</s>``,
             for OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round activations to the dtype of 16-bit weights before
@@ -95,15 +96,19 @@ class ModelConfig:
             otherwise they are an error.
         family: your own family of models (:class:`zojax.Family`) as ``module:name``, for an
             architecture that zojax does not have.
+        group_size: the entries of an int4 row that share a scale, where its length is a multiple;
+            otherwise the largest even divisor of its length below. Small groups are more accurate,
+            and 32, 64 and 128 take 4.5, 4.25 and 4.125 bits an entry with their scales.
     """
 
     path: PathText
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "int4"] = "float32"
     bos_token_id: NonNegative | None = None
     activations: Literal["float32"] | None = None
     scan_layers: bool = False
     allow_nonfinite: Switch = False
     family: FamilyName | None = None
+    group_size: Literal[16, 32, 64, 128, 256] = 64
 
 
 def _keys_as_text(value: Any) -> Any:

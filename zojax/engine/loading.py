@@ -30,8 +30,8 @@ def load(
     Args:
         path: a directory in Hugging Face's format, or a hub id such as ``facebook/opt-125m``.
         adapter: the directory of a LoRA in PEFT's format to apply to the model.
-        dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or ``int8``
-            for the layers' matrices and bfloat16 for the rest.
+        dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or
+            ``int8`` or ``int4`` for the layers' matrices and bfloat16 for the rest.
         bos_token_id: the token that prompts start with; None for the tokenizer's own.
 
     Raises:

@@ -31,7 +31,7 @@ from zojax.hub.tensor_names import hf_names, match
 from zojax.journal.replay import header_key, is_folded, merge
 from zojax.models import Model
 from zojax.models.model import abstract
-from zojax.models.precision import dequantise, rounded
+from zojax.models.precision import SCALE, dequantise, is_quantised, rounded
 from zojax.runs.rebuild import load_base, rebuild, saved_by
 from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState, init_state
@@ -163,13 +163,17 @@ def base_tensors(model: Model) -> ReadBase:
     by_location = {location: (file, stored) for file, stored, location in entries}
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     locations = hf_names(flat, model.config)
-    dtypes = {path: leaf.dtype for path, leaf in flat.items()}
+    kinds = {path: (leaf.dtype, leaf.shape[-1]) for path, leaf in flat.items()}  # not the arrays
 
     def read(name: str) -> np.ndarray:
         file, stored = by_location[locations[name]]
         rows = file.read_box(stored, file.tensors[stored].box)
-        dtype = dtypes[locations[name][0]]
-        return rounded(rows) if dtype == jnp.int8 else rows.astype(dtype)
+        path = locations[name][0]
+        dtype, _ = kinds[path]
+        if not is_quantised(dtype):
+            return rows.astype(dtype)
+        _, num_scales = kinds[*path[:-1], SCALE]
+        return rounded(rows, dtype, num_scales)
 
     return read
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -28,12 +27,14 @@ from zojax.hub.tensor_names import Location, match
 from zojax.models.family import DecoderConfig
 from zojax.models.model import Model, Sharding, abstract
 from zojax.models.precision import (
+    GROUP_SIZE,
     SCALE,
     Precision,
     TreePath,
+    is_quantised,
     leaf_dtypes,
     precision_of,
-    quantise,
+    quantised_parts,
 )
 from zojax.models.registry import parse_config
 from zojax.reading import is_file, read_json
@@ -54,6 +55,7 @@ def load(
     path: str,
     *,
     dtype: Any = None,
+    group_size: int = GROUP_SIZE,
     sharding: Sharding | None = None,
     exact: bool = False,
     allow_nonfinite: bool = False,
@@ -63,9 +65,10 @@ def load(
     Args:
         path: a directory with ``config.json`` and ``model.safetensors``, ``pytorch_model.bin`` or
             the sharded form of either with its index; or a hub id such as ``facebook/opt-125m``.
-        dtype: the weights' dtype on the device: float32, float16 or bfloat16; int8 means int8 for
-            the layers' matrices and bfloat16 for everything else; None takes the checkpoint's own
-            (``dtype`` or ``torch_dtype`` in config.json, or float32).
+        dtype: the weights' dtype on the device: float32, float16 or bfloat16; int8 and int4 are
+            for the layers' matrices, and mean bfloat16 for everything else; None takes the
+            checkpoint's own (``dtype`` or ``torch_dtype`` in config.json, or float32).
+        group_size: the most entries of an int4 row that share a scale.
         sharding: gives each array's sharding from its path and stacked shape; None puts all on the
             default device. Each device receives only its own part, and each of several processes
             reads no more of the files than its devices hold.
@@ -84,9 +87,10 @@ def load(
     """
     directory = find_directory(path, with_weights=True)
     config, raw = _read_config(directory)
-    precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
+    precision = precision_of(dtype or _dtype(raw, directory), group_size=group_size, exact=exact)
     graphdef, shapes = abstract(config, precision)
-    locations = match(checkpoint_files.list_files(directory), config, shapes, directory)
+    stored = abstract(config)[1]  # a packed matrix has another shape
+    locations = match(checkpoint_files.list_files(directory), config, stored, directory)
     weights, nonfinite = _fill(locations, shapes, precision, sharding)
     notes = ()
     if nonfinite:
@@ -186,24 +190,27 @@ def _fill(
     Returns:
         The arrays, and ``(count, numbers read)`` for each tensor with non-finite numbers.
     """
-    dtypes = leaf_dtypes(shapes, precision.dtype)
+    dtypes = leaf_dtypes(shapes, precision)
     buffers = {
         path: DeviceBuffer(shape, dtypes[path], sharding(path, shape) if sharding else None)
         for path, shape in shapes.items()
     }
 
     def write(path: TreePath, piece: np.ndarray, start: tuple[int, ...]) -> None:
-        if dtypes[path] == jnp.int8:
-            with np.errstate(invalid="ignore"):  # non-finite numbers have been counted
-                piece, scale = quantise(piece)
-            buffers[*path[:-1], SCALE].write(scale, start[:-1])
-        buffers[path].write(piece, start)
+        if not is_quantised(dtypes[path]):
+            buffers[path].write(piece, start)
+            return
+        beside = (*path[:-1], SCALE)
+        with np.errstate(invalid="ignore"):  # non-finite numbers have been counted
+            parts = quantised_parts(piece, dtypes[path], shapes[beside][-1])
+        for name, part in parts.items():  # whole rows, so that columns start at 0
+            buffers[*path[:-1], name].write(part, start[:-1])
 
     read, nonfinite = collections.Counter[str](), collections.Counter[str]()
     by_file = sorted(locations, key=lambda entry: entry[0].path)
     for file, entries in itertools.groupby(by_file, key=lambda entry: entry[0]):
         for _, name, (path, layer) in entries:
-            for part in _parts_to_read(buffers[path], dtypes[path], shapes[path][-1]):
+            for part in _parts_to_read(buffers[path], dtypes[path], file.tensors[name].shape[-1]):
                 box = part if layer is None else part[1:]
                 if layer is not None and not part[0][0] <= layer < part[0][1]:
                     continue
@@ -220,7 +227,7 @@ def _fill(
 
 
 def _parts_to_read(buffer: DeviceBuffer, dtype: np.dtype, width: int) -> list[Box]:
-    """The parts that a buffer's devices hold; whole rows for int8, since each row has a scale."""
-    if dtype != jnp.int8:
+    """The parts of a tensor that a buffer's devices hold; whole rows if these are quantised."""
+    if not is_quantised(dtype):
         return list(buffer.parts)
     return list(dict.fromkeys((*part[:-1], (0, width)) for part in buffer.parts))

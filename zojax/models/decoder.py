@@ -13,6 +13,7 @@ from flax import nnx
 
 from zojax.models.forward import Cache, Forward, LayerForward
 from zojax.models.layers import Embedding
+from zojax.models.precision import is_quantised
 
 
 class Block(Protocol):
@@ -111,10 +112,10 @@ def run_layers(
         return carry
 
     cache = forward.cache
-    is_int8 = any(leaf.dtype == jnp.int8 for leaf in jax.tree.leaves(stacked))
-    if cache is not None or is_int8 or model.scan_layers:
+    quantised = any(is_quantised(leaf.dtype) for leaf in jax.tree.leaves(stacked))
+    if cache is not None or quantised or model.scan_layers:
         # Decoding is itself a loop, in which each slice is copied; and unrolled, XLA would convert
-        # all int8 matrices to the dtype of their products at the same time.
+        # all int8 and int4 matrices to the dtype of their products at the same time.
         x_ptn, cache = scan(x_ptn, cache)
     else:
         # On GPUs, XLA copies what a loop slices from a stack unless the index is constant.

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from zojax.models.precision import INT8_COMPUTE, Precision
+from zojax.models import int4
+from zojax.models.precision import INT8_COMPUTE, Precision, is_quantised
 
 Adapter = Mapping[str, Any]
 """A nested dict of stacked side branches; an empty dict means the base model."""
@@ -202,18 +203,23 @@ class Linear(nnx.Module):
 
     def __init__(self, n: int, m: int, *, use_bias: bool, precision: Precision, rngs: nnx.Rngs):
         self.exact = precision.exact
-        if precision.int8:  # filled by the loader
+        if precision.int4_group:  # filled by the loader, as int8 matrices are
+            num_groups = n // int4.group_of(n, precision.int4_group)
+            self.weight = nnx.Param(jnp.zeros((m, n // 2), int4.PACKED))
+            self.scale = nnx.Param(jnp.ones((m, num_groups), int4.SCALE_DTYPE))
+        elif precision.int8:
             self.weight = nnx.Param(jnp.zeros((m, n), jnp.int8))
+            self.scale = nnx.Param(jnp.ones((m,), jnp.float32))
         else:
             self.weight = nnx.Param(_INIT(rngs.params(), (m, n), precision.dtype))
-        self.scale = nnx.Param(jnp.ones((m,), jnp.float32)) if precision.int8 else None
+            self.scale = None
         self.bias = nnx.Param(jnp.zeros((m,), precision.dtype)) if use_bias else None
 
     @property
     def dtype(self) -> jnp.dtype:
         """The dtype in which the layer multiplies."""
         own = self.weight[...].dtype
-        return INT8_COMPUTE if own == jnp.int8 else own
+        return INT8_COMPUTE if is_quantised(own) else own
 
     def attention_dtype(self, variants: int) -> jnp.dtype:
         """The dtype of its queries, keys and values: float32 if differences must not be lost."""
@@ -221,7 +227,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x_ptn: jax.Array, adapter: Adapter, variants: int = 1) -> jax.Array:
         """Maps ``(p, t, n)`` to ``(p, t, m)`` in float32."""
-        weight_mn = self.weight[...].astype(self.dtype)
+        weight_mn, scale_m = self._factors()
 
         def whole(x_ptn: jax.Array) -> jax.Array:
             return _matmul("ptn,mn->ptm", x_ptn, weight_mn, self.exact)
@@ -236,13 +242,25 @@ class Linear(nnx.Module):
             y_ptm = jax.lax.platform_dependent(x_ptn, cpu=whole, default=apart)
         else:
             y_ptm = apart(x_ptn)
-        if self.scale is not None:
-            y_ptm *= self.scale[...]
+        if scale_m is not None:
+            y_ptm *= scale_m
         if "weight" in adapter:
             y_ptm += side_branch(x_ptn, adapter["weight"], weight_mn)
         if self.bias is not None:
             y_ptm += _with_delta(self.bias[...], adapter, "bias")
         return y_ptm
+
+    def _factors(self) -> tuple[jax.Array, jax.Array | None]:
+        """The matrix that is multiplied, in :attr:`dtype`, and the scales of the products, if any.
+
+        Those of int4 differ along a row, so they are part of its matrix.
+        """
+        weight = self.weight[...]
+        if self.scale is None:
+            return weight, None
+        if weight.dtype == int4.PACKED:
+            return int4.dequantise(weight, self.scale[...], self.dtype), None
+        return weight.astype(self.dtype), self.scale[...]
 
 
 class LayerNorm(nnx.Module):

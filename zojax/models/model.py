@@ -10,7 +10,14 @@ from flax import nnx, traverse_util
 
 from zojax.distributed import Layout
 from zojax.models.family import DecoderConfig
-from zojax.models.precision import FLOAT32, Precision, TreePath, leaf_dtypes, precision_of
+from zojax.models.precision import (
+    FLOAT32,
+    GROUP_SIZE,
+    Precision,
+    TreePath,
+    leaf_dtypes,
+    precision_of,
+)
 from zojax.models.registry import family_of
 
 Sharding = Callable[[TreePath, tuple[int, ...]], jax.sharding.Sharding | None]
@@ -79,6 +86,7 @@ def abstract_model(
     config: DecoderConfig,
     *,
     dtype: Any = jnp.float32,
+    group_size: int = GROUP_SIZE,
     sharding: Sharding | None = None,
     exact: bool = False,
 ) -> Model:
@@ -89,9 +97,9 @@ def abstract_model(
         >>> abstract_model(SHAPES["opt-125m"]).weights["layers"]["fc1"]["weight"].shape
         (12, 3072, 768)
     """
-    precision = precision_of(dtype, exact=exact)
+    precision = precision_of(dtype, group_size=group_size, exact=exact)
     graphdef, shapes = abstract(config, precision)
-    dtypes = leaf_dtypes(shapes, precision.dtype)
+    dtypes = leaf_dtypes(shapes, precision)
     structs = {
         path: jax.ShapeDtypeStruct(
             shape, dtypes[path], sharding=sharding(path, shape) if sharding else None

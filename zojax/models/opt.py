@@ -205,7 +205,7 @@ class OPT(nnx.Module):
         self.num_layers, self.scan_layers = config.num_hidden_layers, False
         d, width = config.hidden_size, config.word_embed_proj_dim
         rows = config.max_position_embeddings + POSITION_OFFSET
-        dtype, whole = precision.dtype, dataclasses.replace(precision, int8=False)
+        dtype, whole = precision.dtype, precision.whole
         self.embed_tokens = Embedding(config.vocab_size, width, dtype=dtype, rngs=rngs)
         self.embed_positions = Embedding(rows, d, dtype=dtype, rngs=rngs)
         projected = width != d

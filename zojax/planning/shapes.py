@@ -129,7 +129,8 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
     items = sample_items(tokens, config.train.batch_size, with_choice=with_choice)
     base = abstract_model(
         model,
-        dtype=np.dtype(config.model.dtype),
+        dtype=config.model.dtype,
+        group_size=config.model.group_size,
         sharding=weight_sharding(layout, model),
         exact=config.model.activations == "float32",
     )

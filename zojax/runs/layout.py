@@ -1,18 +1,16 @@
 """Choose a run's mesh: as configured, or by the weights' size and the devices."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from zojax.config import Config, MezoConfig
 from zojax.config.spaces import OnWeights
 from zojax.distributed import Layout, choose_mesh, make_layout, processes
 from zojax.errors import InputError
 from zojax.hub import read_config
-from zojax.hub.tensor_names import tensor_shapes
+from zojax.models import abstract_model
 from zojax.models.family import DecoderConfig
 
 
@@ -44,12 +42,13 @@ def layout_on(
         InputError: the mesh does not fit the model or the devices.
     """
     mesh = config.mesh
-    entries = sum(math.prod(shape) for shape in tensor_shapes(model).values())
+    settings = config.model
+    weights = abstract_model(model, dtype=settings.dtype, group_size=settings.group_size).weights
     data, shards = choose_mesh(
         mesh.data,
         mesh.model,
         num_devices=len(devices),
-        weight_bytes=entries * jnp.dtype(config.model.dtype).itemsize,
+        weight_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights)),
         device_bytes=device_bytes,
         splits=model.splits,
         fsdp=mesh.fsdp,

@@ -221,6 +221,7 @@ def load_model(config: Config) -> Model:
     model = load(
         settings.path,
         dtype=jnp.dtype(settings.dtype),
+        group_size=settings.group_size,
         sharding=weight_sharding(layout, read_config(settings.path)),
         exact=settings.activations == "float32",
         allow_nonfinite=settings.allow_nonfinite,

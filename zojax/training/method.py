@@ -146,10 +146,11 @@ def check_method(config: Config) -> None:
             f"estimator.name=mezo_factorized moves the weights, and space.name={space.name} does "
             "not: use estimator.name=mezo or lozo"
         )
-    if folds and config.model.dtype == "int8":
+    dtype = config.model.dtype
+    if folds and dtype in ("int8", "int4"):
         raise InputError(
-            f"model.dtype=int8 with space.name={space.name}: folding would lose every change below "
-            "half a step of int8; use estimator.name=lozo with space.fold=none, or "
+            f"model.dtype={dtype} with space.name={space.name}: folding would lose every change "
+            f"below half a step of {dtype}; use estimator.name=lozo with space.fold=none, or "
             "space.name=lora, or model.dtype=bfloat16"
         )
     if isinstance(estimator, MezoConfig | MezoFactorizedConfig) and on_weights(space):

@@ -1,4 +1,4 @@
-"""Scores under int8 matrices are transformers' for the same numbers in float32."""
+"""Scores under int8 and int4 matrices are transformers' for the same numbers in float32."""
 
 import dataclasses
 
@@ -26,9 +26,10 @@ def logprobs(model, tokens: np.ndarray) -> np.ndarray:
     return np.asarray(SCORE(model.weights, {}, pages, graphdef=model.graphdef))[0]
 
 
-def test_scores_are_those_of_the_rounded_matrices(rough_model, tmp_path):
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_scores_are_those_of_the_rounded_matrices(rough_model, tmp_path, dtype):
     tokens = np.random.default_rng(0).integers(3, 97, 30).astype(np.int32)
-    exact = load(rough_model.path, dtype="int8", exact=True)
+    exact = load(rough_model.path, dtype=dtype, exact=True)
     rounded = dataclasses.replace(rough_model, weights=dequantise(exact.weights))
     save(rounded, tmp_path, dtype="float32")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
@@ -38,5 +39,5 @@ def test_scores_are_those_of_the_rounded_matrices(rough_model, tmp_path):
     expected = logprobs_tv[np.arange(len(tokens) - 1), tokens[1:]]
     np.testing.assert_allclose(logprobs(exact, tokens), expected, rtol=0, atol=TOLERANCE)
     assert np.abs(logprobs(rough_model, tokens) - expected).max() > 50 * TOLERANCE, "says nothing"
-    in_bfloat16 = load(rough_model.path, dtype="int8")
+    in_bfloat16 = load(rough_model.path, dtype=dtype)
     assert np.abs(logprobs(in_bfloat16, tokens) - expected).max() < 0.1  # of 8 bits, over 3 layers
