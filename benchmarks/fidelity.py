@@ -37,8 +37,10 @@ from zojax.config import Config, apply_overrides
 from zojax.config.loading import load_config
 from zojax.errors import InputError
 from zojax.estimators import SUBSPACE, stream_key
+from zojax.models import int4
 from zojax.models.model import abstract
 from zojax.models.precision import (
+    GROUP_SIZE,
     INT8_COMPUTE,
     SCALE,
     Precision,
@@ -57,6 +59,9 @@ from zojax.training.step import Batch
 MARKERS = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
 PNG = ROOT / "docs" / "images" / "fidelity.png"
 DEMO = ROOT / "configs" / "demo.py"
+
+GROUP_SIZES = (32, 64, 128)
+"""The values of ``model.group_size`` that are measured."""
 
 Tree = Any
 
@@ -142,12 +147,25 @@ def relative_error(grads: np.ndarray, exact: np.ndarray) -> float:
 # What is probed, and where.
 
 
+Quantise = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""A function that rounds matrices; it returns entries and scales."""
+
+
 def to_int8(weights: Tree) -> Tree:
     """The weights as in a model with ``model.dtype=int8``."""
+    return _quantised(weights, quantise)
+
+
+def to_int4(weights: Tree, group_size: int) -> Tree:
+    """The weights as in a model with ``model.dtype=int4`` and ``model.group_size``."""
+    return _quantised(weights, lambda w: int4.quantise(w, int4.group_of(w.shape[-1], group_size)))
+
+
+def _quantised(weights: Tree, by: Quantise) -> Tree:
     whole: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
     flat = {path: leaf.astype(INT8_COMPUTE) for path, leaf in whole.items()}
     for site in trainable_sites(weights, "linear"):
-        entries, scale = quantise(np.asarray(whole[site.path]))
+        entries, scale = by(np.asarray(whole[site.path]))
         flat[site.path] = jnp.asarray(entries)
         flat[f"{site.path.rpartition('/')[0]}/{SCALE}"] = jnp.asarray(scale)
     return traverse_util.unflatten_dict(flat, sep="/")
@@ -163,6 +181,10 @@ BASES: dict[str, Callable[[Tree], Tree]] = {
     "bfloat16": functools.partial(cast, dtype=jnp.bfloat16),
     "float16": functools.partial(cast, dtype=jnp.float16),
     "int8": to_int8,
+    **{
+        f"int4 in groups of {size}": functools.partial(to_int4, group_size=size)
+        for size in GROUP_SIZES
+    },
 }
 """Functions that make a method's weights from the float32 weights."""
 
@@ -264,11 +286,18 @@ def by_float64(run: Run, weights: Tree, probes: Sequence[Probe]) -> np.ndarray:
     return np.array([ask(probe) for probe in probes])
 
 
-def zojax_method(dtype: str, *, exact: bool = False) -> Method:
-    """The method of zojax with ``model.dtype`` and ``model.activations=float32`` if ``exact``."""
-    precision = precision_of(dtype, exact=exact)
-    name = f"zojax {dtype}{', activations float32' if exact else ''}"
-    return Method(name, dtype, functools.partial(by_zojax, precision), precision)
+def zojax_method(dtype: str, *, exact: bool = False, group_size: int | None = None) -> Method:
+    """The method of zojax with a ``model.dtype``.
+
+    Args:
+        dtype: the dtype.
+        exact: whether with ``model.activations=float32``.
+        group_size: the ``model.group_size``, for int4.
+    """
+    precision = precision_of(dtype, group_size=group_size or GROUP_SIZE, exact=exact)
+    base = dtype if group_size is None else f"{dtype} in groups of {group_size}"
+    name = f"zojax {base}{', activations float32' if exact else ''}"
+    return Method(name, base, functools.partial(by_zojax, precision), precision)
 
 
 METHODS = (
@@ -279,6 +308,8 @@ METHODS = (
     zojax_method("float16", exact=True),
     zojax_method("int8"),
     zojax_method("int8", exact=True),
+    *(zojax_method("int4", group_size=size) for size in GROUP_SIZES),
+    zojax_method("int4", group_size=GROUP_SIZE, exact=True),
     Method("in place float32", "float32", functools.partial(in_place, torch.float32)),
     Method("in place bfloat16", "bfloat16", functools.partial(in_place, torch.bfloat16)),
     Method("in place float16", "float16", functools.partial(in_place, torch.float16)),
@@ -324,8 +355,8 @@ def _equal(a: Tree, b: Tree) -> bool:
 def table(rows: Sequence[Row], epsilon: float, machine: str) -> str:
     """The figures as Markdown."""
     lines = [
-        f"{machine}. ε {epsilon:g}; batches of 16; int8 is of the layers' matrices, with a scale a "
-        "row, and multiplied in bfloat16.",
+        f"{machine}. ε {epsilon:g}; batches of 16; int8 and int4 are of the layers' matrices, with "
+        "a scale a row or a group, and multiplied in bfloat16.",
         "",
         "| model | method | probes | signs right | error | signs right, to the float32 model | "
         "error, to the float32 model |",

@@ -125,7 +125,8 @@ def test_figures_are_those_worked_out_by_hand():
 
 @pytest.fixture(scope="module")
 def rows(config):
-    chosen = [m for m in fidelity.METHODS if m.base in ("float32", "bfloat16", "int8")]
+    bases = ("float32", "bfloat16", "int8", "int4 in groups of 64")
+    chosen = [m for m in fidelity.METHODS if m.base in bases]
     measured = fidelity.measure("tiny", config, PROBES, chosen, Console(quiet=True))
     return {row.method: row for row in measured}
 
@@ -143,16 +144,19 @@ def test_activations_in_float32_leave_the_rounding_of_the_base_alone(rows):
     rounded, kept = rows["zojax bfloat16"], rows["zojax bfloat16, activations float32"]
     assert kept.error < rounded.error / 10
     assert kept.error < kept.error_base / 3
-    int8 = rows["zojax int8, activations float32"]
-    assert int8.error < rows["zojax int8"].error / 10
-    assert int8.error < int8.error_base / 3
+    for base in ("int8", "int4 in groups of 64"):
+        whole = rows[f"zojax {base}, activations float32"]
+        assert whole.error < rows[f"zojax {base}"].error / 10
+        assert whole.error < whole.error_base / 3
 
 
 def test_what_is_measured_is_what_a_configuration_asks_for(config):
     graphdefs, base = set(), load_model(config)
     for method in fidelity.METHODS:
         if method.precision is not None:
-            settings = [f"model.dtype={method.base}"]
+            settings = [f"model.dtype={method.base.partition(' ')[0]}"]
+            if method.precision.int4_group:
+                settings += [f"model.group_size={method.base.rpartition(' ')[2]}"]
             if method.precision.exact:
                 settings += ["model.activations=float32"]
             model = load_model(apply_overrides(config, settings))
@@ -163,7 +167,7 @@ def test_what_is_measured_is_what_a_configuration_asks_for(config):
                 fidelity.BASES[method.base](base.weights),
             )
             graphdefs.add(model.graphdef)
-    assert len(graphdefs) == 4, "exact or not, int8 or not"
+    assert len(graphdefs) == 4, "exact or not, with scales or without"
 
 
 def test_the_table_has_every_figure():

@@ -67,6 +67,7 @@ METHODS = {
         ("2x4",), {"name": "mezo", "trainable": "prefix"}, {"learning_rate": 0.1}
     ),
     "LoZO on int8": Kind(("4x2 fsdp",), {"fold": "none"}, {"learning_rate": 1e-3}, dtype="int8"),
+    "LoZO on int4": Kind(("2x4",), {"fold": "none"}, {"learning_rate": 1e-3}, dtype="int4"),
 }
 ANSWERS = "LoZO by generated answers, in micro-batches"
 BY_ANSWERS = Kind(
@@ -88,7 +89,7 @@ def configure(kind: Kind, model: str, data: str, directory: Path, mesh: MeshConf
     of_task.num_train, of_task.num_dev, of_task.num_eval = 16, 4, 4
     return Config(
         ModelConfig(
-            model, dtype=kind.dtype, activations="float32" if kind.dtype == "int8" else None
+            model, dtype=kind.dtype, activations=None if kind.dtype == "float32" else "float32"
         ),
         RunConfig(str(directory / "run")),
         of_task,

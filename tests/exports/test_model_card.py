@@ -105,6 +105,20 @@ def test_a_card_says_when_its_figures_are_of_another_step(export_runs, tmp_path)
         assert (f"this model is the one after step {step}" in card) == expected
 
 
+def test_a_loras_card_says_which_rounded_base_it_was_trained_beside(folded_run):
+    config, journal = run_dir.read_config(folded_run), read_journal(folded_run / run_dir.JOURNAL)
+    dtypes = {
+        "int4": "matrices rounded to int4 in groups of 32, and",
+        "int8": "matrices rounded to int8, and",
+    }
+    for dtype, says in dtypes.items():
+        config.model = ModelConfig("a/base", dtype, group_size=32)
+        card = peft_card(Exported(config, journal, 6, {}), Path("out"))
+        assert f"trained beside `a/base` with its layers' {says}" in card
+    config.model = ModelConfig("a/base", "bfloat16")
+    assert "rounded" not in peft_card(Exported(config, journal, 6, {}), Path("out"))
+
+
 @pytest.mark.parametrize("form", ["peft", "hf"])
 def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
     """It runs as it stands, and ranks a held-out example's candidates with zojax's own scores."""

@@ -147,6 +147,7 @@ def test_gpus_read_the_layers_where_they_lie():
     "settings",
     [
         ["model.dtype=int8", "space.fold=none"],
+        ["model.dtype=int4", "space.fold=none"],
         ["model.dtype=float16", "model.activations=float32"],
         ["train.micro_batches=2"],
     ],

@@ -1,6 +1,7 @@
 """From a configuration to a method: what goes together, and what a step then does."""
 
 import dataclasses
+import functools
 import json
 import sys
 import types
@@ -179,6 +180,22 @@ def test_int8_and_int4_are_for_what_folds_nothing_into_them(settings, goes, conf
         says = f"below half a step of {dtype}; .*model.dtype=bfloat16"
         with nullcontext() if goes else pytest.raises(InputError, match=says):
             check_method(config)
+
+
+@pytest.mark.usefixtures("compiled_quickly")
+@pytest.mark.parametrize(
+    "settings", ["space.name=lora", "estimator.name=mezo space.name=prefix", "space.fold=none"]
+)
+def test_what_folds_nothing_trains_beside_int4(settings, configure):
+    run = prepare(configure({}, "model.dtype=int4", *settings.split()), Console(quiet=True))
+    weights, start = run.model.weights, init_state(run.method, run.model.weights, run.key)
+    _, batch, _ = make_train_source(run.config, run)(0)
+    step = jax.jit(functools.partial(train_step, method=run.method, objective=run.objective))
+    state, record = step(weights, start, run.key, np.float32(0.1), batch)
+    assert record.losses_v[0] != record.losses_v[1]
+    for before, after in zip(*map(jax.tree.leaves, (start.params, state.params)), strict=True):
+        assert np.isfinite(after).all()
+        assert (np.asarray(before) != np.asarray(after)).any()
 
 
 @pytest.mark.parametrize(

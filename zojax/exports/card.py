@@ -10,8 +10,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from zojax.config import Config, to_dict
+from zojax.config import Config, ModelConfig, to_dict
 from zojax.journal.file import FORMAT, SKIPPED, Journal
+from zojax.models.precision import is_quantised
 from zojax.tasks import Task
 from zojax.tasks.dataset import get_sizes, get_task
 from zojax.text import code, markdown, plain
@@ -56,7 +57,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 base = AutoModelForCausalLM.from_pretrained({base!r})
 model = PeftModel.from_pretrained(base, {str(directory)!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({base!r})"""
-    return _model_card(exported, "peft", _usage(exported.config, load))
+    usage = _trained_beside(exported.config.model) + _usage(exported.config, load)
+    return _model_card(exported, "peft", usage)
+
+
+def _trained_beside(model: ModelConfig) -> str:
+    """What a LoRA was trained beside, if that is not quite the base model that it names."""
+    if not is_quantised(model.dtype):
+        return ""
+    groups = f" in groups of {model.group_size}" if model.dtype == "int4" else ""
+    return (
+        f"It was trained beside {code(model.path)} with its layers' matrices rounded to "
+        f"{model.dtype}{groups}, and its figures are those of both together. "
+        "`zojax export --format hf --step 0` of the run writes that rounded model.\n\n"
+    )
 
 
 def journal_card(exported: Exported, directory: Path) -> str:

@@ -118,12 +118,12 @@ def quantised_parts(weight: np.ndarray, dtype: Any, num_scales: int) -> dict[str
 
 
 def is_quantised(dtype: Any) -> bool:
-    """Whether an array of a weight tree, by its dtype, holds int8 or int4 entries.
+    """Whether a ``model.dtype``, or the dtype of an array of weights, is that of int8 or int4.
 
-    >>> is_quantised(jnp.int8), is_quantised(jnp.float16)
+    >>> is_quantised("int4"), is_quantised(jnp.float16)
     (True, False)
     """
-    return jnp.issubdtype(dtype, jnp.integer)
+    return jnp.issubdtype(jnp.dtype(dtype), jnp.integer)
 
 
 def rounded(weight: np.ndarray, dtype: Any, num_scales: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from zojax.config import Config, MezoConfig, MezoFactorizedConfig, foreign
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
+from zojax.models.precision import is_quantised
 from zojax.scoring import Item
 from zojax.tasks import Splits, Task
 from zojax.tasks.task import Metric
@@ -147,7 +148,7 @@ def check_method(config: Config) -> None:
             "not: use estimator.name=mezo or lozo"
         )
     dtype = config.model.dtype
-    if folds and dtype in ("int8", "int4"):
+    if folds and is_quantised(dtype):
         raise InputError(
             f"model.dtype={dtype} with space.name={space.name}: folding would lose every change "
             f"below half a step of {dtype}; use estimator.name=lozo with space.fold=none, or "
