@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 
 from zojax.config.fields import Text
 from zojax.errors import InputError
+from zojax.hub.quantised import Fp8File, as_float32
 from zojax.hub.safetensors_header import SHORT_NAMES, read_header
-from zojax.hub.stored import Box, shown, slices
+from zojax.hub.stored import FP8, Box, StoredTensor, shown, slices
 from zojax.hub.torch_file import TorchFile
 from zojax.reading import is_file, read_json, validate
 
@@ -51,6 +52,9 @@ class SafetensorsFile:
 
     def read_box(self, name: str, box: Box) -> np.ndarray:
         """Copies a part of a tensor, in the file's dtype, reading little else of the file."""
+        stored = self.tensors[name]
+        if stored.dtype == FP8:
+            return _read_rows(self.path, stored, box)
         # Mapped for each part: pages that were read stay resident until the file is unmapped.
         with self._mapped() as file:
             return file.get_slice(name)[slices(box)]
@@ -59,10 +63,18 @@ class SafetensorsFile:
         """Does nothing: the file is not open between reads."""
 
 
-CheckpointFile = SafetensorsFile | TorchFile
+def _read_rows(path: Path, stored: StoredTensor, box: Box) -> np.ndarray:
+    """Reads a part without the library, whose numpy form has no FP8."""
+    (first, last), rest = box[0], box[1:]
+    begin, count = stored.begin + first * stored.row_bytes, (last - first) * stored.row_bytes
+    rows = np.fromfile(path, np.uint8, count, offset=begin).view(stored.dtype)
+    return rows.reshape(last - first, *stored.shape[1:])[:, *slices(rest)]
 
 
-def _open(path: Path) -> CheckpointFile:
+CheckpointFile = SafetensorsFile | TorchFile | Fp8File
+
+
+def _open(path: Path) -> SafetensorsFile | TorchFile:
     return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
 
 
@@ -75,9 +87,9 @@ def list_files(directory: Path) -> list[CheckpointFile]:
     """
     for single in _SINGLES:
         if is_file(directory / single):
-            return [_open(directory / single)]
+            return as_float32([_open(directory / single)])
         if is_file(directory / (single + _INDEX)):
-            return _list_sharded(directory / (single + _INDEX))
+            return as_float32(_list_sharded(directory / (single + _INDEX)))
     expected = ", ".join(f"{single}, {single}{_INDEX}" for single in _SINGLES)
     raise InputError(f"{directory}: has no weights (none of {expected})")
 
@@ -87,7 +99,7 @@ class _Index:
     weight_map: Annotated[dict[Text, Text], Field(min_length=1)]
 
 
-def _list_sharded(index: Path) -> list[CheckpointFile]:
+def _list_sharded(index: Path) -> list[SafetensorsFile | TorchFile]:
     shard_of = validate(_Index, read_json(index), str(index)).weight_map
     shards = sorted(set(shard_of.values()))
     kind = Path(index.name.removesuffix(_INDEX)).suffix

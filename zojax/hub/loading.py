@@ -22,6 +22,7 @@ from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import WEIGHT_PATTERNS, CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
 from zojax.hub.finite import count_nonfinite, in_words
+from zojax.hub.quantised import check_method
 from zojax.hub.stored import DTYPES, Box
 from zojax.hub.tensor_names import Location, match
 from zojax.models.family import DecoderConfig
@@ -87,6 +88,7 @@ def load(
     """
     directory = find_directory(path, with_weights=True)
     config, raw = _read_config(directory)
+    check_method(raw, directory)
     precision = precision_of(dtype or _dtype(raw, directory), group_size=group_size, exact=exact)
     graphdef, shapes = abstract(config, precision)
     stored = abstract(config)[1]  # a packed matrix has another shape

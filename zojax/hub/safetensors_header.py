@@ -13,13 +13,13 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from zojax.errors import InputError
-from zojax.hub.stored import DTYPES, StoredTensor, shown, unknown_dtype
+from zojax.hub.stored import DTYPES, FP8, StoredTensor, shown, unknown_dtype
 from zojax.reading import open_regular, parse_json, validate
 
 SHORT_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The names of dtypes in headers."""
 
-_BY_SHORT_NAME = {short: DTYPES[name] for name, short in SHORT_NAMES.items()}
+_BY_SHORT_NAME = {short: DTYPES[name] for name, short in SHORT_NAMES.items()} | {"F8_E4M3": FP8}
 _LENGTH_BYTES = 8
 _MOST_BYTES = 16 << 20  # in a header: about 100,000 tensors
 _METADATA = "__metadata__"
@@ -48,7 +48,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     place = f"{path}: in its header"
     validate(dict[str, str], header.pop(_METADATA, {}), f"{place}, {_METADATA}")
     entries = validate(dict[str, _Entry], header, place)
-    tensors = {name: _stored(path, name, entry) for name, entry in entries.items()}
+    first = _LENGTH_BYTES + len(raw)
+    tensors = {name: _stored(path, name, entry, first) for name, entry in entries.items()}
     places = sorted((entry.data_offsets, name) for name, entry in entries.items())
     _check_places(path, places, num_bytes)
     return {name: tensors[name] for _, name in places}
@@ -69,12 +70,12 @@ def _read(path: Path) -> tuple[bytes, int]:
         return file.read(length), behind
 
 
-def _stored(path: Path, name: str, entry: _Entry) -> StoredTensor:
+def _stored(path: Path, name: str, entry: _Entry, first: int) -> StoredTensor:
     dtype = _BY_SHORT_NAME.get(entry.dtype)
     if dtype is None:
         raise unknown_dtype(path, name, entry.dtype)
-    stored = StoredTensor(name, tuple(entry.shape), dtype)
     begin, end = entry.data_offsets
+    stored = StoredTensor(name, tuple(entry.shape), dtype, first + begin)
     size = math.prod(stored.shape) * dtype.itemsize
     if end - begin != size:
         raise InputError(

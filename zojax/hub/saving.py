@@ -136,6 +136,7 @@ def save_tensors(
         own = {**family.write_config(config), "torch_dtype": dtype.name}
         raw = {**family.token_ids, **(extra_config or {}), **own}
         raw.pop("dtype", None)  # transformers from 4.56 on would prefer it to torch_dtype
+        raw.pop("quantization_config", None)  # of an FP8 base, which what is saved is not
         write_json(finished / "config.json", raw)
         _replace_weights(directory, finished)
 

@@ -17,17 +17,32 @@ DTYPES = {
 }
 """Weight dtypes by the name that ``config.json``, PyTorch and JAX share."""
 
+FP8 = jnp.dtype(jnp.float8_e4m3fn)
+"""A dtype that only files have: :mod:`zojax.hub.quantised` multiplies it by its scales."""
+
+_QUANTISED = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".quant_state", ".SCB")
+_QUANTISED += (".weight_packed", ".weight_shape", ".weight_format")
+"""Parts of the names of tensors that GPTQ, AWQ, bitsandbytes and compressed-tensors write."""
+
 Box = tuple[tuple[int, int], ...]
 """A part of a tensor: for each axis, its first index and the one after its last."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as its file's header describes it."""
+    """A tensor as its file's header describes it.
+
+    Attributes:
+        name: its name in the file.
+        shape: its shape.
+        dtype: its dtype in the file.
+        begin: the number of its first byte in a ``.safetensors`` file.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    begin: int = 0
 
     @property
     def box(self) -> Box:
@@ -47,9 +62,13 @@ def shown(name: object) -> str:
 
 def unknown_dtype(path: Path, name: str, dtype: object) -> InputError:
     """The error for a dtype that zojax does not read."""
-    return InputError(
-        f"{path}: tensor {shown(name)} is {plain(dtype, 40)}; zojax reads {', '.join(DTYPES)}"
-    )
+    known = f"{path}: tensor {shown(name)} is {plain(dtype, 40)}; zojax reads {', '.join(DTYPES)}"
+    if any(part in name for part in _QUANTISED):
+        return InputError(
+            f"{known}; it belongs to quantised weights: give the checkpoint that they were made "
+            "from, and model.dtype=int4 or int8"
+        )
+    return InputError(known)
 
 
 def slices(box: Box) -> tuple[slice, ...]:
