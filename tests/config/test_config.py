@@ -234,6 +234,7 @@ def test_texts_become_the_fields_types(override, name, value):
             "model.dtype=fp16",
             "model.dtype should be 'float32', 'bfloat16', 'float16', 'int8' or 'int4'",
         ),
+        ("model.group_size=1", "model.group_size should be greater than or equal to 2"),
         ("model.bos_token_id=x", "model.bos_token_id should be an integer"),
         ("train.steps", "write it as FIELD=VALUE"),
         ("", "write it as FIELD=VALUE"),

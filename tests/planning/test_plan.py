@@ -8,12 +8,13 @@ from rich.console import Console
 
 from zojax.commands.plan import read_plan_config
 from zojax.config import Config
+from zojax.distributed import make_layout
 from zojax.errors import InputError
 from zojax.models.opt import OPTConfig
 from zojax.planning import answer
 from zojax.planning.answer import smallest
-from zojax.planning.plan import Bound, Plan, _out_of_memory, make_plan
-from zojax.planning.shapes import architecture, sample_items
+from zojax.planning.plan import Bound, Plan, _out_of_memory, make_plan, matrix_shares
+from zojax.planning.shapes import architecture, bytes_of, run_shapes, sample_items
 from zojax.planning.targets import Chip, Target
 from zojax.planning.traffic import Collective, Copy
 
@@ -76,6 +77,22 @@ def test_bytes_are_those_of_weights_adapters_and_what_the_programs_take(plan):
     assert plan.step.outputs < 1024  # the state goes where it came from
     assert plan.fold.outputs < 1024  # and so do the weights
     assert plan.step.exchanges == []
+
+
+@pytest.mark.parametrize(
+    ("dtype", "of_matrices"),
+    [("int8", MATRICES + 4 * LAYERS * (5 * D + FFN)), ("int4", MATRICES // 2 + 2 * MATRICES // 32)],
+)
+def test_of_quantised_matrices_entries_and_scales_are_counted(dtype, of_matrices):
+    """int8 has a float32 for each row, int4 16 bits for each group; all else is 16 bits."""
+    settings = [f"model.dtype={dtype}", "model.group_size=32", "space.fold=none"]
+    layout = make_layout(1, 1)
+    shapes = run_shapes(small_config(*settings), MODEL, layout, TOKENS)
+    assert bytes_of(shapes.run.model.weights) == of_matrices + 2 * (WEIGHTS - MATRICES)
+    shares = matrix_shares(shapes)
+    assert (LAYERS, FFN, D) in shares, "what would be copied if a stack were unpacked at once"
+    assert ((LAYERS, FFN, D // 2) in shares) == (dtype == "int4")
+    assert (LAYERS, FFN, D // 32) not in shares, "scales are no matrices"
 
 
 def test_the_bound_is_the_dearest_of_products_memory_and_links(plan):

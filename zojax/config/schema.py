@@ -69,6 +69,7 @@ def _check_family(name: str) -> str:
     return name
 
 
+GroupSize = Annotated[int, Field(strict=True, ge=2, le=4_096)]
 Named = Annotated[Text, AfterValidator(_allowed)]
 ObjectiveName = Annotated[Text, AfterValidator(_check_objective)]
 FamilyName = Annotated[Text, AfterValidator(_check_family)]
@@ -96,9 +97,10 @@ class ModelConfig:
             otherwise they are an error.
         family: your own family of models (:class:`zojax.Family`) as ``module:name``, for an
             architecture that zojax does not have.
-        group_size: the entries of an int4 row that share a scale, where its length is a multiple;
-            otherwise the largest even divisor of its length below. Small groups are more accurate,
-            and 32, 64 and 128 take 4.5, 4.25 and 4.125 bits an entry with their scales.
+        group_size: the most neighbours in an int4 row that share a scale: a group has this many
+            entries, or as many as the largest even divisor of the row's length below. Small groups
+            are more accurate; with their scales, 32, 64 and 128 take 4.5, 4.25 and 4.125 bits an
+            entry.
     """
 
     path: PathText
@@ -108,7 +110,7 @@ class ModelConfig:
     scan_layers: bool = False
     allow_nonfinite: Switch = False
     family: FamilyName | None = None
-    group_size: Literal[16, 32, 64, 128, 256] = 64
+    group_size: GroupSize = 64
 
 
 def _keys_as_text(value: Any) -> Any:

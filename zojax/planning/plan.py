@@ -15,8 +15,10 @@ from zojax.config import Config
 from zojax.distributed import Layout
 from zojax.errors import InputError
 from zojax.models.family import DecoderConfig
+from zojax.models.int4 import whole_shape
 from zojax.models.layers import STACKED
 from zojax.models.model import weight_sharding
+from zojax.models.precision import SCALE
 from zojax.planning import hlo, traffic
 from zojax.planning.products import EXACT, HIGH, count_products
 from zojax.planning.shapes import RunShapes, bytes_of, run_shapes, widen_pages
@@ -305,18 +307,20 @@ def _look(program: Any, shares: Sequence[tuple[int, ...]], num_devices: int) -> 
 def matrix_shares(shapes: RunShapes) -> list[tuple[int, ...]]:
     """The shapes of the matrices' shares on a device; stacked layers are the first axis.
 
-    For matrices that are also split over ``data``, the gathered shapes are included.
+    For matrices that are also split over ``data``, the gathered shapes are included; for packed
+    ones, those that they have in a product.
     """
     flat: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(shapes.run.model.weights))  # type: ignore[arg-type]
     layouts, config = (shapes.layout, Layout(shapes.layout.mesh)), shapes.run.model.config
     places = [weight_sharding(layout, config) for layout in layouts]
     shares = {
-        place(path, leaf.shape).shard_shape(leaf.shape)  # pyright: ignore[reportOptionalMemberAccess]
+        (place(path, leaf.shape).shard_shape(leaf.shape), leaf.dtype)  # pyright: ignore[reportOptionalMemberAccess]
         for path, leaf in flat.items()
         for place in places
-        if leaf.ndim == (3 if path[0] == STACKED else 2)
+        if leaf.ndim == (3 if path[0] == STACKED else 2) and path[-1] != SCALE
     }
-    return sorted(shares)
+    structs = [jax.ShapeDtypeStruct(*share) for share in shares]
+    return sorted({shape for s in structs for shape in (s.shape, whole_shape(s))})
 
 
 def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned | None) -> Bound:
