@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from zojax.config import foreign
 from zojax.config.fields import Text
 from zojax.errors import InputError
-from zojax.models import llama, mistral, opt, qwen2, qwen3, smollm3
+from zojax.models import gemma2, gemma3, llama, mistral, opt, qwen2, qwen3, smollm3
 from zojax.models.family import DecoderConfig, Family
 from zojax.reading import validate
 from zojax.text import plain
@@ -20,6 +20,9 @@ FAMILIES: tuple[Family, ...] = (
     qwen2.FAMILY,
     qwen3.FAMILY,
     smollm3.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    gemma3.WITH_EYES,
 )
 """The families that come with zojax."""
 
@@ -61,7 +64,7 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
         >>> parse_config({"model_type": "gpt2"})
         Traceback (most recent call last):
         zojax.errors.InputError: holds a 'gpt2' model; zojax knows 'opt', 'llama', \
-'mistral', 'qwen2', 'qwen3', 'smollm3'
+'mistral', 'qwen2', 'qwen3', 'smollm3', 'gemma2', 'gemma3_text', 'gemma3'
     """
     named = validate(_Named, raw, "config.json")
     for family in families():
