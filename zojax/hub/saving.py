@@ -134,7 +134,11 @@ def save_tensors(
             write_json(finished / f"{stem}.{suffix}.index.json", index)
         family = family_of(config)
         own = {**family.write_config(config), "torch_dtype": dtype.name}
-        raw = {**family.token_ids, **(extra_config or {}), **own}
+        extra = dict(extra_config or {})
+        if extra.get("model_type", own.get("model_type")) != own.get("model_type"):
+            # It describes a larger model, of which this is the text.
+            extra = {name: extra[name] for name in family.token_ids if name in extra}
+        raw = {**family.token_ids, **extra, **own}
         raw.pop("dtype", None)  # transformers from 4.56 on would prefer it to torch_dtype
         write_json(finished / "config.json", raw)
         _replace_weights(directory, finished)
