@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +138,24 @@ def their_logprobs(theirs: Any, tokens: np.ndarray, first: int = 1) -> np.ndarra
     return logprobs[np.arange(first - 1, len(tokens) - 1), tokens[first:]]
 
 
-def changed(peer: Peer, change: dict[str, Any]) -> Any:
-    """The model of transformers with an adapter's change added to its weights."""
-    theirs, state = copy.deepcopy(peer.theirs), flatten_dict(change)
+def changed(peer: Peer, change: Mapping[str, np.ndarray]) -> Any:
+    """The model of transformers with something added to its weights, by zojax's paths."""
+    theirs = copy.deepcopy(peer.theirs)
     weights = theirs.state_dict()
-    for name, (path, layer) in hf_names(flatten_dict(peer.ours.weights), peer.ours.config).items():
-        if (*path, "u") in state:
-            moved = state[*path, "u"] @ state[*path, "v"].swapaxes(-1, -2)
-        else:
-            moved = state[path]
+    paths = [tuple(path.split("/")) for path in change]
+    for name, (path, layer) in hf_names(paths, peer.ours.config).items():
+        moved = change["/".join(path)]
         with torch.no_grad():
             weights[name] += torch.tensor(moved if layer is None else moved[layer])
     return theirs
+
+
+def dense(adapter: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What an adapter state adds to the weights, by paths."""
+    flat = flatten_dict(adapter, sep="/")
+    factored = {path.removesuffix("/u") for path in flat if path.endswith("/u")}
+    added = {p: flat[f"{p}/u"] @ flat[f"{p}/v"].swapaxes(-1, -2) for p in factored}
+    return {**{p: x for p, x in flat.items() if not p.endswith(("/u", "/v"))}, **added}
 
 
 def change_of_all(model: Model) -> dict[str, Any]:

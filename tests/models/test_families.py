@@ -34,7 +34,9 @@ def moved(name: str):
     """A pool whose slot 1 moves all parameters, and the model of transformers with that change."""
     peer = peers.peer(name)
     change = peers.change_of_all(peer.ours)
-    return stack_variants([jax.tree.map(jnp.asarray, change)]), peers.changed(peer, change)
+    return stack_variants([jax.tree.map(jnp.asarray, change)]), peers.changed(
+        peer, peers.dense(change)
+    )
 
 
 def tokens(rng: np.random.Generator, count: int) -> np.ndarray:
