@@ -184,7 +184,8 @@ def test_empty_file_is_named(reviews, split, text):
 
 def test_bytes_that_are_no_utf8_are_refused(reviews):
     (reviews / "train.jsonl").write_bytes(b'{"sentence": "caf\xe9", "label": 1}\n')
-    assert refusal(reviews) == f"{reviews}/train.jsonl:1: is not UTF-8 (it has a byte 0xe9)"
+    line = "is not UTF-8 (it has a byte 0xe9); save it as UTF-8"
+    assert refusal(reviews) == f"{reviews}/train.jsonl:1: {line}"
 
 
 def test_too_few_records_says_how_many_there_are_and_who_wants_more(reviews):

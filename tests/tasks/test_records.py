@@ -105,13 +105,17 @@ def test_mixed_up_columns_are_named_by_row(tmp_path, line, reason):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('review,label\n"x,1\ny,0\n', ":2: is not CSV (unexpected end of data)"),
+        (",\nx,1\n", ":1: the header has no names; give each column its name there"),
+        (
+            'review,"la"bel"\nx,1\n',
+            ":1: is not CSV (a quote within a quoted cell must stand twice)",
+        ),
         ("review,review\nx,1\n", ":1: the header names a column twice: review, review"),
         ("review,label\n", ": has no records"),
         ("", ": has no records"),
         (
             "review;label\nx;1\n",
-            ": no field 'review' (named in data.prompt); there are review;label",
+            ":1: is separated by ';' and not by commas; save it as CSV with commas",
         ),
     ],
 )

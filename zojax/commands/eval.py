@@ -270,14 +270,14 @@ def _spare(predictions: RowsFile | None, config: Config, adapter: Path | None = 
     """Raise ``InputError`` if predictions would replace a file that is read for them."""
     if predictions is None:
         return
-    from zojax.tasks.records import FORMATS
+    from zojax.tasks.data_files import possible_files
+    from zojax.tasks.dataset import get_task
 
     predictions.spare_model(config.model.path, adapter)
     predictions.spare(config.data.path)
     if config.data.path is not None:
-        splits = ("train", "validation", "test")
-        names = [f"{split}.{form}" for split in splits for form in FORMATS]
-        predictions.spare(*(Path(config.data.path, name) for name in names))
+        hub = get_task(config.data).hub
+        predictions.spare(*possible_files(Path(config.data.path), hub[1] if hub else None))
 
 
 def _tell(console: Console, *lines: str) -> None:

@@ -19,7 +19,7 @@ from zojax.tasks.example import Example
 from zojax.tasks.question_answering import DROP, SQUAD
 from zojax.tasks.reading import BOOLQ, MULTIRC
 from zojax.tasks.record import RECORD
-from zojax.tasks.records import OnBad, Row
+from zojax.tasks.row import OnBad, Row
 from zojax.tasks.sst2 import SST2
 from zojax.tasks.tables import Table, read_held_out, read_tables
 from zojax.tasks.task import Task, make_example

@@ -65,6 +65,17 @@ class Task:
     stop: str = "\n"
 
 
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+    """A value that cannot be read: a record that is rendered without it is no worse for it.
+
+    Attributes:
+        reason: why, in words that follow the field's name.
+    """
+
+    reason: str
+
+
 def make_example(task: Task, record: Record, name: str) -> Example:
     """Renders a record; ``InputError`` names a bad one and says what is wrong with it."""
     known = dict(record)
@@ -73,6 +84,8 @@ def make_example(task: Task, record: Record, name: str) -> Example:
             there = first_few(record) or "none"
             raise InputError(f"{name}: no field {field!r}; there are {there}")
         value = record[field]
+        if isinstance(value, Unusable):
+            raise InputError(f"{name}: {field} {value.reason}")
         if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < 20:
             known[field] = int(value)  # every cell of a CSV file is text
         if kind is str and not isinstance(value, str):
