@@ -8,6 +8,7 @@ from typing import Any
 from zojax.errors import InputError
 from zojax.reading import parse_json, read_lines
 from zojax.tasks.csv_records import read_csv
+from zojax.tasks.file_kinds import refuse_other_kinds
 from zojax.tasks.parquet_records import read_parquet
 from zojax.tasks.row import MAX_CHARACTERS, BadRowError, OnBad, Row, Take, check_utf8, too_long
 from zojax.tasks.task import Record
@@ -42,6 +43,8 @@ def iterate_rows(path: Path, on_bad: OnBad) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read.
     """
+    if path.suffix != ".parquet":
+        refuse_other_kinds(path)
     for name, take in _READERS[path.suffix.removeprefix(".")](path):
         try:
             yield Row(name, take())
