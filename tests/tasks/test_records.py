@@ -217,3 +217,17 @@ def test_bad_rows_are_no_demonstrations(spoilt):
     splits = load_splits(config(spoilt, num_train=8, skip_bad=True, num_demos=16))
     for example in splits.eval:
         assert len(example.prompt.split("\n\n")) == 17
+
+
+def test_shards_of_a_split_are_read_one_after_another(tmp_path):
+    (tmp_path / "data").mkdir()
+    for place, rows in enumerate((ROWS[:5], ROWS[5:])):
+        write_jsonl(tmp_path / "data" / f"train-0000{place}-of-00002.jsonl", rows)
+    write_jsonl(tmp_path / "data" / "validation-00000-of-00001.jsonl", ROWS)
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole", "jsonl")
+    sharded, whole = load_splits(config(tmp_path)), load_splits(config(tmp_path / "whole"))
+    assert [e.prompt for e in sharded.train] == [e.prompt for e in whole.train]
+    assert {e.name.split(":")[0] for e in [*sharded.train, *sharded.dev]} == {
+        f"{tmp_path}/data/train-0000{place}-of-00002.jsonl" for place in (0, 1)
+    }
