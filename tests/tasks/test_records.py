@@ -145,7 +145,9 @@ def test_parquet_without_its_library_says_what_to_install(tmp_path, monkeypatch)
 def test_parquets_empty_cells_have_no_word(tmp_path):
     rows = [{**row, "label": None} if i == 3 else row for i, row in enumerate(ROWS)]
     write(tmp_path, "parquet", rows)
-    assert refusal(tmp_path).startswith(f"{tmp_path}/train.parquet:4: label None has no word")
+    assert refusal(tmp_path).startswith(
+        f"{tmp_path}/train.parquet:4: label is missing (it is None)"
+    )
 
 
 # --- Bad rows that are skipped
