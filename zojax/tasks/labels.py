@@ -33,7 +33,7 @@ def _spellings(value: Any) -> Iterator[str]:
         yield value
         if value in ("True", "TRUE", "False", "FALSE"):
             yield value.lower()
-    elif isinstance(value, int | float):
+    elif isinstance(value, bool | float):
         yield json.dumps(value)
     if (whole := whole_number(value)) is not None:
         yield str(whole)
