@@ -254,8 +254,8 @@ def test_a_candidate_that_no_row_has_is_an_error(tmp_path, skip_bad):
     write(tmp_path, "jsonl")
     words = {0: " bad", 1: " good", "neutral": " fair"}
     assert refusal(tmp_path, candidates=words, skip_bad=skip_bad) == (
-        f"{tmp_path}/train.jsonl: no row has the label 'neutral'; take it out of data.candidates, "
-        "or write it as the file does"
+        f"{tmp_path}/train.jsonl: no row has the label 'neutral'; take what no row has out of "
+        "data.candidates, or write it as the file does"
     )
 
 
@@ -263,7 +263,12 @@ def test_a_candidate_whose_rows_are_all_bad_is_an_error(tmp_path):
     rows = [{"review": None if i < 2 else "x", "label": 2 if i < 2 else i % 2} for i in range(30)]
     write(tmp_path, "jsonl", rows)
     words = {0: " bad", 1: " good", 2: " fair"}
-    assert "no good row has the label '2'" in refusal(tmp_path, candidates=words, skip_bad=True)
+    first = f"{tmp_path}/train.jsonl:1: review is None, which is not text"
+    assert refusal(tmp_path, candidates=words, skip_bad=True) == (
+        f"{tmp_path}/train.jsonl: no good row (of 2 bad ones the first: {first}) has the label "
+        "'2'; take what no row has out of data.candidates, or write it as the file does"
+    )
+    assert refusal(tmp_path, candidates=words, num_train=1, num_dev=1) == first
 
 
 def test_a_held_out_file_may_lack_a_label(tmp_path):
