@@ -130,8 +130,8 @@ def _check_lacking(
     which = f"label {lacking[0]!r}" if len(lacking) == 1 else f"labels {first_few(lacking)}"
     among = f" good row (of {len(errors):,} bad ones the first: {errors[0]})" if errors else " row"
     raise InputError(
-        f"{where}: no{among} has the {which}; take what no row has out of data.candidates, or write "
-        "it as the file does"
+        f"{where}: no{among} has the {which}; take what no row has out of data.candidates, or "
+        "write it as the file does"
     )
 
 
