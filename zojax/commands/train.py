@@ -100,19 +100,25 @@ def _skipped_in_words(skipped: int, steps: int) -> str:
 
 
 def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) -> None:
+    from zojax.reporting.figures import class_lines, in_percent
     from zojax.runs import run_dir
 
     metric = result.get("metric", "accuracy")
     before, after = result[f"eval_{metric}_before"], result[f"eval_{metric}"]
-    was = "?" if before is None else f"{100 * before:.1f} %"
+    was = "?" if before is None else in_percent(before, result.get("eval_interval_before"))
     console.print()
     console.print(
         Text.assemble(
-            (f"held-out {metric} {was} → {100 * after:.1f} %", "bold"),
+            (
+                f"held-out {metric} {was} → {in_percent(after, result.get('eval_interval'))}",
+                "bold",
+            ),
             f" ({result['eval_examples']} examples; "
-            f"best dev {100 * result[f'best_dev_{metric}']:.1f} % at step {result['best_step']})",
+            f"best dev {in_percent(result[f'best_dev_{metric}'])} at step {result['best_step']})",
         )
     )
+    for line in class_lines(result.get("classes")):
+        console.print(line, soft_wrap=True)
     if skipped := result.get("skipped_steps"):
         console.print(_skipped_in_words(skipped, result["steps"]), soft_wrap=True)
     if "median_step_seconds" in result:

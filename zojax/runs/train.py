@@ -162,7 +162,7 @@ def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopp
             sent.append(send_step(trainer, step, next(batches), stop))
         except stopping.Halted:
             break
-    write_down(trainer, finished(sent, stop), started)
+    write_down(trainer, finished(trainer, sent, stop), started)
 
 
 def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, Any]:
@@ -170,13 +170,12 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
     directory, progress = training.directory, training.evaluations.progress
     journal = read_journal(directory / run_dir.JOURNAL)
     _return_to_best(training, journal, console)
-    value, nonfinite = training.evaluations.of_held_out()
+    report = training.evaluations.of_held_out().report()
     result = {
         "steps": training.run.config.train.steps,
         "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
         **progress.as_dict(),
-        f"eval_{progress.metric}": value,
-        **({"eval_nonfinite": nonfinite} if nonfinite else {}),
+        **report.as_dict(),
         "eval_examples": len(training.evaluations.eval_set.items),
         **training.trainer.speed.summary(),
         "compilations_after_start": compilations,

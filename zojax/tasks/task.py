@@ -10,7 +10,7 @@ from zojax.tasks.example import Example
 
 Record = Mapping[str, Any]
 Kind = Literal["classification", "likelihood", "generation"]
-Metric = Literal["accuracy", "f1"]
+Metric = Literal["accuracy", "f1", "macro_f1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,10 @@ class Task:
         hub: the repository and configuration of a data set on the Hugging Face hub; None for data
             of your own, which ``data.path`` holds. Without a validation file, a fifth of such data
             is held out.
-        metric: ``accuracy``, or ``f1`` of the words in free answers.
+        metric: ``accuracy``; ``f1`` of the words in free answers; or ``macro_f1``, the mean of the
+            labels' F1.
         candidates: the words of the labels, if all examples have the same.
+        labels: what reports call these labels; if it is empty, by their words.
         splits: the names of the splits to train and to evaluate on.
         num_train: the number of training examples, unless ``data.num_train`` is set.
         num_dev: the number of examples that choose the best step.
@@ -57,6 +59,7 @@ class Task:
     hub: tuple[str, str | None] | None = None
     metric: Metric = "accuracy"
     candidates: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     splits: tuple[str, str] = ("train", "validation")
     num_train: int = 1000
     num_dev: int = 500
