@@ -128,8 +128,9 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"token efficiency {100 * result['token_efficiency']:.1f} %"
         )
     journal = directory / run_dir.JOURNAL
-    if (directory / run_dir.CURVES).exists():
-        console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True)
+    for what, name in (("curves  ", run_dir.CURVES), ("confused", run_dir.CONFUSION)):
+        if (directory / name).exists():
+            console.print(f"{what} {directory / name}", soft_wrap=True)
     console.print(
         f"adapter  {journal} ({journal.stat().st_size / 1000:.0f} kB; the base model and this "
         f"file are the trained model: zojax eval {directory})",
