@@ -164,7 +164,7 @@ def scalars(directory: Path) -> list[tuple[int, str, float]]:
     ]
 
 
-ODD_NAMES = ["$\\frac{$", "\x1b[31m", "x" * 10_000, "技術 😀 \ue000", "_"]
+ODD_NAMES = ["$\\frac{$ \x1b[31m 技術 😀 \ue000", "x" * 10_000, "_"]
 
 
 @pytest.mark.filterwarnings("error")

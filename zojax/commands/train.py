@@ -117,7 +117,8 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"best dev {in_percent(result[f'best_dev_{metric}'])} at step {result['best_step']})",
         )
     )
-    for line in class_lines(result.get("classes")):
+    tables = class_lines(result.get("classes"))
+    for line in [*tables, ""] if tables else []:
         console.print(line, soft_wrap=True)
     if skipped := result.get("skipped_steps"):
         console.print(_skipped_in_words(skipped, result["steps"]), soft_wrap=True)
@@ -128,7 +129,7 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"token efficiency {100 * result['token_efficiency']:.1f} %"
         )
     journal = directory / run_dir.JOURNAL
-    for what, name in (("curves  ", run_dir.CURVES), ("confused", run_dir.CONFUSION)):
+    for what, name in (("curves  ", run_dir.CURVES), ("matrix  ", run_dir.CONFUSION)):
         if (directory / name).exists():
             console.print(f"{what} {directory / name}", soft_wrap=True)
     console.print(

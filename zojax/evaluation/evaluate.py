@@ -301,8 +301,9 @@ def _labels(
 ) -> Answers | None:
     """The right and the given labels; None if the candidates are no labels of classes."""
     words = examples[0].candidates
-    is_stable = all(e.candidates == words and not e.answers for e in examples)
-    if task.kind != "classification" or len(words) < 2 or not is_stable:
+    is_stable = all(e.candidates is words or e.candidates == words for e in examples)
+    are_labels = task.kind == "classification" and not any(e.answers for e in examples)
+    if not are_labels or len(words) < 2 or not is_stable:
         if task.metric == "macro_f1":
             raise InputError(
                 f"data.metric=macro_f1: the labels of {task.name} do not stay the same"

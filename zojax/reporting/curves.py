@@ -77,7 +77,7 @@ def _draw_losses(axes: "Axes", lines: list[dict[str, Any]]) -> None:
         width = max(1, len(values) // 40)
         axes.plot(steps, values, color="tab:blue", alpha=0.2, linewidth=0.8)
         mean, marker = _moving_mean(values, width), "o" if len(steps) == 1 else None
-        label = f"training, mean of {width}"
+        label = "training" if width == 1 else f"training, mean of {width}"
         axes.plot(steps, mean, marker=marker, color="tab:blue", label=label)
     if dev:
         axes.plot(list(dev), list(dev.values()), "o-", color="tab:orange", label="dev")
@@ -101,7 +101,7 @@ def _draw_dev(axes: "Axes", lines: list[dict[str, Any]], result: Mapping[str, An
     if interval is not None:
         low, high = (100 * bound for bound in interval)
         axes.axhspan(low, high, color="tab:purple", alpha=0.1, linewidth=0)
-    axes.set(ylabel="%", ylim=(None, 101))
+    axes.set(ylabel="%", ylim=(axes.get_ylim()[0] - 2, 101))
     axes.set_title(plain(name.replace("_", " "), 40), parse_math=False)  # it comes from a file
 
 
