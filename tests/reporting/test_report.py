@@ -86,6 +86,15 @@ def test_a_bar_without_room_for_all_leaves_out_the_speed_and_then_the_dev_loss(t
     assert "loss 0.5000 · dev 50.0 % @ 400" in status(65)
 
 
+def test_a_bar_has_a_dev_figure_as_soon_as_it_is_known(tmp_path):
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True, color_system=None)
+    with Reporter(tmp_path, console, 0, 400) as reporter:
+        reporter.chunk([{"step": 400, "loss": 0.5}], steps_per_second=1.0, tokens_per_second=1.0)
+        reporter.evaluation(400, "dev", "accuracy", 0.5)
+    assert "loss 0.5000 · dev 50.0 % @ 400 · 1 tok/s" in file.getvalue()
+
+
 def lines_off_a_terminal(directory, evaluate_at: int, silent: float = 60.0) -> list[str]:
     """Of 100 steps in chunks of one."""
     file = io.StringIO()

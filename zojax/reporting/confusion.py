@@ -41,13 +41,12 @@ def _figure(counts: np.ndarray, labels: list[str], name: str) -> "Figure":
 
     num_rows, num_columns = counts.shape
     words = 0.1 * max(map(cell_len, labels))
-    size = (min(20.0, 2.5 + words + 0.5 * num_columns), min(20.0, 1.5 + words + 0.5 * num_rows))
+    size = (min(20.0, 1.5 + words + 0.5 * num_columns), min(20.0, 1.5 + words + 0.5 * num_rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shares = counts / total
     picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    figure.colorbar(picture, ax=axes, label="% of the row")
     names = [*labels, "none"][:num_columns]
     axes.set_xticks(range(num_columns), names, rotation=90, parse_math=False)
     axes.set_yticks(range(num_rows), labels, parse_math=False)
@@ -58,4 +57,6 @@ def _figure(counts: np.ndarray, labels: list[str], name: str) -> "Figure":
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = f"{counts[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    else:
+        figure.colorbar(picture, ax=axes, label="% of the row")
     return figure

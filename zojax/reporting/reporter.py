@@ -39,7 +39,8 @@ class Reporter:
         self._last_line, self._last_time = first_step, time.monotonic()
         self._path = directory / METRICS
         self._board = Board(directory / "tb")
-        self._dev: list[str] = []  # in words, from the longest to the shortest
+        self._loss = self._speed = ""  # in words, as the bar has them
+        self._dev: list[str] = []  # from the longest to the shortest
         taken = _BAR_WIDTH + 2 * len(str(total_steps)) + 1 + _TIME_WIDTH
         self._room = console.width - taken - 3  # blanks between the columns
         self._bar = Progress(
@@ -76,16 +77,17 @@ class Reporter:
         self._board.scalar("speed/steps_per_second", steps_per_second, done)
         self._board.scalar("speed/tokens_per_second", tokens_per_second, done)
         losses = [metrics["loss"] for metrics in steps if metrics["loss"] is not None]
-        status = f"loss {sum(losses) / len(losses):.4f}" if losses else "no finite loss"
-        full, short = [status, *self._dev[:1]], [status, *self._dev[1:]]
-        choices = [[*full, f"{_in_thousands(tokens_per_second)} tok/s"], full, short, [status]]
-        self._bar.update(self._task, completed=done, status=_fitting(choices, self._room))
+        self._loss = f"loss {sum(losses) / len(losses):.4f}" if losses else "no finite loss"
+        self._speed = f"{_in_thousands(tokens_per_second)} tok/s"
+        self._bar.update(self._task, completed=done)
+        self._show()
         is_due = done - self._last_line >= self._every or done == self._total
         if is_due or self.is_silent():
             self._last_line = done
             left = (self._total - done) / steps_per_second
             speed = f"{tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
-            self.line(done, " · ".join([*full, speed, f"{left:.0f} s left"]))
+            pieces = [self._loss, *self._dev[:1], speed, f"{left:.0f} s left"]
+            self.line(done, " · ".join(pieces))
 
     def evaluation(
         self,
@@ -101,6 +103,7 @@ class Reporter:
         figures = f"{in_percent(value)}{measured}"
         if split == "dev":  # always with its step, since the loss beside it is of a later one
             self._dev = [f"dev {figures} @ {step}", f"dev {in_percent(value)} @ {step}"]
+            self._show()
         if split == "dev" or step:  # the base model's figure on held-out data is told elsewhere
             self.line(step, f"{split} {metric} {figures}")
         self._write(evaluation_metrics(step, split, metric, value, nonfinite, loss))
@@ -123,6 +126,12 @@ class Reporter:
         if not self._console.is_terminal:
             self._console.print(f"step {step}/{self._total} · {words}")
 
+    def _show(self) -> None:
+        """Show beside the bar as much as there is room for."""
+        full, short = [self._loss, *self._dev[:1]], [self._loss, *self._dev[1:]]
+        choices = [[*full, self._speed], full, short, [self._loss]]
+        self._bar.update(self._task, status=_fitting(choices, self._room))
+
     def _write(self, metrics: Mapping[str, Any]) -> None:
         try:
             self._metrics.write(json.dumps(metrics) + "\n")
@@ -140,7 +149,7 @@ def _fitting(choices: Sequence[Sequence[str]], room: int) -> str:
     >>> _fitting([["loss 0.5", "dev 90.0 % @ 400"], ["loss 0.5"]], 20)
     'loss 0.5'
     """
-    lines = [" · ".join(pieces) for pieces in choices]
+    lines = [" · ".join(filter(None, pieces)) for pieces in choices]
     return next((line for line in lines if len(line) <= room), lines[-1])
 
 
