@@ -34,13 +34,13 @@ class Task:
         metric: ``accuracy``; ``f1`` of the words in free answers; or ``macro_f1``, the mean of the
             labels' F1.
         candidates: the words of the labels, if all examples have the same.
-        labels: what reports call these labels; if it is empty, by their words.
         splits: the names of the splits to train and to evaluate on.
         num_train: the number of training examples, unless ``data.num_train`` is set.
         num_dev: the number of examples that choose the best step.
         num_eval: the number of held-out examples.
         max_new_tokens: the most tokens of a generated answer.
         stop: the text that ends an answer.
+        labels: what reports call the labels of ``candidates``; if it is empty, by their words.
 
     Example:
         >>> import zojax
@@ -59,13 +59,13 @@ class Task:
     hub: tuple[str, str | None] | None = None
     metric: Metric = "accuracy"
     candidates: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
     splits: tuple[str, str] = ("train", "validation")
     num_train: int = 1000
     num_dev: int = 500
     num_eval: int = 1000
     max_new_tokens: int = 0
     stop: str = "\n"
+    labels: tuple[str, ...] = ()
 
 
 def make_example(task: Task, record: Record, name: str) -> Example:
