@@ -74,7 +74,8 @@ def get_task(config: DataConfig) -> Task:
     if config.metric == "f1" and task.metric != "f1":
         fix = ": use macro_f1" if task.candidates else ""
         raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels{fix}")
-    if config.metric == "macro_f1" and (task.kind != "classification" or not task.candidates):
+    metric = config.metric or task.metric
+    if metric == "macro_f1" and (task.kind != "classification" or not task.candidates):
         raise InputError(
             f"data.metric='macro_f1' is for labels that stay the same, but {task.name} has none"
         )
@@ -87,7 +88,7 @@ def get_task(config: DataConfig) -> Task:
             f"data.calibration='median' is for candidates that stay the same, but those of "
             f"{task.name} depend on the example"
         )
-    return dataclasses.replace(task, metric=config.metric or task.metric)
+    return dataclasses.replace(task, metric=metric)
 
 
 def _own_task(config: DataConfig) -> Task:
