@@ -84,6 +84,7 @@ def load(
     """
     directory = find_directory(path, with_weights=True)
     config, raw = _read_config(directory)
+    _check_not_quantised(raw, directory)
     precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
     graphdef, shapes = abstract(config, precision)
     locations = match(checkpoint_files.list_files(directory), config, shapes, directory)
@@ -163,6 +164,18 @@ def _download(hub_id: str, *, with_weights: bool) -> Path:
             f"{hub_id}: neither a directory{where} nor a hub id that can be reached ({reason})"
         ) from error
     return directory
+
+
+def _check_not_quantised(raw: Mapping[str, Any], directory: Path) -> None:
+    """Raises for weights that were quantised by another program, whose tensors have other names."""
+    if not (found := raw.get("quantization_config")):
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else found
+    raise InputError(
+        f"{directory}: holds weights quantised by {plain(repr(method), 40)}, which zojax does not "
+        "read; give the checkpoint that they were made from, with --set model.dtype=int8 if memory "
+        "is short"
+    )
 
 
 def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
