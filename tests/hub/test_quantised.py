@@ -103,14 +103,7 @@ def test_fp8_without_scales_or_with_strange_ones_is_refused(whole, tmp_path):
     assert_mentions(found, f"{name}_scale has shape (7, 1)", "16 bits")
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", 3])
-def test_other_kinds_are_refused_by_their_configuration(method, whole, tmp_path):
-    write(tmp_path / "other", whole, read_tensors(whole))
-    edit_config(tmp_path / "other", quantization_config={"quant_method": method})
-    assert_mentions(message(tmp_path / "other"), repr(method), "model.dtype=int4 or int8")
-
-
-def test_and_by_their_tensors(whole, tmp_path):
+def test_packed_tensors_are_refused_by_their_names(whole, tmp_path):
     tensors = read_tensors(whole)
     weight = tensors.pop("model.decoder.layers.1.fc1.weight")
     tensors["model.decoder.layers.1.fc1.qweight"] = np.ones((weight.shape[1] // 8, 8), np.int32)

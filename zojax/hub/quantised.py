@@ -40,17 +40,17 @@ def check_method(raw: Mapping[str, Any], directory: Path) -> None:
 
     >>> check_method({"quantization_config": {"quant_method": "gptq"}}, Path("model"))
     Traceback (most recent call last):
-    zojax.errors.InputError: model: is quantised by 'gptq', which zojax does not read; give the \
-checkpoint that it was made from, and model.dtype=int4 or int8
+    zojax.errors.InputError: model: holds weights quantised by 'gptq', which zojax does not read; \
+give the checkpoint that they were made from, and model.dtype=int4 or int8
     """
     settings = raw.get("quantization_config")
-    if settings is None:
+    if not settings:
         return
     method = settings.get("quant_method") if isinstance(settings, Mapping) else settings
     if method not in _READ:
         raise InputError(
-            f"{directory}: is quantised by {plain(repr(method), 40)}, which zojax does not read; "
-            "give the checkpoint that it was made from, and model.dtype=int4 or int8"
+            f"{directory}: holds weights quantised by {plain(repr(method), 40)}, which zojax does "
+            "not read; give the checkpoint that they were made from, and model.dtype=int4 or int8"
         )
 
 

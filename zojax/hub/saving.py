@@ -47,6 +47,12 @@ def copy_beside_weights(source: str | os.PathLike[str], directory: Path) -> None
             shutil.copyfile(Path(source) / name, directory / name)
 
 
+def is_of_larger_model(raw: Mapping[str, Any], config: DecoderConfig) -> bool:
+    """Whether a parsed ``config.json`` describes a model of which this is a part, its text."""
+    own = family_of(config).write_config(config).get("model_type")
+    return raw.get("model_type") not in (None, own)
+
+
 def save(
     model: Model,
     directory: str | os.PathLike[str],
@@ -134,7 +140,10 @@ def save_tensors(
             write_json(finished / f"{stem}.{suffix}.index.json", index)
         family = family_of(config)
         own = {**family.write_config(config), "torch_dtype": dtype.name}
-        raw = {**family.token_ids, **(extra_config or {}), **own}
+        extra = dict(extra_config or {})
+        if is_of_larger_model(extra, config):
+            extra = {name: extra[name] for name in family.token_ids if name in extra}
+        raw = {**family.token_ids, **extra, **own}
         raw.pop("dtype", None)  # transformers from 4.56 on would prefer it to torch_dtype
         raw.pop("quantization_config", None)  # of an FP8 base, which what is saved is not
         write_json(finished / "config.json", raw)

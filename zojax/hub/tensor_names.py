@@ -58,7 +58,8 @@ def match(
     tied_head = None
     for file in files:
         for stored in file.tensors.values():
-            if stored.name.endswith(family.ignored):
+            name = stored.name
+            if name.endswith(family.ignored) or name.startswith(family.ignored_starts):
                 continue
             name = _without_alias(stored.name, family.aliases)
             tied = name == "lm_head.weight" and name not in wanted

@@ -63,6 +63,9 @@ class Family(NamedTuple):
         token_ids: default token-id entries for the ``config.json`` of a saved checkpoint.
         published: configurations of published checkpoints, by hub id.
         ignored: endings of tensor names in some checkpoints that are not parameters.
+        ignored_starts: starts of such names, as of the parts that see in a multimodal model.
+        relative_positions: whether only differences of positions matter. A prefix then starts as
+            tokens before the text, and not at the text's own first positions.
 
     A module of yours that holds a family is used after ``--allow-module``, or where a configuration
     names it as ``model.family="my_models:FAMILY"``. A checkpoint belongs to the family with its
@@ -86,3 +89,5 @@ class Family(NamedTuple):
     token_ids: Mapping[str, int]
     published: Mapping[str, Any]
     ignored: tuple[str, ...] = ()
+    ignored_starts: tuple[str, ...] = ()
+    relative_positions: bool = False
