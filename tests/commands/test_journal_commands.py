@@ -26,7 +26,8 @@ from zojax.config import (
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
-from zojax.journal.replay import check_run, header_key, make_replay, merge, step_keys
+from zojax.journal.replay import check_run, make_replay, merge, step_keys
+from zojax.journal.segments import header_key
 from zojax.models import content_hash, random_model
 from zojax.printing import make_console
 from zojax.training.interval import OwnedWeights

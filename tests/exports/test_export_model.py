@@ -22,7 +22,8 @@ from zojax.exports.model import base_tensors
 from zojax.hub import load
 from zojax.hub.tensor_names import hf_names
 from zojax.journal.file import read_journal
-from zojax.journal.replay import header_key, make_replay
+from zojax.journal.replay import make_replay
+from zojax.journal.segments import header_key
 from zojax.models import content_hash
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model

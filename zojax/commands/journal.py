@@ -228,7 +228,8 @@ def _replay_with_bar(
     """Replay; return the model after these steps, and the seconds, without compiling."""
     import jax
 
-    from zojax.journal.replay import header_key, merge
+    from zojax.journal.replay import merge
+    from zojax.journal.segments import key_after
     from zojax.programs.compiling import CompilationCounter
     from zojax.reporting.bar import progress_bar
     from zojax.runs.rebuild import rebuild
@@ -246,7 +247,7 @@ def _replay_with_bar(
             steps=steps,
             on_progress=lambda step: update(step, steps),
         )
-        weights = merge(owned, state, method, header_key(journal))
+        weights = merge(owned, state, method, key_after(journal, steps))
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - started - compilations.seconds
         update(steps, steps)

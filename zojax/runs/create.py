@@ -10,12 +10,13 @@ from zojax.config import Config, to_dict
 from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.files import write_json
-from zojax.journal.file import MAX_BYTES, JournalWriter, read_journal
+from zojax.journal.file import MAX_BYTES, Journal, JournalWriter, read_journal
 from zojax.journal.header import Header, as_header, record_dtype
 from zojax.programs.settings import chosen_settings
 from zojax.runs import lock, run_dir
 from zojax.runs.result import read_result
 from zojax.runs.setup import Run
+from zojax.text import plain
 from zojax.version import __version__
 
 
@@ -39,6 +40,7 @@ def find_run(
     held.enter_context(lock.hold(directory))
     journal = read_journal(directory / run_dir.JOURNAL)
     _check_size(journal.header, config.train.steps)
+    check_whole(journal)
     run_dir.adopt_steps(directory, config.train.steps, len(journal.records))
     return True, read_result(directory, config, len(journal.records))
 
@@ -72,6 +74,16 @@ def _write_run(directory: Path, run: Run) -> None:
         JournalWriter.create(directory / run_dir.JOURNAL, header).close()
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
+
+
+def check_whole(journal: Journal) -> None:
+    """Raises ``InputError`` if a fork has lost steps of the run that it forks."""
+    done, first = len(journal.records), journal.header.first_step
+    if done < first:
+        raise InputError(
+            f"{journal.path}: holds {done} of the {first} steps that it took over from "
+            f"{plain(journal.header.segments[-1].run)}; put a copy back, or fork that run again"
+        )
 
 
 def _check_size(header: Header, steps: int) -> None:
