@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zojax.journal.file import Journal
+    from zojax.journal.header import Header
     from zojax.models import Model
     from zojax.training.step import Method
 
@@ -279,6 +280,7 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         **settings,
         "base hash": header.base_hash or "?",
         "key": f"{header.key_impl} {' '.join(map(str, header.key_data))}",
+        **_forked(header),
         "made by": f"zojax {header.zojax or '?'}, jax {header.jax or '?'}",
     }
     if header.settings:
@@ -290,6 +292,12 @@ def _print_header(journal: Journal, skipped: int, console: Console) -> None:
         table.add_row(name, Text(plain(value), overflow="fold"))
     console.print(table)
     console.print()
+
+
+def _forked(header: Header) -> dict[str, str]:
+    """Of a fork, the runs that made its first steps."""
+    of = [f"{segment.run} up to step {segment.steps}" for segment in header.segments]
+    return {"forked from": ", ".join(of)} if of else {}
 
 
 def _settings(journal: Journal) -> tuple[str, dict[str, str]]:

@@ -168,6 +168,7 @@ def _sections(exported: Exported) -> list[str]:
         "format": format_of(header),
         "base model's content hash": header.base_hash,
         "key": f"{header.key_impl} {' '.join(map(str, header.key_data))}",
+        **{f"steps up to {one.steps} are of": one.run for one in header.segments},
         "made by": f"zojax {header.zojax or '?'}, jax {header.jax or '?'}",
     }
     task = get_task(config.data)

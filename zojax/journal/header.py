@@ -38,6 +38,10 @@ class Segment:
     run: Annotated[str, Field(strict=True, max_length=10_000)] = "?"
     data_hash: Hash | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields that have a value, in JSON's types."""
+        return _as_json(self)
+
 
 def _in_order(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
     ends = [segment.steps for segment in segments]
@@ -90,7 +94,7 @@ class Header:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields that have a value, in JSON's types."""
-        segments = [_as_json(segment) for segment in self.segments]
+        segments = [segment.as_dict() for segment in self.segments]
         return _as_json(self) | ({"segments": segments} if segments else {})
 
     def configuration(self, place: object) -> Config:
