@@ -15,7 +15,7 @@ from safetensors.flax import load_file
 
 from zojax.adapters import stack_variants
 from zojax.commands.export import in_words
-from zojax.commands.journal import replay_to
+from zojax.commands.journal_replay import replay_to
 from zojax.errors import InputError
 from zojax.exports.export import export_run
 from zojax.exports.model import base_tensors
