@@ -26,8 +26,10 @@ from zojax.journal.replay import (
 from zojax.journal.segments import header_key
 from zojax.reporting.bar import progress_bar
 from zojax.runs.setup import Run, make_train_source, prepare
+from zojax.text import plain
 from zojax.training.interval import OwnedWeights
 from zojax.training.placement import put_batch
+from zojax.training.step import StepRecord
 from zojax.training.step_programs import step_program
 
 _SHARE = 0.1  # of the projected gradients' size: other data or weights change them by all of it
@@ -119,7 +121,7 @@ def _wrong_hashes(journal: Journal, run: Run) -> list[str]:
     """Why the journal's header does not fit data, base model or seed."""
     header, reasons = journal.header, []
     if header.base_hash != run.base_hash:
-        reasons.append(f"it is of another base model than {run.config.model.path}")
+        reasons.append(f"it is of another base model than {plain(run.config.model.path)}")
     if changed_data(journal, run.data_hash):
         reasons.append("it is of other data or another tokenizer")
     if header.data_hash is None:
@@ -164,7 +166,7 @@ def _score(journal: Journal, run: Run, steps: list[int], console: Console) -> li
     return scored
 
 
-def _compared(step: int, record: np.void, now: object, size: float, run: Run) -> Scored:
+def _compared(step: int, record: np.void, now: StepRecord, size: float, run: Run) -> Scored:
     """A step's scalars beside those of the journal; ``size`` is that of projected gradients."""
     losses_v, projected_grad_q = np.asarray(now.losses_v), np.asarray(now.projected_grad_q)
     loss = _LOSS.get(run.config.model.dtype, _ROUNDED_LOSS)
