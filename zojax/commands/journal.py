@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zojax.commands import journal_audit, journal_replay
 from zojax.commands.journal_show import show
 from zojax.commands.options import COUNT, JSON, SET, add_command, read_run_journal
-from zojax.printing import make_console, say, say_json
+from zojax.printing import make_console, say_json, say_summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,10 +87,7 @@ def _replay(args: argparse.Namespace) -> int:
         steps=args.steps,
         average_last=args.average_last,
     )
-    if args.json:
-        say_json(summary)
-    else:
-        say(journal_replay.in_words(summary))
+    say_summary(summary, journal_replay.in_words, as_json=args.json)
     return 0
 
 
