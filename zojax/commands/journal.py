@@ -22,7 +22,7 @@ _ACTIONS = {
     "show": "Print the header and the first and last records.",
     "verify": "Check every byte; exit code 1 if the end is damaged.",
     "replay": "Rebuild the trained weights from the base model, without data.",
-    "audit": "Score some steps again; exit code 1 if the journal is not of these data and model.",
+    "audit": "Score some steps again; exit code 1 if they are not of these data and model.",
 }
 _EXAMPLES = {
     "replay": (
