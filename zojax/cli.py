@@ -56,7 +56,7 @@ _EXAMPLES = """examples:
   zojax settings train
   zojax data preview --config configs/demo.py
   zojax journal show runs/demo
-  zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
+  zojax score runs/demo --text "a gripping film . It was" \\
       --candidate " great" --candidate " terrible"
   zojax generate --model facebook/opt-125m --prompt "The film was"
   zojax plan --model facebook/opt-13b --target h100x1
