@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from zojax.text import standard
+
 _LONGEST_NAME = 255
 
 
@@ -41,5 +43,6 @@ def hidden_beside(path: Path, ending: str) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes indented JSON atomically."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Writes indented standard JSON atomically; NaN and infinities become null."""
+    text = json.dumps(standard(value), indent=2, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())

@@ -14,7 +14,7 @@ from zojax.config import Config, to_dict
 from zojax.journal.file import FORMAT, SKIPPED, Journal
 from zojax.tasks import Task
 from zojax.tasks.dataset import get_sizes, get_task
-from zojax.text import code, markdown, plain
+from zojax.text import code, markdown, plain, standard
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -184,7 +184,7 @@ def _sections(exported: Exported) -> list[str]:
         sections.append(f"## Export\n\n{_table(exported.details)}")
     return [
         *sections,
-        f"## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```",
+        f"## Settings\n\n```json\n{json.dumps(standard(settings), indent=2, allow_nan=False)}\n```",
         f"## Journal\n\n{_table(facts)}",
     ]
 

@@ -1,6 +1,5 @@
 """A run's reports: a progress bar, ``metrics.jsonl`` and TensorBoard event files."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zojax.errors import InputError
+from zojax.printing import to_json
 from zojax.reporting.board import Board
 from zojax.reporting.metrics import METRICS, evaluation_metrics
 
@@ -93,7 +93,7 @@ class Reporter:
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
         try:
-            self._metrics.write(json.dumps(metrics) + "\n")
+            self._metrics.write(f"{to_json(metrics)}\n")
             self._metrics.flush()
         except OSError as error:
             raise InputError(
