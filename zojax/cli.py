@@ -19,6 +19,7 @@ from zojax.commands import (
     generate,
     journal,
     plan,
+    predict,
     score,
     settings,
     train,
@@ -36,6 +37,7 @@ _COMMANDS = {
     "demo": demo,
     "train": train,
     "eval": evaluate,
+    "predict": predict,
     "export": export,
     "configs": configs,
     "settings": settings,
@@ -51,6 +53,7 @@ _EXAMPLES = """examples:
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
   zojax eval runs/demo
+  zojax predict runs/demo --data reviews.csv --output answers.csv
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2
   zojax settings train

@@ -221,7 +221,7 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
         of_model = part in ("model", "train", "estimator", "space")
         why = "would mean another model than the run's" if of_model else "changes nothing here"
         raise InputError(
-            f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
+            f"--set {override}: {why}; with RUN, give only data.*, mesh.* and run.eval_batch_size"
         )
     return overridden
 
