@@ -15,7 +15,7 @@ from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
 from zojax.prediction.answer import Answer, End
 from zojax.prediction.packing import Packer
-from zojax.prediction.rows import Render
+from zojax.prediction.rows import Render, check_none_bad
 from zojax.scoring import Item, PageShape
 from zojax.tasks import Example, Task, tokenise
 from zojax.tasks.calibrate import subtract_content_free, subtract_median, without_content
@@ -106,6 +106,8 @@ class Predictor:
     def answer(self, rows: Sequence[ReadRow]) -> Callable[[], list[Answer]]:
         """Starts to answer rows, and returns a function that waits for their answers."""
         asked = [self._ask(*row) for row in rows]
+        if not self._data.skip_bad:
+            check_none_bad(one.problem for one in asked)
         good = [one for one in asked if one.example is not None]
         if not good:
             waiting: Callable[[], list[Answer]] = list

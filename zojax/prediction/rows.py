@@ -42,8 +42,6 @@ def read_rows(path: Path) -> Iterator[tuple[Row, InputError | None]]:
     Raises:
         InputError: the file cannot be read.
     """
-    if path.suffix.removeprefix(".") not in FORMATS:
-        raise InputError(f"--data {path}: give a .csv, .jsonl or .parquet")
     errors: list[InputError] = []
     for row in iterate_rows(path, errors.append):
         error = errors[-1] if row.record is None and errors else None
@@ -67,16 +65,18 @@ def survey(
         InputError: the file cannot be read, has no rows, or no row has one of the fields; or a row
             is bad, and these are not to be skipped.
     """
+    if path.suffix.removeprefix(".") not in FORMATS:
+        raise InputError(f"--data {path}: give a .csv, .jsonl or .parquet")
     found = Survey({}, 0, _hash(path))
-    refusal: InputError | None = None
+    refusal = ""
     for row, error in read_rows(path):
         found.count += 1
         if row.record is not None:
             _note_types(found.columns, row.record)
-            if refusal is None and not skip_bad:
+            if not refusal and not skip_bad:
                 error = _problem(row, render)
         if error is not None and not skip_bad:
-            refusal = refusal or error
+            refusal = refusal or str(error)
     if not found.count:
         raise InputError(f"{path}: has no rows")
     if missing := [field for field in fields if field not in found.columns]:
@@ -84,9 +84,14 @@ def survey(
         names, there = first_few(map(repr, missing)), first_few(found.columns) or "none"
         plural = "s" if len(missing) > 1 else ""
         raise InputError(f"{path}: no field{plural} {names}{by}; there are {there}")
-    if refusal is not None:
-        raise InputError(f"{refusal}; --skip-bad leaves the prediction of bad rows empty")
+    check_none_bad([refusal])
     return found
+
+
+def check_none_bad(problems: Iterable[str]) -> None:
+    """Raises ``InputError`` for the first problem that is not empty."""
+    for problem in filter(None, problems):
+        raise InputError(f"{problem}; --skip-bad leaves the prediction of bad rows empty")
 
 
 def _problem(row: Row, render: Render) -> InputError | None:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from zojax.errors import InputError
 from zojax.printing import to_json
@@ -42,7 +42,7 @@ def write_csv(
             these get a quote before them.
     """
     text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(_Lines(text))
 
     def cell(value: Any) -> str:
         shown = _as_text(_plain(value))
@@ -53,6 +53,16 @@ def write_csv(
         writer.writerow([cell(cells.get(column)) for column in columns])
     text.flush()
     text.detach()  # the file is closed by whoever opened it
+
+
+class _Lines:
+    """Ends lines in a line feed alone; with ``lineterminator``, csv would not quote a return."""
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def write(self, line: str) -> int:
+        return self._file.write(line.removesuffix("\r\n") + "\n")
 
 
 def quoted(text: str) -> str:

@@ -187,16 +187,19 @@ def answer_and_write(
         InputError: the rows cannot be read, the output cannot be written, or the model's scores
             are not finite.
     """
-    tally = Tally()
-    if partial is None:
-        answers = _streamed(job.data, predictor, advance)
-    else:
-        _fill(partial, job.data, predictor, advance)
-        answers = partial.answers()
-    with job.output.opened() as file:
-        _write_table(job, file, tally.count(answers))
-    if partial is not None:
-        partial.close(remove=True)
+    tally, is_done = Tally(), False
+    try:
+        if partial is None:
+            answers = _streamed(job.data, predictor, advance)
+        else:
+            _fill(partial, job.data, predictor, advance)
+            answers = partial.answers()
+        with job.output.opened() as file:
+            _write_table(job, file, tally.count(answers))
+        is_done = True
+    finally:
+        if partial is not None:
+            partial.close(remove=is_done or not partial.count)
     return tally
 
 
