@@ -29,6 +29,8 @@ class _Result(TypedDict):
     dev_nonfinite: NotRequired[dict[Step, Count]]
     best_step: Count
     eval_examples: Count
+    train_examples: NotRequired[Count]
+    dev_examples: NotRequired[Count]
     steps: NotRequired[Count]
 
 

@@ -178,6 +178,8 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
         f"eval_{progress.metric}": value,
         **({"eval_nonfinite": nonfinite} if nonfinite else {}),
         "eval_examples": len(training.evaluations.eval_set.items),
+        "train_examples": len(training.run.data.train),
+        "dev_examples": len(training.run.data.dev),
         **training.trainer.speed.summary(),
         "compilations_after_start": compilations,
     }
