@@ -238,6 +238,7 @@ def _evaluate(
     """Evaluate a model, whose adapter is ``adapter_of(carry)``, on the held-out data."""
     from zojax.evaluation.evaluate import Evaluator
     from zojax.evaluation.predictions import prediction_rows
+    from zojax.generation.texts import cut_note
     from zojax.reporting.bar import progress_bar
     from zojax.runs.setup import pack_eval_sets
     from zojax.training.method import make_scorer
@@ -255,6 +256,9 @@ def _evaluate(
     evaluation.check_any_finite()
     if doubt := evaluation.in_doubt():
         _tell(console, doubt)
+    if evaluation.cut:
+        longest = data.splits.task.max_new_tokens
+        _tell(console, cut_note(evaluation.cut, len(eval_set.items), longest))
     if predictions is not None:
         predictions.write(prediction_rows(eval_set, evaluation))
     nonfinite = len(evaluation.nonfinite)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from zojax.errors import InputError
+from zojax.generation.texts import cut_note
 from zojax.outputs import RowsFile
 from zojax.prediction.answer import Answer, Columns
 from zojax.prediction.partial import Partial
@@ -137,19 +138,6 @@ class Tally:
         return notes
 
 
-def cut_note(count: int, total: int, max_new_tokens: int) -> str:
-    """A note on generated answers that did not end by themselves.
-
-    >>> cut_note(1, 20, 50)
-    '1 of 20 answers did not end within 50 tokens, the most that are generated, and is cut there'
-    """
-    verb = "is" if count == 1 else "are"
-    return (
-        f"{count:,} of {total:,} answers did not end within {max_new_tokens} tokens, the most that "
-        f"are generated, and {verb} cut there"
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What to answer, and where to write it.
@@ -187,19 +175,16 @@ def answer_and_write(
         InputError: the rows cannot be read, the output cannot be written, or the model's scores
             are not finite.
     """
-    tally, is_done = Tally(), False
-    try:
-        if partial is None:
-            answers = _streamed(job.data, predictor, advance)
-        else:
-            _fill(partial, job.data, predictor, advance)
-            answers = partial.answers()
-        with job.output.opened() as file:
-            _write_table(job, file, tally.count(answers))
-        is_done = True
-    finally:
-        if partial is not None:
-            partial.close(remove=is_done or not partial.count)
+    tally = Tally()
+    if partial is None:
+        answers = _streamed(job.data, predictor, advance)
+    else:
+        _fill(partial, job.data, predictor, advance)
+        answers = partial.answers()
+    with job.output.opened() as file:
+        _write_table(job, file, tally.count(answers))
+    if partial is not None:
+        partial.is_done = True
     return tally
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -118,6 +118,8 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
     if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
+    if num_new and (note := _longer_answers([*dev, *held_out], num_new)):
+        splits = dataclasses.replace(splits, notes=(*splits.notes, note))
     data = Data(train, dev, held_out, splits, tokenizer)
     if config.data.calibration != "content_free":
         return data
@@ -126,6 +128,19 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
         for examples in (splits.dev, splits.eval)
     )
     return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
+
+
+def _longer_answers(items: Sequence[Item], num_new: int) -> str | None:
+    """A note on right answers that have more tokens than are generated; None if there are none."""
+    lengths = [len(item.candidates[0]) for item in items]
+    count = sum(length > num_new for length in lengths)
+    if not count:
+        return None
+    verb = "has" if count == 1 else "have"
+    return (
+        f"{count:,} of {len(items):,} right answers to evaluate {verb} up to {max(lengths):,} "
+        f"tokens, but {num_new} are generated at most, so that an answer cannot be all of it"
+    )
 
 
 def with_notes(splits: Splits, tokenizer: Tokenizer, config: DataConfig) -> Splits:
