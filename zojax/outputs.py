@@ -209,7 +209,7 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         inside = target.is_dir()
-    with _alone(name, target / _WRITING if inside else hidden_beside(target, _WRITING)):
+    with alone(name, target / _WRITING if inside else hidden_beside(target, _WRITING)):
         partial = target / _PARTIAL if inside else hidden_beside(target, _PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -270,8 +270,16 @@ def _check_free(name: str, path: Path) -> None:
 
 
 @contextmanager
-def _alone(name: str, path: Path) -> Iterator[None]:
-    """Holds a lock file, and removes it afterwards."""
+def alone(name: str, path: Path) -> Iterator[None]:
+    """Holds a lock file, and removes it afterwards.
+
+    Args:
+        name: what is written, for messages.
+        path: the lock file's path.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+    """
     lock = filelock.FileLock(path)
     try:
         with warnings.catch_warnings():  # users need not hear that there is no flock

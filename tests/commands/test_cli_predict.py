@@ -106,7 +106,8 @@ def test_work_that_was_stopped_goes_on_to_the_same_bytes(predict, sentences, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(work.Partial, "append", stop)
-        predict(rows, code=130)
+        _, _, err = predict(rows, code=130)
+    assert "out.jsonl.partial: has 2 answers; the same command goes on with it" in err
     _, _, err = predict(rows)
     assert "2 of 6 rows were answered before; the rest follows" in err
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

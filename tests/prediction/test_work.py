@@ -10,7 +10,7 @@ from zojax.errors import InputError
 from zojax.outputs import RowsFile
 from zojax.prediction import work
 from zojax.prediction.answer import Answer, name_columns
-from zojax.prediction.partial import Partial
+from zojax.prediction.partial import Partial, kept_answers
 from zojax.prediction.rows import survey
 from zojax.prediction.work import Job, Tally, answer_and_write
 from zojax.scoring import PageShape
@@ -84,8 +84,8 @@ def answered(data: Path, output: Path, predictor=None, *, keep_formulas=False) -
     file = RowsFile("--output", output, ["prediction"], overwrite=True)
     job = Job(data, found, columns, file, output.suffix, keep_formulas)
     place = output.with_name(f"{output.name}.partial")
-    partial = Partial(place, IDENTITY, work.CHUNK_ROWS, fresh=False)
-    return answer_and_write(job, predictor or Lengths(), partial, lambda done: None)
+    with kept_answers(place, IDENTITY, work.CHUNK_ROWS, fresh=False) as partial:
+        return answer_and_write(job, predictor or Lengths(), partial, lambda done: None)
 
 
 TEXTS = ["tiny", 'a "text", with\nlines', "=1+1", "été 🎉", "-1.5"]
@@ -174,6 +174,16 @@ def test_answers_of_other_work_are_refused_or_begun_anew(name, tmp_path):
     with pytest.raises(InputError, match=rf"of other work \(not the same {name}\)"):
         Partial(tmp_path / "a.partial", other, 1, fresh=False)
     assert Partial(tmp_path / "a.partial", other, 1, fresh=True).count == 0
+
+
+def test_two_commands_do_not_write_the_same_answers(tmp_path):
+    path = tmp_path / "a.partial"
+    with kept_answers(path, IDENTITY, 1, fresh=False) as partial:
+        partial.append([Answer("done", "a")], [])
+        other = kept_answers(path, IDENTITY, 1, fresh=False)
+        with pytest.raises(InputError, match="another process is writing it"), other:
+            pass
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.partial"]
 
 
 def test_a_file_that_is_something_else_is_not_touched(tmp_path):

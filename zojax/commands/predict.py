@@ -25,7 +25,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from zojax.config import Config
     from zojax.models import Model
     from zojax.outputs import RowsFile
+    from zojax.prediction.partial import Partial
     from zojax.prediction.rows import Survey
     from zojax.scoring import Item
 
@@ -171,7 +172,7 @@ def predict(
     from zojax.hub import load_tokenizer
     from zojax.prediction import work
     from zojax.prediction.answer import name_columns
-    from zojax.prediction.partial import Partial
+    from zojax.prediction.partial import kept_answers
     from zojax.prediction.predictor import Predictor
     from zojax.prediction.rows import survey
     from zojax.tasks.dataset import get_task
@@ -187,25 +188,25 @@ def predict(
     with console.status("looking through the rows"):
         fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
         found = survey(args.data, fields, setting, render, skip_bad=data.skip_bad)
+    dev = _load_dev(config, console) if data.calibration == "median" else []
+    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     ranks = task.kind != "generation"
     labels = label_names(data, task) if ranks else ()
     columns = name_columns(labels, has_probability=ranks, taken=found.columns)
     job = work.Job(args.data, found, columns, output, path.suffix, args.keep_formulas)
-    dev = _load_dev(config, console) if data.calibration == "median" else []
-    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    started, partial = time.perf_counter(), None
-    if not output.is_stream:
-        place, identity = path.with_name(f"{path.name}.partial"), _identity(config, found, loaded)
-        partial = Partial(place, identity, work.CHUNK_ROWS, fresh=args.overwrite)
-    before, buckets = (partial.count, partial.buckets) if partial else (0, [])
-    if before:
-        warn(f"{before:,} of {found.count:,} rows were answered before; the rest follows")
-    predictor = Predictor(config, task, loaded.model, loaded.pool, tokenizer, render, buckets)
-    if dev:
-        predictor.calibrate(dev)
-    with _progress(console, found.count) as advance:
-        tally = work.answer_and_write(job, predictor, partial, advance)
+    started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
+    identity, size = _identity(config, found, loaded), work.CHUNK_ROWS
+    keep = kept_answers(place, identity, size, fresh=args.overwrite)
+    with nullcontext() if output.is_stream else keep as partial:
+        before, buckets = (partial.count, partial.buckets) if partial else (0, [])
+        if before:
+            warn(f"{before:,} of {found.count:,} rows were answered before; the rest follows")
+        predictor = Predictor(config, task, loaded.model, loaded.pool, tokenizer, render, buckets)
+        if dev:
+            predictor.calibrate(dev)
+        with _told_of_a_stop(partial), _progress(console, found.count) as advance:
+            tally = work.answer_and_write(job, predictor, partial, advance)
     steps = {} if loaded.steps is None else {"step": loaded.steps}
     counts = {name: getattr(tally, name) for name in ("bad", "nonfinite", "cut", "truncated")}
     summary = {
@@ -284,6 +285,18 @@ def _identity(config: Config, found: Survey, loaded: Loaded) -> dict[str, str]:
         "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode()),
         "version of zojax": __version__,
     }
+
+
+@contextmanager
+def _told_of_a_stop(partial: Partial | None) -> Iterator[None]:
+    """Tell where the answers are when the work is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial is not None and partial.count:
+            warn("")
+            warn(f"{partial.path}: has {partial.count:,} answers; the same command goes on with it")
+        raise
 
 
 @contextmanager

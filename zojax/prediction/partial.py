@@ -4,8 +4,11 @@ The file is beside the output. Its first line says what is answered, and by what
 has the answers to a chunk of rows. A line that was not written to its end is dropped.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -13,6 +16,8 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from zojax.errors import InputError
+from zojax.files import hidden_beside
+from zojax.outputs import alone
 from zojax.prediction.answer import Answer, read_answers
 from zojax.printing import to_json
 from zojax.reading import open_regular, parse_json, validate
@@ -30,6 +35,22 @@ class _Line(TypedDict):
     buckets: list[tuple[_Size, _Size, _Size, _Size]]
 
 
+@contextmanager
+def kept_answers(
+    path: Path, identity: Mapping[str, str], chunk: int, *, fresh: bool
+) -> Iterator[Partial]:
+    """Yields the answers so far, which only this process adds to; removes them when all is done.
+
+    The arguments are those of :class:`Partial`, and so are the errors.
+    """
+    with alone(str(path), hidden_beside(path, "-lock")):
+        partial = Partial(path, identity, chunk, fresh=fresh)
+        try:
+            yield partial
+        finally:
+            partial.close()
+
+
 class Partial:
     """The file of answers so far, opened to be added to.
 
@@ -42,13 +63,15 @@ class Partial:
     Attributes:
         count: the number of answers so far.
         buckets: the shapes that these needed.
+        is_done: whether the answers are no longer needed; set by whoever has written them.
 
     Raises:
         InputError: the file is of other work, or cannot be read or written.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, str], chunk: int, *, fresh: bool):
-        self.path, self.count, self.buckets, self._chunk = path, 0, list[PageShape](), chunk
+        self.path, self.count, self.buckets, self.is_done = path, 0, list[PageShape](), False
+        self._chunk = chunk
         exists = os.path.lexists(path) and not fresh
         end = self._check(identity) if exists else 0
         for answers, buckets, behind in self._lines() if end else ():
@@ -77,10 +100,10 @@ class Partial:
         for answers, _, _ in self._lines():
             yield from answers
 
-    def close(self, *, remove: bool) -> None:
-        """Closes the file, and removes it if the work is finished."""
+    def close(self) -> None:
+        """Closes the file, and removes it if the work is done or was not begun."""
         self._file.close()
-        if remove:
+        if self.is_done or not self.count:
             self.path.unlink(missing_ok=True)
 
     def _write(self, line: Mapping[str, Any]) -> None:
