@@ -227,8 +227,9 @@ def in_words(summary: Mapping[str, Any]) -> str:
     '1,500 rows, 1,000 of them answered now, in 4.0 s (250 rows/s)'
     """
     rows, before, seconds = (summary[name] for name in ("rows", "answered_before", "seconds"))
+    rate = (rows - before) / seconds
     now = f", {rows - before:,} of them answered now," if before else ""
-    return f"{rows:,} rows{now} in {seconds:.1f} s ({(rows - before) / seconds:,.0f} rows/s)"
+    return f"{rows:,} rows{now} in {seconds:.1f} s ({rate:,.{0 if rate >= 10 else 1}f} rows/s)"
 
 
 def _load_dev(config: Config, console: Console) -> list[Item]:
