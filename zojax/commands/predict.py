@@ -1,20 +1,21 @@
-r"""Answer rows without labels: with a run's best model, a base model or a PEFT LoRA.
+r"""Answer rows without labels, with a run's best model, a base model or a LoRA.
 
 Example:
   zojax predict runs/demo --data reviews.csv --output answers.csv
-  zojax predict runs/demo --data reviews.jsonl --output -     # JSON lines on standard output
-  zojax predict runs/demo --data million.parquet --output answers.parquet --skip-bad
+  zojax predict runs/demo --data reviews.jsonl --output -      # as JSON lines
+  zojax predict runs/demo --data a.parquet --output b.parquet --skip-bad
   zojax predict --config configs/opt125m_lozo.py --adapter DIR \
       --data reviews.csv --output answers.jsonl
 
-The output has the rows' own columns and, behind them, prediction, probability (of the predicted
-label, among the labels) and a probability_LABEL for each label; or, if answers are generated,
-prediction alone. FILE's suffix names its format: .csv, .jsonl or .parquet. A command that was
-stopped goes on where it was when it is given again; until it is done, its answers are in
-FILE.partial.
+The output has the rows' own columns and, behind them, prediction, probability
+(of the predicted label, among the labels) and a probability_LABEL for each
+label; or, if answers are generated, prediction alone. A command that was
+stopped goes on where it was when it is given again; until it is done, its
+answers are in FILE.partial.
 
-In CSV, a text that begins with = + - @ or a tab, and is no number, is written with a ' before it,
-since spreadsheets would run it as a formula; --keep-formulas leaves it as it is.
+In CSV, a text that begins with = + - @ or a tab, and is no number, is written
+with a ' before it, since spreadsheets would run it as a formula;
+--keep-formulas leaves it as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""Print the log-probabilities of candidates after a text, by a run's model or any other.
+r"""Print the log-probabilities of candidates after a text.
 
 Example:
   zojax score runs/demo --text "a gripping film . It was" \
