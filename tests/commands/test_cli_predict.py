@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import zojax
 from zojax.prediction import work
+from zojax.tasks.dataset import TASKS
 
 NAMES = ["prediction", "probability", "probability_terrible", "probability_great"]
 
@@ -157,6 +159,50 @@ def test_labels_have_the_users_own_names(predict, own):
     ]
     assert rows[0]["prediction"] in ("refund, please", "-1", "other")
     assert sum(float(value) for value in list(rows[0].values())[3:]) == pytest.approx(1, abs=1e-5)
+
+
+def test_each_row_may_have_candidates_of_its_own(predict, tiny_model, tmp_path):
+    config = tmp_path / "copa.py"
+    config.write_text(
+        "from zojax.config import *\n"
+        "def get_config():\n"
+        f"    model = ModelConfig({str(tiny_model)!r})\n"
+        "    return Config(model, RunConfig('none'), data=DataConfig('copa', 'none'))\n"
+    )
+    choices = [("She won.", "He lost."), ("It was a very long film.", "Nobody came.")]
+    rows = [
+        {"premise": "All cheered.", "question": "cause", "choice1": first, "choice2": second}
+        for first, second in choices
+    ]
+    found, _, _ = predict(rows, "out.jsonl", by=("--config", config))
+    engine = zojax.load(tiny_model)
+    for row, answer in zip(rows, found, strict=True):
+        example = TASKS["copa"].render({**row, "label": 0}, "a:1")
+        item = engine.encode(example.prompt, example.candidates, "a:1")
+        means = np.array([logprobs.mean() for logprobs in engine.score_items([item])[0]])
+        shares = np.exp(means) / np.exp(means).sum()
+        assert answer["prediction"] == example.candidates[shares.argmax()].strip()
+        assert answer["probability"] == pytest.approx(shares.max(), abs=2e-6)
+        assert list(answer) == [*row, "prediction", "probability"]
+
+
+def test_an_adapter_answers_in_place_of_the_runs_own(predict, run, trained, tiny_model, tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    lora = tmp_path / "lora"
+    export = ("export", trained, "--format", "peft", "--step", 4, "--rank", 8, "--output", lora)
+    assert run(*export)[0] == 0
+    tensors = numpy.load_file(lora / "adapter_model.safetensors")
+    for name, value in tensors.items():
+        tensors[name] = value * (1e4 if "lora_B" in name else 1)  # of so few steps
+    numpy.save_file(tensors, lora / "adapter_model.safetensors")
+    [answer], _, _ = predict(BAD[:1], "out.jsonl", "--adapter", lora)
+    prompt = TASKS["sst2"].render({**BAD[0], "label": 0}, "a:1").prompt
+    shares = {}
+    for adapter in (None, lora):
+        [scores] = zojax.load(tiny_model, adapter=adapter).score([prompt], [" terrible", " great"])
+        shares[adapter] = np.exp(scores) / np.exp(scores).sum()
+    assert [answer[name] for name in NAMES[2:]] == pytest.approx(shares[lora].tolist(), abs=2e-6)
+    assert abs(shares[lora] - shares[None]).max() > 1e-4
 
 
 def test_generated_answers_that_are_cut_are_noted_with_their_number(predict, own):
