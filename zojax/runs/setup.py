@@ -130,19 +130,6 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
 
 
-def _longer_answers(items: Sequence[Item], num_new: int) -> str | None:
-    """A note on right answers that have more tokens than are generated; None if there are none."""
-    lengths = [len(item.candidates[0]) for item in items]
-    count = sum(length > num_new for length in lengths)
-    if not count:
-        return None
-    verb = "has" if count == 1 else "have"
-    return (
-        f"{count:,} of {len(items):,} right answers to evaluate {verb} up to {max(lengths):,} "
-        f"tokens, but {num_new} are generated at most, so that an answer cannot be all of it"
-    )
-
-
 def with_notes(splits: Splits, tokenizer: Tokenizer, config: DataConfig) -> Splits:
     """The same splits, with notes on texts that a model reads otherwise than one may expect."""
     examples = [*splits.train, *splits.dev, *splits.eval]
@@ -227,6 +214,19 @@ def prepare(config: Config, console: Console) -> Run:
         scorer,
         make_objective(config, data.splits, data.tokenizer, scorer),
         jax.random.key(config.train.seed),
+    )
+
+
+def _longer_answers(items: Sequence[Item], num_new: int) -> str | None:
+    """A note on right answers that have more tokens than are generated; None if there are none."""
+    lengths = [len(item.candidates[0]) for item in items]
+    count = sum(length > num_new for length in lengths)
+    if not count:
+        return None
+    verb = "has" if count == 1 else "have"
+    return (
+        f"{count:,} of {len(items):,} right answers to evaluate {verb} up to {max(lengths):,} "
+        f"tokens, but {num_new} are generated at most, so that an answer cannot be all of it"
     )
 
 
