@@ -56,7 +56,7 @@ def test_own_labels_are_named_as_the_configuration_names_them():
     candidates = {"Refund": " money", "Other topic": " other"}
     config = DataConfig("custom", "x", prompt="{a} {b}", candidates=candidates, label="topic")
     task = get_task(config)
-    assert label_names(config, task) == ("Refund", "Other topic")
+    assert label_names(task) == ("Refund", "Other topic")
     assert input_fields(config, task) == ("a", "b")
     example = unlabelled_example(config, task, {"a": "x", "b": "y", "topic": None}, "a:1")
     assert (example.prompt, example.candidates) == ("x y", (" money", " other"))

@@ -193,7 +193,7 @@ def predict(
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     ranks = task.kind != "generation"
-    labels = label_names(data, task) if ranks else ()
+    labels = label_names(task) if ranks else ()
     columns = name_columns(labels, has_probability=ranks, taken=found.columns)
     job = work.Job(args.data, found, columns, output, path.suffix, args.keep_formulas)
     started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")

@@ -81,7 +81,7 @@ class Predictor:
         self._batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
         self._layout = layout_of(model.weights)
         self._packer = self._new_packer(buckets)
-        self._labels = label_names(config.data, task)
+        self._labels = label_names(task)
         self._dev_scores: np.ndarray | None = None
         self._programs: dict[int, Callable[..., jax.Array]] = {}
 

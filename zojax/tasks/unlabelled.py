@@ -16,17 +16,18 @@ _STAND_INS: dict[str, dict[str, Any]] = {
 """What stands in for the answers of the tasks whose rows do not have a label."""
 
 
-def label_names(config: DataConfig, task: Task) -> tuple[str, ...]:
+def label_names(task: Task) -> tuple[str, ...]:
     """The names of a task's labels, in the order of its candidates; none if these vary.
 
-    A user's own labels are named as in ``data.candidates``, and others by their words.
+    A user's own labels are named as in ``data.candidates``, and others by their words, unless the
+    task names them.
 
     >>> from zojax.tasks.sst2 import SST2
-    >>> label_names(DataConfig("sst2"), SST2)
+    >>> label_names(SST2)
     ('terrible', 'great')
     """
-    if config.task == CUSTOM and config.candidates is not None:
-        return tuple(config.candidates)
+    if len(task.labels) == len(task.candidates):
+        return task.labels
     return tuple(word.strip() for word in task.candidates)
 
 
