@@ -17,6 +17,7 @@ from zojax.commands import (
     demo,
     export,
     generate,
+    init,
     journal,
     plan,
     score,
@@ -34,6 +35,7 @@ from zojax.text import half_character, plain, plain_lines
 # imports little before it runs, so that help and errors appear at once.
 _COMMANDS = {
     "demo": demo,
+    "init": init,
     "train": train,
     "eval": evaluate,
     "export": export,
@@ -48,6 +50,7 @@ _COMMANDS = {
 
 _EXAMPLES = """examples:
   zojax demo
+  zojax init tickets.csv
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
   zojax eval runs/demo

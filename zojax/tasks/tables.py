@@ -9,7 +9,7 @@ import numpy as np
 from zojax.config import DataConfig
 from zojax.errors import InputError, first_few
 from zojax.tasks.custom import CUSTOM
-from zojax.tasks.data_files import find_files, missing
+from zojax.tasks.data_files import find_files, is_table, missing
 from zojax.tasks.records import FORMATS, read_file, read_hub
 from zojax.tasks.row import OnBad, Row
 from zojax.tasks.task import Task
@@ -82,6 +82,9 @@ def _from_hub(task: Task, split: str) -> Table:
 
 
 def _find(path: str, task: Task, split: str) -> list[Path]:
+    """The files of a split; a user's own data may be one file, which is the first split."""
+    if task.hub is None and is_table(Path(path)):
+        return [Path(path)] if split == task.splits[0] else []
     return find_files(Path(path), split, task.hub[1] if task.hub else None)
 
 

@@ -1,0 +1,246 @@
+"""Proposes a whole configuration for a table: columns, words, numbers of rows, lengths, steps."""
+
+import dataclasses
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from zojax.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.errors import InputError
+from zojax.hub import Tokenizer, load_tokenizer, read_config
+from zojax.models.family import DecoderConfig
+from zojax.models.registry import PUBLISHED
+from zojax.proposals.choice import Choice, choose
+from zojax.proposals.columns import look
+from zojax.proposals.words import propose_words
+from zojax.tasks.custom import custom_task
+from zojax.tasks.data_files import find_files, is_table, missing
+from zojax.tasks.example import Example
+from zojax.tasks.records import iterate_rows
+from zojax.tasks.row import Row
+from zojax.tasks.task import Task, make_example
+from zojax.tasks.tokenize import num_tokens, tokenise
+
+MODEL = "facebook/opt-125m"
+"""The model that is proposed: a small one, which learns on any machine."""
+
+_LEAST_ROWS = 10
+_SAMPLE = 1_000  # examples whose tokens are counted
+_TOKENISED = 100_000  # candidates, of which an example may have a thousand
+_MOST_TRAIN, _MOST_DEV, _MOST_EVAL = 100_000, 500, 2_000
+_PASSES, _LEAST_STEPS, _MOST_STEPS = 30, 2_000, 20_000
+_BATCH = 16
+_LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
+_BYTES_PER_TOKEN = 3  # of English, about four; of other languages, fewer
+LEARNING_RATES = ((4096, 1e-7), (512, 1e-6), (0, 3e-4))
+"""A learning rate for models that are at least so wide, as the papers and the tutorial have it."""
+
+_UNINFORMATIVE = {"label", "labels", "class", "target", "y", "gold"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """How long prompts with their answers are.
+
+    Attributes:
+        longest: the longest that was seen, in tokens.
+        limit: the proposed limit.
+        is_counted: whether tokens were counted, and not estimated from bytes.
+        looked_at: how many examples were looked at.
+        over: how many of them are over the limit.
+    """
+
+    longest: int
+    limit: int
+    is_counted: bool
+    looked_at: int
+    over: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A configuration for a table, and what it was made from.
+
+    Attributes:
+        config: the configuration.
+        choice: what is learnt from which columns.
+        rows: the number of rows of the table to learn from, bad ones included.
+        held_out: the number of rows to evaluate on, bad ones included.
+        has_validation: whether these are in a file of their own.
+        bad: the number of bad rows among them.
+        first_bad: what is wrong with the first bad row; empty if there is none.
+        lengths: how long examples are.
+        width: the model's width; None if it is not known.
+    """
+
+    config: Config
+    choice: Choice
+    rows: int
+    held_out: int
+    has_validation: bool
+    bad: int
+    first_bad: str
+    lengths: Lengths
+    width: int | None
+
+
+def propose(
+    path: Path, model: str = MODEL, label: str | None = None, texts: Sequence[str] = ()
+) -> Proposal:
+    """Proposes a configuration.
+
+    Args:
+        path: a table, or a directory that has one named ``train``.
+        model: the base model, of which at most the tokenizer is read, and nothing is fetched.
+        label: the column with the labels or answers; None is chosen.
+        texts: the columns to read; empty are chosen.
+
+    Raises:
+        InputError: the table cannot be read, or nothing can be learnt from it.
+    """
+    whole = is_table(path)
+    train = [path] if whole else find_files(path, "train")
+    validation = [] if whole else find_files(path, "validation")
+    if not train:
+        raise missing(path, "train")
+    where = str(train[0])
+    columns = look(row.record for row in _rows(train, []) if row.record is not None)
+    choice = choose(where, columns, label, texts)
+    data = _data(path, where, choice)
+    task = custom_task(data)
+    count, bad, sample = _render(train, task)
+    count_held, bad_held, _ = _render(validation, task)
+    if count - len(bad) < _LEAST_ROWS:
+        usable = f" of which {count - len(bad):,} can be used ({bad[0]})" if bad else ""
+        raise InputError(
+            f"{where}: has {count:,} rows{usable or ','} and at least {_LEAST_ROWS} are needed"
+        )
+    shape, tokenizer = _known(model)
+    lengths = _measure(sample, task, shape, tokenizer)
+    held_out = count_held if validation else count // 5
+    rest = count - len(bad) - (0 if validation else held_out)
+    data.num_dev = min(_MOST_DEV, max(1, rest // 5))
+    data.num_train = min(_MOST_TRAIN, rest - data.num_dev)
+    data.num_eval = min(_MOST_EVAL, held_out)
+    data.max_length, data.truncate = lengths.limit, "left"
+    data.skip_bad = bool(bad or bad_held)
+    width = shape.hidden_size if shape else None
+    return Proposal(
+        Config(
+            ModelConfig(model),
+            RunConfig(f"runs/{_run_name(path)}"),
+            data=data,
+            train=_train(data.num_train, width),
+        ),
+        choice,
+        count,
+        held_out,
+        bool(validation),
+        len(bad) + len(bad_held),
+        (bad + bad_held + [""])[0],
+        lengths,
+        width,
+    )
+
+
+def _data(path: Path, where: str, choice: Choice) -> DataConfig:
+    """The columns and the words, without numbers."""
+    target, names = choice.target, [column.name for column in choice.texts]
+    title = "Answer" if choice.is_answer else "Label"
+    if target.name.lower() not in _UNINFORMATIVE:
+        title = _title(target.name)
+    parts = ["{" + name + "}" for name in names]
+    if len(parts) > 1:
+        titles = [_title(name).replace("{", "{{").replace("}", "}}") for name in names]
+        parts = [f"{title}: {part}" for title, part in zip(titles, parts, strict=True)]
+    prompt = "\n".join([*parts, title.replace("{", "{{").replace("}", "}}") + ":"])
+    if choice.is_answer:
+        return DataConfig("custom", str(path), prompt=prompt, answer=target.name)
+    words = propose_words(where, target.values)
+    return DataConfig("custom", str(path), prompt=prompt, candidates=words, label=target.name)
+
+
+def _title(name: str) -> str:
+    """A column's name as the beginning of a line.
+
+    >>> _title("customer_message"), _title("queue")
+    ('Customer message', 'Queue')
+    """
+    words = " ".join(name.replace("_", " ").split()) or name
+    return words[:1].upper() + words[1:]
+
+
+def _rows(paths: Sequence[Path], bad: list[str]) -> Iterator[Row]:
+    """All rows of a split's files; what is wrong with bad ones is appended."""
+    for path in paths:
+        yield from iterate_rows(path, lambda error: bad.append(str(error)))
+
+
+def _render(paths: Sequence[Path], task: Task) -> tuple[int, list[str], list[Example]]:
+    """The number of rows, what is wrong with bad ones, and a sample of examples."""
+    bad: list[str] = []
+    sample: list[Example] = []
+    rng, count, good = random.Random(0), 0, 0
+    for row in _rows(paths, bad):
+        count += 1
+        if row.record is None:
+            continue
+        try:
+            example = make_example(task, row.record, row.name)
+        except InputError as error:
+            bad.append(str(error))
+            continue
+        good += 1
+        if len(sample) < _SAMPLE:
+            sample.append(example)
+        elif (place := rng.randrange(good)) < _SAMPLE:
+            sample[place] = example
+    return count, bad, sample
+
+
+def _known(model: str) -> tuple[DecoderConfig | None, Tokenizer | None]:
+    """A model's shape and tokenizer, if they are on this machine."""
+    if Path(model).is_dir():
+        return read_config(model), load_tokenizer(model, None)
+    return PUBLISHED.get(model), None
+
+
+def _measure(
+    sample: Sequence[Example], task: Task, shape: DecoderConfig | None, tokenizer: Tokenizer | None
+) -> Lengths:
+    """Chooses the least usual limit that 99 % of the examples keep."""
+    sample = sample[: max(1, _TOKENISED // len(sample[0].candidates))]
+    if tokenizer is not None:
+        counts = [num_tokens(tokenise(tokenizer, e), task.max_new_tokens) for e in sample]
+    else:
+        counts = [_estimate(example, task) for example in sample]
+    counts.sort()
+    most = shape.max_position_embeddings if shape else _LENGTHS[-1]
+    usual = counts[(99 * len(counts)) // 100 - 1 if len(counts) > 1 else 0]
+    limit = next((length for length in _LENGTHS if length >= usual), _LENGTHS[-1])
+    limit = min(limit, most)
+    over = sum(length > limit for length in counts)
+    return Lengths(counts[-1], limit, tokenizer is not None, len(counts), over)
+
+
+def _estimate(example: Example, task: Task) -> int:
+    """About how many tokens an example has, where no tokenizer is at hand."""
+    answer = max(len(text.encode()) for text in example.candidates)
+    prompt = len(example.prompt.encode()) // _BYTES_PER_TOKEN
+    return 1 + prompt + max(task.max_new_tokens, answer // _BYTES_PER_TOKEN + 1)
+
+
+def _train(num_train: int, width: int | None) -> TrainConfig:
+    """Steps for a number of rows, and a learning rate for a width of the model."""
+    passes = _PASSES * num_train // _BATCH
+    steps = min(max(500 * -(-passes // 500), _LEAST_STEPS), _MOST_STEPS)
+    rate = next(rate for least, rate in LEARNING_RATES if (width or 768) >= least)
+    return TrainConfig(steps=steps, batch_size=_BATCH, learning_rate=rate, eval_every=steps // 10)
+
+
+def _run_name(path: Path) -> str:
+    """A name for the run's directory."""
+    name = path.resolve()
+    stem = name.parent.name if name.stem == "train" else name.stem if is_table(path) else name.name
+    return re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:100] or "mine"
