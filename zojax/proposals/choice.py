@@ -94,8 +94,8 @@ def _find_target(
         words = [column for column in named if not column.is_numeric]  # beside their numbers
         return (words or named)[0], False, "it is named like a label, and its values repeat"
     readable = [column for column in free if _has_answers(column)]
-    if len(readable) > 1 or texts:
-        for column in _by_name(readable, _ANSWERS.split()):
+    for column in _by_name(readable, _ANSWERS.split()):
+        if texts or any(other.is_text for other in columns.values() if other is not column):
             return column, True, "it is named like an answer, and its texts differ"
     likely = [column for column in classes if _repeats(column)]
     if likely:
@@ -154,7 +154,7 @@ def _is_answer_given(where: str, column: Column) -> bool:
     what = f"{where}: column {column.name!r}"
     if not column.filled:
         raise InputError(f"{what} is empty, so that there is nothing to learn from it")
-    if len(column.values) == 1 and not column.is_varied:
+    if column.is_constant:
         [value] = column.values
         raise InputError(
             f"{what} has one value, {plain(repr(value), 60)}; to learn a difference, rows of "
@@ -185,15 +185,14 @@ def _find_texts(
     if names:
         found = tuple(columns[name] for name in dict.fromkeys(names))
         for column in found:
-            if not fits_template(column.name):
-                raise InputError(
-                    f"{where}: column {column.name!r} cannot stand in a template; "
-                    "rename it without braces, colons and exclamation marks"
-                )
+            _check_fits(where, column)
             if not column.filled:
                 raise InputError(f"{where}: column {column.name!r} is empty")
         return found
-    texts = [c for c in columns.values() if c is not target and c.is_text and fits_template(c.name)]
+    there = [c for c in columns.values() if c is not target and c.is_text]
+    texts = [column for column in there if fits_template(column.name)]
+    if there and not texts:
+        _check_fits(where, there[0])
     if not texts:
         raise InputError(
             f"{where}: no column has texts to read ({_in_words(columns.values())}); name it with "
@@ -211,6 +210,14 @@ def _is_told(column: Column) -> bool:
     return (differ or column.mean_words >= 3) and not set(_NOT_READ.split()) & set(
         _words(column.name)
     )
+
+
+def _check_fits(where: str, column: Column) -> None:
+    if not fits_template(column.name):
+        raise InputError(
+            f"{where}: column {column.name!r} cannot stand in a template; rename it without "
+            "braces, brackets, colons and exclamation marks"
+        )
 
 
 def fits_template(name: str) -> bool:
@@ -233,7 +240,9 @@ def _described(column: Column) -> str:
         return f"{name} is empty"
     if column.fractions:
         return f"{name} has numbers with fractions"
-    if len(column.values) == 1 and not column.is_varied:
+    if column.is_constant:
         return f"{name} has one value"
+    if column.is_varied and len(column.values) < MOST_VALUES:
+        return f"{name} has long texts"
     many = f"more than {MOST_VALUES:,}" if column.is_varied else f"{len(column.values):,}"
     return f"{name} has {many} values in {column.filled:,} rows"

@@ -62,10 +62,15 @@ class Column:
     @property
     def is_text(self) -> bool:
         """Whether it holds texts to read, and not numbers, dates, addresses or a single value."""
-        if not self.filled or self.texts < self.filled or self.lists or len(self.values) == 1:
+        if not self.filled or self.texts < self.filled or self.lists or self.is_constant:
             return False
         coded = sum(bool(_NO_TEXT.fullmatch(text.strip())) for text in self.sample)
         return coded < 0.9 * len(self.sample)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all its values are the same."""
+        return len(self.values) == 1 and not self.is_varied
 
     @property
     def is_numeric(self) -> bool:

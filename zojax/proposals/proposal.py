@@ -1,6 +1,7 @@
 """Proposes a whole configuration for a table: columns, words, numbers of rows, lengths, steps."""
 
 import dataclasses
+import math
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ _MOST_TRAIN, _MOST_DEV, _MOST_EVAL = 100_000, 500, 2_000
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 30, 2_000, 20_000
 _BATCH = 16
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
-_BYTES_PER_TOKEN = 3  # of English, about four; of other languages, fewer
+_CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
 LEARNING_RATES = ((4096, 1e-7), (512, 1e-6), (0, 3e-4))
 """A learning rate for models that are at least so wide, as the papers and the tutorial have it."""
 
@@ -99,6 +100,8 @@ def propose(
     Raises:
         InputError: the table cannot be read, or nothing can be learnt from it.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give a .csv, .jsonl or .parquet file")
     whole = is_table(path)
     train = [path] if whole else find_files(path, "train")
     validation = [] if whole else find_files(path, "validation")
@@ -209,7 +212,7 @@ def _known(model: str) -> tuple[DecoderConfig | None, Tokenizer | None]:
 def _measure(
     sample: Sequence[Example], task: Task, shape: DecoderConfig | None, tokenizer: Tokenizer | None
 ) -> Lengths:
-    """Chooses the least usual limit that 99 % of the examples keep."""
+    """Chooses the least limit of the usual ones that 99 % of the examples keep."""
     sample = sample[: max(1, _TOKENISED // len(sample[0].candidates))]
     if tokenizer is not None:
         counts = [num_tokens(tokenise(tokenizer, e), task.max_new_tokens) for e in sample]
@@ -217,7 +220,7 @@ def _measure(
         counts = [_estimate(example, task) for example in sample]
     counts.sort()
     most = shape.max_position_embeddings if shape else _LENGTHS[-1]
-    usual = counts[(99 * len(counts)) // 100 - 1 if len(counts) > 1 else 0]
+    usual = counts[math.ceil(0.99 * len(counts)) - 1]
     limit = next((length for length in _LENGTHS if length >= usual), _LENGTHS[-1])
     limit = min(limit, most)
     over = sum(length > limit for length in counts)
@@ -225,10 +228,19 @@ def _measure(
 
 
 def _estimate(example: Example, task: Task) -> int:
-    """About how many tokens an example has, where no tokenizer is at hand."""
-    answer = max(len(text.encode()) for text in example.candidates)
-    prompt = len(example.prompt.encode()) // _BYTES_PER_TOKEN
-    return 1 + prompt + max(task.max_new_tokens, answer // _BYTES_PER_TOKEN + 1)
+    """About as many tokens as an example has at most, where no tokenizer is at hand."""
+    answer = max(map(_tokens_of, example.candidates))
+    return 1 + _tokens_of(example.prompt) + max(task.max_new_tokens, answer)
+
+
+def _tokens_of(text: str) -> int:
+    """A token for every three characters of ASCII, and for every byte of other characters.
+
+    >>> _tokens_of(" billing"), _tokens_of("😀")
+    (3, 4)
+    """
+    ascii_only = sum(character.isascii() for character in text)
+    return -(-ascii_only // _CHARACTERS_PER_TOKEN) + len(text.encode()) - ascii_only
 
 
 def _train(num_train: int, width: int | None) -> TrainConfig:

@@ -173,7 +173,7 @@ def _why_target(proposal: Proposal) -> str:
     choice = proposal.choice
     told = f"Column {_name(choice.target.name)} is what is learnt: {choice.why}."
     if choice.others:
-        told += f" Others could be: --label {_names(choice.others, ' or ')}."
+        told += f" It could also be {_names(choice.others, ' or ')} (--label)."
     return told
 
 
@@ -190,7 +190,7 @@ def _why_words(proposal: Proposal) -> str:
     if data.candidates is None:
         return ""
     words = first_few(map(repr, data.candidates.values()), _NAMED)
-    told = f"The model answers with the labels themselves: {words}."
+    told = f"The model answers with the labels as words: {words}."
     if are_truths(counts):
         told = f"The model answers with {words} instead of true and false."
     elif are_numbers(data.candidates):
@@ -228,11 +228,11 @@ def _why_bad(proposal: Proposal) -> str:
 
 def _why_length(proposal: Proposal) -> str:
     lengths, limit = proposal.lengths, proposal.config.data.max_length
-    about = "" if lengths.is_counted else "about "
+    about = "" if lengths.is_counted else "at most about "
     most = f"{limit:,}"
     told = f"The longest of {lengths.looked_at:,} examples has {about}{lengths.longest:,} tokens"
     if not lengths.is_counted:
-        told += " (estimated from its bytes; zojax data preview counts them)"
+        told += " (an estimate; zojax data preview counts them)"
     if lengths.over:
         told += f", and {lengths.over:,} {'has' if lengths.over == 1 else 'have'} more than {most}"
     return f"{told}. One with more than {most} loses the beginning of its prompt."
