@@ -1,6 +1,7 @@
 """The user's own data: templates, candidates, free answers, and what is said of mistakes."""
 
 import json
+import math
 
 import pytest
 
@@ -96,7 +97,15 @@ def test_values_that_are_no_text_are_named(value):
         ({True: " yes", False: " no"}, "true", " yes"),
         ({True: " yes", False: " no"}, "True", " yes"),  # as pandas has it in CSV
         ({True: " yes", False: " no"}, "False", " no"),
+        ({True: " yes", False: " no"}, "FALSE", " no"),  # as a spreadsheet has it
         ({"True": " yes", True: " no"}, "True", " yes"),
+        ({0: " bad", 1: " good"}, 1.0, " good"),  # as pandas has it, beside a gap
+        ({0: " bad", 1: " good"}, "0.0", " bad"),
+        ({0: " bad", 1: " good"}, "1.", " good"),
+        ({-1: " bad", 1: " good"}, -1.0, " bad"),
+        ({"1.0": " one", "1": " two"}, "1.0", " one"),
+        ({"1.0": " one", "1": " two"}, 1.0, " one"),
+        ({"0.5": " half", "1": " whole"}, 0.5, " half"),
         ({1: " one", 0: " zero", 2: " two"}, 2, " two"),
     ],
 )
@@ -106,10 +115,25 @@ def test_labels_get_their_words_as_numbers_texts_and_truth_values(candidates, la
     assert example.candidates[example.label] == word
 
 
-@pytest.mark.parametrize("label", ["2", 2, -1, "good", " 1", "", 1.0, None, True, [1]])
+@pytest.mark.parametrize("label", ["2", 2, -1, "good", " 1", 1.5, "1.5", "1e0", 1e30, True, [1]])
 def test_label_without_a_word_names_the_row_and_those_that_have_one(label):
     assert refusal(render, {"review": "x", "label": label}) == (
         f"train.csv:3: label {label!r} has no word; labels are 0 (' bad'), 1 (' good')"
+    )
+
+
+@pytest.mark.parametrize("label", [None, math.nan, "", "  "])
+def test_a_label_that_is_missing_is_called_so(label):
+    assert refusal(render, {"review": "x", "label": label}) == (
+        f"train.csv:3: label is missing (it is {label!r}); labels are 0 (' bad'), 1 (' good')"
+    )
+
+
+def test_a_misspelt_label_names_the_nearest():
+    words = {"negative": " bad", "positive": " good"}
+    message = refusal(render, {"review": "x", "label": "Negativ"}, candidates=words)
+    assert message.endswith(
+        "labels are negative (' bad'), positive (' good'); did you mean 'negative'?"
     )
 
 

@@ -147,7 +147,7 @@ BAD_LINES = {
     '{"sentence": 5, "label": 1}': "sentence is 5, which is not text",
     '{"sentence": null, "label": 1}': "sentence is None, which is not text",
 }
-BAD_LABELS = {"2": "2", "-1": "-1", '"great"': "'great'", "1.0": "1.0", "true": "True"}
+BAD_LABELS = {"2": "2", "-1": "-1", '"great"': "'great'", "1.5": "1.5", "true": "True"}
 
 
 def refusal(directory, **fields) -> str:
@@ -173,6 +173,13 @@ def test_label_without_a_word_lists_those_that_have_one(reviews, label):
         f"{reviews}/validation.jsonl:7: label {BAD_LABELS[label]} has no word; "
         "labels are 0 (' terrible'), 1 (' great')"
     )
+
+
+@pytest.mark.parametrize("label", ["1.0", '"1.0"', '"1"'])
+def test_a_whole_number_is_a_label_however_it_is_written(reviews, label):
+    spoil(reviews, "validation", 7, f'{{"sentence": "x", "label": {label}}}')
+    [example] = [e for e in load_splits(config(reviews, num_eval=9)).eval if e.name.endswith(":7")]
+    assert example.label == 1
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -1,11 +1,14 @@
 """A row of a table, and the error of one that is bad."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from zojax.errors import InputError
-from zojax.tasks.task import Record
 from zojax.text import half_character
+
+Record = Mapping[str, Any]
+"""A row's fields by their names."""
 
 MAX_CHARACTERS = 1 << 20
 """The longest JSON line, or text in a table: about 200,000 tokens, more than any example has."""
@@ -16,11 +19,13 @@ class BadRowError(InputError):
 
     Attributes:
         cause: what is wrong, in words that follow a number of rows: ``2 not UTF-8``.
+        label: the label that has no word, if that is wrong.
+        fix: what to do about it.
     """
 
-    def __init__(self, message: str, cause: str):
+    def __init__(self, message: str, cause: str, *, label: str = "", fix: str = ""):
         super().__init__(message)
-        self.cause = cause
+        self.cause, self.label, self.fix = cause, label, fix
 
 
 OnBad = Callable[[InputError], None]

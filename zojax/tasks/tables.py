@@ -1,6 +1,5 @@
 """The tables of a run: the rows to learn from, and those to hold out."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,19 +7,12 @@ import numpy as np
 
 from zojax.config import DataConfig
 from zojax.errors import InputError, first_few
+from zojax.tasks.bad_rows import Table
 from zojax.tasks.custom import CUSTOM
 from zojax.tasks.data_files import find_files, is_table, missing
 from zojax.tasks.records import FORMATS, read_file, read_hub
-from zojax.tasks.row import OnBad, Row
+from zojax.tasks.row import OnBad
 from zojax.tasks.task import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """The rows of a split, and where they come from."""
-
-    where: str
-    rows: list[Row]
 
 
 def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:

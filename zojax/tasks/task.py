@@ -2,13 +2,15 @@
 
 import dataclasses
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from zojax.errors import InputError, first_few
+from zojax.errors import first_few
 from zojax.tasks.example import Example
+from zojax.tasks.labels import label_error, whole_number
+from zojax.tasks.row import BadRowError, Record
 
-Record = Mapping[str, Any]
+NOT_TEXT = "with a field that is not text"
 Kind = Literal["classification", "likelihood", "generation"]
 Metric = Literal["accuracy", "f1"]
 
@@ -82,24 +84,30 @@ def make_example(task: Task, record: Record, name: str) -> Example:
     for field, kind in task.fields.items():
         if field not in record:
             there = first_few(record) or "none"
-            raise InputError(f"{name}: no field {field!r}; there are {there}")
+            raise BadRowError(f"{name}: no field {field!r}; there are {there}", "without a field")
         value = record[field]
         if isinstance(value, Unusable):
-            raise InputError(f"{name}: {field} {value.reason}")
-        if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < 20:
-            known[field] = int(value)  # every cell of a CSV file is text
+            raise BadRowError(f"{name}: {field} {value.reason}", NOT_TEXT)
+        if kind is int and (whole := whole_number(value)) is not None:
+            known[field] = whole  # every cell of a CSV file is text
         if kind is str and not isinstance(value, str):
-            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is not text")
+            raise not_text(name, field, value)
         if kind is list and not is_texts(value):
-            raise InputError(
-                f"{name}: {field} is {reprlib.repr(value)}, which is not a list of texts"
-            )
+            raise not_text(name, field, value, "a list of texts")
     example = task.render(known, name)
     label = example.label
     if type(label) is not int or not 0 <= label < len(example.candidates):  # true is an int, too
-        words = first_few(f"{i} ({word!r})" for i, word in enumerate(example.candidates))
-        raise InputError(f"{name}: label {reprlib.repr(label)} has no word; labels are {words}")
+        raise label_error(name, "label", label, dict(_numbered(example.candidates)))
     return example
+
+
+def _numbered(words: Iterable[str]) -> Iterator[tuple[str, str]]:
+    return ((str(label), word) for label, word in enumerate(words))
+
+
+def not_text(name: str, field: str, value: Any, wanted: str = "text") -> BadRowError:
+    """The error of a row with a field of another type."""
+    return BadRowError(f"{name}: {field} is {reprlib.repr(value)}, which is not {wanted}", NOT_TEXT)
 
 
 def is_texts(value: Any) -> bool:
