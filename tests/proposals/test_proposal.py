@@ -93,6 +93,13 @@ LABELLED = {
         ("类别", "{内容}\n类别:"),
         {"好": " 好", "坏": " 坏"},
     ),
+    "labels that pandas made floats": (
+        "csv",
+        rows(text=text, label=one_of("1.0", "0.0")),
+        {},
+        ("label", "{text}\nLabel:"),
+        {"0": " 0", "1": " 1"},
+    ),
     "odd labels": (
         "csv",
         rows(text=text, label=one_of(*ODD)),
@@ -159,7 +166,11 @@ REFUSED = {
     "no texts": (rows(n=lambda i: i, label=one_of("a", "b")), {}, "no column has texts to read"),
     "a brace": (rows(**{"a{b": text, "label": one_of("a", "b")}), {}, "cannot stand in a template"),
     "a slip": (rows(text=text, label=one_of("a", "b")), {"label": "lable"}, "did you mean 'label'"),
-    "few": (rows(text=text, label=one_of("a", "b"))[:4], {}, "has 4 rows, and at least 10"),
+    "few": (
+        rows(text=text, label=one_of("a", "b"))[:4],
+        {},
+        "has 4 good rows; at least 10 are needed",
+    ),
     "the label as a text": (
         rows(text=text, label=one_of("a", "b")),
         {"label": "label", "texts": ["label"]},

@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
-import math
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from zojax.tasks.custom import as_label
-from zojax.tasks.task import Record, is_texts
+from zojax.tasks.labels import is_missing, whole_number
+from zojax.tasks.row import Record
+from zojax.tasks.task import is_texts
 
 MOST_VALUES = 1_000
 """Up to so many different values are counted; a column with more has no classes."""
@@ -36,7 +37,6 @@ class Column:
         texts: the number of values that are texts, or lists of texts.
         numbers: the number of values that are numbers or written as one.
         fractions: the number of values that are numbers with a fraction.
-        truths: the number of values that are true or false.
         lists: the number of values that are lists of texts.
         lines: the number of texts with several lines.
         characters: the length of all texts together.
@@ -52,7 +52,6 @@ class Column:
     texts: int = 0
     numbers: int = 0
     fractions: int = 0
-    truths: int = 0
     lists: int = 0
     lines: int = 0
     characters: int = 0
@@ -89,16 +88,14 @@ class Column:
 
     def count(self, value: Any) -> None:
         """Counts the value of a row."""
-        if is_empty(value):
+        if is_missing(value):
             self.missing += 1
             return
         self.filled += 1
         if isinstance(value, str) or is_texts(value):
             self._count_text(value if isinstance(value, str) else value[0])
             self.lists += not isinstance(value, str)
-        elif isinstance(value, bool):
-            self.truths += 1
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             self.numbers += 1
             self.fractions += not float(value).is_integer()
         label = _label(value)
@@ -116,7 +113,6 @@ class Column:
         self.lines += "\n" in text.strip()
         if len(self.sample) < _LOOKED_AT:
             self.sample.append(text[:_LONGEST_LABEL])
-        self.truths += text in ("True", "False", "true", "false")
         if number := re.fullmatch(r"[+-]?\d+(\.(\d+))?", text.strip()):
             self.numbers += 1
             self.fractions += bool((number[2] or "").strip("0"))
@@ -141,15 +137,13 @@ def look(records: Iterable[Record]) -> dict[str, Column]:
     return columns
 
 
-def is_empty(value: Any) -> bool:
-    """Whether a value stands for a missing one."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
 def _label(value: Any) -> str | None:
-    """A value as a label is written; None if it cannot be one."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else None
-    return as_label(value)
+    """A value as the label that a configuration writes; None if it cannot be one."""
+    if isinstance(value, str):
+        if value in ("True", "TRUE", "False", "FALSE"):
+            return value.lower()
+        return str(whole_number(value)) if re.fullmatch(r"[+-]?[0-9]{1,18}\.0*", value) else value
+    if isinstance(value, bool):
+        return json.dumps(value)
+    whole = whole_number(value)
+    return None if whole is None else str(whole)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -15,11 +15,12 @@ from zojax.models.registry import PUBLISHED
 from zojax.proposals.choice import Choice, choose
 from zojax.proposals.columns import look
 from zojax.proposals.words import propose_words
+from zojax.tasks.bad_rows import BadRows, Table, survey
 from zojax.tasks.custom import custom_task
 from zojax.tasks.data_files import find_files, is_table, missing
 from zojax.tasks.example import Example
-from zojax.tasks.records import iterate_rows
 from zojax.tasks.row import Row
+from zojax.tasks.tables import read_files
 from zojax.tasks.task import Task, make_example
 from zojax.tasks.tokenize import num_tokens, tokenise
 
@@ -102,32 +103,30 @@ def propose(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; give a .csv, .jsonl or .parquet file")
-    whole = is_table(path)
-    train = [path] if whole else find_files(path, "train")
-    validation = [] if whole else find_files(path, "validation")
-    if not train:
+    train, validation = _read(path, "train"), _read(path, "validation")
+    if train is None:
         raise missing(path, "train")
-    where = str(train[0])
-    columns = look(row.record for row in _rows(train, []) if row.record is not None)
-    choice = choose(where, columns, label, texts)
-    data = _data(path, where, choice)
-    task = custom_task(data)
-    count, bad, sample = _render(train, task)
-    count_held, bad_held, _ = _render(validation, task)
-    if count - len(bad) < _LEAST_ROWS:
-        usable = f" of which {count - len(bad):,} can be used ({bad[0]})" if bad else ""
+    columns = look(row.record for row in train.rows if row.record is not None)
+    choice = choose(train.where, columns, label, texts)
+    data = _data(path, train.where, choice)
+    task, bad = custom_task(data), BadRows(skip=True)
+    survey([train, validation or Table("", [])], task, bad, labels=list(data.candidates or ()))
+    count, num_bad = len(train.rows), len(bad.of(train))
+    if count - num_bad < _LEAST_ROWS:
         raise InputError(
-            f"{where}: has {count:,} rows{usable or ','} and at least {_LEAST_ROWS} are needed"
+            f"{train.where}: has {count - num_bad:,} good rows{_also_bad(bad, train)}; at least "
+            f"{_LEAST_ROWS} are needed"
         )
+    sample = _draw([row for row in train.rows if row.name not in bad.of(train)], task)
     shape, tokenizer = _known(model)
     lengths = _measure(sample, task, shape, tokenizer)
-    held_out = count_held if validation else count // 5
-    rest = count - len(bad) - (0 if validation else held_out)
+    held_out = len(validation.rows) if validation else count // 5
+    rest = count - num_bad - (0 if validation else held_out)
     data.num_dev = min(_MOST_DEV, max(1, rest // 5))
     data.num_train = min(_MOST_TRAIN, rest - data.num_dev)
     data.num_eval = min(_MOST_EVAL, held_out)
     data.max_length, data.truncate = lengths.limit, "left"
-    data.skip_bad = bool(bad or bad_held)
+    data.skip_bad = len(bad) > 0
     width = shape.hidden_size if shape else None
     return Proposal(
         Config(
@@ -139,9 +138,11 @@ def propose(
         choice,
         count,
         held_out,
-        bool(validation),
-        len(bad) + len(bad_held),
-        (bad + bad_held + [""])[0],
+        validation is not None,
+        len(bad),
+        next(
+            (str(e) for table in (train, validation) if table for e in bad.of(table).values()), ""
+        ),
         lengths,
         width,
     )
@@ -174,32 +175,27 @@ def _title(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _rows(paths: Sequence[Path], bad: list[str]) -> Iterator[Row]:
-    """All rows of a split's files; what is wrong with bad ones is appended."""
-    for path in paths:
-        yield from iterate_rows(path, lambda error: bad.append(str(error)))
+def _read(path: Path, split: str) -> Table | None:
+    """The rows of a split; None if it has no file."""
+    if is_table(path):
+        return read_files([path], _accept) if split == "train" else None
+    files = find_files(path, split)
+    return read_files(files, _accept) if files else None
 
 
-def _render(paths: Sequence[Path], task: Task) -> tuple[int, list[str], list[Example]]:
-    """The number of rows, what is wrong with bad ones, and a sample of examples."""
-    bad: list[str] = []
-    sample: list[Example] = []
-    rng, count, good = random.Random(0), 0, 0
-    for row in _rows(paths, bad):
-        count += 1
-        if row.record is None:
-            continue
-        try:
-            example = make_example(task, row.record, row.name)
-        except InputError as error:
-            bad.append(str(error))
-            continue
-        good += 1
-        if len(sample) < _SAMPLE:
-            sample.append(example)
-        elif (place := rng.randrange(good)) < _SAMPLE:
-            sample[place] = example
-    return count, bad, sample
+def _accept(error: InputError) -> None:
+    """Accepts that a row is bad, which its error says later."""
+
+
+def _also_bad(bad: BadRows, table: Table) -> str:
+    errors = list(bad.of(table).values())
+    return f" and {len(errors):,} bad ones (the first: {errors[0]})" if errors else ""
+
+
+def _draw(rows: Sequence[Row], task: Task) -> list[Example]:
+    """Some examples, the same every time."""
+    drawn = random.Random(0).sample(rows, min(_SAMPLE, len(rows)))
+    return [make_example(task, row.record or {}, row.name) for row in drawn]
 
 
 def _known(model: str) -> tuple[DecoderConfig | None, Tokenizer | None]:

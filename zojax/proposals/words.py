@@ -20,7 +20,7 @@ def propose_words(where: str, counts: Mapping[str, int]) -> dict[str, str]:
 
     >>> propose_words("a.csv", {"billing_question": 3, "spam": 5})
     {'spam': ' spam', 'billing_question': ' billing question'}
-    >>> propose_words("a.csv", {"1": 3, "0": 5}), propose_words("a.csv", {"False": 1, "True": 2})
+    >>> propose_words("a.csv", {"1": 3, "0": 5}), propose_words("a.csv", {"false": 1, "true": 2})
     ({'0': ' 0', '1': ' 1'}, {'true': ' yes', 'false': ' no'})
     """
     if are_truths(counts):
@@ -41,8 +41,8 @@ def propose_words(where: str, counts: Mapping[str, int]) -> dict[str, str]:
 
 
 def are_truths(labels: Mapping[str, int]) -> bool:
-    """Whether labels are true and false, as JSON or Python writes them."""
-    return set(labels) in ({"true", "false"}, {"True", "False"})
+    """Whether labels are true and false."""
+    return set(labels) == set(_TRUTH)
 
 
 def are_numbers(words: Mapping[str, str]) -> bool:

@@ -104,7 +104,7 @@ def _data(proposal: Proposal) -> Iterator[str]:
         yield from _comment(why["words"])
         yield "        candidates={"
         for label, word in data.candidates.items():
-            count = proposal.choice.target.values[_as_counted(proposal, label)]
+            count = proposal.choice.target.values[label]
             entry = f"            {_key(label)}: {quoted(word)},"
             rows = f"  # {count:,} row{'s' * (count > 1)}"
             yield entry + rows * (len(entry + rows) <= _WIDTH)
@@ -154,12 +154,6 @@ def _key(label: str) -> str:
     if label in ("true", "false"):
         return label.title()
     return label if is_whole(label) else quoted(label)
-
-
-def _as_counted(proposal: Proposal, label: str) -> str:
-    """A label as its rows have it."""
-    values = proposal.choice.target.values
-    return label if label in values else label.title()
 
 
 def _aim(proposal: Proposal) -> str:
