@@ -133,6 +133,15 @@ def test_texts_that_a_model_reads_otherwise_are_noted(run, own, tmp_path, text, 
     assert all(note in line for note, line in zip(notes, got["notes"], strict=True))
 
 
+def test_truncated_texts_are_noted_where_they_are_not_refused(run, own):
+    got = told(run, own, "--set", "data.truncate=left")
+    note = (
+        "4 of 20 examples have more than 64 tokens (the model's positions), and lose the first ones"
+    )
+    assert got["notes"] == [note]
+    assert told(run, own)["notes"] == []
+
+
 def test_unknown_field_is_one_line(run, own, refusal):
     line = refusal(run("data", "preview", "--config", own, "--set", "data.prompt={txt} It was"))
     assert line.endswith(

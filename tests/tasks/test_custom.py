@@ -335,6 +335,45 @@ def test_too_few_rows_to_hold_some_out_say_what_to_do(tmp_path):
     assert "4 rows are too few to hold some out; add a file" in refusal(load, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("fields", "notes"),
+    [
+        ({"num_train": 50, "num_dev": 100, "num_eval": 20}, []),
+        (
+            {"num_train": 40, "num_dev": 10},
+            ["train.jsonl: 40 of its 150 rows are learnt from, beside 10 for dev; --set "
+             "data.num_train=140 takes all"],
+        ),
+        (
+            {"num_train": 140, "num_dev": 10, "num_eval": 15},
+            ["validation.jsonl: 15 of 20 held-out rows are evaluated on; --set data.num_eval=20 "
+             "takes all"],
+        ),
+    ],
+)  # fmt: skip
+def test_rows_beyond_those_that_are_used_are_told_of(reviews, fields, notes):
+    splits = load(reviews, **fields)
+    assert splits.notes == tuple(f"{reviews}/{note}" for note in notes)
+
+
+def test_of_5_000_rows_of_ones_own_the_default_takes_1_000_and_says_so(tmp_path):
+    rows = "".join(f'{{"review": "r{i}", "label": {i % 2}}}\n' for i in range(5_000))
+    (tmp_path / "train.jsonl").write_text(rows)
+    assert load(tmp_path).notes[1:] == (
+        f"{tmp_path}/train.jsonl: 1,000 of its 4,000 rows are learnt from, beside 100 for dev; "
+        "--set data.num_train=3900 takes all",
+    )
+    assert len(load(tmp_path, num_train=3_900).train) == 3_900
+
+
+def test_rows_that_are_bad_are_not_among_those_that_could_be_used(reviews):
+    with (reviews / "train.jsonl").open("a") as file:
+        file.write("no json\n")
+    [beyond, left_out] = load(reviews, num_train=40, num_dev=10, skip_bad=True).notes
+    assert "40 of its 150 rows" in beyond
+    assert "left out 1 of 151 rows" in left_out
+
+
 def test_dev_set_that_leaves_nothing_says_how_to_lower_it(reviews):
     message = refusal(load, reviews, num_dev=150)
     assert message == (

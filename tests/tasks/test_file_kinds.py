@@ -76,7 +76,7 @@ OTHERS = {
         zipped,
         "is a ZIP archive or an .xlsx of Excel: unpack it, or save the sheet as 'CSV",
     ),
-    "Parquet": (lambda path: path.write_bytes(b"PAR1\0\0PAR1"), "is Parquet: give it the ending"),
+    "Parquet": (lambda path: path.write_bytes(b"PAR1\x15\x04"), "is Parquet: give it the ending"),
 }
 
 
@@ -86,6 +86,12 @@ def test_what_is_no_text_is_named(what, form, tmp_path):
     path, (write, reason) = tmp_path / f"train.{form}", OTHERS[what]
     write(path)
     assert refusal(path).startswith(f"{path}: {reason}")
+
+
+def test_a_column_may_be_called_as_another_kind_begins(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("PAR1,BZh\nx,1\n")
+    assert [row.record for row in read_file(path, pytest.fail)] == [{"PAR1": "x", "BZh": "1"}]
 
 
 def test_a_json_list_is_no_jsonl(tmp_path):

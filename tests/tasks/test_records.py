@@ -173,14 +173,9 @@ def test_bad_rows_are_left_out_counted_and_named(spoilt):
     splits = load_splits(config(spoilt, num_train=12, num_dev=4, skip_bad=True))
     assert set(numbers([*splits.train, *splits.dev])) == set(range(1, 21)) - set(BAD)
     assert splits.skipped == 4
-    [note] = splits.notes
-    path, causes = (
-        spoilt / "train.jsonl",
-        "2 not JSON, 1 with an unknown label, 1 with a field that",
-    )
-    assert note.startswith(
-        f"{path}: left out 4 of 20 rows ({causes} is not text): {path}:2: is not JSON ("
-    )
+    note, path = splits.notes[-1], spoilt / "train.jsonl"
+    causes = "2 not JSON, 1 with an unknown label, 1 with a field that is not text"
+    assert note.startswith(f"{path}: left out 4 of 20 rows ({causes}): {path}:2: is not JSON (")
     assert note.endswith("; and 1 more")
 
 
@@ -228,7 +223,8 @@ def test_a_label_of_many_rows_that_has_no_word_is_an_error(tmp_path, split, skip
     message = refusal(tmp_path, candidates=words, skip_bad=skip_bad)
     assert message == (
         f"{tmp_path}/{split}.jsonl: the label 'negative' of 10 of 20 rows has no word (other "
-        "labels without one: 1); labels are negativ (' bad'), positiv (' good'); did you mean 'negativ'?"
+        "labels without one: 1); labels are negativ (' bad'), positiv (' good'); did you mean "
+        "'negativ'?"
     )
 
 
@@ -258,8 +254,8 @@ def test_a_candidate_that_no_row_has_is_an_error(tmp_path, skip_bad):
     write(tmp_path, "jsonl")
     words = {0: " bad", 1: " good", "neutral": " fair"}
     assert refusal(tmp_path, candidates=words, skip_bad=skip_bad) == (
-        f"{tmp_path}/train.jsonl: no row has the label 'neutral'; take it out of data.candidates, "
-        "or write it as the file does"
+        f"{tmp_path}/train.jsonl: no row has the label 'neutral'; take what no row has out of "
+        "data.candidates, or write it as the file does"
     )
 
 
@@ -267,7 +263,12 @@ def test_a_candidate_whose_rows_are_all_bad_is_an_error(tmp_path):
     rows = [{"review": None if i < 2 else "x", "label": 2 if i < 2 else i % 2} for i in range(30)]
     write(tmp_path, "jsonl", rows)
     words = {0: " bad", 1: " good", 2: " fair"}
-    assert "no good row has the label '2'" in refusal(tmp_path, candidates=words, skip_bad=True)
+    first = f"{tmp_path}/train.jsonl:1: review is None, which is not text"
+    assert refusal(tmp_path, candidates=words, skip_bad=True) == (
+        f"{tmp_path}/train.jsonl: no good row (of 2 bad ones the first: {first}) has the label "
+        "'2'; take what no row has out of data.candidates, or write it as the file does"
+    )
+    assert refusal(tmp_path, candidates=words, num_train=1, num_dev=1) == first
 
 
 def test_a_held_out_file_may_lack_a_label(tmp_path):

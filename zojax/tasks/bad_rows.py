@@ -93,30 +93,46 @@ def survey(tables: Sequence[Table], task: Task, bad: BadRows, *, labels: Sequenc
     """
     if not (bad.skip or labels):
         return
-    counts: dict[str, collections.Counter[int]] = {}
-    unknown: dict[str, list[BadRowError]] = {}
+    found: dict[str, list[int | InputError]] = {table.where: [] for table in tables}
     for table in tables:
-        here = counts.setdefault(table.where, collections.Counter())
         for row in table.rows:
-            try:
-                if row.error is not None:
-                    raise row.error
-                here[make_example(task, row.record or {}, row.name).label] += 1
-            except InputError as error:
-                if isinstance(error, BadRowError) and error.label:
-                    unknown.setdefault(table.where, []).append(error)
-                if bad.skip:
-                    bad.add(table, row, error)
-    for where, rows in _by_file(tables).items():
-        _check_unknown(where, unknown.get(where, []), len(rows))
-    lacking = [label for i, label in enumerate(labels) if not counts[tables[0].where][i]]
-    if lacking:
-        kind = "good row" if bad.of(tables[0]) else "row"
-        which = f"label {lacking[0]!r}" if len(lacking) == 1 else f"labels {first_few(lacking)}"
-        raise InputError(
-            f"{tables[0].where}: no {kind} has the {which}; take it out of data.candidates, or "
-            "write it as the file does"
-        )
+            label = _label_of(row, task)
+            found[table.where].append(label)
+            if bad.skip and isinstance(label, InputError):
+                bad.add(table, row, label)
+    for where, results in found.items():
+        errors = [e for e in results if isinstance(e, BadRowError) and e.label]
+        _check_unknown(where, errors, len(results))
+    where = tables[0].where
+    _check_lacking(where, found[where], labels, bad.skip)
+
+
+def _label_of(row: Row, task: Task) -> int | InputError:
+    """A row's label, or why it has none, or cannot be used."""
+    if row.error is not None:
+        return row.error
+    try:
+        return make_example(task, row.record or {}, row.name).label
+    except InputError as error:
+        return error
+
+
+def _check_lacking(
+    where: str, found: Sequence[int | InputError], labels: Sequence[str], skip: bool
+) -> None:
+    """Refuses labels that no row has; the reason may be a bad row."""
+    there, errors = set(found), [e for e in found if isinstance(e, InputError)]
+    lacking = [label for i, label in enumerate(labels) if i not in there]
+    if not lacking:
+        return
+    if errors and not skip:
+        raise errors[0]
+    which = f"label {lacking[0]!r}" if len(lacking) == 1 else f"labels {first_few(lacking)}"
+    among = f" good row (of {len(errors):,} bad ones the first: {errors[0]})" if errors else " row"
+    raise InputError(
+        f"{where}: no{among} has the {which}; take what no row has out of data.candidates, or "
+        "write it as the file does"
+    )
 
 
 def _check_unknown(where: str, errors: Sequence[BadRowError], total: int) -> None:

@@ -143,7 +143,10 @@ def load_splits(config: DataConfig, check: Check = _accept) -> Splits:
     num_train = len(learning) - sizes.dev
     if num_train < sizes.train:
         notes.append(_make_do(config, train, sizes, num_train, bad))
+    else:
+        notes += _beyond_train(train, task, sizes, bad)
     held_out = _hold_out(evaluation, sizes.eval, config.seed, make, bad)
+    notes += _beyond_eval(evaluation, task, sizes, bad)
     examples = learning[:num_train]
     return Splits(
         _shuffle_labels(examples, config.seed) if config.shuffle_labels else examples,
@@ -177,7 +180,9 @@ def load_held_out(config: DataConfig, check: Check = _accept) -> Splits:
     survey([train, evaluation], task, bad, labels=())
     nums_shown: list[int] = []
     make = _maker(config, task, train, bad, nums_shown.append, check)
-    held_out = _hold_out(evaluation, get_sizes(config, task).eval, config.seed, make, bad)
+    sizes = get_sizes(config, task)
+    held_out = _hold_out(evaluation, sizes.eval, config.seed, make, bad)
+    notes += _beyond_eval(evaluation, task, sizes, bad)
     notes += [*_few_shown(config, train, nums_shown), *bad.notes([train, evaluation])]
     return Splits([], [], held_out, task, len(bad), tuple(notes))
 
@@ -267,6 +272,32 @@ def _hold_out(
         last = list(bad.of(table).values())[-1]
         raise InputError(f"{table.where}: all {len(table.rows)} rows are bad, the last: {last}")
     return examples
+
+
+def _beyond_train(train: Table, task: Task, sizes: Sizes, bad: BadRows) -> list[str]:
+    """The note that not all of a user's own rows are learnt from."""
+    count = _num_good(train, bad)
+    if task.hub is not None or count <= sizes.train + sizes.dev:
+        return []
+    return [
+        f"{train.where}: {sizes.train:,} of its {count:,} rows are learnt from, beside "
+        f"{sizes.dev:,} for dev; --set data.num_train={count - sizes.dev} takes all"
+    ]
+
+
+def _beyond_eval(evaluation: Table, task: Task, sizes: Sizes, bad: BadRows) -> list[str]:
+    """The note that not all of a user's own rows that are held out are evaluated on."""
+    count = _num_good(evaluation, bad)
+    if task.hub is not None or count <= sizes.eval:
+        return []
+    return [
+        f"{evaluation.where}: {sizes.eval:,} of {count:,} held-out rows are evaluated on; --set "
+        f"data.num_eval={count} takes all"
+    ]
+
+
+def _num_good(table: Table, bad: BadRows) -> int:
+    return sum(row.name not in bad.of(table) for row in table.rows)
 
 
 def _few_shown(config: DataConfig, train: Table, nums_shown: Sequence[int]) -> list[str]:

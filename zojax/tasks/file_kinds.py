@@ -9,11 +9,11 @@ from zojax.reading import open_regular
 from zojax.text import plain
 
 _SIGNATURES = {
-    b"PAR1": "is Parquet: give it the ending .parquet",
-    b"ARROW1": "is an Arrow file: write it as Parquet, JSONL or CSV",
+    b"PAR1\x15": "is Parquet: give it the ending .parquet",
+    b"ARROW1\0\0": "is an Arrow file: write it as Parquet, JSONL or CSV",
     b"\x1f\x8b": "is compressed with gzip: unpack it with gunzip",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it with zstd -d",
-    b"BZh": "is compressed with bzip2: unpack it with bunzip2",
+    b"BZh91AY": "is compressed with bzip2: unpack it with bunzip2",
     b"\xfd7zXZ\0": "is compressed with xz: unpack it with unxz",
     b"PK\x03\x04": "is a ZIP archive or an .xlsx of Excel: unpack it, or save the sheet as 'CSV "
     "UTF-8'",
