@@ -183,7 +183,7 @@ def _why_words(proposal: Proposal) -> str:
     data, counts = proposal.config.data, proposal.choice.target.values
     if data.candidates is None:
         return ""
-    words = first_few(map(repr, data.candidates.values()), _NAMED)
+    words = first_few((word.strip() for word in data.candidates.values()), _NAMED)
     told = f"The model answers with the labels as words: {words}."
     if are_truths(counts):
         told = f"The model answers with {words} instead of true and false."
