@@ -140,7 +140,8 @@ def test_a_run_is_evaluated_on_more_examples_in_other_batches_without_bad_rows(
     options = (*options, "--set", "run.eval_batch_size=5", "--skip-bad", "--json")
     code, out, err = run("eval", trained, *options)
     assert (code, json.loads(out)["eval_examples"]) == (0, 23)
-    assert err.startswith(f"left out 1 bad row: {reviews}/validation.jsonl:21: is not JSON")
+    path = reviews / "validation.jsonl"
+    assert err.startswith(f"{path}: left out 1 of 24 rows (1 not JSON): {path}:21: is not JSON (")
 
 
 def test_a_run_is_evaluated_on_another_task(run, trained, tmp_path):

@@ -69,7 +69,7 @@ def _value(column: Any) -> Any:
 
 def _as_people_write(value: Any) -> Any:
     if isinstance(value, str | bytes) and len(value) > MAX_CHARACTERS:
-        return Unusable(f"is longer than {MAX_CHARACTERS:,} characters")
+        return Unusable(f"is longer than {MAX_CHARACTERS:,} characters", value)
     if isinstance(value, bytes):
         return _text_of(value)
     if isinstance(value, list):
@@ -87,4 +87,5 @@ def _text_of(value: bytes) -> str | Unusable:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        return Unusable(f"has bytes that are not UTF-8 (the first is {value[error.start]:#x})")
+        what = f"has bytes that are not UTF-8 (the first is {value[error.start]:#x})"
+        return Unusable(what, value)

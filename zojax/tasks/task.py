@@ -73,9 +73,14 @@ class Unusable:
 
     Attributes:
         reason: why, in words that follow the field's name.
+        value: what there is, for whoever only hands it on.
     """
 
     reason: str
+    value: Any = dataclasses.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 def make_example(task: Task, record: Record, name: str) -> Example:
