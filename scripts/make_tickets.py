@@ -72,7 +72,7 @@ def write(path: Path, header: Sequence[str], table: Sequence[Sequence[object]]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Writes tickets.csv.")
     parser.add_argument("--output", type=Path, default=Path("tickets.csv"))
     parser.add_argument("--unlabelled", type=Path)
     args = parser.parse_args()

@@ -114,6 +114,20 @@ LABELLED = {
         ("label", "Note: {note}\nTitle: {title}\nLabel:"),
         {"x": " x", "y": " y"},
     ),
+    "a text that half of the rows lack": (
+        "jsonl",
+        rows(text=text, more=lambda i: f"more {i} of it" if i % 2 else None, y=one_of("a", "b")),
+        {},
+        ("y", "{text}\nLabel:"),
+        {"a": " a", "b": " b"},
+    ),
+    "a text that is empty in half of the rows": (
+        "csv",
+        rows(text=text, more=lambda i: f"more {i} of it" if i % 2 else "", y=one_of("a", "b")),
+        {},
+        ("y", "Text: {text}\nMore: {more}\nLabel:"),
+        {"a": " a", "b": " b"},
+    ),
     "numbers written as text beside": (
         "csv",
         rows(number=lambda i: f"{i:05}", text=text, stars=one_of(1, 2, 3, 4, 5)),

@@ -199,17 +199,20 @@ def _find_texts(
             "--text"
         )
     longest = max(texts, key=lambda column: column.mean_length)
-    others = [c for c in texts if c is longest or (_is_told(c) and c.missing <= c.filled)]
+    others = [column for column in texts if column is longest or _is_told(column)]
     most = sorted(others, key=lambda column: column.mean_length, reverse=True)[:_MOST_TEXTS]
     return tuple(column for column in texts if column in most)
 
 
 def _is_told(column: Column) -> bool:
-    """Whether a text beside the longest is worth reading: most of its values differ."""
+    """Whether a text beside the longest is worth reading: most of its values differ.
+
+    Rows without it could not be rendered, unless it is an empty text there.
+    """
     differ = column.is_varied or len(column.values) > column.filled / 10
-    return (differ or column.mean_words >= 3) and not set(_NOT_READ.split()) & set(
-        _words(column.name)
-    )
+    named = not set(_NOT_READ.split()) & set(_words(column.name))
+    there = column.missing == column.blank <= column.filled
+    return (differ or column.mean_words >= 3) and named and there
 
 
 def _check_fits(where: str, column: Column) -> None:

@@ -32,6 +32,7 @@ class Column:
         name: its name.
         filled: the number of rows with a value; empty cells, null and NaN are none.
         missing: the number of the others.
+        blank: the number of those that are empty texts, which a prompt can hold.
         values: how often each value occurs, as labels are written; incomplete if ``is_varied``.
         is_varied: whether there are too many values, or too long ones, to be classes.
         texts: the number of values that are texts, or lists of texts.
@@ -47,6 +48,7 @@ class Column:
     name: str
     filled: int = 0
     missing: int = 0
+    blank: int = 0
     values: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     is_varied: bool = False
     texts: int = 0
@@ -90,6 +92,7 @@ class Column:
         """Counts the value of a row."""
         if is_missing(value):
             self.missing += 1
+            self.blank += isinstance(value, str)
             return
         self.filled += 1
         if isinstance(value, str) or is_texts(value):
