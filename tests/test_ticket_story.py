@@ -32,6 +32,9 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for fence in fences for line in fence.splitlines()]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def tickets(root):
     """The program that made the table."""

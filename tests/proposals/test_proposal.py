@@ -220,6 +220,7 @@ def test_numbers_of_rows_and_steps_are_those_of_the_table(tmp_path):
     (tmp_path / "train.jsonl").write_text((tmp_path / "mine.jsonl").read_text())
     (tmp_path / "validation.jsonl").write_text((tmp_path / "mine.jsonl").read_text())
     data = propose(tmp_path).config.data
+    assert propose(tmp_path / "train.jsonl").config.data == data
     assert (data.num_eval, data.num_dev, data.num_train) == (60, 11, 45)
 
 

@@ -103,6 +103,8 @@ def propose(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file; give a .csv, .jsonl or .parquet file")
+    if path.stem == "train" and is_table(path) and find_files(path.parent, "validation"):
+        path = path.parent  # so that the file beside it is what a run evaluates on
     train, validation = _read(path, "train"), _read(path, "validation")
     if train is None:
         raise missing(path, "train")
