@@ -183,7 +183,12 @@ REFUSED = {
     "few": (
         rows(text=text, label=one_of("a", "b"))[:4],
         {},
-        "has 4 good rows; at least 10 are needed",
+        "has 4 good rows, which are too few",
+    ),
+    "bad rows": (
+        rows(text=lambda i: text(i) if i % 6 == 0 else None, label=one_of("a", "b", "c", "d", "e")),
+        {},
+        "has 10 good rows and 50 bad ones (the first: ",
     ),
     "the label as a text": (
         rows(text=text, label=one_of("a", "b")),

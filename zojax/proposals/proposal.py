@@ -27,7 +27,7 @@ from zojax.tasks.tokenize import num_tokens, tokenise
 MODEL = "facebook/opt-125m"
 """The model that is proposed: a small one, which learns on any machine."""
 
-_LEAST_ROWS = 10
+_LEAST_ROWS = 8  # to learn from and for dev
 _SAMPLE = 1_000  # examples whose tokens are counted
 _TOKENISED = 100_000  # candidates, of which an example may have a thousand
 _MOST_TRAIN, _MOST_DEV, _MOST_EVAL = 100_000, 500, 2_000
@@ -114,16 +114,16 @@ def propose(
     task, bad = custom_task(data), BadRows(skip=True)
     survey([train, validation or Table("", [])], task, bad, labels=list(data.candidates or ()))
     count, num_bad = len(train.rows), len(bad.of(train))
-    if count - num_bad < _LEAST_ROWS:
+    held_out = len(validation.rows) if validation else count // 5
+    rest = count - num_bad - (0 if validation else held_out)  # if no held-out row is a bad one
+    if rest < _LEAST_ROWS:
         raise InputError(
-            f"{train.where}: has {count - num_bad:,} good rows{_also_bad(bad, train)}; at least "
-            f"{_LEAST_ROWS} are needed"
+            f"{train.where}: has {count - num_bad:,} good rows{_also_bad(bad, train)}, which are "
+            "too few to learn from and to hold some out"
         )
     sample = _draw([row for row in train.rows if row.name not in bad.of(train)], task)
     shape, tokenizer = _known(model)
     lengths = _measure(sample, task, shape, tokenizer)
-    held_out = len(validation.rows) if validation else count // 5
-    rest = count - num_bad - (0 if validation else held_out)
     data.num_dev = min(_MOST_DEV, max(1, rest // 5))
     data.num_train = min(_MOST_TRAIN, rest - data.num_dev)
     data.num_eval = min(_MOST_EVAL, held_out)
