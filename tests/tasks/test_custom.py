@@ -210,13 +210,22 @@ def test_kinds_and_metrics_follow_from_what_is_given():
             {**REVIEW, "candidates": {"x": " bad", 7: " good", "z": " good"}},
             "data.candidates: labels '7' and 'z' have the same word, ' good'; give each its own",
         ),
-        ({**REVIEW, "metric": "f1"}, "data.metric='f1' compares texts, but custom has labels"),
+        (
+            {**REVIEW, "metric": "f1"},
+            "data.metric='f1' compares texts, but custom has labels: use macro_f1",
+        ),
+        ({**QUESTION, "metric": "macro_f1"}, "data.metric='macro_f1' is for labels that stay"),
         ({**QUESTION, "calibration": "median"}, "data.calibration is for candidates, but custom"),
         ({**QUESTION, "shuffle_labels": True}, "data.shuffle_labels permutes labels, but custom"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, reason):
     assert refusal(task, **fields).startswith(reason)
+
+
+def test_labels_are_called_what_they_are_in_the_data():
+    made = task(**{**REVIEW, "candidates": {"neg": " bad", 7: " good"}, "metric": "macro_f1"})
+    assert (made.labels, made.metric) == (("neg", "7"), "macro_f1")
 
 
 def test_own_data_need_a_path():
@@ -237,6 +246,7 @@ def test_fields_of_own_data_mean_nothing_to_other_tasks(field):
     ("name", "fields", "reason"),
     [
         ("sst2", {"metric": "f1"}, "data.metric='f1' compares texts, but sst2 has labels"),
+        ("copa", {"metric": "macro_f1"}, "data.metric='macro_f1' is for labels that stay the same"),
         ("squad", {"calibration": "content_free"}, "data.calibration is for candidates, but squad"),
         ("record", {"calibration": "median"}, "data.calibration='median' is for candidates that"),
         ("copa", {"shuffle_labels": True}, "data.shuffle_labels permutes labels, but copa has"),

@@ -122,6 +122,7 @@ def _labelled(template: Template, words: dict[str, str], label_field: str) -> Ta
         render=render,
         kind="classification",
         candidates=candidates,
+        labels=tuple(words),
         num_dev=NUM_DEV,
     )
 

@@ -72,7 +72,13 @@ def get_task(config: DataConfig) -> Task:
         fix = f"did you mean {close!r}?" if close else f"there are {', '.join(names)}"
         raise InputError(f"data.task={config.task!r}: no such task; {fix}")
     if config.metric == "f1" and task.metric != "f1":
-        raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels")
+        fix = ": use macro_f1" if task.candidates else ""
+        raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels{fix}")
+    metric = config.metric or task.metric
+    if metric == "macro_f1" and (task.kind != "classification" or not task.candidates):
+        raise InputError(
+            f"data.metric='macro_f1' is for labels that stay the same, but {task.name} has none"
+        )
     if config.shuffle_labels and task.kind != "classification":
         raise InputError(f"data.shuffle_labels permutes labels, but {task.name} has none")
     if config.calibration != "none" and task.kind == "generation":
@@ -82,7 +88,7 @@ def get_task(config: DataConfig) -> Task:
             f"data.calibration='median' is for candidates that stay the same, but those of "
             f"{task.name} depend on the example"
         )
-    return dataclasses.replace(task, metric=config.metric or task.metric)
+    return dataclasses.replace(task, metric=metric)
 
 
 def _own_task(config: DataConfig) -> Task:

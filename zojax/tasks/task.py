@@ -12,7 +12,7 @@ from zojax.tasks.row import BadRowError, Record
 
 NOT_TEXT = "with a field that is not text"
 Kind = Literal["classification", "likelihood", "generation"]
-Metric = Literal["accuracy", "f1"]
+Metric = Literal["accuracy", "f1", "macro_f1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Task:
         hub: the repository and configuration of a data set on the Hugging Face hub; None for data
             of your own, which ``data.path`` holds. Without a validation file, a fifth of such data
             is held out.
-        metric: ``accuracy``, or ``f1`` of the words in free answers.
+        metric: ``accuracy``; ``f1`` of the words in free answers; or ``macro_f1``, the mean of the
+            labels' F1.
         candidates: the words of the labels, if all examples have the same.
         splits: the names of the splits to train and to evaluate on.
         num_train: the number of training examples, unless ``data.num_train`` is set.
@@ -41,6 +42,7 @@ class Task:
         num_eval: the number of held-out examples.
         max_new_tokens: the most tokens of a generated answer.
         stop: the text that ends an answer.
+        labels: what reports call the labels of ``candidates``; if it is empty, by their words.
 
     Example:
         >>> import zojax
@@ -65,6 +67,7 @@ class Task:
     num_eval: int = 1000
     max_new_tokens: int = 0
     stop: str = "\n"
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
