@@ -80,6 +80,8 @@ def test_a_table_becomes_a_model_by_the_pages_commands(
     assert {row["queue"] for row in rows} == LABELS
     assert "Columns 'subject', 'body' are read" in told["init"]
     assert "label 0 ' question': 105 (41.0 %)" in told["data"]
+    for label in LABELS:
+        assert re.search(rf"^{label} .*[0-9]$", told["train"], re.MULTILINE)  # its F1 and others
     _check_result(clone / "runs" / "tickets", rows)
     _check_predictions(clone / "answers.csv", tickets)
     _check_peft(clone, rows)
@@ -91,7 +93,8 @@ def _check_result(run: Path, rows: list[dict[str, str]]) -> None:
     most = max(sum(row["queue"] == label for row in rows) for label in LABELS) / len(rows)
     assert result["eval_examples"] == 80
     assert result["eval_accuracy"] > most + 0.15
-    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("curves.png", "confusion.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def _check_predictions(answers: Path, tickets: dict) -> None:
