@@ -16,6 +16,7 @@ from zojax.commands import (
     data,
     demo,
     export,
+    fork,
     generate,
     init,
     journal,
@@ -37,6 +38,7 @@ _COMMANDS = {
     "demo": demo,
     "init": init,
     "train": train,
+    "fork": fork,
     "eval": evaluate,
     "export": export,
     "configs": configs,
@@ -53,6 +55,8 @@ _EXAMPLES = """examples:
   zojax init tickets.csv
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
+  zojax fork runs/demo --output runs/slower --set train.learning_rate=1e-4 \\
+      --set train.steps=4000
   zojax eval runs/demo
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2

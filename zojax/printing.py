@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -78,6 +78,16 @@ def say(*lines: str) -> None:
 def say_json(value: Any) -> None:
     """Prints a value as a line of JSON that any parser accepts."""
     say(to_json(value))
+
+
+def say_summary(
+    summary: Mapping[str, Any], in_words: Callable[[Mapping[str, Any]], str], *, as_json: bool
+) -> None:
+    """Prints what a command did, as a line of JSON or in words."""
+    if as_json:
+        say_json(summary)
+    else:
+        say(*in_words(summary).splitlines())
 
 
 def to_json(value: Any) -> str:

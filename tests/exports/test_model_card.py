@@ -20,7 +20,8 @@ from zojax.exports.export import export_run
 from zojax.generation import generate
 from zojax.hub import load_tokenizer
 from zojax.journal.file import read_journal
-from zojax.journal.replay import header_key, make_replay
+from zojax.journal.replay import make_replay
+from zojax.journal.segments import header_key
 from zojax.reading import read_json
 from zojax.runs import run_dir
 from zojax.runs.setup import load_data, load_model

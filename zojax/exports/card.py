@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from zojax.config import Config, to_dict
-from zojax.journal.file import FORMAT, SKIPPED, Journal
+from zojax.journal.file import SKIPPED, Journal, format_of
 from zojax.tasks import Task
 from zojax.tasks.dataset import get_sizes, get_task
 from zojax.text import code, markdown, plain
@@ -165,9 +165,10 @@ def _sections(exported: Exported) -> list[str]:
     facts = {
         "steps": f"{len(journal.records)} of {config.train.steps}, {skipped} skipped",
         "steps of this model": exported.step,
-        "format": FORMAT,
+        "format": format_of(header),
         "base model's content hash": header.base_hash,
         "key": f"{header.key_impl} {' '.join(map(str, header.key_data))}",
+        **{f"steps up to {one.steps} are of": one.run for one in header.segments},
         "made by": f"zojax {header.zojax or '?'}, jax {header.jax or '?'}",
     }
     task = get_task(config.data)
