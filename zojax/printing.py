@@ -6,7 +6,6 @@ arguments (``style="bold"``) or as :class:`rich.text.Text`.
 """
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from zojax.errors import BAD_INPUT, BROKEN_PIPE
-from zojax.text import plain, plain_lines
+from zojax.text import plain, plain_lines, standard
 
 _WIDTH = 80
 
@@ -96,19 +95,7 @@ def to_json(value: Any) -> str:
     >>> to_json({"loss": float("nan"), "path": "a\udcff"})
     '{"loss": null, "path": "a\\\\udcff"}'
     """
-    return json.dumps(_strict(value), allow_nan=False)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {_strict(name): _strict(of) for name, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
+    return json.dumps(standard(value), allow_nan=False)
 
 
 def warn(line: str) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from zojax import __version__
 from zojax.config import Config, apply_overrides, to_dict
 from zojax.errors import InputError
 from zojax.files import write_json
@@ -21,6 +20,7 @@ from zojax.runs.rebuild import best_step
 from zojax.runs.setup import load_data, run_data_hash
 from zojax.text import plain
 from zojax.training.method import check_method, check_objective
+from zojax.version import __version__
 
 LATEST = "latest"
 """In the place of a step: all steps that the run has done."""
