@@ -204,7 +204,10 @@ class Engine:
         return jax.jit(functools.partial(score, graphdef=self.model.graphdef))
 
     def _prompt(self, name: str, text: str) -> np.ndarray:
-        ids = [self.tokenizer.bos, *self.tokenizer.ids(text)]
+        try:
+            ids = self.tokenizer.prompt(self.tokenizer.ids(text))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         if max(ids) >= self.tokenizer.vocab_size:
             raise InputError(
                 f"{name}: has token {max(ids)}, but the model's vocabulary has "

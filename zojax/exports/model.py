@@ -25,9 +25,9 @@ from zojax.exports.lora import (
     truncated_svd,
 )
 from zojax.hub import save
-from zojax.hub.checkpoint_files import list_files
+from zojax.hub.checkpoint import find_checkpoint, locate
 from zojax.hub.saving import copy_beside_weights
-from zojax.hub.tensor_names import hf_names, match
+from zojax.hub.tensor_names import hf_names
 from zojax.journal.replay import header_key, is_folded, merge
 from zojax.models import Model
 from zojax.models.model import abstract
@@ -157,9 +157,7 @@ def base_tensors(model: Model) -> ReadBase:
 
     With it, a base and the model trained from it need not be in memory together.
     """
-    directory = Path(model.path)
-    files = list_files(directory)
-    entries = match(files, model.config, abstract(model.config)[1], directory)
+    entries = locate(find_checkpoint(model.path), abstract(model.config)[1])
     by_location = {location: (file, stored) for file, stored, location in entries}
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     locations = hf_names(flat, model.config)
