@@ -99,6 +99,7 @@ def _entries(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
     raw["vocab_size"] = header.shape("token_embd.weight")[0]
     raw["tie_word_embeddings"] = "output.weight" not in header.tensors
     raw["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
+    raw["mlp_bias"] = "blk.0.ffn_up.bias" in header.tensors
     raw.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
     if _FACTORS in header.tensors:
         raw["rope_scaling"] = _scaling_of_llama_3(header, raw)
