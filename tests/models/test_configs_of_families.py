@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from zojax.errors import InputError
+from zojax.exports.model import check_whole
 from zojax.hub import load, save
 from zojax.hub.checkpoint_files import write_safetensors
 from zojax.models.registry import PUBLISHED, family_of, parse_config
@@ -143,7 +144,10 @@ def test_the_text_of_a_model_with_eyes_is_read_and_saved(tmp_path):
         (directory / "config.json").write_text(json.dumps(outer))
         ours = load(str(directory))
         assert ours.config == peers.peer("gemma3_text").ours.config
+        with pytest.raises(InputError, match="is the text of a 'gemma3' model"):
+            check_whole(ours)
     save(ours, tmp_path / "saved")
+    check_whole(load(str(tmp_path / "saved")))
     again = peers.read_by_transformers(tmp_path / "saved")
     assert again.config.eos_token_id == 5
     ids = torch.arange(3, 15)[None]

@@ -15,6 +15,7 @@ from rich.console import Console
 from zojax.adapters import own_arrays
 from zojax.adapters.lora import linear_locations
 from zojax.adapters.merge import check_mergeable
+from zojax.errors import InputError
 from zojax.exports.card import Exported, hf_card, peft_card
 from zojax.exports.lora import (
     check_linear,
@@ -26,13 +27,16 @@ from zojax.exports.lora import (
 )
 from zojax.hub import save
 from zojax.hub.checkpoint import find_checkpoint, locate
-from zojax.hub.saving import copy_beside_weights
+from zojax.hub.gguf_file import is_gguf
+from zojax.hub.saving import copy_beside_weights, is_of_larger_model
 from zojax.hub.tensor_names import hf_names
 from zojax.journal.replay import header_key, is_folded, merge
 from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.precision import dequantise, rounded
+from zojax.reading import read_json
 from zojax.runs.rebuild import load_base, rebuild, saved_by
+from zojax.text import plain
 from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState, init_state
 
@@ -63,6 +67,7 @@ def export_peft(
         dtype: the dtype of the factors.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
+    check_whole(base)
     locations, read_base = linear_locations(base), base_tensors(base)
     abstract_state = _abstract_adapter(method, base.weights)
     check_mergeable(abstract_state)
@@ -112,6 +117,18 @@ def export_peft(
     }
     _write_card(directory, peft_card(_with_details(exported, summary, dtype), output))
     return summary
+
+
+def check_whole(base: Model) -> None:
+    """Raise ``InputError`` if a base is the text of a larger model, whose parts PEFT names."""
+    if is_gguf(base.path):
+        return
+    raw = read_json(Path(base.path) / "config.json")
+    if is_of_larger_model(raw, base.config):
+        raise InputError(
+            f"{base.path}: is the text of a {plain(repr(raw['model_type']), 40)} model, in which "
+            "PEFT names other layers; use --format hf"
+        )
 
 
 def export_hf(

@@ -53,6 +53,12 @@ def copy_beside_weights(source: str | Path, directory: Path) -> None:
             shutil.copyfile(Path(source) / name, directory / name)
 
 
+def is_of_larger_model(raw: Mapping[str, Any], config: DecoderConfig) -> bool:
+    """Whether a parsed ``config.json`` describes a model of which this is a part, its text."""
+    own = family_of(config).write_config(config).get("model_type")
+    return raw.get("model_type") not in (None, own)
+
+
 def save(
     model: Model,
     directory: str | os.PathLike[str],
@@ -149,8 +155,7 @@ def save_tensors(
         family = family_of(config)
         own = {**family.write_config(config), "torch_dtype": dtype.name}
         extra = dict(extra_config or {})
-        if extra.get("model_type", own.get("model_type")) != own.get("model_type"):
-            # It describes a larger model, of which this is the text.
+        if is_of_larger_model(extra, config):
             extra = {name: extra[name] for name in family.token_ids if name in extra}
         raw = {**family.token_ids, **extra, **own}
         raw.pop("dtype", None)  # transformers from 4.56 on would prefer it to torch_dtype

@@ -247,7 +247,11 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     )
     tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
     shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
-    buckets = few_buckets(shapes, tokens // train.micro_batches)
+    buckets = few_buckets(
+        shapes,
+        tokens // train.micro_batches,
+        ops_per_token=2 * train.micro_batches * run.method.estimator.num_variants * _in_layers(run),
+    )
     metric, splits = choice_metric(config, run.data.splits.task), run.data.splits
     value_nk = metric and score_choices(splits.train, run.scorer.num_candidates, metric)
     return BatchSource(
@@ -259,6 +263,11 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         value_nk,
         only=local_pages(layout, num_pages),
     )
+
+
+def _in_layers(run: Run) -> int:
+    """The number of weights that each token is multiplied by."""
+    return sum(weight.size for weight in jax.tree.leaves(run.model.weights["layers"]))
 
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:
