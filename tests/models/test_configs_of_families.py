@@ -1,17 +1,20 @@
 """Configurations, as they are published and as transformers writes them."""
 
+import dataclasses
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from zojax.errors import InputError
+from zojax.errors import InputError, as_line
 from zojax.exports.model import check_whole
 from zojax.hub import load, save
 from zojax.hub.checkpoint_files import write_safetensors
-from zojax.models.registry import PUBLISHED, family_of, parse_config
-from zojax.models.rope import Rope
+from zojax.models.registry import FAMILIES, PUBLISHED, family_of, parse_config
+from zojax.models.rope import Rope, frequencies, read_rope
 
 # As on the hub, but for entries that say nothing of the architecture.
 LLAMA_2 = {
@@ -103,6 +106,56 @@ SMALL = {
 def test_what_a_family_does_not_have_is_refused_in_one_line(model_type, entries, says):
     with pytest.raises(InputError, match=re.escape(says)):
         parse_config({**SMALL, "model_type": model_type, **entries})
+
+
+NO_VALUES = (0, -1, "8", 1.5, True, [8], ["\x1b"], {"a": 8}, 10**9, 1 << 62, "", [], None, -1.0)
+SELDOM = {
+    *("layer_types", "no_rope_layers", "no_rope_layer_interval", "sliding_window", "head_dim"),
+    *("max_window_layers", "rope_theta", "rope_local_base_freq", "sliding_window_pattern"),
+    *("rope_scaling", "rope_parameters", "partial_rotary_factor", "text_config", "hidden_act"),
+}
+
+
+def assert_config_or_line(read: Callable[[Any], Any], raw: dict[str, Any]) -> Any:
+    """Asserts that a file is read, to something that can be compiled for, or refused in a line."""
+    try:
+        config = read(raw)
+    except InputError as error:
+        line = as_line(error)
+    else:
+        hash(config)
+        return config
+    assert line.isprintable()
+    return None
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_any_value_of_an_entry_is_one_line_or_an_architecture(family):
+    raw = {**SMALL, "model_type": family.model_type, "use_sliding_window": True}
+    raw |= {"ffn_dim": 12, "activation_function": "relu", "hidden_activation": None}
+    raw |= {"sliding_window": 4, "max_window_layers": 1}
+    raw |= {"text_config": dict(raw)}
+    parse_config(raw)
+    for entry in sorted({*raw, *SELDOM} - {"model_type", "architectures"}):
+        for value in NO_VALUES:
+            for changed in (
+                {**raw, entry: value},
+                {**raw, "text_config": {**raw["text_config"], entry: value}},
+                {**raw, "rope_scaling": {"type": "yarn", "factor": 2.0, entry: value}},
+            ):
+                assert_config_or_line(parse_config, changed)
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+def test_any_number_of_a_scaling_is_one_line_or_gives_finite_frequencies(kind):
+    raw = {"type": kind, "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    numbers = (1e-30, 1e30, 1, 1.0001, 2**22, 3e38, *NO_VALUES)
+    for entry in (field.name for field in dataclasses.fields(Rope)):
+        for value in numbers:
+            scaling = {"max_position_embeddings": 64, "rope_scaling": {**raw, entry: value}}
+            if rope := assert_config_or_line(read_rope, scaling):
+                found, size = frequencies(rope, 8)
+                assert np.isfinite([*found, size]).all(), (entry, value)
 
 
 def test_gemma_3_has_two_kinds_of_rotary_positions_in_either_form():

@@ -1,5 +1,6 @@
 """Every family scores, generates and saves as transformers does, with adapters and without."""
 
+import copy
 import dataclasses
 import functools
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from zojax.adapters import stack_variants
+from zojax.adapters.lora import load_lora
 from zojax.generation.decode import generate_tokens
 from zojax.generation.prompts import pack_prompts
 from zojax.hub import load, save
@@ -124,6 +126,23 @@ def test_a_prefix_of_tokens_is_the_text_that_begins_with_them(name):
     expected = peers.their_logprobs(peer.theirs, both, first=len(before) + 1)
     np.testing.assert_allclose(under_prefix, expected, atol=TOLERANCE)
     assert np.abs(under_prefix - base).max() > 50 * TOLERANCE, "says nothing"
+
+
+def test_a_lora_that_peft_made_scores_as_peft_scores_it(tmp_path):
+    peft, peer = pytest.importorskip("peft"), peers.peer("llama")
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    settings = peft.LoraConfig(
+        r=2, target_modules=modules, init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    adapted = peft.get_peft_model(copy.deepcopy(peer.theirs), settings).eval()
+    adapted.save_pretrained(str(tmp_path))
+    pool = stack_variants([load_lora(tmp_path, peer.ours)])
+    text = tokens(np.random.default_rng(8), 12)
+    pages = pack(items := [from_span(text, 1, len(text))], shape_needed(items))
+    pages = dataclasses.replace(pages, slot_p=np.ones_like(pages.slot_p))
+    ours = np.asarray(SCORE(peer.ours.weights, pool, pages, graphdef=peer.ours.graphdef))[0]
+    np.testing.assert_allclose(ours, peers.their_logprobs(adapted, text), atol=TOLERANCE)
+    assert np.abs(ours - peers.their_logprobs(peer.theirs, text)).max() > 50 * TOLERANCE
 
 
 def test_int8_matrices_score_as_the_numbers_that_they_hold():

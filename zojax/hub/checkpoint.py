@@ -57,6 +57,8 @@ def find_checkpoint(path: str, *, with_weights: bool = False) -> Checkpoint:
         return Checkpoint(Path(path), *read_gguf(Path(path)))
     directory = _find_directory(path, with_weights=with_weights)
     raw = read_json(directory / "config.json", _MOST_CONFIG_BYTES)
+    if with_weights:
+        _check_not_quantised(raw, directory)
     try:
         return Checkpoint(directory, parse_config(raw), _dtype(raw, directory))
     except InputError as error:
@@ -123,6 +125,18 @@ def _download(hub_id: str, *, with_weights: bool) -> Path:
             f"{hub_id}: neither a directory{where} nor a hub id that can be reached ({reason})"
         ) from error
     return directory
+
+
+def _check_not_quantised(raw: Mapping[str, Any], directory: Path) -> None:
+    """Raises for weights that were quantised by another program, whose tensors have other names."""
+    if not (found := raw.get("quantization_config")):
+        return
+    method = found.get("quant_method") if isinstance(found, dict) else found
+    raise InputError(
+        f"{directory}: holds weights quantised by {plain(repr(method), 40)}, which zojax does not "
+        "read; give the checkpoint that they were made from, with --set model.dtype=int8 if memory "
+        "is short"
+    )
 
 
 def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:

@@ -48,21 +48,26 @@ class SmolLM3Config:
         return gated_config.splits_of(self)
 
 
-def read_config(raw: Mapping[str, Any]) -> SmolLM3Config:
-    """Reads a parsed ``config.json``."""
-    layers = gated_config.num_layers(raw)
-    rotated = raw.get("no_rope_layers")
-    interval = raw.get("no_rope_layer_interval", 4)
-    if rotated is None:
+def _rotated(raw: Mapping[str, Any]) -> list[Any]:
+    """Which layers have rotary positions, as 0 and 1."""
+    layers, given = gated_config.num_layers(raw), raw.get("no_rope_layers")
+    if given is None:
+        interval = raw.get("no_rope_layer_interval", 4)
         if not isinstance(interval, int) or interval < 1:
             raise InputError(f"{PLACE}: no_rope_layer_interval is not a positive number")
-        rotated = [int((layer + 1) % interval != 0) for layer in range(layers)]
-    if isinstance(rotated, list | tuple):
-        if len(rotated) < layers:
-            raise InputError(
-                f"{PLACE}: no_rope_layers has {len(rotated):,} entries for {layers:,} layers"
-            )
-        rotated = rotated[:layers]
+        return [int((layer + 1) % interval != 0) for layer in range(layers)]
+    if not isinstance(given, list | tuple):
+        raise InputError(f"{PLACE}: no_rope_layers is not a list")
+    if len(given) < layers:
+        raise InputError(
+            f"{PLACE}: no_rope_layers has {len(given):,} entries for {layers:,} layers"
+        )
+    return list(given[:layers])
+
+
+def read_config(raw: Mapping[str, Any]) -> SmolLM3Config:
+    """Reads a parsed ``config.json``."""
+    rotated = _rotated(raw)
     window = raw.get("sliding_window") if raw.get("use_sliding_window") else None
     types = gated_config.read_layer_types(
         raw, lambda layer: window is not None and not rotated[layer]

@@ -264,7 +264,7 @@ class Training:
             return
         training, sent = self._open, self._sent
         try:
-            done = finished(sent, training.stop)
+            done = finished(training.trainer, sent, training.stop)
             with named_if_unwritable(training.directory):
                 write_down(training.trainer, done, self._started)
             if len(done) < len(sent):
