@@ -16,9 +16,11 @@ from zojax.commands import (
     data,
     demo,
     export,
+    fork,
     generate,
     journal,
     plan,
+    predict,
     score,
     settings,
     train,
@@ -35,7 +37,9 @@ from zojax.text import half_character, plain, plain_lines
 _COMMANDS = {
     "demo": demo,
     "train": train,
+    "fork": fork,
     "eval": evaluate,
+    "predict": predict,
     "export": export,
     "configs": configs,
     "settings": settings,
@@ -50,13 +54,16 @@ _EXAMPLES = """examples:
   zojax demo
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
+  zojax fork runs/demo --output runs/slower --set train.learning_rate=1e-4 \\
+      --set train.steps=4000
   zojax eval runs/demo
+  zojax predict runs/demo --data reviews.csv --output answers.csv
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2
   zojax settings train
   zojax data preview --config configs/demo.py
   zojax journal show runs/demo
-  zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
+  zojax score runs/demo --text "a gripping film . It was" \\
       --candidate " great" --candidate " terrible"
   zojax generate --model facebook/opt-125m --prompt "The film was"
   zojax plan --model facebook/opt-13b --target h100x1

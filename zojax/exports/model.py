@@ -30,7 +30,8 @@ from zojax.hub.checkpoint import find_checkpoint, locate
 from zojax.hub.gguf_file import is_gguf
 from zojax.hub.saving import copy_beside_weights, is_of_larger_model
 from zojax.hub.tensor_names import hf_names
-from zojax.journal.replay import header_key, is_folded, merge
+from zojax.journal.replay import is_folded, merge
+from zojax.journal.segments import key_after
 from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.precision import dequantise, rounded
@@ -153,7 +154,7 @@ def export_hf(
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Otherwise the last interval would be rounded to the run's dtype first, then to this one.
         owned = OwnedWeights(_widened(owned.weights))
-    merged = merge(owned, state, method, header_key(exported.journal))
+    merged = merge(owned, state, method, key_after(exported.journal, exported.step))
     model = dataclasses.replace(base, weights=merged)
     summary: dict[str, Any] = {"dtype": dtype.name}
     if dtype.itemsize == 2 and not is_folded(method, exported.step):

@@ -99,7 +99,7 @@ def _check_kind(directory: Path, path: str) -> None:
     """Raises unless a directory holds a checkpoint; names what it holds instead."""
     if is_file(directory / _JOURNAL):
         raise InputError(
-            f"{path}: is a run, not a checkpoint; zojax generate and zojax eval take it as RUN, "
+            f"{path}: is a run, not a checkpoint; zojax generate, score and eval take it as RUN, "
             f"and zojax export {path} --format hf --output DIR makes a checkpoint of it"
         )
     if is_file(directory / "config.json"):
