@@ -16,14 +16,15 @@ from safetensors.flax import load_file
 from tests.run_fixtures import STYLES
 from zojax.adapters import stack_variants
 from zojax.commands.export import in_words
-from zojax.commands.journal import replay_to
+from zojax.commands.journal_replay import replay_to
 from zojax.errors import InputError
 from zojax.exports.export import export_run
 from zojax.exports.model import base_tensors
 from zojax.hub import load
 from zojax.hub.tensor_names import hf_names
 from zojax.journal.file import read_journal
-from zojax.journal.replay import header_key, make_replay
+from zojax.journal.replay import make_replay
+from zojax.journal.segments import header_key
 from zojax.models import content_hash
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model

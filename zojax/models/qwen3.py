@@ -8,7 +8,7 @@ from flax import nnx
 
 from zojax.config.fields import Positive, Switch
 from zojax.models import gated, gated_config
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.gated_config import FULL, LayerTypes
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope
@@ -91,4 +91,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("qwen3"),
 )
