@@ -44,7 +44,7 @@ _SCALINGS = {
 """Entries of ``rope_scaling`` by their names in the metadata, after ``rope.scaling``."""
 
 _FACTORS = "rope_freqs.weight"
-_LLAMA_3_TEXTS = 8192  # tokens in the texts before the scaling, in all sizes
+_BEFORE_SCALING = 8192  # tokens in the texts before the scaling, in all sizes
 
 
 def read_gguf(path: Path) -> tuple[DecoderConfig, np.dtype, GgufFile]:
@@ -102,7 +102,7 @@ def _entries(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
     raw["mlp_bias"] = "blk.0.ffn_up.bias" in header.tensors
     raw.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
     if _FACTORS in header.tensors:
-        raw["rope_scaling"] = _scaling_of_llama_3(header, raw)
+        raw["rope_scaling"] = _scaling_by_bands(header, raw)
     return raw
 
 
@@ -111,7 +111,7 @@ def _shortest(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _scaling_of_llama_3(header: GgufHeader, raw: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling_by_bands(header: GgufHeader, raw: Mapping[str, Any]) -> dict[str, Any]:
     """The scaling from which the file's factors of the frequencies come.
 
     The files have the factors in place of its numbers, of which but one differs between sizes.
@@ -119,12 +119,12 @@ def _scaling_of_llama_3(header: GgufHeader, raw: Mapping[str, Any]) -> dict[str,
     factors_e = header.rows(_FACTORS)
     theta, factor = float(raw.get("rope_theta", 10_000.0)), _shortest(float(factors_e.max()))
     scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    rope = Rope(theta, "llama3", original_max_position_embeddings=_LLAMA_3_TEXTS, **scaling)
+    rope = Rope(theta, "llama3", original_max_position_embeddings=_BEFORE_SCALING, **scaling)
     size = 2 * len(factors_e)
     wanted_e = frequencies(Rope(theta), size)[0] / frequencies(rope, size)[0]
     if not np.allclose(factors_e, wanted_e, rtol=1e-3):
         raise InputError(f"{_FACTORS} scales rotary positions as zojax does not know")
-    return {"rope_type": "llama3", "original_max_position_embeddings": _LLAMA_3_TEXTS, **scaling}
+    return {"rope_type": "llama3", "original_max_position_embeddings": _BEFORE_SCALING, **scaling}
 
 
 def _sources(header: GgufHeader, config: DecoderConfig, gguf: Gguf) -> dict[str, Source]:
