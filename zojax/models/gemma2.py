@@ -115,7 +115,7 @@ def stack(
         precision: the number formats.
         rngs: where random weights come from.
     """
-    heads = gated.heads_of(
+    heads = gated.attention_kind(
         config,
         ropes,
         gated_config.windows_of(config),

@@ -53,7 +53,7 @@ def module(
     """The decoder, with random weights."""
     bias = config.attention_bias
     ropes = (config.rope_parameters,) * config.num_hidden_layers
-    heads = gated.heads_of(config, ropes, bias=bias, out_bias=bias)
+    heads = gated.attention_kind(config, ropes, bias=bias, out_bias=bias)
     return gated.pre_norm_stack(
         config, heads, mlp_bias=config.mlp_bias, precision=precision, rngs=rngs
     )

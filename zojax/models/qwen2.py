@@ -55,7 +55,7 @@ def module(
 ) -> gated.Stack:
     """The decoder, with random weights."""
     ropes = (config.rope_parameters,) * config.num_hidden_layers
-    heads = gated.heads_of(config, ropes, gated_config.windows_of(config), bias=True)
+    heads = gated.attention_kind(config, ropes, gated_config.windows_of(config), bias=True)
     return gated.pre_norm_stack(config, heads, precision=precision, rngs=rngs)
 
 

@@ -58,7 +58,7 @@ def module(
     """The decoder, with random weights."""
     ropes = (config.rope_parameters,) * config.num_hidden_layers
     windows, bias = gated_config.windows_of(config), config.attention_bias
-    heads = gated.heads_of(config, ropes, windows, bias=bias, out_bias=bias)
+    heads = gated.attention_kind(config, ropes, windows, bias=bias, out_bias=bias)
     return gated.pre_norm_stack(config, heads, head_norm=True, precision=precision, rngs=rngs)
 
 

@@ -97,7 +97,7 @@ def module(
     """The decoder, with random weights."""
     ropes = [config.rope_parameters if on else None for on in config.no_rope_layers]
     windows, bias = gated_config.windows_of(config), config.attention_bias
-    heads = gated.heads_of(config, ropes, windows, bias=bias, out_bias=bias)
+    heads = gated.attention_kind(config, ropes, windows, bias=bias, out_bias=bias)
     return gated.pre_norm_stack(
         config, heads, mlp_bias=config.mlp_bias, precision=precision, rngs=rngs
     )
