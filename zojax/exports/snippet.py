@@ -4,7 +4,6 @@ from pathlib import Path
 
 from zojax.config import Config
 from zojax.errors import InputError
-from zojax.hub import load_tokenizer
 from zojax.hub.gguf_file import is_gguf
 from zojax.models.precision import precision_of
 from zojax.tasks import Task
@@ -88,10 +87,7 @@ def fitted(prompt, room):
 def _start(config: Config) -> str:
     """Code for the tokens before a prompt: BOS, if the run's prompts start with one."""
     bos = config.model.bos_token_id
-    if bos is not None:
-        return f"[{bos}]"
-    own = load_tokenizer(config.model.path, None).bos
-    return "[]" if own is None else "[tokenizer.bos_token_id]"
+    return "tokenizer('').input_ids[:1]  # BOS, if it has one" if bos is None else f"[{bos}]"
 
 
 def _fitting(config: Config) -> str:
