@@ -18,6 +18,7 @@ from zojax.commands import (
     export,
     fork,
     generate,
+    init,
     journal,
     plan,
     predict,
@@ -36,6 +37,7 @@ from zojax.text import half_character, plain, plain_lines
 # imports little before it runs, so that help and errors appear at once.
 _COMMANDS = {
     "demo": demo,
+    "init": init,
     "train": train,
     "fork": fork,
     "eval": evaluate,
@@ -52,6 +54,7 @@ _COMMANDS = {
 
 _EXAMPLES = """examples:
   zojax demo
+  zojax init tickets.csv
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
   zojax fork runs/demo --output runs/slower --set train.learning_rate=1e-4 \\

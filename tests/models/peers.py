@@ -85,6 +85,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+_SAVED: list[tempfile.TemporaryDirectory[str]] = []
+
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
@@ -117,10 +119,11 @@ def rough(theirs: Any) -> Any:
 
 
 def saved(theirs: Any) -> str:
-    """Where a model of transformers was saved; its embedding's class cannot be asked for that."""
-    directory = tempfile.mkdtemp(prefix="zojax-peer-")
-    theirs.save_pretrained(directory)
-    return directory
+    """Where a model of transformers was saved, until this process ends."""
+    directory = tempfile.TemporaryDirectory(prefix="zojax-peer-")
+    _SAVED.append(directory)
+    theirs.save_pretrained(directory.name)
+    return directory.name
 
 
 def read_by_transformers(directory: Path) -> Any:

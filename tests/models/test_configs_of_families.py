@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from zojax.errors import InputError, as_line
 from zojax.exports.model import check_whole
 from zojax.hub import load, save
 from zojax.hub.checkpoint_files import write_safetensors
+from zojax.hub.tensor_names import tensor_shapes
 from zojax.models.registry import FAMILIES, PUBLISHED, family_of, parse_config
 from zojax.models.rope import Rope, frequencies, read_rope
 
@@ -66,6 +68,30 @@ def test_transformers_reads_what_is_written_and_writes_what_is_read(hub_id):
     written = json.loads(json.dumps(family_of(config).write_config(config)))
     theirs = transformers.AutoConfig.for_model(**written)
     assert parse_config(theirs.to_dict()) == config
+
+
+# As the hub counts the tensors of each checkpoint; a tied head is none.
+PARAMETERS = {
+    "meta-llama/Llama-2-7b-hf": 6_738_415_616,
+    "meta-llama/Meta-Llama-3-8B": 8_030_261_248,
+    "meta-llama/Meta-Llama-3-70B": 70_553_706_496,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "HuggingFaceTB/SmolLM2-135M": 134_515_008,
+    "HuggingFaceTB/SmolLM3-3B": 3_075_098_624,
+    "mistralai/Mistral-7B-v0.1": 7_241_732_096,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "google/gemma-2-2b": 2_614_341_888,
+    "google/gemma-2-27b": 27_227_128_320,
+    "google/gemma-3-1b-pt": 999_885_952,
+}
+
+
+@pytest.mark.parametrize("hub_id", PARAMETERS)
+def test_published_sizes_have_as_many_parameters_as_their_checkpoints(hub_id):
+    shapes = tensor_shapes(PUBLISHED[hub_id])
+    assert sum(map(math.prod, shapes.values())) == PARAMETERS[hub_id]
 
 
 SMALL = {

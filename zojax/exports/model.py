@@ -26,9 +26,10 @@ from zojax.exports.lora import (
     truncated_svd,
 )
 from zojax.hub import save
-from zojax.hub.checkpoint_files import list_files
+from zojax.hub.checkpoint import find_checkpoint, locate
+from zojax.hub.gguf_file import is_gguf
 from zojax.hub.saving import copy_beside_weights, is_of_larger_model
-from zojax.hub.tensor_names import hf_names, match
+from zojax.hub.tensor_names import hf_names
 from zojax.journal.replay import is_folded, merge
 from zojax.journal.segments import key_after
 from zojax.models import Model
@@ -121,6 +122,8 @@ def export_peft(
 
 def check_whole(base: Model) -> None:
     """Raise ``InputError`` if a base is the text of a larger model, whose parts PEFT names."""
+    if is_gguf(base.path):
+        return
     raw = read_json(Path(base.path) / "config.json")
     if is_of_larger_model(raw, base.config):
         raise InputError(
@@ -172,9 +175,7 @@ def base_tensors(model: Model) -> ReadBase:
 
     With it, a base and the model trained from it need not be in memory together.
     """
-    directory = Path(model.path)
-    files = list_files(directory)
-    entries = match(files, model.config, abstract(model.config)[1], directory)
+    entries = locate(find_checkpoint(model.path), abstract(model.config)[1])
     by_location = {location: (file, stored) for file, stored, location in entries}
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     locations = hf_names(flat, model.config)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from zojax.config import Config
 from zojax.errors import InputError
+from zojax.hub.gguf_file import is_gguf
 from zojax.models.precision import precision_of
 from zojax.tasks import Task
 from zojax.tasks.custom import parse_template
@@ -30,13 +31,24 @@ tokenizer = AutoTokenizer.from_pretrained({str(directory)!r})"""
 def peft_usage(config: Config, directory: Path) -> str:
     """Code for a directory of PEFT, on the run's base model."""
     base, dtype = config.model.path, _dtype(config.model.dtype)
+    place = (
+        f"{str(Path(base).parent)!r}, gguf_file={Path(base).name!r}"
+        if is_gguf(base)
+        else repr(base)
+    )
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained({base!r}, dtype=torch.{dtype})
+base = AutoModelForCausalLM.from_pretrained({place}, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(base, {str(directory)!r}).eval()
-tokenizer = AutoTokenizer.from_pretrained({base!r})"""
+tokenizer = AutoTokenizer.from_pretrained({place})"""
     return _usage(config, load)
+
+
+def _place(base: str) -> str:
+    """The arguments with which transformers finds a model."""
+    path = Path(base)
+    return f"{str(path.parent)!r}, gguf_file={path.name!r}" if is_gguf(path) else repr(base)
 
 
 def _dtype(name: str) -> str:
@@ -46,8 +58,7 @@ def _dtype(name: str) -> str:
 
 def _usage(config: Config, load: str) -> str:
     """Code that loads the model and uses it as the task does: to generate or to rank."""
-    bos, task = config.model.bos_token_id, get_task(config.data)
-    first = "tokenizer.bos_token_id" if bos is None else str(bos)
+    task, start = get_task(config.data), _start(config)
     how = _generating(task) if task.kind == "generation" else _ranking(task)
     return f"""## Use
 
@@ -63,13 +74,20 @@ def ids(text):
 
 def fitted(prompt, room):
     \"\"\"A prompt's tokens, with room for others behind them.\"\"\"
-    excess = 1 + len(prompt) + room - max_length
+    start = {start}
+    excess = len(start) + len(prompt) + room - max_length
 {_fitting(config)}
-    return [{first}, *prompt[max(0, excess) :]]
+    return start + prompt[max(0, excess) :]
 
 
 {how.format(prompt=_prompt(config, task))}
 ```"""
+
+
+def _start(config: Config) -> str:
+    """Code for the tokens before a prompt: BOS, if the run's prompts start with one."""
+    bos = config.model.bos_token_id
+    return "tokenizer('').input_ids[:1]  # BOS, if it has one" if bos is None else f"[{bos}]"
 
 
 def _fitting(config: Config) -> str:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from zojax.config.fields import Text
 from zojax.errors import InputError
+from zojax.hub.gguf_file import GgufFile
 from zojax.hub.quantised import Fp8File, as_float32
 from zojax.hub.safetensors_header import SHORT_NAMES, read_header
 from zojax.hub.stored import FP8, Box, StoredTensor, shown, slices
@@ -71,7 +72,7 @@ def _read_rows(path: Path, stored: StoredTensor, box: Box) -> np.ndarray:
     return rows.reshape(last - first, *stored.shape[1:])[:, *slices(rest)]
 
 
-CheckpointFile = SafetensorsFile | TorchFile | Fp8File
+CheckpointFile = SafetensorsFile | TorchFile | GgufFile | Fp8File
 
 
 def _open(path: Path) -> SafetensorsFile | TorchFile:

@@ -17,7 +17,9 @@ from flax import traverse_util
 from zojax.files import write_json
 from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import WEIGHT_PATTERNS
+from zojax.hub.gguf_file import is_gguf
 from zojax.hub.tensor_names import hf_names, tensor_shapes
+from zojax.hub.tokenizer import load_tokenizer
 from zojax.models.family import DecoderConfig
 from zojax.models.model import Model
 from zojax.models.precision import TreePath
@@ -26,6 +28,7 @@ from zojax.reading import read_json
 
 _MAX_SHARD_BYTES = 5_000_000_000
 
+_TOKENS = ("bos", "eos", "pad")
 _BESIDE_WEIGHTS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,8 +43,11 @@ _BESIDE_WEIGHTS = (
 """Files of a base model that its fine-tuned models need, too."""
 
 
-def copy_beside_weights(source: str | os.PathLike[str], directory: Path) -> None:
+def copy_beside_weights(source: str | Path, directory: Path) -> None:
     """Copies a checkpoint's tokenizer and settings of generation into another's directory."""
+    if is_gguf(source):
+        load_tokenizer(str(source), None).tokens.save_pretrained(directory)
+        return
     for name in _BESIDE_WEIGHTS:
         if (Path(source) / name).is_file():
             shutil.copyfile(Path(source) / name, directory / name)
@@ -85,8 +91,6 @@ def save(
             return np.asarray(flat[path].astype(dtype))
         return np.asarray(_layer(flat[path], layer, dtype))
 
-    source = Path(model.path) / "config.json"
-    extra = read_json(source) if model.path and source.is_file() else {}
     save_tensors(
         model.config,
         directory,
@@ -95,8 +99,18 @@ def save(
         metadata=metadata,
         max_shard_bytes=max_shard_bytes,
         format=format,
-        extra_config=extra,
+        extra_config=_other_entries(model.path),
     )
+
+
+def _other_entries(path: str) -> dict[str, Any]:
+    """The entries of a checkpoint's ``config.json``, or those that its GGUF file has instead."""
+    if path and is_gguf(path):
+        tokens = load_tokenizer(path, None).tokens
+        ids = {f"{kind}_token_id": getattr(tokens, f"{kind}_token_id") for kind in _TOKENS}
+        return {name: token for name, token in ids.items() if token is not None}
+    source = Path(path) / "config.json"
+    return read_json(source) if path and source.is_file() else {}
 
 
 def save_tensors(

@@ -30,8 +30,8 @@ _ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Heads:
-    """The attention of all layers of a model.
+class AttentionKind:
+    """What the attention of a model is like, in all its layers.
 
     Attributes:
         hidden_size: the residual stream's width.
@@ -58,14 +58,14 @@ class Heads:
     scale: float | None = None
 
 
-def heads_of(
+def attention_kind(
     config: DecoderConfig,
     ropes: Sequence[Rope | None],
     windows: Sequence[int | None] = (),
     **own: Any,
-) -> Heads:
-    """The attention of a configuration; no windows by default, and ``own`` as in :class:`Heads`."""
-    return Heads(
+) -> AttentionKind:
+    """The attention of a configuration, by default without windows; ``own`` is what else it has."""
+    return AttentionKind(
         config.hidden_size,
         config.num_attention_heads,
         config.num_key_value_heads,
@@ -84,7 +84,12 @@ class Attention(nnx.Module):
     """
 
     def __init__(
-        self, heads: Heads, *, precision: Precision, rngs: nnx.Rngs, norm: Norm | None = None
+        self,
+        heads: AttentionKind,
+        *,
+        precision: Precision,
+        rngs: nnx.Rngs,
+        norm: Norm | None = None,
     ):
         self.heads = heads
         n, wide, narrow = (
@@ -257,7 +262,7 @@ class Stack(nnx.Module):
 
 def pre_norm_stack(
     config: Any,
-    heads: Heads,
+    heads: AttentionKind,
     *,
     mlp_bias: bool = False,
     head_norm: bool = False,

@@ -9,7 +9,7 @@ from flax import nnx
 
 from zojax.config.fields import Positive, Switch
 from zojax.models import gated, gated_config
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.forward import Cache, LayerForward, take
 from zojax.models.gated_config import FULL, SLIDING, LayerTypes
 from zojax.models.layers import RMSNorm
@@ -115,7 +115,7 @@ def stack(
         precision: the number formats.
         rngs: where random weights come from.
     """
-    heads = gated.heads_of(
+    heads = gated.attention_kind(
         config,
         ropes,
         gated_config.windows_of(config),
@@ -143,6 +143,16 @@ def stack(
         precision=precision,
         rngs=nnx.Rngs(0) if rngs is None else rngs,
     )
+
+
+def scalar_of_size(raw: Mapping[str, Any], largest: int) -> dict[str, Any]:
+    """``query_pre_attn_scalar``, which follows from the size.
+
+    It is the size of a head, and in the largest model the width for each of its heads.
+    """
+    if raw["num_hidden_layers"] != largest:
+        return {"query_pre_attn_scalar": raw["head_dim"]}
+    return {"query_pre_attn_scalar": raw["hidden_size"] // raw["num_attention_heads"]}
 
 
 def module(
@@ -180,4 +190,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("gemma2", lambda raw: scalar_of_size(raw, largest=46), norm_offset=1.0),
 )

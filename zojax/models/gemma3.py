@@ -14,7 +14,7 @@ from zojax.config.fields import Positive, Switch
 from zojax.errors import InputError
 from zojax.models import gated, gated_config, gemma2
 from zojax.models.config_json import PLACE
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.gated_config import FULL, SLIDING, LayerTypes
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope, parse_rope
@@ -170,6 +170,7 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("gemma3", lambda raw: gemma2.scalar_of_size(raw, largest=62), norm_offset=1.0),
     ignored_starts=(
         *("vision_tower.", "multi_modal_projector."),
         *("model.vision_tower.", "model.multi_modal_projector."),

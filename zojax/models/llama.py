@@ -8,7 +8,7 @@ from flax import nnx
 
 from zojax.config.fields import Positive, Switch
 from zojax.models import gated, gated_config
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope
 
@@ -53,7 +53,7 @@ def module(
     """The decoder, with random weights."""
     bias = config.attention_bias
     ropes = (config.rope_parameters,) * config.num_hidden_layers
-    heads = gated.heads_of(config, ropes, bias=bias, out_bias=bias)
+    heads = gated.attention_kind(config, ropes, bias=bias, out_bias=bias)
     return gated.pre_norm_stack(
         config, heads, mlp_bias=config.mlp_bias, precision=precision, rngs=rngs
     )
@@ -126,4 +126,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("llama", paired_rows=True),
 )

@@ -41,7 +41,7 @@ def module(
     """The decoder, with random weights."""
     layers = config.num_hidden_layers
     ropes, windows = (config.rope_parameters,) * layers, (config.sliding_window,) * layers
-    heads = gated.heads_of(config, ropes, windows)
+    heads = gated.attention_kind(config, ropes, windows)
     return gated.pre_norm_stack(config, heads, precision=precision, rngs=rngs)
 
 

@@ -267,6 +267,7 @@ FAMILY = Family(
     ignored=("decoder.version",),
     # The tokenizer prepends </s> (2), which also ends a text.
     token_ids={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
+    always_bos=True,
     # From each checkpoint's ``config.json``.
     published={
         "facebook/opt-125m": _published(768, 12, 12),

@@ -8,7 +8,7 @@ from flax import nnx
 
 from zojax.config.fields import Positive, Switch
 from zojax.models import gated, gated_config
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.gated_config import FULL, LayerTypes
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope
@@ -55,7 +55,7 @@ def module(
 ) -> gated.Stack:
     """The decoder, with random weights."""
     ropes = (config.rope_parameters,) * config.num_hidden_layers
-    heads = gated.heads_of(config, ropes, gated_config.windows_of(config), bias=True)
+    heads = gated.attention_kind(config, ropes, gated_config.windows_of(config), bias=True)
     return gated.pre_norm_stack(config, heads, precision=precision, rngs=rngs)
 
 
@@ -99,4 +99,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("qwen2"),
 )

@@ -8,7 +8,7 @@ from flax import nnx
 
 from zojax.config.fields import Positive, Switch
 from zojax.models import gated, gated_config
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.gated_config import FULL, LayerTypes
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope
@@ -58,7 +58,7 @@ def module(
     """The decoder, with random weights."""
     ropes = (config.rope_parameters,) * config.num_hidden_layers
     windows, bias = gated_config.windows_of(config), config.attention_bias
-    heads = gated.heads_of(config, ropes, windows, bias=bias, out_bias=bias)
+    heads = gated.attention_kind(config, ropes, windows, bias=bias, out_bias=bias)
     return gated.pre_norm_stack(config, heads, head_norm=True, precision=precision, rngs=rngs)
 
 
@@ -91,4 +91,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("qwen3"),
 )

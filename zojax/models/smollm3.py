@@ -11,7 +11,7 @@ from zojax.config.fields import Positive, Switch
 from zojax.errors import InputError
 from zojax.models import gated, gated_config
 from zojax.models.config_json import PLACE
-from zojax.models.family import Family, Layers, Rows, WideWidth, Width
+from zojax.models.family import Family, Gguf, Layers, Rows, WideWidth, Width
 from zojax.models.gated_config import FULL, LayerTypes
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope, read_rope
@@ -97,7 +97,7 @@ def module(
     """The decoder, with random weights."""
     ropes = [config.rope_parameters if on else None for on in config.no_rope_layers]
     windows, bias = gated_config.windows_of(config), config.attention_bias
-    heads = gated.heads_of(config, ropes, windows, bias=bias, out_bias=bias)
+    heads = gated.attention_kind(config, ropes, windows, bias=bias, out_bias=bias)
     return gated.pre_norm_stack(
         config, heads, mlp_bias=config.mlp_bias, precision=precision, rngs=rngs
     )
@@ -125,4 +125,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
+    gguf=Gguf("smollm3", paired_rows=True),
 )
