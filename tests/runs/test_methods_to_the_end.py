@@ -34,6 +34,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "adam"},
     ),
     "FZOO": ({"name": "fzoo", "num_queries": 3, "interval": 2}, {}),
+    "LoZO into an adapter beside int8": (
+        {"fold": "adapter", "adapter_rank": 2, "interval": 2},
+        {},
+    ),
 }
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -42,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("compile_cache")
 @pytest.fixture(params=METHODS)
 def config(request, tiny_model, tiny_reviews, tmp_path) -> Config:
     estimator, training = METHODS[request.param]
-    dtype = "bfloat16" if "bfloat16" in request.param else "float32"
+    dtype = next((dtype for dtype in ("bfloat16", "int8") if dtype in request.param), "float32")
     return Config(
         ModelConfig(str(tiny_model), dtype=dtype),
         RunConfig(str(tmp_path / "run"), checkpoint_every=3),
