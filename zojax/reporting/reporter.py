@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from zojax.errors import InputError
 from zojax.reporting.board import Board
-from zojax.reporting.metrics import METRICS, evaluation_metrics
+from zojax.reporting.metrics import METRICS, evaluation_metrics, truncation_metrics
 
 _BAR_WIDTH = 8
 
@@ -81,6 +81,13 @@ class Reporter:
             self._console.print(
                 f"step {done}/{self._total} · {status} · {speed} · {left:.0f} s left"
             )
+
+    def truncation(self, step: int, last: float, total: float) -> None:
+        """Report what folds into an adapter dropped; as for :func:`truncation_metrics`."""
+        metrics = truncation_metrics(step, last, total)
+        self._write(metrics)
+        for name in ("truncated", "truncated_total"):
+            self._board.scalar(f"fold/{name}", metrics[name], step)
 
     def evaluation(
         self, step: int, split: str, metric: str, value: float, nonfinite: int = 0
