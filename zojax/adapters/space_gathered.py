@@ -147,4 +147,5 @@ def _truncated(
     squares = jnp.square(values_i)
     missing = [(0, 0)] * (p.ndim - 1) + [(0, rank - p.shape[-1])]  # of a matrix of fewer columns
     sums = jnp.stack([squares[..., rank:].sum(), squares.sum()])
-    return jnp.pad(p, missing), jnp.pad(q, missing), sums
+    p, q = (jnp.pad(replicated(factor), missing) for factor in (p, q))
+    return p, q, sums
