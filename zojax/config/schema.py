@@ -82,7 +82,7 @@ class ModelConfig:
         path: the local directory or Hugging Face hub id of a checkpoint.
         dtype: the weights' dtype on the device; ``int8`` stores the layers' matrices as int8 with a
             scale for each row, and everything else as bfloat16. Nothing can be folded into int8
-            weights, so use ``lora``, ``prefix`` or ``space.fold=none`` with them.
+            weights, so use ``lora``, ``prefix`` or ``space.fold=adapter`` or ``none`` with them.
         bos_token_id: the token that prompts start with; None is the tokenizer's own (2, ``</s>``,
             for OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round activations to the dtype of 16-bit weights before
