@@ -58,8 +58,7 @@ def redraw(state: TrainState, key: jax.Array, *, method: Method) -> TrainState:
     Each leaf of the optimizer's state keeps its dtype, which an optimizer may have narrowed.
     """
     space = method.estimator.space
-    turn = method.interval * method.subspaces
-    drawn = space.redraw(stream_key(key, SUBSPACE, state.step % turn if turn else state.step))
+    drawn = space.redraw(stream_key(key, SUBSPACE, state.step))
 
     def carried(moment: Tree) -> Tree:
         new = space.carry(moment, state.subspace, drawn)

@@ -103,8 +103,6 @@ class Method(NamedTuple):
             table because a schedule evaluated inside a program rounds as that program happens to
             be compiled, and then the journal could not say which rate a step used.
         fold: adds an interval's movement to the weights; None if the weights do not move.
-        subspaces: the number of different subspaces, which are taken in turn; 0 draws a new one at
-            every redraw.
     """
 
     estimator: Estimator
@@ -112,7 +110,6 @@ class Method(NamedTuple):
     interval: int
     learning_rates: np.ndarray
     fold: Fold | None = None
-    subspaces: int = 0
 
 
 Objective = Callable[[Tree, Tree, Any], jax.Array]
