@@ -10,6 +10,7 @@ one of rank R + k, and all variants share its columns.
 Axes: l layers, m rows, n columns, k LoZO's rank, R the adapter's rank, j = R + k.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -132,20 +133,37 @@ def _truncated(
 
     Every device computes all of it, so that the order of sums is the same on any mesh.
 
+    Layers are decomposed one after the other: JAX 0.10 gives each matrix of a batch to LAPACK on
+    the very threads of which each decomposition keeps one to wait for its batch, so as many
+    decompositions as the processor has cores would wait for ever.
+
     Returns:
         P ``(…, m, rank)``, Q ``(…, n, rank)``, and two sums of squares over all layers: of the
         singular values that were dropped, and of all.
     """
+    factors = replicated(left_mj), replicated(right_nj)
+    of_matrix = functools.partial(_truncated_matrix, rank=rank)
+    if left_mj.ndim == 2:
+        p_mr, q_nr, squares_2 = of_matrix(factors)
+    else:
+        p_mr, q_nr, squares_l2 = jax.lax.map(of_matrix, factors)
+        squares_2 = squares_l2.sum(0)
+    return replicated(p_mr), replicated(q_nr), squares_2
+
+
+def _truncated_matrix(
+    factors: tuple[jax.Array, jax.Array], rank: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """:func:`_truncated` of the factors of one matrix."""
+    left_mj, right_nj = factors
     with jax.default_matmul_precision("highest"):
-        x_mi, s_ij = jnp.linalg.qr(replicated(left_mj))
-        y_ni, t_ij = jnp.linalg.qr(replicated(right_nj))
-        middle = jnp.einsum("...ij,...hj->...ih", s_ij, t_ij)
-        u_ii, values_i, wt_ii = jnp.linalg.svd(middle, full_matrices=False)
-        root_i = jnp.sqrt(values_i[..., None, :rank])
-        p = jnp.einsum("...mi,...ir->...mr", x_mi, u_ii[..., :rank] * root_i)
-        q = jnp.einsum("...ni,...ri->...nr", y_ni, wt_ii[..., :rank, :] * root_i.mT)
-    squares = jnp.square(values_i)
-    missing = [(0, 0)] * (p.ndim - 1) + [(0, rank - p.shape[-1])]  # of a matrix of fewer columns
-    sums = jnp.stack([squares[..., rank:].sum(), squares.sum()])
-    p, q = (jnp.pad(replicated(factor), missing) for factor in (p, q))
-    return p, q, sums
+        x_mi, s_ij = jnp.linalg.qr(left_mj)
+        y_nh, t_hj = jnp.linalg.qr(right_nj)
+        u_ik, values_k, wt_kh = jnp.linalg.svd(s_ij @ t_hj.T, full_matrices=False)
+        root_r = jnp.sqrt(values_k[:rank])
+        p_mr = x_mi @ (u_ik[:, :rank] * root_r)
+        q_nr = y_nh @ (wt_kh[:rank].T * root_r)
+    squares_k = jnp.square(values_k)
+    missing = [(0, 0), (0, rank - len(root_r))]  # of a matrix of fewer rows or columns
+    squares_2 = jnp.stack([squares_k[rank:].sum(), squares_k.sum()])
+    return jnp.pad(p_mr, missing), jnp.pad(q_nr, missing), squares_2
