@@ -133,9 +133,9 @@ def _truncated(
 
     Every device computes all of it, so that the order of sums is the same on any mesh.
 
-    Layers are decomposed one after the other: JAX 0.10 gives each matrix of a batch to LAPACK on
-    the very threads of which each decomposition keeps one to wait for its batch, so as many
-    decompositions as the processor has cores would wait for ever.
+    On CPUs, layers are decomposed one after the other: JAX 0.10 gives each matrix of a batch to
+    LAPACK on the very threads of which each decomposition keeps one to wait for its batch, so as
+    many decompositions as the processor has cores would wait for ever.
 
     Returns:
         P ``(…, m, rank)``, Q ``(…, n, rank)``, and two sums of squares over all layers: of the
@@ -146,7 +146,9 @@ def _truncated(
     if left_mj.ndim == 2:
         p_mr, q_nr, squares_2 = of_matrix(factors)
     else:
-        p_mr, q_nr, squares_l2 = jax.lax.map(of_matrix, factors)
+        p_mr, q_nr, squares_l2 = jax.lax.platform_dependent(
+            factors, cpu=functools.partial(jax.lax.map, of_matrix), default=jax.vmap(of_matrix)
+        )
         squares_2 = squares_l2.sum(0)
     return replicated(p_mr), replicated(q_nr), squares_2
 
