@@ -26,7 +26,15 @@ from zojax.reading import parse_json
 from zojax.text import plain
 
 RUN_FILES = frozenset(
-    ("config.json", "curves.png", "journal.zj", "metrics.jsonl", "progress.json", "result.json")
+    (
+        "config.json",
+        "confusion.png",
+        "curves.png",
+        "journal.zj",
+        "metrics.jsonl",
+        "progress.json",
+        "result.json",
+    )
 )
 RUN_DIRECTORIES = frozenset(("checkpoints", "profile", "tb"))
 """What a run directory contains; any directory with a journal is one."""

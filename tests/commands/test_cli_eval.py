@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 
 import zojax.reporting.bar
+from zojax.reporting.figures import in_percent
 
 
 def test_eval_finds_the_accuracies_that_training_found(run, trained):
     result = json.loads((trained / "result.json").read_text())
     code, out, err = run("eval", trained, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == {
-        "step": result["best_step"],
-        "metric": "accuracy",
-        "eval_accuracy": result["eval_accuracy"],
-        "eval_examples": 12,
-    }
+    told = json.loads(out)
+    names = ("metric", "eval_accuracy", "eval_interval", "eval_loss", "eval_examples", "classes")
+    assert told == {"step": result["best_step"], **{name: result[name] for name in names}}
+    assert [one["label"] for one in told["classes"]["per_class"]] == ["terrible", "great"]
+    assert sum(map(sum, told["classes"]["confusion"])) == 12
     code, out, _ = run("eval", trained, "--step", 0)
-    before = 100 * result["eval_accuracy_before"]
-    assert (code, out) == (0, f"held-out accuracy {before:.1f} % (12 examples) after step 0\n")
+    before = in_percent(result["eval_accuracy_before"], result["eval_interval_before"])
+    first, *table = out.splitlines()
+    assert (code, first) == (0, f"held-out accuracy {before} (12 examples) after step 0")
+    assert [line.split()[0] for line in table if line][1:3] == ["terrible", "great"]
 
 
 def test_eval_changes_nothing_in_the_run(run, another):
@@ -77,10 +79,12 @@ def test_eval_says_which_arguments_go_together(arguments, reason, run, refusal):
 
 
 def test_a_configuration_alone_evaluates_its_base_model(run, trained, config_file):
-    before = json.loads((trained / "result.json").read_text())["eval_accuracy_before"]
+    result = json.loads((trained / "result.json").read_text())
     code, out, _ = run("eval", "--config", config_file, "--json")
-    assert code == 0
-    assert json.loads(out) == {"metric": "accuracy", "eval_accuracy": before, "eval_examples": 12}
+    told = json.loads(out)
+    assert (code, told["metric"], told["eval_examples"]) == (0, "accuracy", 12)
+    for name in ("accuracy", "interval", "loss"):
+        assert told[f"eval_{name}"] == result[f"eval_{name}_before"]
     code, out, _ = run("eval", "--config", config_file, "--set", "data.num_demos=1")
     assert code == 0
     assert out.startswith("held-out accuracy ")
@@ -140,7 +144,25 @@ def test_a_run_is_evaluated_on_more_examples_in_other_batches_without_bad_rows(
     options = (*options, "--set", "run.eval_batch_size=5", "--skip-bad", "--json")
     code, out, err = run("eval", trained, *options)
     assert (code, json.loads(out)["eval_examples"]) == (0, 23)
-    assert err.startswith(f"left out 1 bad row: {reviews}/validation.jsonl:21: is not JSON")
+    path = reviews / "validation.jsonl"
+    assert err.startswith(f"{path}: left out 1 of 24 rows (1 not JSON): {path}:21: is not JSON (")
+
+
+def test_a_run_is_evaluated_by_the_mean_f1_of_its_labels(run, trained, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    options = ("--set", "data.metric=macro_f1", "--json", "--predictions", rows)
+    code, out, _ = run("eval", trained, *options)
+    told = json.loads(out)
+    assert code == 0
+    answers = [json.loads(line) for line in rows.read_text().splitlines()]
+    f1 = []
+    for label in (0, 1):
+        hits = sum(row["label"] == row["prediction"] == label for row in answers)
+        both = sum((row["label"] == label) + (row["prediction"] == label) for row in answers)
+        f1.append(2 * hits / both)
+    assert told["eval_macro_f1"] == pytest.approx(sum(f1) / 2, abs=1e-12)
+    assert told["eval_interval"] == told["classes"]["macro_f1_interval"]
+    assert {row["accuracy"] for row in answers} <= {0.0, 1.0}
 
 
 def test_a_run_is_evaluated_on_another_task(run, trained, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from zojax.journal.file import JournalWriter
+from zojax.reporting.figures import in_percent
 from zojax.runs import lock
 from zojax.tasks.dataset import TASKS
 from zojax.tasks.sst2 import SST2
@@ -42,9 +43,11 @@ def settings(*overrides: str) -> list[str]:
 def test_a_run_leaves_its_files_and_says_where(first_run):
     directory, out = first_run
     result = json.loads((directory / "result.json").read_text())
-    before, after = (100 * result[k] for k in ("eval_accuracy_before", "eval_accuracy"))
-    assert f"held-out accuracy {before:.1f} % → {after:.1f} % (12 examples" in out
-    for name in ("journal.zj", "curves.png"):
+    before = in_percent(result["eval_accuracy_before"], result["eval_interval_before"])
+    after = in_percent(result["eval_accuracy"], result["eval_interval"])
+    assert f"held-out accuracy {before} → {after} (12 examples" in out
+    assert "terrible" in out, "the table of the labels"
+    for name in ("journal.zj", "curves.png", "confusion.png"):
         assert str(directory / name) in out, "paths are not broken over lines"
         assert (directory / name).stat().st_size > 0
     assert f"zojax eval {directory}" in out

@@ -35,6 +35,13 @@ def told(run, path, *arguments) -> dict:
     return json.loads(out)
 
 
+def write_alike(directory, text: str) -> None:
+    """Writes rows of either label with the same text."""
+    rows = "".join(f"{json.dumps({'text': text, 'label': label})}\n" for label in ("neg", "pos"))
+    for split in ("train", "validation"):
+        (directory / f"{split}.jsonl").write_text(rows * 5)
+
+
 def test_statistics_are_those_of_the_tokens(run, own, tiny_model):
     from zojax.hub import load_tokenizer
 
@@ -73,9 +80,9 @@ def test_pieces_make_up_the_prompt_and_its_candidates(run, own):
 def test_long_rows_are_left_out_and_named_if_bad_ones_are(run, own):
     got = told(run, own, "--split", "eval", "--skip-bad", "--set", "data.num_train=7")
     assert (got["num_examples"], got["skipped"], got["lengths"]["over"]) == (8, 4, 0)
-    [note] = got["notes"]
-    assert note.startswith("left out 4 bad rows: ")
-    assert "the sequence has" in note
+    for note, split in zip(got["notes"], ("train", "validation"), strict=True):
+        assert f"{split}.jsonl: left out 2 of 10 rows (2 with too many tokens): " in note
+        assert "the sequence has" in note
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -94,9 +101,7 @@ def test_screen_keeps_its_width_and_marks_tokens_scored_spans_and_labels(run, ow
 
 
 def test_text_that_looks_like_markup_is_shown_as_it_is(run, own, tmp_path):
-    row = json.dumps({"text": "[bold]x[/bold] [/]", "label": "neg"})
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.jsonl").write_text(f"{row}\n" * 10)
+    write_alike(tmp_path, "[bold]x[/bold] [/]")
     file = io.StringIO()
     show(told(run, own), Console(file=file, width=200))
     assert "[bold]x[/bold] [/]" in file.getvalue().replace("│", "")
@@ -120,14 +125,21 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(run, own, tmp_path):
     ],
 )
 def test_texts_that_a_model_reads_otherwise_are_noted(run, own, tmp_path, text, prompt, notes):
-    row = json.dumps({"text": text, "label": "neg"})
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.jsonl").write_text(f"{row}\n" * 10)
+    write_alike(tmp_path, text)
     config = own.read_text().replace("'{text}\\nIt was'", repr(prompt))
     own.write_text(config.replace("' bad'", "'bad'").replace("' great'", "'great'"))
     got = told(run, own)
     assert len(got["notes"]) == len(notes)
     assert all(note in line for note, line in zip(notes, got["notes"], strict=True))
+
+
+def test_truncated_texts_are_noted_where_they_are_not_refused(run, own):
+    got = told(run, own, "--set", "data.truncate=left")
+    note = (
+        "4 of 20 examples have more than 64 tokens (the model's positions), and lose the first ones"
+    )
+    assert got["notes"] == [note]
+    assert told(run, own)["notes"] == []
 
 
 def test_unknown_field_is_one_line(run, own, refusal):
@@ -143,7 +155,7 @@ def test_skip_bad_trains_on_what_is_left(run, own, tmp_path):
     arguments = [part for override in overrides for part in ("--set", override)]
     code, out, _ = run("train", "--config", own, "--skip-bad", *arguments)
     assert code == 0
-    assert "left out 4 bad rows: " in out
+    assert out.count("left out 2 of 10 rows (2 with too many tokens): ") == 2
     assert json.loads((directory / "config.json").read_text())["data"]["skip_bad"] is True
     assert json.loads((directory / "result.json").read_text())["eval_examples"] == 8
 
@@ -179,7 +191,7 @@ def test_wrong_candidates_are_not_called_scored_where_the_right_one_is_trained(
 
 def test_of_thousands_of_candidates_a_few_are_shown_and_measured(run, tiny_model, tmp_path):
     words = {str(number): f" {number} of them" for number in range(3_000)}
-    rows = [{"text": f"text {i}", "label": 2_000 + i} for i in range(60)]
+    rows = [{"text": f"text {i}", "label": i} for i in range(3_000)]
     for split in ("train", "validation"):
         (tmp_path / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     config = tmp_path / "many.py"
@@ -193,7 +205,9 @@ def test_of_thousands_of_candidates_a_few_are_shown_and_measured(run, tiny_model
     code, out, _ = run("data", "preview", "--config", config)
     assert code == 0
     shown = out.replace("│", "")
-    assert shown.count("▶  20") == 3  # the right one of each example, though it is no first one
+    right = [int(label) for label in re.findall(r"▶  (\d+) of them", shown)]
+    assert len(right) == 3
+    assert min(right) >= 20  # none is a first one, and so all are shown beside those
     assert shown.count(" of them  ") == 3 * 20
     assert "… 2,980 candidates not shown …" in out
     assert "… 2,980 labels not shown" in out

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.special import log_softmax
 
 from zojax.commands.eval import evaluate_config, evaluate_run
 from zojax.config import (
@@ -21,6 +22,7 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
 )
+from zojax.evaluation.intervals import wilson
 from zojax.hub import save
 from zojax.journal.file import read_journal
 from zojax.models import random_model
@@ -126,7 +128,15 @@ def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, th
         dev = logprobs(theirs, data.dev)
         scores = scores - np.median(dev - dev.mean(1, keepdims=True), axis=0)
     told = evaluate_config(config, QUIET)
-    assert told == {"metric": "accuracy", "eval_accuracy": right(data, scores), "eval_examples": 12}
+    assert (told["metric"], told["eval_examples"]) == ("accuracy", 12)
+    assert told["eval_accuracy"] == right(data, scores)
+    labels = [item.label for item in data.eval]
+    loss = -log_softmax(scores, axis=-1)[range(12), labels].mean()
+    assert told["eval_loss"] == pytest.approx(loss, rel=1e-4)
+    given = scores.argmax(-1).tolist()
+    pairs = list(zip(labels, given, strict=True))
+    matrix = [[pairs.count((row, column)) for column in (0, 1)] for row in (0, 1)]
+    assert told["classes"]["confusion"] == matrix
 
 
 def write_choices(directory: Path, labels: list[int]) -> None:
@@ -190,7 +200,9 @@ def test_content_free_scores_of_candidates_of_several_tokens_are_taken_away_in_s
     assert len(set(figures.values())) == 3, "or the figure would not tell how it was made"
     told = evaluate_config(config, QUIET)
     expected = (count - 2) / count
-    assert told == {"metric": "accuracy", "eval_accuracy": expected, "eval_examples": count}
+    assert (told["eval_accuracy"], told["eval_examples"]) == (expected, count)
+    assert told["eval_interval"] == list(wilson(expected, count))
+    assert "classes" not in told
 
 
 def first_losses(run: Run) -> np.ndarray:
@@ -231,6 +243,7 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
     expected = np.mean([f1(answers[i], [known[i]]) for i in range(4)])
     assert 0.25 < expected < 0.75
     told = evaluate_config(config, QUIET)
+    assert told.pop("eval_interval") == [0.0, pytest.approx(0.75, abs=0.25)]
     assert told == {"metric": "f1", "eval_f1": pytest.approx(expected), "eval_examples": 4}
 
     # As an objective, at variants that are all but the base, and at others.
@@ -314,6 +327,9 @@ def test_a_task_with_free_answers_trains_and_is_judged_by_f1(base, questions, tm
     result = train(config, QUIET)
     assert result["metric"] == "f1"
     assert {"eval_f1", "eval_f1_before", "best_dev_f1", "dev_f1"} <= result.keys()
+    low, high = result["eval_interval"]
+    assert low <= result["eval_f1"] <= high
+    assert not {"eval_loss", "dev_loss", "classes"} & result.keys()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in lines]
     assert [line["step"] for line in lines if "dev_f1" in line] == [0, 4]

@@ -28,7 +28,7 @@ from zojax.training.interval import OwnedWeights
 from zojax.training.step import StepRecord, TrainState
 
 CASES = {
-    "linear": Case(ffn=300, layers=1, sites="fc1|q_proj"),
+    "linear": Case(ffn=300, layers=1, sites="fc1|q_proj", buckets=2),
     "full, rms, decay, cosine": Case(
         estimator={"trainable": "full", "scale": "rms"},
         decay=0.1,

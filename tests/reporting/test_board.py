@@ -1,22 +1,11 @@
 """TensorBoard's files hold what was written, and a full disk is told where it can be heard."""
 
-import struct
 from pathlib import Path
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
+from tests.reporting.events import read_events
 from zojax.reporting.board import Board
-
-
-def read_events(path: Path) -> list[Event]:
-    """TFRecord, by TensorFlow's document: length u64, its CRC u32, the data, its CRC u32."""
-    raw, events = path.read_bytes(), []
-    while raw:
-        (length,) = struct.unpack("<Q", raw[:8])
-        events.append(Event.FromString(raw[12 : 12 + length]))
-        raw = raw[12 + length + 4 :]
-    return events
 
 
 def test_what_is_written_is_in_the_file(tmp_path):

@@ -40,7 +40,10 @@ class Silence:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model's shape, how it is trained, and what of it (fewer sites compile faster)."""
+    """A model's shape, how it is trained, what of it, and for how many buckets.
+
+    Fewer sites and fewer buckets compile faster.
+    """
 
     steps: int = 150
     hidden: int = 16
@@ -54,6 +57,7 @@ class Case:
     estimator: dict[str, Any] = dataclasses.field(default_factory=dict)
     train: dict[str, Any] = dataclasses.field(default_factory=dict)
     sites: str = "."
+    buckets: int = 1
 
 
 SNAPSHOT = 64
@@ -128,8 +132,10 @@ def train(case: Case, directory: Path, seed: int = 0) -> Trained:
     method = make_method(config, seen_model)
     items = make_items(seed)
     order = [[2 * (step * 7 % 5), 2 * (step * 7 % 5) + 1] for step in range(case.steps)]
-    buckets = choose_buckets([shape_needed([items[i] for i in order[s]], 1) for s in range(5)], 2)
-    assert len(buckets) == 2
+    buckets = choose_buckets(
+        [shape_needed([items[i] for i in order[s]], 1) for s in range(5)], case.buckets
+    )
+    assert len(buckets) == case.buckets
     source = BatchSource(items, order.__getitem__, 2, buckets)
     weights, state = (
         copied(model.weights),

@@ -56,6 +56,9 @@ FORGED_PROGRESS = [
     ({"dev_accuracy": 5}, "dev: Input should be a valid dictionary"),
     ({"eval_accuracy_before": "[/x]"}, "eval_before: Input should be a valid number"),
     ({"eval_accuracy_before": 1.5}, "eval_before: Input should be less than or equal to 1"),
+    ({"dev_loss": {"6": 0.5}}, "has step 6, but the run has 4 steps"),
+    ({"dev_loss": {"2": -1.0}}, "dev_loss.2: Input should be greater than or equal to 0"),
+    ({"eval_interval_before": 0.5}, "eval_interval_before: Input should be a valid list"),
     ({"metric": "f1"}, "metric is 'f1', the run's is 'accuracy'"),
     ({"metric": None}, "metric is None"),
     ({"metric": ["accuracy"]}, "metric is ['accuracy']"),
@@ -81,6 +84,13 @@ def test_a_progress_that_this_run_cannot_have_written_is_refused(
     assert (another / "journal.zj").read_bytes() == before
 
 
+CLASS = {"precision": 1.0, "recall": None, "f1": 0.5, "f1_interval": [0.0, 1.0], "support": 6}
+CLASSES = {
+    "macro_f1": 0.5,
+    "macro_f1_interval": [0.0, 1.0],
+    "per_class": [{"label": "\x1b[2J", **CLASS}, {"label": "b", **CLASS}],
+    "confusion": [[1, 2], [3, 4]],
+}
 FORGED_RESULTS: list[tuple[dict[str, Any], str]] = [
     ({"eval_accuracy": "[/x]"}, "eval: Input should be a valid number"),
     ({"eval_accuracy": float("nan")}, "is not JSON (NaN is not a JSON number)"),
@@ -94,6 +104,14 @@ FORGED_RESULTS: list[tuple[dict[str, Any], str]] = [
     ({"dev_accuracy": {"-1": 1}}, "dev.-1.[key]: String should match pattern"),
     ({"metric": "f1"}, "metric is 'f1', the run's is 'accuracy'"),
     ({"eval_accuracy_before": {}}, "eval_before: Input should be a valid number"),
+    ({"eval_interval": [0.5]}, "eval_interval: List should have at least 2 items"),
+    ({"eval_interval": [0.5, 2]}, "eval_interval.1: Input should be less than or equal to 1"),
+    ({"eval_loss": -1e400}, "is not JSON (-Infinity is not a JSON number)"),
+    ({"dev_loss": {"0": "x"}}, "dev_loss.0: Input should be a valid number"),
+    ({"classes": {}}, "classes.macro_f1: Field required"),
+    ({"classes": CLASSES | {"confusion": [[1]]}}, "classes: there are 2 labels, but not as many"),
+    ({"classes": CLASSES | {"unanswered": []}}, "classes: there are 2 labels, but not as many"),
+    ({"classes": CLASSES | {"per_class": []}}, "classes: there are 0 labels, but not as many"),
 ]
 
 
@@ -107,8 +125,9 @@ def test_a_result_that_this_run_cannot_have_written_is_refused(
     line = refusal(run(*train))
     assert line.startswith(f"{path}: {reason}")
     assert line.endswith("; remove it, and zojax train makes it again")
-    path.write_text(json.dumps(RESULT))
-    assert run(*train)[0] == 0
+    path.write_text(json.dumps(RESULT | {"classes": CLASSES}))
+    code, out, _ = run(*train)
+    assert (code, "\x1b" in out, "\\x1b[2J" in out) == (0, False, True)
 
 
 @pytest.mark.parametrize("name", ["progress.json", "result.json", "config.json", "journal.zj"])
@@ -145,9 +164,10 @@ def test_the_evaluations_in_the_middle_of_a_run_are_made_again_and_it_is_trained
     with (another / "journal.zj").open("r+b") as file:
         file.truncate(journal.start + 3 * journal.records.itemsize)
     whole = json.loads((another / "progress.json").read_text())
-    kept = {"eval_accuracy_before": whole["eval_accuracy_before"]}
-    figures = {step: value for step, value in whole["dev_accuracy"].items() if step != "2"}
-    (another / "progress.json").write_text(json.dumps(kept | {"dev_accuracy": figures}))
+    kept = {name: whole[name] for name in whole if name.endswith("_before")}
+    for name in ("dev_accuracy", "dev_loss"):
+        kept[name] = {step: value for step, value in whole[name].items() if step != "2"}
+    (another / "progress.json").write_text(json.dumps(kept))
     (another / "result.json").unlink()
     code, out, _ = run("train", "--config", config_file, "--set", f"run.dir={another}")
     assert code == 0

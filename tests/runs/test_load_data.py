@@ -109,6 +109,18 @@ def test_rows_found_bad_as_they_are_tokenised_are_left_out_in_the_same_order(tin
     assert data.splits.skipped == sum(number in ("2", "9") for part in passed for number in part)
 
 
+def test_truncated_texts_are_told_of_once_with_their_number(tiny_model, tmp_path):
+    rows = [dict(row) for row in REVIEWS]
+    rows[1]["review"] = rows[8]["review"] = "very long " * 40
+    write(tmp_path, rows)
+    fields = {**OWN, "truncate": "left", "num_train": 9, "num_eval": 12}
+    limits = {2_048: "64 tokens (the model's positions)", 20: "20 tokens (data.max_length)"}
+    for max_length, limit in limits.items():
+        data = load_data(config(tiny_model, tmp_path, **fields, max_length=max_length))
+        note = f"4 of 24 examples have more than {limit}, and lose the first ones"
+        assert data.splits.notes == (note,)
+
+
 def test_candidates_that_tokenise_alike_name_the_first_row(tiny_model, tmp_path):
     rows = [{**row, "entities": ["Ann", "Bob", "Ann"]} for row in RECORDS]
     write(tmp_path, rows)

@@ -126,7 +126,7 @@ def test_the_best_step_may_be_one_that_the_configuration_does_not_name(
         monkeypatch.setattr(
             training._opened.evaluations.progress,
             "evaluated",
-            lambda step, value, nonfinite: kept(step, next(figures), nonfinite),
+            lambda step, value, *others: kept(step, next(figures), *others),
         )
         for batch in training.batches():
             training.step(batch)

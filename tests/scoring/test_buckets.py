@@ -71,9 +71,24 @@ def test_no_fewer_buckets_would_fill_19_of_20_places(seed, filled):
         chosen = [bucket_for(shape, buckets) for shape in shapes]
         return 20 * tokens >= 19 * sum(bucket.pages * bucket.tokens for bucket in chosen)
 
-    buckets = few_buckets(shapes, tokens, max_buckets=8)
+    buckets = few_buckets(shapes, tokens, ops_per_token=1e15)
     assert enough(buckets) or len(buckets) == 8
     assert not any(enough(choose_buckets(shapes, fewer)) for fewer in range(1, len(buckets)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_compiling_one_more_program_has_to_save_what_it_costs(seed):
+    shapes = random_shapes(seed)
+
+    def places(buckets: list[PageShape]) -> int:
+        chosen = [bucket_for(shape, buckets) for shape in shapes]
+        return sum(bucket.pages * bucket.tokens for bucket in chosen)
+
+    assert len(few_buckets(shapes, 1, ops_per_token=0)) == 1
+    # The second program saves these places; together they are worth a hair less, or more.
+    saved = places(choose_buckets(shapes, 1)) - places(choose_buckets(shapes, 2))
+    assert len(few_buckets(shapes, 1, ops_per_token=0.99 * 2e11 / saved, max_buckets=2)) == 1
+    assert len(few_buckets(shapes, 1, ops_per_token=1.01 * 2e11 / saved, max_buckets=2)) == 2
 
 
 def test_a_shape_that_no_bucket_holds_is_an_error_that_shows_both():

@@ -1,6 +1,7 @@
 """The user's own data: templates, candidates, free answers, and what is said of mistakes."""
 
 import json
+import math
 
 import pytest
 
@@ -96,7 +97,15 @@ def test_values_that_are_no_text_are_named(value):
         ({True: " yes", False: " no"}, "true", " yes"),
         ({True: " yes", False: " no"}, "True", " yes"),  # as pandas has it in CSV
         ({True: " yes", False: " no"}, "False", " no"),
+        ({True: " yes", False: " no"}, "FALSE", " no"),  # as a spreadsheet has it
         ({"True": " yes", True: " no"}, "True", " yes"),
+        ({0: " bad", 1: " good"}, 1.0, " good"),  # as pandas has it, beside a gap
+        ({0: " bad", 1: " good"}, "0.0", " bad"),
+        ({0: " bad", 1: " good"}, "1.", " good"),
+        ({-1: " bad", 1: " good"}, -1.0, " bad"),
+        ({"1.0": " one", "1": " two"}, "1.0", " one"),
+        ({"1.0": " one", "1": " two"}, 1.0, " one"),
+        ({"0.5": " half", "1": " whole"}, 0.5, " half"),
         ({1: " one", 0: " zero", 2: " two"}, 2, " two"),
     ],
 )
@@ -106,10 +115,25 @@ def test_labels_get_their_words_as_numbers_texts_and_truth_values(candidates, la
     assert example.candidates[example.label] == word
 
 
-@pytest.mark.parametrize("label", ["2", 2, -1, "good", " 1", "", 1.0, None, True, [1]])
+@pytest.mark.parametrize("label", ["2", 2, -1, "good", " 1", 1.5, "1.5", "1e0", 1e30, True, [1]])
 def test_label_without_a_word_names_the_row_and_those_that_have_one(label):
     assert refusal(render, {"review": "x", "label": label}) == (
         f"train.csv:3: label {label!r} has no word; labels are 0 (' bad'), 1 (' good')"
+    )
+
+
+@pytest.mark.parametrize("label", [None, math.nan, "", "  "])
+def test_a_label_that_is_missing_is_called_so(label):
+    assert refusal(render, {"review": "x", "label": label}) == (
+        f"train.csv:3: label is missing (it is {label!r}); labels are 0 (' bad'), 1 (' good')"
+    )
+
+
+def test_a_misspelt_label_names_the_nearest():
+    words = {"negative": " bad", "positive": " good"}
+    message = refusal(render, {"review": "x", "label": "Negativ"}, candidates=words)
+    assert message.endswith(
+        "labels are negative (' bad'), positive (' good'); did you mean 'negative'?"
     )
 
 
@@ -186,13 +210,22 @@ def test_kinds_and_metrics_follow_from_what_is_given():
             {**REVIEW, "candidates": {"x": " bad", 7: " good", "z": " good"}},
             "data.candidates: labels '7' and 'z' have the same word, ' good'; give each its own",
         ),
-        ({**REVIEW, "metric": "f1"}, "data.metric='f1' compares texts, but custom has labels"),
+        (
+            {**REVIEW, "metric": "f1"},
+            "data.metric='f1' compares texts, but custom has labels: use macro_f1",
+        ),
+        ({**QUESTION, "metric": "macro_f1"}, "data.metric='macro_f1' is for labels that stay"),
         ({**QUESTION, "calibration": "median"}, "data.calibration is for candidates, but custom"),
         ({**QUESTION, "shuffle_labels": True}, "data.shuffle_labels permutes labels, but custom"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, reason):
     assert refusal(task, **fields).startswith(reason)
+
+
+def test_labels_are_called_what_they_are_in_the_data():
+    made = task(**{**REVIEW, "candidates": {"neg": " bad", 7: " good"}, "metric": "macro_f1"})
+    assert (made.labels, made.metric) == (("neg", "7"), "macro_f1")
 
 
 def test_own_data_need_a_path():
@@ -213,6 +246,7 @@ def test_fields_of_own_data_mean_nothing_to_other_tasks(field):
     ("name", "fields", "reason"),
     [
         ("sst2", {"metric": "f1"}, "data.metric='f1' compares texts, but sst2 has labels"),
+        ("copa", {"metric": "macro_f1"}, "data.metric='macro_f1' is for labels that stay the same"),
         ("squad", {"calibration": "content_free"}, "data.calibration is for candidates, but squad"),
         ("record", {"calibration": "median"}, "data.calibration='median' is for candidates that"),
         ("copa", {"shuffle_labels": True}, "data.shuffle_labels permutes labels, but copa has"),
@@ -309,6 +343,45 @@ def test_other_tasks_want_their_own_validation_file(reviews):
 def test_too_few_rows_to_hold_some_out_say_what_to_do(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"review": "x", "label": 0}\n' * 4)
     assert "4 rows are too few to hold some out; add a file" in refusal(load, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "notes"),
+    [
+        ({"num_train": 50, "num_dev": 100, "num_eval": 20}, []),
+        (
+            {"num_train": 40, "num_dev": 10},
+            ["train.jsonl: 40 of its 150 rows are learnt from, beside 10 for dev; --set "
+             "data.num_train=140 takes all"],
+        ),
+        (
+            {"num_train": 140, "num_dev": 10, "num_eval": 15},
+            ["validation.jsonl: 15 of 20 held-out rows are evaluated on; --set data.num_eval=20 "
+             "takes all"],
+        ),
+    ],
+)  # fmt: skip
+def test_rows_beyond_those_that_are_used_are_told_of(reviews, fields, notes):
+    splits = load(reviews, **fields)
+    assert splits.notes == tuple(f"{reviews}/{note}" for note in notes)
+
+
+def test_of_5_000_rows_of_ones_own_the_default_takes_1_000_and_says_so(tmp_path):
+    rows = "".join(f'{{"review": "r{i}", "label": {i % 2}}}\n' for i in range(5_000))
+    (tmp_path / "train.jsonl").write_text(rows)
+    assert load(tmp_path).notes[1:] == (
+        f"{tmp_path}/train.jsonl: 1,000 of its 4,000 rows are learnt from, beside 100 for dev; "
+        "--set data.num_train=3900 takes all",
+    )
+    assert len(load(tmp_path, num_train=3_900).train) == 3_900
+
+
+def test_rows_that_are_bad_are_not_among_those_that_could_be_used(reviews):
+    with (reviews / "train.jsonl").open("a") as file:
+        file.write("no json\n")
+    [beyond, left_out] = load(reviews, num_train=40, num_dev=10, skip_bad=True).notes
+    assert "40 of its 150 rows" in beyond
+    assert "left out 1 of 151 rows" in left_out
 
 
 def test_dev_set_that_leaves_nothing_says_how_to_lower_it(reviews):

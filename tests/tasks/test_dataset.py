@@ -147,7 +147,7 @@ BAD_LINES = {
     '{"sentence": 5, "label": 1}': "sentence is 5, which is not text",
     '{"sentence": null, "label": 1}': "sentence is None, which is not text",
 }
-BAD_LABELS = {"2": "2", "-1": "-1", '"great"': "'great'", "1.0": "1.0", "true": "True"}
+BAD_LABELS = {"2": "2", "-1": "-1", '"great"': "'great'", "1.5": "1.5", "true": "True"}
 
 
 def refusal(directory, **fields) -> str:
@@ -175,6 +175,13 @@ def test_label_without_a_word_lists_those_that_have_one(reviews, label):
     )
 
 
+@pytest.mark.parametrize("label", ["1.0", '"1.0"', '"1"'])
+def test_a_whole_number_is_a_label_however_it_is_written(reviews, label):
+    spoil(reviews, "validation", 7, f'{{"sentence": "x", "label": {label}}}')
+    [example] = [e for e in load_splits(config(reviews, num_eval=9)).eval if e.name.endswith(":7")]
+    assert example.label == 1
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_empty_file_is_named(reviews, split, text):
@@ -184,7 +191,8 @@ def test_empty_file_is_named(reviews, split, text):
 
 def test_bytes_that_are_no_utf8_are_refused(reviews):
     (reviews / "train.jsonl").write_bytes(b'{"sentence": "caf\xe9", "label": 1}\n')
-    assert refusal(reviews) == f"{reviews}/train.jsonl:1: is not UTF-8 (it has a byte 0xe9)"
+    line = "is not UTF-8 (it has a byte 0xe9); save it as UTF-8"
+    assert refusal(reviews) == f"{reviews}/train.jsonl:1: {line}"
 
 
 def test_too_few_records_says_how_many_there_are_and_who_wants_more(reviews):

@@ -56,13 +56,13 @@ def test_parquet(page, tmp_path, monkeypatch):
     (_, writing), (_, code) = blocks(page, "Parquet")
     (tmp_path / "pairs").mkdir()
     monkeypatch.chdir(tmp_path)
-    twice = writing.replace("rows = [", "rows = 2 * [")
-    exec(twice, {})
-    exec(twice.replace("train.parquet", "validation.parquet"), {})
-    example = load(config_of(code), tmp_path / "pairs").eval[0]
-    assert example.prompt + example.candidates[example.label] == (
+    exec(writing, {})
+    exec(writing.replace("train.parquet", "validation.parquet"), {})
+    first, second = sorted(load(config_of(code), tmp_path / "pairs").eval, key=lambda e: e.name)
+    assert first.prompt + first.candidates[first.label] == (
         "It rains.\nDoes it follow that: It is wet.\nYes"
     )
+    assert second.candidates[second.label] == "No"
 
 
 def test_free_answers(page, tmp_path):

@@ -1,5 +1,7 @@
 """Rows of data as an enemy or an accident makes them: named by file and line, or left out."""
 
+import datetime
+import decimal
 import json
 import math
 import os
@@ -18,7 +20,8 @@ from zojax.errors import InputError, as_line
 from zojax.hub import load_tokenizer
 from zojax.tasks import Example, load_splits, tokenise
 from zojax.tasks.dataset import TASKS
-from zojax.tasks.records import MAX_CHARACTERS, Row, read_file
+from zojax.tasks.records import read_file
+from zojax.tasks.row import MAX_CHARACTERS
 from zojax.tasks.task import make_example
 from zojax.tasks.tokenize import MAX_CHARACTERS as MOST_TO_TOKENISE
 
@@ -74,15 +77,6 @@ def test_a_line_of_50_mb_needs_no_memory(tmp_path):
     assert peak < 16e6  # a million characters of 50, a few times over
 
 
-def test_such_a_line_of_a_table_ends_it(tmp_path):
-    path = tmp_path / "train.csv"
-    path.write_bytes(b"text,label\nfine,0\n" + b"x" * 5_000_000 + b",1\n")
-    with pytest.raises(InputError) as raised:
-        read_file(path, lambda error: None)
-    line = "is not CSV (it has a line of more than 1,048,576 characters)"
-    assert str(raised.value) == f"{path}:3: {line}"
-
-
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_line_ends_and_a_byte_order_mark_are_as_people_have_them(ends, mark, tmp_path):
@@ -125,25 +119,50 @@ def no_utf8(pa: Any) -> Any:
     return pa.table({"text": pa.StringArray.from_buffers(1, *buffers)})
 
 
-BAD_ROWS = {
+UNUSABLE = {
     "no UTF-8": (no_utf8, "cannot be read ('utf-8' codec can't decode byte 0xff"),
+    "bytes": (
+        lambda pa: pa.table({"text": [b"\x89PNG"]}),
+        "has bytes that are not UTF-8 (the first is 0x89)",
+    ),
     "a date past 9999": (
-        lambda pa: pa.table({"day": pa.array([10**15], pa.timestamp("ms"))}),
+        lambda pa: pa.table({"text": pa.array([10**15], pa.timestamp("ms"))}),
         "cannot be read (",
     ),
     "a long text": (
         lambda pa: pa.table({"text": ["x" * (MAX_CHARACTERS + 1)]}),
-        "text is longer than 1,048,576 characters",
+        "is longer than 1,048,576 characters",
     ),
 }
 
 
-@pytest.mark.parametrize("what", BAD_ROWS)
-def test_a_hostile_row_of_parquet_is_a_bad_one(what, write_parquet):
-    table, reason = BAD_ROWS[what]
-    path, bad = write_parquet(table), []
-    assert read_file(path, bad.append) == [Row(f"{path}:1", None)]
-    assert str(bad[0]).startswith(f"{path}:1: {reason}")
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_hostile_value_of_parquet_spoils_its_row_only_if_it_is_used(what, write_parquet):
+    table, reason = UNUSABLE[what]
+    path = write_parquet(lambda pa: table(pa).append_column("sentence", [["fine"]]))
+    [row] = read_file(path, pytest.fail)
+    record = {**(row.record or {}), "label": 1}
+    assert make_example(TASKS["sst2"], record, row.name).prompt == "fine It was"
+    with pytest.raises(InputError) as raised:
+        make_example(TASKS["sst2"], {**record, "sentence": record["text"]}, row.name)
+    assert str(raised.value).startswith(f"{path}:1: sentence {reason}")
+
+
+VALUES = {
+    "bytes": (b"caf\xc3\xa9", "café"),
+    "bytes in a list": ([b"a", b"b"], ["a", "b"]),
+    "a whole decimal": (decimal.Decimal("1.00"), 1),
+    "another decimal": (decimal.Decimal("1.50"), "1.50"),
+    "a date": (datetime.date(2024, 2, 29), "2024-02-29"),
+    "a time": (datetime.datetime(2024, 2, 29, 12, 30), "2024-02-29 12:30:00"),
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+def test_values_of_parquet_become_what_people_write(what, write_parquet):
+    value, expected = VALUES[what]
+    path = write_parquet(lambda pa: pa.table({"x": [value]}))
+    assert [row.record for row in read_file(path, pytest.fail)] == [{"x": expected}]
 
 
 def test_a_column_of_parquet_has_a_name_of_its_own(write_parquet):

@@ -1,5 +1,7 @@
 """Metrics against values calculated by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from zojax.tasks.metrics import (
     accuracy,
     exact_match,
     f1,
+    mean_loss,
     normalise,
     score_choice,
     score_ranking,
@@ -98,3 +101,13 @@ def test_a_ranking_is_worth_what_its_best_candidates_are():
     scores = np.array([[-3.0, -2.0, -1.0], [-1.0, -2.0, -np.inf]])
     assert score_ranking(examples, scores, "f1") == pytest.approx([2 / 3, 1], abs=1e-12)
     assert score_ranking(examples, scores, "accuracy") == [0, 1]
+
+
+def test_the_loss_is_the_cross_entropy_over_the_candidates_that_an_example_has():
+    examples = [Example("p", ("a", "b", "c")[:count], 1, "x") for count in (3, 2, 2)]
+    scores = np.array([[-900.0, -902.0, -901.0], [-1.0, -2.0, -np.inf], [np.nan, -1.0, -np.inf]])
+    # e⁻² of 1 + e⁻¹ + e⁻², and e⁻¹ of 1 + e⁻¹; the third example has no scores.
+    shares = math.exp(-2) / (1 + math.exp(-1) + math.exp(-2)), math.exp(-1) / (1 + math.exp(-1))
+    loss = -sum(map(math.log, shares)) / 2
+    assert mean_loss(examples, scores.astype(np.float32)) == pytest.approx(loss, rel=1e-6)
+    assert mean_loss(examples[2:], scores[2:]) is None

@@ -8,7 +8,7 @@ import pytest
 
 from zojax.config import DataConfig
 from zojax.errors import InputError
-from zojax.tasks import load_splits
+from zojax.tasks import load_held_out, load_splits
 
 ROWS = [{"review": f'r{i}, "quoted"\nand é', "label": i % 2} for i in range(12)]
 ALL = {"num_train": 8, "num_dev": 4, "num_eval": 12}
@@ -105,13 +105,17 @@ def test_mixed_up_columns_are_named_by_row(tmp_path, line, reason):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('review,label\n"x,1\ny,0\n', ":2: is not CSV (unexpected end of data)"),
+        (",\nx,1\n", ":1: the header has no names; give each column its name there"),
+        (
+            'review,"la"bel"\nx,1\n',
+            ":1: is not CSV (a quote within a quoted cell must stand twice)",
+        ),
         ("review,review\nx,1\n", ":1: the header names a column twice: review, review"),
         ("review,label\n", ": has no records"),
         ("", ": has no records"),
         (
             "review;label\nx;1\n",
-            ": no field 'review' (named in data.prompt); there are review;label",
+            ":1: is separated by ';' and not by commas; save it as CSV with commas",
         ),
     ],
 )
@@ -141,7 +145,9 @@ def test_parquet_without_its_library_says_what_to_install(tmp_path, monkeypatch)
 def test_parquets_empty_cells_have_no_word(tmp_path):
     rows = [{**row, "label": None} if i == 3 else row for i, row in enumerate(ROWS)]
     write(tmp_path, "parquet", rows)
-    assert refusal(tmp_path).startswith(f"{tmp_path}/train.parquet:4: label None has no word")
+    assert refusal(tmp_path).startswith(
+        f"{tmp_path}/train.parquet:4: label is missing (it is None)"
+    )
 
 
 # --- Bad rows that are skipped
@@ -167,9 +173,108 @@ def test_bad_rows_are_left_out_counted_and_named(spoilt):
     splits = load_splits(config(spoilt, num_train=12, num_dev=4, skip_bad=True))
     assert set(numbers([*splits.train, *splits.dev])) == set(range(1, 21)) - set(BAD)
     assert splits.skipped == 4
-    [note] = splits.notes
-    assert note.startswith(f"left out 4 bad rows: {spoilt}/train.jsonl:2: is not JSON (")
+    note, path = splits.notes[-1], spoilt / "train.jsonl"
+    causes = "2 not JSON, 1 with an unknown label, 1 with a field that is not text"
+    assert note.startswith(f"{path}: left out 4 of 20 rows ({causes}): {path}:2: is not JSON (")
     assert note.endswith("; and 1 more")
+
+
+@pytest.mark.parametrize("num_train", [2, 12])
+def test_as_many_bad_rows_are_told_of_however_many_rows_are_chosen(spoilt, num_train):
+    lines = (spoilt / "train.jsonl").read_text()
+    (spoilt / "validation.jsonl").write_text(lines)
+    whole = load_splits(config(spoilt, num_train=num_train, num_eval=1, skip_bad=True))
+    held_out = load_held_out(config(spoilt, num_train=num_train, num_eval=1, skip_bad=True))
+    assert (whole.skipped, held_out.skipped) == (8, 4)
+    told = [
+        [note for note in s.notes if "left out 4 of 20 rows" in note] for s in (whole, held_out)
+    ]
+    assert [note.split(":")[0] for note in told[0]] == [
+        f"{spoilt}/{split}.jsonl" for split in ("train", "validation")
+    ]
+    assert told[1] == told[0][1:]
+
+
+def test_bad_rows_are_told_of_once_where_a_part_is_held_out(spoilt):
+    (spoilt / "validation.jsonl").unlink()
+    splits = load_splits(config(spoilt, num_train=4, num_dev=2, skip_bad=True))
+    assert splits.skipped == 4
+    assert sum("left out 4 of 20 rows" in note for note in splits.notes) == 1
+
+
+def test_rows_of_a_file_are_held_out_whatever_their_number_of_bad_ones(spoilt):
+    (spoilt / "validation.jsonl").unlink()
+    fields = {"num_train": 4, "num_dev": 2, "num_eval": 9, "skip_bad": True}
+    whole, held_out = (load(config(spoilt, **fields)).eval for load in (load_splits, load_held_out))
+    assert whole == held_out
+
+
+LABELS = ["negative", "positive"] * 10
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_label_of_many_rows_that_has_no_word_is_an_error(tmp_path, split, skip_bad):
+    """As if a class were misspelt in the configuration: its rows are not merely bad ones."""
+    for name in ("train", "validation"):
+        labels = [label.removesuffix("e") if name != split else label for label in LABELS]
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"review": "x", "label": x} for x in labels])
+    words = {"negativ": " bad", "positiv": " good"}
+    message = refusal(tmp_path, candidates=words, skip_bad=skip_bad)
+    assert message == (
+        f"{tmp_path}/{split}.jsonl: the label 'negative' of 10 of 20 rows has no word (other "
+        "labels without one: 1); labels are negativ (' bad'), positiv (' good'); did you mean "
+        "'negativ'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("unknown", "total", "is_error"),
+    [(2, 20, False), (3, 20, True), (3, 150, True), (3, 151, False), (4, 200, True)],
+)
+def test_many_are_three_rows_and_one_of_fifty(tmp_path, unknown, total, is_error):
+    rows = [{"review": "x", "label": 7 if i < unknown else i % 2} for i in range(total)]
+    write(tmp_path, "jsonl", rows)
+    if is_error:
+        message = refusal(tmp_path, skip_bad=True)
+        assert f"the label 7 of {unknown} of {total} rows has no word; labels are 0" in message
+    else:
+        assert load_splits(config(tmp_path, skip_bad=True)).skipped == 2 * unknown
+
+
+def test_many_labels_that_have_no_word_are_an_error_though_each_is_rare(tmp_path):
+    rows = [{"review": "x", "label": i if i > 49 else i % 2} for i in range(100)]
+    write(tmp_path, "jsonl", rows)
+    message = refusal(tmp_path, skip_bad=True)
+    assert "the label 50 of 1 of 100 rows has no word (other labels without one: 49);" in message
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_candidate_that_no_row_has_is_an_error(tmp_path, skip_bad):
+    write(tmp_path, "jsonl")
+    words = {0: " bad", 1: " good", "neutral": " fair"}
+    assert refusal(tmp_path, candidates=words, skip_bad=skip_bad) == (
+        f"{tmp_path}/train.jsonl: no row has the label 'neutral'; take what no row has out of "
+        "data.candidates, or write it as the file does"
+    )
+
+
+def test_a_candidate_whose_rows_are_all_bad_is_an_error(tmp_path):
+    rows = [{"review": None if i < 2 else "x", "label": 2 if i < 2 else i % 2} for i in range(30)]
+    write(tmp_path, "jsonl", rows)
+    words = {0: " bad", 1: " good", 2: " fair"}
+    first = f"{tmp_path}/train.jsonl:1: review is None, which is not text"
+    assert refusal(tmp_path, candidates=words, skip_bad=True) == (
+        f"{tmp_path}/train.jsonl: no good row (of 2 bad ones the first: {first}) has the label "
+        "'2'; take what no row has out of data.candidates, or write it as the file does"
+    )
+    assert refusal(tmp_path, candidates=words, num_train=1, num_dev=1) == first
+
+
+def test_a_held_out_file_may_lack_a_label(tmp_path):
+    write(tmp_path, "jsonl")
+    write_jsonl(tmp_path / "validation.jsonl", [{"review": "x", "label": 1}] * 3)
+    assert {e.label for e in load_splits(config(tmp_path)).eval} == {1}
 
 
 def test_the_rows_behind_bad_ones_move_up_and_none_changes_its_place(spoilt):
@@ -197,14 +302,14 @@ def test_rows_that_a_check_refuses_are_bad_too(spoilt):
 def test_too_few_good_rows_say_so(spoilt):
     message = refusal(spoilt, num_train=13, skip_bad=True)
     assert message.startswith(
-        f"{spoilt}/train.jsonl: has 20 records (of the rows read 4 are bad, the first: "
+        f"{spoilt}/train.jsonl: has 20 records (4 of them are bad, the first: "
         f"{spoilt}/train.jsonl:2: is not JSON ("
     )
     assert message.endswith("but data.num_train=13 and data.num_dev=4 need 17")
 
 
 def test_a_held_out_file_of_bad_rows_is_an_error(spoilt):
-    (spoilt / "validation.jsonl").write_text('{"review": "x", "label": 5}\n' * 3)
+    (spoilt / "validation.jsonl").write_text('{"review": null, "label": 0}\n' * 3)
     message = refusal(spoilt, skip_bad=True)
     assert message.startswith(f"{spoilt}/validation.jsonl: all 3 rows are bad, the last: ")
 
@@ -213,3 +318,17 @@ def test_bad_rows_are_no_demonstrations(spoilt):
     splits = load_splits(config(spoilt, num_train=8, skip_bad=True, num_demos=16))
     for example in splits.eval:
         assert len(example.prompt.split("\n\n")) == 17
+
+
+def test_shards_of_a_split_are_read_one_after_another(tmp_path):
+    (tmp_path / "data").mkdir()
+    for place, rows in enumerate((ROWS[:5], ROWS[5:])):
+        write_jsonl(tmp_path / "data" / f"train-0000{place}-of-00002.jsonl", rows)
+    write_jsonl(tmp_path / "data" / "validation-00000-of-00001.jsonl", ROWS)
+    (tmp_path / "whole").mkdir()
+    write(tmp_path / "whole", "jsonl")
+    sharded, whole = load_splits(config(tmp_path)), load_splits(config(tmp_path / "whole"))
+    assert [e.prompt for e in sharded.train] == [e.prompt for e in whole.train]
+    assert {e.name.split(":")[0] for e in [*sharded.train, *sharded.dev]} == {
+        f"{tmp_path}/data/train-0000{place}-of-00002.jsonl" for place in (0, 1)
+    }

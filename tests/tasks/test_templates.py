@@ -227,7 +227,7 @@ def test_boolq_without_a_truth_says_so():
     record = {"question": "is it", "passage": "It is."}
     with pytest.raises(InputError, match=r"^x: no field 'answer'; there are question, passage$"):
         make_example(TASKS["boolq"], record, "x")
-    with pytest.raises(InputError, match=r"^train:7: answer 'maybe' has no word; give true"):
+    with pytest.raises(InputError, match=r"^train:7: answer 'maybe' has no word; labels are true"):
         rendered("boolq", BOOLQ, answer="maybe")
 
 

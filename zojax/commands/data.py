@@ -114,15 +114,19 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     )
     refuse_long = data.skip_bad and data.truncate == "error"
 
-    checked = 0
+    checked = shortened = 0
 
     def check(example: Example) -> None:
-        nonlocal checked
+        nonlocal checked, shortened
         checked += len(example.candidates)
         if checked <= _TOKENISED:
-            shorten(whole(example), truncate="error" if refuse_long else "left")
+            item = shorten(whole(example), truncate="error" if refuse_long else "left")
+            shortened += len(item.prompt) < len(whole(example).prompt)
 
-    splits = with_notes(load_splits(data, check), tokenizer, data)
+    splits = load_splits(data, check)
+    if data.truncate == "error":
+        shortened = 0  # the line about lengths says that these are refused
+    splits = with_notes(splits, tokenizer, data, shortened, positions)
     examples = {"train": splits.train, "dev": splits.dev, "eval": splits.eval}[split]
     num_texts = itertools.accumulate(len(example.candidates) for example in examples)
     measured = max(count, sum(total <= _TOKENISED for total in num_texts))

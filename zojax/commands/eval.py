@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from zojax.config.loading import load_config, split_name
     from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
+    from zojax.reporting.figures import class_lines, in_percent
     from zojax.runs import run_dir
 
     keep_programs()
@@ -104,11 +105,11 @@ def run(args: argparse.Namespace) -> int:
         say_json(result)
     else:
         metric = result["metric"]
+        figure = in_percent(result[f"eval_{metric}"], result["eval_interval"])
         tell = warn if predictions is not None and predictions.is_stdout else say
-        tell(
-            f"held-out {metric} {100 * result[f'eval_{metric}']:.1f} % "
-            f"({result['eval_examples']} examples) {what}"
-        )
+        tell(f"held-out {metric} {figure} ({result['eval_examples']} examples) {what}")
+        for line in class_lines(result.get("classes")):
+            tell(line)
     return 0
 
 
@@ -131,9 +132,10 @@ def evaluate_run(
         predictions: a file to write every example's answer to.
 
     Returns:
-        ``step``, ``metric``, ``eval_METRIC`` and ``eval_examples``; and ``eval_nonfinite``, the
-        number of examples that count as wrong because the model's scores are not finite, if there
-        are any.
+        ``step``, ``metric``, ``eval_METRIC``, its 95 % ``eval_interval`` and ``eval_examples``;
+        if candidates are ranked, ``eval_loss``; if they are labels, ``classes``
+        (:class:`zojax.evaluation.classes.ClassReport`); and ``eval_nonfinite``, the number of
+        examples that count as wrong because the model's scores are not finite, if there are any.
 
     Raises:
         InputError: there is no run or a damaged one, the base model is a different one, the data
@@ -242,7 +244,6 @@ def _evaluate(
     from zojax.runs.setup import pack_eval_sets
     from zojax.training.method import make_scorer
 
-    metric = data.splits.task.metric
     scorer = make_scorer(config, data.splits.task, data.scored, model)
     if predictions is not None:  # the file has log-probabilities, even if logits would do
         scorer = scorer._replace(normalize=True)
@@ -257,12 +258,10 @@ def _evaluate(
         _tell(console, doubt)
     if predictions is not None:
         predictions.write(prediction_rows(eval_set, evaluation))
-    nonfinite = len(evaluation.nonfinite)
     return {
-        "metric": metric,
-        f"eval_{metric}": evaluation.mean,
+        "metric": data.splits.task.metric,
         "eval_examples": len(eval_set.items),
-        **({"eval_nonfinite": nonfinite} if nonfinite else {}),
+        **evaluation.report().as_dict(),
     }
 
 
@@ -270,14 +269,14 @@ def _spare(predictions: RowsFile | None, config: Config, adapter: Path | None = 
     """Raise ``InputError`` if predictions would replace a file that is read for them."""
     if predictions is None:
         return
-    from zojax.tasks.records import FORMATS
+    from zojax.tasks.data_files import possible_files
+    from zojax.tasks.dataset import get_task
 
     predictions.spare_model(config.model.path, adapter)
     predictions.spare(config.data.path)
     if config.data.path is not None:
-        splits = ("train", "validation", "test")
-        names = [f"{split}.{form}" for split in splits for form in FORMATS]
-        predictions.spare(*(Path(config.data.path, name) for name in names))
+        hub = get_task(config.data).hub
+        predictions.spare(*possible_files(Path(config.data.path), hub[1] if hub else None))
 
 
 def _tell(console: Console, *lines: str) -> None:

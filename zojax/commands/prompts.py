@@ -52,7 +52,8 @@ def _is_text(file: Path) -> bool:
 
 def _read_text(file: Path) -> list[Prompt]:
     from zojax.reading import read_lines
-    from zojax.tasks.records import MAX_CHARACTERS, check_line
+    from zojax.tasks.records import check_line
+    from zojax.tasks.row import MAX_CHARACTERS
 
     prompts = []
     lines = read_lines(file, MAX_CHARACTERS, most_of_stream=_MOST_PIPED)

@@ -100,19 +100,26 @@ def _skipped_in_words(skipped: int, steps: int) -> str:
 
 
 def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) -> None:
+    from zojax.reporting.figures import class_lines, in_percent
     from zojax.runs import run_dir
 
     metric = result.get("metric", "accuracy")
     before, after = result[f"eval_{metric}_before"], result[f"eval_{metric}"]
-    was = "?" if before is None else f"{100 * before:.1f} %"
+    was = "?" if before is None else in_percent(before, result.get("eval_interval_before"))
     console.print()
     console.print(
         Text.assemble(
-            (f"held-out {metric} {was} → {100 * after:.1f} %", "bold"),
+            (
+                f"held-out {metric} {was} → {in_percent(after, result.get('eval_interval'))}",
+                "bold",
+            ),
             f" ({result['eval_examples']} examples; "
-            f"best dev {100 * result[f'best_dev_{metric}']:.1f} % at step {result['best_step']})",
+            f"best dev {in_percent(result[f'best_dev_{metric}'])} at step {result['best_step']})",
         )
     )
+    tables = class_lines(result.get("classes"))
+    for line in [*tables, ""] if tables else []:
+        console.print(line, soft_wrap=True)
     if skipped := result.get("skipped_steps"):
         console.print(_skipped_in_words(skipped, result["steps"]), soft_wrap=True)
     if "median_step_seconds" in result:
@@ -122,8 +129,9 @@ def _print_result(console: Console, directory: Path, result: Mapping[str, Any]) 
             f"token efficiency {100 * result['token_efficiency']:.1f} %"
         )
     journal = directory / run_dir.JOURNAL
-    if (directory / run_dir.CURVES).exists():
-        console.print(f"curves   {directory / run_dir.CURVES}", soft_wrap=True)
+    for what, name in (("curves  ", run_dir.CURVES), ("matrix  ", run_dir.CONFUSION)):
+        if (directory / name).exists():
+            console.print(f"{what} {directory / name}", soft_wrap=True)
     console.print(
         f"adapter  {journal} ({journal.stat().st_size / 1000:.0f} kB; the base model and this "
         f"file are the trained model: zojax eval {directory})",

@@ -147,8 +147,8 @@ class DataConfig:
     Attributes:
         task: the task's name; ``custom`` for your own data, which ``prompt`` describes; or your own
             task (:class:`zojax.Task`) as ``module:name``.
-        path: a directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``;
-            None reads the Hugging Face hub.
+        path: a directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``,
+            or a clone of a data set of the hub; None reads the Hugging Face hub.
         num_train: the number of training examples, the first of the shuffled train split; None is
             1,000, or what ``num_dev`` leaves if there are fewer.
         num_dev: the number of examples after those, which select the best step; None is the task's
@@ -165,7 +165,8 @@ class DataConfig:
         candidates: for your own data, a word for each label, such as ``{0: " bad", 1: " good"}``.
         label: for your own data, the field that has the label.
         answer: for your own data, the field that has a free answer; it replaces ``candidates``.
-        metric: ``accuracy`` or ``f1``; None is the task's own.
+        metric: what chooses the best step: ``accuracy``; ``f1`` of the words of a free answer;
+            ``macro_f1`` for labels, the mean of each one's F1; None is the task's own.
         skip_bad: leave out and count bad rows instead of stopping at the first.
         num_demos: the number of demonstrations before every prompt, drawn from the train split;
             MeZO's in-context learning uses 32.
@@ -186,7 +187,7 @@ class DataConfig:
     candidates: Words | None = None
     label: Text = "label"
     answer: Text | None = None
-    metric: Literal["accuracy", "f1"] | None = None
+    metric: Literal["accuracy", "f1", "macro_f1"] | None = None
     skip_bad: Switch = False
     num_demos: Demonstrations = 0
     calibration: Literal["none", "content_free", "median"] = "none"

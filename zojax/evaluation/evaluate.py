@@ -15,16 +15,20 @@ import numpy as np
 from zojax.adapters import stack_variants
 from zojax.distributed import layout_of
 from zojax.errors import InputError, first_few
+from zojax.evaluation.classes import Answers, class_report, macro_f1
 from zojax.evaluation.eval_set import EvalSet, PackedItems
+from zojax.evaluation.intervals import Interval, of_mean, wilson
+from zojax.evaluation.report import Report
 from zojax.generation.texts import Generation, generate
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, compile_buckets
 from zojax.programs.stopping import NEVER, Stop
 from zojax.scoring import PageShape
-from zojax.tasks import Example
+from zojax.tasks import Example, Task
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
-from zojax.tasks.metrics import has_finite_scores, score_ranking, score_text
+from zojax.tasks.metrics import has_finite_scores, mean_loss, score_ranking, score_text
+from zojax.tasks.task import Metric
 from zojax.training.batches import abstract_batch
 from zojax.training.objective import CandidateScorer
 from zojax.training.placement import put_batch
@@ -42,27 +46,58 @@ class Evaluation:
     """A model's answers on a data set of ``n`` examples, and their values.
 
     Attributes:
-        values: the value of every example's answer by the task's metric, from 0 to 1.
+        values: the value of every example's answer by the task's metric, from 0 to 1; for
+            ``macro_f1``, whether it is right.
         scores: the candidates' scores ``(n, candidates)``, calibrated if that is configured;
             ``-inf`` for missing candidates. None if answers are generated.
         texts: the generated answers; None if candidates are ranked.
         nonfinite: the names, by index, of the examples for which the model gave a score that is not
             finite. These count as unanswered, with the value 0.
+        metric: the task's metric.
+        answers: the right and the given labels, if the candidates are the labels of classes.
+        loss: the mean cross-entropy of the right candidate among its example's candidates, without
+            the examples in ``nonfinite``; None if answers are generated, or if no example is left.
     """
 
     values: list[float]
     scores: np.ndarray | None = None
     texts: list[str] | None = None
     nonfinite: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    metric: Metric = "accuracy"
+    answers: Answers | None = None
+    loss: float | None = None
 
     @property
-    def mean(self) -> float:
-        """The mean value, which is the model's figure on the data set.
+    def figure(self) -> float:
+        """The model's figure on the data set: the mean value, or the mean F1 of the classes.
 
-        >>> Evaluation([0.0, 1.0, 0.5]).mean
+        >>> Evaluation([0.0, 1.0, 0.5]).figure
         0.5
         """
+        if self.metric == "macro_f1" and self.answers is not None:
+            return macro_f1(self.answers)
         return float(np.mean(self.values))
+
+    @property
+    def interval(self) -> Interval:
+        """The figure's 95 % confidence interval: Wilson's of an accuracy, a bootstrap's of an F1.
+
+        >>> [round(bound, 4) for bound in Evaluation([0.0, 1.0]).interval]
+        [0.0945, 0.9055]
+        """
+        if self.metric == "macro_f1" and self.answers is not None:
+            low, high = class_report(self.answers)["macro_f1_interval"]
+            return low, high
+        if self.metric == "f1":
+            return of_mean(np.array(self.values))
+        return wilson(self.figure, len(self.values))
+
+    def report(self) -> Report:
+        """The figure with its interval, and a classifier's figures."""
+        classes = None if self.answers is None else class_report(self.answers)
+        return Report(
+            self.metric, self.figure, self.interval, self.loss, len(self.nonfinite), classes
+        )
 
     def in_doubt(self) -> str | None:
         """A line that counts and names the examples without an answer; None if there are none.
@@ -171,7 +206,8 @@ class Evaluator:
                 score_text(example, text, task.metric) if is_known else 0.0
                 for example, text, is_known in zip(examples, texts, known, strict=True)
             ]
-            return Evaluation(values, texts=texts, nonfinite=_unknown(examples, known))
+            unknown = _unknown(examples, known)
+            return Evaluation(values, texts=texts, nonfinite=unknown, metric=task.metric)
         dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
         wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
         done, total = 0, sum(packed.size for packed in wanted)
@@ -192,7 +228,14 @@ class Evaluator:
             scores = subtract_median(scores, score(dev))
         known = has_finite_scores(examples, scores)
         values = score_ranking(examples, scores, task.metric)
-        return Evaluation(values, scores, nonfinite=_unknown(examples, known))
+        return Evaluation(
+            values,
+            scores,
+            nonfinite=_unknown(examples, known),
+            metric=task.metric,
+            answers=_labels(task, examples, scores, known),
+            loss=mean_loss(examples, scores),
+        )
 
     def _scores(
         self,
@@ -251,6 +294,24 @@ class Evaluator:
             batch_size=eval_set.batch_size,
             on_progress=report,
         )
+
+
+def _labels(
+    task: Task, examples: Sequence[Example], scores: np.ndarray, known: Sequence[bool]
+) -> Answers | None:
+    """The right and the given labels; None if the candidates are no labels of classes."""
+    words = examples[0].candidates
+    is_stable = all(e.candidates is words or e.candidates == words for e in examples)
+    are_labels = task.kind == "classification" and not any(e.answers for e in examples)
+    if not are_labels or len(words) < 2 or not is_stable:
+        if task.metric == "macro_f1":
+            raise InputError(
+                f"data.metric=macro_f1: the labels of {task.name} do not stay the same"
+            )
+        return None
+    names = task.labels if len(task.labels) == len(words) else [word.strip() for word in words]
+    right = np.array([example.label for example in examples])
+    return Answers(tuple(names), right, np.where(known, scores.argmax(-1), len(words)))
 
 
 def _unknown(examples: Sequence[Example], known: Sequence[bool]) -> dict[int, str]:

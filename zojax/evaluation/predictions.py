@@ -7,6 +7,7 @@ from typing import Any
 from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluation
 from zojax.tasks import Example
+from zojax.tasks.metrics import of_one
 
 
 def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def prediction_rows(eval_set: EvalSet, evaluation: Evaluation) -> list[dict[str,
             **_answer(example, index, evaluation),
             **({"prediction": None, "nonfinite": True} if index in evaluation.nonfinite else {}),
             **({"answers": list(example.answers)} if example.answers else {}),
-            eval_set.task.metric: worth,
+            of_one(eval_set.task.metric): worth,
         }
         for index, (example, worth) in enumerate(
             zip(eval_set.examples, evaluation.values, strict=True)

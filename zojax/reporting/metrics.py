@@ -61,7 +61,12 @@ def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
 
 
 def evaluation_metrics(
-    step: int, split: str, metric: str, value: float, nonfinite: int = 0
+    step: int,
+    split: str,
+    metric: str,
+    value: float,
+    nonfinite: int = 0,
+    loss: float | None = None,
 ) -> dict[str, Any]:
     """The line of an evaluation after ``step`` steps.
 
@@ -71,12 +76,14 @@ def evaluation_metrics(
         metric: the name of the metric.
         value: the metric's value, from 0 to 1.
         nonfinite: the number of examples with scores that are not finite; left out if it is 0.
+        loss: the mean cross-entropy of the right candidate; left out if there is none.
 
-    >>> evaluation_metrics(2, "dev", "accuracy", 0.5)
-    {'step': 2, 'dev_accuracy': 0.5}
+    >>> evaluation_metrics(2, "dev", "accuracy", 0.5, loss=0.25)
+    {'step': 2, 'dev_accuracy': 0.5, 'dev_loss': 0.25}
     """
     counted = {f"{split}_nonfinite": nonfinite} if nonfinite else {}
-    return {"step": step, f"{split}_{metric}": value, **counted}
+    measured = {} if loss is None else {f"{split}_loss": loss}
+    return {"step": step, f"{split}_{metric}": value, **measured, **counted}
 
 
 def truncation_metrics(step: int, last: float, total: float) -> dict[str, Any]:
@@ -104,10 +111,17 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
     lines += [line for step, line in folds.items() if step <= len(records)]
     metric = progress.metric
     if progress.eval_before is not None:
-        before = progress.eval_before, progress.eval_nonfinite_before
+        before = progress.eval_before, progress.eval_nonfinite_before, progress.eval_loss_before
         lines.append(evaluation_metrics(0, "eval", metric, *before))
     lines += [
-        evaluation_metrics(step, "dev", metric, value, progress.dev_nonfinite.get(step, 0))
+        evaluation_metrics(
+            step,
+            "dev",
+            metric,
+            value,
+            progress.dev_nonfinite.get(step, 0),
+            progress.dev_loss.get(step),
+        )
         for step, value in progress.dev.items()
     ]
     lines.sort(key=lambda line: line["step"])  # stable: a step is trained, then evaluated

@@ -11,6 +11,8 @@ from typing_extensions import TypedDict
 
 from zojax.config import Config, TrainConfig
 from zojax.errors import InputError
+from zojax.evaluation.evaluate import Evaluation
+from zojax.evaluation.intervals import Interval
 from zojax.files import write_json
 from zojax.reading import read_json, validate
 from zojax.tasks.dataset import get_task
@@ -26,6 +28,12 @@ Figure = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Step = Annotated[str, Field(strict=True, pattern="^(0|[1-9][0-9]{0,17})$")]
 """The step after which an evaluation was made, as a key in JSON."""
 
+Loss = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+"""The mean cross-entropy of an evaluation."""
+
+Bounds = Annotated[list[Figure], Field(min_length=2, max_length=2)]
+"""The lower and the upper end of a confidence interval."""
+
 Count = Annotated[int, Field(strict=True, ge=0)]
 """A number of examples or steps."""
 
@@ -35,7 +43,10 @@ class _Told(TypedDict):
 
     eval_before: NotRequired[Figure | None]
     eval_nonfinite_before: NotRequired[Count]
+    eval_interval_before: NotRequired[Bounds]
+    eval_loss_before: NotRequired[Loss]
     dev: NotRequired[dict[Step, Figure]]
+    dev_loss: NotRequired[dict[Step, Loss]]
     dev_nonfinite: NotRequired[dict[Step, Count]]
 
 
@@ -50,6 +61,9 @@ class Progress:
         eval_nonfinite_before: the number of held-out examples for which the base model's scores
             are not finite. They count as wrong in ``eval_before``.
         dev_nonfinite: the same number for the evaluations in ``dev``, if it is not 0.
+        eval_interval_before: the 95 % confidence interval of ``eval_before``.
+        eval_loss_before: the base model's loss on the held-out data, if candidates are ranked.
+        dev_loss: the loss of the evaluations in ``dev``, where there is one.
     """
 
     metric: Metric = "accuracy"
@@ -57,6 +71,9 @@ class Progress:
     dev: dict[int, float] = dataclasses.field(default_factory=dict)
     eval_nonfinite_before: int = 0
     dev_nonfinite: dict[int, int] = dataclasses.field(default_factory=dict)
+    eval_interval_before: Interval | None = None
+    eval_loss_before: float | None = None
+    dev_loss: dict[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def best_step(self) -> int | None:
@@ -83,11 +100,19 @@ class Progress:
             return None
         return best
 
-    def evaluated(self, step: int, value: float, nonfinite: int) -> None:
+    def evaluated(self, step: int, value: float, nonfinite: int, loss: float | None = None) -> None:
         """Add an evaluation on the dev set; ``nonfinite`` examples had no finite scores."""
         self.dev[step] = value
         if nonfinite:
             self.dev_nonfinite[step] = nonfinite
+        if loss is not None:
+            self.dev_loss[step] = loss
+
+    def based_on(self, evaluation: Evaluation) -> None:
+        """Add the evaluation of the base model on the held-out data."""
+        self.eval_before, self.eval_interval_before = evaluation.figure, evaluation.interval
+        self.eval_nonfinite_before = len(evaluation.nonfinite)
+        self.eval_loss_before = evaluation.loss
 
     def write(self, directory: Path) -> None:
         """Write ``progress.json``."""
@@ -100,9 +125,13 @@ class Progress:
         ['best_dev_f1', 'best_step', 'dev_f1', 'eval_f1_before', 'metric']
         """
         best, metric = self.best_step, self.metric
-        nonfinite = {
-            "eval_nonfinite_before": self.eval_nonfinite_before,
-            "dev_nonfinite": {str(step): count for step, count in self.dev_nonfinite.items()},
+        known = {
+            "eval_interval_before": self.eval_interval_before and list(self.eval_interval_before),
+            "eval_loss_before": self.eval_loss_before,
+            "dev_loss": {str(step): loss for step, loss in sorted(self.dev_loss.items())} or None,
+            "eval_nonfinite_before": self.eval_nonfinite_before or None,
+            "dev_nonfinite": {str(step): count for step, count in self.dev_nonfinite.items()}
+            or None,
         }
         return {
             "metric": metric,
@@ -110,7 +139,7 @@ class Progress:
             "best_step": best,
             f"best_dev_{metric}": None if best is None else self.dev[best],
             f"dev_{metric}": {str(step): value for step, value in sorted(self.dev.items())},
-            **{name: counted for name, counted in nonfinite.items() if counted},
+            **{name: value for name, value in known.items() if value is not None},
         }
 
 
@@ -162,7 +191,9 @@ def _parse(
     told = validate(_Told, {names.get(name, name): raw[name] for name in raw}, str(path))
     dev = {int(step): figure for step, figure in told.get("dev", {}).items()}
     nonfinite = {int(step): count for step, count in told.get("dev_nonfinite", {}).items()}
-    for step in (*dev, *nonfinite):
+    losses = {int(step): loss for step, loss in told.get("dev_loss", {}).items()}
+    bounds = told.get("eval_interval_before")
+    for step in (*dev, *nonfinite, *losses):
         if step > config.steps:
             raise InputError(f"{path}: has step {step}, but the run has {config.steps} steps")
     return Progress(
@@ -171,6 +202,9 @@ def _parse(
         {step: dev[step] for step in sorted(dev) if step <= steps},
         told.get("eval_nonfinite_before", 0),
         {step: count for step, count in nonfinite.items() if count and step <= steps},
+        (bounds[0], bounds[1]) if bounds else None,
+        told.get("eval_loss_before"),
+        {step: losses[step] for step in sorted(losses) if step <= steps},
     )
 
 

@@ -278,11 +278,13 @@ def refuse_skipped(records: np.ndarray) -> None:
         )
 
 
-def finished(sent: Sequence[Sent], stop: Stop) -> Sequence[Sent]:
+def finished(trainer: Trainer, sent: Sequence[Sent], stop: Stop) -> Sequence[Sent]:
     """Waits for steps and returns those that are done: all, unless an urgent stop cannot wait.
 
-    It polls, because a wait inside the runtime would not notice signals.
+    It polls, because a wait inside the runtime would not notice signals, and reports once a minute
+    how many of the steps are done.
     """
+    reporter = trainer.reporter
 
     def is_done(one: Sent) -> bool:
         return one.record.losses_v.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
@@ -290,5 +292,7 @@ def finished(sent: Sequence[Sent], stop: Stop) -> Sequence[Sent]:
     while sent and not is_done(sent[-1]):
         if stop.is_urgent:
             return [one for one in sent if is_done(one)]
+        if reporter.is_silent():
+            reporter.line(trainer.step + sum(map(is_done, sent)), "computing")
         time.sleep(_POLL_SECONDS)
     return sent

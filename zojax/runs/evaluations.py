@@ -11,6 +11,7 @@ from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluation, Evaluator
 from zojax.journal.replay import make_replay
 from zojax.programs.stopping import Stop
+from zojax.reporting.figures import in_percent
 from zojax.reporting.metrics import METRICS, mend_metrics
 from zojax.reporting.progress import Progress, is_evaluated, missing_evaluations
 from zojax.runs.chunks import Trainer
@@ -44,22 +45,23 @@ class Evaluations:
 
     def of_base(self) -> None:
         """Evaluate the base model on the held-out data, once in a run."""
-        trainer, progress = self.trainer, self.progress
-        if progress.eval_before is not None or trainer.step > 0:
+        progress = self.progress
+        if progress.eval_before is not None or self.trainer.step > 0:
             return
-        value, nonfinite = self._keep_base()
+        evaluation = self._keep_base()
         progress.write(self.directory)
-        trainer.reporter.evaluation(0, "eval", progress.metric, value, nonfinite)
-        self.console.print(f"held-out {progress.metric} before: {100 * value:.1f} %")
+        self._tell("eval", evaluation)
+        figure = in_percent(evaluation.figure, progress.eval_interval_before)
+        self.console.print(f"held-out {progress.metric} before: {figure}")
 
     def on_dev(self) -> None:
         """Evaluate on the dev set, if that is due at this step and has not been done."""
         step, progress = self.trainer.step, self.progress
         if not is_evaluated(step, self.config) or step in progress.dev:
             return
-        value, nonfinite = self._keep_dev()
+        evaluation = self._keep_dev()
         progress.write(self.directory)
-        self.trainer.reporter.evaluation(step, "dev", progress.metric, value, nonfinite)
+        self._tell("dev", evaluation)
 
     def now(self, split: str) -> float:
         """Evaluate the current model on ``dev`` or ``eval``, and report the value.
@@ -70,24 +72,22 @@ class Evaluations:
         if split not in ("dev", "eval"):
             raise InputError(f"split {split!r}: give 'dev' or 'eval'")
         if split == "dev":
-            value, nonfinite = self._keep_dev()
-        elif step == 0:
-            value, nonfinite = self._keep_base()
+            evaluation = self._keep_dev()
         else:
-            value, nonfinite = self.of_held_out()
+            evaluation = self._keep_base() if step == 0 else self.of_held_out()
         progress.write(self.directory)
-        self.trainer.reporter.evaluation(step, split, progress.metric, value, nonfinite)
-        return value
+        self._tell(split, evaluation)
+        return evaluation.figure
 
-    def of_held_out(self) -> tuple[float, int]:
-        """Evaluate on the held-out data; return the value and the number of non-finite examples.
+    def of_held_out(self) -> Evaluation:
+        """Evaluate on the held-out data.
 
         Raises:
             InputError: no example has finite scores.
         """
         evaluation = self._evaluate(self.eval_set)
         evaluation.check_any_finite()
-        return evaluation.mean, len(evaluation.nonfinite)
+        return evaluation
 
     def catch_up(self) -> None:
         """Replay the steps in the journal, and repeat the evaluations that the run has lost.
@@ -113,21 +113,31 @@ class Evaluations:
             progress.write(self.directory)
         mend_metrics(self.directory / METRICS, records, progress)
 
-    def _keep_base(self) -> tuple[float, int]:
-        value, nonfinite = self.of_held_out()
-        self.progress.eval_before, self.progress.eval_nonfinite_before = value, nonfinite
-        return value, nonfinite
+    def _keep_base(self) -> Evaluation:
+        evaluation = self.of_held_out()
+        self.progress.based_on(evaluation)
+        return evaluation
 
-    def _keep_dev(self) -> tuple[float, int]:
-        evaluation = self._evaluate(self.dev_set)
-        value, nonfinite = evaluation.mean, len(evaluation.nonfinite)
-        self.progress.evaluated(self.trainer.step, value, nonfinite)
-        return value, nonfinite
+    def _keep_dev(self) -> Evaluation:
+        evaluation, step = self._evaluate(self.dev_set), self.trainer.step
+        nonfinite = len(evaluation.nonfinite)
+        self.progress.evaluated(step, evaluation.figure, nonfinite, evaluation.loss)
+        return evaluation
+
+    def _tell(self, split: str, evaluation: Evaluation) -> None:
+        trainer, nonfinite = self.trainer, len(evaluation.nonfinite)
+        figures = self.progress.metric, evaluation.figure, nonfinite, evaluation.loss
+        trainer.reporter.evaluation(trainer.step, split, *figures)
 
     def _evaluate(self, eval_set: EvalSet) -> Evaluation:
         trainer = self.trainer
+
+        def advance(done: int, total: int) -> None:
+            if trainer.reporter.is_silent():
+                trainer.reporter.line(trainer.step, f"evaluating, {done} of {total} examples")
+
         evaluation = self.evaluator.evaluate(
-            trainer.owned.weights, trainer.state, eval_set, self.dev_set, self.stop
+            trainer.owned.weights, trainer.state, eval_set, self.dev_set, self.stop, advance
         )
         if doubt := evaluation.in_doubt():
             self.console.print(f"after step {trainer.step}, {doubt}", soft_wrap=True, markup=False)

@@ -16,6 +16,7 @@ from zojax.files import write_json
 from zojax.journal.file import JOURNAL
 from zojax.outputs import check_place
 from zojax.reading import read_json
+from zojax.reporting.confusion import CONFUSION
 from zojax.reporting.curves import CURVES
 from zojax.reporting.metrics import METRICS
 from zojax.reporting.progress import PROGRESS
@@ -25,7 +26,7 @@ from zojax.text import plain
 from zojax.training.schedules import depends_on_steps
 
 CONFIG = "config.json"
-_WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES)
+_WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES, CONFUSION)
 
 
 def remove_partials(directory: Path) -> None:

@@ -23,12 +23,13 @@ from zojax.programs.settings import check_settings
 from zojax.runs.layout import choose_layout
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
-from zojax.tasks import Example, Splits, encode, load_held_out, load_splits
+from zojax.tasks import Example, Splits, load_held_out, load_splits
 from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
-from zojax.tasks.odd_texts import odd_texts
-from zojax.tasks.tokenize import only_right_candidate
+from zojax.tasks.odd_texts import odd_texts, truncated
+from zojax.tasks.tokenize import fit, only_right_candidate
+from zojax.tasks.tokenize import tokenise as tokenise_whole
 from zojax.text import plain
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
 from zojax.training.generated import GeneratedObjective, QuestionSource
@@ -103,18 +104,25 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     num_new = get_task(config.data).max_new_tokens
 
+    max_positions = architecture.max_position_embeddings
+    shortened: set[str] = set()
+
     @functools.cache  # an example is tokenised when it is chosen, to check that it fits
     def tokenise(example: Example) -> Item:
-        return encode(
-            tokenizer,
-            example,
+        whole = tokenise_whole(tokenizer, example)
+        item = fit(
+            whole,
             max_length=config.data.max_length,
-            max_positions=architecture.max_position_embeddings,
+            max_positions=max_positions,
             truncate=config.data.truncate,
             max_new_tokens=num_new,
         )
+        if len(item.prompt) < len(whole.prompt):
+            shortened.add(example.name)
+        return item
 
-    splits = with_notes(load(config.data, tokenise), tokenizer, config.data)
+    splits = load(config.data, tokenise)
+    splits = with_notes(splits, tokenizer, config.data, len(shortened), max_positions)
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
     if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
@@ -128,11 +136,28 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     return dataclasses.replace(data, content_free_dev=bare_dev, content_free_eval=bare_eval)
 
 
-def with_notes(splits: Splits, tokenizer: Tokenizer, config: DataConfig) -> Splits:
-    """The same splits, with notes on texts that a model reads otherwise than one may expect."""
+def with_notes(
+    splits: Splits,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    num_truncated: int,
+    max_positions: int,
+) -> Splits:
+    """The same splits, with notes on texts that a model reads otherwise than one may expect.
+
+    Args:
+        splits: the examples of a run.
+        tokenizer: the model's tokenizer.
+        config: how they are chosen, and how long they may be.
+        num_truncated: the number of examples that are too long.
+        max_positions: the number of positions that the model has.
+    """
     examples = [*splits.train, *splits.dev, *splits.eval]
     odd = odd_texts(tokenizer, examples, own_prompt=config.prompt is not None)
-    return dataclasses.replace(splits, notes=(*splits.notes, *odd))
+    cut = truncated(
+        len(examples), num_truncated, max_length=config.max_length, max_positions=max_positions
+    )
+    return dataclasses.replace(splits, notes=(*splits.notes, *cut, *odd))
 
 
 def data_hash(data: Data, with_answers: bool) -> str:
@@ -247,7 +272,11 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     )
     tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
     shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
-    buckets = few_buckets(shapes, tokens // train.micro_batches)
+    buckets = few_buckets(
+        shapes,
+        tokens // train.micro_batches,
+        ops_per_token=2 * train.micro_batches * run.method.estimator.num_variants * _in_layers(run),
+    )
     metric, splits = choice_metric(config, run.data.splits.task), run.data.splits
     value_nk = metric and score_choices(splits.train, run.scorer.num_candidates, metric)
     return BatchSource(
@@ -259,6 +288,11 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         value_nk,
         only=local_pages(layout, num_pages),
     )
+
+
+def _in_layers(run: Run) -> int:
+    """The number of weights that each token is multiplied by."""
+    return sum(weight.size for weight in jax.tree.leaves(run.model.weights["layers"]))
 
 
 def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, EvalSet]:

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from zojax.config import Config
+from zojax.config import Config, to_dict
 from zojax.distributed import layout_of
 from zojax.errors import InputError
 from zojax.files import write_json
@@ -16,6 +17,8 @@ from zojax.journal.replay import is_folded
 from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter
+from zojax.reporting.board import write_result
+from zojax.reporting.confusion import draw_confusion
 from zojax.reporting.curves import draw_curves
 from zojax.reporting.verdict import doubts
 from zojax.runs import run_dir
@@ -165,7 +168,7 @@ def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopp
             sent.append(send_step(trainer, step, next(batches), stop))
         except stopping.Halted:
             break
-    write_down(trainer, finished(sent, stop), started)
+    write_down(trainer, finished(trainer, sent, stop), started)
 
 
 def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, Any]:
@@ -174,19 +177,22 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
     journal = read_journal(directory / run_dir.JOURNAL)
     truncated = truncation_result(training.trainer)
     _return_to_best(training, journal, console)
-    value, nonfinite = training.evaluations.of_held_out()
+    report = training.evaluations.of_held_out().report()
     result = {
         "steps": training.run.config.train.steps,
         "skipped_steps": int((journal.records["flags"] & SKIPPED != 0).sum()),
         **progress.as_dict(),
-        f"eval_{progress.metric}": value,
-        **({"eval_nonfinite": nonfinite} if nonfinite else {}),
+        **report.as_dict(),
         "eval_examples": len(training.evaluations.eval_set.items),
         **truncated,
         **training.trainer.speed.summary(),
         "compilations_after_start": compilations,
     }
-    draw_curves(directory)
+    # Not that of the directory, which is a temporary one in all processes but the first.
+    name = Path(training.run.config.run.dir).name
+    draw_curves(directory, name, result)
+    draw_confusion(directory, name, report.classes)
+    write_result(directory / "tb", to_dict(training.run.config), report, progress.best_step or 0)
     write_json(directory / run_dir.RESULT, result)
     for doubt in doubts(result, journal.records["losses"], training.evaluations.eval_set.examples):
         console.print(doubt, soft_wrap=True, markup=False)

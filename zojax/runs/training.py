@@ -265,7 +265,7 @@ class Training:
             return
         training, sent, first = self._open, self._sent, self._open.trainer.step
         try:
-            done = finished(sent, training.stop)
+            done = finished(training.trainer, sent, training.stop)
             with named_if_unwritable(training.directory):
                 write_down(training.trainer, done, self._started)
                 if len(done) < len(sent):

@@ -10,7 +10,10 @@ _MULTIPLE = 8
 """The number of tokens of all pages together is a multiple of this, a vector's width."""
 
 _ENOUGH = 0.95
-"""The share of a run's places that tokens should fill; each program costs seconds to compile."""
+"""The share of a run's places that tokens should fill."""
+
+_COMPILE_OPS = 2e11
+"""What two CPU cores compute while they compile one more program, about four seconds."""
 
 _SAMPLED_BATCHES = 32
 
@@ -65,26 +68,34 @@ def choose_buckets(needed: Iterable[PageShape], max_buckets: int = 8) -> list[Pa
     ]
 
 
-def few_buckets(needed: Sequence[PageShape], tokens: int, max_buckets: int = 8) -> list[PageShape]:
-    """Chooses the fewest buckets that are 95 % full, or ``max_buckets`` if that takes more.
+def few_buckets(
+    needed: Sequence[PageShape], tokens: int, ops_per_token: float, max_buckets: int = 8
+) -> list[PageShape]:
+    """Chooses the buckets for which compiling and computing take the least time together.
+
+    No more than fill 95 % of the places, and no more than ``max_buckets``.
 
     Args:
         needed: the shape of every batch, all with the same number of pages.
         tokens: the total number of tokens in the batches.
+        ops_per_token: the operations that a token costs, and so a place that is padding.
         max_buckets: the maximum number of buckets, and so of compiled programs.
 
     >>> shapes = [PageShape(1, tokens, 4, 8) for tokens in (100, 100, 101, 60)]
-    >>> [bucket.tokens for bucket in few_buckets(shapes, tokens=361)]
+    >>> [bucket.tokens for bucket in few_buckets(shapes, tokens=361, ops_per_token=1e12)]
     [64, 104]
+    >>> [bucket.tokens for bucket in few_buckets(shapes, tokens=361, ops_per_token=1e6)]
+    [104]
     """
-    shapes, buckets = collections.Counter(needed), []
+    shapes, options = collections.Counter(needed), []
     for num_buckets in range(1, max_buckets + 1):
         buckets = choose_buckets(needed, num_buckets)
         chosen = {shape: bucket_for(shape, buckets) for shape in shapes}
         places = sum(n * chosen[shape].pages * chosen[shape].tokens for shape, n in shapes.items())
+        options.append((places * ops_per_token + len(buckets) * _COMPILE_OPS, buckets))
         if tokens >= _ENOUGH * places:
             break
-    return buckets
+    return min(options)[1]
 
 
 def _fewest_padded(sizes: Sequence[tuple[int, int]], max_buckets: int) -> list[int]:

@@ -1,23 +1,23 @@
 """The user's own data: a template in the configuration, and candidates or a free answer."""
 
 import dataclasses
-import json
 import math
 import reprlib
 import string
 from typing import Any
 
 from zojax.config import DataConfig
-from zojax.errors import InputError, first_few
+from zojax.errors import InputError
 from zojax.tasks.example import Example
-from zojax.tasks.task import Record, Task, is_texts
+from zojax.tasks.labels import as_label, label_error
+from zojax.tasks.row import BadRowError, Record
+from zojax.tasks.task import Task, is_texts, not_text
 
 CUSTOM = "custom"
 NUM_DEV = 100
 """A user's own data are often few; 500, as in MeZO's tables, might leave none to train on."""
 
 _OWN_FIELDS = ("prompt", "candidates", "answer")
-_TRUTH = {"True": "true", "False": "false"}  # in CSV, as Python and pandas write them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,17 +109,11 @@ def _labelled(template: Template, words: dict[str, str], label_field: str) -> Ta
     index_by_label = {label: i for i, label in enumerate(words)}
 
     def render(record: Record, name: str) -> Example:
-        label = record[label_field]
-        key = as_label(label)
-        if key in _TRUTH and key not in index_by_label:
-            key = _TRUTH[key]
-        if key not in index_by_label:
-            known = first_few(f"{text} ({word!r})" for text, word in words.items())
-            raise InputError(
-                f"{name}: {label_field} {reprlib.repr(label)} has no word; labels are {known}"
-            )
+        label = as_label(record[label_field], index_by_label)
+        if label is None:
+            raise label_error(name, label_field, record[label_field], words)
         prompt, content_free = _prompts(template, record, name)
-        return Example(prompt, candidates, index_by_label[key], name, content_free=content_free)
+        return Example(prompt, candidates, index_by_label[label], name, content_free=content_free)
 
     return Task(
         "custom",
@@ -128,6 +122,7 @@ def _labelled(template: Template, words: dict[str, str], label_field: str) -> Ta
         render=render,
         kind="classification",
         candidates=candidates,
+        labels=tuple(words),
         num_dev=NUM_DEV,
     )
 
@@ -138,9 +133,10 @@ def _free_answers(template: Template, answer_field: str) -> Task:
         answers = value if is_texts(value) else [_as_text(value, answer_field, name)]
         first = answers[0].strip()
         if not first or "\n" in first:
-            raise InputError(
+            raise BadRowError(
                 f"{name}: {answer_field} is {reprlib.repr(value)}; an answer must be one line that "
-                "is not empty"
+                "is not empty",
+                "without an answer of one line",
             )
         prompt, _ = _prompts(template, record, name)
         return Example(prompt, (f" {first}\n",), 0, name, answers=tuple(answers))
@@ -168,15 +164,4 @@ def _as_text(value: Any, field: str, name: str) -> str:
         return value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
-    raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is not text")
-
-
-def as_label(value: Any) -> str | None:
-    """A label as a configuration writes it: as text, since its JSON form has only text keys.
-
-    >>> as_label(1), as_label("1"), as_label(True), as_label(1.0)
-    ('1', '1', 'true', None)
-    """
-    if isinstance(value, str):
-        return value
-    return json.dumps(value) if isinstance(value, int) else None
+    raise not_text(name, field, value)

@@ -11,6 +11,7 @@ import numpy as np
 from zojax.config import DataConfig, foreign
 from zojax.config.messages import closest
 from zojax.errors import InputError
+from zojax.tasks.bad_rows import BadRows, Table, survey
 from zojax.tasks.copa import COPA
 from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields
 from zojax.tasks.demonstrations import with_demonstrations
@@ -19,16 +20,15 @@ from zojax.tasks.example import Example
 from zojax.tasks.question_answering import DROP, SQUAD
 from zojax.tasks.reading import BOOLQ, MULTIRC
 from zojax.tasks.record import RECORD
-from zojax.tasks.records import OnBad, Row
+from zojax.tasks.row import Row
 from zojax.tasks.sst2 import SST2
-from zojax.tasks.tables import Table, read_held_out, read_tables
+from zojax.tasks.tables import read_held_out, read_tables
 from zojax.tasks.task import Task, make_example
 from zojax.tasks.words import WIC, WSC
 
 TASKS: Mapping[str, Task] = {
     task.name: task for task in (SST2, RTE, CB, BOOLQ, WSC, WIC, MULTIRC, COPA, RECORD, SQUAD, DROP)
 }
-_NAMED_BAD_ROWS = 3
 
 Check = Callable[[Example], object]
 """Raises ``InputError`` for an example that cannot be used, such as one that is too long."""
@@ -72,7 +72,13 @@ def get_task(config: DataConfig) -> Task:
         fix = f"did you mean {close!r}?" if close else f"there are {', '.join(names)}"
         raise InputError(f"data.task={config.task!r}: no such task; {fix}")
     if config.metric == "f1" and task.metric != "f1":
-        raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels")
+        fix = ": use macro_f1" if task.candidates else ""
+        raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels{fix}")
+    metric = config.metric or task.metric
+    if metric == "macro_f1" and (task.kind != "classification" or not task.candidates):
+        raise InputError(
+            f"data.metric='macro_f1' is for labels that stay the same, but {task.name} has none"
+        )
     if config.shuffle_labels and task.kind != "classification":
         raise InputError(f"data.shuffle_labels permutes labels, but {task.name} has none")
     if config.calibration != "none" and task.kind == "generation":
@@ -82,7 +88,7 @@ def get_task(config: DataConfig) -> Task:
             f"data.calibration='median' is for candidates that stay the same, but those of "
             f"{task.name} depend on the example"
         )
-    return dataclasses.replace(task, metric=config.metric or task.metric)
+    return dataclasses.replace(task, metric=metric)
 
 
 def _own_task(config: DataConfig) -> Task:
@@ -133,24 +139,28 @@ def load_splits(config: DataConfig, check: Check = _accept) -> Splits:
     Raises:
         InputError: a record is bad, with its file and line, or data are missing, with the fix.
     """
-    task, bad = get_task(config), _BadRows(config.skip_bad)
+    task, bad = get_task(config), BadRows(config.skip_bad)
     sizes = get_sizes(config, task)
-    train, evaluation, notes = read_tables(config, task, bad)
+    train, evaluation, notes = read_tables(config, task, bad.refuse)
+    survey([train, evaluation], task, bad, labels=list(config.candidates or ()))
     nums_shown: list[int] = []
     make = _maker(config, task, train, bad, nums_shown.append, check)
-    learning = _choose(train.rows, sizes.train + sizes.dev, config.seed, make, bad)
+    learning = _choose(train, sizes.train + sizes.dev, config.seed, make, bad)
     num_train = len(learning) - sizes.dev
     if num_train < sizes.train:
         notes.append(_make_do(config, train, sizes, num_train, bad))
+    else:
+        notes += _beyond_train(train, task, sizes, bad)
     held_out = _hold_out(evaluation, sizes.eval, config.seed, make, bad)
+    notes += _beyond_eval(evaluation, task, sizes, bad)
     examples = learning[:num_train]
     return Splits(
         _shuffle_labels(examples, config.seed) if config.shuffle_labels else examples,
         learning[num_train:],
         held_out,
         task,
-        len(bad.messages),
-        (*notes, *_last_notes(config, train, nums_shown, bad)),
+        len(bad),
+        (*notes, *_few_shown(config, train, nums_shown), *bad.notes([train, evaluation])),
     )
 
 
@@ -167,42 +177,27 @@ def load_held_out(config: DataConfig, check: Check = _accept) -> Splits:
     Raises:
         InputError: as :func:`load_splits` does.
     """
-    task, bad = get_task(config), _BadRows(config.skip_bad)
+    task, bad = get_task(config), BadRows(config.skip_bad)
     if config.num_demos:
-        train, evaluation, notes = read_tables(config, task, bad)
+        train, evaluation, notes = read_tables(config, task, bad.refuse)
     else:
-        evaluation, notes = read_held_out(config, task, bad)
+        evaluation, notes = read_held_out(config, task, bad.refuse)
         train = Table(evaluation.where, [])
+    survey([train, evaluation], task, bad, labels=())
     nums_shown: list[int] = []
     make = _maker(config, task, train, bad, nums_shown.append, check)
-    held_out = _hold_out(evaluation, get_sizes(config, task).eval, config.seed, make, bad)
-    notes += _last_notes(config, train, nums_shown, bad)
-    return Splits([], [], held_out, task, len(bad.messages), tuple(notes))
-
-
-@dataclasses.dataclass
-class _BadRows:
-    """Collects what is wrong with bad rows; raises at the first one unless they are skipped."""
-
-    skip: bool
-    messages: dict[str, None] = dataclasses.field(default_factory=dict)  # each once, in order
-
-    def __call__(self, error: InputError) -> None:
-        if not self.skip:
-            raise error
-        self.messages[str(error)] = None
-
-    def in_words(self) -> str:
-        count, first = len(self.messages), list(self.messages)[:_NAMED_BAD_ROWS]
-        others = f"; and {count - len(first)} more" if count > len(first) else ""
-        return f"left out {count} bad row{'s' * (count > 1)}: {'; '.join(first)}{others}"
+    sizes = get_sizes(config, task)
+    held_out = _hold_out(evaluation, sizes.eval, config.seed, make, bad)
+    notes += _beyond_eval(evaluation, task, sizes, bad)
+    notes += [*_few_shown(config, train, nums_shown), *bad.notes([train, evaluation])]
+    return Splits([], [], held_out, task, len(bad), tuple(notes))
 
 
 def _maker(
     config: DataConfig,
     task: Task,
     train: Table,
-    bad: OnBad,
+    bad: BadRows,
     count: Callable[[int], None],
     check: Check,
 ) -> Callable[[Row, int], Example]:
@@ -218,7 +213,7 @@ def _maker(
 
 
 def _demonstrator(
-    train: Table, task: Task, config: DataConfig, bad: OnBad, count: Callable[[int], None]
+    train: Table, task: Task, config: DataConfig, bad: BadRows, count: Callable[[int], None]
 ) -> Callable[[Example, int], Example]:
     """Makes ``(example, its position) -> example`` with demonstrations.
 
@@ -239,7 +234,7 @@ def _demonstrator(
         try:
             return make_example(task, row.record, row.name)
         except InputError as error:
-            bad(error)
+            bad.add(train, row, error)
             return None
 
     def demonstrate(example: Example, position: int) -> Example:
@@ -253,56 +248,79 @@ def _demonstrator(
 
 
 def _choose(
-    rows: Sequence[Row],
+    table: Table,
     count: int,
     seed: int,
     make: Callable[[Row, int], Example],
-    bad: OnBad,
+    bad: BadRows,
 ) -> list[Example]:
     """The first ``count`` good rows of a permutation; all, if there are fewer."""
     examples: list[Example] = []
-    for i in np.random.RandomState(seed).permutation(len(rows)).tolist():
+    for i in np.random.RandomState(seed).permutation(len(table.rows)).tolist():
+        row = table.rows[i]
         if len(examples) == count:
             break
-        if rows[i].record is None:  # a bad row that was counted when it was read
+        if row.name in bad.of(table):  # counted by the survey
             continue
         try:
-            examples.append(make(rows[i], len(examples)))
+            examples.append(make(row, len(examples)))
         except InputError as error:
-            bad(error)
+            bad.add(table, row, error)
     return examples
 
 
 def _hold_out(
-    table: Table, count: int, seed: int, make: Callable[[Row, int], Example], bad: _BadRows
+    table: Table, count: int, seed: int, make: Callable[[Row, int], Example], bad: BadRows
 ) -> list[Example]:
     """The held-out examples; ``InputError`` if none is good."""
-    examples = _choose(table.rows, count, seed, make, bad)
+    examples = _choose(table, count, seed, make, bad)
     if not examples:
-        last = list(bad.messages)[-1]
+        last = list(bad.of(table).values())[-1]
         raise InputError(f"{table.where}: all {len(table.rows)} rows are bad, the last: {last}")
     return examples
 
 
-def _last_notes(
-    config: DataConfig, train: Table, nums_shown: Sequence[int], bad: _BadRows
-) -> list[str]:
-    """The notes about too few demonstrations and bad rows, known once all examples are made."""
-    notes = []
-    if min(nums_shown, default=config.num_demos) < config.num_demos:
-        notes.append(
-            f"{train.where}: has too few rows for data.num_demos={config.num_demos}; prompts have "
-            f"at least {min(nums_shown)} demonstrations"
-        )
-    return [*notes, bad.in_words()] if bad.messages else notes
+def _beyond_train(train: Table, task: Task, sizes: Sizes, bad: BadRows) -> list[str]:
+    """The note that not all of a user's own rows are learnt from."""
+    count = _num_good(train, bad)
+    if task.hub is not None or count <= sizes.train + sizes.dev:
+        return []
+    return [
+        f"{train.where}: {sizes.train:,} of its {count:,} rows are learnt from, beside "
+        f"{sizes.dev:,} for dev; --set data.num_train={count - sizes.dev} takes all"
+    ]
 
 
-def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, bad: _BadRows) -> str:
+def _beyond_eval(evaluation: Table, task: Task, sizes: Sizes, bad: BadRows) -> list[str]:
+    """The note that not all of a user's own rows that are held out are evaluated on."""
+    count = _num_good(evaluation, bad)
+    if task.hub is not None or count <= sizes.eval:
+        return []
+    return [
+        f"{evaluation.where}: {sizes.eval:,} of {count:,} held-out rows are evaluated on; --set "
+        f"data.num_eval={count} takes all"
+    ]
+
+
+def _num_good(table: Table, bad: BadRows) -> int:
+    return sum(row.name not in bad.of(table) for row in table.rows)
+
+
+def _few_shown(config: DataConfig, train: Table, nums_shown: Sequence[int]) -> list[str]:
+    """The note about too few demonstrations, known once all examples are made."""
+    if min(nums_shown, default=config.num_demos) == config.num_demos:
+        return []
+    return [
+        f"{train.where}: has too few rows for data.num_demos={config.num_demos}; prompts have at "
+        f"least {min(nums_shown)} demonstrations"
+    ]
+
+
+def _make_do(config: DataConfig, train: Table, sizes: Sizes, num_train: int, bad: BadRows) -> str:
     """The note that training has fewer examples than usual; an error if that is not allowed."""
     there = f"{train.where}: has {len(train.rows)} records"
-    if bad.messages:
-        count, first = len(bad.messages), next(iter(bad.messages))
-        there += f" (of the rows read {count} are bad, the first: {first})"
+    if errors := [error for row in train.rows if (error := bad.of(train).get(row.name))]:
+        there += f" ({len(errors)} of them are bad, the first: {errors[0]})"
     if config.num_train is not None:
         raise InputError(
             f"{there}, but data.num_train={sizes.train} and data.num_dev={sizes.dev} need "

@@ -71,8 +71,17 @@ def score_choice(example: Example, choice: int, metric: Metric) -> float:
     """
     if not example.answers:
         return float(choice == example.label)
-    compare = {"accuracy": accuracy, "f1": f1}[metric]
+    compare = {"accuracy": accuracy, "f1": f1}[of_one(metric)]
     return compare(example.candidate_texts[choice], example.answers)
+
+
+def of_one(metric: Metric) -> Metric:
+    """The metric of a single example: a mean over classes has no value for one of them.
+
+    >>> of_one("f1"), of_one("macro_f1")
+    ('f1', 'accuracy')
+    """
+    return "accuracy" if metric == "macro_f1" else metric
 
 
 def score_choices(examples: Sequence[Example], num_candidates: int, metric: Metric) -> np.ndarray:
@@ -91,7 +100,7 @@ def score_choices(examples: Sequence[Example], num_candidates: int, metric: Metr
 
 def score_text(example: Example, text: str, metric: Metric) -> float:
     """Scores a generated text from 0 to 1, by F1 or, for ``accuracy``, by exact match."""
-    return {"accuracy": exact_match, "f1": f1}[metric](text, example.answers)
+    return {"accuracy": exact_match, "f1": f1}[of_one(metric)](text, example.answers)
 
 
 def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> list[float]:
@@ -114,6 +123,31 @@ def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metri
         score_choice(example, choice, metric) if is_known else 0.0
         for example, choice, is_known in zip(examples, choices, known, strict=True)
     ]
+
+
+def mean_loss(examples: Sequence[Example], scores: np.ndarray) -> float | None:
+    """The mean cross-entropy of the right candidate among its example's candidates, in nats.
+
+    Args:
+        examples: the ``n`` examples.
+        scores: as for :func:`score_ranking`; examples whose scores are not finite are left out.
+
+    Returns:
+        The loss; None if no example is left.
+
+    >>> examples = [Example("p", ("a", "b"), 0, "x")] * 2
+    >>> scores = np.log([[0.5, 0.5], [0.2, 0.6]])  # 1/2 and 1/4 for the right one
+    >>> round(mean_loss(examples, scores), 4)
+    1.0397
+    """
+    known = np.array(has_finite_scores(examples, scores))
+    if not known.any():
+        return None
+    scores_nk = scores[known].astype(np.float64)
+    right_n = np.array([example.label for example in examples])[known]
+    shifted_nk = scores_nk - scores_nk.max(-1, keepdims=True)
+    right_score_n = np.take_along_axis(shifted_nk, right_n[:, None], axis=-1)[:, 0]
+    return float((np.log(np.exp(shifted_nk).sum(-1)) - right_score_n).mean())
 
 
 def has_finite_scores(examples: Sequence[Example], scores: np.ndarray) -> list[bool]:

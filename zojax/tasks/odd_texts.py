@@ -29,6 +29,26 @@ def odd_texts(
     return notes
 
 
+def truncated(
+    num_examples: int, num_truncated: int, *, max_length: int, max_positions: int
+) -> tuple[str, ...]:
+    """The note on examples that are longer than a model may read, or than the settings allow.
+
+    >>> truncated(90, 0, max_length=64, max_positions=128)
+    ()
+    >>> [note] = truncated(90, 7, max_length=64, max_positions=128)
+    >>> note
+    '7 of 90 examples have more than 64 tokens (data.max_length), and lose the first ones'
+    """
+    if not num_truncated:
+        return ()
+    whose = "data.max_length" if max_length < max_positions else "the model's positions"
+    return (
+        f"{num_truncated:,} of {num_examples:,} examples have more than "
+        f"{min(max_length, max_positions):,} tokens ({whose}), and lose the first ones",
+    )
+
+
 def _special(tokens: Sequence[str], examples: Sequence[Example]) -> tuple[str, ...]:
     if not tokens:
         return ()

@@ -1,13 +1,14 @@
 """BoolQ and MultiRC: yes or no to a question about a text, with MeZO's templates."""
 
-import reprlib
-
 from zojax.errors import InputError, first_few
 from zojax.tasks.example import Example
-from zojax.tasks.task import Record, Task
+from zojax.tasks.labels import as_label, label_error
+from zojax.tasks.row import Record
+from zojax.tasks.task import Task
 
 _BOOLQ_WORDS = ("Yes", "No")
 _TRUTH = {"true": 0, "1": 0, "false": 1, "0": 1}
+_LABELS = {"true": "Yes", "false": "No"}
 _MULTIRC_WORDS = ("No", "Yes")
 
 
@@ -25,15 +26,14 @@ def render_boolq(record: Record, name: str) -> Example:
     field = "answer" if "answer" in record else "label"
     if field not in record:
         raise InputError(f"{name}: no field 'answer'; there are {first_few(record)}")
-    label = _TRUTH.get(str(record[field]).lower())
-    if label is None:
-        value = reprlib.repr(record[field])
-        raise InputError(f"{name}: {field} {value} has no word; give true (Yes) or false (No)")
+    truth = as_label(record[field], _TRUTH)
+    if truth is None:
+        raise label_error(name, field, record[field], _LABELS)
     question = record["question"]
     if not question.endswith("?"):
         question += "?"
     prompt = f"{record['passage']} {question[0].upper()}{question[1:]}\n"
-    return Example(prompt.lstrip(), _BOOLQ_WORDS, label, name)
+    return Example(prompt.lstrip(), _BOOLQ_WORDS, _TRUTH[truth], name)
 
 
 def render_multirc(record: Record, name: str) -> Example:

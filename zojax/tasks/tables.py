@@ -1,23 +1,18 @@
 """The tables of a run: the rows to learn from, and those to hold out."""
 
-import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from zojax.config import DataConfig
 from zojax.errors import InputError, first_few
+from zojax.tasks.bad_rows import Table
 from zojax.tasks.custom import CUSTOM
-from zojax.tasks.records import FORMATS, OnBad, Row, find_file, read_file, read_hub
+from zojax.tasks.data_files import find_files, missing
+from zojax.tasks.records import FORMATS, read_file, read_hub
+from zojax.tasks.row import OnBad
 from zojax.tasks.task import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """The rows of a split, and where they come from."""
-
-    where: str
-    rows: list[Row]
 
 
 def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
@@ -45,12 +40,12 @@ def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, li
     split, notes = task.splits[1], []
     if config.path is None:
         table = _from_hub(task, split)
-    elif (path := find_file(Path(config.path), split)) is not None:
-        table = _from_file(path, bad)
-    elif task.hub is None and find_file(Path(config.path), task.splits[0]) is not None:
+    elif paths := _find(config.path, task, split):
+        table = _from_files(paths, bad)
+    elif task.hub is None and _find(config.path, task, task.splits[0]):
         _, table, notes = _read(config, task, bad)
     else:
-        raise _missing(Path(config.path), split)
+        raise missing(Path(config.path), split)
     _check_fields(table, task, config)
     return table, notes
 
@@ -60,12 +55,12 @@ def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, lis
         train, evaluation = (_from_hub(task, split) for split in task.splits)
         return train, evaluation, []
     directory = Path(config.path)
-    train_path, path = (find_file(directory, split) for split in task.splits)
-    if train_path is None or (path is None and task.hub is not None):
-        raise _missing(directory, task.splits[0 if train_path is None else 1])
-    train = _from_file(train_path, bad)
-    if path is not None:
-        return train, _from_file(path, bad), []
+    train_paths, paths = (_find(config.path, task, split) for split in task.splits)
+    if not train_paths or not (paths or task.hub is None):
+        raise missing(directory, task.splits[1 if train_paths else 0])
+    train = _from_files(train_paths, bad)
+    if paths:
+        return train, _from_files(paths, bad), []
     rest, held_out, note = _hold_out(train)
     tests = [f for f in FORMATS if (directory / f"test.{f}").exists()]
     if tests:
@@ -78,15 +73,16 @@ def _from_hub(task: Task, split: str) -> Table:
     return Table(f"split {split!r} on the hub", read_hub(*task.hub, split))
 
 
-def _from_file(path: Path, bad: OnBad) -> Table:
-    return Table(str(path), read_file(path, bad))
+def _find(path: str, task: Task, split: str) -> list[Path]:
+    return find_files(Path(path), split, task.hub[1] if task.hub else None)
 
 
-def _missing(directory: Path, split: str) -> InputError:
-    return InputError(
-        f"{directory / split}.jsonl: no such file, and data.path={str(directory)!r} should "
-        f"have it, or {split}.csv or {split}.parquet"
-    )
+def _from_files(paths: Sequence[Path], bad: OnBad) -> Table:
+    """The rows of a split's one file, or of its shards."""
+    where = str(paths[0])
+    if len(paths) > 1:
+        where += f" … {paths[-1].name}"
+    return Table(where, [row for path in paths for row in read_file(path, bad)])
 
 
 def _hold_out(table: Table) -> tuple[Table, Table, str]:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from zojax.errors import InputError, first_few
+from zojax.errors import first_few
 from zojax.tasks.example import Example
+from zojax.tasks.labels import label_error, whole_number
+from zojax.tasks.row import BadRowError, Record
 
-Record = Mapping[str, Any]
+NOT_TEXT = "with a field that is not text"
 Kind = Literal["classification", "likelihood", "generation"]
-Metric = Literal["accuracy", "f1"]
+Metric = Literal["accuracy", "f1", "macro_f1"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Task:
         hub: the repository and configuration of a data set on the Hugging Face hub; None for data
             of your own, which ``data.path`` holds. Without a validation file, a fifth of such data
             is held out.
-        metric: ``accuracy``, or ``f1`` of the words in free answers.
+        metric: ``accuracy``; ``f1`` of the words in free answers; or ``macro_f1``, the mean of the
+            labels' F1.
         candidates: the words of the labels, if all examples have the same.
         splits: the names of the splits to train and to evaluate on.
         num_train: the number of training examples, unless ``data.num_train`` is set.
@@ -39,6 +42,7 @@ class Task:
         num_eval: the number of held-out examples.
         max_new_tokens: the most tokens of a generated answer.
         stop: the text that ends an answer.
+        labels: what reports call the labels of ``candidates``; if it is empty, by their words.
 
     Example:
         >>> import zojax
@@ -63,6 +67,23 @@ class Task:
     num_eval: int = 1000
     max_new_tokens: int = 0
     stop: str = "\n"
+    labels: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+    """A value that cannot be read: a record that is rendered without it is no worse for it.
+
+    Attributes:
+        reason: why, in words that follow the field's name.
+        value: what there is, for whoever only hands it on.
+    """
+
+    reason: str
+    value: Any = dataclasses.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 def make_example(task: Task, record: Record, name: str) -> Example:
@@ -71,22 +92,30 @@ def make_example(task: Task, record: Record, name: str) -> Example:
     for field, kind in task.fields.items():
         if field not in record:
             there = first_few(record) or "none"
-            raise InputError(f"{name}: no field {field!r}; there are {there}")
+            raise BadRowError(f"{name}: no field {field!r}; there are {there}", "without a field")
         value = record[field]
-        if kind is int and isinstance(value, str) and value.isdecimal() and len(value) < 20:
-            known[field] = int(value)  # every cell of a CSV file is text
+        if isinstance(value, Unusable):
+            raise BadRowError(f"{name}: {field} {value.reason}", NOT_TEXT)
+        if kind is int and (whole := whole_number(value)) is not None:
+            known[field] = whole  # every cell of a CSV file is text
         if kind is str and not isinstance(value, str):
-            raise InputError(f"{name}: {field} is {reprlib.repr(value)}, which is not text")
+            raise not_text(name, field, value)
         if kind is list and not is_texts(value):
-            raise InputError(
-                f"{name}: {field} is {reprlib.repr(value)}, which is not a list of texts"
-            )
+            raise not_text(name, field, value, "a list of texts")
     example = task.render(known, name)
     label = example.label
     if type(label) is not int or not 0 <= label < len(example.candidates):  # true is an int, too
-        words = first_few(f"{i} ({word!r})" for i, word in enumerate(example.candidates))
-        raise InputError(f"{name}: label {reprlib.repr(label)} has no word; labels are {words}")
+        raise label_error(name, "label", label, dict(_numbered(example.candidates)))
     return example
+
+
+def _numbered(words: Iterable[str]) -> Iterator[tuple[str, str]]:
+    return ((str(label), word) for label, word in enumerate(words))
+
+
+def not_text(name: str, field: str, value: Any, wanted: str = "text") -> BadRowError:
+    """The error of a row with a field of another type."""
+    return BadRowError(f"{name}: {field} is {reprlib.repr(value)}, which is not {wanted}", NOT_TEXT)
 
 
 def is_texts(value: Any) -> bool:

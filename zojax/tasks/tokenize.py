@@ -10,6 +10,7 @@ from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
 from zojax.scoring import Item
 from zojax.tasks.example import Example
+from zojax.tasks.row import BadRowError
 
 MAX_CHARACTERS = 4 << 20
 """The longest prompt with a candidate; about what a model with a million positions can read."""
@@ -143,9 +144,10 @@ def fit(
         what = "room for an answer" if with_room else "a candidate"
         raise InputError(f"{item.name}: BOS and {what} alone are {1 + room} tokens, {but}")
     if truncate == "error":
-        raise InputError(
+        raise BadRowError(
             f"{item.name}: the sequence has {length} tokens{with_room}, {but}; --set "
-            "data.truncate=left drops the first ones"
+            "data.truncate=left drops the first ones",
+            "with too many tokens",
         )
     kept = item.prompt[1 + length - limit :]
     return dataclasses.replace(item, prompt=np.concatenate([item.prompt[:1], kept]))
