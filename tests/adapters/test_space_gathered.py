@@ -1,5 +1,7 @@
 """Intervals gathered in an adapter: numpy's own decomposition in float64, and what is dropped."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +122,14 @@ def test_a_moment_is_carried_over_as_without_an_adapter():
     assert carried.keys() == expected.keys()
     for path, leaf in expected.items():
         np.testing.assert_array_equal(carried[path], leaf)
+
+
+def test_no_decomposition_is_of_a_batch():
+    """Batches wait for each other on JAX 0.10's threads, and did so for ever."""
+    space = gathered(SITES, rank=RANK, adapter_rank=4)
+    key = jax.random.key(0)
+    params, subspace = (jax.eval_shape(*of) for of in ((space.init, {}, key), (space.redraw, key)))
+    text = jax.jit(space.settle).trace(params, subspace, subspace).lower().as_text()
+    operands = re.findall(r"@lapack_\w+\(.*? : \(tensor<([^>]+)>", text)
+    assert len(operands) >= 3 * len(MATRICES)
+    assert [operand for operand in operands if operand.count("x") != 2] == []
