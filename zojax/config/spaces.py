@@ -24,7 +24,8 @@ class LinearConfig:
         fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact enough
             for float32 weights only), or ``none`` (V stays the same and nothing is folded).
             ``adapter`` folds into a LoRA beside weights that never move.
-        adapter_rank: the rank R of that LoRA; of a fold's sum, the nearest of rank R is kept.
+        adapter_rank: the rank R of that LoRA; of a fold's sum, the nearest of rank R is kept. Give
+            16 times ``estimator.rank`` or more.
     """
 
     name: Literal["linear"] = "linear"

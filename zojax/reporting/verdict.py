@@ -53,9 +53,9 @@ def _truncated(share: float) -> list[str]:
     if share <= _MUCH_TRUNCATED:
         return []
     return [
-        f"space.adapter_rank dropped {100 * share:.0f} % of the movement (Frobenius norm): much of "
-        "that is the probes' noise, but if space.fold=nearest or a larger rank learns more, it was "
-        "not all"
+        f"folds dropped {100 * share:.0f} % of the movement (Frobenius norm), what did not fit "
+        "into space.adapter_rank: try 16 times estimator.rank or more, or space.fold=none with a "
+        "larger estimator.rank, which drops nothing"
     ]
 
 
