@@ -216,7 +216,10 @@ def main(argv: list[str] | None = None) -> None:
             help=f"with zojax[plan-{kind}]",
         )
     parser.add_argument(
-        "--models", nargs="*", default=list(SHAPES), help="published sizes (default: all)"
+        "--models",
+        nargs="*",
+        default=[name for name in SHAPES if name.startswith("opt-")],
+        help="published sizes (default: OPT's)",
     )
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
     parser.add_argument("--json", type=Path, help="where the figures go, too")

@@ -31,7 +31,9 @@ from zojax.hub.tensor_names import tensor_shapes
 from zojax.journal.file import JournalWriter
 from zojax.journal.replay import step_keys
 from zojax.models import content_hash
+from zojax.models.llama import LlamaConfig
 from zojax.models.opt import OPTConfig
+from zojax.models.rope import Rope
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model
 from zojax.runs.train import train
@@ -51,8 +53,9 @@ SHAPE = OPTConfig(
 STYLES = {
     "pre-LN": SHAPE,
     "as 350M": dataclasses.replace(SHAPE, word_embed_proj_dim=8, do_layer_norm_before=False),
+    "Llama": LlamaConfig(1024, 16, 24, 2, 2, 1, 6, 32, Rope()),
 }
-FOLDS: dict[str, Any] = {"pre-LN": "stochastic", "as 350M": "none"}
+FOLDS: dict[str, Any] = {"pre-LN": "stochastic", "as 350M": "none", "Llama": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ class ExportRuns:
     """Runs of six steps and three intervals, of rank 2.
 
     Attributes:
-        bases: random checkpoints of both styles, with logits of the order of 1, and a tokenizer.
+        bases: random checkpoints of every style, with logits of the order of 1, and a tokenizer.
         reviews: sentences of one length, so that a run compiles for one bucket.
     """
 
@@ -127,7 +130,7 @@ class ExportRuns:
         )
 
     def trained(self, style: str) -> Path:
-        """A run that was really trained: one style is folded twice, and the other never."""
+        """A run that was really trained: one style is folded twice, and the others never."""
         if style not in self._trained:
             directory = self._directory / f"run-{style[:2]}"
             config = self.config(directory, style, fold=FOLDS[style])

@@ -213,3 +213,11 @@ def test_an_output_of_ascii_shows_what_it_can(monkeypatch):
     assert cli.main([]) == 0  # which makes the streams ready
     configs.show([listed], make_console(highlight=False))
     assert b"\\u201cx\\u201d \\u2603" in raw.getvalue()
+
+
+def test_files_of_json_hold_null_where_a_number_is_not_finite(tmp_path):
+    from zojax.files import write_json
+
+    write_json(tmp_path / "a.json", {"loss": float("nan"), "all": [float("inf"), 1.5]})
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert read == {"loss": None, "all": [None, 1.5]}

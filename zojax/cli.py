@@ -16,9 +16,12 @@ from zojax.commands import (
     data,
     demo,
     export,
+    fork,
     generate,
+    init,
     journal,
     plan,
+    predict,
     score,
     settings,
     train,
@@ -34,8 +37,11 @@ from zojax.text import half_character, plain, plain_lines
 # imports little before it runs, so that help and errors appear at once.
 _COMMANDS = {
     "demo": demo,
+    "init": init,
     "train": train,
+    "fork": fork,
     "eval": evaluate,
+    "predict": predict,
     "export": export,
     "configs": configs,
     "settings": settings,
@@ -48,15 +54,19 @@ _COMMANDS = {
 
 _EXAMPLES = """examples:
   zojax demo
+  zojax init tickets.csv
   zojax train --config configs/opt13b_lozo.py --set train.learning_rate=1e-6 \\
       --set run.dir=runs/a
+  zojax fork runs/demo --output runs/slower --set train.learning_rate=1e-4 \\
+      --set train.steps=4000
   zojax eval runs/demo
+  zojax predict runs/demo --data reviews.csv --output answers.csv
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2
   zojax settings train
   zojax data preview --config configs/demo.py
   zojax journal show runs/demo
-  zojax score --model facebook/opt-125m --text "A gripping film. It was" \\
+  zojax score runs/demo --text "a gripping film . It was" \\
       --candidate " great" --candidate " terrible"
   zojax generate --model facebook/opt-125m --prompt "The film was"
   zojax plan --model facebook/opt-13b --target h100x1

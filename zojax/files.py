@@ -3,16 +3,25 @@
 import json
 import os
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from zojax.text import standard
 
 _LONGEST_NAME = 255
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file completely or not at all; if ``path`` is a link, writes its target."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file that takes the place of ``path`` at the end, or is removed after an error."""
     target = Path(os.path.realpath(path))
     # Not made by tempfile, whose files only their owner can read: runs are shared.
     partial = hidden_beside(target, f"-{os.getpid()}")
@@ -20,7 +29,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with partial.open("wb") as file:
             with suppress(OSError):  # no file to copy the mode from, or modes are not supported
                 os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, target)
@@ -41,5 +50,6 @@ def hidden_beside(path: Path, ending: str) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes indented JSON atomically."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Writes indented standard JSON atomically; NaN and infinities become null."""
+    text = json.dumps(standard(value), indent=2, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())

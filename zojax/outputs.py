@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
 from zojax.errors import InputError
-from zojax.files import hidden_beside, write_atomically
+from zojax.files import atomic_file, hidden_beside
 from zojax.printing import OutputLost, to_json
 from zojax.reading import parse_json
 from zojax.text import plain
@@ -84,6 +84,13 @@ class RowsFile:
             return _descriptor(self._path) == 1
         return False
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a device, a FIFO or standard output, and no file that stays."""
+        return _descriptor(self._path) is not None or (
+            self._path.exists() and not self._path.is_file()
+        )
+
     def spare(self, *read: str | Path | None) -> None:
         """Declares files or directories that the command reads, and so must not replace.
 
@@ -109,21 +116,34 @@ class RowsFile:
             InputError: the path is no longer what it was, or the disk is full.
             OutputLost: the path is standard output, which is lost.
         """
-        self._check()
         data = "".join(f"{to_json(row)}\n" for row in rows).encode()
+        with self.opened() as file:
+            file.write(data)
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Yields the file to write to; a regular file is written completely or not at all.
+
+        Raises:
+            InputError: the path is no longer what it was, or the disk is full.
+            OutputLost: the path is standard output, which is lost.
+        """
+        self._check()
         descriptor = _descriptor(self._path)
         try:
             if descriptor is not None:
                 with suppress(AttributeError):  # sys.stdout is None
                     sys.stdout.flush()
                 with os.fdopen(os.dup(descriptor), "wb") as file:
-                    file.write(data)
+                    yield file
             elif self._path.exists() and (
                 not self._path.is_file() or os.path.ismount(self._path.resolve())
             ):
-                self._path.write_bytes(data)  # a device, a FIFO, or a file that cannot be replaced
+                with self._path.open("wb") as file:  # a device, a FIFO, or cannot be replaced
+                    yield file
             else:
-                write_atomically(self._path, data)
+                with atomic_file(self._path) as file:
+                    yield file
         except OSError as error:
             if descriptor == 1:
                 raise OutputLost(error) from None
@@ -197,7 +217,7 @@ def new_directory(path: Path, option: str = "--output") -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         inside = target.is_dir()
-    with _alone(name, target / _WRITING if inside else hidden_beside(target, _WRITING)):
+    with alone(name, target / _WRITING if inside else hidden_beside(target, _WRITING)):
         partial = target / _PARTIAL if inside else hidden_beside(target, _PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -258,8 +278,16 @@ def _check_free(name: str, path: Path) -> None:
 
 
 @contextmanager
-def _alone(name: str, path: Path) -> Iterator[None]:
-    """Holds a lock file, and removes it afterwards."""
+def alone(name: str, path: Path) -> Iterator[None]:
+    """Holds a lock file, and removes it afterwards.
+
+    Args:
+        name: what is written, for messages.
+        path: the lock file's path.
+
+    Raises:
+        InputError: another process holds it, or it cannot be made.
+    """
     lock = filelock.FileLock(path)
     try:
         with warnings.catch_warnings():  # users need not hear that there is no flock

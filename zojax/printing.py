@@ -6,10 +6,9 @@ arguments (``style="bold"``) or as :class:`rich.text.Text`.
 """
 
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -18,7 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from zojax.errors import BAD_INPUT, BROKEN_PIPE
-from zojax.text import plain, plain_lines
+from zojax.text import plain, plain_lines, standard
 
 _WIDTH = 80
 
@@ -80,25 +79,23 @@ def say_json(value: Any) -> None:
     say(to_json(value))
 
 
+def say_summary(
+    summary: Mapping[str, Any], in_words: Callable[[Mapping[str, Any]], str], *, as_json: bool
+) -> None:
+    """Prints what a command did, as a line of JSON or in words."""
+    if as_json:
+        say_json(summary)
+    else:
+        say(*in_words(summary).splitlines())
+
+
 def to_json(value: Any) -> str:
     r"""A value as standard JSON in ASCII, without NaN and without lone surrogates.
 
     >>> to_json({"loss": float("nan"), "path": "a\udcff"})
     '{"loss": null, "path": "a\\\\udcff"}'
     """
-    return json.dumps(_strict(value), allow_nan=False)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {_strict(name): _strict(of) for name, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
+    return json.dumps(standard(value), allow_nan=False)
 
 
 def warn(line: str) -> None:

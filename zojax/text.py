@@ -1,11 +1,13 @@
-"""Makes text from files, settings and the command line safe for a terminal or a Markdown page.
+"""Makes text from files, settings and the command line safe for a terminal, a page or JSON.
 
 Such text may contain escape sequences, line breaks, marks that reverse the writing direction, or
 markup. All of it is printed through this module, which makes it visible and inert.
 """
 
+import math
 import re
 import unicodedata
+from typing import Any
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Categories of invisible characters: controls, formats, surrogates, unassigned, separators."""
@@ -90,3 +92,20 @@ def code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", seen)), default=0))
     inner = f" {seen} " if "`" in seen else seen
     return f"{fence}{inner}{fence}"
+
+
+def standard(value: Any) -> Any:
+    """A value as standard JSON can hold it: None for NaN and infinities, no lone surrogates.
+
+    >>> standard({"loss": float("inf"), "steps": (1, 2)})
+    {'loss': None, 'steps': [1, 2]}
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {standard(name): standard(of) for name, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [standard(item) for item in value]
+    return value

@@ -22,7 +22,8 @@ from zojax.config import Config, apply_overrides
 from zojax.config.loading import load_config
 from zojax.generation.texts import generate
 from zojax.journal.file import JOURNAL, read_journal
-from zojax.journal.replay import header_key, merge
+from zojax.journal.replay import merge
+from zojax.journal.segments import header_key
 from zojax.models import content_hash
 from zojax.runs.rebuild import load_base, rebuild, saved_by
 from zojax.runs.setup import Run, prepare

@@ -19,7 +19,8 @@ from zojax.checkpoints.writer import CheckpointWriter
 from zojax.config import Config, ModelConfig, RunConfig, TrainConfig, to_dict
 from zojax.estimators import lozo
 from zojax.journal.file import Journal, JournalWriter, read_journal
-from zojax.journal.replay import Replay, header_key, is_folded, make_replay, step_keys
+from zojax.journal.replay import Replay, is_folded, make_replay, step_keys
+from zojax.journal.segments import header_key
 from zojax.models import content_hash
 from zojax.runs.rebuild import Saved, rebuild
 from zojax.training.interval import OwnedWeights

@@ -16,7 +16,7 @@ from zojax.checkpoints.arrays import saved_steps
 from zojax.checkpoints.reader import checked_note
 from zojax.errors import InputError
 from zojax.journal.file import Journal
-from zojax.journal.replay import header_key
+from zojax.journal.segments import header_key
 from zojax.models import content_hash
 from zojax.programs.compiling import CompilationCounter
 from zojax.runs.rebuild import Saved, rebuild

@@ -189,7 +189,7 @@ def test_a_run_is_evaluated_on_another_task(run, trained, tmp_path):
 def test_settings_that_a_run_has_for_good_are_refused(override, why, more, run, trained, refusal):
     line = refusal(run("eval", trained, *more, "--set", "data.num_eval=5", "--set", override))
     assert line == (
-        f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
+        f"--set {override}: {why}; with RUN, give only data.*, mesh.* and run.eval_batch_size"
     )
 
 

@@ -124,9 +124,37 @@ def test_what_makes_scores_doubtful_is_noted_beside_them(run, monkeypatch, text,
         {"candidate": "a", "logprob": value, "mean_logprob": value, "share": None}
         for value in logprobs
     ]
+    monkeypatch.setattr("zojax.commands.score._load", lambda _: None)
     monkeypatch.setattr("zojax.commands.score.rank_candidates", lambda *_: rows)
     code, out, err = run("score", "--model=m", "--text", text, "--candidate=a", "--json")
     assert code == 0
     assert [row["logprob"] for row in json.loads(out)["candidates"]] == logprobs
     assert err.startswith(f"note: {note}")
     assert err.count("\n") == 1
+
+
+def test_a_run_is_scored_as_its_engine_scores_it(run, trained):
+    import zojax
+
+    candidates = CANDIDATES[:2]
+    chosen = [part for candidate in candidates for part in ("--candidate", candidate)]
+    code, out, err = run("score", trained, "--step", 2, "--text", TEXT[:14], *chosen, "--json")
+    assert (code, err) == (0, "")
+    [expected] = zojax.load_run(trained, step=2).score([TEXT[:14]], candidates)
+    base = json.loads(run("score", trained, "--step", 0, "--text", TEXT[:14], *chosen, "--json")[1])
+    found = [row["logprob"] for row in json.loads(out)["candidates"]]
+    assert found == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found != [row["logprob"] for row in base["candidates"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "score: give RUN, or --model M"),
+        (["a-run", "--model", "m"], "score: give RUN, or --model M"),
+        (["a-run", "--dtype", "int8"], "score: --adapter and --dtype go with --model M"),
+        (["--model", "m", "--step", "3"], "score: --step goes with RUN"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(run, refusal, options, reason):
+    assert refusal(run("score", *options, "--text", "t", "--candidate", " c")) == reason

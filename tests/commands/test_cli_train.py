@@ -76,8 +76,8 @@ def no_such_model(model, reviews, monkeypatch):
 
 def not_opt(model, reviews, monkeypatch):
     text = (model / "config.json").read_text()
-    (model / "config.json").write_text(text.replace('"opt"', '"llama"'))
-    return f"{model}: holds a 'llama' model; zojax knows 'opt'"
+    (model / "config.json").write_text(text.replace('"opt"', '"gpt2"'))
+    return f"{model}: holds a 'gpt2' model; zojax knows 'opt', "
 
 
 def truncated_weights(model, reviews, monkeypatch):

@@ -13,10 +13,13 @@ import pytest
 from flax import traverse_util
 from rich.console import Console
 
-from zojax.commands.journal import replay_to, show, verify
+from zojax.commands.journal import verify
+from zojax.commands.journal_replay import replay_to
+from zojax.commands.journal_show import show
 from zojax.config import (
     Config,
     FullConfig,
+    LoraConfig,
     LozoConfig,
     ModelConfig,
     RunConfig,
@@ -26,7 +29,8 @@ from zojax.config import (
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, save
 from zojax.journal.file import SKIPPED, JournalWriter, read_journal
-from zojax.journal.replay import check_run, header_key, make_replay, merge, step_keys
+from zojax.journal.replay import check_run, make_replay, merge, step_keys
+from zojax.journal.segments import header_key
 from zojax.models import content_hash, random_model
 from zojax.printing import make_console
 from zojax.training.interval import OwnedWeights
@@ -353,3 +357,41 @@ def test_replay_tells_what_the_steps_took_in_training(run, console, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(text)
     told = replay_to(tmp_path, console, steps=6)
     assert told["training_seconds"] == 6 * 0.5
+
+
+# the mean of several models
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_an_average_is_that_of_the_replayed_models(last, run, console, tmp_path):
+    replay_to(run.directory, console, output=tmp_path / "mean", average_last=last, steps=11)
+    models = []
+    for step in range(12 - last, 12):  # over a fold, after step 10
+        replay_to(run.directory, console, output=tmp_path / str(step), steps=step)
+        models.append(traverse_util.flatten_dict(load(str(tmp_path / str(step))).weights, sep="/"))
+    mean = traverse_util.flatten_dict(load(str(tmp_path / "mean")).weights, sep="/")
+    for path, leaf in mean.items():
+        expected = np.mean([np.float64(model[path]) for model in models], axis=0)
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-7, err_msg=path)
+
+
+def test_the_average_of_a_lora_is_of_its_products_and_not_of_its_factors(run, console, tmp_path):
+    base = load(str(run.base))
+    config = dataclasses.replace(make_config(run.base), space=LoraConfig())
+    config.train.learning_rate = 1.0
+    rates = {"learning_rates": np.ones(STEPS)}
+    write_journal(tmp_path / "journal.zj", config, content_hash(base.weights), **rates)
+    replay_to(tmp_path, console, output=tmp_path / "mean", average_last=2, steps=2)
+    for step in (1, 2):
+        replay_to(tmp_path, console, output=tmp_path / str(step), steps=step)
+    one, two, mean = (
+        np.float64(load(str(tmp_path / of)).weights["layers"]["self_attn"]["q_proj"]["weight"])
+        for of in ("1", "2", "mean")
+    )
+    assert np.abs(one - two).max() > 1e-2
+    np.testing.assert_allclose(mean, (one + two) / 2, rtol=0, atol=1e-6)
+
+
+def test_an_average_of_more_models_than_there_are_is_refused(run, console):
+    with pytest.raises(InputError, match="--average-last 3: give 1 to 2"):
+        replay_to(run.directory, console, average_last=3, steps=2)

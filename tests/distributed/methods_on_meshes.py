@@ -28,9 +28,12 @@ from zojax.config import (
 )
 from zojax.distributed import layout_of
 from zojax.generation import Sampling, generate, rows
-from zojax.hub import load_tokenizer
+from zojax.hub import load_tokenizer, save
+from zojax.hub.saving import copy_beside_weights
 from zojax.hub.tokenizer import Tokenizer
-from zojax.models import Model, content_hash
+from zojax.models import Model, content_hash, random_model
+from zojax.models.family import DecoderConfig
+from zojax.models.registry import parse_config
 from zojax.runs.chunks import compile_programs
 from zojax.runs.setup import load_model, make_train_source, prepare
 from zojax.training.interval import OwnedWeights, ends_interval
@@ -46,12 +49,36 @@ MESHES = {
 
 
 class Kind(NamedTuple):
-    """A method, and the meshes that it is tried on beside one device."""
+    """A method, and the meshes that it is tried on beside one device; a base of another family."""
 
     meshes: tuple[str, ...]
     estimator: dict[str, Any]
     training: dict[str, Any]
     dtype: str = "float32"
+    base: DecoderConfig | None = None
+
+
+_SIZES = {
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 64,
+}
+LLAMA = parse_config(
+    {"model_type": "llama", **_SIZES, "num_attention_heads": 8, "num_key_value_heads": 4}
+)
+GEMMA_3 = parse_config(
+    {
+        "model_type": "gemma3_text",
+        **_SIZES,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        "sliding_window": 4,
+        "sliding_window_pattern": 2,
+    }
+)
 
 
 METHODS = {
@@ -67,6 +94,8 @@ METHODS = {
         ("2x4",), {"name": "mezo", "trainable": "prefix"}, {"learning_rate": 0.1}
     ),
     "LoZO on int8": Kind(("4x2 fsdp",), {"fold": "none"}, {"learning_rate": 1e-3}, dtype="int8"),
+    "LoZO on a Llama": Kind(("2x4",), {"fold": "none"}, {}, base=LLAMA),
+    "LoZO on a Gemma 3's LoRA": Kind(("4x2 fsdp",), {"trainable": "lora"}, {}, base=GEMMA_3),
 }
 ANSWERS = "LoZO by generated answers, in micro-batches"
 BY_ANSWERS = Kind(
@@ -79,6 +108,17 @@ GENERATED_ON = ["device", "4x2"]
 QUIET = Console(quiet=True)
 
 
+def base_of(kind: Kind, model: str, directory: Path) -> str:
+    """The model that a method trains: the given one, or random weights of its own family."""
+    if kind.base is None:
+        return model
+    own = directory / type(kind.base).__name__
+    if not own.is_dir():
+        save(random_model(kind.base, seed=3), own)
+        copy_beside_weights(model, own)
+    return str(own)
+
+
 def configure(kind: Kind, model: str, data: str, directory: Path, mesh: MeshConfig) -> Config:
     of_task = DataConfig("sst2", data)
     if "objective" in kind.training:
@@ -88,7 +128,9 @@ def configure(kind: Kind, model: str, data: str, directory: Path, mesh: MeshConf
     of_task.num_train, of_task.num_dev, of_task.num_eval = 16, 4, 4
     return Config(
         ModelConfig(
-            model, dtype=kind.dtype, activations="float32" if kind.dtype == "int8" else None
+            base_of(kind, model, directory),
+            dtype=kind.dtype,
+            activations="float32" if kind.dtype == "int8" else None,
         ),
         RunConfig(str(directory / "run")),
         of_task,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zojax
 from tests.run_fixtures import TOKENIZER_FILES
-from zojax.commands.journal import replay_to
+from zojax.commands.journal_replay import replay_to
 from zojax.config import apply_overrides
 from zojax.errors import InputError
 from zojax.runs.train import train

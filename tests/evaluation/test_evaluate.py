@@ -214,12 +214,12 @@ def first_losses(run: Run) -> np.ndarray:
     return np.asarray(record.losses_v)
 
 
-def greedy_answer(theirs: Any, data: Data, item: Any) -> str:
+def greedy_text(theirs: Any, data: Data, item: Any) -> str:
     import torch
 
     prompt = torch.tensor(item.prompt[None], dtype=torch.int64)
     tokens = theirs.generate(prompt, max_new_tokens=50, do_sample=False, pad_token_id=1)
-    return data.tokenizer.text(tokens[0, len(item.prompt) :].tolist()).split("\n")[0].strip()
+    return data.tokenizer.text(tokens[0, len(item.prompt) :].tolist())
 
 
 def answered(directory: Path, answers: list[str]) -> None:
@@ -233,7 +233,8 @@ def answered(directory: Path, answers: list[str]) -> None:
 def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, tmp_path):
     config = configure(base, shutil.copytree(questions, tmp_path / "squad"), "squad")
     data = load_data(config)
-    texts = {item.name: greedy_answer(theirs, data, item) for item in data.eval}
+    whole = {item.name: greedy_text(theirs, data, item) for item in data.eval}
+    texts = {name: text.split("\n")[0].strip() for name, text in whole.items()}
     answers = [texts[f"{tmp_path}/squad/validation.jsonl:{i}"] for i in (1, 2, 3, 4)]
     assert len(set(answers)) > 1
     assert all(len(answer.split()) > 1 for answer in answers)
@@ -242,9 +243,14 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
     answered(tmp_path / "squad", known)
     expected = np.mean([f1(answers[i], [known[i]]) for i in range(4)])
     assert 0.25 < expected < 0.75
-    told = evaluate_config(config, QUIET)
+    words = io.StringIO()
+    told = evaluate_config(config, Console(file=words, width=200))
     assert told.pop("eval_interval") == [0.0, pytest.approx(0.75, abs=0.25)]
     assert told == {"metric": "f1", "eval_f1": pytest.approx(expected), "eval_examples": 4}
+    cut = sum("\n" not in text for text in whole.values())
+    note = f"{cut} of 4 answers did not end within 50 tokens"
+    assert cut
+    assert words.getvalue().count(note) == 1
 
     # As an objective, at variants that are all but the base, and at others.
     config.data.num_train, config.data.num_dev = 12, 8

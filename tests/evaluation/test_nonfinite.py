@@ -78,10 +78,17 @@ def test_it_is_not_trained_either(run, config_file, overflowing, tmp_path):
     assert not (tmp_path / "a" / "result.json").exists()
 
 
-def test_it_scores_and_generates_nothing(run, refusal, overflowing):
+def test_its_scores_are_null_in_json_and_noted_once(run, overflowing):
+    asked = ("--text", "a film. It was", "--candidate", " good", "--candidate", " bad", "--json")
+    code, out, err = run("score", "--model", overflowing(everywhere), *asked)
+    rows = json.loads(out, parse_constant=pytest.fail)["candidates"]
+    scores = [row[name] for row in rows for name in ("logprob", "mean_logprob", "share")]
+    assert scores == [None] * 6
+    assert (code, err) == (0, "note: the scores of 2 of 2 candidates are not finite\n")
+
+
+def test_it_generates_nothing(run, refusal, overflowing):
     model = overflowing(everywhere)
-    asked = ("--text", "a film. It was", "--candidate", " good", "--candidate", " bad")
-    assert "its scores are not finite" in refusal(run("score", "--model", model, *asked))
     asked = ("--prompt", "a film", "--max-new-tokens", 2)
     line = refusal(run("generate", "--model", model, *asked))
     assert line.startswith("no text could be finished: the model's scores are not finite")

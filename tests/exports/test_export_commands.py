@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from zojax.commands.export import in_words
-from zojax.commands.journal import replay_to, verify
+from zojax.commands.journal import verify
+from zojax.commands.journal_replay import replay_to
 from zojax.errors import InputError
 from zojax.exports.export import export_run
 from zojax.files import write_json

@@ -13,16 +13,18 @@ from flax import traverse_util
 from rich.console import Console
 from safetensors.flax import load_file
 
+from tests.run_fixtures import STYLES
 from zojax.adapters import stack_variants
 from zojax.commands.export import in_words
-from zojax.commands.journal import replay_to
+from zojax.commands.journal_replay import replay_to
 from zojax.errors import InputError
 from zojax.exports.export import export_run
 from zojax.exports.model import base_tensors
 from zojax.hub import load
 from zojax.hub.tensor_names import hf_names
 from zojax.journal.file import read_journal
-from zojax.journal.replay import header_key, make_replay
+from zojax.journal.replay import make_replay
+from zojax.journal.segments import header_key
 from zojax.models import content_hash
 from zojax.runs import run_dir
 from zojax.runs.setup import load_model
@@ -73,7 +75,7 @@ def assert_moved(logits: np.ndarray, base_model) -> None:
     assert np.abs(logits - logits_of(base_model)).max() > 50 * LOGIT_TOLERANCE
 
 
-@pytest.mark.parametrize("style", ["pre-LN", "as 350M"])
+@pytest.mark.parametrize("style", STYLES)
 def test_exports_of_trained_runs_score_as_the_runs(style, export_runs, tmp_path):
     directory = export_runs.trained(style)
     expected = run_logits(directory)

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import ModelCard
 from rich.console import Console
 
+import zojax
 from zojax.adapters import stack_variants
 from zojax.config import DataConfig, ModelConfig, to_dict
 from zojax.exports.card import Exported, hf_card, peft_card
@@ -20,11 +21,13 @@ from zojax.exports.export import export_run
 from zojax.generation import generate
 from zojax.hub import load_tokenizer
 from zojax.journal.file import read_journal
-from zojax.journal.replay import header_key, make_replay
+from zojax.journal.replay import make_replay
+from zojax.journal.segments import header_key
 from zojax.reading import read_json
 from zojax.runs import run_dir
 from zojax.runs.setup import load_data, load_model
 from zojax.scoring import candidate_scores, pack, score, shape_needed
+from zojax.tasks import encode
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
@@ -119,7 +122,7 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
     item = load_data(config).eval[0]
     prompt = scope["tokenizer"].decode(item.prompt[1:])
     words = [scope["tokenizer"].decode(candidate) for candidate in item.candidates]
-    theirs = [scope["mean_logprob"](prompt, word) for word in words]
+    theirs = list(scope["mean_logprobs"](prompt, words).values())
 
     base = load_model(config)
     method, journal = make_method(config, base), read_journal(directory / run_dir.JOURNAL)
@@ -135,6 +138,65 @@ def test_the_cards_snippet_scores_as_zojax(form, export_runs, tmp_path):
     [ours] = candidate_scores(logprob_pc, pages, num_examples=1, num_candidates=2)
     np.testing.assert_allclose(theirs, ours, rtol=0, atol=2e-4)
     assert abs(theirs[0] - theirs[1]) > 2e-3
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 2e-4), ("bfloat16", 3e-2)])
+def test_the_snippet_reads_texts_of_any_length_in_the_runs_dtype(
+    dtype, error, export_runs, folded_run
+):
+    torch = pytest.importorskip("torch")
+    base, candidates = str(export_runs.bases["pre-LN"]), {"no": " bad", "yes": " very good"}
+    config = run_dir.read_config(folded_run)
+    config.model = ModelConfig(base, dtype=dtype)
+    config.data = DataConfig(
+        "custom",
+        "none",
+        prompt="{a title}: {{{text}}} So",
+        candidates=candidates,
+        max_length=20,
+        truncate="left",
+    )
+    card = hf_card(Exported(config, read_journal(folded_run / run_dir.JOURNAL), 6, {}), Path(base))
+    scope: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+    assert scope["model"].dtype == getattr(torch, dtype)
+    assert scope["prompt"] == "...: {...} So"
+
+    engine = zojax.load(base, dtype=dtype)
+    for prompt in (scope["prompt"], "the good long film was never as bad as the great one " * 3):
+        example = zojax.Example(prompt, tuple(candidates.values()), 0, "a:1")
+        item = encode(engine.tokenizer, example, max_length=20, max_positions=32, truncate="left")
+        ours = [logprobs.mean() for logprobs in engine.score_items([item])[0]]
+        theirs = scope["mean_logprobs"](prompt, list(candidates.values()))
+        np.testing.assert_allclose(list(theirs.values()), ours, rtol=0, atol=error)
+    assert len(item.prompt) + max(map(len, item.candidates)) == 20, "it was truncated"
+
+
+def test_the_snippet_refuses_a_text_that_the_run_would_refuse(tiny_model, folded_run):
+    config = run_dir.read_config(folded_run)
+    config.model = ModelConfig(str(tiny_model))
+    journal = read_journal(folded_run / run_dir.JOURNAL)
+    scope: dict[str, Any] = {}
+    exec(hf_card(Exported(config, journal, 6, {}), tiny_model).split("```")[1][7:], scope)
+    with pytest.raises(ValueError, match="tokens too long for this model"):
+        scope["mean_logprobs"]("good " * 64, [" bad"])
+
+
+@pytest.mark.parametrize("known", ["by the run", "from the data", "no longer"])
+def test_a_card_has_the_true_numbers_of_examples(known, export_runs):
+    """24 reviews to learn from and 12 to hold out, of which the run takes what it is told to."""
+    directory = export_runs.trained("pre-LN")
+    config, journal = (
+        run_dir.read_config(directory),
+        read_journal(directory / run_dir.JOURNAL),
+    )
+    result = read_json(directory / run_dir.RESULT) if known == "by the run" else {}
+    if known == "no longer":
+        config.data.path = "gone"
+    card = hf_card(Exported(config, journal, 6, result), Path("out"))
+    expected = ["up to 16", "up to 8", "up to 8"] if known == "no longer" else ["16", "8", "8"]
+    found = re.findall(r"^\| (?:training|dev|held\\?-out) examples \| (.*) \|$", card, re.MULTILINE)
+    assert found == expected
 
 
 def test_the_snippet_of_a_task_with_free_answers_generates_as_zojax(tiny_model, folded_run):

@@ -41,6 +41,24 @@ def test_a_dtype_has_two_names(saved, entries, dtype, tmp_path):
         assert {told.get("dtype", written), told["torch_dtype"]} == {written}
 
 
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "'gptq'"),
+        ({"quant_method": "awq"}, "'awq'"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'"),
+        (["\x1b"], "['\\x1b']"),
+    ],
+)
+def test_weights_that_were_quantised_are_named_with_what_to_give_instead(saved, entry, named):
+    edit(saved[1] / "config.json", quantization_config=entry)
+    with pytest.raises(InputError) as raised:
+        load(str(saved[1]))
+    assert f"{saved[1]}: holds weights quantised by {named}, which" in str(raised.value)
+    assert "give the checkpoint that they were made from" in str(raised.value)
+    assert read_config(str(saved[1])).vocab_size == 50, "its architecture can be planned for"
+
+
 @pytest.mark.parametrize("name", ["model.decoder.version", "decoder.version"])
 def test_a_version_number_among_the_tensors_is_ignored(saved, name):
     model, directory = saved

@@ -33,8 +33,8 @@ def test_corrupt_configuration(text, saved):
 
 
 def test_another_architecture(saved):
-    edit_config(saved[1], model_type="llama")
-    assert_mentions(message(saved[1]), saved[1], "llama", "opt")
+    edit_config(saved[1], model_type="gpt2")
+    assert_mentions(message(saved[1]), saved[1], "gpt2", "opt")
 
 
 def test_incomplete_configuration(saved):

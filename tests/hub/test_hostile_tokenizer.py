@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import ROOT, TOKENIZER_FILES
 from zojax.errors import InputError, as_line
-from zojax.hub import load_tokenizer, loading
+from zojax.hub import checkpoint, load_tokenizer
 from zojax.hub.tokenizer_files import check_files
 
 TEXT = "a good film"
@@ -123,7 +123,7 @@ def test_a_bos_that_is_none_is_asked_for(in_one, tmp_path):
 
 
 def test_the_files_of_a_hub_id_are_those_that_were_checked(in_one, monkeypatch):
-    monkeypatch.setattr(loading, "_download", lambda hub_id, with_weights: in_one)
+    monkeypatch.setattr(checkpoint, "_download", lambda hub_id, with_weights: in_one)
     tokenizer = load_tokenizer("nobody/nothing", None)
     assert tokenizer.ids(TEXT) == load_tokenizer(str(in_one), None).ids(TEXT)
     assert tokenizer.path == "nobody/nothing"

@@ -6,7 +6,7 @@ from typing import Any
 
 import xxhash
 
-from zojax.journal.file import FORMAT, MAGIC, Journal
+from zojax.journal.file import FORK_FORMAT, FORMAT, MAGIC, Journal
 
 DELETED = object()
 """In the place of a field's value: the field is left out."""
@@ -14,7 +14,8 @@ DELETED = object()
 
 def sealed(text: bytes, records: bytes = b"", size: int = 40) -> bytes:
     """A journal with this text as its header, and these records sealed anew for it."""
-    covered = MAGIC + FORMAT.to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
+    version = FORK_FORMAT if b'"segments"' in text else FORMAT
+    covered = MAGIC + version.to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
     seed = xxhash.xxh32_intdigest(covered)
     raw = covered + seed.to_bytes(4, "little")
     for first in range(0, len(records), size):

@@ -235,7 +235,7 @@ def test_whole_records_in_another_order_are_refused(order, tmp_path):
     [
         (b"", "ends inside its header"),
         (b"PK\x03\x04 a zip file, not a journal", "not a zojax journal"),
-        (b"ZOJAXJNL\x02\0\0\0\0\0\0\0", "has journal format 2; this zojax reads 1"),
+        (b"ZOJAXJNL\x03\0\0\0\0\0\0\0", "has journal format 3; this zojax reads 1 and 2"),
         (b"ZOJAXJNL\x01\0\0\0\xff\xff\xff\xff{}", "ends inside its header"),
     ],
 )

@@ -23,7 +23,8 @@ from tests.runs.small_runs import (
 )
 from zojax.adapters import draw_dense
 from zojax.journal.file import SKIPPED
-from zojax.journal.replay import header_key, merge
+from zojax.journal.replay import merge
+from zojax.journal.segments import header_key
 from zojax.training.interval import OwnedWeights
 from zojax.training.step import StepRecord, TrainState
 

@@ -1,4 +1,4 @@
-"""A family that the package does not have, as one file: Mistral (2310.06825).
+"""A family of a user's own, as one file: Mistral's architecture (2310.06825) by another name.
 
 Rotated positions, fewer heads of keys than of queries, a window, gated MLPs, no biases.
 """
@@ -169,13 +169,13 @@ def logical_axes(path, ndim):
 
 
 FAMILY = Family(
-    model_type="mistral",
-    architectures=("MistralForCausalLM",),
+    model_type="rotary",
+    architectures=("RotaryForCausalLM",),
     config=Config,
     read_config=read_config,
     write_config=lambda config: {
-        "architectures": ["MistralForCausalLM"],
-        "model_type": "mistral",
+        "architectures": ["RotaryForCausalLM"],
+        "model_type": "rotary",
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         **{k: v for k, v in dataclasses.asdict(config).items() if k != "rope_theta"},

@@ -1,6 +1,7 @@
 """One file is all that another family takes: loading, scoring, generating, splitting and saving."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,8 @@ def theirs():
 @pytest.fixture
 def ours(theirs, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "rotary"}))
     return load(str(tmp_path / "theirs"))
 
 

@@ -10,7 +10,8 @@ import jax
 import pytest
 from rich.console import Console
 
-from zojax.commands.journal import replay_to, verify
+from zojax.commands.journal import verify
+from zojax.commands.journal_replay import replay_to
 from zojax.errors import InputError
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_run

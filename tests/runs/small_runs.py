@@ -14,7 +14,8 @@ from flax import traverse_util
 from tests.bits import copied
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from zojax.journal.file import Journal, JournalWriter, read_journal
-from zojax.journal.replay import Replay, header_key, make_replay
+from zojax.journal.replay import Replay, make_replay
+from zojax.journal.segments import header_key
 from zojax.models import Model, random_model
 from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import Stop

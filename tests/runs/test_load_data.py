@@ -235,3 +235,19 @@ def test_no_text_is_tokenised_twice(tiny_model, tmp_path, monkeypatch):
     assert len(data.scored) == 6 + 3 + 5
     texts.remove("a")  # by which a tokenizer is tried
     assert len(set(texts)) == len(texts) > 2 * len(data.scored)
+
+
+def test_right_answers_longer_than_what_is_generated_are_noted_once(tiny_model, tmp_path):
+    rows = [{"ask": f"q{i}", "reply": "yes " * (40 * (i % 2) + 1)} for i in range(12)]
+    write(tmp_path, rows)
+    own = {"prompt": "{ask}", "answer": "reply", "max_length": 512, "truncate": "left"}
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 512}))
+    data = load_data(config(model, tmp_path, **own))
+    lengths = [len(item.candidates[0]) for item in (*data.dev, *data.eval)]
+    longer = sum(length > 50 for length in lengths)
+    assert 0 < longer < len(lengths)
+    [note] = [note for note in data.splits.notes if "right answers" in note]
+    assert note.startswith(f"{longer} of 8 right answers to evaluate ha")
+    assert f"up to {max(lengths)} tokens, but 50 are generated" in note

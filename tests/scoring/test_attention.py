@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,13 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, 
 from zojax.models.forward import Cache, Heads, Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
 from zojax.scoring.attention import (
-    attention_of_page,
     blockwise_attention,
     cached_attention,
     masked_attention,
     page_attention,
     prompt_attention,
 )
-from zojax.scoring.visibility import Visibility, causal_visibility, mask_of, tree_visibility
+from zojax.scoring.visibility import causal_visibility, mask_of, tree_visibility
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -216,18 +216,18 @@ def test_the_kernel_multiplies_no_block_of_keys_that_a_block_of_queries_does_not
 ON_TPU = AbstractDevice("TPU v5 lite", 1, "tpu")  # whose sizes Mosaic asks for
 
 
-def lowered(platform: str, tokens: int, dtype: str = "float32") -> list[str]:
+def lowered(platform: str, tokens: int, dtype: str = "float32", **settings: Any) -> list[str]:
     """The kernels of a page's attention, lowered for a platform that need not be here."""
     names = ("data", "model")
     mesh = AbstractMesh((1, 1), names, (AxisType.Auto,) * 2, abstract_device=ON_TPU)
     sharding = NamedSharding(mesh, PartitionSpec("data", None, "model"))
     x = jax.ShapeDtypeStruct((2, tokens, HEADS, DEPTH), dtype, sharding=sharding)
 
-    def attend(q, k, v, *visibility):
-        visibility = Visibility(*visibility)
-        return attention_of_page(q, k, v, visibility, mask_of(visibility), None)
+    def attend(q, k, v):
+        cache = Cache(*(jnp.zeros((1, 2, tokens, HEADS, DEPTH), dtype) for _ in range(2)))
+        return prompt_attention(0, Heads(q, k, v, **settings), cache)[0]
 
-    traced = jax.jit(attend).trace(x, x, x, *[jax.ShapeDtypeStruct((2, tokens), jnp.int32)] * 3)
+    traced = jax.jit(attend).trace(x, x, x)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     return [name for name in ("tpu_custom_call", "triton") if name in text]
 
@@ -245,6 +245,34 @@ def lowered(platform: str, tokens: int, dtype: str = "float32") -> list[str]:
 )
 def test_long_pages_have_a_kernel_where_it_can_be_compiled(platform, tokens, kernels):
     assert lowered(platform, tokens) == kernels
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_no_kernel_is_chosen_that_lacks_a_window_or_a_soft_cap(platform):
+    assert lowered(platform, 600, softcap=50.0) == []
+    assert lowered(platform, 600, window=599) == []
+    assert len(lowered(platform, 600, window=600)) == 1, "a window that reaches over the page"
+
+
+def capped(q, k, v, mask_ts, cap):
+    """Every page's attention in NumPy, with a soft cap of the products."""
+    out = np.zeros(q.shape)
+    for p, h in np.ndindex(q.shape[0], q.shape[2]):
+        keys, values = (x[p, :, h * x.shape[2] // q.shape[2]] for x in (k, v))
+        logits = cap * np.tanh(q[p, :, h] @ keys.T / np.sqrt(q.shape[-1]) / cap)
+        shares = np.where(mask_ts[p], np.exp(logits), 0)
+        out[p, :, h] = shares / shares.sum(-1, keepdims=True) @ values
+    return out
+
+
+@pytest.mark.parametrize("attend", [masked_attention, blockwise_attention])
+def test_soft_caps_are_of_the_products_before_the_mask(attend, trees):
+    (q, k, v), _ = fewer_kv_heads(*trees.tokens_pt.shape)
+    mask_pts = mask_of(tree_visibility(trees))
+    out = jax.jit(attend, static_argnames="softcap")(q, k, v, mask_pts, None, softcap=0.7)
+    expected = capped(*map(np.float64, (q, k, v)), np.asarray(mask_pts), 0.7)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=2e-6)
+    assert np.abs(attend(q, k, v, mask_pts, None) - expected).max() > 0.1, "it does nothing"
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

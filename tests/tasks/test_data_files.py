@@ -2,7 +2,9 @@
 
 import pytest
 
+from zojax.config import DataConfig
 from zojax.errors import InputError
+from zojax.tasks import load_splits
 from zojax.tasks.data_files import find_files, missing, possible_files
 
 
@@ -85,3 +87,38 @@ def test_shards_are_among_the_files_that_no_command_writes_to(place):
     possible = possible_files(directory)
     assert directory / "validation.jsonl" in possible
     assert directory / "data/test-00000-of-00001.parquet" in possible
+
+
+def test_a_table_is_data_of_ones_own_without_a_directory(tmp_path):
+    """A fifth of its rows is held out, as where ``train`` has no ``validation`` beside it."""
+    rows = "".join(f"text {i},{'good' if i % 2 else 'bad'}\n" for i in range(40))
+    for path in (tmp_path / "mine.csv", tmp_path / "train.csv"):
+        path.write_text(f"text,label\n{rows}")
+    words = {"bad": " bad", "good": " good"}
+
+    def splits(path):
+        config = DataConfig("custom", str(path), prompt="{text}", candidates=words, num_dev=8)
+        found = load_splits(config)
+        return [[e.prompt for e in part] for part in (found.train, found.dev, found.eval)]
+
+    assert splits(tmp_path / "mine.csv") == splits(tmp_path)
+    assert [len(part) for part in splits(tmp_path / "mine.csv")] == [24, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"task": "sst2", "path": "mine.csv"}, "is a file; give a directory"),
+        (
+            {"task": "custom", "path": "mine.txt", "prompt": "{text}", "answer": "label"},
+            "mine.txt: is no table that can be read; save it as .jsonl, .csv or .parquet",
+        ),
+    ],
+)
+def test_a_file_is_refused_where_it_cannot_be_the_data(tmp_path, monkeypatch, config, reason):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.csv", "mine.txt"):
+        (tmp_path / name).write_text("text,label\na,b\n")
+    with pytest.raises(InputError) as raised:
+        load_splits(DataConfig(**config))
+    assert reason in str(raised.value)

@@ -18,7 +18,7 @@ def check_mergeable(adapter: Mapping[str, Any]) -> None:
     if any("prefix" in path for path in traverse_util.flatten_dict(adapter)):
         raise InputError(
             "key and value prefixes are not part of any weight, so neither PEFT nor a checkpoint "
-            "can hold this run's model; use --format journal, and zojax itself"
+            "can hold this run's model; zojax export --format journal can, and zojax reads it"
         )
 
 
@@ -28,7 +28,11 @@ def merge_adapter(weights: Tree, adapter: Mapping[str, Any]) -> Tree:
     Args:
         weights: a nested dict of parameters.
         adapter: an adapter state of factors and deltas.
+
+    Raises:
+        InputError: it has a prefix.
     """
+    check_mergeable(adapter)
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(weights))
     added: dict[Any, Any] = dict(traverse_util.flatten_dict(own_arrays(adapter)))
     for path, value in added.items():

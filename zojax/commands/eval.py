@@ -223,7 +223,7 @@ def override_run(config: Config, overrides: Sequence[str]) -> Config:
         of_model = part in ("model", "train", "estimator", "space")
         why = "would mean another model than the run's" if of_model else "changes nothing here"
         raise InputError(
-            f"--set {override}: {why}; with RUN, eval takes data.*, mesh.* and run.eval_batch_size"
+            f"--set {override}: {why}; with RUN, give only data.*, mesh.* and run.eval_batch_size"
         )
     return overridden
 
@@ -240,6 +240,7 @@ def _evaluate(
     """Evaluate a model, whose adapter is ``adapter_of(carry)``, on the held-out data."""
     from zojax.evaluation.evaluate import Evaluator
     from zojax.evaluation.predictions import prediction_rows
+    from zojax.generation.texts import cut_note
     from zojax.reporting.bar import progress_bar
     from zojax.runs.setup import pack_eval_sets
     from zojax.training.method import make_scorer
@@ -256,6 +257,9 @@ def _evaluate(
     evaluation.check_any_finite()
     if doubt := evaluation.in_doubt():
         _tell(console, doubt)
+    if evaluation.cut:
+        longest = data.splits.task.max_new_tokens
+        _tell(console, cut_note(evaluation.cut, len(eval_set.items), longest))
     if predictions is not None:
         predictions.write(prediction_rows(eval_set, evaluation))
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zojax.commands.options import COUNT, JSON, RUN
-from zojax.printing import make_console, say, say_json
+from zojax.printing import make_console, say_summary
 from zojax.text import plain
 
 _LARGE_ERROR = 0.1  # above it, the output recommends another export
@@ -62,10 +62,7 @@ def run(args: argparse.Namespace) -> int:
         step=args.step,
         dtype=args.dtype,
     )
-    if args.json:
-        say_json(summary)
-    else:
-        say(*in_words(summary).splitlines())
+    say_summary(summary, in_words, as_json=args.json)
     return 0
 
 

@@ -2,7 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zojax.journal.file import Journal
 
 
 def count(text: str) -> int:
@@ -45,6 +48,13 @@ OVERWRITE: Option = {
 }
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8")
 """The dtypes that a model's weights may have on the device."""
+
+
+def read_run_journal(path: Path) -> "Journal":
+    """Reads the journal in a run's directory, or the file that is one."""
+    from zojax.journal.file import JOURNAL, read_journal
+
+    return read_journal(path / JOURNAL if path.is_dir() else path)
 
 
 def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:

@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="M",
-        help="directory with a config.json, or a published OPT by its name (default: the "
+        help="directory with a config.json, or a published model by its name (default: the "
         "configuration's, or facebook/opt-13b); nothing is downloaded",
     )
     what = f"{CONFIG['help']} (default: LoZO on SST-2 in bfloat16)"

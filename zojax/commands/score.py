@@ -1,25 +1,42 @@
 r"""Print the log-probabilities of candidates after a text.
 
 Example:
-  zojax score --model zojax/demo/model --text "a gripping film . It was" \
+  zojax score runs/demo --text "a gripping film . It was" \
       --candidate " great" --candidate " terrible"
+  zojax score --model facebook/opt-125m --text "A gripping film. It was" \
+      --candidate " great" --candidate " terrible" --json
 """
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from zojax.commands.options import JSON, WEIGHT_DTYPES
+from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES
 from zojax.commands.prompts import blank_note
 from zojax.errors import InputError
 from zojax.printing import make_console, say_json, warn
 
+if TYPE_CHECKING:
+    from zojax.engine import Engine
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--model", required=True, metavar="M", help="directory or hub id")
+    parser.add_argument("run", nargs="?", **RUN)
+    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
+    )
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
     parser.add_argument("--text", required=True, help="the text before the candidates")
     parser.add_argument(
         "--candidate",
@@ -31,22 +48,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        default="float32",
         choices=WEIGHT_DTYPES,
-        help="dtype of the weights on the device; int8 is for the layers' matrices only (default: "
-        "float32)",
+        help="dtype of --model's weights on the device; int8 is for the layers' matrices only "
+        "(default: float32)",
     )
     parser.add_argument("--json", **JSON)
 
 
 def run(args: argparse.Namespace) -> int:
     """Score, and print a table."""
+    if (args.run is None) == (args.model is None):
+        raise InputError("score: give RUN, or --model M")
+    if args.run is not None and (args.adapter is not None or args.dtype is not None):
+        raise InputError("score: --adapter and --dtype go with --model M")
+    if args.run is None and args.step is not None:
+        raise InputError("score: --step goes with RUN")
+
     from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
 
     keep_programs()
     check_platforms()
-    rows = rank_candidates(args.model, args.text, args.candidates, args.dtype)
+    rows = rank_candidates(_load(args), args.text, args.candidates)
     if note := blank_note([args.text]):
         warn(f"{note} and begin the candidates with it")
     if broken := sum(row["logprob"] is None for row in rows):
@@ -70,9 +93,26 @@ def run(args: argparse.Namespace) -> int:
 _UNKNOWN = "not finite"
 
 
-def rank_candidates(
-    model_path: str, text: str, candidates: Sequence[str], dtype: str = "float32"
-) -> list[dict[str, Any]]:
+def _load(args: argparse.Namespace) -> Engine:
+    """Load the model; one with broken weights too, since its scores show what is broken."""
+    from zojax.engine import load, load_run
+
+    console = make_console(stderr=True)
+    if args.run is not None:
+        return load_run(args.run, step=args.step, console=console)
+    with console.status("loading the model"):
+        engine = load(
+            args.model,
+            adapter=args.adapter,
+            dtype=args.dtype or "float32",
+            allow_nonfinite=True,
+        )
+    for note in engine.model.notes:
+        warn(f"note: {note}")
+    return engine
+
+
+def rank_candidates(engine: Engine, text: str, candidates: Sequence[str]) -> list[dict[str, Any]]:
     """Score candidates after a text.
 
     Returns:
@@ -81,23 +121,15 @@ def rank_candidates(
         A value that is not finite is None, and then every share is None, too.
 
     Raises:
-        InputError: there is no such model, a candidate cannot be scored, there are more tokens than
-            the model has positions, or no score is finite.
+        InputError: a candidate cannot be scored, or there are more tokens than the model has
+            positions.
     """
     import numpy as np
 
-    from zojax.engine import load
-
-    engine = load(model_path, dtype=dtype)
     item = engine.encode(text, candidates, "--text")
     [found] = engine.score_items([item])
     sums = np.array([logprobs.sum() for logprobs in found])
     finite = np.isfinite(sums)
-    if not finite.any():
-        raise InputError(
-            f"{model_path}: its scores are not finite: its weights contain numbers that are not, "
-            "or overflow --dtype (float32 has the widest range)"
-        )
     means = sums / [len(logprobs) for logprobs in found]
     shares = np.exp(means - np.logaddexp.reduce(means)) if finite.all() else None
     return [

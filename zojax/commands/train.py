@@ -7,7 +7,7 @@ Example:
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,12 +45,16 @@ def run(args: argparse.Namespace) -> int:
     return train_as(load_config(args.config, args.overrides), fresh=args.fresh)
 
 
-def train_as(config: "Config", *, fresh: bool) -> int:
+def train_as(
+    config: "Config", *, fresh: bool, begin: Callable[[Console], Any] = lambda console: None
+) -> int:
     """Train as a configuration says, print how it went, and return the exit code.
 
     Args:
         config: the run's configuration.
         fresh: whether to set aside a run that is in the directory.
+        begin: makes the run's directory, on the first of several processes, if ``train`` is to
+            resume a run that somebody else begins.
     """
     from zojax.distributed import processes
     from zojax.programs.cache import keep_programs
@@ -72,6 +76,7 @@ def train_as(config: "Config", *, fresh: bool) -> int:
 
         try:
             with run_dir.set_aside(directory, tell) if fresh and tells else nullcontext():
+                processes.broadcast_from_leader("how the run begins", lambda: begin(console))
                 result = train(config, console)
         except Stopped as stopped:
             tell(str(stopped))

@@ -148,7 +148,8 @@ class DataConfig:
         task: the task's name; ``custom`` for your own data, which ``prompt`` describes; or your own
             task (:class:`zojax.Task`) as ``module:name``.
         path: a directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``,
-            or a clone of a data set of the hub; None reads the Hugging Face hub.
+            or a clone of a data set of the hub; for your own data, also a file, of which a fifth is
+            held out; None reads the Hugging Face hub.
         num_train: the number of training examples, the first of the shuffled train split; None is
             1,000, or what ``num_dev`` leaves if there are fewer.
         num_dev: the number of examples after those, which select the best step; None is the task's

@@ -77,7 +77,8 @@ class Engine:
         """Returns the log-probability of every token of each text, given the tokens before it.
 
         Args:
-            texts: n texts. The first token of each follows the model's BOS.
+            texts: n texts. The first token of each follows the model's BOS. If the model has none,
+                the first token is not scored, as nothing is before it.
             batch_size: the most texts in one call of the device.
 
         Returns:
@@ -95,7 +96,7 @@ class Engine:
             True
         """
         _check_texts(texts=texts)
-        items = [self.encode("", [text], f"texts[{i}]") for i, text in enumerate(texts)]
+        items = [self._whole(text, f"texts[{i}]") for i, text in enumerate(texts)]
         return [logprobs for [logprobs] in self.score_items(items, batch_size)]
 
     def generate(
@@ -164,20 +165,34 @@ class Engine:
         """Returns the tokens of a prompt and its candidates.
 
         Args:
-            prompt: the text that is not scored; BOS is put before it.
+            prompt: the text that is not scored; BOS, if the model has one, is put before it.
             candidates: the texts that may follow.
             name: what errors call the prompt.
 
         Raises:
             zojax.InputError: as for :meth:`score`.
         """
-        item = tokenise(self.tokenizer, Example(prompt, tuple(candidates), 0, name))
+        return self._checked(tokenise(self.tokenizer, Example(prompt, tuple(candidates), 0, name)))
+
+    def _whole(self, text: str, name: str) -> Item:
+        """An item that scores all tokens of a text that have one before them."""
+        if self.tokenizer.bos is not None:
+            return self.encode("", [text], name)
+        ids = np.array(self.tokenizer.ids(text), np.int32)
+        if len(ids) < 2:
+            raise InputError(
+                f"{name}: has {len(ids)} tokens; without BOS the second is the first scored"
+            )
+        return self._checked(Item(ids[:1], (ids[1:],), 0, name))
+
+    def _checked(self, item: Item) -> Item:
+        """An item that fits into the model."""
         length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
         positions = self.model.config.max_position_embeddings
         if length > positions:
             raise InputError(
-                f"{name}: with its longest candidate it has {length} tokens, but the model has "
-                f"{positions} positions"
+                f"{item.name}: with its longest candidate it has {length} tokens, but the model "
+                f"has {positions} positions"
             )
         return item
 
@@ -204,7 +219,10 @@ class Engine:
         return jax.jit(functools.partial(score, graphdef=self.model.graphdef))
 
     def _prompt(self, name: str, text: str) -> np.ndarray:
-        ids = [self.tokenizer.bos, *self.tokenizer.ids(text)]
+        try:
+            ids = self.tokenizer.prompt(self.tokenizer.ids(text))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         if max(ids) >= self.tokenizer.vocab_size:
             raise InputError(
                 f"{name}: has token {max(ids)}, but the model's vocabulary has "

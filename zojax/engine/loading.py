@@ -24,6 +24,7 @@ def load(
     adapter: str | Path | None = None,
     dtype: str = "float32",
     bos_token_id: int | None = None,
+    allow_nonfinite: bool = False,
 ) -> Engine:
     """Loads a model that scores and generates.
 
@@ -33,6 +34,8 @@ def load(
         dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or ``int8``
             for the layers' matrices and bfloat16 for the rest.
         bos_token_id: the token that prompts start with; None for the tokenizer's own.
+        allow_nonfinite: whether to accept weights that are NaN or infinite, or become so in
+            ``dtype``; they are then described in ``engine.model.notes``.
 
     Raises:
         zojax.InputError: the model, its tokenizer or the adapter is bad; the message says how.
@@ -47,7 +50,7 @@ def load(
     if dtype not in dtypes:
         raise InputError(f"dtype={dtype!r}: give one of {', '.join(dtypes)}")
     tokenizer = load_tokenizer(str(path), bos_token_id)
-    model = load_model(str(path), dtype=jnp.dtype(dtype))
+    model = load_model(str(path), dtype=jnp.dtype(dtype), allow_nonfinite=allow_nonfinite)
     pool = {} if adapter is None else stack_variants([load_lora(Path(adapter), model)])
     return Engine(model, tokenizer, pool)
 

@@ -90,7 +90,7 @@ def pack_sets(
     if not any(sets):
         return [None] * len(sets)
     counts = _batches_of_sets(sets, batch_size)
-    groups = [_deal(items, count, batch_size) for items, count in zip(sets, counts, strict=True)]
+    groups = [deal(items, count, batch_size) for items, count in zip(sets, counts, strict=True)]
     by_set = [
         [[items[i] for i in group] for group in dealt]
         for items, dealt in zip(sets, groups, strict=True)
@@ -130,7 +130,7 @@ def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[in
     return counts(min(full, key=lambda tokens: (tokens + _PER_BATCH) * sum(counts(tokens))))
 
 
-def _deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]:
+def deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]:
     """Deal the items' indices into groups of about equally many tokens.
 
     The longest items are dealt first, each to the group with the fewest tokens.

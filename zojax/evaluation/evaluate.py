@@ -53,6 +53,7 @@ class Evaluation:
         texts: the generated answers; None if candidates are ranked.
         nonfinite: the names, by index, of the examples for which the model gave a score that is not
             finite. These count as unanswered, with the value 0.
+        cut: the number of generated answers that did not end by themselves.
         metric: the task's metric.
         answers: the right and the given labels, if the candidates are the labels of classes.
         loss: the mean cross-entropy of the right candidate among its example's candidates, without
@@ -63,6 +64,7 @@ class Evaluation:
     scores: np.ndarray | None = None
     texts: list[str] | None = None
     nonfinite: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    cut: int = 0
     metric: Metric = "accuracy"
     answers: Answers | None = None
     loss: float | None = None
@@ -206,8 +208,13 @@ class Evaluator:
                 score_text(example, text, task.metric) if is_known else 0.0
                 for example, text, is_known in zip(examples, texts, known, strict=True)
             ]
-            unknown = _unknown(examples, known)
-            return Evaluation(values, texts=texts, nonfinite=unknown, metric=task.metric)
+            return Evaluation(
+                values,
+                texts=texts,
+                nonfinite=_unknown(examples, known),
+                cut=sum(generation.finish_reason == "length" for generation in made),
+                metric=task.metric,
+            )
         dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
         wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
         done, total = 0, sum(packed.size for packed in wanted)

@@ -11,10 +11,13 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from zojax.config import Config, to_dict
-from zojax.journal.file import FORMAT, SKIPPED, Journal
-from zojax.tasks import Task
+from zojax.errors import InputError
+from zojax.exports.snippet import hf_usage, peft_usage
+from zojax.journal.file import SKIPPED, Journal, format_of
+from zojax.journal.replay import changed_data
+from zojax.runs.setup import load_data, run_data_hash
 from zojax.tasks.dataset import get_sizes, get_task
-from zojax.text import code, markdown, plain
+from zojax.text import code, markdown, plain, standard
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -40,23 +43,13 @@ class Exported:
 
 def hf_card(exported: Exported, directory: Path) -> str:
     """The card of a directory for transformers."""
-    load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained({str(directory)!r})
-tokenizer = AutoTokenizer.from_pretrained({str(directory)!r})"""
-    return _model_card(exported, "transformers", _usage(exported.config, load))
+    dtype = exported.details.get("dtype", exported.config.model.dtype)
+    return _model_card(exported, "transformers", hf_usage(exported.config, directory, dtype))
 
 
 def peft_card(exported: Exported, directory: Path) -> str:
     """The card of a LoRA directory for PEFT."""
-    base = exported.config.model.path
-    load = f"""from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained({base!r})
-model = PeftModel.from_pretrained(base, {str(directory)!r}).eval()
-tokenizer = AutoTokenizer.from_pretrained({base!r})"""
-    return _model_card(exported, "peft", _usage(exported.config, load))
+    return _model_card(exported, "peft", peft_usage(exported.config, directory))
 
 
 def journal_card(exported: Exported, directory: Path) -> str:
@@ -107,56 +100,6 @@ def _front_matter(config: Config, library: str) -> str:
     return f"---\n{fields.to_yaml()}\n---"
 
 
-def _usage(config: Config, load: str) -> str:
-    """Code that loads the model and uses it as the task does: to generate or to rank."""
-    bos, task = config.model.bos_token_id, get_task(config.data)
-    first = "tokenizer.bos_token_id" if bos is None else str(bos)
-    how = _generating(task, first) if task.kind == "generation" else _ranking(task, first)
-    return f"""## Use
-
-```python
-import torch
-{load}
-
-
-def ids(text):
-    return tokenizer(text, add_special_tokens=False).input_ids
-
-
-{how}
-```"""
-
-
-def _ranking(task: Task, first: str) -> str:
-    """Code that scores as in training: the mean log-probability of a candidate's tokens."""
-    candidates = list(task.candidates) or [" one", " another"]
-    return f"""def mean_logprob(prompt, candidate):
-    before, after = [{first}, *ids(prompt)], ids(candidate)
-    with torch.no_grad():
-        logits = model(torch.tensor([before + after])).logits[0, len(before) - 1 : -1]
-    return logits.log_softmax(-1)[range(len(after)), after].mean().item()
-
-
-prompt = "..."  # as the task {plain(task.name)} writes it
-print({{c: mean_logprob(prompt, c) for c in {candidates!r}}})"""
-
-
-def _generating(task: Task, first: str) -> str:
-    """Code that decodes greedily up to the task's stop string, as in an evaluation."""
-    return f"""def answer(prompt):
-    before = torch.tensor([[{first}, *ids(prompt)]])
-    mask = torch.ones_like(before)
-    new = model.generate(
-        input_ids=before, attention_mask=mask, max_new_tokens={task.max_new_tokens}, do_sample=False
-    )[0, before.shape[1] :]
-    text = tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text.split({task.stop!r})[0].strip()
-
-
-prompt = "..."  # as the task {plain(task.name)} writes it
-print(answer(prompt))"""
-
-
 def _sections(exported: Exported) -> list[str]:
     config, journal = exported.config, exported.journal
     settings = {name: value for name, value in to_dict(config).items() if name != "run"}
@@ -165,28 +108,51 @@ def _sections(exported: Exported) -> list[str]:
     facts = {
         "steps": f"{len(journal.records)} of {config.train.steps}, {skipped} skipped",
         "steps of this model": exported.step,
-        "format": FORMAT,
+        "format": format_of(header),
         "base model's content hash": header.base_hash,
         "key": f"{header.key_impl} {' '.join(map(str, header.key_data))}",
+        **{f"steps up to {one.steps} are of": one.run for one in header.segments},
         "made by": f"zojax {header.zojax or '?'}, jax {header.jax or '?'}",
     }
-    task = get_task(config.data)
-    sizes = get_sizes(config.data, task)
     data = {
         "task": config.data.task,
-        "from": config.data.path or "/".join(filter(None, task.hub or ())),
-        "training examples": f"up to {sizes.train}",
-        "dev examples": sizes.dev,
-        "held-out examples": f"up to {sizes.eval}",
+        "from": config.data.path or "/".join(filter(None, get_task(config.data).hub or ())),
+        **_numbers(exported),
     }
     sections = [f"## Data\n\n{_table(data)}", f"## Results\n\n{_results(exported)}"]
     if exported.details:
         sections.append(f"## Export\n\n{_table(exported.details)}")
     return [
         *sections,
-        f"## Settings\n\n```json\n{json.dumps(settings, indent=2)}\n```",
+        f"## Settings\n\n```json\n{json.dumps(standard(settings), indent=2, allow_nan=False)}\n```",
         f"## Journal\n\n{_table(facts)}",
     ]
+
+
+def _numbers(exported: Exported) -> dict[str, Any]:
+    """The numbers of examples: as the run counted them, or else as the data are now."""
+    names = {"train": "training", "dev": "dev", "eval": "held-out"}
+    counted = {split: exported.result.get(f"{split}_examples") for split in names}
+    if None in counted.values():
+        counted = _count_now(exported) or counted
+    if None in counted.values():
+        sizes = dataclasses.asdict(get_sizes(exported.config.data, get_task(exported.config.data)))
+        counted = {split: f"up to {size}" for split, size in sizes.items()}
+    return {f"{name} examples": counted[split] for split, name in names.items()}
+
+
+def _count_now(exported: Exported) -> dict[str, Any] | None:
+    """Counts the examples of local data, if these are what the run was trained on."""
+    config = exported.config
+    if config.data.path is None:  # the hub would have to be asked
+        return None
+    try:
+        data = load_data(config)
+    except InputError:
+        return None
+    if changed_data(exported.journal, run_data_hash(config, data)):
+        return None
+    return {split: len(getattr(data, split)) for split in ("train", "dev", "eval")}
 
 
 def _results(exported: Exported) -> str:

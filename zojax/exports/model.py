@@ -15,6 +15,7 @@ from rich.console import Console
 from zojax.adapters import own_arrays
 from zojax.adapters.lora import linear_locations
 from zojax.adapters.merge import check_mergeable
+from zojax.errors import InputError
 from zojax.exports.card import Exported, hf_card, peft_card
 from zojax.exports.lora import (
     check_linear,
@@ -26,14 +27,18 @@ from zojax.exports.lora import (
     without_empty_columns,
 )
 from zojax.hub import save
-from zojax.hub.checkpoint_files import list_files
-from zojax.hub.saving import copy_beside_weights
-from zojax.hub.tensor_names import hf_names, match
-from zojax.journal.replay import header_key, is_folded, merge
+from zojax.hub.checkpoint import find_checkpoint, locate
+from zojax.hub.gguf_file import is_gguf
+from zojax.hub.saving import copy_beside_weights, is_of_larger_model
+from zojax.hub.tensor_names import hf_names
+from zojax.journal.replay import is_folded, merge
+from zojax.journal.segments import key_after
 from zojax.models import Model
 from zojax.models.model import abstract
 from zojax.models.precision import dequantise, rounded
+from zojax.reading import read_json
 from zojax.runs.rebuild import load_base, rebuild, saved_by
+from zojax.text import plain
 from zojax.training.interval import OwnedWeights
 from zojax.training.step import Method, TrainState, init_state
 
@@ -64,6 +69,7 @@ def export_peft(
         dtype: the dtype of the factors.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
+    check_whole(base)
     locations, read_base = linear_locations(base), base_tensors(base)
     abstract_state = _abstract_adapter(method, base.weights)
     check_mergeable(abstract_state)
@@ -116,6 +122,18 @@ def export_peft(
     return summary
 
 
+def check_whole(base: Model) -> None:
+    """Raise ``InputError`` if a base is the text of a larger model, whose parts PEFT names."""
+    if is_gguf(base.path):
+        return
+    raw = read_json(Path(base.path) / "config.json")
+    if is_of_larger_model(raw, base.config):
+        raise InputError(
+            f"{base.path}: is the text of a {plain(repr(raw['model_type']), 40)} model, in which "
+            "PEFT names other layers; use --format hf"
+        )
+
+
 def export_hf(
     exported: Exported, directory: Path, output: Path, console: Console, *, dtype: np.dtype
 ) -> dict[str, Any]:
@@ -138,7 +156,7 @@ def export_hf(
     if dtype != jnp.dtype(exported.config.model.dtype):
         # Otherwise the last interval would be rounded to the run's dtype first, then to this one.
         owned = OwnedWeights(_widened(owned.weights))
-    merged = merge(owned, state, method, header_key(exported.journal))
+    merged = merge(owned, state, method, key_after(exported.journal, exported.step))
     model = dataclasses.replace(base, weights=merged)
     summary: dict[str, Any] = {"dtype": dtype.name}
     if dtype.itemsize == 2 and not is_folded(method, exported.step):
@@ -159,9 +177,7 @@ def base_tensors(model: Model) -> ReadBase:
 
     With it, a base and the model trained from it need not be in memory together.
     """
-    directory = Path(model.path)
-    files = list_files(directory)
-    entries = match(files, model.config, abstract(model.config)[1], directory)
+    entries = locate(find_checkpoint(model.path), abstract(model.config)[1])
     by_location = {location: (file, stored) for file, stored, location in entries}
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(model.weights))
     locations = hf_names(flat, model.config)

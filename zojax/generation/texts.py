@@ -128,6 +128,19 @@ def generate(
     return [finished[i] for i in range(len(prompts))]
 
 
+def cut_note(count: int, total: int, max_new_tokens: int) -> str:
+    """A note on generated answers that did not end by themselves.
+
+    >>> cut_note(1, 20, 50)
+    '1 of 20 answers did not end within 50 tokens, the most that are generated, and is cut there'
+    """
+    verb = "is" if count == 1 else "are"
+    return (
+        f"{count:,} of {total:,} answers did not end within {max_new_tokens} tokens, the most that "
+        f"are generated, and {verb} cut there"
+    )
+
+
 def _cut(
     tokens: list[int], decode: Decode, stop_strings: Sequence[str], is_done: bool = True
 ) -> tuple[list[int], str, bool]:

@@ -3,7 +3,8 @@
 Internal: only the names of :mod:`zojax` itself are public, and this may change in any release.
 """
 
-from zojax.hub.loading import load, read_config
+from zojax.hub.checkpoint import read_config
+from zojax.hub.loading import load
 from zojax.hub.saving import save
 from zojax.hub.tokenizer import Tokenizer, load_tokenizer
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from zojax.config.fields import Text
 from zojax.errors import InputError
+from zojax.hub.gguf_file import GgufFile
 from zojax.hub.safetensors_header import SHORT_NAMES, read_header
 from zojax.hub.stored import Box, shown, slices
 from zojax.hub.torch_file import TorchFile
@@ -59,14 +60,14 @@ class SafetensorsFile:
         """Does nothing: the file is not open between reads."""
 
 
-CheckpointFile = SafetensorsFile | TorchFile
+CheckpointFile = SafetensorsFile | TorchFile | GgufFile
 
 
-def _open(path: Path) -> CheckpointFile:
+def _open(path: Path) -> SafetensorsFile | TorchFile:
     return SafetensorsFile(path) if path.suffix == ".safetensors" else TorchFile(path)
 
 
-def list_files(directory: Path) -> list[CheckpointFile]:
+def list_files(directory: Path) -> list[SafetensorsFile | TorchFile]:
     """Lists every weight file of a checkpoint; prefers safetensors if it has both formats.
 
     Raises:
@@ -87,7 +88,7 @@ class _Index:
     weight_map: Annotated[dict[Text, Text], Field(min_length=1)]
 
 
-def _list_sharded(index: Path) -> list[CheckpointFile]:
+def _list_sharded(index: Path) -> list[SafetensorsFile | TorchFile]:
     shard_of = validate(_Index, read_json(index), str(index)).weight_map
     shards = sorted(set(shard_of.values()))
     kind = Path(index.name.removesuffix(_INDEX)).suffix

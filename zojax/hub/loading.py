@@ -8,9 +8,7 @@ the host never holds more than two pieces besides the buffers, and reads only wh
 
 import collections
 import itertools
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +18,12 @@ from flax import traverse_util
 
 from zojax.errors import InputError
 from zojax.hub import checkpoint_files
-from zojax.hub.checkpoint_files import WEIGHT_PATTERNS, CheckpointFile
+from zojax.hub.checkpoint import find_checkpoint, locate
+from zojax.hub.checkpoint_files import CheckpointFile
 from zojax.hub.device_buffer import DeviceBuffer
 from zojax.hub.finite import count_nonfinite, in_words
-from zojax.hub.stored import DTYPES, Box
-from zojax.hub.tensor_names import Location, match
-from zojax.models.family import DecoderConfig
+from zojax.hub.stored import Box
+from zojax.hub.tensor_names import Location
 from zojax.models.model import Model, Sharding, abstract
 from zojax.models.precision import (
     SCALE,
@@ -35,19 +33,12 @@ from zojax.models.precision import (
     precision_of,
     quantise,
 )
-from zojax.models.registry import parse_config
-from zojax.reading import is_file, read_json
-from zojax.text import plain
 
-_JOURNAL, _ADAPTER = "journal.zj", "adapter_config.json"
 _PIECE_BYTES = 32 << 20
-_MOST_CONFIG_BYTES = 1 << 20
 _NONFINITE_FIX = (
     "fetch the files again, choose a dtype that holds them, or, in a run, accept them: --set "
     "model.allow_nonfinite=True"
 )
-_HUB_FILES = ["*.json", "*.txt", "*.jinja", "tokenizer.model"]
-"""What a checkpoint on the hub has beside its weights."""
 
 
 def load(
@@ -62,7 +53,8 @@ def load(
 
     Args:
         path: a directory with ``config.json`` and ``model.safetensors``, ``pytorch_model.bin`` or
-            the sharded form of either with its index; or a hub id such as ``facebook/opt-125m``.
+            the sharded form of either with its index; a ``.gguf`` file; or a hub id such as
+            ``facebook/opt-125m``.
         dtype: the weights' dtype on the device: float32, float16 or bfloat16; int8 means int8 for
             the layers' matrices and bfloat16 for everything else; None takes the checkpoint's own
             (``dtype`` or ``torch_dtype`` in config.json, or float32).
@@ -82,97 +74,18 @@ def load(
             names the file, the tensor and both shapes; raised before device memory is taken), or
             weights are not finite (the line names and counts them; raised at the end).
     """
-    directory = find_directory(path, with_weights=True)
-    config, raw = _read_config(directory)
-    precision = precision_of(dtype or _dtype(raw, directory), exact=exact)
-    graphdef, shapes = abstract(config, precision)
-    locations = match(checkpoint_files.list_files(directory), config, shapes, directory)
-    weights, nonfinite = _fill(locations, shapes, precision, sharding)
+    checkpoint = find_checkpoint(path, with_weights=True)
+    precision = precision_of(dtype or checkpoint.dtype, exact=exact)
+    graphdef, shapes = abstract(checkpoint.config, precision)
+    weights, nonfinite = _fill(locate(checkpoint, shapes), shapes, precision, sharding)
     notes = ()
     if nonfinite:
-        note = f"{directory}: {in_words(nonfinite, precision.dtype)}"
+        note = f"{checkpoint.path}: {in_words(nonfinite, precision.dtype)}"
         if not allow_nonfinite:
             raise InputError(f"{note}; {_NONFINITE_FIX}")
         notes = (note,)
-    return Model(config, graphdef, traverse_util.unflatten_dict(weights), str(directory), notes)
-
-
-def read_config(path: str) -> DecoderConfig:
-    """Reads the architecture of a checkpoint (a directory or a hub id), without its weights.
-
-    Raises:
-        InputError: there is no checkpoint, or zojax does not know its family.
-    """
-    return _read_config(find_directory(path))[0]
-
-
-def _read_config(directory: Path) -> tuple[DecoderConfig, dict[str, Any]]:
-    raw = read_json(directory / "config.json", _MOST_CONFIG_BYTES)
-    try:
-        return parse_config(raw), raw
-    except InputError as error:
-        raise InputError(f"{directory}: {error}") from error
-
-
-def find_directory(path: str, *, with_weights: bool = False) -> Path:
-    """The local directory of a checkpoint, downloading it if ``path`` is a hub id.
-
-    Args:
-        path: a local directory or hub id.
-        with_weights: whether to download the weights too, and not only what is beside them.
-
-    Raises:
-        InputError: there is no such checkpoint, or it has no ``config.json``.
-    """
-    directory = Path(path)
-    if is_file(directory):
-        raise InputError(f"{path}: is a file; give the directory that holds it and config.json")
-    if not directory.is_dir():
-        directory = _download(path, with_weights=with_weights)
-    _check_kind(directory, path)
-    return directory
-
-
-def _check_kind(directory: Path, path: str) -> None:
-    """Raises unless a directory holds a checkpoint; names what it holds instead."""
-    if is_file(directory / _JOURNAL):
-        raise InputError(
-            f"{path}: is a run, not a checkpoint; zojax generate and zojax eval take it as RUN, "
-            f"and zojax export {path} --format hf --output DIR makes a checkpoint of it"
-        )
-    if is_file(directory / "config.json"):
-        return
-    if is_file(directory / _ADAPTER):
-        raise InputError(f"{path}: is an adapter; give its base model, and this as --adapter")
-    raise InputError(f"{path}: is not a Hugging Face checkpoint (it has no config.json)")
-
-
-def _download(hub_id: str, *, with_weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        directory = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-        for pattern in WEIGHT_PATTERNS if with_weights else ():
-            directory = Path(snapshot_download(hub_id, allow_patterns=[*_HUB_FILES, pattern]))
-            if any(directory.glob(pattern)):
-                break
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        where = "" if os.path.isabs(hub_id) else f" in {os.getcwd()}"
-        raise InputError(
-            f"{hub_id}: neither a directory{where} nor a hub id that can be reached ({reason})"
-        ) from error
-    return directory
-
-
-def _dtype(raw: Mapping[str, Any], directory: Path) -> np.dtype:
-    name = raw.get("dtype") or raw.get("torch_dtype") or "float32"  # as transformers reads both
-    if not isinstance(name, str) or name not in DTYPES:
-        raise InputError(
-            f"{directory}: config.json has dtype {plain(repr(name), 40)}; zojax knows "
-            f"{', '.join(DTYPES)}"
-        )
-    return DTYPES[name]
+    tree = traverse_util.unflatten_dict(weights)
+    return Model(checkpoint.config, graphdef, tree, str(checkpoint.path), notes)
 
 
 def _fill(

@@ -17,7 +17,9 @@ from flax import traverse_util
 from zojax.files import write_json
 from zojax.hub import checkpoint_files
 from zojax.hub.checkpoint_files import WEIGHT_PATTERNS
+from zojax.hub.gguf_file import is_gguf
 from zojax.hub.tensor_names import hf_names, tensor_shapes
+from zojax.hub.tokenizer import load_tokenizer
 from zojax.models.family import DecoderConfig
 from zojax.models.model import Model
 from zojax.models.precision import TreePath
@@ -26,6 +28,7 @@ from zojax.reading import read_json
 
 _MAX_SHARD_BYTES = 5_000_000_000
 
+_TOKENS = ("bos", "eos", "pad")
 _BESIDE_WEIGHTS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,11 +43,20 @@ _BESIDE_WEIGHTS = (
 """Files of a base model that its fine-tuned models need, too."""
 
 
-def copy_beside_weights(source: str | os.PathLike[str], directory: Path) -> None:
+def copy_beside_weights(source: str | Path, directory: Path) -> None:
     """Copies a checkpoint's tokenizer and settings of generation into another's directory."""
+    if is_gguf(source):
+        load_tokenizer(str(source), None).tokens.save_pretrained(directory)
+        return
     for name in _BESIDE_WEIGHTS:
         if (Path(source) / name).is_file():
             shutil.copyfile(Path(source) / name, directory / name)
+
+
+def is_of_larger_model(raw: Mapping[str, Any], config: DecoderConfig) -> bool:
+    """Whether a parsed ``config.json`` describes a model of which this is a part, its text."""
+    own = family_of(config).write_config(config).get("model_type")
+    return raw.get("model_type") not in (None, own)
 
 
 def save(
@@ -79,8 +91,6 @@ def save(
             return np.asarray(flat[path].astype(dtype))
         return np.asarray(_layer(flat[path], layer, dtype))
 
-    source = Path(model.path) / "config.json"
-    extra = read_json(source) if model.path and source.is_file() else {}
     save_tensors(
         model.config,
         directory,
@@ -89,8 +99,18 @@ def save(
         metadata=metadata,
         max_shard_bytes=max_shard_bytes,
         format=format,
-        extra_config=extra,
+        extra_config=_other_entries(model.path),
     )
+
+
+def _other_entries(path: str) -> dict[str, Any]:
+    """The entries of a checkpoint's ``config.json``, or those that its GGUF file has instead."""
+    if path and is_gguf(path):
+        tokens = load_tokenizer(path, None).tokens
+        ids = {f"{kind}_token_id": getattr(tokens, f"{kind}_token_id") for kind in _TOKENS}
+        return {name: token for name, token in ids.items() if token is not None}
+    source = Path(path) / "config.json"
+    return read_json(source) if path and source.is_file() else {}
 
 
 def save_tensors(
@@ -134,7 +154,10 @@ def save_tensors(
             write_json(finished / f"{stem}.{suffix}.index.json", index)
         family = family_of(config)
         own = {**family.write_config(config), "torch_dtype": dtype.name}
-        raw = {**family.token_ids, **(extra_config or {}), **own}
+        extra = dict(extra_config or {})
+        if is_of_larger_model(extra, config):
+            extra = {name: extra[name] for name in family.token_ids if name in extra}
+        raw = {**family.token_ids, **extra, **own}
         raw.pop("dtype", None)  # transformers from 4.56 on would prefer it to torch_dtype
         write_json(finished / "config.json", raw)
         _replace_weights(directory, finished)

@@ -4,7 +4,7 @@ The tree mirrors the checkpoint's names after the family's prefix, with the laye
 leading axis: ``model.decoder.layers.3.fc1.weight`` is row 3 of ``("layers", "fc1", "weight")``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from zojax.errors import InputError
@@ -46,19 +46,20 @@ def hf_names(paths: Iterable[TreePath], config: DecoderConfig) -> dict[str, Loca
 
 
 def match(
-    files: list[CheckpointFile],
+    files: Sequence[CheckpointFile],
     config: DecoderConfig,
     shapes: Mapping[TreePath, tuple[int, ...]],
-    directory: Path,
+    described_by: Path,
 ) -> list[tuple[CheckpointFile, str, Location]]:
     """Pairs every tensor in the files with its location; ``InputError`` if one does not fit."""
-    _check_depth(files, config, directory)
+    _check_depth(files, config, described_by)
     family, wanted = family_of(config), hf_names(shapes, config)
     locations: dict[str, tuple[CheckpointFile, str, Location]] = {}
     tied_head = None
     for file in files:
         for stored in file.tensors.values():
-            if stored.name.endswith(family.ignored):
+            name = stored.name
+            if name.endswith(family.ignored) or name.startswith(family.ignored_starts):
                 continue
             name = _without_alias(stored.name, family.aliases)
             tied = name == "lm_head.weight" and name not in wanted
@@ -66,14 +67,14 @@ def match(
             if location is None:
                 raise InputError(
                     f"{file.path}: extra tensor {shown(stored.name)} {stored.shape}, which the "
-                    f"model of {directory / 'config.json'} does not have"
+                    f"model of {described_by} does not have"
                 )
             path, layer = location
             shape = shapes[path] if layer is None else shapes[path][1:]
             if stored.shape != shape:
                 raise InputError(
                     f"{file.path}: tensor {shown(stored.name)} has shape {stored.shape}, "
-                    f"config.json asks for {shape}"
+                    f"{described_by.name} asks for {shape}"
                 )
             if name in locations:
                 raise InputError(
@@ -96,7 +97,9 @@ def match(
     return list(locations.values())
 
 
-def _check_depth(files: list[CheckpointFile], config: DecoderConfig, directory: Path) -> None:
+def _check_depth(
+    files: Sequence[CheckpointFile], config: DecoderConfig, described_by: Path
+) -> None:
     """Raises if config.json has more layers than the files, before any names are listed."""
     family = family_of(config)
     start = f"{family.prefix}{STACKED}."
@@ -104,7 +107,7 @@ def _check_depth(files: list[CheckpointFile], config: DecoderConfig, directory: 
     found = {name.removeprefix(start).partition(".")[0] for name in names if name.startswith(start)}
     if config.num_hidden_layers > len(found):
         raise InputError(
-            f"{directory / 'config.json'}: num_hidden_layers is {config.num_hidden_layers:,}, but "
+            f"{described_by}: num_hidden_layers is {config.num_hidden_layers:,}, but "
             f"the weights have {len(found):,} layers"
         )
 

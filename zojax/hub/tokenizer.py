@@ -5,17 +5,22 @@ import dataclasses
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError
-from zojax.hub.loading import find_directory, read_config
+from zojax.hub.checkpoint import Checkpoint, find_checkpoint
 from zojax.hub.tokenizer_files import check_files, names_token, read_ends
+from zojax.models.registry import family_of
 from zojax.text import plain
 
 _MAX_BYTES = 4
 """The most bytes that a character has in UTF-8, and so the most tokens."""
+
+_ENDS = ("eos", "eot", "eom")
+"""Tokens that end a text, a turn or a message, as GGUF files name them."""
 
 _BOS_OPTIONS = "--set model.bos_token_id=ID (of generate: --bos-token-id ID)"
 
@@ -26,14 +31,14 @@ class Tokenizer:
 
     Attributes:
         tokens: the tokenizer object of transformers.
-        bos: the token id that prompts start with.
+        bos: the token id that prompts start with; None if they start with their text.
         vocab_size: the size of the model's vocabulary; ids are below it.
         path: the checkpoint's path, for error messages.
         ends: the ids of tokens that end a text, beside the tokenizer's own.
     """
 
     tokens: Any
-    bos: int
+    bos: int | None
     vocab_size: int
     path: str = "the tokenizer"
     ends: tuple[int, ...] = ()
@@ -51,6 +56,17 @@ class Tokenizer:
             return ()
         added = getattr(self.tokens, "added_tokens_decoder", {}).values()
         return tuple(token.content for token in added if token.special and token.content)
+
+    def prompt(self, ids: Sequence[int]) -> list[int]:
+        """A prompt's token ids from those of its text: with BOS, if there is one.
+
+        Raises:
+            InputError: the text is empty, and there is no BOS that could stand for it.
+        """
+        start = [] if self.bos is None else [self.bos]
+        if not (start or ids):
+            raise InputError(f"is empty, and {self.path} has no BOS; give one: {_BOS_OPTIONS}")
+        return [*start, *ids]
 
     def text(self, ids: list[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -103,27 +119,20 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
         InputError: the checkpoint has no readable tokenizer, or its BOS is not in the model's
             vocabulary.
     """
-    directory = find_directory(path)
-    vocab_size = read_config(str(directory)).vocab_size
-    unset = check_files(directory)
+    checkpoint = find_checkpoint(path)
+    vocab_size = checkpoint.config.vocab_size
+    unset = [] if checkpoint.gguf else check_files(checkpoint.path)
     with _named(path, "has no tokenizer that can be read"):
-        tokens = _read(directory, dict.fromkeys(unset))
+        tokens = _read(checkpoint, dict.fromkeys(unset))
         if lacking := _not_in_vocabulary(tokens, vocab_size):
             # BOS in their place, since the library reads None as what its files say.
             known = dict.fromkeys(lacking, tokens.bos_token)
-            tokens = _read(directory, {**dict.fromkeys(unset), **known})
-    bos = tokens.bos_token_id if bos_token_id is None else bos_token_id
-    if bos is None:
-        raise InputError(f"{path}: the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
-    if bos_token_id is None and not names_token(directory, tokens.bos_token):
-        raise InputError(
-            f"{path}: no file of the tokenizer names a BOS, and the vocabulary lacks the library's "
-            f"own, {plain(repr(tokens.bos_token), 40)}; give one: {_BOS_OPTIONS}"
-        )
-    tokenizer = Tokenizer(tokens, bos, vocab_size, path, tuple(read_ends(directory)))
+            tokens = _read(checkpoint, {**dict.fromkeys(unset), **known})
+        bos = _own_bos(checkpoint, tokens) if bos_token_id is None else bos_token_id
+    tokenizer = Tokenizer(tokens, bos, vocab_size, path, tuple(_ends(checkpoint)))
     if not tokenizer.ids("a"):  # the library's tokenizer for a directory without a vocabulary
         raise InputError(f"{path}: has no tokenizer (neither tokenizer.json nor vocab.json)")
-    if bos >= vocab_size:
+    if bos is not None and bos >= vocab_size:
         raise InputError(
             f"{path}: prompts would start with token {bos}, but the model's vocabulary has "
             f"{vocab_size}; give another: {_BOS_OPTIONS}"
@@ -131,16 +140,42 @@ def load_tokenizer(path: str, bos_token_id: int | None) -> Tokenizer:
     return tokenizer
 
 
-def _read(directory: Path, special: Mapping[str, str | None]) -> Any:
-    """The tokenizer of a directory, with other special tokens than its files name."""
-    AutoTokenizer = _library().AutoTokenizer
+def _own_bos(checkpoint: Checkpoint, tokens: Any) -> int | None:
+    """What a tokenizer begins texts with, which is nothing in some families."""
+    bos = tokens.bos_token_id
+    if not family_of(checkpoint.config).always_bos:
+        return bos if tokens("a")["input_ids"][:1] == [bos] else None
+    if bos is None:
+        raise InputError(f"the tokenizer has no BOS; give one: {_BOS_OPTIONS}")
+    if checkpoint.gguf is None and not names_token(checkpoint.path, tokens.bos_token):
+        raise InputError(
+            f"no file of the tokenizer names a BOS, and the vocabulary lacks the library's "
+            f"own, {plain(repr(tokens.bos_token), 40)}; give one: {_BOS_OPTIONS}"
+        )
+    return bos
 
-    return AutoTokenizer.from_pretrained(
-        str(directory),  # not a hub id, for which it might fetch files that were not checked
-        local_files_only=True,
-        trust_remote_code=False,
-        **special,
-    )
+
+def _ends(checkpoint: Checkpoint) -> list[int]:
+    """The ids of tokens that end a text, beside the tokenizer's own."""
+    if checkpoint.gguf is None:
+        return read_ends(checkpoint.path)
+    named = (checkpoint.gguf.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in _ENDS)
+    return [token for token in named if isinstance(token, int)]
+
+
+def _read(checkpoint: Checkpoint, special: Mapping[str, str | None]) -> Any:
+    """A checkpoint's tokenizer, with other special tokens than its files name."""
+    library, directory = _library(), checkpoint.path
+    # A local path, not a hub id, for which it might fetch files that were not checked.
+    safely = {"local_files_only": True, "trust_remote_code": False, **special}
+    if checkpoint.gguf is None:
+        return library.AutoTokenizer.from_pretrained(str(directory), **safely)
+    with tempfile.TemporaryDirectory() as alone:  # the library also reads what lies beside it
+        link = Path(alone) / "model.gguf"
+        link.symlink_to(checkpoint.path.resolve())
+        # AutoTokenizer needs PyTorch to read the model's kind from the file.
+        cls = library.PreTrainedTokenizerFast
+        return cls.from_pretrained(alone, gguf_file=link.name, **safely)
 
 
 def _library() -> Any:
@@ -174,6 +209,8 @@ def _named(path: str, what: str) -> Iterator[None]:
     """Turns the libraries' errors, of many types, into one line with the checkpoint's name."""
     try:
         yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except BaseException as error:
         # A panic in Rust is deliberately not a subclass of Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

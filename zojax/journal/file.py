@@ -25,7 +25,10 @@ from zojax.reading import parse_json, read_bytes
 JOURNAL = "journal.zj"
 """The journal's file name in a run's directory."""
 
-MAGIC, FORMAT = b"ZOJAXJNL", 1
+MAGIC = b"ZOJAXJNL"
+FORMAT, FORK_FORMAT = 1, 2
+"""A journal's format, and that of a fork, which has ``segments`` in its header."""
+
 SKIPPED = 1
 """The flag of a step with a loss that was not finite: it was counted, and nothing moved."""
 
@@ -120,9 +123,14 @@ def _how_to_go_on(path: Path, dtype: np.dtype, start: int, index: int) -> str:
     )
 
 
-def _encode_header(header: Mapping[str, Any]) -> bytes:
+def format_of(header: Header) -> int:
+    """The format of a journal with this header."""
+    return FORK_FORMAT if header.segments else FORMAT
+
+
+def _encode_header(header: Mapping[str, Any], version: int) -> bytes:
     text = json.dumps(header, sort_keys=True).encode()
-    covered = MAGIC + FORMAT.to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
+    covered = MAGIC + version.to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
     return covered + xxhash.xxh32_intdigest(covered).to_bytes(4, "little")
 
 
@@ -131,8 +139,10 @@ def _decode_header(path: Path, raw: bytes) -> tuple[Header, int, int]:
     if not raw.startswith(MAGIC[: len(raw)]):
         raise InputError(f"{path}: not a zojax journal")
     version = int.from_bytes(raw[8:12], "little")
-    if len(raw) >= _PREFIX and version != FORMAT:
-        raise InputError(f"{path}: has journal format {version}; this zojax reads {FORMAT}")
+    if len(raw) >= _PREFIX and version not in (FORMAT, FORK_FORMAT):
+        raise InputError(
+            f"{path}: has journal format {version}; this zojax reads {FORMAT} and {FORK_FORMAT}"
+        )
     stop = _PREFIX + int.from_bytes(raw[12:_PREFIX], "little")
     if len(raw) < max(stop, _PREFIX) + 4:
         raise InputError(
@@ -145,8 +155,12 @@ def _decode_header(path: Path, raw: bytes) -> tuple[Header, int, int]:
             f"{path}: its header is damaged; put a copy of the file back, or start anew "
             "(zojax train --fresh)"
         )
-    fields = parse_json(raw[_PREFIX:stop], f"{path}: header")
-    return as_header(fields, path), checksum, stop + 4
+    header = as_header(parse_json(raw[_PREFIX:stop], f"{path}: header"), path)
+    if version != format_of(header):
+        raise InputError(
+            f"{path}: has journal format {version}, which its header's segments contradict"
+        )
+    return header, checksum, stop + 4
 
 
 def _checksums(records: np.ndarray, seed: int) -> np.ndarray:
@@ -176,19 +190,26 @@ class JournalWriter:
         self._file = os.open(journal.path, os.O_WRONLY | os.O_APPEND)
 
     @classmethod
-    def create(cls, path: Path, header: Mapping[str, Any]) -> "JournalWriter":
+    def create(
+        cls, path: Path, header: Mapping[str, Any], records: np.ndarray | None = None
+    ) -> "JournalWriter":
         """Create a journal.
 
         Args:
             path: the file to create, in a directory that exists.
             header: describes the run, in JSON's types; see :class:`zojax.journal.header.Header`.
+            records: the first records, from another journal; their checksums are made anew.
 
         Raises:
             InputError: the header is invalid.
             OSError: the file cannot be written; none is left behind.
         """
-        as_header(header, path)
-        write_atomically(path, _encode_header(header))
+        raw = _encode_header(header, format_of(as_header(header, path)))
+        if records is not None:
+            records = records.copy()
+            records["checksum"] = _checksums(records, int.from_bytes(raw[-4:], "little"))
+            raw += records.tobytes()
+        write_atomically(path, raw)
         directory = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(directory)  # otherwise the file's name may be lost in a power cut

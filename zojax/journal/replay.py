@@ -20,6 +20,7 @@ from zojax.distributed import shardings_of
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.journal.file import SKIPPED, Journal
+from zojax.journal.segments import Part, check_segments, parts, segment_configuration
 from zojax.models.precision import dequantise
 from zojax.programs.settings import check_chosen, check_settings
 from zojax.training.interval import (
@@ -60,12 +61,6 @@ def step_keys(key: jax.Array, steps: int, num_queries: int = 1) -> np.ndarray:
     return np.concatenate(blocks)[:steps]
 
 
-def header_key(journal: Journal) -> jax.Array:
-    """The run's key from the header."""
-    data = jnp.array(journal.header.key_data, jnp.uint32)
-    return jax.random.wrap_key_data(data, impl=journal.header.key_impl)
-
-
 def run_configuration(journal: Journal) -> Config:
     """The run's configuration from the header, with the steps that the run has come to.
 
@@ -75,9 +70,14 @@ def run_configuration(journal: Journal) -> Config:
         InputError: the header has no configuration, or one that no run can have.
     """
     config = journal.header.configuration(journal.path)
-    if not depends_on_steps(config.train):
-        config.train.steps = max(config.train.steps, len(journal.records))
+    _come_to(config.train, len(journal.records))
     return config
+
+
+def _come_to(config: TrainConfig, steps: int) -> None:
+    """Adopt the steps that a run has come to, if its learning rates do not depend on them."""
+    if not depends_on_steps(config):
+        config.steps = max(config.steps, steps)
 
 
 def check_run(journal: Journal, config: Config, base_hash: str) -> None:
@@ -142,14 +142,17 @@ def check_records(journal: Journal, config: TrainConfig | None) -> None:
     records, steps = journal.records, len(journal.records)
     if config is not None and steps > config.steps:
         raise InputError(f"{journal.path}: holds {steps} steps of a run of {config.steps}")
-    keys = step_keys(header_key(journal), steps, journal.header.num_queries)
+    if config is not None:
+        check_segments(journal)
+    of_parts = parts(journal)
+    keys = np.concatenate([_keys_of(part, journal) for part in of_parts])
     finite = np.isfinite(records["losses"]).all(1) & np.isfinite(records["projected_grad"]).all(1)
     wrong = {
         "key": (records["key_data"] != keys).any(axis=1),
         "flags": records["flags"] != np.where(finite, 0, SKIPPED),
     }
     if config is not None:
-        rates = learning_rates(config, steps)
+        rates = np.concatenate([_rates_of(part, journal, config) for part in of_parts])
         off = np.abs(records["learning_rate"] - rates)
         wrong["learning rate"] = ~(off <= _RATE_TOLERANCE * rates)  # true for NaN, too
     for name, wrong_s in wrong.items():
@@ -158,6 +161,21 @@ def check_records(journal: Journal, config: TrainConfig | None) -> None:
             raise InputError(
                 f"{journal.path}: the {name} of step {step} cannot come from the run in the header"
             )
+
+
+def _keys_of(part: Part, journal: Journal) -> np.ndarray:
+    return step_keys(part.key, part.end, journal.header.num_queries)[part.first :]
+
+
+def _rates_of(part: Part, journal: Journal, config: TrainConfig) -> np.ndarray:
+    """The learning rates of a part's steps by its own configuration, or by that of the run."""
+    if part.config is not None:
+        place = f"{journal.path}: the segment up to step {part.end} in its header"
+        config = segment_configuration(part.config, place).train
+        _come_to(config, part.end)
+        if part.end > config.steps:
+            raise InputError(f"{place}: holds {part.end} steps of a run of {config.steps}")
+    return learning_rates(config, part.end)[part.first :]
 
 
 class Replay(Protocol):
@@ -223,6 +241,36 @@ def make_replay(method: Method, weights: Tree) -> Replay:
         return owned, state
 
     return replay
+
+
+def replay_journal(
+    replay: Replay,
+    journal: Journal,
+    owned: OwnedWeights,
+    steps: int | None = None,
+    on_progress: Callable[[int], None] = lambda step: None,
+    start: TrainState | None = None,
+) -> tuple[OwnedWeights, TrainState]:
+    """Replay a journal, each step with the key that it was made with; see :class:`Replay`.
+
+    Args:
+        replay: the result of :func:`make_replay` for the run's method.
+        journal: the run's journal, which has been checked.
+        owned: the base weights, or those of ``start``.
+        steps: the number of steps, from the run's first, after which to end; None for all.
+        on_progress: called now and then with the number of steps done.
+        start: a state of the run to continue from; None means the state before the first step.
+    """
+    end = len(journal.records) if steps is None else steps
+    first = 0 if start is None else int(start.step)
+    for part in parts(journal):
+        until = min(part.end, end)
+        if start is None or until > first:
+            between = journal.records[first:until]
+            owned, start = replay(owned, part.key, between, on_progress, start)
+            first = until
+    assert start is not None
+    return owned, start
 
 
 def is_folded(method: Method, steps: int) -> bool:

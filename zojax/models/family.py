@@ -43,6 +43,23 @@ class DecoderConfig(Protocol):
     def splits(self) -> Mapping[str, int]: ...  # noqa: D102
 
 
+class Gguf(NamedTuple):
+    """How llama.cpp's files describe a family.
+
+    Attributes:
+        architecture: their name for it.
+        config: entries of ``config.json`` that follow from others, which the files leave out.
+        paired_rows: whether the two rows of queries or keys that rotary positions turn together
+            stand side by side, and not half a head apart.
+        norm_offset: what the weights of norms are larger by than in the checkpoint.
+    """
+
+    architecture: str
+    config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda raw: {}
+    paired_rows: bool = False
+    norm_offset: float = 0.0
+
+
 class Family(NamedTuple):
     """A family of models, as functions and tables.
 
@@ -63,6 +80,11 @@ class Family(NamedTuple):
         token_ids: default token-id entries for the ``config.json`` of a saved checkpoint.
         published: configurations of published checkpoints, by hub id.
         ignored: endings of tensor names in some checkpoints that are not parameters.
+        ignored_starts: starts of such names, as of the parts that see in a multimodal model.
+        relative_positions: whether only differences of positions matter. A prefix then starts as
+            tokens before the text, and not at the text's own first positions.
+        always_bos: whether prompts start with BOS even if the tokenizer's files do not ask for it.
+        gguf: how llama.cpp's files describe it; None if they do not.
 
     A module of yours that holds a family is used after ``--allow-module``, or where a configuration
     names it as ``model.family="my_models:FAMILY"``. A checkpoint belongs to the family with its
@@ -86,3 +108,7 @@ class Family(NamedTuple):
     token_ids: Mapping[str, int]
     published: Mapping[str, Any]
     ignored: tuple[str, ...] = ()
+    ignored_starts: tuple[str, ...] = ()
+    relative_positions: bool = False
+    always_bos: bool = False
+    gguf: Gguf | None = None

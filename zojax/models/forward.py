@@ -18,8 +18,9 @@ from zojax.models.layers import STACKED, Adapter, bind
 class Prefix(NamedTuple):
     """Extra keys and values of one layer that every query of a page sees.
 
-    They are used like the keys and values of tokens (rotated, if a family rotates those), but take
-    no position and are in float32, since a probe of them must not be rounded away.
+    They are used as they are, like a cache's keys and values (a family that rotates keys does not
+    rotate these), but take no position, are in every window, and are in float32, since a probe of
+    them must not be rounded away. Where they start: :mod:`zojax.scoring.prefix`.
 
     Attributes:
         k_plgd: l keys for each page.
@@ -53,6 +54,8 @@ class Heads(NamedTuple):
         prefix: the pages' prefix, if their adapter has one.
         window: the maximum number of tokens of its own sequence that a query sees, including
             itself; may be traced, so that it can differ from layer to layer. None for no limit.
+        softcap: the soft cap of the products of queries and keys, as in
+            :func:`zojax.models.layers.soft_capped`.
     """
 
     q_prhd: jax.Array
@@ -61,6 +64,7 @@ class Heads(NamedTuple):
     reads_pr: jax.Array | None = None
     prefix: Prefix | None = None
     window: jax.Array | int | None = None
+    softcap: float | None = None
 
 
 Attend = Callable[
@@ -101,9 +105,10 @@ class LayerForward:
         v_ptgd: jax.Array,
         prefix: Prefix | None = None,
         window: jax.Array | int | None = None,
+        softcap: float | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The heads' output ``(p, r, h · d)`` and the new cache; arguments as in :class:`Heads`."""
-        heads = Heads(q_prhd, k_ptgd, v_ptgd, self.reads_pr, prefix, window)
+        heads = Heads(q_prhd, k_ptgd, v_ptgd, self.reads_pr, prefix, window, softcap)
         with jax.named_scope("attend"):
             out_prhd, cache = self.attend(self.layer, heads, self.cache)
         return out_prhd.reshape(*out_prhd.shape[:2], -1), cache

@@ -185,10 +185,12 @@ def _from_differences(y_ptm: jax.Array, variants: int) -> jax.Array:
     return jnp.concatenate([first, others + first], axis=1).reshape(y_ptm.shape)
 
 
-def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str) -> jax.Array:
-    """A vector in float32; with a delta per page, ``(p, 1, m)``, if the adapter has one."""
+def _with_delta(vector_m: jax.Array, adapter: Adapter, name: str, ndim: int = 3) -> jax.Array:
+    """A vector in float32; with a delta per page, ``(p, 1, …, m)``, if the adapter has one."""
     vector_m = vector_m.astype(jnp.float32)
-    return vector_m + adapter[name][:, None, :] if name in adapter else vector_m
+    if name not in adapter:
+        return vector_m
+    return vector_m + jnp.expand_dims(adapter[name], tuple(range(1, ndim - 1)))
 
 
 class Linear(nnx.Module):
@@ -262,15 +264,42 @@ class LayerNorm(nnx.Module):
         return normed_ptn * weight + _with_delta(self.bias[...], adapter, "bias")
 
 
+class RMSNorm(nnx.Module):
+    """Scales the last axis to a mean square of 1 (1910.07467), in float32.
+
+    The result is multiplied by ``offset + weight``: the weights are stored as differences from an
+    offset of 1 in some families.
+    """
+
+    def __init__(self, n: int, *, epsilon: float, dtype: jnp.dtype, offset: float = 0.0):
+        self.weight = nnx.Param(jnp.full((n,), 1.0 - offset, dtype))
+        self.epsilon, self.offset = epsilon, offset
+
+    def __call__(self, x_ptn: jax.Array, adapter: Adapter) -> jax.Array:
+        """Normalises ``(p, t, n)``, or ``(p, t, heads, n)``, in float32."""
+        size = jax.lax.rsqrt(jnp.square(x_ptn).mean(-1, keepdims=True) + self.epsilon)
+        weight = _with_delta(self.weight[...], adapter, "weight", x_ptn.ndim)
+        return x_ptn * size * (self.offset + weight)
+
+
+def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """``cap · tanh(x / cap)``, which stays within ±cap; x itself if the cap is None."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 class Embedding(nnx.Module):
     """A table ``weight (rows, n)``, used as an embedding and, transposed, as a head.
 
     Its adapter keeps the slot axis; see :func:`bind`. The head never rounds its input: no later
-    layer would average that error out, and only few tokens reach it.
+    layer would average that error out, and only few tokens reach it. Its logits may have a soft
+    cap.
     """
 
-    def __init__(self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, rows: int, n: int, *, dtype: jnp.dtype, rngs: nnx.Rngs, softcap: float | None = None
+    ):
         self.weight = nnx.Param(_INIT(rngs.params(), (rows, n), dtype))
+        self.softcap = softcap
 
     def __call__(self, rows_pt: jax.Array, slot_p: jax.Array, adapter: Adapter) -> jax.Array:
         """Rows of ``W + U Vᵀ``: ``(p, t, n)`` in float32."""
@@ -296,7 +325,7 @@ class Embedding(nnx.Module):
         logits = _matmul("prn,vn->prv", hidden_prn, weight, exact=True)
         if "weight" in adapter:
             logits += side_branch(hidden_prn, bind(adapter["weight"], slot_p), weight)
-        return logits
+        return soft_capped(logits, self.softcap)
 
     def logits_at(
         self, hidden_pcn: jax.Array, rows_pc: jax.Array, slot_p: jax.Array, adapter: Adapter
@@ -313,4 +342,4 @@ class Embedding(nnx.Module):
             t_pck = _times_v("pcn,pnk->pck", hidden_pcn, _of_pages(branch["v"], slot_p))
             u_pck = branch["u"][slot_p[:, None], rows_pc]
             logits_pc += _einsum("pck,pck->pc", t_pck, u_pck)
-        return logits_pc
+        return soft_capped(logits_pc, self.softcap)

@@ -12,13 +12,11 @@ import jax
 from flax import nnx
 
 from zojax.config.fields import Switch
-from zojax.errors import InputError
+from zojax.models.config_json import check_multiple, read_fields
 from zojax.models.family import Family, Layers, Rows, WideWidth, Width
 from zojax.models.forward import Cache, Forward, LayerForward, prefix_of, split_heads, take
 from zojax.models.layers import STACKED, Embedding, LayerNorm, Linear
 from zojax.models.precision import FLOAT32, Precision
-from zojax.reading import validate
-from zojax.text import plain
 
 POSITION_OFFSET = 2
 """The number of unused rows at the start of the position table (inherited from fairseq)."""
@@ -62,30 +60,14 @@ class OPTConfig:
         Traceback (most recent call last):
         zojax.errors.InputError: config.json lacks hidden_size
         """
-        values = dict(raw)
-        values.setdefault("word_embed_proj_dim", values.get("hidden_size"))
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        for name, field in fields.items():
-            if field.default is dataclasses.MISSING and values.get(name) is None:
-                raise InputError(f"config.json lacks {name}")
-        supported = {
+        values = {"word_embed_proj_dim": raw.get("hidden_size"), **raw}
+        only = {
             "activation_function": "relu",
             "layer_norm_elementwise_affine": True,
             "_remove_final_layer_norm": False,
         }
-        for name, value in supported.items():
-            if values.get(name, value) != value:
-                raise InputError(
-                    f"config.json has {name}={plain(repr(values[name]), 60)}; zojax knows OPT with "
-                    f"{value!r} only"
-                )
-        known = {name: values[name] for name in fields if name in values}
-        config = validate(cls, known, "config.json")
-        if config.hidden_size % config.num_attention_heads:
-            raise InputError(
-                f"config.json: hidden_size {config.hidden_size} is not a multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
-            )
+        config = read_fields(cls, values, "OPT", only)
+        check_multiple(config, "hidden_size", of="num_attention_heads")
         return config
 
 
@@ -285,6 +267,7 @@ FAMILY = Family(
     ignored=("decoder.version",),
     # The tokenizer prepends </s> (2), which also ends a text.
     token_ids={"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
+    always_bos=True,
     # From each checkpoint's ``config.json``.
     published={
         "facebook/opt-125m": _published(768, 12, 12),

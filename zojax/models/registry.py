@@ -8,12 +8,22 @@ from pydantic.dataclasses import dataclass
 from zojax.config import foreign
 from zojax.config.fields import Text
 from zojax.errors import InputError
-from zojax.models import opt
+from zojax.models import gemma2, gemma3, llama, mistral, opt, qwen2, qwen3, smollm3
 from zojax.models.family import DecoderConfig, Family
 from zojax.reading import validate
 from zojax.text import plain
 
-FAMILIES: tuple[Family, ...] = (opt.FAMILY,)
+FAMILIES: tuple[Family, ...] = (
+    opt.FAMILY,
+    llama.FAMILY,
+    mistral.FAMILY,
+    qwen2.FAMILY,
+    qwen3.FAMILY,
+    smollm3.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    gemma3.WITH_EYES,
+)
 """The families that come with zojax."""
 
 PUBLISHED: Mapping[str, DecoderConfig] = {
@@ -28,14 +38,14 @@ SHAPES: Mapping[str, DecoderConfig] = {
 
 
 def families() -> list[Family]:
-    """The families that come with zojax, and then those of the user's allowed modules."""
+    """The families of the user's allowed modules, and then those that come with zojax."""
     own = [
         thing
         for module in foreign.allowed_modules()
         for thing in vars(module).values()
         if isinstance(thing, Family)
     ]
-    return [*FAMILIES, *own]
+    return [*own, *FAMILIES]
 
 
 @dataclass
@@ -53,7 +63,8 @@ def parse_config(raw: Mapping[str, Any]) -> DecoderConfig:
     Example:
         >>> parse_config({"model_type": "gpt2"})
         Traceback (most recent call last):
-        zojax.errors.InputError: holds a 'gpt2' model; zojax knows 'opt'
+        zojax.errors.InputError: holds a 'gpt2' model; zojax knows 'opt', 'llama', \
+'mistral', 'qwen2', 'qwen3', 'smollm3', 'gemma2', 'gemma3_text', 'gemma3'
     """
     named = validate(_Named, raw, "config.json")
     for family in families():

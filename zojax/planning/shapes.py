@@ -12,6 +12,7 @@ from zojax.config import Config
 from zojax.distributed import Layout
 from zojax.errors import InputError, first_few
 from zojax.hub import read_config
+from zojax.hub.gguf_file import is_gguf
 from zojax.models import abstract_model
 from zojax.models.family import DecoderConfig
 from zojax.models.model import weight_sharding, with_scanned_layers
@@ -52,12 +53,12 @@ def architecture(path: str) -> DecoderConfig:
         >>> architecture("facebook/opt-13b").hidden_size
         5120
     """
-    if Path(path).is_dir():
+    if Path(path).is_dir() or is_gguf(path):
         return read_config(path)
     found = PUBLISHED.get(path) or SHAPES.get(path)
     if found is None:
         raise InputError(
-            f"--model {path}: neither a directory with a config.json nor one of "
+            f"--model {path}: neither a directory with a config.json, nor a GGUF file, nor one of "
             f"{first_few(PUBLISHED)}"
         )
     return found

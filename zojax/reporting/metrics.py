@@ -1,6 +1,5 @@
 """``metrics.jsonl``: a line for each step of training, and for each evaluation."""
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing_extensions import TypedDict
 from zojax.errors import InputError
 from zojax.files import write_atomically
 from zojax.journal.file import SKIPPED
+from zojax.printing import to_json
 from zojax.reading import parse_json, validate
 from zojax.reporting.progress import Progress
 
@@ -125,7 +125,7 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
         for step, value in progress.dev.items()
     ]
     lines.sort(key=lambda line: line["step"])  # stable: a step is trained, then evaluated
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_atomically(path, "".join(f"{to_json(line)}\n" for line in lines).encode())
 
 
 def read_seconds(path: Path) -> dict[int, float]:

@@ -1,6 +1,5 @@
 """A run's reports: a progress bar, ``metrics.jsonl`` and TensorBoard event files."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from zojax.errors import InputError
+from zojax.printing import to_json
 from zojax.reporting.board import Board
 from zojax.reporting.figures import in_percent
 from zojax.reporting.metrics import METRICS, evaluation_metrics, truncation_metrics
@@ -141,7 +141,7 @@ class Reporter:
 
     def _write(self, metrics: Mapping[str, Any]) -> None:
         try:
-            self._metrics.write(json.dumps(metrics) + "\n")
+            self._metrics.write(f"{to_json(metrics)}\n")
             self._metrics.flush()
         except OSError as error:
             raise InputError(

@@ -1,5 +1,6 @@
 """Finds a run in its directory, or creates it there."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from zojax.config import Config, to_dict
 from zojax.distributed import processes
 from zojax.errors import InputError
 from zojax.files import write_json
-from zojax.journal.file import MAX_BYTES, JournalWriter, read_journal
-from zojax.journal.header import Header, as_header, record_dtype
+from zojax.journal.file import MAX_BYTES, Journal, JournalWriter, read_journal
+from zojax.journal.header import as_header, record_dtype
 from zojax.programs.settings import chosen_settings
 from zojax.runs import lock, run_dir
 from zojax.runs.result import read_result
 from zojax.runs.setup import Run
+from zojax.text import plain
 from zojax.version import __version__
 
 
@@ -38,7 +40,8 @@ def find_run(
         return False, None
     held.enter_context(lock.hold(directory))
     journal = read_journal(directory / run_dir.JOURNAL)
-    _check_size(journal.header, config.train.steps)
+    check_size(journal.header.as_dict(), config.train.steps, directory)
+    check_whole(journal)
     run_dir.adopt_steps(directory, config.train.steps, len(journal.records))
     return True, read_result(directory, config, len(journal.records))
 
@@ -66,7 +69,7 @@ def _write_run(directory: Path, run: Run) -> None:
         "num_variants": estimator.num_variants,
         **({"settings": settings} if (settings := chosen_settings()) else {}),
     }
-    _check_size(as_header(header, directory), run.config.train.steps)
+    check_size(header, run.config.train.steps, directory)
     try:
         write_json(directory / run_dir.CONFIG, to_dict(run.config))
         JournalWriter.create(directory / run_dir.JOURNAL, header).close()
@@ -74,8 +77,19 @@ def _write_run(directory: Path, run: Run) -> None:
         raise InputError(f"run.dir {directory} cannot be written: {error.strerror}") from None
 
 
-def _check_size(header: Header, steps: int) -> None:
-    size = steps * record_dtype(header).itemsize
+def check_whole(journal: Journal) -> None:
+    """Raises ``InputError`` if a fork has lost steps of the run that it forks."""
+    done, first = len(journal.records), journal.header.first_step
+    if done < first:
+        raise InputError(
+            f"{journal.path}: holds {done} of the {first} steps that it took over from "
+            f"{plain(journal.header.segments[-1].run)}; put a copy back, or fork that run again"
+        )
+
+
+def check_size(header: Mapping[str, Any], steps: int, directory: object) -> None:
+    """Raises ``InputError`` if a journal of so many steps would be too large to be read."""
+    size = steps * record_dtype(as_header(header, directory)).itemsize
     if size > MAX_BYTES:
         raise InputError(
             f"train.steps={steps}: the journal would have {size:,} bytes; use fewer steps, since "

@@ -9,7 +9,7 @@ from zojax.config import TrainConfig
 from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluation, Evaluator
-from zojax.journal.replay import make_replay
+from zojax.journal.replay import make_replay, replay_journal
 from zojax.programs.stopping import Stop
 from zojax.reporting.figures import in_percent
 from zojax.reporting.metrics import METRICS, mend_metrics
@@ -95,15 +95,15 @@ class Evaluations:
         The evaluation after the last of these steps is left to :meth:`on_dev`, as always.
         """
         trainer, progress = self.trainer, self.progress
-        records = trainer.journal.opened.records
+        journal = trainer.journal.opened
+        records = journal.records
         if trainer.step == len(records):
             return
         replay = make_replay(trainer.method, trainer.owned.weights)
         lost = missing_evaluations(progress, len(records) - 1, self.config)
         for step in [*lost, len(records)]:
-            between = records[trainer.step : step]
-            trainer.owned, trainer.state = replay(
-                trainer.owned, trainer.key, between, lambda _: self.stop.check(), trainer.state
+            trainer.owned, trainer.state = replay_journal(
+                replay, journal, trainer.owned, step, lambda _: self.stop.check(), trainer.state
             )
             trainer.step = step
             if step == 0 and progress.eval_before is None:

@@ -24,10 +24,11 @@ from zojax.journal.replay import (
     Replay,
     check_records,
     check_run,
-    header_key,
     is_folded,
     make_replay,
+    replay_journal,
 )
+from zojax.journal.segments import header_key
 from zojax.models import Model, content_hash
 from zojax.programs.compiling import shapes_of
 from zojax.programs.stopping import Stop
@@ -214,16 +215,16 @@ def rebuild(
     """
     _check_scalars(journal, method)
     replay = replay or make_replay(method, base.weights)
-    key, records = header_key(journal), journal.records[:steps]
+    steps = len(journal.records[:steps])
     if saved is None:
-        return *replay(base, key, records, on_progress), 0
-    _, start = replay(base, key, records[:0])
+        return *replay_journal(replay, journal, base, steps, on_progress), 0
+    _, start = replay_journal(replay, journal, base, 0)
     abstract_weights, abstract_state = shapes_of(base.weights), shapes_of(start)
     owned: OwnedWeights | None = base
     found = processes.broadcast_from_leader(
         "saved checkpoints", lambda: saved_steps(saved.directory)
     )
-    for step in reversed([s for s in found if s <= len(records)]):
+    for step in reversed([s for s in found if s <= steps]):
         folded = is_folded(method, step)
         try:
             note = checked_note(saved.directory, step, journal, folded)
@@ -239,9 +240,9 @@ def rebuild(
         if restored is not None:
             owned = OwnedWeights(restored)
         owned = OwnedWeights(saved.reload_base()) if owned is None else owned
-        return *replay(owned, key, records[step:], on_progress, state), step
+        return *replay_journal(replay, journal, owned, steps, on_progress, state), step
     owned = OwnedWeights(saved.reload_base()) if owned is None else owned
-    return *replay(owned, key, records, on_progress), 0
+    return *replay_journal(replay, journal, owned, steps, on_progress), 0
 
 
 def _check_scalars(journal: Journal, method: Method) -> None:

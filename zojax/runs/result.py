@@ -56,6 +56,8 @@ class _Result(TypedDict):
     classes: NotRequired[_Classes]
     best_step: Count
     eval_examples: Count
+    train_examples: NotRequired[Count]
+    dev_examples: NotRequired[Count]
     steps: NotRequired[Count]
     truncated: NotRequired[Figure]
 

@@ -110,8 +110,8 @@ def holds_run(directory: Path, config: Config) -> bool:
         raise InputError(
             f"run.dir {directory} holds this run with {differing[0]}, on which its learning rates "
             f"depend (train.schedule={config.train.schedule}); only a run with "
-            f"train.schedule=constant can be continued for longer: {_ELSEWHERE}, or start anew "
-            "with --fresh"
+            f"train.schedule=constant can be continued for longer; zojax fork {plain(directory)} "
+            "--step latest --output DIR begins a longer run where it is"
         )
     if differing:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -126,6 +126,8 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     train, dev, held_out = (list(map(tokenise, s)) for s in (splits.train, splits.dev, splits.eval))
     if objective_name(config, splits.task) == "likelihood":
         train = [only_right_candidate(item) for item in train]
+    if num_new and (note := _longer_answers([*dev, *held_out], num_new)):
+        splits = dataclasses.replace(splits, notes=(*splits.notes, note))
     data = Data(train, dev, held_out, splits, tokenizer)
     if config.data.calibration != "content_free":
         return data
@@ -237,6 +239,19 @@ def prepare(config: Config, console: Console) -> Run:
         scorer,
         make_objective(config, data.splits, data.tokenizer, scorer),
         jax.random.key(config.train.seed),
+    )
+
+
+def _longer_answers(items: Sequence[Item], num_new: int) -> str | None:
+    """A note on right answers that have more tokens than are generated; None if there are none."""
+    lengths = [len(item.candidates[0]) for item in items]
+    count = sum(length > num_new for length in lengths)
+    if not count:
+        return None
+    verb = "has" if count == 1 else "have"
+    return (
+        f"{count:,} of {len(items):,} right answers to evaluate {verb} up to {max(lengths):,} "
+        f"tokens, but {num_new} are generated at most, so that an answer cannot be all of it"
     )
 
 

@@ -185,6 +185,8 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
         **report.as_dict(),
         "eval_examples": len(training.evaluations.eval_set.items),
         **truncated,
+        "train_examples": len(training.run.data.train),
+        "dev_examples": len(training.run.data.dev),
         **training.trainer.speed.summary(),
         "compilations_after_start": compilations,
     }

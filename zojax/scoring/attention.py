@@ -4,6 +4,7 @@ Each is an ``attend`` function for a model; see :data:`zojax.models.forward.Atte
 adapter has a prefix, every query sees it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.models.forward import Attend, Cache, Heads, Prefix
+from zojax.models.layers import soft_capped
 from zojax.scoring import attention_kernel
 from zojax.scoring.pages import Pages
 from zojax.scoring.visibility import Visibility, causal_visibility, mask_of, tree_visibility
@@ -25,6 +27,7 @@ def masked_attention(
     v_psgd: jax.Array,
     mask_prs: jax.Array,
     prefix: Prefix | None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Each query's attention over its prefix and the keys that the mask allows.
 
@@ -44,8 +47,25 @@ def masked_attention(
     # For float32, which TPUs would otherwise multiply as bfloat16; on GPUs it means TF32.
     wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     with jax.default_matmul_precision(wanted or "high"):
-        out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
+        if softcap is not None:
+            out_prhd = _capped_attention(q_prhd, k_psgd, v_psgd, mask_prs, softcap)
+        else:
+            out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
     return out_prhd.astype(dtype)
+
+
+def _capped_attention(
+    q_prhd: jax.Array, k_psgd: jax.Array, v_psgd: jax.Array, mask_prs: jax.Array, softcap: float
+) -> jax.Array:
+    """Like ``jax.nn.dot_product_attention``, with a soft cap of the products."""
+    pages, reads, _, depth = q_prhd.shape
+    q_prgmd = q_prhd.reshape(pages, reads, k_psgd.shape[2], -1, depth)
+    products = jnp.einsum("prgmd,psgd->pgmrs", q_prgmd, k_psgd, preferred_element_type=jnp.float32)
+    logits_pgmrs = soft_capped(products / math.sqrt(depth), softcap)
+    unseen = jnp.finfo(jnp.float32).min
+    shares_pgmrs = jax.nn.softmax(jnp.where(mask_prs[:, None, None], logits_pgmrs, unseen))
+    out_prgmd = jnp.einsum("pgmrs,psgd->prgmd", shares_pgmrs.astype(v_psgd.dtype), v_psgd)
+    return out_prgmd.reshape(q_prhd.shape)
 
 
 def blockwise_attention(
@@ -54,6 +74,7 @@ def blockwise_attention(
     v_ptgd: jax.Array,
     mask_pts: jax.Array,
     prefix: Prefix | None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """Like :func:`masked_attention`, for all tokens of a page, none of which sees a later one.
 
@@ -69,6 +90,7 @@ def blockwise_attention(
             v_ptgd[:, : block.stop],
             mask_pts[:, block, : block.stop],
             prefix,
+            softcap,
         )
         for block in blocks
     ]
@@ -153,7 +175,10 @@ def cached_attention(position_p: jax.Array) -> Attend:
         mask_prs = s <= position_p11
         if heads.window is not None:
             mask_prs &= position_p11 - s < heads.window
-        return masked_attention(heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix), cache
+        out_prhd = masked_attention(
+            heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix, heads.softcap
+        )
+        return out_prhd, cache
 
     return attend
 
@@ -169,12 +194,14 @@ def _attention(
     heads: Heads, visibility: Visibility, mask_pts: jax.Array, positions_pt: jax.Array
 ) -> jax.Array:
     """Attention of the queries that are read, or of all."""
-    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window = heads
+    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window, softcap = heads
+    if isinstance(window, int) and window >= k_ptgd.shape[1]:
+        window = None  # it reaches beyond the page
     if window is not None:
         mask_pts &= positions_pt[:, :, None] - positions_pt[:, None, :] < window
     if reads_pr is not None:
         mask_prs = jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
-        return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix)
-    if window is not None:  # the kernels have no windows
-        return blockwise_attention(q_prhd, k_ptgd, v_ptgd, mask_pts, prefix)
+        return masked_attention(q_prhd, k_ptgd, v_ptgd, mask_prs, prefix, softcap)
+    if window is not None or softcap is not None:  # the kernels have neither
+        return blockwise_attention(q_prhd, k_ptgd, v_ptgd, mask_pts, prefix, softcap)
     return attention_of_page(q_prhd, k_ptgd, v_ptgd, visibility, mask_pts, prefix)

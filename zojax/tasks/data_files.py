@@ -43,6 +43,21 @@ def find_files(directory: Path, split: str, name: str | None = None) -> list[Pat
     return []
 
 
+def is_table(path: Path) -> bool:
+    """Whether ``data.path`` is a table itself, which a user's own data may be.
+
+    Raises:
+        InputError: it is a file of another format.
+    """
+    if not is_file(path):
+        return False
+    if path.suffix.removeprefix(".") not in FORMATS:
+        raise InputError(
+            f"{plain(path)}: is no table that can be read; save it as .jsonl, .csv or .parquet"
+        )
+    return True
+
+
 def possible_files(directory: Path, name: str | None = None) -> list[Path]:
     """All files that a run could read in a directory, whether they are there or not."""
     return [

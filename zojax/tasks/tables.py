@@ -9,7 +9,7 @@ from zojax.config import DataConfig
 from zojax.errors import InputError, first_few
 from zojax.tasks.bad_rows import Table
 from zojax.tasks.custom import CUSTOM
-from zojax.tasks.data_files import find_files, missing
+from zojax.tasks.data_files import find_files, is_table, missing
 from zojax.tasks.records import FORMATS, read_file, read_hub
 from zojax.tasks.row import OnBad
 from zojax.tasks.task import Task
@@ -41,7 +41,7 @@ def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, li
     if config.path is None:
         table = _from_hub(task, split)
     elif paths := _find(config.path, task, split):
-        table = _from_files(paths, bad)
+        table = read_files(paths, bad)
     elif task.hub is None and _find(config.path, task, task.splits[0]):
         _, table, notes = _read(config, task, bad)
     else:
@@ -58,9 +58,9 @@ def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, lis
     train_paths, paths = (_find(config.path, task, split) for split in task.splits)
     if not train_paths or not (paths or task.hub is None):
         raise missing(directory, task.splits[1 if train_paths else 0])
-    train = _from_files(train_paths, bad)
+    train = read_files(train_paths, bad)
     if paths:
-        return train, _from_files(paths, bad), []
+        return train, read_files(paths, bad), []
     rest, held_out, note = _hold_out(train)
     tests = [f for f in FORMATS if (directory / f"test.{f}").exists()]
     if tests:
@@ -74,11 +74,14 @@ def _from_hub(task: Task, split: str) -> Table:
 
 
 def _find(path: str, task: Task, split: str) -> list[Path]:
+    """The files of a split; a user's own data may be one file, which is the first split."""
+    if task.hub is None and is_table(Path(path)):
+        return [Path(path)] if split == task.splits[0] else []
     return find_files(Path(path), split, task.hub[1] if task.hub else None)
 
 
-def _from_files(paths: Sequence[Path], bad: OnBad) -> Table:
-    """The rows of a split's one file, or of its shards."""
+def read_files(paths: Sequence[Path], bad: OnBad) -> Table:
+    """Reads the rows of a split's one file, or of its shards."""
     where = str(paths[0])
     if len(paths) > 1:
         where += f" … {paths[-1].name}"

@@ -42,14 +42,18 @@ def tokenise(tokenizer: Tokenizer, example: Example) -> Item:
                 f"{example.name}: candidate {reprlib.repr(text)} tokenises like {other}"
             )
         candidates[candidate] = text
-    largest = max(max(ids) for ids in [[tokenizer.bos, *prompt], *candidates])
+    try:
+        prompt = tokenizer.prompt(prompt)
+    except InputError as error:
+        raise InputError(f"{example.name}: {error}") from error
+    largest = max(max(ids) for ids in [prompt, *candidates])
     if largest >= tokenizer.vocab_size:
         raise InputError(
             f"{example.name}: has token {largest}, but the model's vocabulary has "
             f"{tokenizer.vocab_size}; this is another model's tokenizer"
         )
     return Item(
-        np.array([tokenizer.bos, *prompt], np.int32),
+        np.array(prompt, np.int32),
         tuple(np.array(candidate, np.int32) for candidate in candidates),
         example.label,
         example.name,
@@ -108,6 +112,7 @@ def encode(
         max_positions=max_positions,
         truncate=truncate,
         max_new_tokens=max_new_tokens,
+        bos=tokenizer.bos is not None,
     )
 
 
@@ -118,6 +123,7 @@ def fit(
     max_positions: int,
     truncate: Literal["error", "left"],
     max_new_tokens: int = 0,
+    bos: bool = True,
 ) -> Item:
     """Limits an item's length.
 
@@ -128,6 +134,7 @@ def fit(
         truncate: ``left`` drops the first prompt tokens of a longer sequence, but keeps the BOS, as
             MeZO does. The candidates share the prompt, so the longest of them decides how many.
         max_new_tokens: the number of tokens to reserve for an answer that is to be generated.
+        bos: whether the prompt starts with BOS.
 
     Raises:
         InputError: the example is too long and cannot or must not be truncated; the message names
@@ -142,12 +149,13 @@ def fit(
     with_room = f", with room for {room} new ones" if room == max_new_tokens else ""
     if 1 + room > limit:
         what = "room for an answer" if with_room else "a candidate"
-        raise InputError(f"{item.name}: BOS and {what} alone are {1 + room} tokens, {but}")
+        first = "BOS" if bos else "a token of the prompt"
+        raise InputError(f"{item.name}: {first} and {what} alone are {1 + room} tokens, {but}")
     if truncate == "error":
         raise BadRowError(
             f"{item.name}: the sequence has {length} tokens{with_room}, {but}; --set "
             "data.truncate=left drops the first ones",
             "with too many tokens",
         )
-    kept = item.prompt[1 + length - limit :]
-    return dataclasses.replace(item, prompt=np.concatenate([item.prompt[:1], kept]))
+    first, rest = item.prompt[: int(bos)], item.prompt[int(bos) :]
+    return dataclasses.replace(item, prompt=np.concatenate([first, rest[length - limit :]]))

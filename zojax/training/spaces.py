@@ -27,6 +27,7 @@ from zojax.config import LoraConfig, PrefixConfig
 from zojax.config.spaces import OnWeights
 from zojax.errors import InputError
 from zojax.models import Model
+from zojax.models.registry import family_of
 from zojax.scoring.prefix import prefix_from_tokens
 
 Tree = Any
@@ -109,10 +110,12 @@ def _lora_sites(settings: LoraConfig, model: Model) -> Sites:
 
 
 def _prefix(settings: PrefixConfig, model: Model) -> Space:
+    first = -settings.length if family_of(model.config).relative_positions else 0
+
     def start(weights: Tree, key: jax.Array) -> Tree:
         """The activations of random tokens, as in MeZO."""
         tokens_l = jax.random.randint(key, (settings.length,), 0, model.config.vocab_size)
-        return prefix_from_tokens(weights, tokens_l, model.graphdef)
+        return prefix_from_tokens(weights, tokens_l, model.graphdef, first_position=first)
 
     return prefix_space(start)
 

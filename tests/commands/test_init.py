@@ -1,0 +1,57 @@
+"""``zojax init``: what is written where, and that the next commands run as they are printed."""
+
+import json
+import os
+
+import pytest
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A table in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"text": f"a film {i}", "label": ["good", "bad"][i % 2]} for i in range(40)]
+    (tmp_path / "films.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return tmp_path / "films.jsonl"
+
+
+def test_the_next_command_runs_as_printed(run, table, tiny_model):
+    code, out, err = run("init", "films.jsonl", "--model", tiny_model, "--output", "mine.py")
+    assert (code, err) == (0, "")
+    assert "Column 'label' is what is learnt" in out
+    [preview] = [line.split() for line in out.splitlines() if line.startswith("  zojax data")]
+    code, out, err = run(*preview[1:])
+    assert (code, err) == (0, "")
+    assert "label 0 ' good'" in out
+
+
+def test_a_file_that_is_there_is_kept_unless_asked(run, table, refusal):
+    assert run("init", "films.jsonl")[0] == 0
+    (table.parent / "config.py").write_text("mine")
+    line = refusal(run("init", "films.jsonl"))
+    assert line == "--output config.py: is there already; give another, or --force to replace it"
+    assert (table.parent / "config.py").read_text() == "mine"
+    assert run("init", "films.jsonl", "--force")[0] == 0
+    assert (table.parent / "config.py").read_text() != "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["films.jsonl", "--output", "."], "is a directory; give a file"),
+        (["films.jsonl", "--output", "films.jsonl", "--force"], "ends in .py"),
+        (["films.jsonl", "--output", "no/such/config.py"], "cannot be written"),
+        (["nothing.csv"], "nothing.csv: no such file"),
+        (["."], "train.jsonl: no such file"),
+        (["films.txt"], "is no table that can be read; save it as .jsonl, .csv or .parquet"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_named(run, table, refusal, arguments, message):
+    (table.parent / "films.txt").write_text("a film\n")
+    assert message in refusal(run("init", *arguments))
+    assert not (table.parent / "config.py").exists()
+
+
+def test_a_device_is_written_to_and_not_replaced(run, table):
+    assert run("init", "films.jsonl", "--output", "/dev/null", "--force")[0] == 0
+    assert not os.path.isfile("/dev/null")

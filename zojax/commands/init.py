@@ -1,0 +1,93 @@
+r"""Look at a table of your own, and propose a configuration for it.
+
+Example:
+  zojax init tickets.csv
+  zojax init tickets.csv --label queue --text subject --text body \
+      --model facebook/opt-1.3b --output tickets.py
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from zojax.errors import InputError
+from zojax.files import write_atomically
+from zojax.outputs import check_place
+from zojax.printing import make_console
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "data",
+        type=Path,
+        metavar="DATA",
+        help="a .csv, .jsonl or .parquet file, or a directory with train as one of them",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("config.py"),
+        metavar="FILE",
+        help="the configuration to write (default: config.py)",
+    )
+    parser.add_argument(
+        "--model", help="base model: directory or hub id (default: facebook/opt-125m)"
+    )
+    parser.add_argument(
+        "--label", metavar="COLUMN", help="the column to learn: labels, or free answers"
+    )
+    parser.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        dest="texts",
+        metavar="COLUMN",
+        help="a column to read (repeatable; default: those that hold texts)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace FILE if it is there already")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Propose, write and say why."""
+    _check_free(args.output, force=args.force)
+    from zojax.proposals.proposal import MODEL, propose
+    from zojax.proposals.writing import as_python, next_commands, reasons
+
+    proposal = propose(args.data, args.model or MODEL, args.label, args.texts)
+    _write(args.output, as_python(proposal, args.output), force=args.force)
+    console = make_console(highlight=False)
+    console.print(f"{args.output} is written. It was decided:", style="bold", soft_wrap=True)
+    for about, why in reasons(proposal).items():
+        if why:
+            console.print(f"{about:<9} {why}", soft_wrap=True)
+    console.print("next", style="bold")
+    for command in next_commands(proposal, args.output):
+        console.print(f"  {command}", soft_wrap=True)
+    return 0
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    """Raise ``InputError`` if a file cannot or must not be written there."""
+    name = f"--output {path}"
+    check_place(name, path)
+    if path.is_dir():
+        raise InputError(f"{name}: is a directory; give a file")
+    if path.exists() and not path.is_file():
+        return  # a device or a FIFO, which is written to and not replaced
+    if path.suffix != ".py":
+        raise InputError(f"{name}: a configuration is a Python file; give a name that ends in .py")
+    if os.path.lexists(path) and not force:
+        raise InputError(f"{name}: is there already; give another, or --force to replace it")
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    """Write the configuration, unless a file has come to be there meanwhile."""
+    _check_free(path, force=force)
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text)
+        else:
+            write_atomically(path, text.encode())
+    except OSError as error:
+        raise InputError(f"--output {path}: cannot be written ({error.strerror})") from None

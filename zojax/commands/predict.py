@@ -1,0 +1,323 @@
+r"""Answer rows without labels, with a run's best model, a base model or a LoRA.
+
+Example:
+  zojax predict runs/demo --data reviews.csv --output answers.csv
+  zojax predict runs/demo --data reviews.jsonl --output -      # as JSON lines
+  zojax predict runs/demo --data a.parquet --output b.parquet --skip-bad
+  zojax predict --config configs/opt125m_lozo.py --adapter DIR \
+      --data reviews.csv --output answers.jsonl
+
+The output has the rows' own columns and, behind them, prediction, probability
+(of the predicted label, among the labels) and a probability_LABEL for each
+label; or, if answers are generated, prediction alone. A command that was
+stopped goes on where it was when it is given again; until it is done, its
+answers are in FILE.partial.
+
+In CSV, a text that begins with = + - @ or a tab, and is no number, is written
+with a ' before it, since spreadsheets would run it as a formula;
+--keep-formulas leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from zojax.commands.eval import override_run
+from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
+from zojax.errors import InputError
+from zojax.printing import make_console, say, say_json, warn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zojax.config import Config
+    from zojax.models import Model
+    from zojax.outputs import RowsFile
+    from zojax.prediction.partial import Partial
+    from zojax.prediction.rows import Survey
+    from zojax.scoring import Item
+
+Tree = Any
+
+_REPORT_SECONDS = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("run", nargs="?", **RUN)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the rows: .csv, .jsonl or .parquet, with the fields of the run's prompt",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the rows with their predictions: .csv, .jsonl or .parquet; - is standard output",
+    )
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a PEFT LoRA to apply to the base model, instead of the run's",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="base model and task, instead of RUN: FILE or FILE:NAME"
+    )
+    what = "override a field; with RUN, data.*, mesh.* or run.eval_batch_size (repeatable)"
+    setting: Option = SET | {"help": what}
+    parser.add_argument("--set", **setting)
+    what = "leave the prediction of bad rows empty, and count them (--set data.skip_bad=true)"
+    skipping: Option = SKIP_BAD | {"help": what}
+    parser.add_argument("--skip-bad", **skipping)
+    parser.add_argument(
+        "--step", **COUNT, help="the model after N steps (default: the best on the dev set)"
+    )
+    parser.add_argument(
+        "--keep-formulas",
+        action="store_true",
+        help="in CSV, write texts that a spreadsheet would run as formulas as they are",
+    )
+    overwriting: Option = OVERWRITE | {
+        "help": "replace FILE even if it is not an older output of this command, and answer all "
+        "rows anew"
+    }
+    parser.add_argument("--overwrite", **overwriting)
+    parser.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, write the table, and print what became of the rows."""
+    if (args.run is None) == (args.config is None):
+        raise InputError("predict: give either RUN, or --config FILE")
+    if args.step is not None and (args.run is None or args.adapter):
+        raise InputError("predict: --step needs RUN, without --adapter")
+
+    from zojax.outputs import RowsFile
+    from zojax.tasks.records import FORMATS
+
+    path = Path("/dev/stdout") if str(args.output) == "-" else args.output
+    output = RowsFile("--output", path, ("prediction",), overwrite=args.overwrite)
+    if not output.is_stream and path.suffix.removeprefix(".") not in FORMATS:
+        raise InputError(f"--output {args.output}: give a .csv, .jsonl or .parquet, or -")
+    output.spare(args.data)
+
+    from zojax.config.loading import load_config
+    from zojax.distributed.platforms import check_platforms
+    from zojax.programs.cache import keep_programs
+    from zojax.runs import run_dir
+
+    keep_programs()
+    check_platforms()
+    console = make_console(stderr=True)
+    config = (
+        override_run(run_dir.read_config(args.run), args.overrides)
+        if args.run
+        else load_config(args.config, args.overrides)
+    )
+    output.spare_model(config.model.path, args.adapter)
+    summary, notes = predict(args, config, output, path, console)
+    for note in notes:
+        warn(f"note: {note}")
+    tell = warn if output.is_stdout else say
+    if args.json and not output.is_stdout:
+        say_json(summary)
+    else:
+        tell(f"{args.output}: {in_words(summary)}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What answers.
+
+    Attributes:
+        model: the model.
+        pool: its adapter state, stacked alone in slot 1.
+        version: what tells it from any other model.
+        steps: the number of steps of a run after which it is its model.
+    """
+
+    model: Model
+    pool: Tree
+    version: str
+    steps: int | None = None
+
+
+def predict(
+    args: argparse.Namespace, config: Config, output: RowsFile, path: Path, console: Console
+) -> tuple[dict[str, Any], list[str]]:
+    """Answer all rows and write the table.
+
+    Returns:
+        ``output``, ``step`` (of a run's model), ``rows``, ``bad``, ``nonfinite``, ``cut``,
+        ``truncated`` and ``seconds``; and a note on each kind of row that did not go as it should.
+
+    Raises:
+        InputError: the rows, the model or the adapter are bad, or the output is of other work.
+    """
+    from zojax.hub import load_tokenizer
+    from zojax.prediction import work
+    from zojax.prediction.answer import name_columns
+    from zojax.prediction.partial import kept_answers
+    from zojax.prediction.predictor import Predictor
+    from zojax.prediction.rows import survey
+    from zojax.tasks.dataset import get_task
+    from zojax.tasks.unlabelled import input_fields, label_names, unlabelled_example
+
+    task, data = get_task(config.data), config.data
+    if data.num_demos:
+        raise InputError(
+            f"predict: data.num_demos={data.num_demos}, but it shows no demonstrations before a "
+            "row; --set data.num_demos=0"
+        )
+    render = functools.partial(unlabelled_example, data, task)
+    with console.status("looking through the rows"):
+        fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
+        found = survey(args.data, fields, setting, render, skip_bad=data.skip_bad)
+    dev = _load_dev(config, console) if data.calibration == "median" else []
+    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    ranks = task.kind != "generation"
+    labels = label_names(task) if ranks else ()
+    columns = name_columns(labels, has_probability=ranks, taken=found.columns)
+    job = work.Job(args.data, found, columns, output, path.suffix, args.keep_formulas)
+    started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
+    identity, size = _identity(config, found, loaded), work.CHUNK_ROWS
+    keep = kept_answers(place, identity, size, fresh=args.overwrite)
+    with nullcontext() if output.is_stream else keep as partial:
+        before, buckets = (partial.count, partial.buckets) if partial else (0, [])
+        if before:
+            warn(f"{before:,} of {found.count:,} rows were answered before; the rest follows")
+        predictor = Predictor(config, task, loaded.model, loaded.pool, tokenizer, render, buckets)
+        if dev:
+            predictor.calibrate(dev)
+        with _told_of_a_stop(partial), _progress(console, found.count) as advance:
+            tally = work.answer_and_write(job, predictor, partial, advance)
+    steps = {} if loaded.steps is None else {"step": loaded.steps}
+    counts = {name: getattr(tally, name) for name in ("bad", "nonfinite", "cut", "truncated")}
+    summary = {
+        "output": str(args.output),
+        **steps,
+        "rows": tally.rows,
+        **{name: count for name, count in counts.items() if count},
+        "answered_before": before,
+        "seconds": time.perf_counter() - started,
+    }
+    return summary, tally.notes(task.max_new_tokens)
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """How many rows were answered, and how fast.
+
+    >>> in_words({"rows": 1500, "answered_before": 500, "seconds": 4.0})
+    '1,500 rows, 1,000 of them answered now, in 4.0 s (250 rows/s)'
+    """
+    rows, before, seconds = (summary[name] for name in ("rows", "answered_before", "seconds"))
+    rate = (rows - before) / seconds
+    now = f", {rows - before:,} of them answered now," if before else ""
+    return f"{rows:,} rows{now} in {seconds:.1f} s ({rate:,.{0 if rate >= 10 else 1}f} rows/s)"
+
+
+def _load_dev(config: Config, console: Console) -> list[Item]:
+    """The dev set, whose median calibrates the scores."""
+    from zojax.runs.setup import load_data
+
+    with console.status("reading the dev set"):
+        return load_data(config).dev
+
+
+def _load_run(args: argparse.Namespace, config: Config, console: Console) -> Loaded:
+    from zojax.adapters import stack_variants
+    from zojax.journal.file import read_journal
+    from zojax.runs import rebuild, run_dir
+
+    journal = read_journal(args.run / run_dir.JOURNAL)
+    trained = run_dir.read_config(args.run)
+    placed = dataclasses.replace(trained, mesh=config.mesh)
+    run = rebuild.load_run(journal, placed, console, args.step)
+    header = journal.header
+    digest = xxhash.xxh3_128_hexdigest(journal.records[: run.steps].tobytes())
+    version = f"base {header.base_hash}, key {header.key_data}, {run.steps} steps {digest}"
+    return Loaded(run.model, stack_variants([run.adapter(run.state)]), version, run.steps)
+
+
+def _load_base(args: argparse.Namespace, config: Config, console: Console) -> Loaded:
+    from zojax.adapters import stack_variants
+    from zojax.adapters.lora import load_lora
+    from zojax.models import content_hash
+    from zojax.runs.setup import load_model
+
+    with console.status("loading the model"):
+        model = load_model(config)
+        lora = {} if args.adapter is None else load_lora(args.adapter, model)
+    version = f"base {content_hash(model.weights)}"
+    if args.adapter is not None:
+        version += f", adapter {content_hash({'adapter': lora})}"
+    return Loaded(model, stack_variants([lora]), version)
+
+
+def _identity(config: Config, found: Survey, loaded: Loaded) -> dict[str, str]:
+    """What must stay the same for work to go on, by the name that an error calls it."""
+    import jax
+
+    from zojax.config import to_dict
+    from zojax.version import __version__
+
+    tree = to_dict(config)
+    data = {name: value for name, value in tree["data"].items() if name != "skip_bad"}
+    settings = [data, tree["mesh"], tree["model"], config.run.eval_batch_size, jax.device_count()]
+    return {
+        "data": found.digest,
+        "model": loaded.version,
+        "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode()),
+        "version of zojax": __version__,
+    }
+
+
+@contextmanager
+def _told_of_a_stop(partial: Partial | None) -> Iterator[None]:
+    """Tell where the answers are when the work is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if partial is not None and partial.count:
+            warn("")
+            warn(f"{partial.path}: has {partial.count:,} answers; the same command goes on with it")
+        raise
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many rows are done, their rate and the time left: a bar, or a line a minute."""
+    from zojax.reporting.bar import progress_bar
+
+    started = told = time.perf_counter()
+    first: int | None = None
+
+    with progress_bar(console, "predict", unit="rows") as update:
+
+        def advance(done: int) -> None:
+            nonlocal told, first
+            update(done, total)
+            now, first = time.perf_counter(), done if first is None else first
+            if not console.is_terminal and now > told + _REPORT_SECONDS and done > first:
+                told, rate = now, (done - first) / (now - started)
+                left = (total - done) / rate
+                warn(f"{done:,}/{total:,} rows · {rate:,.0f} rows/s · {left:,.0f} s left")
+
+        yield advance

@@ -1,0 +1,146 @@
+"""The model in a GGUF file: its architecture from the metadata, and its tensors' names.
+
+The package knows llama.cpp's names of tensors; the families know what else differs.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zojax.errors import InputError
+from zojax.hub.gguf_file import GgufFile, GgufHeader, Source, read_header
+from zojax.hub.tensor_names import hf_names
+from zojax.models.family import DecoderConfig, Family, Gguf
+from zojax.models.model import abstract
+from zojax.models.registry import families
+from zojax.models.rope import Rope, frequencies
+from zojax.text import plain
+
+_ENTRIES = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base": "rope_theta",
+}
+"""Entries of ``config.json`` by their names in the metadata, after that of the architecture."""
+
+_SCALINGS = {
+    "type": "rope_type",
+    "factor": "factor",
+    "original_context_length": "original_max_position_embeddings",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+"""Entries of ``rope_scaling`` by their names in the metadata, after ``rope.scaling``."""
+
+_FACTORS = "rope_freqs.weight"
+_LLAMA_3_TEXTS = 8192  # tokens in the texts before the scaling, in all sizes
+
+
+def read_gguf(path: Path) -> tuple[DecoderConfig, np.dtype, GgufFile]:
+    """Reads the architecture and the dtype of a GGUF file, and lists its tensors.
+
+    Raises:
+        InputError: the file is damaged, or zojax does not know its architecture.
+    """
+    header = read_header(path)
+    family, gguf = _family(header)
+    try:
+        raw = _entries(header, gguf)
+        config = family.read_config({**raw, **gguf.config(raw)})
+    except InputError as error:
+        raise InputError(f"{path}: by its metadata, {error}") from error
+    return config, header.dtype, GgufFile(header, _sources(header, config, gguf))
+
+
+def _family(header: GgufHeader) -> tuple[Family, Gguf]:
+    name = header.metadata.get("general.architecture")
+    known = [(family, family.gguf) for family in families() if family.gguf is not None]
+    for family, gguf in known:
+        if gguf.architecture == name:
+            return family, gguf
+    names = ", ".join(repr(gguf.architecture) for _, gguf in known)
+    raise InputError(
+        f"{header.path}: holds a {plain(repr(name), 40)} model; zojax reads GGUF files of {names}"
+    )
+
+
+def _entries(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
+    """The file's metadata, as the entries of a ``config.json``."""
+    start = f"{gguf.architecture}."
+    found = {
+        name.removeprefix(start): _shortest(value)
+        for name, value in header.metadata.items()
+        if name.startswith(start)
+    }
+    raw = {entry: found[name] for name, entry in _ENTRIES.items() if name in found}
+    scaling = {
+        entry: found[f"rope.scaling.{name}"]
+        for name, entry in _SCALINGS.items()
+        if f"rope.scaling.{name}" in found
+    }
+    if scaling.get("rope_type", "none") != "none":
+        raw["rope_scaling"] = scaling
+    for needed in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        if type(raw.get(needed)) is not int or raw[needed] < 1:
+            raise InputError(f"config.json lacks {needed}")
+    if "token_embd.weight" not in header.tensors:
+        raise InputError("it has no tensor token_embd.weight")
+    raw["vocab_size"] = header.shape("token_embd.weight")[0]
+    raw["tie_word_embeddings"] = "output.weight" not in header.tensors
+    raw["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
+    raw["mlp_bias"] = "blk.0.ffn_up.bias" in header.tensors
+    raw.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
+    if _FACTORS in header.tensors:
+        raw["rope_scaling"] = _scaling_of_llama_3(header, raw)
+    return raw
+
+
+def _shortest(value: Any) -> Any:
+    """A number as it was written before it became a float32: 1e-05, not 9.999999747e-06."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _scaling_of_llama_3(header: GgufHeader, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The scaling from which the file's factors of the frequencies come.
+
+    The files have the factors in place of its numbers, of which but one differs between sizes.
+    """
+    factors_e = header.rows(_FACTORS)
+    theta, factor = float(raw.get("rope_theta", 10_000.0)), _shortest(float(factors_e.max()))
+    scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = Rope(theta, "llama3", original_max_position_embeddings=_LLAMA_3_TEXTS, **scaling)
+    size = 2 * len(factors_e)
+    wanted_e = frequencies(Rope(theta), size)[0] / frequencies(rope, size)[0]
+    if not np.allclose(factors_e, wanted_e, rtol=1e-3):
+        raise InputError(f"{_FACTORS} scales rotary positions as zojax does not know")
+    return {"rope_type": "llama3", "original_max_position_embeddings": _LLAMA_3_TEXTS, **scaling}
+
+
+def _sources(header: GgufHeader, config: DecoderConfig, gguf: Gguf) -> dict[str, Source]:
+    """Where each tensor of the checkpoint is; those that the model lacks keep their own names."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == gguf.architecture)
+    their_names = get_tensor_name_map(arch, config.num_hidden_layers)
+    sources: dict[str, Source] = {}
+    for name in hf_names(abstract(config)[1], config):
+        module, _, kind = name.rpartition(".")
+        theirs = f"{their_names.get_name(module)}.{kind}"
+        if theirs not in header.tensors:
+            continue
+        paired = gguf.paired_rows and (".attn_q." in theirs or ".attn_k." in theirs)
+        offset = gguf.norm_offset if "norm" in theirs else 0.0
+        sources[name] = Source(theirs, config.head_dim if paired else None, offset)
+    used = {source.name for source in sources.values()} | {_FACTORS}
+    return sources | {name: Source(name) for name in header.tensors if name not in used}

@@ -1,0 +1,64 @@
+"""Examples of rows that nobody has labelled, and the names of the labels to give them."""
+
+from typing import Any
+
+from zojax.config import DataConfig
+from zojax.tasks.custom import CUSTOM
+from zojax.tasks.example import Example
+from zojax.tasks.task import Record, Task, is_texts, make_example
+
+_TEXT = "?"
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "squad": {"answers": {"text": [_TEXT]}},
+    "drop": {"answers_spans": {"spans": [_TEXT]}},
+    "record": {"answers": [_TEXT]},
+}
+"""What stands in for the answers of the tasks whose rows do not have a label."""
+
+
+def label_names(task: Task) -> tuple[str, ...]:
+    """The names of a task's labels, in the order of its candidates; none if these vary.
+
+    A user's own labels are named as in ``data.candidates``, and others by their words, unless the
+    task names them.
+
+    >>> from zojax.tasks.sst2 import SST2
+    >>> label_names(SST2)
+    ('terrible', 'great')
+    """
+    if len(task.labels) == len(task.candidates):
+        return task.labels
+    return tuple(word.strip() for word in task.candidates)
+
+
+def input_fields(config: DataConfig, task: Task) -> tuple[str, ...]:
+    """The fields that a row must have to be answered: all but those that hold the answer."""
+    return tuple(field for field in task.fields if field not in _stand_in(config, {}))
+
+
+def unlabelled_example(config: DataConfig, task: Task, record: Record, name: str) -> Example:
+    """Renders a row, whether or not it has a label; its label and answers have no meaning.
+
+    Raises:
+        InputError: the row is bad; the message names it.
+    """
+    return make_example(task, {**record, **_stand_in(config, record)}, name)
+
+
+def candidate_name(example: Example, index: int) -> str:
+    """The text that a candidate stands for, where each example has candidates of its own."""
+    texts = example.candidate_texts or example.candidates
+    return texts[index].strip()
+
+
+def _stand_in(config: DataConfig, record: Record) -> dict[str, Any]:
+    """Values for the fields that hold a row's answer, whatever these hold."""
+    if config.task == CUSTOM:
+        if config.candidates is None:
+            return {str(config.answer): _TEXT}
+        return {config.label: next(iter(config.candidates))}
+    if config.task == "record" and is_texts(record.get("entities")):
+        return {"answers": record["entities"][:1]}
+    if config.task == "boolq":
+        return {"answer": True}
+    return _STAND_INS.get(config.task, {"label": 0})
