@@ -51,7 +51,14 @@ def test_a_card_names_base_data_settings_and_results(form, export_runs, tmp_path
     del expected["run"]
     assert settings == expected
     assert list(result["dev_accuracy"]) == ["0", "6"]
-    result["dev_accuracy"] = ", ".join(f"{k}: {v:.6g}" for k, v in result["dev_accuracy"].items())
+    for name in ("dev_accuracy", "dev_loss"):
+        result[name] = ", ".join(f"{k}: {v:.6g}" for k, v in result[name].items())
+    for name in ("eval_interval", "eval_interval_before"):
+        result[name] = " to ".join(f"{bound:.6g}" for bound in result[name])
+    for one in result.pop("classes")["per_class"]:
+        figures = [one[name] for name in ("precision", "recall", "f1", "support")]
+        cells = ["None" if figure is None else f"{figure:.6g}" for figure in figures]
+        assert f"| {one['label']} | {' | '.join(cells)} |" in card
     for name, value in result.items():
         text = value if isinstance(value, str) else f"{value:.6g}"
         assert re.search(rf"^\| {name} \| {text} \|$", card, re.MULTILINE), name

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +162,27 @@ def _results(exported: Exported) -> str:
     note = f"These are the figures of the run and of its best step, {markdown(best)}"
     if best is not None and best != exported.step:
         note += f"; this model is the one after step {exported.step}"
-    return f"{note}.\n\n{_table(exported.result)}"
+    figures = {name: value for name, value in exported.result.items() if name != "classes"}
+    classes = exported.result.get("classes")
+    by_label = "" if classes is None else f"\n\n{_by_label(classes['per_class'])}"
+    return f"{note}.\n\n{_table(figures)}{by_label}"
+
+
+def _by_label(classes: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of each label on the held-out examples."""
+    names = ("label", "precision", "recall", "f1", "support")
+    lines = [f"| {' | '.join(_cell(one[name]) for name in names)} |" for one in classes]
+    return "\n".join([f"| {' | '.join(names)} |", "|---" * len(names) + "|", *lines])
 
 
 def _table(rows: Mapping[str, Any]) -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return ", ".join(f"{markdown(name)}: {cell(of)}" for name, of in value.items())
-        return f"{value:.6g}" if isinstance(value, float) else markdown(value)
-
-    lines = [f"| {markdown(name)} | {cell(value)} |" for name, value in rows.items()]
+    lines = [f"| {markdown(name)} | {_cell(value)} |" for name, value in rows.items()]
     return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{markdown(name)}: {_cell(of)}" for name, of in value.items())
+    if isinstance(value, list):
+        return " to ".join(map(_cell, value))  # the bounds of an interval
+    return f"{value:.6g}" if isinstance(value, float) else markdown(value)
