@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zojax.adapters import Site, lowrank, lowrank_fold
+from zojax.adapters import Site, gathered, lowrank, lowrank_fold
 from zojax.distributed import make_layout, put
 
 MESHES = {"1x1": (1, 1), "8x1": (8, 1), "1x8": (1, 8), "4x2 fsdp": (4, 2)}
@@ -34,7 +34,10 @@ def checksum(tree: Any) -> int:
 
 
 def ended(mesh: str, rank: int, dtype: Any) -> dict[str, int]:
-    """An interval's end on a mesh: the fold, and the momentum carried over the redraw."""
+    """An interval's end on a mesh: the folds, and the momentum carried over the redraw.
+
+    The fold into an adapter is of one case only, since it has the weights' dtype nowhere.
+    """
     data, model = MESHES[mesh]
     layout = make_layout(data, model, fsdp="fsdp" in mesh)
     sites = tuple(Site(f"layers/{name}/weight", SHAPE) for name in AXES)
@@ -57,7 +60,16 @@ def ended(mesh: str, rank: int, dtype: Any) -> dict[str, int]:
     old, new = (on(space.redraw(next(keys)), of_subspace) for _ in range(2))
     params = on(params, of_params)
     moved, _ = jax.jit(folding.apply)(weights, params, old, next(keys))
+    into = {}
+    if (dtype, rank) == CASES[0]:
+        beside = gathered(sites, rank=rank, adapter_rank=3)
+        specs = beside.split({path: place.spec for path, place in places.items()})
+        lie = jax.tree.map(lambda spec: jax.sharding.NamedSharding(layout.mesh, spec), specs)
+        filled = on(jax.tree.map(lambda leaf: leaf + 0.5, beside.redraw(next(keys))), specs[1])
+        settle = jax.jit(beside.settle, out_shardings=lie)
+        into["adapter"] = checksum(settle(params, filled, filled))
     return {
+        **into,
         "fold": checksum(moved),
         "carry": checksum(jax.jit(space.carry)(params, old, new)),
         "moved": checksum(moved) != checksum(weights),

@@ -93,8 +93,13 @@ METHODS = {
     "MeZO on a prefix": Kind(
         ("2x4",), {"name": "mezo", "trainable": "prefix"}, {"learning_rate": 0.1}
     ),
-    "LoZO on int8": Kind(("4x2 fsdp",), {"fold": "none"}, {"learning_rate": 1e-3}, dtype="int8"),
     "LoZO on int4": Kind(("2x4",), {"fold": "none"}, {"learning_rate": 1e-3}, dtype="int4"),
+    "LoZO into an adapter beside int8": Kind(
+        ("4x2 fsdp",),
+        {"fold": "adapter", "adapter_rank": 3, "interval": 3},
+        {"learning_rate": 1e-3},
+        dtype="int8",
+    ),
     "LoZO on a Llama": Kind(("2x4",), {"fold": "none"}, {}, base=LLAMA),
     "LoZO on a Gemma 3's LoRA": Kind(("4x2 fsdp",), {"trainable": "lora"}, {}, base=GEMMA_3),
 }

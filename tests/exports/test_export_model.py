@@ -130,6 +130,21 @@ def test_a_lora_run_is_exported_as_the_lora_that_it_is(export_runs, tmp_path):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
 
 
+def test_a_run_that_folds_into_an_adapter_is_exported_as_the_lora_that_it_is(export_runs, tmp_path):
+    """With the columns of the interval at hand, if it has any: none right behind a fold."""
+    directory = export_runs.forge(
+        tmp_path / "run", "pre-LN", steps=5, fold="adapter", adapter_rank=3
+    )
+    expected = run_logits(directory)
+    assert_moved(expected, export_runs.transformers_model(export_runs.bases["pre-LN"]))
+    told = export_run(directory, "peft", tmp_path / "peft", QUIET)
+    assert (told["rank"], told["relative_error"]) == (3 + export_runs.rank, 0)
+    behind = export_run(directory, "peft", tmp_path / "behind a fold", QUIET, step=4)
+    assert (behind["rank"], behind["relative_error"]) == (3, 0)
+    logits = logits_of(export_runs.peft_model("pre-LN", tmp_path / "peft"))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=LOGIT_TOLERANCE)
+
+
 def test_a_mezo_run_is_exported_with_its_last_step(export_runs, tmp_path):
     directory = export_runs.forge(tmp_path / "run", "as 350M", name="mezo")
     expected = run_logits(directory)

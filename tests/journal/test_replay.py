@@ -75,6 +75,13 @@ CASES = {
         sites="fc2",
     ),
     "fzoo": Case(estimator={"name": "fzoo", "num_queries": 3}, sites="fc1"),
+    "momentum, into an adapter that cannot hold all": Case(
+        steps=80,
+        layers=1,
+        estimator={"fold": "adapter", "adapter_rank": 3},
+        train={"optimizer": "momentum"},
+        sites="fc2",
+    ),
 }
 
 

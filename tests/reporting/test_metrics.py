@@ -93,6 +93,14 @@ def test_lines_that_the_journal_and_the_progress_lost_are_dropped(path, whole):
     assert read(path) == whole
 
 
+def test_lines_of_folds_of_journaled_steps_are_kept(path, whole):
+    fold = {"step": 2, "truncated": 0.1, "truncated_total": 0.2}
+    lines = [*whole[:4], fold, *whole[4:]]
+    write(path, [*lines, {**fold, "step": 6}, {**fold, "truncated": 1.5}])
+    mend_metrics(path, make_records(4), EVALUATED)
+    assert read(path) == lines
+
+
 def test_a_file_that_is_not_there_is_made(path, whole):
     mend_metrics(path, make_records(4), EVALUATED)
     for line in whole:

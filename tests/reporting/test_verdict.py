@@ -37,6 +37,13 @@ def test_a_run_that_learnt_nothing_is_told_so(given, words):
     assert bool(line) == bool(words)
 
 
+@pytest.mark.parametrize(("share", "words"), [(0.04, ""), (0.6, "dropped 60 % of the movement")])
+def test_what_folds_into_an_adapter_dropped_is_told_if_it_is_much(share, words):
+    result = {"steps": 400, "best_step": 400, "truncated": share}
+    lines = doubts(result, np.stack([FALLING, FALLING], axis=1), [])
+    assert [words in line for line in lines] == [True] * bool(words)
+
+
 def test_free_answers_have_no_most_frequent_label():
     answers = [Example("p", (" a\n",), 0, "x", answers=("a",))] * 3
     assert said(FALLING, accuracy=0.0, examples=answers) == ""

@@ -34,6 +34,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "adam"},
     ),
     "FZOO": ({"name": "fzoo", "num_queries": 3, "interval": 2}, {}),
+    "LoZO into an adapter beside int8": (
+        {"fold": "adapter", "adapter_rank": 2, "interval": 2},
+        {},
+    ),
 }
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -42,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("compile_cache")
 @pytest.fixture(params=METHODS)
 def config(request, tiny_model, tiny_reviews, tmp_path) -> Config:
     estimator, training = METHODS[request.param]
-    dtype = "bfloat16" if "bfloat16" in request.param else "float32"
+    dtype = next((dtype for dtype in ("bfloat16", "int8") if dtype in request.param), "float32")
     return Config(
         ModelConfig(str(tiny_model), dtype=dtype),
         RunConfig(str(tmp_path / "run"), checkpoint_every=3),
@@ -87,3 +91,11 @@ def test_a_run_is_judged_at_its_best_step_and_a_resumed_one_is_the_same(config, 
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [*range(1, STEPS + 1)]
     assert 0.5 < result["token_efficiency"] <= 1
+    folds = {line["step"]: line["truncated_total"] for line in lines if "truncated" in line}
+    if getattr(config.space, "fold", None) == "adapter":
+        assert list(folds) == [2, 4, 6]
+        assert folds[2] < 1e-5 < min(folds[4], folds[6]) <= max(folds.values()) < 1
+        assert folds[6] == result["truncated"]
+        assert again["truncated"] == result["truncated"]
+    else:
+        assert not folds

@@ -60,3 +60,20 @@ def test_a_method_beside_the_weights_has_no_fold_and_redraws_without_them(settin
     owned = OwnedWeights(base().weights)
     same, _ = interval_program(method)(owned, state, KEY)
     assert same is owned
+
+
+def test_a_fold_into_an_adapter_leaves_the_weights_and_the_model_as_they_are():
+    method, state = make(fold="adapter", adapter_rank=4)
+    assert method.fold is None
+
+    def update(state: TrainState) -> np.ndarray:
+        branch = method.estimator.space.adapter(state.params, state.subspace)
+        factors = branch["layers"]["q_proj"]["weight"]
+        return np.float64(factors["u"]) @ np.float64(factors["v"].value).swapaxes(-1, -2)
+
+    before, owned = update(state), OwnedWeights(base().weights)
+    same, after = interval_program(method)(owned, state, KEY)
+    assert same is owned
+    assert not np.asarray(after.params["layers/q_proj/weight"]).any()
+    np.testing.assert_allclose(update(after), before, rtol=0, atol=1e-5)
+    assert np.abs(before).max() > 0.1

@@ -170,6 +170,7 @@ def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval, config
         ("estimator.name=mezo", False),
         ("estimator.name=mezo_factorized", False),
         ("space.fold=none", True),
+        ("space.fold=adapter", True),
         ("space.name=lora", True),
         ("estimator.name=mezo space.name=prefix", True),
     ],
@@ -202,6 +203,8 @@ def test_what_folds_nothing_trains_beside_int4(settings, configure):
     ("train", "settings", "says"),
     [
         ({}, "estimator.name=mezo space.fold=none", "use another space.fold"),
+        ({}, "estimator.name=mezo space.fold=adapter", "use another space.fold"),
+        ({}, "space.fold=adapter space.adapter_rank=1", "space.adapter_rank=1 .* use 2 or more"),
         ({"optimizer": "momentum"}, "estimator.name=mezo", "train.optimizer=sgd"),
         (
             {"weight_decay": 0.1},

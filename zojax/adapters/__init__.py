@@ -8,6 +8,7 @@ from zojax.adapters.pool import AdapterPool
 from zojax.adapters.sites import Flat, Site, Sites, Trainable, trainable_sites
 from zojax.adapters.space import Draw, Sample, Space, draw_dense
 from zojax.adapters.space_factored import draw_factored, factored
+from zojax.adapters.space_gathered import Truncation, gathered, truncation
 from zojax.adapters.space_lora import lora_sites, lora_space
 from zojax.adapters.space_lowrank import adapter_state, lowrank, lowrank_fold
 from zojax.adapters.space_prefix import prefix_space
@@ -25,11 +26,13 @@ __all__ = [
     "Sites",
     "Space",
     "Trainable",
+    "Truncation",
     "adapter_state",
     "along",
     "draw_dense",
     "draw_factored",
     "factored",
+    "gathered",
     "lora_sites",
     "lora_space",
     "lowrank",
@@ -41,4 +44,5 @@ __all__ = [
     "seeded_fold",
     "stack_variants",
     "trainable_sites",
+    "truncation",
 ]

@@ -35,6 +35,11 @@ Specs = Mapping[str, PartitionSpec]
 """How arrays are split over a mesh, by path; an array without one is whole on every device."""
 
 
+def keep_params(params: Flat, old: Flat, new: Flat) -> tuple[Flat, Flat]:
+    """The ``settle`` of a space that leaves a redraw to its owner."""
+    return params, new
+
+
 def split_nothing(weights: Specs) -> tuple[Specs, Specs]:
     """The ``split`` of a space whose arrays are too small to be split."""
     return {}, {}
@@ -54,6 +59,10 @@ class Space(NamedTuple):
             keeps, such as momentum, from the old to the new subspace when that is redrawn.
         split: ``(weights' specs) -> (params' specs, subspace's specs)``: how arrays are split over
             a mesh, to fit the split of the matrices that they belong to.
+        settle: ``(params, old, new) -> (params, subspace)``: what becomes of the params at a
+            redraw, without any weights. Most spaces keep them as they are, or a
+            :class:`zojax.adapters.Fold` has moved them into weights before;
+            :func:`zojax.adapters.gathered` moves them into the new subspace.
 
     Example:
         >>> import jax
@@ -70,6 +79,7 @@ class Space(NamedTuple):
     adapter: Callable[[Flat, Flat], Tree]
     carry: Callable[[Flat, Flat, Flat], Flat]
     split: Callable[[Specs], tuple[Specs, Specs]] = split_nothing
+    settle: Callable[[Flat, Flat, Flat], tuple[Flat, Flat]] = keep_params
 
 
 def keep_moment(moment: Flat, old: Flat, new: Flat) -> Flat:

@@ -84,7 +84,7 @@ class ModelConfig:
         dtype: the weights' dtype on the device; ``int8`` stores the layers' matrices as int8 with a
             scale for each row, and everything else as bfloat16; ``int4`` packs two entries into a
             byte, with a scale for each ``group_size`` entries of a row. Nothing can be folded into
-            such weights, so use ``lora``, ``prefix`` or ``space.fold=none`` with them.
+            such weights, so use ``lora``, ``prefix`` or ``space.fold=adapter`` or ``none``.
         bos_token_id: the token that prompts start with; None is the tokenizer's own (2, ``</s>``,
             for OPT). The MeZO and LoZO scripts use 0.
         activations: ``float32`` does not round activations to the dtype of 16-bit weights before

@@ -10,7 +10,7 @@ from zojax.config.kinds import Kinds
 
 SPACES = Kinds("space")
 
-Fold = Literal["stochastic", "nearest", "none"]
+Fold = Literal["stochastic", "nearest", "none", "adapter"]
 Targets = Annotated[tuple[Text, ...], Field(min_length=1)]
 
 
@@ -23,10 +23,14 @@ class LinearConfig:
         name: ``linear``.
         fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact enough
             for float32 weights only), or ``none`` (V stays the same and nothing is folded).
+            ``adapter`` folds into a LoRA beside weights that never move.
+        adapter_rank: the rank R of that LoRA; of a fold's sum, the nearest of rank R is kept. Give
+            16 times ``estimator.rank`` or more.
     """
 
     name: Literal["linear"] = "linear"
     fold: Fold = "stochastic"
+    adapter_rank: Size = 16
 
 
 @SPACES.register
@@ -36,11 +40,13 @@ class FullConfig:
 
     Attributes:
         name: ``full``.
-        fold: as for :class:`LinearConfig`.
+        fold: as for :class:`LinearConfig`; changes of vectors are never folded.
+        adapter_rank: as for :class:`LinearConfig`.
     """
 
     name: Literal["full"] = "full"
     fold: Fold = "stochastic"
+    adapter_rank: Size = 16
 
 
 @SPACES.register

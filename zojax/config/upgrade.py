@@ -10,6 +10,7 @@ from zojax.errors import InputError
 MOVED = {
     "estimator.trainable": "space.name",
     "estimator.fold": "space.fold",
+    "estimator.adapter_rank": "space.adapter_rank",
     "estimator.lora_rank": "space.rank",
     "estimator.lora_alpha": "space.alpha",
     "estimator.lora_targets": "space.targets",

@@ -1,9 +1,9 @@
 """A run's update as a PEFT LoRA directory: exactly, or its best approximation of a given rank.
 
-An adapter that was never folded already is a LoRA: ``W + U Vᵀ`` with ``B = U``, ``A = Vᵀ`` and
-``lora_alpha = r``. The total update of a folded run has many times the rank of its intervals; its
-nearest matrix of a given rank is the truncated singular value decomposition (Eckart and Young,
-1936).
+The adapter of a run whose weights never moved already is a LoRA: ``W + U Vᵀ`` with ``B = U``,
+``A = Vᵀ`` and ``lora_alpha = r``. The total update of a run that was folded into its weights has
+many times the rank of its intervals; its nearest matrix of a given rank is the truncated singular
+value decomposition (Eckart and Young, 1936).
 """
 
 import math
@@ -91,6 +91,20 @@ def named_factors(
             u, v = host[*path, "u"], host[*path, "v"]
             factors[module] = (u, v) if layer is None else (u[layer], v[layer])
     return factors
+
+
+def without_empty_columns(factors: Mapping[str, Factors]) -> dict[str, Factors]:
+    """The factors without the last columns that are zero in the U of every module.
+
+    An adapter that has just gathered an interval has such columns: those of the next interval.
+
+    >>> u, v = np.array([[1.0, 0.0, 0.0]]), np.ones((2, 3))
+    >>> [factor.shape for factor in without_empty_columns({"fc1": (u, v)})["fc1"]]
+    [(1, 1), (2, 1)]
+    """
+    used = [np.flatnonzero(u.any(axis=0)).max(initial=-1) + 1 for u, _ in factors.values()]
+    rank = max(used, default=0) or None  # a LoRA that is still zero stays as it is
+    return {module: (u[:, :rank], v[:, :rank]) for module, (u, v) in factors.items()}
 
 
 def truncated_svd(matrix_mn: np.ndarray, rank: int) -> Factors:

@@ -24,6 +24,7 @@ from zojax.exports.lora import (
     save_lora,
     trained_paths,
     truncated_svd,
+    without_empty_columns,
 )
 from zojax.hub import save
 from zojax.hub.checkpoint import find_checkpoint, locate
@@ -76,7 +77,8 @@ def export_peft(
     trained = trained_paths(abstract_state, method.fold.paths if method.fold else ())
     check_linear(trained, locations)
     owned, state = _rebuild(base, method, exported, console)
-    factors = named_factors(space.adapter(state.params, state.subspace), locations)
+    adapter = space.adapter(state.params, state.subspace)
+    factors = without_empty_columns(named_factors(adapter, locations))
     folded = is_folded(method, exported.step) or not factors
     flat: dict[Any, Any] = dict(traverse_util.flatten_dict(owned.weights))
 

@@ -67,7 +67,7 @@ class Bound:
         copies: copying matrices of layers that the compiled step cannot read in place: they are
             written beside the weights and read again.
         links: sending what a device must send.
-        fold: a step's share of the time to fold an interval into the weights.
+        fold: a step's share of the time to fold an interval, into the weights or an adapter.
     """
 
     products: float
@@ -347,7 +347,8 @@ def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned 
     read = layers + (head if run.scorer.normalize else 0) + bytes_of(shapes.state)
     read += bytes_of(shapes.state.params)  # the params are written, too
     sent = sum(e.sent_bytes for e in step.exchanges) if step else 0.0
-    moved = 2 * layers / chip.memory_bandwidth / run.method.interval if fold else 0.0
+    changed = layers if run.method.fold else bytes_of(shapes.state.subspace)
+    moved = 2 * changed / chip.memory_bandwidth / run.method.interval if fold else 0.0
     copied = sum(copy.times * copy.num_bytes for copy in step.copies) if step else 0
     return Bound(
         products / shapes.layout.mesh.size,

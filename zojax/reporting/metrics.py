@@ -1,6 +1,7 @@
 """``metrics.jsonl``: a line for each step of training, and for each evaluation."""
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +23,23 @@ METRICS = "metrics.jsonl"
 _MAX_BYTES, _MAX_LINE = 8 << 30, 1 << 14  # a step takes about 150 bytes
 
 
+_Step = Annotated[int, Field(strict=True, ge=0)]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+
+
 class _Timed(TypedDict):
     """The fields that are read from a step's line."""
 
-    step: Annotated[int, Field(strict=True, ge=0)]
+    step: _Step
     seconds: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+
+
+class _Truncated(TypedDict):
+    """The fields that are read from a fold's line."""
+
+    step: _Step
+    truncated: _Share
+    truncated_total: _Share
 
 
 def step_metrics(records: np.ndarray) -> list[dict[str, Any]]:
@@ -73,17 +86,29 @@ def evaluation_metrics(
     return {"step": step, f"{split}_{metric}": value, **measured, **counted}
 
 
+def truncation_metrics(step: int, last: float, total: float) -> dict[str, Any]:
+    """The line of a fold into an adapter; see :class:`zojax.adapters.Truncation`.
+
+    >>> truncation_metrics(50, 0.25, 0.5)
+    {'step': 50, 'truncated': 0.25, 'truncated_total': 0.5}
+    """
+    return {"step": step, "truncated": last, "truncated_total": total}
+
+
 def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
     """Rewrite the file from what is known for certain, after a crash between the writes.
 
     Afterwards every step in the journal and every evaluation in the progress has one line, in the
-    order in which they were made. From the old file, only the steps' ``seconds`` are kept.
+    order in which they were made. From the old file, only the steps' ``seconds`` and the lines of
+    folds into an adapter are kept.
     """
     seconds = read_seconds(path)
     lines = [
         line | ({"seconds": seconds[line["step"]]} if line["step"] in seconds else {})
         for line in step_metrics(records)
     ]
+    folds = {line["step"]: line for line in _old_lines(path, _Truncated)}
+    lines += [line for step, line in folds.items() if step <= len(records)]
     metric = progress.metric
     if progress.eval_before is not None:
         before = progress.eval_before, progress.eval_nonfinite_before, progress.eval_loss_before
@@ -105,13 +130,15 @@ def mend_metrics(path: Path, records: np.ndarray, progress: Progress) -> None:
 
 def read_seconds(path: Path) -> dict[int, float]:
     """The seconds that steps took, from complete lines; for a repeated step, the last time."""
-    seconds: dict[int, float] = {}
+    return {line["step"]: line["seconds"] for line in _old_lines(path, _Timed)}
+
+
+def _old_lines(path: Path, kind: type[Any]) -> Iterator[Any]:
+    """The fields of a kind of line, from those that are complete and of this kind."""
     with suppress(OSError):
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            return seconds
+            return
         with path.open("rb") as file:
             while text := file.readline(_MAX_LINE):  # a piece of a longer line is not valid JSON
                 with suppress(InputError):
-                    line = validate(_Timed, parse_json(text, str(path)), str(path))
-                    seconds[line["step"]] = line["seconds"]
-    return seconds
+                    yield validate(kind, parse_json(text, str(path)), str(path))

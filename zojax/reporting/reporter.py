@@ -13,7 +13,7 @@ from zojax.errors import InputError
 from zojax.printing import to_json
 from zojax.reporting.board import Board
 from zojax.reporting.figures import in_percent
-from zojax.reporting.metrics import METRICS, evaluation_metrics
+from zojax.reporting.metrics import METRICS, evaluation_metrics, truncation_metrics
 
 _BAR_WIDTH = 8
 _TIME_WIDTH = len("12:34:56")
@@ -88,6 +88,13 @@ class Reporter:
             speed = f"{tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
             pieces = [self._loss, *self._dev[:1], speed, f"{left:.0f} s left"]
             self.line(done, " · ".join(pieces))
+
+    def truncation(self, step: int, last: float, total: float) -> None:
+        """Report what folds into an adapter dropped; as for :func:`truncation_metrics`."""
+        metrics = truncation_metrics(step, last, total)
+        self._write(metrics)
+        for name in ("truncated", "truncated_total"):
+            self._board.scalar(f"fold/{name}", metrics[name], step)
 
     def evaluation(
         self,

@@ -1,4 +1,4 @@
-"""Whether a run has learnt anything: plain sentences, and what to try, for one that has not."""
+"""Whether a run has learnt and kept all that it could: plain sentences, and what to try, if not."""
 
 import math
 from collections import Counter
@@ -12,12 +12,14 @@ from zojax.tasks import Example
 _TRY_RATES = "try train.learning_rate three times larger, and three times smaller"
 _FEWEST = 20
 """Steps at either end of a run below which the movement of its loss says nothing."""
+_MUCH_TRUNCATED = 0.05
+"""The share of the movement that folds into an adapter may drop without a word."""
 
 
 def doubts(
     result: Mapping[str, Any], losses_sv: np.ndarray, examples: Sequence[Example]
 ) -> list[str]:
-    """Return a sentence for each sign that nothing was learnt.
+    """Return a sentence for each sign that nothing was learnt, or that some of it was dropped.
 
     Args:
         result: a finished run's ``result.json``.
@@ -43,7 +45,18 @@ def doubts(
             f"the held-out accuracy of {100 * accuracy:.1f} % is not above the "
             f"{100 * majority:.1f} % of always giving the most frequent answer"
         )
-    return found + _unmoved(losses_sv)
+    return found + _unmoved(losses_sv) + _truncated(result.get("truncated", 0.0))
+
+
+def _truncated(share: float) -> list[str]:
+    """A sentence if folds into an adapter dropped more than a few percent."""
+    if share <= _MUCH_TRUNCATED:
+        return []
+    return [
+        f"folds dropped {100 * share:.0f} % of the movement (Frobenius norm), what did not fit "
+        "into space.adapter_rank: try 16 times estimator.rank or more, or space.fold=none with a "
+        "larger estimator.rank, which drops nothing"
+    ]
 
 
 def _majority(examples: Sequence[Example]) -> float | None:

@@ -59,6 +59,7 @@ class _Result(TypedDict):
     train_examples: NotRequired[Count]
     dev_examples: NotRequired[Count]
     steps: NotRequired[Count]
+    truncated: NotRequired[Figure]
 
 
 def read_result(directory: Path, config: Config, steps: int) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import Profile
 from zojax.runs.rebuild import rebuild_run
 from zojax.runs.setup import load_model
+from zojax.runs.truncation import report_truncation, reported_interval, truncation_result
 from zojax.training.interval import OwnedWeights
 from zojax.training.placement import put_batch
 
@@ -117,7 +118,7 @@ def _train_chunks(training: OpenRun, console: Console) -> None:
     run, trainer, stop = training.run, training.trainer, training.stop
     config, layout = run.config, layout_of(trainer.owned)
     every = (config.train.chunk, config.train.eval_every, config.run.checkpoint_every)
-    ends = chunk_ends(trainer.step, config.train.steps, *every)
+    ends = chunk_ends(trainer.step, config.train.steps, *every, reported_interval(trainer))
     profile = Profile(training.directory / PROFILE, console, stop) if config.run.profile else None
     if profile is not None:
         ends = profile.choose(trainer.step, ends)
@@ -128,9 +129,11 @@ def _train_chunks(training: OpenRun, console: Console) -> None:
 
     with closing(prefetch(packed, range(trainer.step, config.train.steps))) as batches:
         for end in ends:
+            first = trainer.step
             with nullcontext() if profile is None else profile.tracing(trainer):
                 run_chunk(trainer, batches, end, stop)
             stop.check()
+            report_truncation(trainer, first)
             training.evaluations.on_dev()
             if is_saved(trainer.step, config):
                 training.save()
@@ -172,6 +175,7 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
     """Evaluates the best step's model on the held-out data, and writes the result."""
     directory, progress = training.directory, training.evaluations.progress
     journal = read_journal(directory / run_dir.JOURNAL)
+    truncated = truncation_result(training.trainer)
     _return_to_best(training, journal, console)
     report = training.evaluations.of_held_out().report()
     result = {
@@ -180,6 +184,7 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
         **progress.as_dict(),
         **report.as_dict(),
         "eval_examples": len(training.evaluations.eval_set.items),
+        **truncated,
         "train_examples": len(training.run.data.train),
         "dev_examples": len(training.run.data.dev),
         **training.trainer.speed.summary(),

@@ -19,6 +19,7 @@ from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.own_batches import compile_for, pack_examples
 from zojax.runs.prefetch import prefetch
 from zojax.runs.train import check_config, end_checkpoints, finish
+from zojax.runs.truncation import report_truncation
 from zojax.tasks import Example
 from zojax.training.placement import put_batch
 from zojax.training.step import StepRecord
@@ -262,13 +263,14 @@ class Training:
         """Wait for the steps that were sent, and journal them."""
         if self._open is None or not self._sent:
             return
-        training, sent = self._open, self._sent
+        training, sent, first = self._open, self._sent, self._open.trainer.step
         try:
             done = finished(training.trainer, sent, training.stop)
             with named_if_unwritable(training.directory):
                 write_down(training.trainer, done, self._started)
-            if len(done) < len(sent):
-                training.stop.check()
+                if len(done) < len(sent):
+                    training.stop.check()
+                report_truncation(training.trainer, first)
         except BaseException:  # the state is ahead of what is journaled
             self._close(_STOPPED)
             raise

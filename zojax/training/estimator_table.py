@@ -19,6 +19,7 @@ from zojax.training.spaces import (
     directions_fold,
     low_rank,
     low_rank_fold,
+    moves_weights,
     on_weights,
     weight_sites,
 )
@@ -55,7 +56,7 @@ def redraw_interval(settings: Settings, space: Settings) -> int:
 
 def make_fold(settings: Settings, space: Settings, model: Model) -> Fold | None:
     """Makes the fold at an interval's end; None if the weights are not trained or never moved."""
-    if not on_weights(space) or space.fold == "none":
+    if not moves_weights(space):
         return None
     return _entry(settings).fold(space, model)
 

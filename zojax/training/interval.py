@@ -5,6 +5,9 @@ type says so: only :class:`OwnedWeights` can be folded, and a run makes them fro
 loaded for itself. A tenant of a base that others score with has plain weights and a method without
 a :class:`zojax.adapters.Fold`, and ends its intervals with :func:`redraw`. Such code cannot fold by
 mistake: both pyright and Python reject plain weights as an argument of :func:`next_interval`.
+
+A run with ``space.fold=adapter`` has no Fold either: its space gathers the intervals in an adapter
+(:func:`zojax.adapters.gathered`), and :func:`redraw`, which does that, has no weights to move.
 """
 
 import dataclasses
@@ -55,14 +58,15 @@ def redraw(state: TrainState, key: jax.Array, *, method: Method) -> TrainState:
     Each leaf of the optimizer's state keeps its dtype, which an optimizer may have narrowed.
     """
     space = method.estimator.space
-    subspace = space.redraw(stream_key(key, SUBSPACE, state.step))
+    drawn = space.redraw(stream_key(key, SUBSPACE, state.step))
 
     def carried(moment: Tree) -> Tree:
-        new = space.carry(moment, state.subspace, subspace)
+        new = space.carry(moment, state.subspace, drawn)
         return jax.tree.map(lambda new, old: new.astype(old.dtype), new, moment)
 
     opt_state = map_moments(state, carried, lambda leaf: leaf)
-    return dataclasses.replace(state, subspace=subspace, opt_state=opt_state)
+    params, subspace = space.settle(state.params, state.subspace, drawn)
+    return dataclasses.replace(state, params=params, subspace=subspace, opt_state=opt_state)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ from zojax.training.objective import (
     tokens_of_answers,
 )
 from zojax.training.schedules import learning_rates
-from zojax.training.spaces import on_weights
+from zojax.training.spaces import moves_weights, on_weights
 from zojax.training.step import Method, Objective
 
 
@@ -141,30 +141,39 @@ def check_method(config: Config) -> None:
     """Raises ``InputError`` if settings contradict each other, and says what would work."""
     estimator, space, train = config.estimator, config.space, config.train
     name = estimator.name
-    folds = on_weights(space) and redraw_interval(estimator, space) > 0
+    redraws = on_weights(space) and redraw_interval(estimator, space) > 0
     if isinstance(estimator, MezoFactorizedConfig) and not on_weights(space):
         raise InputError(
             f"estimator.name=mezo_factorized moves the weights, and space.name={space.name} does "
             "not: use estimator.name=mezo or lozo"
         )
     dtype = config.model.dtype
-    if folds and is_quantised(dtype):
+    if redraws and moves_weights(space) and is_quantised(dtype):
         raise InputError(
             f"model.dtype={dtype} with space.name={space.name}: folding would lose every change "
-            f"below half a step of {dtype}; use estimator.name=lozo with space.fold=none, or "
-            "space.name=lora, or model.dtype=bfloat16"
+            f"below half a step of {dtype}; use estimator.name=lozo with space.fold=adapter or "
+            "none, or space.name=lora, or model.dtype=bfloat16"
         )
     if isinstance(estimator, MezoConfig | MezoFactorizedConfig) and on_weights(space):
-        if space.fold == "none":
-            raise InputError(f"estimator.name={name} folds every step: use another space.fold")
+        if not moves_weights(space):
+            raise InputError(
+                f"estimator.name={name} folds every step, and space.fold={space.fold} never moves "
+                "the weights: use another space.fold, or estimator.name=lozo"
+            )
         if train.optimizer != "sgd" or train.optimizer_args or train.weight_decay:
             raise InputError(
                 f"estimator.name={name} with space.name={space.name} keeps no state between "
                 "steps: use train.optimizer=sgd, without train.optimizer_args and "
                 "train.weight_decay, or estimator.name=lozo"
             )
+    rank = getattr(estimator, "rank", 0)
+    if on_weights(space) and space.fold == "adapter" and space.adapter_rank < rank:
+        raise InputError(
+            f"space.adapter_rank={space.adapter_rank} cannot hold one interval of "
+            f"estimator.rank={rank}: use {rank} or more"
+        )
     optimizers.check(train.optimizer, train.optimizer_args)
-    if folds and not optimizers.is_linear(train.optimizer):
+    if redraws and not optimizers.is_linear(train.optimizer):
         raise InputError(
             f"train.optimizer={train.optimizer} keeps second moments or the like, which a redraw "
             "of V would make wrong: use sgd, momentum or lion, or space.fold=none, or "

@@ -14,6 +14,7 @@ from zojax.adapters import (
     draw_dense,
     draw_factored,
     factored,
+    gathered,
     lora_sites,
     lora_space,
     lowrank,
@@ -40,7 +41,10 @@ def on_weights(settings: Any) -> TypeGuard[OnWeights]:
 def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
     """Low-rank factors of every trained matrix; beside the weights, low-rank directions."""
     if on_weights(settings):
-        return lowrank(weight_sites(settings, model), rank=rank), draw_dense
+        sites = weight_sites(settings, model)
+        if settings.fold == "adapter":
+            return gathered(sites, rank=rank, adapter_rank=settings.adapter_rank), draw_dense
+        return lowrank(sites, rank=rank), draw_dense
     space = beside(settings, model)
     return factored(space, _shapes(space, model), rank=rank), draw_factored
 
@@ -72,6 +76,11 @@ def low_rank_fold(settings: OnWeights, model: Model) -> Fold:
     return lowrank_fold(weight_sites(settings, model), _rounding(settings))
 
 
+def moves_weights(settings: Any) -> bool:
+    """Whether what an interval gathers is folded into the weights themselves."""
+    return on_weights(settings) and settings.fold not in ("none", "adapter")
+
+
 def directions_fold(settings: OnWeights, model: Model) -> Fold:
     """The fold that draws dense directions again and adds them to the weights."""
     dtype = jax.tree.leaves(model.weights)[0].dtype
@@ -79,7 +88,7 @@ def directions_fold(settings: OnWeights, model: Model) -> Fold:
 
 
 def _rounding(settings: OnWeights) -> FoldPolicy:
-    assert settings.fold != "none", "nothing is folded then"
+    assert settings.fold not in ("none", "adapter"), "no weight is moved then"
     return settings.fold
 
 
