@@ -82,13 +82,14 @@ GEMMA_3 = parse_config(
 
 
 METHODS = {
-    "LoZO-M on everything, in micro-batches": Kind(
+    "LoZO-M on all of a Llama, in micro-batches": Kind(
         ("2x4",),
         {"trainable": "full", "interval": 3},
         {"optimizer": "momentum", "micro_batches": 2},
+        base=LLAMA,
     ),
-    "LoZO on LoRA by Adam": Kind(
-        ("4x2 fsdp",), {"trainable": "lora", "interval": 3}, {"optimizer": "adam"}
+    "LoZO on a Gemma 3's LoRA by Adam": Kind(
+        ("4x2 fsdp",), {"trainable": "lora", "interval": 3}, {"optimizer": "adam"}, base=GEMMA_3
     ),
     "MeZO on a prefix": Kind(
         ("2x4",), {"name": "mezo", "trainable": "prefix"}, {"learning_rate": 0.1}
@@ -100,8 +101,6 @@ METHODS = {
         {"learning_rate": 1e-3},
         dtype="int8",
     ),
-    "LoZO on a Llama": Kind(("2x4",), {"fold": "none"}, {}, base=LLAMA),
-    "LoZO on a Gemma 3's LoRA": Kind(("4x2 fsdp",), {"trainable": "lora"}, {}, base=GEMMA_3),
 }
 ANSWERS = "LoZO by generated answers, in micro-batches"
 BY_ANSWERS = Kind(
