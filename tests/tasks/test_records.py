@@ -299,6 +299,25 @@ def test_rows_that_a_check_refuses_are_bad_too(spoilt):
     assert len(splits.train) == 14
 
 
+def test_a_label_whose_rows_are_all_too_long_is_an_error_and_not_lost(tmp_path):
+    def check(example):
+        if example.label == 1:
+            raise InputError(f"{example.name}: is too long")
+
+    write(tmp_path, "jsonl")
+    with pytest.raises(InputError, match=r"label '1' that could be chosen is bad.*is too long"):
+        load_splits(config(tmp_path, num_train=4, num_dev=2, skip_bad=True), check)
+
+
+def test_a_label_that_few_rows_have_and_none_to_learn_from_is_noted(tmp_path):
+    rows = [{"review": f"r{i}", "label": int(i == 7)} for i in range(40)]
+    write(tmp_path, "jsonl", rows)
+    notes = load_splits(config(tmp_path, num_train=1, num_dev=1)).notes
+    assert [note for note in notes if "no row" in note] == [
+        f"{tmp_path}/train.jsonl: no row with the label '1' is among those to learn from"
+    ]
+
+
 def test_too_few_good_rows_say_so(spoilt):
     message = refusal(spoilt, num_train=13, skip_bad=True)
     assert message.startswith(
