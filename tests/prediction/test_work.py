@@ -12,6 +12,7 @@ from zojax.prediction import work
 from zojax.prediction.answer import Answer, name_columns
 from zojax.prediction.partial import Partial, kept_answers
 from zojax.prediction.rows import survey
+from zojax.prediction.tables import has_columns
 from zojax.prediction.work import Job, Tally, answer_and_write
 from zojax.scoring import PageShape
 
@@ -169,7 +170,8 @@ def test_what_is_not_answers_is_answered_again(end, tmp_path, monkeypatch):
 def test_answers_of_other_work_are_refused_or_begun_anew(name, tmp_path):
     partial = Partial(tmp_path / "a.partial", IDENTITY, 1, fresh=False)
     partial.append([Answer("done", "a")], [])
-    assert Partial(tmp_path / "a.partial", IDENTITY, 1, fresh=False).count == 1
+    for fresh in (False, True):
+        assert Partial(tmp_path / "a.partial", IDENTITY, 1, fresh=fresh).count == 1
     other = IDENTITY | {name: "3"}
     with pytest.raises(InputError, match=rf"of other work \(not the same {name}\)"):
         Partial(tmp_path / "a.partial", other, 1, fresh=False)
@@ -186,12 +188,28 @@ def test_two_commands_do_not_write_the_same_answers(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.partial"]
 
 
-def test_a_file_that_is_something_else_is_not_touched(tmp_path):
-    path = tmp_path / "a.partial"
-    path.write_text("a letter to my mother\n")
-    with pytest.raises(InputError, match="is not JSON"):
-        Partial(path, IDENTITY, 1, fresh=False)
-    assert path.read_text() == "a letter to my mother\n"
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("letter", ["a letter to my mother", "a letter\n", "{}\n"])
+def test_a_file_that_is_something_else_is_not_touched(letter, fresh, tmp_path):
+    path, link = tmp_path / "a.partial", tmp_path / "b.partial"
+    path.write_text(letter)
+    with pytest.raises(InputError, match="holds no answers of this command"):
+        Partial(path, IDENTITY, 1, fresh=fresh)
+    link.symlink_to(path)
+    with pytest.raises(InputError, match="is a link"):
+        Partial(link, IDENTITY, 1, fresh=fresh)
+    assert path.read_text() == letter
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+def test_an_older_output_is_known_by_its_columns(wanted, tmp_path):
+    data = write(tmp_path / "rows.jsonl", [{"text": "a"}])
+    output = tmp_path / f"out.{wanted}"
+    answered(data, output)
+    assert has_columns(output, ["prediction", "probability_long, very"])
+    assert not has_columns(output, ["prediction", "probability_other"])
+    output.write_text("a letter to my mother\n")
+    assert not has_columns(output, ["prediction"])
 
 
 def test_values_that_differ_in_type_are_json_in_parquet(tmp_path):

@@ -32,8 +32,17 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from zojax.commands.eval import override_run
-from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
+from zojax.commands.options import (
+    COUNT,
+    JSON,
+    OVERWRITE,
+    RUN,
+    SET,
+    SKIP_BAD,
+    Option,
+    override_run,
+    spare_inputs,
+)
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
 
@@ -93,8 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in CSV, write texts that a spreadsheet would run as formulas as they are",
     )
     overwriting: Option = OVERWRITE | {
-        "help": "replace FILE even if it is not an older output of this command, and answer all "
-        "rows anew"
+        "help": "replace FILE even if it is not an older output of this command, and drop partial "
+        "answers of other work"
     }
     parser.add_argument("--overwrite", **overwriting)
     parser.add_argument("--json", **JSON)
@@ -111,12 +120,12 @@ def run(args: argparse.Namespace) -> int:
     from zojax.tasks.records import FORMATS
 
     path = Path("/dev/stdout") if str(args.output) == "-" else args.output
-    output = RowsFile("--output", path, ("prediction",), overwrite=args.overwrite)
+    output = RowsFile("--output", path, None, overwrite=args.overwrite)
     if not output.is_stream and path.suffix.removeprefix(".") not in FORMATS:
         raise InputError(f"--output {args.output}: give a .csv, .jsonl or .parquet, or -")
     output.spare(args.data)
 
-    from zojax.config.loading import load_config
+    from zojax.config.loading import load_config, split_name
     from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
     from zojax.runs import run_dir
@@ -129,7 +138,9 @@ def run(args: argparse.Namespace) -> int:
         if args.run
         else load_config(args.config, args.overrides)
     )
-    output.spare_model(config.model.path, args.adapter)
+    spare_inputs(output, config, args.adapter)
+    if args.config:
+        output.spare(split_name(args.config)[0])
     summary, notes = predict(args, config, output, path, console)
     for note in notes:
         warn(f"note: {note}")
@@ -176,6 +187,7 @@ def predict(
     from zojax.prediction.partial import kept_answers
     from zojax.prediction.predictor import Predictor
     from zojax.prediction.rows import survey
+    from zojax.prediction.tables import has_columns
     from zojax.tasks.dataset import get_task
     from zojax.tasks.unlabelled import input_fields, label_names, unlabelled_example
 
@@ -189,12 +201,13 @@ def predict(
     with console.status("looking through the rows"):
         fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
         found = survey(args.data, fields, setting, render, skip_bad=data.skip_bad)
-    dev = _load_dev(config, console) if data.calibration == "median" else []
-    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     ranks = task.kind != "generation"
     labels = label_names(task) if ranks else ()
     columns = name_columns(labels, has_probability=ranks, taken=found.columns)
+    output.expect(functools.partial(has_columns, names=columns.names))
+    dev = _load_dev(config, console) if data.calibration == "median" else []
+    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     job = work.Job(args.data, found, columns, output, path.suffix, args.keep_formulas)
     started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
     identity, size = _identity(config, found, loaded), work.CHUNK_ROWS

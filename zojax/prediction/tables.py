@@ -8,11 +8,12 @@ import decimal
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from zojax.errors import InputError
+from zojax.outputs import holds_rows
 from zojax.printing import to_json
 
 Cells = Mapping[str, Any]
@@ -20,6 +21,7 @@ Cells = Mapping[str, Any]
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_HEADER_CHARACTERS = 1 << 20
 _GROUP_ROWS, _GROUP_CHARACTERS = 1 << 16, 64 << 20  # of a Parquet file's row group
 
 
@@ -118,6 +120,24 @@ def extend_parquet(
                 writer.write_table(whole)
     except pyarrow.ArrowException as error:
         raise InputError(f"{source}: cannot be copied into a Parquet file ({error})") from None
+
+
+def has_columns(path: Path, names: Collection[str]) -> bool:
+    """Whether a file is empty, or a table of the format of its suffix with these columns."""
+    if not path.stat().st_size:
+        return True
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            start = io.StringIO(file.read(_HEADER_CHARACTERS), newline="")
+        with contextlib.suppress(csv.Error):
+            return set(names) <= set(next(csv.reader(start), ()))
+        return False
+    if path.suffix.lower() == ".parquet":
+        pyarrow, parquet = _import()
+        with contextlib.suppress(pyarrow.ArrowException, OSError):
+            return set(names) <= set(parquet.read_schema(path).names)
+        return False
+    return holds_rows(path, frozenset(names))
 
 
 def _import() -> tuple[Any, Any]:
