@@ -137,6 +137,43 @@ def test_a_row_that_cannot_be_read_keeps_its_place(suffix, tmp_path):
     )
 
 
+def test_a_column_says_what_is_wrong_with_each_bad_row():
+    columns = name_columns(["no", "yes"], has_probability=True, taken=(), has_problem=True)
+    answers = [
+        Answer("done", "yes", 0.75, [0.25, 0.75]),
+        Answer("bad", "a.csv:3: is too long"),
+        Answer("nonfinite"),
+    ]
+    told = [list(columns.cells(answer).values()) for answer in answers]
+    assert told[0] == ["yes", 0.75, 0.25, 0.75, None]
+    assert told[1] == [None, None, None, None, "a.csv:3: is too long"]
+    assert told[2] == [None, None, None, None, "the model's scores are not finite"]
+    assert [kind for [kind] in columns.types.values()] == [str, float, float, float, str]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_file_that_changes_while_it_is_read_is_an_error(suffix, count, tmp_path, monkeypatch):
+    data = write(tmp_path / f"rows.{suffix}", [{"text": "a"}] * 2)
+    fill = work._fill
+
+    def change(*args):
+        fill(*args)
+        write(data, [{"text": "a"}] * count)
+
+    monkeypatch.setattr(work, "_fill", change)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        answered(data, tmp_path / f"out.{suffix}")
+    assert not (tmp_path / f"out.{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_value_of_parquet_that_no_prompt_could_hold_is_handed_on(suffix, tmp_path):
+    rows = [{"text": "a", "raw": b"\xff\x00"}, {"text": "b", "raw": b"fine"}]
+    answered(write(tmp_path / "rows.parquet", rows), tmp_path / f"out.{suffix}")
+    assert [row["raw"] for row in read(tmp_path / f"out.{suffix}")] == ["/wA=", "fine"]
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_work_that_was_stopped_goes_on_where_it_was(suffix, tmp_path, monkeypatch):
     monkeypatch.setattr(work, "CHUNK_ROWS", 4)

@@ -9,7 +9,8 @@ Example:
 
 The output has the rows' own columns and, behind them, prediction, probability
 (of the predicted label, among the labels) and a probability_LABEL for each
-label; or, if answers are generated, prediction alone. A command that was
+label; or, if answers are generated, prediction alone. With --skip-bad a column
+problem says which rows are bad, and why. A command that was
 stopped goes on where it was when it is given again; until it is done, its
 answers are in FILE.partial.
 
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "override a field; with RUN, data.*, mesh.* or run.eval_batch_size (repeatable)"
     setting: Option = SET | {"help": what}
     parser.add_argument("--set", **setting)
-    what = "leave the prediction of bad rows empty, and count them (--set data.skip_bad=true)"
+    what = "leave the prediction of bad rows empty, and say in a column problem what is wrong"
     skipping: Option = SKIP_BAD | {"help": what}
     parser.add_argument("--skip-bad", **skipping)
     parser.add_argument(
@@ -203,7 +204,9 @@ def predict(
         found = survey(args.data, fields, setting, render, skip_bad=data.skip_bad)
     ranks = task.kind != "generation"
     labels = label_names(task) if ranks else ()
-    columns = name_columns(labels, has_probability=ranks, taken=found.columns)
+    columns = name_columns(
+        labels, has_probability=ranks, taken=found.columns, has_problem=data.skip_bad
+    )
     output.expect(functools.partial(has_columns, names=columns.names))
     dev = _load_dev(config, console) if data.calibration == "median" else []
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)

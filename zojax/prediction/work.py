@@ -12,7 +12,7 @@ from zojax.prediction.answer import Answer, Columns
 from zojax.prediction.partial import Partial
 from zojax.prediction.predictor import Predictor
 from zojax.prediction.rows import Survey, in_chunks, read_rows
-from zojax.prediction.tables import extend_parquet, write_csv, write_jsonl, write_parquet
+from zojax.prediction.tables import changed, extend_parquet, write_csv, write_jsonl, write_parquet
 from zojax.scoring import PageShape
 
 CHUNK_ROWS = 512
@@ -190,20 +190,25 @@ def answer_and_write(
 
 def _write_table(job: Job, file: BinaryIO, answers: Iterable[Answer]) -> None:
     columns, found = job.columns, job.found
-    types = {name: {float} for name in columns.names} | {columns.names[0]: {str}}
     if job.suffix == job.data.suffix == ".parquet":
-        extend_parquet(file, job.data, types, map(columns.cells, answers))
+        extend_parquet(file, job.data, columns.types, map(columns.cells, answers))
         return
     rows = _joined(job.data, columns, answers)
     if job.suffix == ".csv":
         names = [*found.columns, *columns.names]
         write_csv(file, names, rows, keep_formulas=job.keep_formulas)
     elif job.suffix == ".parquet":
-        write_parquet(file, found.columns | types, rows)
+        write_parquet(file, found.columns | columns.types, rows)
     else:
         write_jsonl(file, rows)
 
 
 def _joined(path: Path, columns: Columns, answers: Iterable[Answer]) -> Iterator[Mapping[str, Any]]:
-    for (row, _), answer in zip(read_rows(path), answers, strict=True):
+    rows = read_rows(path)
+    for answer in answers:
+        row, _ = next(rows, (None, None))
+        if row is None:
+            raise changed(path)
         yield {**(row.record or {}), **columns.cells(answer)}
+    if next(rows, None) is not None:
+        raise changed(path)
