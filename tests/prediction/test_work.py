@@ -83,7 +83,7 @@ def answered(data: Path, output: Path, predictor=None, *, keep_formulas=False) -
     found = survey(data, ["text"], "data.prompt", render, skip_bad=True)
     columns = name_columns(["short", "long, very"], has_probability=True, taken=found.columns)
     file = RowsFile("--output", output, ["prediction"], overwrite=True)
-    job = Job(data, found, columns, file, output.suffix, keep_formulas)
+    job = Job(data, found, columns, file, output.suffix.removeprefix("."), keep_formulas)
     place = output.with_name(f"{output.name}.partial")
     with kept_answers(place, IDENTITY, work.CHUNK_ROWS, fresh=False) as partial:
         return answer_and_write(job, predictor or Lengths(), partial, lambda done: None)
@@ -172,6 +172,18 @@ def test_a_value_of_parquet_that_no_prompt_could_hold_is_handed_on(suffix, tmp_p
     rows = [{"text": "a", "raw": b"\xff\x00"}, {"text": "b", "raw": b"fine"}]
     answered(write(tmp_path / "rows.parquet", rows), tmp_path / f"out.{suffix}")
     assert [row["raw"] for row in read(tmp_path / f"out.{suffix}")] == ["/wA=", "fine"]
+
+
+def test_columns_without_a_name_are_noted_and_suffixes_may_be_in_capitals(tmp_path):
+    data = tmp_path / "rows.CSV"
+    data.write_text(",text,Unnamed: 2,id,\n0,a fine film,x,7,\n")
+    found = survey(data, ["text"], "data.prompt", render, skip_bad=False)
+    assert list(found.columns) == ["text", "id"]
+    [note] = found.notes(data)
+    assert "rows.CSV: 2 columns without a name are not written" in note
+    (tmp_path / "rows.csv.gz").write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(InputError, match="is compressed with gzip"):
+        survey(tmp_path / "rows.csv.gz", ["text"], "", render, skip_bad=False)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -118,11 +118,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("predict: --step needs RUN, without --adapter")
 
     from zojax.outputs import RowsFile
-    from zojax.tasks.records import FORMATS
+    from zojax.tasks.records import FORMATS, format_of
 
     path = Path("/dev/stdout") if str(args.output) == "-" else args.output
     output = RowsFile("--output", path, None, overwrite=args.overwrite)
-    if not output.is_stream and path.suffix.removeprefix(".") not in FORMATS:
+    if not output.is_stream and format_of(path) not in FORMATS:
         raise InputError(f"--output {args.output}: give a .csv, .jsonl or .parquet, or -")
     output.spare(args.data)
 
@@ -190,7 +190,13 @@ def predict(
     from zojax.prediction.rows import survey
     from zojax.prediction.tables import has_columns
     from zojax.tasks.dataset import get_task
-    from zojax.tasks.unlabelled import input_fields, label_names, unlabelled_example
+    from zojax.tasks.records import format_of
+    from zojax.tasks.unlabelled import (
+        input_fields,
+        label_names,
+        refuse_unknown_answers,
+        unlabelled_example,
+    )
 
     task, data = get_task(config.data), config.data
     if data.num_demos:
@@ -198,6 +204,7 @@ def predict(
             f"predict: data.num_demos={data.num_demos}, but it shows no demonstrations before a "
             "row; --set data.num_demos=0"
         )
+    refuse_unknown_answers(data, task)
     render = functools.partial(unlabelled_example, data, task)
     with console.status("looking through the rows"):
         fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
@@ -208,12 +215,12 @@ def predict(
         labels, has_probability=ranks, taken=found.columns, has_problem=data.skip_bad
     )
     output.expect(functools.partial(has_columns, names=columns.names))
-    dev = _load_dev(config, console) if data.calibration == "median" else []
+    dev, dev_hash = _load_dev(config, console) if data.calibration == "median" else ([], "")
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
-    job = work.Job(args.data, found, columns, output, path.suffix, args.keep_formulas)
+    job = work.Job(args.data, found, columns, output, format_of(path), args.keep_formulas)
     started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
-    identity, size = _identity(config, found, loaded), work.CHUNK_ROWS
+    identity, size = _identity(config, found, loaded, dev_hash), work.CHUNK_ROWS
     keep = kept_answers(place, identity, size, fresh=args.overwrite)
     with nullcontext() if output.is_stream else keep as partial:
         before, buckets = (partial.count, partial.buckets) if partial else (0, [])
@@ -234,7 +241,7 @@ def predict(
         "answered_before": before,
         "seconds": time.perf_counter() - started,
     }
-    return summary, tally.notes(task.max_new_tokens)
+    return summary, [*found.notes(args.data), *tally.notes(task.max_new_tokens)]
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
@@ -249,12 +256,13 @@ def in_words(summary: Mapping[str, Any]) -> str:
     return f"{rows:,} rows{now} in {seconds:.1f} s ({rate:,.{0 if rate >= 10 else 1}f} rows/s)"
 
 
-def _load_dev(config: Config, console: Console) -> list[Item]:
-    """The dev set, whose median calibrates the scores."""
-    from zojax.runs.setup import load_data
+def _load_dev(config: Config, console: Console) -> tuple[list[Item], str]:
+    """The dev set, whose median calibrates the scores, and its hash."""
+    from zojax.runs.setup import data_hash, load_data
 
     with console.status("reading the dev set"):
-        return load_data(config).dev
+        data = load_data(config)
+    return data.dev, data_hash(dataclasses.replace(data, train=[], eval=[]), with_answers=False)
 
 
 def _load_run(args: argparse.Namespace, config: Config, console: Console) -> Loaded:
@@ -287,7 +295,7 @@ def _load_base(args: argparse.Namespace, config: Config, console: Console) -> Lo
     return Loaded(model, stack_variants([lora]), version)
 
 
-def _identity(config: Config, found: Survey, loaded: Loaded) -> dict[str, str]:
+def _identity(config: Config, found: Survey, loaded: Loaded, dev_hash: str) -> dict[str, str]:
     """What must stay the same for work to go on, by the name that an error calls it."""
     import jax
 
@@ -296,10 +304,12 @@ def _identity(config: Config, found: Survey, loaded: Loaded) -> dict[str, str]:
 
     tree = to_dict(config)
     data = {name: value for name, value in tree["data"].items() if name != "skip_bad"}
-    settings = [data, tree["mesh"], tree["model"], config.run.eval_batch_size, jax.device_count()]
+    settings = [data, tree["mesh"], tree["model"], config.run.eval_batch_size]
     return {
         "data": found.digest,
+        "dev set": dev_hash,
         "model": loaded.version,
+        "devices": f"{jax.device_count()} {jax.default_backend()}",
         "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode()),
         "version of zojax": __version__,
     }

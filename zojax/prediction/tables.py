@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TextIO
 from zojax.errors import InputError
 from zojax.outputs import holds_rows
 from zojax.printing import to_json
+from zojax.tasks.records import format_of
 from zojax.tasks.task import Unusable
 
 Cells = Mapping[str, Any]
@@ -148,13 +149,13 @@ def has_columns(path: Path, names: Collection[str]) -> bool:
     """Whether a file is empty, or a table of the format of its suffix with these columns."""
     if not path.stat().st_size:
         return True
-    if path.suffix.lower() == ".csv":
+    if format_of(path) == "csv":
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
             start = io.StringIO(file.read(_HEADER_CHARACTERS), newline="")
         with contextlib.suppress(csv.Error):
             return set(names) <= set(next(csv.reader(start), ()))
         return False
-    if path.suffix.lower() == ".parquet":
+    if format_of(path) == "parquet":
         pyarrow, parquet = _import()
         with contextlib.suppress(pyarrow.ArrowException, OSError):
             return set(names) <= set(parquet.read_schema(path).names)

@@ -14,6 +14,7 @@ from zojax.prediction.predictor import Predictor
 from zojax.prediction.rows import Survey, in_chunks, read_rows
 from zojax.prediction.tables import changed, extend_parquet, write_csv, write_jsonl, write_parquet
 from zojax.scoring import PageShape
+from zojax.tasks.records import format_of
 
 CHUNK_ROWS = 512
 """The rows that are answered together; what is lost when the work is stopped."""
@@ -147,7 +148,7 @@ class Job:
         found: what is known of it.
         columns: the columns of the predictions.
         output: the file to write.
-        suffix: the output's format: ``.csv``, ``.parquet``, or anything else for JSON lines.
+        form: the output's format: ``csv``, ``parquet``, or anything else for JSON lines.
         keep_formulas: see :func:`zojax.prediction.tables.write_csv`.
     """
 
@@ -155,7 +156,7 @@ class Job:
     found: Survey
     columns: Columns
     output: RowsFile
-    suffix: str
+    form: str
     keep_formulas: bool = False
 
 
@@ -190,14 +191,14 @@ def answer_and_write(
 
 def _write_table(job: Job, file: BinaryIO, answers: Iterable[Answer]) -> None:
     columns, found = job.columns, job.found
-    if job.suffix == job.data.suffix == ".parquet":
+    if job.form == format_of(job.data) == "parquet":
         extend_parquet(file, job.data, columns.types, map(columns.cells, answers))
         return
     rows = _joined(job.data, columns, answers)
-    if job.suffix == ".csv":
+    if job.form == "csv":
         names = [*found.columns, *columns.names]
         write_csv(file, names, rows, keep_formulas=job.keep_formulas)
-    elif job.suffix == ".parquet":
+    elif job.form == "parquet":
         write_parquet(file, found.columns | columns.types, rows)
     else:
         write_jsonl(file, rows)
