@@ -132,7 +132,7 @@ def test_a_row_that_cannot_be_read_keeps_its_place(suffix, tmp_path):
     assert [row["prediction"] is None for row in rows] == [False, True, False]
     [note] = tally.notes(0)
     assert note == (
-        f"1 of 3 rows are bad, so their prediction is empty: {data}:3: has 3 cells, but the header "
+        f"1 of 3 rows is bad, so its prediction is empty: {data}:3: has 3 cells, but the header "
         "has 2"
     )
 

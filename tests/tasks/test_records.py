@@ -89,7 +89,7 @@ def test_csv_rows_are_named_by_the_line_they_begin_in(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("x", "has 1 cells, but the header has 2"),
+        ("x", "has 1 cell, but the header has 2"),
         ("x,1,y", "has 3 cells, but the header has 2"),
         ("1,x", "label 'x' has no word; labels are 0 (' bad'), 1 (' good')"),
     ],

@@ -120,8 +120,9 @@ class Tally:
         if self.bad:
             more = self.bad - len(self.problems)
             others = f"; and {more:,} more" if more else ""
+            are, their = ("is", "its") if self.bad == 1 else ("are", "their")
             notes.append(
-                f"{self.bad:,} {of_all} rows are bad, so their prediction is empty: "
+                f"{self.bad:,} {of_all} rows {are} bad, so {their} prediction is empty: "
                 f"{'; '.join(self.problems)}{others}"
             )
         if self.nonfinite:
@@ -132,9 +133,10 @@ class Tally:
         if self.cut:
             notes.append(cut_note(self.cut, self.rows, max_new_tokens))
         if self.truncated:
+            are, their = ("is", "its") if self.truncated == 1 else ("are", "their")
             notes.append(
-                f"{self.truncated:,} {of_all} prompts are too long, so that the model read only "
-                "their end (data.truncate=left)"
+                f"{self.truncated:,} {of_all} prompts {are} too long, so that the model read only "
+                f"{their} end (data.truncate=left)"
             )
         return notes
 

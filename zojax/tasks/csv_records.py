@@ -69,8 +69,9 @@ def _take(header: Sequence[str], record: _Record, name: str) -> Record:
     if record.problem:
         raise _damaged(record, name)
     if not _fits(cells, header):
+        plural = "s" * (len(cells) != 1)
         raise BadRowError(
-            f"{name}: has {len(cells)} cells, but the header has {len(header)}",
+            f"{name}: has {len(cells)} cell{plural}, but the header has {len(header)}",
             "with too many or too few cells",
         )
     for cell in cells:
