@@ -6,13 +6,14 @@ replaces a directory. A path is checked before the work begins and again when it
 """
 
 import errno
+import functools
 import os
 import re
 import shutil
 import stat
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,16 +64,20 @@ class RowsFile:
         option: the command-line option that gives it, for messages.
         path: the file's path.
         fields: the fields of every row; an existing file whose rows all have them counts as an
-            older output.
+            older output. None if :meth:`expect` says later what counts as one.
         overwrite: whether to replace an existing file that is something else.
 
     Raises:
         InputError: the file cannot or must not be written there.
     """
 
-    def __init__(self, option: str, path: Path, fields: Iterable[str], *, overwrite: bool = False):
-        self._name, self._path, self._fields = _named(option, path), path, frozenset(fields)
-        self._overwrite = overwrite
+    def __init__(
+        self, option: str, path: Path, fields: Iterable[str] | None, *, overwrite: bool = False
+    ):
+        self._name, self._path, self._overwrite = _named(option, path), path, overwrite
+        self._is_older: Callable[[Path], bool] = lambda existing: True
+        if fields is not None:
+            self._is_older = functools.partial(holds_rows, fields=frozenset(fields))
         self._read: list[Path] = []
         self._models: list[Path] = []
         self._check()
@@ -90,6 +95,15 @@ class RowsFile:
         return _descriptor(self._path) is not None or (
             self._path.exists() and not self._path.is_file()
         )
+
+    def expect(self, is_older: Callable[[Path], bool]) -> None:
+        """Declares what counts as an older output, which may be replaced.
+
+        Raises:
+            InputError: there is a file that is none.
+        """
+        self._is_older = is_older
+        self._check()
 
     def spare(self, *read: str | Path | None) -> None:
         """Declares files or directories that the command reads, and so must not replace.
@@ -181,7 +195,7 @@ class RowsFile:
         _check_access(self._name, target.parent, os.W_OK | os.X_OK)
         if exists:
             _check_access(self._name, target, os.W_OK)
-            if not _holds_rows(target, self._fields):
+            if not self._is_older(target):
                 self._check_overwrite(target)
 
     def _check_overwrite(self, target: Path) -> None:
@@ -324,7 +338,7 @@ def _check_access(name: str, path: Path, mode: int) -> None:
         raise InputError(f"{name}: {path} is not writable")
 
 
-def _holds_rows(path: Path, fields: frozenset[str]) -> bool:
+def holds_rows(path: Path, fields: frozenset[str]) -> bool:
     """Whether a file is empty or contains only JSON objects with these fields."""
     with path.open("rb") as file:
         start = file.read(_LOOKED_AT + 1)

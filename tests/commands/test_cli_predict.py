@@ -220,7 +220,7 @@ def test_truncated_prompts_are_noted_with_their_number(predict):
     _, _, err = predict(rows, code=2)
     assert "rows.jsonl:2: the sequence has" in err
     _, _, err = predict(rows, "out.jsonl", "--overwrite", "--set", "data.truncate=left")
-    assert "note: 1 of 2 prompts are too long, so that the model read only their end" in err
+    assert "note: 1 of 2 prompts is too long, so that the model read only its end" in err
 
 
 @pytest.mark.parametrize(

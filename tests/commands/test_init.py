@@ -29,9 +29,11 @@ def test_a_file_that_is_there_is_kept_unless_asked(run, table, refusal):
     assert run("init", "films.jsonl")[0] == 0
     (table.parent / "config.py").write_text("mine")
     line = refusal(run("init", "films.jsonl"))
-    assert line == "--output config.py: is there already; give another, or --force to replace it"
+    assert (
+        line == "--output config.py: is there already; give another, or --overwrite to replace it"
+    )
     assert (table.parent / "config.py").read_text() == "mine"
-    assert run("init", "films.jsonl", "--force")[0] == 0
+    assert run("init", "films.jsonl", "--overwrite")[0] == 0
     assert (table.parent / "config.py").read_text() != "mine"
 
 
@@ -39,7 +41,7 @@ def test_a_file_that_is_there_is_kept_unless_asked(run, table, refusal):
     ("arguments", "message"),
     [
         (["films.jsonl", "--output", "."], "is a directory; give a file"),
-        (["films.jsonl", "--output", "films.jsonl", "--force"], "ends in .py"),
+        (["films.jsonl", "--output", "films.jsonl", "--overwrite"], "ends in .py"),
         (["films.jsonl", "--output", "no/such/config.py"], "cannot be written"),
         (["nothing.csv"], "nothing.csv: no such file"),
         (["."], "train.jsonl: no such file"),
@@ -52,6 +54,23 @@ def test_what_cannot_be_read_or_written_is_named(run, table, refusal, arguments,
     assert not (table.parent / "config.py").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([f"{'n' * 300}.csv"], 2),
+        (["films.jsonl", "--output", f"{'n' * 300}.py"], 2),
+        (["films.jsonl", "--model", "m" * 5_000], 2),
+        (["films.jsonl", "--output", "a\nb.py"], 0),
+        (["films.jsonl", "--output", "a\udcff.py"], 0),
+    ],
+)
+def test_names_that_nobody_gives_are_read_or_refused_in_one_line(run, table, arguments, code):
+    found, _, err = run("init", *arguments)
+    assert (found, err.count("\n")) == (code, 1 if code else 0)
+    for file in table.parent.glob("*.py"):
+        compile(file.read_bytes(), "config.py", "exec")
+
+
 def test_a_device_is_written_to_and_not_replaced(run, table):
-    assert run("init", "films.jsonl", "--output", "/dev/null", "--force")[0] == 0
+    assert run("init", "films.jsonl", "--output", "/dev/null", "--overwrite")[0] == 0
     assert not os.path.isfile("/dev/null")

@@ -12,6 +12,7 @@ from zojax.prediction import work
 from zojax.prediction.answer import Answer, name_columns
 from zojax.prediction.partial import Partial, kept_answers
 from zojax.prediction.rows import survey
+from zojax.prediction.tables import has_columns
 from zojax.prediction.work import Job, Tally, answer_and_write
 from zojax.scoring import PageShape
 
@@ -82,7 +83,7 @@ def answered(data: Path, output: Path, predictor=None, *, keep_formulas=False) -
     found = survey(data, ["text"], "data.prompt", render, skip_bad=True)
     columns = name_columns(["short", "long, very"], has_probability=True, taken=found.columns)
     file = RowsFile("--output", output, ["prediction"], overwrite=True)
-    job = Job(data, found, columns, file, output.suffix, keep_formulas)
+    job = Job(data, found, columns, file, output.suffix.removeprefix("."), keep_formulas)
     place = output.with_name(f"{output.name}.partial")
     with kept_answers(place, IDENTITY, work.CHUNK_ROWS, fresh=False) as partial:
         return answer_and_write(job, predictor or Lengths(), partial, lambda done: None)
@@ -131,9 +132,58 @@ def test_a_row_that_cannot_be_read_keeps_its_place(suffix, tmp_path):
     assert [row["prediction"] is None for row in rows] == [False, True, False]
     [note] = tally.notes(0)
     assert note == (
-        f"1 of 3 rows are bad, so their prediction is empty: {data}:3: has 3 cells, but the header "
+        f"1 of 3 rows is bad, so its prediction is empty: {data}:3: has 3 cells, but the header "
         "has 2"
     )
+
+
+def test_a_column_says_what_is_wrong_with_each_bad_row():
+    columns = name_columns(["no", "yes"], has_probability=True, taken=(), has_problem=True)
+    answers = [
+        Answer("done", "yes", 0.75, [0.25, 0.75]),
+        Answer("bad", "a.csv:3: is too long"),
+        Answer("nonfinite"),
+    ]
+    told = [list(columns.cells(answer).values()) for answer in answers]
+    assert told[0] == ["yes", 0.75, 0.25, 0.75, None]
+    assert told[1] == [None, None, None, None, "a.csv:3: is too long"]
+    assert told[2] == [None, None, None, None, "the model's scores are not finite"]
+    assert [kind for [kind] in columns.types.values()] == [str, float, float, float, str]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_file_that_changes_while_it_is_read_is_an_error(suffix, count, tmp_path, monkeypatch):
+    data = write(tmp_path / f"rows.{suffix}", [{"text": "a"}] * 2)
+    fill = work._fill
+
+    def change(*args):
+        fill(*args)
+        write(data, [{"text": "a"}] * count)
+
+    monkeypatch.setattr(work, "_fill", change)
+    with pytest.raises(InputError, match="was changed while it was read"):
+        answered(data, tmp_path / f"out.{suffix}")
+    assert not (tmp_path / f"out.{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_value_of_parquet_that_no_prompt_could_hold_is_handed_on(suffix, tmp_path):
+    rows = [{"text": "a", "raw": b"\xff\x00"}, {"text": "b", "raw": b"fine"}]
+    answered(write(tmp_path / "rows.parquet", rows), tmp_path / f"out.{suffix}")
+    assert [row["raw"] for row in read(tmp_path / f"out.{suffix}")] == ["/wA=", "fine"]
+
+
+def test_columns_without_a_name_are_noted_and_suffixes_may_be_in_capitals(tmp_path):
+    data = tmp_path / "rows.CSV"
+    data.write_text(",text,Unnamed: 2,id,\n0,a fine film,x,7,\n")
+    found = survey(data, ["text"], "data.prompt", render, skip_bad=False)
+    assert list(found.columns) == ["text", "id"]
+    [note] = found.notes(data)
+    assert "rows.CSV: 2 columns without a name are not written" in note
+    (tmp_path / "rows.csv.gz").write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(InputError, match="is compressed with gzip"):
+        survey(tmp_path / "rows.csv.gz", ["text"], "", render, skip_bad=False)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -169,7 +219,8 @@ def test_what_is_not_answers_is_answered_again(end, tmp_path, monkeypatch):
 def test_answers_of_other_work_are_refused_or_begun_anew(name, tmp_path):
     partial = Partial(tmp_path / "a.partial", IDENTITY, 1, fresh=False)
     partial.append([Answer("done", "a")], [])
-    assert Partial(tmp_path / "a.partial", IDENTITY, 1, fresh=False).count == 1
+    for fresh in (False, True):
+        assert Partial(tmp_path / "a.partial", IDENTITY, 1, fresh=fresh).count == 1
     other = IDENTITY | {name: "3"}
     with pytest.raises(InputError, match=rf"of other work \(not the same {name}\)"):
         Partial(tmp_path / "a.partial", other, 1, fresh=False)
@@ -186,12 +237,28 @@ def test_two_commands_do_not_write_the_same_answers(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.partial"]
 
 
-def test_a_file_that_is_something_else_is_not_touched(tmp_path):
-    path = tmp_path / "a.partial"
-    path.write_text("a letter to my mother\n")
-    with pytest.raises(InputError, match="is not JSON"):
-        Partial(path, IDENTITY, 1, fresh=False)
-    assert path.read_text() == "a letter to my mother\n"
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("letter", ["a letter to my mother", "a letter\n", "{}\n"])
+def test_a_file_that_is_something_else_is_not_touched(letter, fresh, tmp_path):
+    path, link = tmp_path / "a.partial", tmp_path / "b.partial"
+    path.write_text(letter)
+    with pytest.raises(InputError, match="holds no answers of this command"):
+        Partial(path, IDENTITY, 1, fresh=fresh)
+    link.symlink_to(path)
+    with pytest.raises(InputError, match="is a link"):
+        Partial(link, IDENTITY, 1, fresh=fresh)
+    assert path.read_text() == letter
+
+
+@pytest.mark.parametrize("wanted", FORMATS)
+def test_an_older_output_is_known_by_its_columns(wanted, tmp_path):
+    data = write(tmp_path / "rows.jsonl", [{"text": "a"}])
+    output = tmp_path / f"out.{wanted}"
+    answered(data, output)
+    assert has_columns(output, ["prediction", "probability_long, very"])
+    assert not has_columns(output, ["prediction", "probability_other"])
+    output.write_text("a letter to my mother\n")
+    assert not has_columns(output, ["prediction"])
 
 
 def test_values_that_differ_in_type_are_json_in_parquet(tmp_path):

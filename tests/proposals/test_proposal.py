@@ -240,6 +240,14 @@ def test_lengths_are_tokens_of_a_model_at_hand(tmp_path, tiny_model):
     assert (elsewhere.lengths.longest, elsewhere.config.data.max_length) > (300, 300)
 
 
+def test_the_limit_leaves_room_for_the_longest_answer(tmp_path):
+    texts = [f"{text(i % 60)} {i}" for i in range(200)]
+    table = [{"question": one, "answer": f"it is the {i}th"} for i, one in enumerate(texts)]
+    table[7]["answer"] = "so " * 400
+    lengths = propose(write(tmp_path, "jsonl", table)).lengths
+    assert 400 < lengths.room <= lengths.limit
+
+
 def test_files_are_as_ruff_writes_them_and_read_the_rows(tmp_path):
     """Each proposal is written, formatted, loaded, and reads its table without an error."""
     written = tmp_path / "configs"

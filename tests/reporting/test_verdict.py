@@ -44,6 +44,14 @@ def test_what_folds_into_an_adapter_dropped_is_told_if_it_is_much(share, words):
     assert [words in line for line in lines] == [True] * bool(words)
 
 
+@pytest.mark.parametrize(("figure", "is_told"), [(0.375, True), (0.38, False)])
+def test_a_mean_f1_is_compared_with_that_of_the_most_frequent_answer(figure, is_told):
+    """Always to say the label of 6 of 10 has an F1 of 2·6/(6 + 10) for it, and 0 for the other."""
+    result = {"steps": 400, "best_step": 400, "metric": "macro_f1", "eval_macro_f1": figure}
+    lines = doubts(result, np.stack([FALLING, FALLING], axis=1), EXAMPLES)
+    assert ["37.5 % of always" in line for line in lines] == [True] * is_told
+
+
 def test_free_answers_have_no_most_frequent_label():
     answers = [Example("p", (" a\n",), 0, "x", answers=("a",))] * 3
     assert said(FALLING, accuracy=0.0, examples=answers) == ""

@@ -60,7 +60,7 @@ DAMAGED = {
     "a long line": (f"{'x' * MAX_CHARACTERS},1\n", LONG),
     "a long cell of short lines": ('"' + ("x" * 999 + "\n") * 1_200 + '",1\n', LONG),
     "cells too many": ("x,1,y\n", "has 3 cells, but the header has 2"),
-    "cells too few": ("x\n", "has 1 cells, but the header has 2"),
+    "cells too few": ("x\n", "has 1 cell, but the header has 2"),
     "a byte": ("caf\udce9,1\n", "is not UTF-8 (it has a byte 0xe9); save it as UTF-8"),
 }
 

@@ -89,7 +89,7 @@ def test_csv_rows_are_named_by_the_line_they_begin_in(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("x", "has 1 cells, but the header has 2"),
+        ("x", "has 1 cell, but the header has 2"),
         ("x,1,y", "has 3 cells, but the header has 2"),
         ("1,x", "label 'x' has no word; labels are 0 (' bad'), 1 (' good')"),
     ],
@@ -297,6 +297,25 @@ def test_rows_that_a_check_refuses_are_bad_too(spoilt):
     assert splits.skipped == 4  # two of either file
     assert set(numbers(splits.eval)) == set(range(1, 21)) - {3, 4}
     assert len(splits.train) == 14
+
+
+def test_a_label_whose_rows_are_all_too_long_is_an_error_and_not_lost(tmp_path):
+    def check(example):
+        if example.label == 1:
+            raise InputError(f"{example.name}: is too long")
+
+    write(tmp_path, "jsonl")
+    with pytest.raises(InputError, match=r"label '1' that could be chosen is bad.*is too long"):
+        load_splits(config(tmp_path, num_train=4, num_dev=2, skip_bad=True), check)
+
+
+def test_a_label_that_few_rows_have_and_none_to_learn_from_is_noted(tmp_path):
+    rows = [{"review": f"r{i}", "label": int(i == 7)} for i in range(40)]
+    write(tmp_path, "jsonl", rows)
+    notes = load_splits(config(tmp_path, num_train=1, num_dev=1)).notes
+    assert [note for note in notes if "no row" in note] == [
+        f"{tmp_path}/train.jsonl: no row with the label '1' is among those to learn from"
+    ]
 
 
 def test_too_few_good_rows_say_so(spoilt):

@@ -1,12 +1,20 @@
 """Rows without labels have the prompts and candidates of rows with them."""
 
+import contextlib
+
 import pytest
 
 from zojax.config import DataConfig
 from zojax.errors import InputError
 from zojax.tasks.dataset import TASKS, get_task
-from zojax.tasks.task import make_example
-from zojax.tasks.unlabelled import input_fields, label_names, unlabelled_example
+from zojax.tasks.example import Example
+from zojax.tasks.task import Task, make_example
+from zojax.tasks.unlabelled import (
+    input_fields,
+    label_names,
+    refuse_unknown_answers,
+    unlabelled_example,
+)
 
 ROWS = {
     "sst2": ({"sentence": "a film"}, {"label": 1}),
@@ -67,3 +75,15 @@ def test_rows_that_ask_for_a_free_answer_need_none():
     task = get_task(config)
     assert input_fields(config, task) == ("question",)
     assert unlabelled_example(config, task, {"question": "Why?"}, "a:1").prompt == "Why?"
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_known"),
+    [({"text": str, "label": int}, True), ({"label": str}, False), ({"text": str}, False)],
+)
+def test_a_task_of_ones_own_whose_answer_field_is_unknown_is_refused(fields, is_known, monkeypatch):
+    own = Task("mood", fields, lambda record, name: Example("", (), 0, name), "classification")
+    monkeypatch.setattr("zojax.tasks.unlabelled.is_foreign", lambda name: True)
+    refusal = contextlib.nullcontext() if is_known else pytest.raises(InputError, match="'label'")
+    with refusal:
+        refuse_unknown_answers(DataConfig("sst2", "some/dir"), own)

@@ -17,7 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
+from zojax.commands.options import (
+    COUNT,
+    JSON,
+    OVERWRITE,
+    RUN,
+    SET,
+    SKIP_BAD,
+    Option,
+    override_run,
+    spare_inputs,
+)
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
 
@@ -128,7 +138,7 @@ def evaluate_run(
         console: where progress is shown.
         step: the model after this many steps; None for the best on the dev set, or the last if the
             run was stopped before its first evaluation.
-        overrides: see :func:`override_run`.
+        overrides: see :func:`zojax.commands.options.override_run`.
         predictions: a file to write every example's answer to.
 
     Returns:
@@ -149,7 +159,7 @@ def evaluate_run(
 
     trained = run_dir.read_config(directory)
     config = override_run(trained, overrides)
-    _spare(predictions, config)
+    spare_inputs(predictions, config)
     journal = read_journal(directory / run_dir.JOURNAL)
     with console.status("reading data"):
         if config.data == trained.data:
@@ -191,7 +201,7 @@ def evaluate_config(
     from zojax.adapters.lora import load_lora
     from zojax.runs.setup import load_eval_data, load_model
 
-    _spare(predictions, config, adapter)
+    spare_inputs(predictions, config, adapter)
     with console.status("reading data"):
         data = load_eval_data(config)
     _tell(console, *data.splits.notes)
@@ -200,32 +210,6 @@ def evaluate_config(
         lora = {} if adapter is None else load_lora(adapter, model)
     summary = _evaluate(config, data, model, lambda carry: carry, lora, console, predictions)
     return summary if adapter is None else {"adapter": str(adapter), **summary}
-
-
-def override_run(config: Config, overrides: Sequence[str]) -> Config:
-    """Apply overrides that change a run's data, or the batches or devices of its evaluation.
-
-    Args:
-        config: the run's configuration.
-        overrides: as for :func:`zojax.config.apply_overrides`.
-
-    Raises:
-        InputError: an override is invalid, would mean another model, or changes nothing here.
-    """
-    from zojax.config import apply_overrides
-
-    overridden = apply_overrides(config, overrides)
-    for override in overrides:
-        name = override.partition("=")[0].strip()
-        part = name.partition(".")[0]
-        if part in ("data", "mesh") or name == "run.eval_batch_size":
-            continue
-        of_model = part in ("model", "train", "estimator", "space")
-        why = "would mean another model than the run's" if of_model else "changes nothing here"
-        raise InputError(
-            f"--set {override}: {why}; with RUN, give only data.*, mesh.* and run.eval_batch_size"
-        )
-    return overridden
 
 
 def _evaluate(
@@ -267,20 +251,6 @@ def _evaluate(
         "eval_examples": len(eval_set.items),
         **evaluation.report().as_dict(),
     }
-
-
-def _spare(predictions: RowsFile | None, config: Config, adapter: Path | None = None) -> None:
-    """Raise ``InputError`` if predictions would replace a file that is read for them."""
-    if predictions is None:
-        return
-    from zojax.tasks.data_files import possible_files
-    from zojax.tasks.dataset import get_task
-
-    predictions.spare_model(config.model.path, adapter)
-    predictions.spare(config.data.path)
-    if config.data.path is not None:
-        hub = get_task(config.data).hub
-        predictions.spare(*possible_files(Path(config.data.path), hub[1] if hub else None))
 
 
 def _tell(console: Console, *lines: str) -> None:

@@ -1,11 +1,16 @@
 """What commands share: adding a command to a parser, and the options that several have."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zojax.errors import InputError
+
 if TYPE_CHECKING:
+    from zojax.config import Config
     from zojax.journal.file import Journal
+    from zojax.outputs import RowsFile
 
 
 def count(text: str) -> int:
@@ -55,6 +60,52 @@ def read_run_journal(path: Path) -> "Journal":
     from zojax.journal.file import JOURNAL, read_journal
 
     return read_journal(path / JOURNAL if path.is_dir() else path)
+
+
+def override_run(config: "Config", overrides: Sequence[str]) -> "Config":
+    """Applies overrides that change a run's data, or the batches or devices of its evaluation.
+
+    Args:
+        config: the run's configuration.
+        overrides: as for :func:`zojax.config.apply_overrides`.
+
+    Raises:
+        InputError: an override is invalid, would mean another model, or changes nothing here.
+    """
+    from zojax.config import apply_overrides
+
+    overridden = apply_overrides(config, overrides)
+    for override in overrides:
+        name = override.partition("=")[0].strip()
+        part = name.partition(".")[0]
+        if part in ("data", "mesh") or name == "run.eval_batch_size":
+            continue
+        of_model = part in ("model", "train", "estimator", "space")
+        why = "would mean another model than the run's" if of_model else "changes nothing here"
+        raise InputError(
+            f"--set {override}: {why}; with RUN, give only data.*, mesh.* and run.eval_batch_size"
+        )
+    return overridden
+
+
+def spare_inputs(output: "RowsFile | None", config: "Config", adapter: Path | None = None) -> None:
+    """Raises ``InputError`` if an output would replace a file that the command reads.
+
+    Args:
+        output: the output; None if there is none.
+        config: the model and the data.
+        adapter: the directory of an adapter that is read, too.
+    """
+    if output is None:
+        return
+    from zojax.tasks.data_files import possible_files
+    from zojax.tasks.dataset import get_task
+
+    output.spare_model(config.model.path, adapter)
+    output.spare(config.data.path)
+    if config.data.path is not None:
+        hub = get_task(config.data).hub
+        output.spare(*possible_files(Path(config.data.path), hub[1] if hub else None))
 
 
 def add_command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:

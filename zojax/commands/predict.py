@@ -9,7 +9,8 @@ Example:
 
 The output has the rows' own columns and, behind them, prediction, probability
 (of the predicted label, among the labels) and a probability_LABEL for each
-label; or, if answers are generated, prediction alone. A command that was
+label; or, if answers are generated, prediction alone. With --skip-bad a column
+problem says which rows are bad, and why. A command that was
 stopped goes on where it was when it is given again; until it is done, its
 answers are in FILE.partial.
 
@@ -32,8 +33,17 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from zojax.commands.eval import override_run
-from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, SET, SKIP_BAD, Option
+from zojax.commands.options import (
+    COUNT,
+    JSON,
+    OVERWRITE,
+    RUN,
+    SET,
+    SKIP_BAD,
+    Option,
+    override_run,
+    spare_inputs,
+)
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
 
@@ -81,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "override a field; with RUN, data.*, mesh.* or run.eval_batch_size (repeatable)"
     setting: Option = SET | {"help": what}
     parser.add_argument("--set", **setting)
-    what = "leave the prediction of bad rows empty, and count them (--set data.skip_bad=true)"
+    what = "leave the prediction of bad rows empty, and say in a column problem what is wrong"
     skipping: Option = SKIP_BAD | {"help": what}
     parser.add_argument("--skip-bad", **skipping)
     parser.add_argument(
@@ -93,8 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="in CSV, write texts that a spreadsheet would run as formulas as they are",
     )
     overwriting: Option = OVERWRITE | {
-        "help": "replace FILE even if it is not an older output of this command, and answer all "
-        "rows anew"
+        "help": "replace FILE even if it is not an older output of this command, and drop partial "
+        "answers of other work"
     }
     parser.add_argument("--overwrite", **overwriting)
     parser.add_argument("--json", **JSON)
@@ -108,15 +118,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("predict: --step needs RUN, without --adapter")
 
     from zojax.outputs import RowsFile
-    from zojax.tasks.records import FORMATS
+    from zojax.tasks.records import FORMATS, format_of
 
     path = Path("/dev/stdout") if str(args.output) == "-" else args.output
-    output = RowsFile("--output", path, ("prediction",), overwrite=args.overwrite)
-    if not output.is_stream and path.suffix.removeprefix(".") not in FORMATS:
+    output = RowsFile("--output", path, None, overwrite=args.overwrite)
+    if not output.is_stream and format_of(path) not in FORMATS:
         raise InputError(f"--output {args.output}: give a .csv, .jsonl or .parquet, or -")
     output.spare(args.data)
 
-    from zojax.config.loading import load_config
+    from zojax.config.loading import load_config, split_name
     from zojax.distributed.platforms import check_platforms
     from zojax.programs.cache import keep_programs
     from zojax.runs import run_dir
@@ -129,7 +139,9 @@ def run(args: argparse.Namespace) -> int:
         if args.run
         else load_config(args.config, args.overrides)
     )
-    output.spare_model(config.model.path, args.adapter)
+    spare_inputs(output, config, args.adapter)
+    if args.config:
+        output.spare(split_name(args.config)[0])
     summary, notes = predict(args, config, output, path, console)
     for note in notes:
         warn(f"note: {note}")
@@ -176,8 +188,15 @@ def predict(
     from zojax.prediction.partial import kept_answers
     from zojax.prediction.predictor import Predictor
     from zojax.prediction.rows import survey
+    from zojax.prediction.tables import has_columns
     from zojax.tasks.dataset import get_task
-    from zojax.tasks.unlabelled import input_fields, label_names, unlabelled_example
+    from zojax.tasks.records import format_of
+    from zojax.tasks.unlabelled import (
+        input_fields,
+        label_names,
+        refuse_unknown_answers,
+        unlabelled_example,
+    )
 
     task, data = get_task(config.data), config.data
     if data.num_demos:
@@ -185,19 +204,23 @@ def predict(
             f"predict: data.num_demos={data.num_demos}, but it shows no demonstrations before a "
             "row; --set data.num_demos=0"
         )
+    refuse_unknown_answers(data, task)
     render = functools.partial(unlabelled_example, data, task)
     with console.status("looking through the rows"):
         fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
         found = survey(args.data, fields, setting, render, skip_bad=data.skip_bad)
-    dev = _load_dev(config, console) if data.calibration == "median" else []
-    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     ranks = task.kind != "generation"
     labels = label_names(task) if ranks else ()
-    columns = name_columns(labels, has_probability=ranks, taken=found.columns)
-    job = work.Job(args.data, found, columns, output, path.suffix, args.keep_formulas)
+    columns = name_columns(
+        labels, has_probability=ranks, taken=found.columns, has_problem=data.skip_bad
+    )
+    output.expect(functools.partial(has_columns, names=columns.names))
+    dev, dev_hash = _load_dev(config, console) if data.calibration == "median" else ([], "")
+    loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
+    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    job = work.Job(args.data, found, columns, output, format_of(path), args.keep_formulas)
     started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
-    identity, size = _identity(config, found, loaded), work.CHUNK_ROWS
+    identity, size = _identity(config, found, loaded, dev_hash), work.CHUNK_ROWS
     keep = kept_answers(place, identity, size, fresh=args.overwrite)
     with nullcontext() if output.is_stream else keep as partial:
         before, buckets = (partial.count, partial.buckets) if partial else (0, [])
@@ -218,7 +241,7 @@ def predict(
         "answered_before": before,
         "seconds": time.perf_counter() - started,
     }
-    return summary, tally.notes(task.max_new_tokens)
+    return summary, [*found.notes(args.data), *tally.notes(task.max_new_tokens)]
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
@@ -233,12 +256,13 @@ def in_words(summary: Mapping[str, Any]) -> str:
     return f"{rows:,} rows{now} in {seconds:.1f} s ({rate:,.{0 if rate >= 10 else 1}f} rows/s)"
 
 
-def _load_dev(config: Config, console: Console) -> list[Item]:
-    """The dev set, whose median calibrates the scores."""
-    from zojax.runs.setup import load_data
+def _load_dev(config: Config, console: Console) -> tuple[list[Item], str]:
+    """The dev set, whose median calibrates the scores, and its hash."""
+    from zojax.runs.setup import data_hash, load_data
 
     with console.status("reading the dev set"):
-        return load_data(config).dev
+        data = load_data(config)
+    return data.dev, data_hash(dataclasses.replace(data, train=[], eval=[]), with_answers=False)
 
 
 def _load_run(args: argparse.Namespace, config: Config, console: Console) -> Loaded:
@@ -271,7 +295,7 @@ def _load_base(args: argparse.Namespace, config: Config, console: Console) -> Lo
     return Loaded(model, stack_variants([lora]), version)
 
 
-def _identity(config: Config, found: Survey, loaded: Loaded) -> dict[str, str]:
+def _identity(config: Config, found: Survey, loaded: Loaded, dev_hash: str) -> dict[str, str]:
     """What must stay the same for work to go on, by the name that an error calls it."""
     import jax
 
@@ -280,10 +304,12 @@ def _identity(config: Config, found: Survey, loaded: Loaded) -> dict[str, str]:
 
     tree = to_dict(config)
     data = {name: value for name, value in tree["data"].items() if name != "skip_bad"}
-    settings = [data, tree["mesh"], tree["model"], config.run.eval_batch_size, jax.device_count()]
+    settings = [data, tree["mesh"], tree["model"], config.run.eval_batch_size]
     return {
         "data": found.digest,
+        "dev set": dev_hash,
         "model": loaded.version,
+        "devices": f"{jax.device_count()} {jax.default_backend()}",
         "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode()),
         "version of zojax": __version__,
     }

@@ -65,7 +65,7 @@ def _read_text(file: Path) -> list[Prompt]:
 
 
 def _read_records(file: Path) -> list[Prompt]:
-    if file.suffix not in (".jsonl", ".csv", ".parquet"):
+    if file.suffix.lower() not in (".jsonl", ".csv", ".parquet"):
         raise InputError(
             f"{file}: unknown format; give a .txt with one prompt per line, or a .jsonl, .csv or "
             ".parquet"

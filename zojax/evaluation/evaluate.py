@@ -4,6 +4,7 @@ Only the adapter state and the data set's prompts differ.
 """
 
 import dataclasses
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from zojax.adapters import stack_variants
 from zojax.distributed import layout_of
 from zojax.errors import InputError, first_few
-from zojax.evaluation.classes import Answers, class_report, macro_f1
+from zojax.evaluation.classes import Answers, ClassReport, class_report, macro_f1
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.evaluation.intervals import Interval, of_mean, wilson
 from zojax.evaluation.report import Report
@@ -87,8 +88,8 @@ class Evaluation:
         >>> [round(bound, 4) for bound in Evaluation([0.0, 1.0]).interval]
         [0.0945, 0.9055]
         """
-        if self.metric == "macro_f1" and self.answers is not None:
-            low, high = class_report(self.answers)["macro_f1_interval"]
+        if self.metric == "macro_f1" and self._classes is not None:
+            low, high = self._classes["macro_f1_interval"]
             return low, high
         if self.metric == "f1":
             return of_mean(np.array(self.values))
@@ -96,10 +97,19 @@ class Evaluation:
 
     def report(self) -> Report:
         """The figure with its interval, and a classifier's figures."""
-        classes = None if self.answers is None else class_report(self.answers)
         return Report(
-            self.metric, self.figure, self.interval, self.loss, len(self.nonfinite), classes
+            self.metric,
+            self.figure,
+            self.interval,
+            self.loss,
+            len(self.nonfinite),
+            self._classes,
         )
+
+    @functools.cached_property
+    def _classes(self) -> ClassReport | None:
+        """A classifier's figures, of which a bootstrap takes its time."""
+        return None if self.answers is None else class_report(self.answers)
 
     def in_doubt(self) -> str | None:
         """A line that counts and names the examples without an answer; None if there are none.

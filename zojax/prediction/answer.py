@@ -10,6 +10,8 @@ from zojax.reading import validate
 
 End = Literal["done", "bad", "nonfinite", "length"]
 
+_NONFINITE = "the model's scores are not finite"
+
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Stored = tuple[End, str | None, Probability | None, list[Probability], bool]
 
@@ -55,22 +57,36 @@ class Columns:
     Attributes:
         names: all of them, in order.
         has_probability: whether one of them is the predicted label's probability.
+        has_problem: whether the last one says why a row has no prediction.
     """
 
     names: tuple[str, ...]
     has_probability: bool
+    has_problem: bool = False
+
+    @property
+    def types(self) -> dict[str, set[type]]:
+        """The types of each column's values."""
+        texts = {self.names[0], *self.names[-1:]} if self.has_problem else {self.names[0]}
+        return {name: {str} if name in texts else {float} for name in self.names}
 
     def cells(self, answer: Answer) -> dict[str, Any]:
-        """A row's cells; None for each if there is no answer."""
+        """A row's cells; None for each but the problem if there is no answer."""
         if answer.end in ("bad", "nonfinite"):
-            return dict.fromkeys(self.names)
+            told = answer.prediction if answer.end == "bad" else _NONFINITE
+            return dict.fromkeys(self.names) | ({self.names[-1]: told} if self.has_problem else {})
         probability = [answer.probability] if self.has_probability else []
-        values = [answer.prediction, *probability, *answer.probabilities]
+        problem = [None] if self.has_problem else []
+        values = [answer.prediction, *probability, *answer.probabilities, *problem]
         return dict(zip(self.names, values, strict=True))
 
 
 def name_columns(
-    labels: Sequence[str], *, has_probability: bool, taken: Collection[str]
+    labels: Sequence[str],
+    *,
+    has_probability: bool,
+    taken: Collection[str],
+    has_problem: bool = False,
 ) -> Columns:
     """Names the columns of the predictions, none of which the rows have already.
 
@@ -78,6 +94,7 @@ def name_columns(
         labels: the labels' names; empty if each row has candidates of its own, or none.
         has_probability: whether candidates are ranked.
         taken: the names of the rows' own columns.
+        has_problem: whether bad rows are accepted, and a column says what is wrong with them.
 
     >>> name_columns(["no", "yes"], has_probability=True, taken=["text"]).names
     ('prediction', 'probability', 'probability_no', 'probability_yes')
@@ -85,7 +102,8 @@ def name_columns(
     ('zojax_prediction',)
     """
     of_all = ["prediction", *(["probability"] if has_probability else [])]
-    names = (*of_all, *(f"probability_{label}" for label in labels))
+    of_labels = (f"probability_{label}" for label in labels)
+    names = (*of_all, *of_labels, *(["problem"] if has_problem else []))
     while not set(names).isdisjoint(taken):
         names = tuple(f"zojax_{name}" for name in names)
-    return Columns(names, has_probability)
+    return Columns(names, has_probability, has_problem)

@@ -24,6 +24,8 @@ from zojax.reading import open_regular, parse_json, validate
 from zojax.scoring import PageShape
 
 _LONGEST_LINE = 256 << 20
+_BEGINNING = b'{"identity"'
+"""How such a file begins; any other is somebody else's."""
 
 _Size = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
 
@@ -58,7 +60,7 @@ class Partial:
         path: the file's path; need not exist.
         identity: what is answered, and by what, by name.
         chunk: the number of rows of every chunk but the last.
-        fresh: whether to begin anew, whatever the file has.
+        fresh: whether to begin anew if the file has answers of other work.
 
     Attributes:
         count: the number of answers so far.
@@ -66,19 +68,19 @@ class Partial:
         is_done: whether the answers are no longer needed; set by whoever has written them.
 
     Raises:
-        InputError: the file is of other work, or cannot be read or written.
+        InputError: the file is of other work or no such file, or cannot be read or written.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, str], chunk: int, *, fresh: bool):
         self.path, self.count, self.buckets, self.is_done = path, 0, list[PageShape](), False
         self._chunk = chunk
-        exists = os.path.lexists(path) and not fresh
-        end = self._check(identity) if exists else 0
+        exists = os.path.lexists(path)
+        end = self._check(identity, fresh=fresh) if exists else 0
         for answers, buckets, behind in self._lines() if end else ():
             self.count += len(answers)
             self.buckets, end = buckets, behind
         try:
-            self._file: BinaryIO = path.open("r+b" if exists else "wb")
+            self._file: BinaryIO = path.open("r+b" if exists else "xb")
             self._file.truncate(end)
             self._file.seek(end)
             if not end:
@@ -111,15 +113,24 @@ class Partial:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _check(self, identity: Mapping[str, str]) -> int:
-        """Compares the first line, and returns its length; 0 if it is not whole."""
+    def _check(self, identity: Mapping[str, str], *, fresh: bool) -> int:
+        """Compares the first line, and returns its length; 0 to begin anew."""
+        if self.path.is_symlink():
+            raise InputError(f"{self.path}: is a link; remove it, or give another --output")
         with open_regular(self.path) as (file, _):
             first = file.readline(_LONGEST_LINE)
+        if not (first.startswith(_BEGINNING) or _BEGINNING.startswith(first)):
+            raise InputError(
+                f"{self.path}: holds no answers of this command, which would keep its own there; "
+                "remove it, or give another --output"
+            )
         if not first.endswith(b"\n"):  # stopped before it was written
             return 0
         header = parse_json(first, str(self.path))
         known = validate(dict[str, dict[str, str]], header, str(self.path)).get("identity", {})
         if other := [name for name in identity if known.get(name) != identity[name]]:
+            if fresh:
+                return 0
             raise InputError(
                 f"{self.path}: holds answers of other work (not the same {', '.join(other)}); "
                 "remove it, give another --output, or begin anew with --overwrite"

@@ -9,8 +9,10 @@ from typing import Any
 import xxhash
 
 from zojax.errors import InputError, first_few
-from zojax.reading import open_regular
-from zojax.tasks.records import FORMATS, Row, iterate_rows
+from zojax.reading import is_file, open_regular
+from zojax.tasks.csv_records import count_nameless
+from zojax.tasks.file_kinds import refuse_other_kinds
+from zojax.tasks.records import FORMATS, Row, format_of, iterate_rows
 from zojax.tasks.task import Record
 
 Render = Callable[[Record, str], Any]
@@ -29,11 +31,24 @@ class Survey:
             for an integer of more than 64 bits).
         count: the number of rows, with the bad ones.
         digest: a hash of the file.
+        nameless: the number of its columns without a name, which are not read.
     """
 
     columns: dict[str, set[type]]
     count: int
     digest: str
+    nameless: int = 0
+
+    def notes(self, path: Path) -> list[str]:
+        """A line if not all columns are written."""
+        if not self.nameless:
+            return []
+        are = (
+            "1 column without a name is"
+            if self.nameless == 1
+            else (f"{self.nameless:,} columns without a name are")
+        )
+        return [f"{path}: {are} not written, such as the index of pandas; name what is to be kept"]
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, InputError | None]]:
@@ -65,9 +80,13 @@ def survey(
         InputError: the file cannot be read, has no rows, or no row has one of the fields; or a row
             is bad, and these are not to be skipped.
     """
-    if path.suffix.removeprefix(".") not in FORMATS:
+    if format_of(path) not in FORMATS:
+        if is_file(path):
+            refuse_other_kinds(path)
         raise InputError(f"--data {path}: give a .csv, .jsonl or .parquet")
     found = Survey({}, 0, _hash(path))
+    if format_of(path) == "csv":
+        found.nameless = count_nameless(path)
     refusal = ""
     for row, error in read_rows(path):
         found.count += 1

@@ -3,23 +3,27 @@
 import base64
 import contextlib
 import csv
-import datetime
-import decimal
 import io
+import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from zojax.errors import InputError
+from zojax.outputs import holds_rows
 from zojax.printing import to_json
+from zojax.tasks.records import format_of
+from zojax.tasks.task import Unusable
 
 Cells = Mapping[str, Any]
 """A row's cells by column."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_HEADER_CHARACTERS = 1 << 20
+_BATCH_ROWS = 1_024  # of a Parquet file, to uncompress at a time
 _GROUP_ROWS, _GROUP_CHARACTERS = 1 << 16, 64 << 20  # of a Parquet file's row group
 
 
@@ -107,17 +111,56 @@ def extend_parquet(
         for name, found in types.items():
             arrow = pyarrow.string() if _kind(found) == "str" else pyarrow.float64()
             schema = schema.append(pyarrow.field(name, arrow))
+        waiting: list[Any] = []
         with parquet.ParquetWriter(file, schema) as writer:
-            for batch in table.iter_batches(batch_size=_GROUP_ROWS):
-                cells = [next(predictions) for _ in range(batch.num_rows)]
+            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
+                cells = list(itertools.islice(predictions, batch.num_rows))
+                if len(cells) < batch.num_rows:
+                    raise changed(source)
                 added = [
                     pyarrow.array([row[name] for row in cells], schema.field(name).type)
                     for name in types
                 ]
                 whole = pyarrow.Table.from_arrays([*batch.columns, *added], schema=schema)
-                writer.write_table(whole)
+                waiting.append(whole)
+                if _is_group(waiting):
+                    writer.write_table(pyarrow.concat_tables(waiting))
+                    waiting.clear()
+            if waiting:
+                writer.write_table(pyarrow.concat_tables(waiting))
+        if next(predictions, None) is not None:
+            raise changed(source)
     except pyarrow.ArrowException as error:
         raise InputError(f"{source}: cannot be copied into a Parquet file ({error})") from None
+
+
+def _is_group(tables: Sequence[Any]) -> bool:
+    """Whether tables are enough for a row group."""
+    size = sum(table.nbytes for table in tables)
+    return size > _GROUP_CHARACTERS or sum(table.num_rows for table in tables) >= _GROUP_ROWS
+
+
+def changed(path: Path) -> InputError:
+    """The error of a file that has other rows than before."""
+    return InputError(f"{path}: was changed while it was read; give the command again")
+
+
+def has_columns(path: Path, names: Collection[str]) -> bool:
+    """Whether a file is empty, or a table of the format of its suffix with these columns."""
+    if not path.stat().st_size:
+        return True
+    if format_of(path) == "csv":
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            start = io.StringIO(file.read(_HEADER_CHARACTERS), newline="")
+        with contextlib.suppress(csv.Error):
+            return set(names) <= set(next(csv.reader(start), ()))
+        return False
+    if format_of(path) == "parquet":
+        pyarrow, parquet = _import()
+        with contextlib.suppress(pyarrow.ArrowException, OSError):
+            return set(names) <= set(parquet.read_schema(path).names)
+        return False
+    return holds_rows(path, frozenset(names))
 
 
 def _import() -> tuple[Any, Any]:
@@ -156,7 +199,8 @@ def _as_kind(value: Any, kind: str) -> Any:
     if value is None:
         return None
     if kind == "json":
-        return value if isinstance(value, str) else to_json(_plain(value))
+        known = _plain(value)
+        return known if known is None or isinstance(known, str) else to_json(known)
     return float(value) if kind == "float" else value
 
 
@@ -170,6 +214,8 @@ def _as_text(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """A value of a Parquet file as what JSON can hold."""
+    if isinstance(value, Unusable):
+        return _plain(value.value)
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, bytes):
@@ -180,8 +226,4 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(of) for name, of in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(of) for of in value]
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
     return str(value)

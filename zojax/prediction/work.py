@@ -12,8 +12,9 @@ from zojax.prediction.answer import Answer, Columns
 from zojax.prediction.partial import Partial
 from zojax.prediction.predictor import Predictor
 from zojax.prediction.rows import Survey, in_chunks, read_rows
-from zojax.prediction.tables import extend_parquet, write_csv, write_jsonl, write_parquet
+from zojax.prediction.tables import changed, extend_parquet, write_csv, write_jsonl, write_parquet
 from zojax.scoring import PageShape
+from zojax.tasks.records import format_of
 
 CHUNK_ROWS = 512
 """The rows that are answered together; what is lost when the work is stopped."""
@@ -119,8 +120,9 @@ class Tally:
         if self.bad:
             more = self.bad - len(self.problems)
             others = f"; and {more:,} more" if more else ""
+            are, their = ("is", "its") if self.bad == 1 else ("are", "their")
             notes.append(
-                f"{self.bad:,} {of_all} rows are bad, so their prediction is empty: "
+                f"{self.bad:,} {of_all} rows {are} bad, so {their} prediction is empty: "
                 f"{'; '.join(self.problems)}{others}"
             )
         if self.nonfinite:
@@ -131,9 +133,10 @@ class Tally:
         if self.cut:
             notes.append(cut_note(self.cut, self.rows, max_new_tokens))
         if self.truncated:
+            are, their = ("is", "its") if self.truncated == 1 else ("are", "their")
             notes.append(
-                f"{self.truncated:,} {of_all} prompts are too long, so that the model read only "
-                "their end (data.truncate=left)"
+                f"{self.truncated:,} {of_all} prompts {are} too long, so that the model read only "
+                f"{their} end (data.truncate=left)"
             )
         return notes
 
@@ -147,7 +150,7 @@ class Job:
         found: what is known of it.
         columns: the columns of the predictions.
         output: the file to write.
-        suffix: the output's format: ``.csv``, ``.parquet``, or anything else for JSON lines.
+        form: the output's format: ``csv``, ``parquet``, or anything else for JSON lines.
         keep_formulas: see :func:`zojax.prediction.tables.write_csv`.
     """
 
@@ -155,7 +158,7 @@ class Job:
     found: Survey
     columns: Columns
     output: RowsFile
-    suffix: str
+    form: str
     keep_formulas: bool = False
 
 
@@ -190,20 +193,25 @@ def answer_and_write(
 
 def _write_table(job: Job, file: BinaryIO, answers: Iterable[Answer]) -> None:
     columns, found = job.columns, job.found
-    types = {name: {float} for name in columns.names} | {columns.names[0]: {str}}
-    if job.suffix == job.data.suffix == ".parquet":
-        extend_parquet(file, job.data, types, map(columns.cells, answers))
+    if job.form == format_of(job.data) == "parquet":
+        extend_parquet(file, job.data, columns.types, map(columns.cells, answers))
         return
     rows = _joined(job.data, columns, answers)
-    if job.suffix == ".csv":
+    if job.form == "csv":
         names = [*found.columns, *columns.names]
         write_csv(file, names, rows, keep_formulas=job.keep_formulas)
-    elif job.suffix == ".parquet":
-        write_parquet(file, found.columns | types, rows)
+    elif job.form == "parquet":
+        write_parquet(file, found.columns | columns.types, rows)
     else:
         write_jsonl(file, rows)
 
 
 def _joined(path: Path, columns: Columns, answers: Iterable[Answer]) -> Iterator[Mapping[str, Any]]:
-    for (row, _), answer in zip(read_rows(path), answers, strict=True):
+    rows = read_rows(path)
+    for answer in answers:
+        row, _ = next(rows, (None, None))
+        if row is None:
+            raise changed(path)
         yield {**(row.record or {}), **columns.cells(answer)}
+    if next(rows, None) is not None:
+        raise changed(path)

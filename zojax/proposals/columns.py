@@ -145,7 +145,8 @@ def _label(value: Any) -> str | None:
     if isinstance(value, str):
         if value in ("True", "TRUE", "False", "FALSE"):
             return value.lower()
-        return str(whole_number(value)) if re.fullmatch(r"[+-]?[0-9]{1,18}\.0*", value) else value
+        whole = whole_number(value) if "." in value else None
+        return value if whole is None else str(whole)
     if isinstance(value, bool):
         return json.dumps(value)
     whole = whole_number(value)

@@ -1,7 +1,9 @@
 """Proposes a whole configuration for a table: columns, words, numbers of rows, lengths, steps."""
 
 import dataclasses
+import heapq
 import math
+import os
 import random
 import re
 from collections.abc import Sequence
@@ -33,6 +35,8 @@ _TOKENISED = 100_000  # candidates, of which an example may have a thousand
 _MOST_TRAIN, _MOST_DEV, _MOST_EVAL = 100_000, 500, 2_000
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 30, 2_000, 20_000
 _BATCH = 16
+_LONG_ANSWERS = 20  # whose tokens are counted: the longest text need not have the most
+_LONGEST_NAME = 100  # bytes
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 _CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
 LEARNING_RATES = ((4096, 1e-7), (512, 1e-6), (0, 3e-4))
@@ -51,6 +55,7 @@ class Lengths:
         is_counted: whether tokens were counted, and not estimated from bytes.
         looked_at: how many examples were looked at.
         over: how many of them are over the limit.
+        room: the least limit that leaves room for the longest answer.
     """
 
     longest: int
@@ -58,6 +63,7 @@ class Lengths:
     is_counted: bool
     looked_at: int
     over: int
+    room: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +107,7 @@ def propose(
     Raises:
         InputError: the table cannot be read, or nothing can be learnt from it.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long
         raise InputError(f"{path}: no such file; give a .csv, .jsonl or .parquet file")
     if path.stem == "train" and is_table(path) and find_files(path.parent, "validation"):
         path = path.parent  # so that the file beside it is what a run evaluates on
@@ -121,14 +127,16 @@ def propose(
             f"{train.where}: has {count - num_bad:,} good rows{_also_bad(bad, train)}, which are "
             "too few to learn from and to hold some out"
         )
+    tables = [train] if validation is None else [train, validation]
+    good = [row for table in tables for row in table.rows if row.name not in bad.of(table)]
     sample = _draw([row for row in train.rows if row.name not in bad.of(train)], task)
     shape, tokenizer = _known(model)
-    lengths = _measure(sample, task, shape, tokenizer)
+    lengths = _measure(sample, _longest_answers(good, task), task, shape, tokenizer)
     data.num_dev = min(_MOST_DEV, max(1, rest // 5))
     data.num_train = min(_MOST_TRAIN, rest - data.num_dev)
     data.num_eval = min(_MOST_EVAL, held_out)
     data.max_length, data.truncate = lengths.limit, "left"
-    data.skip_bad = len(bad) > 0
+    data.skip_bad = len(bad) > 0 or lengths.room > lengths.limit
     width = shape.hidden_size if shape else None
     return Proposal(
         Config(
@@ -202,15 +210,28 @@ def _draw(rows: Sequence[Row], task: Task) -> list[Example]:
 
 def _known(model: str) -> tuple[DecoderConfig | None, Tokenizer | None]:
     """A model's shape and tokenizer, if they are on this machine."""
-    if Path(model).is_dir():
+    if os.path.isdir(model):
         return read_config(model), load_tokenizer(model, None)
     return PUBLISHED.get(model), None
 
 
+def _longest_answers(rows: Sequence[Row], task: Task) -> list[Example]:
+    """The examples with the longest free answers, or any one if all have the same candidates."""
+    made = (make_example(task, row.record or {}, row.name) for row in rows)
+    if task.candidates:
+        return [next(made)]
+    return heapq.nlargest(_LONG_ANSWERS, made, lambda example: len(example.candidates[0].encode()))
+
+
 def _measure(
-    sample: Sequence[Example], task: Task, shape: DecoderConfig | None, tokenizer: Tokenizer | None
+    sample: Sequence[Example],
+    longest: Sequence[Example],
+    task: Task,
+    shape: DecoderConfig | None,
+    tokenizer: Tokenizer | None,
 ) -> Lengths:
-    """Chooses the least limit of the usual ones that 99 % of the examples keep."""
+    """Chooses the least limit of the usual ones that 99 % of the examples and all answers keep."""
+    room = 1 + max(_room(example, task, tokenizer) for example in longest)
     sample = sample[: max(1, _TOKENISED // len(sample[0].candidates))]
     if tokenizer is not None:
         counts = [num_tokens(tokenise(tokenizer, e), task.max_new_tokens) for e in sample]
@@ -218,17 +239,23 @@ def _measure(
         counts = [_estimate(example, task) for example in sample]
     counts.sort()
     most = shape.max_position_embeddings if shape else _LENGTHS[-1]
-    usual = counts[math.ceil(0.99 * len(counts)) - 1]
+    usual = max(room, counts[math.ceil(0.99 * len(counts)) - 1])
     limit = next((length for length in _LENGTHS if length >= usual), _LENGTHS[-1])
     limit = min(limit, most)
     over = sum(length > limit for length in counts)
-    return Lengths(counts[-1], limit, tokenizer is not None, len(counts), over)
+    return Lengths(counts[-1], limit, tokenizer is not None, len(counts), over, room)
+
+
+def _room(example: Example, task: Task, tokenizer: Tokenizer | None) -> int:
+    """The number of tokens of an example's longest candidate, or answer to generate."""
+    if tokenizer is None:
+        return max(task.max_new_tokens, *map(_tokens_of, example.candidates))
+    return max(task.max_new_tokens, *map(len, tokenise(tokenizer, example).candidates))
 
 
 def _estimate(example: Example, task: Task) -> int:
     """About as many tokens as an example has at most, where no tokenizer is at hand."""
-    answer = max(map(_tokens_of, example.candidates))
-    return 1 + _tokens_of(example.prompt) + max(task.max_new_tokens, answer)
+    return 1 + _tokens_of(example.prompt) + _room(example, task, None)
 
 
 def _tokens_of(text: str) -> int:
@@ -253,4 +280,5 @@ def _run_name(path: Path) -> str:
     """A name for the run's directory."""
     name = path.resolve()
     stem = name.parent.name if name.stem == "train" else name.stem if is_table(path) else name.name
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:100] or "mine"
+    short = re.sub(r"[^\w.-]+", "_", stem).encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return short.strip("._-") or "mine"

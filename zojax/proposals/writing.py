@@ -1,5 +1,6 @@
 """Writes a proposed configuration as a Python file, with the reasons as comments."""
 
+import os
 import shlex
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ def as_python(proposal: Proposal, file: Path) -> str:
         "#",  # no name of a file stands in the first two lines, which may tell Python an encoding
         *_comment(f"It {_aim(proposal)} of {plain(config.data.path)}. Next:", ""),
         "#",
-        *(f"#     {command}" for command in next_commands(proposal, file)),
+        *(f"#     {plain(command)}" for command in next_commands(proposal, file)),
     ]
     body = [
         "",
@@ -133,7 +134,7 @@ def _train(proposal: Proposal) -> Iterator[str]:
 
 def _model(proposal: Proposal) -> Iterator[str]:
     model = proposal.config.model.path
-    if not Path(model).is_dir():
+    if not os.path.isdir(model):
         yield from _comment("Larger models learn more; facebook/opt-1.3b, for example, on a GPU.")
     yield f"        model=ModelConfig({quoted(model)}),"
 
@@ -214,10 +215,17 @@ def _why_rows(proposal: Proposal) -> str:
 
 
 def _why_bad(proposal: Proposal) -> str:
-    if not proposal.bad:
-        return ""
-    rows = "row is" if proposal.bad == 1 else "rows are"
-    return f"{proposal.bad:,} bad {rows} left out; the first: {plain(proposal.first_bad, 300)}."
+    told = list[str]()
+    if proposal.bad:
+        rows = "row is" if proposal.bad == 1 else "rows are"
+        first = plain(proposal.first_bad, 300)
+        told.append(f"{proposal.bad:,} bad {rows} left out; the first: {first}.")
+    if (room := proposal.lengths.room) > proposal.lengths.limit:
+        told.append(
+            f"The longest answer needs room for {room:,} tokens, more than the model has; such "
+            "rows are left out."
+        )
+    return " ".join(told)
 
 
 def _why_length(proposal: Proposal) -> str:

@@ -41,6 +41,7 @@ class Reporter:
         self._board = Board(directory / "tb")
         self._loss = self._speed = ""  # in words, as the bar has them
         self._dev: list[str] = []  # from the longest to the shortest
+        self._dev_step = first_step
         taken = _BAR_WIDTH + 2 * len(str(total_steps)) + 1 + _TIME_WIDTH
         self._room = console.width - taken - 3  # blanks between the columns
         self._bar = Progress(
@@ -86,7 +87,8 @@ class Reporter:
             self._last_line = done
             left = (self._total - done) / steps_per_second
             speed = f"{tokens_per_second:,.0f} tok/s · {steps_per_second:.3g} steps/s"
-            pieces = [self._loss, *self._dev[:1], speed, f"{left:.0f} s left"]
+            dev = self._dev[:1] if self._dev_step == done else []
+            pieces = [self._loss, *dev, speed, f"{left:.0f} s left"]
             self.line(done, " · ".join(pieces))
 
     def truncation(self, step: int, last: float, total: float) -> None:
@@ -109,6 +111,7 @@ class Reporter:
         measured = "" if loss is None else f", loss {loss:.4f}"
         figures = f"{in_percent(value)}{measured}"
         if split == "dev":  # always with its step, since the loss beside it is of a later one
+            self._dev_step = step
             self._dev = [f"dev {figures} @ {step}", f"dev {in_percent(value)} @ {step}"]
             self._show()
         if split == "dev" or step:  # the base model's figure on held-out data is told elsewhere

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zojax.evaluation.classes import Answers, macro_f1
 from zojax.tasks import Example
 
 _TRY_RATES = "try train.learning_rate three times larger, and three times smaller"
@@ -38,11 +39,12 @@ def doubts(
             "the best step is 0, the model as it was: nothing was learnt that helps on the dev "
             f"set; {_TRY_RATES}"
         )
-    majority = _majority(examples)
-    accuracy = result.get("eval_accuracy")
-    if majority is not None and accuracy is not None and accuracy <= majority:
+    metric = result.get("metric", "accuracy")
+    majority = _majority(examples, metric)
+    figure = result.get(f"eval_{metric}")
+    if majority is not None and figure is not None and figure <= majority:
         found.append(
-            f"the held-out accuracy of {100 * accuracy:.1f} % is not above the "
+            f"the held-out {metric} of {100 * figure:.1f} % is not above the "
             f"{100 * majority:.1f} % of always giving the most frequent answer"
         )
     return found + _unmoved(losses_sv) + _truncated(result.get("truncated", 0.0))
@@ -59,12 +61,16 @@ def _truncated(share: float) -> list[str]:
     ]
 
 
-def _majority(examples: Sequence[Example]) -> float | None:
-    """The share of the most frequent label; None for examples with free answers or of one label."""
+def _majority(examples: Sequence[Example], metric: str) -> float | None:
+    """The figure of the most frequent label; None for free answers, or if there is one label."""
     labels = Counter(example.label for example in examples if not example.answers)
     if len(labels) < 2:
         return None
-    return max(labels.values()) / len(examples)
+    [(most, count)] = labels.most_common(1)
+    if metric != "macro_f1":
+        return count / len(examples)
+    right = np.array([example.label for example in examples])
+    return macro_f1(Answers(examples[0].candidates, right, np.full_like(right, most)))
 
 
 def _unmoved(losses_sv: np.ndarray) -> list[str]:

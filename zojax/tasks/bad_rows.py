@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from zojax.errors import InputError, first_few
+from zojax.tasks.example import Example
 from zojax.tasks.row import BadRowError, Row
 from zojax.tasks.task import Task, make_example
 
@@ -133,6 +134,43 @@ def _check_lacking(
         f"{where}: no{among} has the {which}; take what no row has out of data.candidates, or "
         "write it as the file does"
     )
+
+
+def lost_labels(
+    table: Table, task: Task, bad: BadRows, learning: Sequence[Example], num_train: int
+) -> list[str]:
+    """A note that names the labels of which no row is learnt from, though the table has some.
+
+    Args:
+        table: the table to learn from.
+        task: its task.
+        bad: the bad rows, with those that could not be chosen, such as rows that are too long.
+        learning: the chosen examples: those to learn from, and then those for dev.
+        num_train: the number of those to learn from.
+
+    Raises:
+        InputError: a label is lost since its rows are bad.
+    """
+    names = task.labels or tuple(word.strip() for word in task.candidates)
+    learnt = {example.label for example in learning[:num_train]}
+    if len(learnt) == len(names):
+        return []
+    good = {example.label for example in learning}
+    there: set[int] = set()
+    for row in table.rows:
+        label = _label_of(row, task)
+        if isinstance(label, InputError):
+            continue
+        there.add(label)
+        if label not in good and (error := bad.of(table).get(row.name)):
+            raise InputError(
+                f"{table.where}: every row with the label {names[label]!r} that could be chosen is "
+                f"bad, so that nothing would learn it; the first: {error}"
+            )
+    lost = [repr(names[label]) for label in sorted(there - learnt)]
+    if not lost:
+        return []
+    return [f"{table.where}: no row with the label {first_few(lost)} is among those to learn from"]
 
 
 def _check_unknown(where: str, errors: Sequence[BadRowError], total: int) -> None:

@@ -53,13 +53,25 @@ def read_csv(path: Path) -> Iterator[tuple[str, Take]]:
             yield name, functools.partial(_take, header, record, name)
 
 
+def count_nameless(path: Path) -> int:
+    """The number of columns without a name, which are not read; those behind all others are none.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    record = next(_read(path, None), None)
+    names = [_NAMELESS.fullmatch(cell) is None for cell in record.cells] if record else []
+    return names[: max((i for i, is_named in enumerate(names) if is_named), default=0)].count(False)
+
+
 def _take(header: Sequence[str], record: _Record, name: str) -> Record:
     cells = record.cells
     if record.problem:
         raise _damaged(record, name)
     if not _fits(cells, header):
+        plural = "s" * (len(cells) != 1)
         raise BadRowError(
-            f"{name}: has {len(cells)} cells, but the header has {len(header)}",
+            f"{name}: has {len(cells)} cell{plural}, but the header has {len(header)}",
             "with too many or too few cells",
         )
     for cell in cells:

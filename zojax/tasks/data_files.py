@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zojax.errors import InputError, first_few
 from zojax.reading import is_file
-from zojax.tasks.records import FORMATS
+from zojax.tasks.file_kinds import refuse_other_kinds
+from zojax.tasks.records import FORMATS, format_of
 from zojax.text import plain
 
 _SPLITS = ("train", "validation", "test")
@@ -51,7 +52,8 @@ def is_table(path: Path) -> bool:
     """
     if not is_file(path):
         return False
-    if path.suffix.removeprefix(".") not in FORMATS:
+    if format_of(path) not in FORMATS:
+        refuse_other_kinds(path)
         raise InputError(
             f"{plain(path)}: is no table that can be read; save it as .jsonl, .csv or .parquet"
         )

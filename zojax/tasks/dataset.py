@@ -11,7 +11,7 @@ import numpy as np
 from zojax.config import DataConfig, foreign
 from zojax.config.messages import closest
 from zojax.errors import InputError
-from zojax.tasks.bad_rows import BadRows, Table, survey
+from zojax.tasks.bad_rows import BadRows, Table, lost_labels, survey
 from zojax.tasks.copa import COPA
 from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields
 from zojax.tasks.demonstrations import with_demonstrations
@@ -154,6 +154,8 @@ def load_splits(config: DataConfig, check: Check = _accept) -> Splits:
     held_out = _hold_out(evaluation, sizes.eval, config.seed, make, bad)
     notes += _beyond_eval(evaluation, task, sizes, bad)
     examples = learning[:num_train]
+    if task.hub is None and task.candidates:
+        notes += lost_labels(train, task, bad, learning, num_train)
     return Splits(
         _shuffle_labels(examples, config.seed) if config.shuffle_labels else examples,
         learning[num_train:],

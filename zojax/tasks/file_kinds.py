@@ -41,7 +41,7 @@ def refuse_other_kinds(path: Path) -> None:
                 raise InputError(f"{plain(path)}: {what}")
         if wide := _wide_encoding(head):
             raise _of_encoding(path, f"is {wide}", wide)
-        if path.suffix == ".jsonl" and _is_json_list(head):
+        if path.suffix.lower() == ".jsonl" and _is_json_list(head):
             raise InputError(
                 f"{plain(path)}: is one JSON list; write each of its objects on a line of its own "
                 "(jq -c '.[]')"

@@ -11,7 +11,7 @@ from zojax.config.messages import closest
 from zojax.errors import first_few
 from zojax.tasks.row import BadRowError
 
-_WHOLE = re.compile(r"[+-]?[0-9]{1,19}(\.0*)?")
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.0*)?")
 
 
 def as_label(value: Any, known: Container[str]) -> str | None:
@@ -44,6 +44,11 @@ def whole_number(value: Any) -> int | None:
 
     >>> whole_number(1.0), whole_number("1.0"), whole_number("one"), whole_number(True)
     (1, 1, None, None)
+
+    A code such as ``07`` is no number:
+
+    >>> whole_number("07"), whole_number("+1")
+    (None, None)
     """
     if isinstance(value, str):
         return int(value.partition(".")[0]) if _WHOLE.fullmatch(value) else None

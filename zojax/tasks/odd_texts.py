@@ -22,8 +22,9 @@ def odd_texts(
     """
     notes = _special(tokenizer.special, examples)
     if own_prompt and (count := sum(map(_ends_in_blank, examples))):
+        end = "ends" if count == 1 else "end"
         notes += (
-            f"{count:,} of {len(examples):,} prompts end in a blank, which most models expect at "
+            f"{count:,} of {len(examples):,} prompts {end} in a blank, which most models expect at "
             "the beginning of the next word: move it to the candidates",
         )
     return notes
@@ -43,9 +44,10 @@ def truncated(
     if not num_truncated:
         return ()
     whose = "data.max_length" if max_length < max_positions else "the model's positions"
+    have, lose = ("has", "loses") if num_truncated == 1 else ("have", "lose")
     return (
-        f"{num_truncated:,} of {num_examples:,} examples have more than "
-        f"{min(max_length, max_positions):,} tokens ({whose}), and lose the first ones",
+        f"{num_truncated:,} of {num_examples:,} examples {have} more than "
+        f"{min(max_length, max_positions):,} tokens ({whose}), and {lose} the first ones",
     )
 
 
@@ -57,9 +59,10 @@ def _special(tokens: Sequence[str], examples: Sequence[Example]) -> tuple[str, .
     if not found:
         return ()
     which = first_few(dict.fromkeys(repr(match[0]) for match in found), 3)
+    contain = "contains" if len(found) == 1 else "contain"
     return (
-        f"{len(found):,} of {len(examples):,} examples contain the model's special tokens "
-        f"({which}), which it reads as such and not as letters",
+        f"{len(found):,} of {len(examples):,} examples {contain} "
+        f"the model's special tokens ({which}), which it reads as such and not as letters",
     )
 
 

@@ -43,14 +43,23 @@ def iterate_rows(path: Path, on_bad: OnBad) -> Iterator[Row]:
     Raises:
         InputError: the file cannot be read.
     """
-    if path.suffix != ".parquet":
+    if format_of(path) != "parquet":
         refuse_other_kinds(path)
-    for name, take in _READERS[path.suffix.removeprefix(".")](path):
+    for name, take in _READERS[format_of(path)](path):
         try:
             yield Row(name, take())
         except InputError as error:
             on_bad(error)
             yield Row(name, None, error)
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's suffix names, whatever its letters' case.
+
+    >>> format_of(Path("Tickets.CSV"))
+    'csv'
+    """
+    return path.suffix.lower().removeprefix(".")
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Take]]:

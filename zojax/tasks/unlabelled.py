@@ -3,6 +3,8 @@
 from typing import Any
 
 from zojax.config import DataConfig
+from zojax.config.foreign import is_foreign
+from zojax.errors import InputError
 from zojax.tasks.custom import CUSTOM
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task, is_texts, make_example
@@ -34,6 +36,19 @@ def label_names(task: Task) -> tuple[str, ...]:
 def input_fields(config: DataConfig, task: Task) -> tuple[str, ...]:
     """The fields that a row must have to be answered: all but those that hold the answer."""
     return tuple(field for field in task.fields if field not in _stand_in(config, {}))
+
+
+def refuse_unknown_answers(config: DataConfig, task: Task) -> None:
+    """Refuses a task of a user's own module if nothing tells what stands in for its answers.
+
+    Raises:
+        InputError: it has no field ``label`` that holds an integer.
+    """
+    if is_foreign(config.task) and task.fields.get("label") not in (int, object):
+        raise InputError(
+            f"predict: task {config.task} has no field 'label' of int or object, so it is not "
+            "known which field holds the answer; name it so, or use data.task='custom'"
+        )
 
 
 def unlabelled_example(config: DataConfig, task: Task, record: Record, name: str) -> Example:
