@@ -98,7 +98,7 @@ def write(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(theta or config.rope_parameters.rope_theta)
     for add, value in extra.items():
-        getattr(writer, add)(value)
+        getattr(writer, add)(*value if isinstance(value, tuple) else (value,))
     for name, values in their_tensors(peer, architecture).items():
         stored = values
         if kind is not None and values.ndim == 2 and name.startswith("blk."):
@@ -170,6 +170,46 @@ def test_llama_3s_scaling_is_known_by_its_factors(tmp_path):
     )
     path = write(tmp_path / "other.gguf", peers.peer("llama"), "llama", 500_000.0, factors_of=1e4)
     assert "scales rotary positions as zojax does not know" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"add_rope_scaling_factor": 4.0}, ("linear", 4.0)),
+        ({"add_float32": ("llama.rope.scale_linear", 4.0)}, ("linear", 4.0)),
+        (
+            {"add_string": ("llama.rope.scaling.type", "none"), "add_rope_scaling_factor": 4.0},
+            ("default", None),
+        ),
+        ({"add_rope_dimension_count": 12, "add_rope_scaling_attn_factors": 1.0}, ("default", None)),
+    ],
+)
+def test_scalings_are_read_as_llama_cpp_reads_them(entries, expected, tmp_path):
+    path = write(tmp_path / "model.gguf", peers.peer("llama"), "llama", **entries)
+    rope = read_config(str(path)).rope_parameters
+    assert (rope.rope_type, rope.factor) == expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"add_rope_dimension_count": 8}, "rope.dimension_count is 8; zojax knows 12 only"),
+        ({"add_rope_scaling_attn_factors": 1.5}, "attn_factor is 1.5; zojax knows 1.0 only"),
+        ({"add_string": ("llama.attention.sliding_window", "x")}, "is 'x', not a number"),
+        ({"add_string": ("llama.rope.scaling.factor", "x")}, "factor"),
+        ({"add_tensor": ("rope_freqs.weight", np.zeros(0, np.float32))}, "zojax does not know"),
+        ({"add_tensor": ("rope_freqs.weight", np.ones(3, np.float32))}, "zojax does not know"),
+        ({"add_uint16": ("split.count", 3)}, "is one of 3 parts; join them with llama-gguf-split"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_one_line(entries, reason, tmp_path):
+    assert reason in refusal(
+        write(tmp_path / "model.gguf", peers.peer("llama"), "llama", **entries)
+    )
+
+
+def test_a_directory_with_nothing_but_a_file_is_told_apart(small):
+    assert f"has no config.json; give the GGUF file itself, {small}" in refusal(small.parent)
 
 
 KINDS = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]

@@ -126,6 +126,16 @@ SMALL = {
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             "scales the rotary positions of layers with a window",
         ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            "rope_parameters for all layers",
+        ),
+        (
+            "qwen2",
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            "rotary positions for each kind of layer",
+        ),
         ("gemma3", {"text_config": None}, "text_config: Input should be a valid dictionary"),
     ],
 )

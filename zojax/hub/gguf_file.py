@@ -102,12 +102,18 @@ def _parsed(path: Path, version: tuple[int, ...]) -> GgufHeader:
             if field.types and field.types[0] != GGUFValueType.ARRAY
         }
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        if not tensors:
+        parts = scalars.get("split.count", 1)
+        is_whole = parts in (0, 1)  # 0 where parts were joined
+        if is_whole and not tensors:
             raise ValueError("it holds no tensor")
     except Exception as error:  # the package checks little, so a damaged file raises many types
         raise InputError(
             f"{path}: truncated or not a GGUF file ({plain(error, 200)}); fetch it again"
         ) from error
+    if not is_whole:
+        raise InputError(
+            f"{path}: is one of {plain(parts, 20)} parts; join them with llama-gguf-split --merge"
+        )
     return GgufHeader(path, scalars, reader.fields, tensors)
 
 

@@ -83,6 +83,8 @@ def read_config(raw: Mapping[str, Any]) -> Gemma3Config:
 def _ropes(raw: Mapping[str, Any]) -> tuple[Rope, Rope]:
     """The rotary positions of layers without a window, and of those with one."""
     nested = validate(dict[str, Any], raw.get("rope_parameters") or {}, PLACE)
+    if nested.keys() - {FULL, SLIDING}:
+        raise InputError(f"{PLACE} has rope_parameters for all layers; Gemma 3 has them by kind")
     theta = raw.get("rope_theta") or 1_000_000.0
     far = raw.get("rope_scaling") or nested.get(FULL) or {}
     local = raw.get("rope_local_base_freq") or 10_000.0
