@@ -83,7 +83,9 @@ def _entries(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
         for name, value in header.metadata.items()
         if name.startswith(start)
     }
-    raw = {entry: _number(name, found[name]) for name, entry in _ENTRIES.items() if name in found}
+    raw: dict[str, Any] = {
+        entry: _number(name, found[name]) for name, entry in _ENTRIES.items() if name in found
+    }
     for needed in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if type(raw.get(needed)) is not int or raw[needed] < 1:
             raise InputError(f"config.json lacks {needed}")

@@ -26,7 +26,10 @@ def read_tokenizer(header: GgufHeader, special: Mapping[str, str | None]) -> Any
         special: special tokens other than the file's.
     """
     from transformers import PreTrainedTokenizerFast
-    from transformers.integrations.gguf import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import (
+        GGUF_TOKENIZER_MAPPING,
+        convert_gguf_tokenizer,
+    )
 
     described, settings = (
         _renamed(header, GGUF_TOKENIZER_MAPPING[group])
