@@ -1,7 +1,7 @@
 """Gemma 3 (2503.19786), of its text: most layers have a window and rotary positions of their own.
 
-The larger sizes are published with eyes, whose tensors are left aside: their text is
-``text_config`` in ``config.json``.
+The larger sizes are published as multimodal models, whose other tensors are left aside: their text
+is ``text_config`` in ``config.json``.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _DEFAULTS = {
     "head_dim": 256,
     "max_position_embeddings": 131_072,
 }
-"""What the files of the models with eyes leave out of ``text_config``."""
+"""What the files of the multimodal models leave out of ``text_config``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _ropes(raw: Mapping[str, Any]) -> tuple[Rope, Rope]:
 
 
 def read_text_config(raw: Mapping[str, Any]) -> Gemma3Config:
-    """Reads the text's part of the parsed ``config.json`` of a model with eyes."""
+    """Reads the text's part of the parsed ``config.json`` of a multimodal model."""
     text = validate(dict[str, Any], raw.get("text_config"), f"{PLACE}: text_config")
     outer = {k: raw[k] for k in ("tie_word_embeddings",) if k in raw}
     return read_config({**outer, **text})
@@ -179,10 +179,10 @@ FAMILY = Family(
     ),
 )
 
-WITH_EYES = FAMILY._replace(
+MULTIMODAL = FAMILY._replace(
     model_type="gemma3",
     architectures=("Gemma3ForConditionalGeneration",),
     read_config=read_text_config,
     published={},
 )
-"""The same, in checkpoints that also see; saved, they are of the text alone."""
+"""The same, in multimodal checkpoints; saved, they are of the text alone."""
