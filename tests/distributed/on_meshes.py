@@ -40,7 +40,6 @@ MESHES = {
     "1x1": MeshConfig(1, 1),
     "8x1": MeshConfig(8, 1),
     "4x2": MeshConfig(4, 2),
-    "2x4": MeshConfig(2, 4),
     "1x8": MeshConfig(1, 8),
     "4x2 fsdp": MeshConfig(4, 2, fsdp=True),
 }

@@ -29,7 +29,7 @@ CONFIG = OPTConfig(
     word_embed_proj_dim=WIDTH,
 )
 TOLERANCE = 1e-5
-MESHES = ["8x1", "4x2", "2x4", "1x8", "4x2 fsdp"]
+MESHES = ["8x1", "4x2", "1x8", "4x2 fsdp"]
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 
 pytestmark = pytest.mark.slow
@@ -90,8 +90,8 @@ def test_directions_are_drawn_to_the_same_bits(mesh, told):
 
 
 def test_each_device_holds_its_share_of_the_heads(told):
-    shards = [told[f"{8 // n}x{n}"]["shard"] for n in (1, 2, 4, 8)]
-    assert shards == [[LAYERS, WIDTH // n, WIDTH] for n in (1, 2, 4, 8)]
+    shards = [told[f"{8 // n}x{n}"]["shard"] for n in (1, 2, 8)]
+    assert shards == [[LAYERS, WIDTH // n, WIDTH] for n in (1, 2, 8)]
 
 
 def test_fsdp_splits_the_other_side_too_and_gathers_it_when_it_is_used(told):
@@ -107,7 +107,7 @@ def test_across_data_nothing_but_scores_is_exchanged(told):
     assert num_bytes == 4 * BATCH * CANDIDATES * (VARIANTS + 1)
 
 
-@pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
+@pytest.mark.parametrize("mesh", ["4x2", "1x8"])
 def test_a_layer_adds_up_twice_and_no_weight_is_gathered(mesh, told):
     """In the loop's body and in the last layer; and once each for embeddings and scores."""
     operations = [operation for operation, _ in told[mesh]["collectives"]]

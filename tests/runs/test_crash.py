@@ -9,7 +9,7 @@ import pytest
 
 from tests.campaigns import LONG
 
-KILLS = 300 if LONG else 8
+KILLS = 300 if LONG else 6
 CAMPAIGN = Path(__file__).with_name("crash_campaign.py")
 
 

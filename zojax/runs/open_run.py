@@ -217,9 +217,10 @@ def _set_up(
     is_left = done < config.steps
     if is_left:
         longest = max(bucket.tokens for bucket in batches)
+        sizes = "" if len(batches) == 1 else f"{len(batches)} sizes of "
         console.print(
-            f"compiling the step in the background, for {len(batches)} sizes of batches of up to "
-            f"{longest} tokens a page"
+            f"compiling the step in the background, for {sizes}batches of up to {longest} tokens a "
+            "page"
         )
         next_bucket = source(done)[0]
         batches = {next_bucket: batches[next_bucket], **batches}
