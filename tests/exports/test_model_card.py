@@ -27,7 +27,7 @@ from zojax.reading import read_json
 from zojax.runs import run_dir
 from zojax.runs.setup import load_data, load_model
 from zojax.scoring import candidate_scores, pack, score, shape_needed
-from zojax.tasks import encode
+from zojax.tasks.tokenize import fit, tokenise
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
@@ -186,7 +186,8 @@ def test_the_snippet_reads_texts_of_any_length_in_the_runs_dtype(
     engine = zojax.load(base, dtype=dtype)
     for prompt in (scope["prompt"], "the good long film was never as bad as the great one " * 3):
         example = zojax.Example(prompt, tuple(candidates.values()), 0, "a:1")
-        item = encode(engine.tokenizer, example, max_length=20, max_positions=32, truncate="left")
+        whole = tokenise(engine.tokenizer, example)
+        item = fit(whole, max_length=20, max_positions=32, truncate="left", bos=True)
         ours = [logprobs.mean() for logprobs in engine.score_items([item])[0]]
         theirs = scope["mean_logprobs"](prompt, list(candidates.values()))
         np.testing.assert_allclose(list(theirs.values()), ours, rtol=0, atol=error)

@@ -5,6 +5,7 @@ Files are written here by llama.cpp's rules: its names, its order of rotated row
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from flax.traverse_util import flatten_dict
 import zojax.demo
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, read_config, save
+from zojax.hub.gguf_file import read_header
+from zojax.hub.gguf_tokenizer import read_tokenizer
 from zojax.hub.saving import copy_beside_weights
 from zojax.models.rope import Rope
 
@@ -95,7 +98,7 @@ def write(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(theta or config.rope_parameters.rope_theta)
     for add, value in extra.items():
-        getattr(writer, add)(value)
+        getattr(writer, add)(*value if isinstance(value, tuple) else (value,))
     for name, values in their_tensors(peer, architecture).items():
         stored = values
         if kind is not None and values.ndim == 2 and name.startswith("blk."):
@@ -105,11 +108,15 @@ def write(
         writer.add_tensor(
             "rope_freqs.weight", llama_3_factors(factors_of or theta, config.head_dim)
         )
+    finish(writer)
+    return path
+
+
+def finish(writer) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def llama_3_factors(theta: float, d: int) -> np.ndarray:
@@ -163,6 +170,46 @@ def test_llama_3s_scaling_is_known_by_its_factors(tmp_path):
     )
     path = write(tmp_path / "other.gguf", peers.peer("llama"), "llama", 500_000.0, factors_of=1e4)
     assert "scales rotary positions as zojax does not know" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ({"add_rope_scaling_factor": 4.0}, ("linear", 4.0)),
+        ({"add_float32": ("llama.rope.scale_linear", 4.0)}, ("linear", 4.0)),
+        (
+            {"add_string": ("llama.rope.scaling.type", "none"), "add_rope_scaling_factor": 4.0},
+            ("default", None),
+        ),
+        ({"add_rope_dimension_count": 12, "add_rope_scaling_attn_factors": 1.0}, ("default", None)),
+    ],
+)
+def test_scalings_are_read_as_llama_cpp_reads_them(entries, expected, tmp_path):
+    path = write(tmp_path / "model.gguf", peers.peer("llama"), "llama", **entries)
+    rope = read_config(str(path)).rope_parameters
+    assert (rope.rope_type, rope.factor) == expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"add_rope_dimension_count": 8}, "rope.dimension_count is 8; zojax knows 12 only"),
+        ({"add_rope_scaling_attn_factors": 1.5}, "attn_factor is 1.5; zojax knows 1.0 only"),
+        ({"add_string": ("llama.attention.sliding_window", "x")}, "is 'x', not a number"),
+        ({"add_string": ("llama.rope.scaling.factor", "x")}, "factor"),
+        ({"add_tensor": ("rope_freqs.weight", np.zeros(0, np.float32))}, "zojax does not know"),
+        ({"add_tensor": ("rope_freqs.weight", np.ones(3, np.float32))}, "zojax does not know"),
+        ({"add_uint16": ("split.count", 3)}, "is one of 3 parts; join them with llama-gguf-split"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_one_line(entries, reason, tmp_path):
+    assert reason in refusal(
+        write(tmp_path / "model.gguf", peers.peer("llama"), "llama", **entries)
+    )
+
+
+def test_a_directory_with_nothing_but_a_file_is_told_apart(small):
+    assert f"has no config.json; give the GGUF file itself, {small}" in refusal(small.parent)
 
 
 KINDS = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
@@ -230,6 +277,59 @@ def test_the_tokenizer_is_that_of_the_checkpoint_and_is_saved_as_files(small, tm
     copy_beside_weights(small, tmp_path)
     again = load_tokenizer(str(tmp_path), None)
     assert (again.bos, again.ids(TEXT)) == (tokenizer.bos, tokenizer.ids(TEXT))
+    assert again.stop_ids == tokenizer.stop_ids
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / name).read_text())["eos_token_id"] == [2, 1]
+
+
+def test_the_tokenizer_is_that_of_the_librarys_own_way(small):
+    cls = peers.transformers.PreTrainedTokenizerFast
+    theirs = cls.from_pretrained(str(small.parent), gguf_file=small.name)
+    ours = load_tokenizer(str(small), None).tokens
+    assert ours(TEXT)["input_ids"] == theirs(TEXT)["input_ids"]
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert json.loads(ours.backend_tokenizer.to_str()) == json.loads(
+        theirs.backend_tokenizer.to_str()
+    )
+
+
+def test_a_tokenizer_needs_no_torch(small):
+    code = (
+        "import sys; sys.modules['torch'] = None; from zojax.hub import load_tokenizer; "
+        f"print(load_tokenizer({str(small)!r}, None).ids({TEXT!r}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert json.loads(found.stdout) == load_tokenizer(str(small), None).ids(TEXT), found.stderr
+
+
+@pytest.mark.parametrize(
+    ("entries", "begins"),
+    [
+        ({"model": "llama"}, True),
+        ({"model": "gpt2", "pre": "llama-bpe"}, True),
+        ({"model": "gpt2", "pre": "tekken"}, True),
+        ({"model": "gpt2", "pre": "qwen2"}, False),
+        ({"model": "gpt2"}, False),
+        ({"model": "gpt2", "pre": "llama-bpe", "add_bos": False}, False),
+        ({"model": "gpt2", "add_bos": True}, True),
+    ],
+)
+def test_bos_is_added_where_llama_cpp_adds_it(entries, begins, tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tokenizer_model(entries["model"])
+    if "pre" in entries:
+        writer.add_tokenizer_pre(entries["pre"])
+    if "add_bos" in entries:
+        writer.add_add_bos_token(entries["add_bos"])
+    writer.add_token_list(["<s>", "a", "b", "ab"])
+    writer.add_token_scores([0.0, -1.0, -2.0, -3.0])
+    writer.add_token_types([gguf.TokenType.CONTROL, *[gguf.TokenType.NORMAL] * 3])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    finish(writer)
+    tokens = read_tokenizer(read_header(tmp_path / "model.gguf"), {})
+    assert tokens("ab")["input_ids"] == ([0, 3] if begins else [3])
 
 
 def test_a_file_that_was_cut_is_refused_in_one_line(small, tmp_path):
@@ -249,9 +349,6 @@ def test_without_the_package_the_error_names_the_extra(small, monkeypatch):
 def test_an_architecture_that_is_not_known_is_named(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     line = refusal(tmp_path / "model.gguf")
     assert "holds a 'mamba' model; zojax reads GGUF files of 'llama', 'qwen2'" in line

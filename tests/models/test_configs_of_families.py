@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from zojax.errors import InputError, as_line
-from zojax.exports.model import check_whole
+from zojax.exports.model import check_no_larger_model
 from zojax.hub import load, save
 from zojax.hub.checkpoint_files import write_safetensors
 from zojax.hub.tensor_names import tensor_shapes
@@ -126,6 +126,16 @@ SMALL = {
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
             "scales the rotary positions of layers with a window",
         ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            "rope_parameters for all layers",
+        ),
+        (
+            "qwen2",
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            "rotary positions for each kind of layer",
+        ),
         ("gemma3", {"text_config": None}, "text_config: Input should be a valid dictionary"),
     ],
 )
@@ -198,7 +208,7 @@ def test_gemma_3_has_two_kinds_of_rotary_positions_in_either_form():
 
 
 @pytest.mark.usefixtures("compiled_quickly")
-def test_the_text_of_a_model_with_eyes_is_read_and_saved(tmp_path):
+def test_the_text_of_a_multimodal_model_is_read_and_saved(tmp_path):
     """With the names of its tensors as they are published, and as transformers has them."""
     torch = pytest.importorskip("torch")
     peers = pytest.importorskip("tests.models.peers")
@@ -224,9 +234,9 @@ def test_the_text_of_a_model_with_eyes_is_read_and_saved(tmp_path):
         ours = load(str(directory))
         assert ours.config == peers.peer("gemma3_text").ours.config
         with pytest.raises(InputError, match="is the text of a 'gemma3' model"):
-            check_whole(ours)
+            check_no_larger_model(ours)
     save(ours, tmp_path / "saved")
-    check_whole(load(str(tmp_path / "saved")))
+    check_no_larger_model(load(str(tmp_path / "saved")))
     again = peers.read_by_transformers(tmp_path / "saved")
     assert again.config.eos_token_id == 5
     ids = torch.arange(3, 15)[None]

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.journal.forging import forge
+from tests.journal.forging import DELETED, forge
 from zojax.errors import InputError
 from zojax.hub import load, save
 from zojax.journal.file import Journal, read_journal
@@ -105,6 +105,19 @@ def test_another_base_is_found_by_its_hash_and_by_its_losses(
     theirs = content_hash(load(str(base)).weights)
     lying = forged(journal, tmp_path, journal.records, base_hash=theirs)
     assert "have other losses" in audited(lying, trained, model=base).reasons[0]
+
+
+def test_a_header_that_names_no_base_model_is_a_reason_of_its_own(journal, trained, tmp_path):
+    nameless = forged(journal, tmp_path, journal.records, base_hash=DELETED)
+    assert audited(nameless, trained).reasons == [
+        "its header does not say which base model it is of"
+    ]
+
+
+def test_other_numbers_of_scalars_than_the_method_has_are_refused(journal, trained, tmp_path):
+    other = forged(journal, tmp_path, journal.records, **{"config.estimator.num_queries": 2})
+    with pytest.raises(InputError, match="num_queries in its header is 1, but a run of its"):
+        audited(other, trained)
 
 
 def test_another_seed_is_found_by_the_key_and_by_the_losses(journal, trained, tmp_path):

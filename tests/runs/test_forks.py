@@ -12,8 +12,10 @@ from tests.journal.forging import forge
 from tests.runs.outcomes import outcome
 from zojax.config import Config, apply_overrides
 from zojax.errors import InputError
+from zojax.hub import load, save
 from zojax.journal.file import read_journal
 from zojax.journal.replay import check_records
+from zojax.models import random_model
 from zojax.runs import run_dir
 from zojax.runs.fork import begin_fork, fork_config
 from zojax.runs.train import train
@@ -142,6 +144,29 @@ def test_the_same_command_goes_on_only_with_the_same_fork(parent, faster, tmp_pa
         begin_fork(parent, 2, config, QUIET)
     with pytest.raises(InputError, match="holds a run that is no fork"):
         begin_fork(faster, 3, fork_config(faster, parent, []), QUIET)
+
+
+def test_another_run_in_the_place_of_its_parent_is_not_a_forks_parent(parent, faster, tmp_path):
+    moved = shutil.copytree(parent, tmp_path / "parent")
+    config = fork_config(moved, tmp_path / "fork", ["train.seed=7"])
+    begin_fork(moved, 3, config, QUIET)
+    shutil.rmtree(moved)
+    shutil.copytree(fork(parent, tmp_path / "other", 1, "train.seed=3"), moved)
+    with pytest.raises(InputError, match=r"holds a fork of .* after step 3; choose another"):
+        begin_fork(moved, 3, config, QUIET)
+
+
+def test_a_forks_base_model_may_move_but_not_change(parent, tiny_model, tmp_path):
+    same = shutil.copytree(tiny_model, tmp_path / "same")
+    save(random_model(load(str(tiny_model)).config, seed=9), tmp_path / "weights")
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    shutil.copytree(tmp_path / "weights", other, dirs_exist_ok=True)
+    moved = fork_config(parent, tmp_path / "a", [f"model.path={same}", "model.bos_token_id=3"])
+    assert begin_fork(parent, 2, moved, QUIET) == 2
+    changed = fork_config(parent, tmp_path / "b", [f"model.path={other}"])
+    with pytest.raises(InputError, match="is another base model than that of"):
+        begin_fork(parent, 2, changed, QUIET)
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(

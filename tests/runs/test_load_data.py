@@ -1,5 +1,6 @@
 """From a configuration to token ids: what each kind of task gets, and what is left out."""
 
+import dataclasses
 import json
 import shutil
 
@@ -119,6 +120,17 @@ def test_truncated_texts_are_told_of_once_with_their_number(tiny_model, tmp_path
         data = load_data(config(tiny_model, tmp_path, **fields, max_length=max_length))
         note = f"4 of 24 examples have more than {limit}, and lose the first ones"
         assert data.splits.notes == (note,)
+
+
+def test_a_text_without_bos_loses_its_first_tokens_only(tiny_model, tmp_path, monkeypatch):
+    write(tmp_path, [{**row, "review": "one two three four five"} for row in REVIEWS])
+    fields = {**OWN, "truncate": "left", "max_length": 8}
+    bare = dataclasses.replace(load_tokenizer(str(tiny_model), None), bos=None)
+    monkeypatch.setattr("zojax.runs.setup.load_tokenizer", lambda *_: bare)
+    data = load_data(config(tiny_model, tmp_path, **fields))
+    for item, example in zip(data.train, data.splits.train, strict=True):
+        assert 0 < len(item.prompt) < len(bare.ids(example.prompt))
+        assert example.prompt.endswith(bare.text(item.prompt.tolist()))
 
 
 def test_candidates_that_tokenise_alike_name_the_first_row(tiny_model, tmp_path):

@@ -252,6 +252,10 @@ def test_no_kernel_is_chosen_that_lacks_a_window_or_a_soft_cap(platform):
     assert lowered(platform, 600, softcap=50.0) == []
     assert lowered(platform, 600, window=599) == []
     assert len(lowered(platform, 600, window=600)) == 1, "a window that reaches over the page"
+    traced = jnp.int32(700)  # one layer's, of several
+    assert lowered(platform, 600, window=traced) == []
+    assert lowered(platform, 600, window=traced, shortest_window=599) == []
+    assert len(lowered(platform, 600, window=traced, shortest_window=600)) == 1
 
 
 def capped(q, k, v, mask_ts, cap):

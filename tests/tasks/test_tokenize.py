@@ -9,7 +9,7 @@ import pytest
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer, load_tokenizer
 from zojax.tasks import Example
-from zojax.tasks.tokenize import encode, only_right_candidate, tokenise
+from zojax.tasks.tokenize import fit, only_right_candidate, tokenise
 
 LIMITS = {"max_length": 2048, "max_positions": 64, "truncate": "error"}
 
@@ -39,8 +39,12 @@ class Letters:
         return {"input_ids": [*map(ord, text)]}
 
 
-def letters(merged: str = "", vocab_size: int = 1000) -> Tokenizer:
-    return Tokenizer(Letters(merged), 2, vocab_size)
+def letters(merged: str = "", vocab_size: int = 1000, bos: int | None = 2) -> Tokenizer:
+    return Tokenizer(Letters(merged), bos, vocab_size)
+
+
+def encode(tokenizer: Tokenizer, example: Example, **limits):
+    return fit(tokenise(tokenizer, example), bos=tokenizer.bos is not None, **limits)
 
 
 def codes(text: str) -> list[int]:
@@ -106,6 +110,12 @@ def test_longest_candidate_decides_how_much_of_a_shared_prompt_is_dropped():
     )
     assert prompt + candidates[1] == mezo_truncate([2, *codes("abcdefghuvw")], 8)
     assert candidates == [codes("y"), codes("uvw")]
+
+
+def test_without_a_bos_only_the_first_tokens_of_a_text_are_dropped():
+    example = Example("abcdefgh", ("yz",), 0, "x")
+    limits = {"max_length": 5, "max_positions": 64, "truncate": "left"}
+    assert as_lists(encode(letters(bos=None), example, **limits))[0] == codes("fgh")
 
 
 def test_a_sequence_of_exactly_the_limit_is_left_whole():

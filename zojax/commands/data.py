@@ -110,7 +110,11 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     whole = functools.cache(functools.partial(tokenise, tokenizer))
     shorten = functools.partial(
-        fit, max_length=data.max_length, max_positions=positions, max_new_tokens=task.max_new_tokens
+        fit,
+        max_length=data.max_length,
+        max_positions=positions,
+        bos=tokenizer.bos is not None,
+        max_new_tokens=task.max_new_tokens,
     )
     refuse_long = data.skip_bad and data.truncate == "error"
 

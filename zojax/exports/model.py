@@ -69,7 +69,7 @@ def export_peft(
         dtype: the dtype of the factors.
     """
     base, method = load_base(exported.journal, exported.config, console, exported.step)
-    check_whole(base)
+    check_no_larger_model(base)
     locations, read_base = linear_locations(base), base_tensors(base)
     abstract_state = _abstract_adapter(method, base.weights)
     check_mergeable(abstract_state)
@@ -122,7 +122,7 @@ def export_peft(
     return summary
 
 
-def check_whole(base: Model) -> None:
+def check_no_larger_model(base: Model) -> None:
     """Raise ``InputError`` if a base is the text of a larger model, whose parts PEFT names."""
     if is_gguf(base.path):
         return

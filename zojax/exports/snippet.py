@@ -30,12 +30,7 @@ tokenizer = AutoTokenizer.from_pretrained({str(directory)!r})"""
 
 def peft_usage(config: Config, directory: Path) -> str:
     """Code for a directory of PEFT, on the run's base model."""
-    base, dtype = config.model.path, _dtype(config.model.dtype)
-    place = (
-        f"{str(Path(base).parent)!r}, gguf_file={Path(base).name!r}"
-        if is_gguf(base)
-        else repr(base)
-    )
+    place, dtype = _place(config.model.path), _dtype(config.model.dtype)
     load = f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -107,6 +107,10 @@ def _check_kind(directory: Path, path: str) -> None:
         return
     if is_file(directory / _ADAPTER):
         raise InputError(f"{path}: is an adapter; give its base model, and this as --adapter")
+    if files := sorted(filter(is_gguf, directory.glob("*.gguf"))):
+        raise InputError(
+            f"{path}: has no config.json; give the GGUF file itself, {plain(files[0])}"
+        )
     raise InputError(f"{path}: is not a Hugging Face checkpoint (it has no config.json)")
 
 

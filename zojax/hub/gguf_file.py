@@ -4,6 +4,8 @@ This module knows nothing of models.
 """
 
 import dataclasses
+import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,12 +33,18 @@ class GgufHeader:
     Attributes:
         path: the file.
         metadata: its entries that are no arrays, by name.
+        fields: all its entries as the package describes them, by name.
         tensors: its tensors as the package describes them, by their names in the file.
     """
 
     path: Path
     metadata: Mapping[str, Any]
+    fields: Mapping[str, Any]
     tensors: Mapping[str, Any]
+
+    def entry(self, name: str) -> Any:
+        """An entry of any kind; None if the file lacks it."""
+        return self.fields[name].contents() if name in self.fields else None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, in the order of Hugging Face's files."""
@@ -72,11 +80,20 @@ def read_header(path: Path) -> GgufHeader:
         InputError: the package is missing, or the file is no complete GGUF file.
     """
     try:
-        from gguf import GGUFReader, GGUFValueType
+        import gguf  # noqa: F401 - the line below is about its absence
     except ImportError:
         raise InputError(f"reading {path} needs gguf: pip install 'zojax[gguf]'") from None
-    with open_regular(path):  # refuses a FIFO, on which the package would hang
-        pass
+    with open_regular(path) as (file, _):  # refuses a FIFO, on which the package would hang
+        status = os.fstat(file.fileno())
+    return _parsed(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=2)  # parsing a large vocabulary takes seconds
+def _parsed(path: Path, version: tuple[int, ...]) -> GgufHeader:
+    """Reads a header, once for each version of a file."""
+    from gguf import GGUFReader, GGUFValueType
+
+    del version  # it only tells versions apart
     try:
         reader = GGUFReader(path)
         scalars = {
@@ -85,13 +102,19 @@ def read_header(path: Path) -> GgufHeader:
             if field.types and field.types[0] != GGUFValueType.ARRAY
         }
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        if not tensors:
+        parts = scalars.get("split.count", 1)
+        is_whole = parts in (0, 1)  # 0 where parts were joined
+        if is_whole and not tensors:
             raise ValueError("it holds no tensor")
     except Exception as error:  # the package checks little, so a damaged file raises many types
         raise InputError(
             f"{path}: truncated or not a GGUF file ({plain(error, 200)}); fetch it again"
         ) from error
-    return GgufHeader(path, scalars, tensors)
+    if not is_whole:
+        raise InputError(
+            f"{path}: is one of {plain(parts, 20)} parts; join them with llama-gguf-split --merge"
+        )
+    return GgufHeader(path, scalars, reader.fields, tensors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,17 +142,12 @@ class GgufFile:
     """
 
     def __init__(self, header: GgufHeader, sources: Mapping[str, Source]):
-        self.path = header.path
-        self._header, self._sources = header, sources
+        self.path, self.header = header.path, header
+        self._sources = sources
         self.tensors = {
             name: StoredTensor(name, header.shape(source.name), jnp.dtype("float32"))
             for name, source in sources.items()
         }
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """See :class:`GgufHeader`."""
-        return self._header.metadata
 
     def read_box(self, name: str, box: Box) -> np.ndarray:
         """Dequantises a part of a tensor, and its whole rows on the way."""
@@ -137,7 +155,7 @@ class GgufFile:
         rows = np.arange(first, last)
         if source.head_dim is not None:
             rows = side_by_side(rows, source.head_dim)
-        values = self._header.rows(source.name, rows) - np.float32(source.offset)
+        values = self.header.rows(source.name, rows) - np.float32(source.offset)
         return values[:, *slices(box[1:])]
 
     def close(self) -> None:

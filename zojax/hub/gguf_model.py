@@ -15,7 +15,7 @@ from zojax.hub.tensor_names import hf_names
 from zojax.models.family import DecoderConfig, Family, Gguf
 from zojax.models.model import abstract
 from zojax.models.registry import families
-from zojax.models.rope import Rope, frequencies
+from zojax.models.rope import frequencies, parse_rope
 from zojax.text import plain
 
 _ENTRIES = {
@@ -35,16 +35,16 @@ _ENTRIES = {
 """Entries of ``config.json`` by their names in the metadata, after that of the architecture."""
 
 _SCALINGS = {
-    "type": "rope_type",
-    "factor": "factor",
     "original_context_length": "original_max_position_embeddings",
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
 """Entries of ``rope_scaling`` by their names in the metadata, after ``rope.scaling``."""
 
+_ONLY = {"rope.scaling.attn_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0}
+"""Entries that zojax knows with one value only, which is also that of files without them."""
+
 _FACTORS = "rope_freqs.weight"
-_BEFORE_SCALING = 8192  # tokens in the texts before the scaling, in all sizes
 
 
 def read_gguf(path: Path) -> tuple[DecoderConfig, np.dtype, GgufFile]:
@@ -83,27 +83,48 @@ def _entries(header: GgufHeader, gguf: Gguf) -> dict[str, Any]:
         for name, value in header.metadata.items()
         if name.startswith(start)
     }
-    raw = {entry: found[name] for name, entry in _ENTRIES.items() if name in found}
-    scaling = {
-        entry: found[f"rope.scaling.{name}"]
-        for name, entry in _SCALINGS.items()
-        if f"rope.scaling.{name}" in found
+    raw: dict[str, Any] = {
+        entry: _number(name, found[name]) for name, entry in _ENTRIES.items() if name in found
     }
-    if scaling.get("rope_type", "none") != "none":
-        raw["rope_scaling"] = scaling
     for needed in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if type(raw.get(needed)) is not int or raw[needed] < 1:
             raise InputError(f"config.json lacks {needed}")
     if "token_embd.weight" not in header.tensors:
         raise InputError("it has no tensor token_embd.weight")
-    raw["vocab_size"] = header.shape("token_embd.weight")[0]
+    shape = header.shape("token_embd.weight")
+    if len(shape) != 2:
+        raise InputError(f"its tensor token_embd.weight is no matrix but has shape {shape}")
+    raw["vocab_size"] = shape[0]
     raw["tie_word_embeddings"] = "output.weight" not in header.tensors
     raw["attention_bias"] = "blk.0.attn_q.bias" in header.tensors
     raw["mlp_bias"] = "blk.0.ffn_up.bias" in header.tensors
     raw.setdefault("head_dim", raw["hidden_size"] // raw["num_attention_heads"])
-    if _FACTORS in header.tensors:
-        raw["rope_scaling"] = _scaling_by_bands(header, raw)
+    for name, known in {**_ONLY, "rope.dimension_count": raw["head_dim"]}.items():
+        if found.get(name, known) != known:
+            raise InputError(f"{name} is {plain(repr(found[name]), 40)}; zojax knows {known} only")
+    by_factors = _FACTORS in header.tensors
+    raw["rope_scaling"] = _by_factors(header, raw, gguf) if by_factors else _scaling(found)
     return raw
+
+
+def _number(name: str, value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name} is {plain(repr(value), 40)}, not a number")
+    return value
+
+
+def _scaling(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The entries of ``rope_scaling`` by llama.cpp's rules: linear unless a file says otherwise."""
+    kind = found.get("rope.scaling.type", "linear")
+    factor = found.get("rope.scaling.factor", found.get("rope.scale_linear"))
+    if kind == "none" or (kind == "linear" and not factor):
+        return None
+    others = {
+        entry: found[f"rope.scaling.{name}"]
+        for name, entry in _SCALINGS.items()
+        if f"rope.scaling.{name}" in found
+    }
+    return {"rope_type": kind, "factor": factor, **others}
 
 
 def _shortest(value: Any) -> Any:
@@ -111,20 +132,23 @@ def _shortest(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _scaling_by_bands(header: GgufHeader, raw: Mapping[str, Any]) -> dict[str, Any]:
+def _by_factors(header: GgufHeader, raw: Mapping[str, Any], gguf: Gguf) -> dict[str, Any]:
     """The scaling from which the file's factors of the frequencies come.
 
     The files have the factors in place of its numbers, of which but one differs between sizes.
     """
+    unknown = InputError(f"{_FACTORS} scales rotary positions as zojax does not know")
+    size = raw["head_dim"]
+    if gguf.scaling is None or header.shape(_FACTORS) != (size // 2,) or size < 2:
+        raise unknown
     factors_e = header.rows(_FACTORS)
-    theta, factor = float(raw.get("rope_theta", 10_000.0)), _shortest(float(factors_e.max()))
-    scaling = {"factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    rope = Rope(theta, "llama3", original_max_position_embeddings=_BEFORE_SCALING, **scaling)
-    size = 2 * len(factors_e)
-    wanted_e = frequencies(Rope(theta), size)[0] / frequencies(rope, size)[0]
+    theta = raw.get("rope_theta", 10_000.0)
+    scaling = {**gguf.scaling, "factor": _shortest(float(factors_e.max()))}
+    own, scaled = parse_rope({}, raw, theta), parse_rope(scaling, raw, theta)
+    wanted_e = frequencies(own, size)[0] / frequencies(scaled, size)[0]
     if not np.allclose(factors_e, wanted_e, rtol=1e-3):
-        raise InputError(f"{_FACTORS} scales rotary positions as zojax does not know")
-    return {"rope_type": "llama3", "original_max_position_embeddings": _BEFORE_SCALING, **scaling}
+        raise unknown
+    return scaling
 
 
 def _sources(header: GgufHeader, config: DecoderConfig, gguf: Gguf) -> dict[str, Source]:

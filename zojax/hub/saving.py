@@ -46,7 +46,10 @@ _BESIDE_WEIGHTS = (
 def copy_beside_weights(source: str | Path, directory: Path) -> None:
     """Copies a checkpoint's tokenizer and settings of generation into another's directory."""
     if is_gguf(source):
-        load_tokenizer(str(source), None).tokens.save_pretrained(directory)
+        tokenizer = load_tokenizer(str(source), None)
+        tokenizer.tokens.save_pretrained(directory)
+        if ends := tokenizer.stop_ids:
+            write_json(directory / "generation_config.json", {"eos_token_id": list(ends)})
         return
     for name in _BESIDE_WEIGHTS:
         if (Path(source) / name).is_file():
@@ -106,8 +109,12 @@ def save(
 def _other_entries(path: str) -> dict[str, Any]:
     """The entries of a checkpoint's ``config.json``, or those that its GGUF file has instead."""
     if path and is_gguf(path):
-        tokens = load_tokenizer(path, None).tokens
-        ids = {f"{kind}_token_id": getattr(tokens, f"{kind}_token_id") for kind in _TOKENS}
+        tokenizer = load_tokenizer(path, None)
+        ids = {
+            f"{kind}_token_id": getattr(tokenizer.tokens, f"{kind}_token_id") for kind in _TOKENS
+        }
+        if len(ends := tokenizer.stop_ids) > 1:
+            ids["eos_token_id"] = list(ends)
         return {name: token for name, token in ids.items() if token is not None}
     source = Path(path) / "config.json"
     return read_json(source) if path and source.is_file() else {}

@@ -5,22 +5,18 @@ import dataclasses
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from zojax.errors import InputError
 from zojax.hub.checkpoint import Checkpoint, find_checkpoint
+from zojax.hub.gguf_tokenizer import end_ids, read_tokenizer
 from zojax.hub.tokenizer_files import check_files, names_token, read_ends
 from zojax.models.registry import family_of
 from zojax.text import plain
 
 _MAX_BYTES = 4
 """The most bytes that a character has in UTF-8, and so the most tokens."""
-
-_ENDS = ("eos", "eot", "eom")
-"""Tokens that end a text, a turn or a message, as GGUF files name them."""
 
 _BOS_OPTIONS = "--set model.bos_token_id=ID (of generate: --bos-token-id ID)"
 
@@ -159,23 +155,17 @@ def _ends(checkpoint: Checkpoint) -> list[int]:
     """The ids of tokens that end a text, beside the tokenizer's own."""
     if checkpoint.gguf is None:
         return read_ends(checkpoint.path)
-    named = (checkpoint.gguf.metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in _ENDS)
-    return [token for token in named if isinstance(token, int)]
+    return end_ids(checkpoint.gguf.header)
 
 
 def _read(checkpoint: Checkpoint, special: Mapping[str, str | None]) -> Any:
     """A checkpoint's tokenizer, with other special tokens than its files name."""
-    library, directory = _library(), checkpoint.path
+    library = _library()
+    if checkpoint.gguf is not None:
+        return read_tokenizer(checkpoint.gguf.header, special)
     # A local path, not a hub id, for which it might fetch files that were not checked.
     safely = {"local_files_only": True, "trust_remote_code": False, **special}
-    if checkpoint.gguf is None:
-        return library.AutoTokenizer.from_pretrained(str(directory), **safely)
-    with tempfile.TemporaryDirectory() as alone:  # the library also reads what lies beside it
-        link = Path(alone) / "model.gguf"
-        link.symlink_to(checkpoint.path.resolve())
-        # AutoTokenizer needs PyTorch to read the model's kind from the file.
-        cls = library.PreTrainedTokenizerFast
-        return cls.from_pretrained(alone, gguf_file=link.name, **safely)
+    return library.AutoTokenizer.from_pretrained(str(checkpoint.path), **safely)
 
 
 def _library() -> Any:

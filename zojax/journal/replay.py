@@ -80,7 +80,7 @@ def _come_to(config: TrainConfig, steps: int) -> None:
         config.steps = max(config.steps, steps)
 
 
-def check_run(journal: Journal, config: Config, base_hash: str) -> None:
+def check_run(journal: Journal, config: Config, base_hash: str | None) -> None:
     """Raise ``InputError`` unless the journal belongs to this base model and these settings.
 
     Args:

@@ -31,7 +31,12 @@ _TRAIN = (
     "steps",
     "warmup_steps",
 )
-_MAY_CHANGE = {"model.path", "estimator.epsilon", *(f"train.{name}" for name in _TRAIN)}
+_MODEL = ("allow_nonfinite", "bos_token_id", "path")  # the weights are known by their hash
+_MAY_CHANGE = {
+    "estimator.epsilon",
+    *(f"model.{name}" for name in _MODEL),
+    *(f"train.{name}" for name in _TRAIN),
+}
 _PARTS_THAT_MAY_CHANGE = ("data", "run", "mesh")
 
 

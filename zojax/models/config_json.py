@@ -15,7 +15,7 @@ PLACE = "config.json"
 def read_fields(cls: type[C], raw: Mapping[str, Any], name: str, only: Mapping[str, Any]) -> C:
     """Reads the fields of a family's dataclass, which are named as in ``config.json``.
 
-    A field with a default may be missing, and null then means the default.
+    A field with a default may be missing; null is a value like any other, which only some allow.
 
     Args:
         cls: the dataclass.

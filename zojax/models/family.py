@@ -52,12 +52,15 @@ class Gguf(NamedTuple):
         paired_rows: whether the two rows of queries or keys that rotary positions turn together
             stand side by side, and not half a head apart.
         norm_offset: what the weights of norms are larger by than in the checkpoint.
+        scaling: the entries of ``rope_scaling`` but for ``factor``, where files have a tensor of
+            factors of the frequencies in their place; None where they have none.
     """
 
     architecture: str
     config: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda raw: {}
     paired_rows: bool = False
     norm_offset: float = 0.0
+    scaling: Mapping[str, Any] | None = None
 
 
 class Family(NamedTuple):

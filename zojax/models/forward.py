@@ -54,6 +54,7 @@ class Heads(NamedTuple):
         prefix: the pages' prefix, if their adapter has one.
         window: the maximum number of tokens of its own sequence that a query sees, including
             itself; may be traced, so that it can differ from layer to layer. None for no limit.
+        shortest_window: the shortest of all layers, if ``window`` is traced and it is known.
         softcap: the soft cap of the products of queries and keys, as in
             :func:`zojax.models.layers.soft_capped`.
     """
@@ -65,6 +66,7 @@ class Heads(NamedTuple):
     prefix: Prefix | None = None
     window: jax.Array | int | None = None
     softcap: float | None = None
+    shortest_window: int | None = None
 
 
 Attend = Callable[
@@ -106,9 +108,12 @@ class LayerForward:
         prefix: Prefix | None = None,
         window: jax.Array | int | None = None,
         softcap: float | None = None,
+        shortest_window: int | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The heads' output ``(p, r, h · d)`` and the new cache; arguments as in :class:`Heads`."""
-        heads = Heads(q_prhd, k_ptgd, v_ptgd, self.reads_pr, prefix, window, softcap)
+        heads = Heads(
+            q_prhd, k_ptgd, v_ptgd, self.reads_pr, prefix, window, softcap, shortest_window
+        )
         with jax.named_scope("attend"):
             out_prhd, cache = self.attend(self.layer, heads, self.cache)
         return out_prhd.reshape(*out_prhd.shape[:2], -1), cache

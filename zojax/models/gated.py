@@ -134,6 +134,7 @@ class Attention(nnx.Module):
             prefix_of(adapter, heads.keys),
             _window(heads.windows, forward.layer),
             heads.softcap,
+            min((window for window in heads.windows if window is not None), default=None),
         )
         return self.o_proj(out_prn, adapter.get("o_proj", {}), variants), cache
 

@@ -1,7 +1,7 @@
 """Gemma 3 (2503.19786), of its text: most layers have a window and rotary positions of their own.
 
-The larger sizes are published with eyes, whose tensors are left aside: their text is
-``text_config`` in ``config.json``.
+The larger sizes are published as multimodal models, whose other tensors are left aside: their text
+is ``text_config`` in ``config.json``.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _DEFAULTS = {
     "head_dim": 256,
     "max_position_embeddings": 131_072,
 }
-"""What the files of the models with eyes leave out of ``text_config``."""
+"""What the files of the multimodal models leave out of ``text_config``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +83,8 @@ def read_config(raw: Mapping[str, Any]) -> Gemma3Config:
 def _ropes(raw: Mapping[str, Any]) -> tuple[Rope, Rope]:
     """The rotary positions of layers without a window, and of those with one."""
     nested = validate(dict[str, Any], raw.get("rope_parameters") or {}, PLACE)
+    if nested.keys() - {FULL, SLIDING}:
+        raise InputError(f"{PLACE} has rope_parameters for all layers; Gemma 3 has them by kind")
     theta = raw.get("rope_theta") or 1_000_000.0
     far = raw.get("rope_scaling") or nested.get(FULL) or {}
     local = raw.get("rope_local_base_freq") or 10_000.0
@@ -93,7 +95,7 @@ def _ropes(raw: Mapping[str, Any]) -> tuple[Rope, Rope]:
 
 
 def read_text_config(raw: Mapping[str, Any]) -> Gemma3Config:
-    """Reads the text's part of the parsed ``config.json`` of a model with eyes."""
+    """Reads the text's part of the parsed ``config.json`` of a multimodal model."""
     text = validate(dict[str, Any], raw.get("text_config"), f"{PLACE}: text_config")
     outer = {k: raw[k] for k in ("tie_word_embeddings",) if k in raw}
     return read_config({**outer, **text})
@@ -177,10 +179,10 @@ FAMILY = Family(
     ),
 )
 
-WITH_EYES = FAMILY._replace(
+MULTIMODAL = FAMILY._replace(
     model_type="gemma3",
     architectures=("Gemma3ForConditionalGeneration",),
     read_config=read_text_config,
     published={},
 )
-"""The same, in checkpoints that also see; saved, they are of the text alone."""
+"""The same, in multimodal checkpoints; saved, they are of the text alone."""

@@ -74,8 +74,17 @@ def _published(
     return LlamaConfig(*sizes, rope, 1e-5, tied)
 
 
+_BANDS: Mapping[str, Any] = {
+    "rope_type": "llama3",
+    "original_max_position_embeddings": 8192,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+}
+"""The scaling of Llama 3.1 and later, of which only the factor differs between sizes."""
+
+
 def _longer(factor: float) -> Rope:
-    return Rope(500_000.0, "llama3", factor, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+    return Rope(500_000.0, factor=factor, **_BANDS)
 
 
 _LLAMA_2, _LLAMA_3 = Rope(), Rope(500_000.0)
@@ -126,5 +135,5 @@ FAMILY = Family(
     },
     ignored=gated.IGNORED,
     relative_positions=True,
-    gguf=Gguf("llama", paired_rows=True),
+    gguf=Gguf("llama", paired_rows=True, scaling=_BANDS),
 )

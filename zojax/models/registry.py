@@ -22,7 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     smollm3.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,
-    gemma3.WITH_EYES,
+    gemma3.MULTIMODAL,
 )
 """The families that come with zojax."""
 

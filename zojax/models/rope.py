@@ -94,6 +94,8 @@ default, linear, llama3, yarn
 def parse_rope(given: Any, raw: Mapping[str, Any], theta: Any) -> Rope:
     """Reads one object of ``rope_scaling`` or ``rope_parameters``; see :func:`read_rope`."""
     values = {k: v for k, v in validate(dict[str, Any], given, PLACE).items() if v is not None}
+    if any(isinstance(value, Mapping) for value in values.values()):
+        raise InputError(f"{PLACE} has rotary positions for each kind of layer, not for all")
     kind = values.get("rope_type") or values.get("type") or "default"
     known = ", ".join(_NEEDS)
     if not isinstance(kind, str) or kind not in _NEEDS:

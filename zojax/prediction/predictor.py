@@ -140,6 +140,7 @@ class Predictor:
             max_length=self._data.max_length,
             max_positions=self._model.config.max_position_embeddings,
             truncate=self._data.truncate,
+            bos=self._tokenizer.bos is not None,
             max_new_tokens=self._task.max_new_tokens,
         )
         return item, len(item.prompt) < len(whole.prompt)

@@ -25,6 +25,7 @@ from zojax.journal.replay import (
 )
 from zojax.journal.segments import header_key
 from zojax.reporting.bar import progress_bar
+from zojax.runs.rebuild import check_scalars
 from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.text import plain
 from zojax.training.interval import OwnedWeights
@@ -103,7 +104,8 @@ def audit(journal: Journal, config: Config, console: Console, *, steps: int, see
         np.random.default_rng(seed).choice(choice, min(steps, len(choice)), replace=False)
     )
     run = prepare(config, console)
-    check_run(journal, config, journal.header.base_hash or "")
+    check_run(journal, config, journal.header.base_hash)
+    check_scalars(journal, run.method)
     reasons = [*_wrong_hashes(journal, run), *_wrong_arithmetic(own, run)]
     if reasons:
         return Audit(first, done, [], reasons)
@@ -120,7 +122,9 @@ def audit(journal: Journal, config: Config, console: Console, *, steps: int, see
 def _wrong_hashes(journal: Journal, run: Run) -> list[str]:
     """Why the journal's header does not fit data, base model or seed."""
     header, reasons = journal.header, []
-    if header.base_hash != run.base_hash:
+    if header.base_hash is None:
+        reasons.append("its header does not say which base model it is of")
+    elif header.base_hash != run.base_hash:
         reasons.append(f"it is of another base model than {plain(run.config.model.path)}")
     if changed_data(journal, run.data_hash):
         reasons.append("it is of other data or another tokenizer")

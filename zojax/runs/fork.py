@@ -12,12 +12,13 @@ from zojax.files import write_json
 from zojax.journal.file import JOURNAL, Journal, JournalWriter, read_journal
 from zojax.journal.replay import check_records
 from zojax.journal.segments import check_fork, records_hash, segments_at
+from zojax.models import content_hash
 from zojax.programs.settings import check_chosen
 from zojax.reporting.progress import Progress, read_progress
 from zojax.runs import lock, run_dir
 from zojax.runs.create import check_size
 from zojax.runs.rebuild import best_step
-from zojax.runs.setup import load_data, run_data_hash
+from zojax.runs.setup import load_data, load_model, run_data_hash
 from zojax.text import plain
 from zojax.training.method import check_method, check_objective
 from zojax.version import __version__
@@ -82,6 +83,7 @@ def begin_fork(parent: Path, step: int | str | None, config: Config, console: Co
     with console.status("reading data"):
         data = load_data(config)
     check_objective(config, data.splits)
+    _check_base(journal, theirs, config, console)
     data_hash = run_data_hash(config, data)
     header = _header(journal, step, config, data_hash)
     is_of_same_data = data_hash == journal.header.data_hash and _data(config) == _data(theirs)
@@ -98,7 +100,7 @@ def _same_fork(journal: Journal, parent: Path, step: int | str | None) -> int:
         raise InputError(f"--output {directory}: holds a run that is no fork; choose another")
     last = header.segments[-1]
     is_same = os.path.abspath(parent) == last.run
-    if not is_same and os.path.exists(parent / JOURNAL):  # it may have been moved
+    if os.path.exists(parent / JOURNAL):  # it may have been moved, or begun anew in its place
         records = read_journal(parent / JOURNAL).records[: last.steps]
         is_same = len(records) == last.steps and records_hash(records) == last.records
     if not is_same or (isinstance(step, int) and step != last.steps):
@@ -107,6 +109,22 @@ def _same_fork(journal: Journal, parent: Path, step: int | str | None) -> int:
             "choose another"
         )
     return last.steps
+
+
+def _check_base(journal: Journal, theirs: Config, config: Config, console: Console) -> None:
+    """Refuses a base model in another place whose weights are others.
+
+    Several processes check this later, once all of them can load it together.
+    """
+    if config.model.path == theirs.model.path or jax.process_count() > 1:
+        return
+    with console.status("loading the model"):
+        found = content_hash(load_model(config).weights)
+    if found != journal.header.base_hash:
+        raise InputError(
+            f"--set model.path={plain(config.model.path)}: is another base model than that of "
+            f"{plain(journal.path.parent)}, {plain(theirs.model.path)}; a fork keeps it"
+        )
 
 
 def _chosen_step(journal: Journal, config: Config, step: int | str | None, console: Console) -> int:

@@ -142,7 +142,9 @@ def load_base(
     with console.status("loading the model"):
         base = load_model(config)
         check_run(journal, config, content_hash(base.weights))
-    return base, make_method(config, base, len(journal.records))
+    method = make_method(config, base, len(journal.records))
+    check_scalars(journal, method)
+    return base, method
 
 
 def rebuild_run(
@@ -163,6 +165,7 @@ def rebuild_run(
     check_records(journal, run.config.train)
     if not jnp.array_equal(jax.random.key_data(header_key(journal)), jax.random.key_data(run.key)):
         raise InputError(f"{journal.path}: key_data in its header is not of train.seed")
+    check_scalars(journal, run.method)
     owned, state, _ = rebuild(
         journal,
         run.method,
@@ -201,7 +204,7 @@ def rebuild(
 
     Args:
         journal: the run's journal, which has been checked to be of this base and this method
-            (:func:`check_run`, :func:`check_records`).
+            (:func:`check_run`, :func:`check_records`, :func:`check_scalars`).
         method: how the run trains.
         base: the base model's weights; their buffers are used up if anything is folded. The result
             has the same shapes, dtypes and shardings.
@@ -213,7 +216,6 @@ def rebuild(
     Returns:
         Weights, state, and the step of the checkpoint that they come from (0 is the base).
     """
-    _check_scalars(journal, method)
     replay = replay or make_replay(method, base.weights)
     steps = len(journal.records[:steps])
     if saved is None:
@@ -245,7 +247,7 @@ def rebuild(
     return *replay_journal(replay, journal, owned, steps, on_progress), 0
 
 
-def _check_scalars(journal: Journal, method: Method) -> None:
+def check_scalars(journal: Journal, method: Method) -> None:
     """Refuse records with other numbers of scalars than the run's method needs."""
     for name in ("num_queries", "num_variants"):
         theirs, ours = getattr(journal.header, name), getattr(method.estimator, name)

@@ -115,6 +115,7 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
             max_length=config.data.max_length,
             max_positions=max_positions,
             truncate=config.data.truncate,
+            bos=tokenizer.bos is not None,
             max_new_tokens=num_new,
         )
         if len(item.prompt) < len(whole.prompt):

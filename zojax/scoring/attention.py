@@ -194,9 +194,10 @@ def _attention(
     heads: Heads, visibility: Visibility, mask_pts: jax.Array, positions_pt: jax.Array
 ) -> jax.Array:
     """Attention of the queries that are read, or of all."""
-    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window, softcap = heads
-    if isinstance(window, int) and window >= k_ptgd.shape[1]:
-        window = None  # it reaches beyond the page
+    q_prhd, k_ptgd, v_ptgd, reads_pr, prefix, window, softcap, shortest = heads
+    shortest = window if isinstance(window, int) else shortest
+    if shortest is not None and shortest >= k_ptgd.shape[1]:
+        window = None  # it reaches beyond the page, in every layer
     if window is not None:
         mask_pts &= positions_pt[:, :, None] - positions_pt[:, None, :] < window
     if reads_pr is not None:

@@ -6,13 +6,12 @@ Internal: only the names of :mod:`zojax` itself are public, and this may change 
 from zojax.tasks.dataset import Splits, load_held_out, load_splits
 from zojax.tasks.example import Example
 from zojax.tasks.task import Task
-from zojax.tasks.tokenize import encode, tokenise
+from zojax.tasks.tokenize import tokenise
 
 __all__ = [
     "Example",
     "Splits",
     "Task",
-    "encode",
     "load_held_out",
     "load_splits",
     "tokenise",

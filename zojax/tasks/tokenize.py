@@ -96,34 +96,14 @@ def num_tokens(item: Item, max_new_tokens: int = 0) -> int:
     return len(item.prompt) + max(max_new_tokens, *map(len, item.candidates))
 
 
-def encode(
-    tokenizer: Tokenizer,
-    example: Example,
-    *,
-    max_length: int,
-    max_positions: int,
-    truncate: Literal["error", "left"],
-    max_new_tokens: int = 0,
-) -> Item:
-    """Tokenises an example (see :func:`tokenise`) and limits its length (see :func:`fit`)."""
-    return fit(
-        tokenise(tokenizer, example),
-        max_length=max_length,
-        max_positions=max_positions,
-        truncate=truncate,
-        max_new_tokens=max_new_tokens,
-        bos=tokenizer.bos is not None,
-    )
-
-
 def fit(
     item: Item,
     *,
     max_length: int,
     max_positions: int,
     truncate: Literal["error", "left"],
+    bos: bool,
     max_new_tokens: int = 0,
-    bos: bool = True,
 ) -> Item:
     """Limits an item's length.
 
@@ -133,8 +113,8 @@ def fit(
         max_positions: the number of positions that the model has.
         truncate: ``left`` drops the first prompt tokens of a longer sequence, but keeps the BOS, as
             MeZO does. The candidates share the prompt, so the longest of them decides how many.
-        max_new_tokens: the number of tokens to reserve for an answer that is to be generated.
         bos: whether the prompt starts with BOS.
+        max_new_tokens: the number of tokens to reserve for an answer that is to be generated.
 
     Raises:
         InputError: the example is too long and cannot or must not be truncated; the message names

@@ -139,6 +139,8 @@ def _loss(name: str) -> CandidateLoss:
 
 def check_method(config: Config) -> None:
     """Raises ``InputError`` if settings contradict each other, and says what would work."""
+    if config.train.objective is not None:
+        _loss(config.train.objective)  # refuses a name that means no objective
     estimator, space, train = config.estimator, config.space, config.train
     name = estimator.name
     redraws = on_weights(space) and redraw_interval(estimator, space) > 0
