@@ -89,7 +89,7 @@ def test_version_is_the_packages(run):
         ["eval", "runs/x", "--step", "-1"],
         ["eval", "runs/x", "--step", "ten"],
         ["score", "--model", "m", "--text", "t"],
-        ["score", "--model", "m", "--text", "t", "--candidate", "c", "--dtype", "int4"],
+        ["score", "--model", "m", "--text", "t", "--candidate", "c", "--dtype", "int2"],
     ],
     ids=" ".join,
 )
