@@ -152,7 +152,8 @@ def test_only_the_leader_writes_and_tells(on_two, undisturbed):
     assert f"step {STEPS}/{STEPS}" in told
     assert silence == ""
     assert files(directory) == files(undisturbed)
-    assert len(list((directory / "tb").iterdir())) == 2  # of four processes, and of two
+    # Of four processes, of two, and of the finished run's settings.
+    assert len(list((directory / "tb").iterdir())) == 3
 
 
 def test_one_process_goes_on_with_the_run_of_four_from_its_checkpoint(killed, undisturbed, place):
