@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 from fetch_smollm2 import DIRECTORY, NAME
+from rich.console import Console
 
+from tests.campaigns import LONG
+from zojax.commands.eval import evaluate_config
+from zojax.config import Config, DataConfig, ModelConfig, RunConfig
 from zojax.engine.loading import load
 
 gguf = pytest.importorskip("gguf")
@@ -37,3 +41,16 @@ def test_tensors_tokens_and_logprobs_are_those_of_transformers():
         expected = logprobs[np.arange(len(ids) - 1), ids[1:]]
         [found] = engine.logprobs([text])
         np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("calibration", "accuracy"), [("none", 0.516), ("median", 0.690)])
+@pytest.mark.skipif(not LONG, reason="takes minutes; with ZOJAX_LONG=1")
+def test_its_accuracy_on_sst2_is_the_known_one(calibration, accuracy, shared_data):
+    """Measured with another program, MeZO's template, 872 examples."""
+    config = Config(
+        ModelConfig(str(PATH)),
+        RunConfig("nowhere"),
+        DataConfig("sst2", str(shared_data / "sst2"), calibration=calibration),
+    )
+    result = evaluate_config(config, Console(quiet=True))
+    assert result["eval_accuracy"] == pytest.approx(accuracy, abs=0.005)
