@@ -82,7 +82,8 @@ def test_bad_rows_are_left_empty_and_counted(predict):
     assert [row.get("sentence") for row in rows] == ["a fine film", 5, None, "a dull film"]
     assert [row["prediction"] is None for row in rows] == [False, True, True, False]
     assert all(rows[1][name] is None for name in NAMES)
-    [line] = [line for line in err.splitlines() if line.startswith("note: ")]
+    base, line = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert "on the dev set is 0, the base model; 4 steps are done, choose one with --step" in base
     assert line.startswith("note: 2 of 4 rows are bad, so their prediction is empty: ")
     assert "rows.jsonl:2: sentence is 5" in line
     assert "rows.jsonl:3: no field 'sentence'" in line

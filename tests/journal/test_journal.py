@@ -81,6 +81,15 @@ def assert_recovers(path: Path, whole: bytes, keeps: int, loses: int) -> None:
 # --- What is written is what is read -------------------------------------------------------------
 
 
+def test_labels_keep_their_own_order_in_the_header(tmp_path):
+    """It is that of the answers' indices, and so of the hash of the data."""
+    data = {**HEADER["config"]["data"], "candidates": {"refund": " r", "other": " o"}}
+    header = {**HEADER, "config": {**HEADER["config"], "data": data}}
+    write(tmp_path / "journal.zj", 3, header=header)
+    found = read_journal(tmp_path / "journal.zj").header.config["data"]["candidates"]
+    assert list(found) == ["refund", "other"]
+
+
 def test_twenty_thousand_steps_take_less_than_a_megabyte(tmp_path):
     path, steps = tmp_path / "journal.zj", 20_000
     writer = JournalWriter.create(path, HEADER)

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from tests.journal.forging import DELETED, forge
+from zojax.commands.journal_audit import as_written
+from zojax.config import Config, DataConfig, ModelConfig, RunConfig, to_dict
 from zojax.errors import InputError
+from zojax.files import write_json
 from zojax.hub import load, save
 from zojax.journal.file import Journal, read_journal
 from zojax.journal.replay import step_keys
@@ -30,6 +33,9 @@ def audited(journal: Journal, path: Path, steps: int = 4, **places: Path) -> Aud
     for part, place in places.items():
         getattr(config, part).path = str(place)
     return audit(journal, config, make_console(quiet=True), steps=steps, seed=0)
+
+
+LABELS = {"refund": " refund", "other": " other"}
 
 
 @pytest.fixture
@@ -139,6 +145,18 @@ def test_the_command_ends_with_1_where_the_journal_is_not_of_these_data(trained,
     code, out, _ = run("journal", "audit", trained, "--set", "data.seed=1", "--json")
     assert code == 1
     assert json.loads(out)["verdict"].startswith("not from these data and this base model: ")
+
+
+def test_the_labels_order_is_that_of_the_run_where_a_journal_has_sorted_them(tmp_path):
+    beside = Config(
+        ModelConfig("m"), RunConfig("r"), DataConfig("custom", "d", prompt="{a}", candidates=LABELS)
+    )
+    write_json(tmp_path / "config.json", to_dict(beside))
+    data = dataclasses.replace(beside.data, candidates=dict(sorted(LABELS.items())))
+    found = as_written(dataclasses.replace(beside, data=data), tmp_path / "journal.zj")
+    assert list(found.data.candidates or ()) == list(LABELS)
+    other = dataclasses.replace(data, prompt="{b}")
+    assert as_written(dataclasses.replace(beside, data=other), tmp_path / "j.zj").data == other
 
 
 def test_a_run_without_steps_cannot_be_audited(journal, trained):

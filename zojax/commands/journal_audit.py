@@ -15,6 +15,7 @@ from zojax.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zojax.config import Config
     from zojax.runs.audit import Audit
 
 
@@ -47,10 +48,22 @@ def audit_journal(
     if not steps:
         raise InputError("--steps 0: an audit scores at least one step")
     journal = read_run_journal(path)
-    config = apply_overrides(run_configuration(journal), overrides)
+    config = apply_overrides(as_written(run_configuration(journal), journal.path), overrides)
     if model is not None:
         config.model.path = model
     return audit(journal, config, console, steps=steps, seed=seed)
+
+
+def as_written(config: Config, journal: Path) -> Config:
+    """A configuration with the labels in their own order, which older journals have sorted."""
+    from zojax.config import to_dict
+    from zojax.runs.run_dir import CONFIG, read_config
+
+    if not (journal.parent / CONFIG).is_file():
+        return config
+    beside = read_config(journal.parent)
+    is_same = to_dict(beside)["data"] == to_dict(config)["data"]
+    return dataclasses.replace(config, data=beside.data) if is_same else config
 
 
 def as_dict(found: Audit) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def predict(
     from zojax.prediction.partial import kept_answers
     from zojax.prediction.predictor import Predictor
     from zojax.prediction.rows import survey
-    from zojax.prediction.tables import has_columns
+    from zojax.prediction.tables import has_columns, import_arrow
     from zojax.tasks.dataset import get_task
     from zojax.tasks.records import format_of
     from zojax.tasks.unlabelled import (
@@ -205,6 +205,8 @@ def predict(
             "row; --set data.num_demos=0"
         )
     refuse_unknown_answers(data, task)
+    if path.suffix.lower() == ".parquet" and not output.is_stream:
+        import_arrow()
     render = functools.partial(unlabelled_example, data, task)
     with console.status("looking through the rows"):
         fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
@@ -225,7 +227,8 @@ def predict(
     with nullcontext() if output.is_stream else keep as partial:
         before, buckets = (partial.count, partial.buckets) if partial else (0, [])
         if before:
-            warn(f"{before:,} of {found.count:,} rows were answered before; the rest follows")
+            rest = "" if before == found.count else "; the rest follows"
+            warn(f"{before:,} of {found.count:,} rows were answered before{rest}")
         predictor = Predictor(config, task, loaded.model, loaded.pool, tokenizer, render, buckets)
         if dev:
             predictor.calibrate(dev)
@@ -251,6 +254,8 @@ def in_words(summary: Mapping[str, Any]) -> str:
     '1,500 rows, 1,000 of them answered now, in 4.0 s (250 rows/s)'
     """
     rows, before, seconds = (summary[name] for name in ("rows", "answered_before", "seconds"))
+    if rows == before:
+        return f"{rows:,} rows"
     rate = (rows - before) / seconds
     now = f", {rows - before:,} of them answered now," if before else ""
     return f"{rows:,} rows{now} in {seconds:.1f} s ({rate:,.{0 if rate >= 10 else 1}f} rows/s)"
@@ -274,6 +279,11 @@ def _load_run(args: argparse.Namespace, config: Config, console: Console) -> Loa
     trained = run_dir.read_config(args.run)
     placed = dataclasses.replace(trained, mesh=config.mesh)
     run = rebuild.load_run(journal, placed, console, args.step)
+    if args.step is None and run.steps == 0 and len(journal.records):
+        warn(
+            f"note: the best step of {args.run} on the dev set is 0, the base model; "
+            f"{len(journal.records)} steps are done, choose one with --step N"
+        )
     header = journal.header
     digest = xxhash.xxh3_128_hexdigest(journal.records[: run.steps].tobytes())
     version = f"base {header.base_hash}, key {header.key_data}, {run.steps} steps {digest}"
@@ -310,7 +320,7 @@ def _identity(config: Config, found: Survey, loaded: Loaded, dev_hash: str) -> d
         "dev set": dev_hash,
         "model": loaded.version,
         "devices": f"{jax.device_count()} {jax.default_backend()}",
-        "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings, sort_keys=True).encode()),
+        "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings).encode()),
         "version of zojax": __version__,
     }
 

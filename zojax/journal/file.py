@@ -129,7 +129,7 @@ def format_of(header: Header) -> int:
 
 
 def _encode_header(header: Mapping[str, Any], version: int) -> bytes:
-    text = json.dumps(header, sort_keys=True).encode()
+    text = json.dumps(header).encode()  # the order of a configuration's labels is theirs
     covered = MAGIC + version.to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
     return covered + xxhash.xxh32_intdigest(covered).to_bytes(4, "little")
 

@@ -81,7 +81,7 @@ def quoted(text: str) -> str:
 
 def write_parquet(file: BinaryIO, types: Mapping[str, set[type]], rows: Iterable[Cells]) -> None:
     """Writes a table whose columns have the types of their values, or JSON where these differ."""
-    pyarrow, parquet = _import()
+    pyarrow, parquet = import_arrow()
     kinds = {name: _kind(found) for name, found in types.items()}
     of_arrow = {
         "bool": pyarrow.bool_(),
@@ -104,7 +104,7 @@ def extend_parquet(
     file: BinaryIO, source: Path, types: Mapping[str, set[type]], predictions: Iterator[Cells]
 ) -> None:
     """Writes a Parquet file's own columns, unchanged, with the predictions beside them."""
-    pyarrow, parquet = _import()
+    pyarrow, parquet = import_arrow()
     try:
         table = parquet.ParquetFile(source)
         schema = table.schema_arrow
@@ -156,14 +156,15 @@ def has_columns(path: Path, names: Collection[str]) -> bool:
             return set(names) <= set(next(csv.reader(start), ()))
         return False
     if format_of(path) == "parquet":
-        pyarrow, parquet = _import()
+        pyarrow, parquet = import_arrow()
         with contextlib.suppress(pyarrow.ArrowException, OSError):
             return set(names) <= set(parquet.read_schema(path).names)
         return False
     return holds_rows(path, frozenset(names))
 
 
-def _import() -> tuple[Any, Any]:
+def import_arrow() -> tuple[Any, Any]:
+    """The library that writes Parquet; ``InputError`` if it is missing."""
     try:
         import pyarrow
         import pyarrow.parquet
