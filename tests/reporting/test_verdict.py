@@ -37,6 +37,18 @@ def test_a_run_that_learnt_nothing_is_told_so(given, words):
     assert bool(line) == bool(words)
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ([3.5, 4.5], "rose from 3.50 to 4.50: try train.learning_rate three times smaller"),
+        ([0.69, 0.68], "three times larger, and three times smaller"),
+    ],
+)
+def test_the_dev_loss_says_which_rate_to_try(losses, words):
+    result = {"best_step": 0, "dev_loss": dict(zip(("0", "9"), losses, strict=True))}
+    assert words in doubts(result, FALLING[:, None], EXAMPLES)[0]
+
+
 @pytest.mark.parametrize(("share", "words"), [(0.04, ""), (0.6, "dropped 60 % of the movement")])
 def test_what_folds_into_an_adapter_dropped_is_told_if_it_is_much(share, words):
     result = {"steps": 400, "best_step": 400, "truncated": share}

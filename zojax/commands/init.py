@@ -53,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Propose, write and say why."""
+    if not os.path.lexists(args.data):
+        raise InputError(f"{args.data}: no such file")
     _check_free(args.output, overwrite=args.overwrite)
     from pydantic import ValidationError
 

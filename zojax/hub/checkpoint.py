@@ -117,6 +117,8 @@ def _check_kind(directory: Path, path: str) -> None:
 def _download(hub_id: str, *, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
+    if hub_id.endswith(".gguf"):
+        raise InputError(f"{hub_id}: no such file")
     try:
         directory = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
         for pattern in WEIGHT_PATTERNS if with_weights else ():

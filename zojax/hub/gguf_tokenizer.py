@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zojax.hub.gguf_file import GgufHeader
+from zojax.models.family import SENTENCEPIECE
 
 _ENDS = ("eos", "eot", "eom")
 """Tokens that end a text, a turn or a message."""
@@ -59,4 +60,5 @@ def _renamed(header: GgufHeader, names: Mapping[str, str]) -> dict[str, Any]:
 def _begins_with_bos(described: Mapping[str, Any]) -> bool:
     """Whether llama.cpp adds BOS where a file does not say."""
     kind = described.get("tokenizer_type")
-    return kind == "llama" or (kind == "gpt2" and described.get("pre_tokenizer_type") in _WITH_BOS)
+    is_bytes_with_bos = kind == "gpt2" and described.get("pre_tokenizer_type") in _WITH_BOS
+    return kind == SENTENCEPIECE or is_bytes_with_bos

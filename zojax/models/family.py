@@ -43,6 +43,10 @@ class DecoderConfig(Protocol):
     def splits(self) -> Mapping[str, int]: ...  # noqa: D102
 
 
+SENTENCEPIECE = "llama"
+"""What llama.cpp calls a vocabulary of SentencePiece, whatever the family."""
+
+
 class Gguf(NamedTuple):
     """How llama.cpp's files describe a family.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from zojax.errors import InputError
 from zojax.hub import Tokenizer, load_tokenizer, read_config
+from zojax.hub.gguf_file import is_gguf
 from zojax.models.family import DecoderConfig
 from zojax.models.registry import PUBLISHED
 from zojax.proposals.choice import Choice, choose
@@ -210,7 +211,7 @@ def _draw(rows: Sequence[Row], task: Task) -> list[Example]:
 
 def _known(model: str) -> tuple[DecoderConfig | None, Tokenizer | None]:
     """A model's shape and tokenizer, if they are on this machine."""
-    if os.path.isdir(model):
+    if os.path.isdir(model) or is_gguf(model):
         return read_config(model), load_tokenizer(model, None)
     return PUBLISHED.get(model), None
 

@@ -13,6 +13,8 @@ from zojax.tasks import Example
 _TRY_RATES = "try train.learning_rate three times larger, and three times smaller"
 _FEWEST = 20
 """Steps at either end of a run below which the movement of its loss says nothing."""
+_MUCH_ROSE = 0.05
+"""Nats by which a dev loss has to rise before a smaller rate alone is advised."""
 _MUCH_TRUNCATED = 0.05
 """The share of the movement that folds into an adapter may drop without a word."""
 
@@ -37,7 +39,7 @@ def doubts(
     if result["best_step"] == 0:
         found.append(
             "the best step is 0, the model as it was: nothing was learnt that helps on the dev "
-            f"set; {_TRY_RATES}"
+            f"set; {_which_rate(result.get('dev_loss') or {})}"
         )
     metric = result.get("metric", "accuracy")
     majority = _majority(examples, metric)
@@ -48,6 +50,17 @@ def doubts(
             f"{100 * majority:.1f} % of always giving the most frequent answer"
         )
     return found + _unmoved(losses_sv) + _truncated(result.get("truncated", 0.0))
+
+
+def _which_rate(dev_loss: Mapping[str, float]) -> str:
+    """Which rate to try, by where the dev loss went."""
+    losses = list(dev_loss.values())
+    if len(losses) < 2 or losses[-1] <= losses[0] + _MUCH_ROSE:
+        return _TRY_RATES
+    return (
+        f"the dev loss rose from {losses[0]:.2f} to {losses[-1]:.2f}: try train.learning_rate "
+        "three times smaller"
+    )
 
 
 def _truncated(share: float) -> list[str]:

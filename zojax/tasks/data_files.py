@@ -33,7 +33,8 @@ def find_files(directory: Path, split: str, name: str | None = None) -> list[Pat
         InputError: there is no such directory, it has a split twice, or a shard is missing.
     """
     if not directory.is_dir():
-        what = "is a file" if is_file(directory) else "no such directory"
+        named = "file" if directory.suffix.lower().lstrip(".") in FORMATS else "directory"
+        what = "is a file" if is_file(directory) else f"no such {named}"
         raise InputError(
             f"data.path={str(directory)!r}: {what}; give a directory that holds {split}.jsonl, "
             f"{split}.csv or {split}.parquet"
