@@ -200,6 +200,9 @@ def test_bad_rows_are_told_of_once_where_a_part_is_held_out(spoilt):
     splits = load_splits(config(spoilt, num_train=4, num_dev=2, skip_bad=True))
     assert splits.skipped == 4
     assert sum("left out 4 of 20 rows" in note for note in splits.notes) == 1
+    held_out = load_held_out(config(spoilt, skip_bad=True))
+    assert held_out.skipped == 4
+    assert sum("left out 4 of 20 rows" in note for note in held_out.notes) == 1
 
 
 def test_rows_of_a_file_are_held_out_whatever_their_number_of_bad_ones(spoilt):

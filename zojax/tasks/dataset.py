@@ -183,8 +183,7 @@ def load_held_out(config: DataConfig, check: Check = _accept) -> Splits:
     if config.num_demos:
         train, evaluation, notes = read_tables(config, task, bad.refuse)
     else:
-        evaluation, notes = read_held_out(config, task, bad.refuse)
-        train = Table(evaluation.where, [])
+        train, evaluation, notes = read_held_out(config, task, bad.refuse)
     survey([train, evaluation], task, bad, labels=())
     nums_shown: list[int] = []
     make = _maker(config, task, train, bad, nums_shown.append, check)

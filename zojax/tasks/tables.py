@@ -29,25 +29,26 @@ def read_tables(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Tabl
     return train, evaluation, notes
 
 
-def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, list[str]]:
-    """Reads the table to hold out, as :func:`read_tables` does; also returns notes for the user.
+def read_held_out(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
+    """Reads the table to hold out, as :func:`read_tables` does.
 
-    The table to learn from is not read, and need not exist, unless it must be split.
+    The table to learn from is not read, and need not exist, unless it must be split: it is then
+    returned first, and otherwise an empty one.
 
     Raises:
         InputError: for the same reasons as :func:`read_tables`.
     """
-    split, notes = task.splits[1], []
+    split, notes, rest = task.splits[1], [], None
     if config.path is None:
         table = _from_hub(task, split)
     elif paths := _find(config.path, task, split):
         table = read_files(paths, bad)
     elif task.hub is None and _find(config.path, task, task.splits[0]):
-        _, table, notes = _read(config, task, bad)
+        rest, table, notes = _read(config, task, bad)
     else:
         raise missing(Path(config.path), split)
     _check_fields(table, task, config)
-    return table, notes
+    return rest or Table(table.where, []), table, notes
 
 
 def _read(config: DataConfig, task: Task, bad: OnBad) -> tuple[Table, Table, list[str]]:
