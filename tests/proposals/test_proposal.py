@@ -179,6 +179,11 @@ REFUSED = {
     "blanks": (rows(text=text, label=one_of(" a", "a")), {}, "' a' (30 rows) and 'a' (30 rows)"),
     "no texts": (rows(n=lambda i: i, label=one_of("a", "b")), {}, "no column has texts to read"),
     "a brace": (rows(**{"a{b": text, "label": one_of("a", "b")}), {}, "cannot stand in a template"),
+    "a brace in the longest": (
+        rows(**{"a{b": text, "via": lambda i: f"s{i}", "label": one_of("a", "b")}),
+        {},
+        "column 'a{b' cannot stand in a template",
+    ),
     "a slip": (rows(text=text, label=one_of("a", "b")), {"label": "lable"}, "did you mean 'label'"),
     "few": (
         rows(text=text, label=one_of("a", "b"))[:4],

@@ -198,6 +198,7 @@ def _find_texts(
             f"{where}: no column has texts to read ({_in_words(columns.values())}); name it with "
             "--text"
         )
+    _check_fits(where, max(there, key=lambda column: column.mean_length))
     longest = max(texts, key=lambda column: column.mean_length)
     others = [column for column in texts if column is longest or _is_told(column)]
     most = sorted(others, key=lambda column: column.mean_length, reverse=True)[:_MOST_TEXTS]
