@@ -129,7 +129,8 @@ def format_of(header: Header) -> int:
 
 
 def _encode_header(header: Mapping[str, Any], version: int) -> bytes:
-    text = json.dumps(header).encode()  # the order of a configuration's labels is theirs
+    # Not what is within: the order of a configuration's labels is that of the answers' indices.
+    text = json.dumps(dict(sorted(header.items()))).encode()
     covered = MAGIC + version.to_bytes(4, "little") + len(text).to_bytes(4, "little") + text
     return covered + xxhash.xxh32_intdigest(covered).to_bytes(4, "little")
 
