@@ -8,10 +8,9 @@ from zojax.config import DataConfig
 from zojax.errors import InputError
 from zojax.tasks.dataset import TASKS, get_task
 from zojax.tasks.example import Example
-from zojax.tasks.task import Task, make_example
+from zojax.tasks.task import Task, label_names, make_example
 from zojax.tasks.unlabelled import (
     input_fields,
-    label_names,
     refuse_unknown_answers,
     unlabelled_example,
 )
@@ -64,7 +63,7 @@ def test_own_labels_are_named_as_the_configuration_names_them():
     candidates = {"Refund": " money", "Other topic": " other"}
     config = DataConfig("custom", "x", prompt="{a} {b}", candidates=candidates, label="topic")
     task = get_task(config)
-    assert label_names(task) == ("Refund", "Other topic")
+    assert label_names(task, task.candidates) == ("Refund", "Other topic")
     assert input_fields(config, task) == ("a", "b")
     example = unlabelled_example(config, task, {"a": "x", "b": "y", "topic": None}, "a:1")
     assert (example.prompt, example.candidates) == ("x y", (" money", " other"))

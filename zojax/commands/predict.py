@@ -191,9 +191,9 @@ def predict(
     from zojax.prediction.tables import has_columns, import_arrow
     from zojax.tasks.dataset import get_task
     from zojax.tasks.records import format_of
+    from zojax.tasks.task import label_names
     from zojax.tasks.unlabelled import (
         input_fields,
-        label_names,
         refuse_unknown_answers,
         unlabelled_example,
     )
@@ -212,7 +212,7 @@ def predict(
         fields, setting = input_fields(data, task), "data.prompt" if data.prompt else ""
         found = survey(args.data, fields, setting, render, skip_bad=data.skip_bad)
     ranks = task.kind != "generation"
-    labels = label_names(task) if ranks else ()
+    labels = label_names(task, task.candidates) if ranks else ()
     columns = name_columns(
         labels, has_probability=ranks, taken=found.columns, has_problem=data.skip_bad
     )

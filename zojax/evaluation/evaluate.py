@@ -29,7 +29,7 @@ from zojax.scoring import PageShape
 from zojax.tasks import Example, Task
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import has_finite_scores, mean_loss, score_ranking, score_text
-from zojax.tasks.task import Metric
+from zojax.tasks.task import Metric, label_names
 from zojax.training.batches import abstract_batch
 from zojax.training.objective import CandidateScorer
 from zojax.training.placement import put_batch
@@ -326,9 +326,8 @@ def _labels(
                 f"data.metric=macro_f1: the labels of {task.name} do not stay the same"
             )
         return None
-    names = task.labels if len(task.labels) == len(words) else [word.strip() for word in words]
     right = np.array([example.label for example in examples])
-    return Answers(tuple(names), right, np.where(known, scores.argmax(-1), len(words)))
+    return Answers(label_names(task, words), right, np.where(known, scores.argmax(-1), len(words)))
 
 
 def _unknown(examples: Sequence[Example], known: Sequence[bool]) -> dict[int, str]:

@@ -21,8 +21,9 @@ from zojax.tasks import Example, Task, tokenise
 from zojax.tasks.calibrate import subtract_content_free, subtract_median, without_content
 from zojax.tasks.metrics import has_finite_scores
 from zojax.tasks.records import Row
+from zojax.tasks.task import label_names
 from zojax.tasks.tokenize import fit
-from zojax.tasks.unlabelled import candidate_name, label_names
+from zojax.tasks.unlabelled import candidate_name
 from zojax.training.objective import CandidateScorer
 from zojax.training.placement import put_batch
 from zojax.training.step import Batch
@@ -81,7 +82,7 @@ class Predictor:
         self._batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
         self._layout = layout_of(model.weights)
         self._packer = self._new_packer(buckets)
-        self._labels = label_names(task)
+        self._labels = label_names(task, task.candidates)
         self._dev_scores: np.ndarray | None = None
         self._programs: dict[int, Callable[..., jax.Array]] = {}
 

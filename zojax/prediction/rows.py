@@ -52,16 +52,12 @@ class Survey:
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, InputError | None]]:
-    """Yields each row of a file, with what is wrong with one that cannot be read.
+    """Each row of a file, with what is wrong with one that cannot be read.
 
     Raises:
         InputError: the file cannot be read.
     """
-    errors: list[InputError] = []
-    for row in iterate_rows(path, errors.append):
-        error = errors[-1] if row.record is None and errors else None
-        errors.clear()
-        yield row, error
+    return ((row, row.error) for row in iterate_rows(path, lambda error: None))
 
 
 def survey(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from zojax.errors import first_few
@@ -125,3 +125,20 @@ def is_texts(value: Any) -> bool:
     (True, False, False)
     """
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+def label_names(task: Task, words: Sequence[str]) -> tuple[str, ...]:
+    """The names of a task's labels, in the order of its candidates.
+
+    A user's own labels are named as in ``data.candidates``, and others by their words, unless the
+    task names them.
+
+    Args:
+        task: the task.
+        words: its candidates, as all examples have them.
+
+    >>> from zojax.tasks.sst2 import SST2
+    >>> label_names(SST2, SST2.candidates)
+    ('terrible', 'great')
+    """
+    return task.labels if len(task.labels) == len(words) else tuple(word.strip() for word in words)

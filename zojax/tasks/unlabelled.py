@@ -1,4 +1,4 @@
-"""Examples of rows that nobody has labelled, and the names of the labels to give them."""
+"""Examples of rows that nobody has labelled."""
 
 from typing import Any
 
@@ -16,21 +16,6 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     "record": {"answers": [_TEXT]},
 }
 """What stands in for the answers of the tasks whose rows do not have a label."""
-
-
-def label_names(task: Task) -> tuple[str, ...]:
-    """The names of a task's labels, in the order of its candidates; none if these vary.
-
-    A user's own labels are named as in ``data.candidates``, and others by their words, unless the
-    task names them.
-
-    >>> from zojax.tasks.sst2 import SST2
-    >>> label_names(SST2)
-    ('terrible', 'great')
-    """
-    if len(task.labels) == len(task.candidates):
-        return task.labels
-    return tuple(word.strip() for word in task.candidates)
 
 
 def input_fields(config: DataConfig, task: Task) -> tuple[str, ...]:
