@@ -15,6 +15,7 @@ from zojax.errors import InputError
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.runs.train import train
 from zojax.runs.training import Training
+from zojax.tasks import load_splits
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
@@ -55,7 +56,9 @@ def test_a_loop_on_the_runs_own_batches_leaves_its_bits(short_config, trained_by
     config = configured(short_config, tmp_path / "run")
     with Training(config) as training:
         assert training.evaluate("eval") == pytest.approx(training.evaluate("eval"))
-        training.evaluate()
+        dev_accuracy, scores_nk = training.evaluate(), training.scores()
+        labels = [example.label for example in load_splits(config.data).dev]
+        assert np.mean(scores_nk.argmax(-1) == labels) == pytest.approx(dev_accuracy)
         for batch in training.batches():
             record = training.step(batch)
             if training.num_steps % 2 == 0:
@@ -163,6 +166,7 @@ def test_what_cannot_be_done_is_said_in_a_line(short_config, tmp_path):
 
 METHODS = {
     "evaluate": lambda training, batch: training.evaluate(),
+    "scores": lambda training, batch: training.scores(),
     "save": lambda training, batch: training.save(),
     "step": lambda training, batch: training.step(batch),
     "pack": lambda training, batch: training.pack([0, 1]),
@@ -221,6 +225,8 @@ def test_no_other_split_is_taken_for_the_held_out_one(short_config, tmp_path, sp
     with Training(configured(short_config, tmp_path / "run")) as training:
         with pytest.raises(InputError, match=f"split {split!r}: give 'dev' or 'eval'"):
             training.evaluate(split)
+        with pytest.raises(InputError, match=f"split {split!r}: give 'dev' or 'eval'"):
+            training.scores(split)
         with pytest.raises(TypeError, match="step takes a batch from batches"):
             training.step(None)
         training.step(next(training.batches()))  # a refused argument has closed nothing

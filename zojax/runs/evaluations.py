@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from zojax.config import TrainConfig
@@ -69,15 +70,24 @@ class Evaluations:
         Values on the dev set are kept, and so is the base model's on the held-out examples.
         """
         step, progress = self.trainer.step, self.progress
-        if split not in ("dev", "eval"):
-            raise InputError(f"split {split!r}: give 'dev' or 'eval'")
-        if split == "dev":
+        if self._set(split) is self.dev_set:
             evaluation = self._keep_dev()
         else:
             evaluation = self._keep_base() if step == 0 else self.of_held_out()
         progress.write(self.directory)
         self._tell(split, evaluation)
         return evaluation.figure
+
+    def scores(self, split: str) -> np.ndarray:
+        """Score the candidates of ``dev`` or ``eval`` with the current model; keep nothing."""
+        eval_set = self._set(split)
+        scores_nk = None if eval_set.ranked is None else self._evaluate(eval_set).scores
+        if scores_nk is None:
+            raise InputError(
+                f"data.task={eval_set.task.name}: its answers are generated, so there are no "
+                "candidates to score"
+            )
+        return scores_nk
 
     def of_held_out(self) -> Evaluation:
         """Evaluate on the held-out data.
@@ -112,6 +122,11 @@ class Evaluations:
                 self._keep_dev()
             progress.write(self.directory)
         mend_metrics(self.directory / METRICS, records, progress)
+
+    def _set(self, split: str) -> EvalSet:
+        if split not in ("dev", "eval"):
+            raise InputError(f"split {split!r}: give 'dev' or 'eval'")
+        return self.dev_set if split == "dev" else self.eval_set
 
     def _keep_base(self) -> Evaluation:
         evaluation = self.of_held_out()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from rich.console import Console
 
 from zojax.config import Config
@@ -203,6 +204,25 @@ class Training:
         self._flush()
         with named_if_unwritable(self._opened.directory):
             return self._opened.evaluations.now(split)
+
+    def scores(self, split: Literal["dev", "eval"] = "dev") -> np.ndarray:
+        """Score the candidates of every example with the current model, for figures of your own.
+
+        Nothing is kept, and the choice of the best step does not change.
+
+        Args:
+            split: ``dev``, which selects the best step, or ``eval``, which is held out.
+
+        Returns:
+            The mean log-probability of each candidate's tokens in nats, ``(examples, candidates)``
+            float32, calibrated if ``data.calibration`` says so; ``-inf`` where an example has fewer
+            candidates than others.
+
+        Raises:
+            zojax.InputError: the task generates its answers.
+        """
+        self._flush()
+        return self._opened.evaluations.scores(split)
 
     def save(self) -> None:
         """Write a checkpoint, so that the run can be resumed from here without a replay.
