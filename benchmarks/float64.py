@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import OPTForCausalLM
 
 from zojax.hub.tensor_names import hf_names
+from zojax.models.family import DecoderConfig
 from zojax.models.registry import SHAPES
 from zojax.scoring import Item
 
@@ -30,13 +31,18 @@ def load_model(path: Path) -> OPTForCausalLM:
     return model.eval()
 
 
-def by_name(tree: Any) -> Tensors:
-    """Convert a tree of zojax's arrays, nested or by site, to float64 arrays of single layers."""
+def by_name(tree: Any, config: DecoderConfig = SHAPES["opt-125m"]) -> Tensors:
+    """Convert a tree of zojax's arrays, nested or by site, to float64 arrays of single layers.
+
+    Args:
+        tree: the arrays, those of all layers stacked.
+        config: a model of the family, of any depth.
+    """
     flat: dict[tuple[str, ...], Any] = {}
     for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
         flat[tuple(path.split("/"))] = np.asarray(leaf, np.float64)
     num_layers = max(len(leaf) for path, leaf in flat.items() if path[0] == "layers")
-    config = dataclasses.replace(SHAPES["opt-125m"], num_hidden_layers=num_layers)
+    config = dataclasses.replace(config, num_hidden_layers=num_layers)
     tensors = {}
     for name, (path, layer) in hf_names(flat, config).items():
         tensors[name] = torch.from_numpy(flat[path] if layer is None else flat[path][layer])

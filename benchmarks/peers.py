@@ -1,6 +1,6 @@
 """The published implementation in plain PyTorch: LoZO (2410.07698) as its authors run it.
 
-A step perturbs the parameters in place, by +ε, −2ε and +ε, and runs Hugging Face's OPT twice
+A step perturbs the parameters in place, by +ε, −2ε and +ε, and runs Hugging Face's model twice
 with eager attention, every candidate as a separate sequence, padded on the left to the longest (and
 to a multiple of 8), and logits of the whole vocabulary at every token. Directions are drawn again
 from the step's seed in every pass. It is written from the paper's formulas, to be compared with
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import OPTForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from zojax.scoring import Item
 
@@ -41,9 +41,12 @@ class PaddedBatch:
     labels_b: torch.Tensor
 
 
-def load_model(path: Path, dtype: torch.dtype = torch.float32) -> OPTForCausalLM:
-    """Load a checkpoint in eager mode; everything is trainable."""
-    model = OPTForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager")
+def load_model(path: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load a checkpoint, or a GGUF file, in eager mode; everything is trainable."""
+    directory, file = (path.parent, path.name) if path.suffix == ".gguf" else (path, None)
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, gguf_file=file, dtype=dtype, attn_implementation="eager"
+    )
     return model.eval()
 
 
@@ -61,7 +64,7 @@ class LoRALinear(nn.Module):
         return self.base(x) + (x @ self.lora_A.T @ self.lora_B.T) * self.scale
 
 
-def put_lora(model: OPTForCausalLM, *, rank: int = 8, alpha: float = 16.0) -> None:
+def put_lora(model: PreTrainedModel, *, rank: int = 8, alpha: float = 16.0) -> None:
     """Put a LoRA on q_proj and v_proj of every layer and freeze everything else."""
     model.requires_grad_(False)
     for layer in model.model.decoder.layers:
@@ -89,7 +92,7 @@ def pad(items: Sequence[Item], device: str = "cpu") -> PaddedBatch:
 
 
 @torch.inference_mode()
-def logits(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
+def logits(model: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor:
     """Logits of the whole vocabulary at every token, in the model's dtype."""
     return model(input_ids=batch.tokens_st, attention_mask=batch.mask_st).logits
 
@@ -107,7 +110,7 @@ def loss_of(logits_stv: torch.Tensor, batch: PaddedBatch) -> torch.Tensor:
     return nn.functional.cross_entropy(scores_bk, batch.labels_b)
 
 
-def loss(model: OPTForCausalLM, batch: PaddedBatch) -> torch.Tensor:
+def loss(model: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor:
     """The loss of one pass."""
     return loss_of(logits(model, batch), batch)
 
@@ -141,7 +144,7 @@ def move(model: nn.Module, subspace: dict[str, torch.Tensor], draw: Draw, length
 
 
 def lozo_step(
-    model: OPTForCausalLM,
+    model: PreTrainedModel,
     batch: PaddedBatch,
     subspace: dict[str, torch.Tensor],
     redraw: Callable[[], Draw],
