@@ -306,6 +306,7 @@ def test_rows_that_have_ended_are_used_again_while_a_long_text_goes_on(rough_mod
         ([[2]], {"sampling": Sampling(-1.0)}, "temperature=-1.0: "),
         ([[2]], {"sampling": Sampling(1.0, -3)}, "top_k=-3: "),
         ([[2]], {"sampling": Sampling(1.0, 0, 0.0)}, "top_p=0.0: "),
+        ([[2]], {"sampling": Sampling(1.0, min_p=1.5)}, "min_p=1.5: "),
         ([[2]], {"max_new_tokens": 0}, "max_new_tokens=0: "),
         ([[2]], {"stop_strings": [""]}, "a stop string is empty"),
     ],

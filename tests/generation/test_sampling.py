@@ -20,8 +20,9 @@ def rows_of(settings: list[Sampling], repeats: int = 1) -> Sampling:
 
 
 def probabilities(sampling: Sampling) -> np.ndarray:
-    """Temperature, then the k most probable, then the fewest of these that sum to top_p."""
+    """Temperature, min_p, then the k most probable, then the fewest of these that sum to top_p."""
     p = np.exp(LOGITS / sampling.temperature)
+    p[p < sampling.min_p * p.max()] = 0
     p /= p.sum()
     order = np.argsort(-p)
     if sampling.top_k:
@@ -39,7 +40,15 @@ def probabilities(sampling: Sampling) -> np.ndarray:
 @pytest.mark.parametrize("varies", ["request", "position"])
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(1.0), Sampling(0.5), Sampling(1.0, 3), Sampling(1.5, 0, 0.7), Sampling(1.0, 5, 0.6)],
+    [
+        Sampling(1.0),
+        Sampling(0.5),
+        Sampling(1.0, 3),
+        Sampling(1.5, 0, 0.7),
+        Sampling(1.0, 5, 0.6),
+        Sampling(1.0, min_p=0.3),
+        Sampling(1.5, 4, 0.9, 0.4),
+    ],
     ids=str,
 )
 def test_tokens_are_drawn_as_often_as_their_probabilities_say(sampling, varies):

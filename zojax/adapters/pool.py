@@ -107,6 +107,15 @@ class AdapterPool:
         self._occupancy = self._occupancy.with_uses(slot, 0)
         return slot
 
+    @property
+    def num_free(self) -> int:
+        """The number of slots that hold no adapter."""
+        return self._occupancy.uses.count(None)
+
+    def uses(self, slot: int) -> int:
+        """The number of users of a slot; ``ValueError`` if it holds no adapter."""
+        return self._occupancy.uses_of(slot)
+
     def evict(self, slot: int) -> None:
         """Frees a slot; the next adapter there overwrites its contents.
 

@@ -33,7 +33,7 @@ def score_items(
         members = [items[i] for i in group]
         pages = pack(members, _shape(members, model, layout.mesh.shape[DATA]))
         logprob_pc = np.asarray(score(put_pages(pages, layout)))
-        found |= zip(group, _by_candidate(logprob_pc, pages, members), strict=True)
+        found |= zip(group, by_candidate(logprob_pc, pages, members), strict=True)
     return [found[i] for i in range(len(items))]
 
 
@@ -43,7 +43,7 @@ def _shape(members: Sequence[Item], model: Model, multiple_of: int) -> PageShape
     return rounded(shape_needed(members, num_pages))
 
 
-def _by_candidate(
+def by_candidate(
     logprob_pc: np.ndarray, pages: Pages, members: Sequence[Item]
 ) -> list[list[np.ndarray]]:
     """Groups the log-probabilities of the pages' scored tokens by item and candidate, in order."""

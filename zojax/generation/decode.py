@@ -212,7 +212,7 @@ def advance(
         forward = Forward(
             position_p[:, None],
             slot_p,
-            cached_attention(position_p),
+            cached_attention(position_p[:, None]),
             pool,
             cache=decoding.cache,
         )

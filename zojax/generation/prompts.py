@@ -96,6 +96,7 @@ def pack_prompts(
             temperature=column(sampling.temperature, 0, np.float32),
             top_k=column(sampling.top_k, 0),
             top_p=column(sampling.top_p, 1, np.float32),
+            min_p=column(sampling.min_p, 0, np.float32),
         ),
     )
 

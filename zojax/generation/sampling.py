@@ -23,16 +23,19 @@ class Sampling(NamedTuple):
         top_k: how many of the most probable tokens to choose from; 0 for all.
         top_p: choose only from the fewest of these tokens whose probabilities sum to ``top_p``
             (nucleus sampling, 1904.09751).
+        min_p: choose only from tokens at least ``min_p`` times as probable as the most probable
+            one (2407.01082); 0 for all.
 
     Example:
         >>> import zojax
         >>> zojax.Sampling(temperature=0.7, top_p=0.9)
-        Sampling(temperature=0.7, top_k=0, top_p=0.9)
+        Sampling(temperature=0.7, top_k=0, top_p=0.9, min_p=0.0)
     """
 
     temperature: float | Array = 0.0
     top_k: int | Array = 0
     top_p: float | Array = 1.0
+    min_p: float | Array = 0.0
 
 
 NOT_FINITE = -2
@@ -63,9 +66,10 @@ def sample(
         sampling: the settings, as arrays with one number for each row.
         live_p: bool; False for rows whose result does not matter.
     """
-    temperature_p, top_k_p, top_p_p = (jnp.asarray(setting) for setting in sampling)
+    temperature_p, top_k_p, top_p_p, min_p_p = (jnp.asarray(setting) for setting in sampling)
     draws_p = live_p & (temperature_p > 0)
     orders_p = draws_p & ((top_k_p > 0) | (top_p_p < 1))
+    bounds_p = draws_p & (min_p_p > 0)
     num_tokens = logits_pv.shape[-1]
     few = min(_FEW, num_tokens)
 
@@ -100,6 +104,9 @@ def sample(
 
     def draw(logits_pv: jax.Array) -> jax.Array:
         logits_pv = logits_pv / jnp.where(temperature_p > 0, temperature_p, 1)[:, None]
+        # A token's share of the most probable one's probability is all that min_p looks at.
+        least_p = logits_pv.max(-1) + jnp.where(bounds_p, jnp.log(min_p_p), -jnp.inf)
+        logits_pv = jnp.where(logits_pv >= least_p[:, None], logits_pv, -jnp.inf)
         noise_pv = jax.vmap(noise)(request_p, position_p)
         return jax.lax.cond(orders_p.any(), draw_ordered, draw_plain, logits_pv, noise_pv)
 

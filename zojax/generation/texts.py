@@ -162,13 +162,15 @@ def _cut(
 def _check(
     settings: Sequence[Sampling], max_new_tokens: int, batch_size: int, stop_strings: Sequence[str]
 ) -> None:
-    for temperature, top_k, top_p in settings:
+    for temperature, top_k, top_p, min_p in settings:
         if not 0 <= temperature < math.inf:
             raise InputError(f"temperature={temperature}: give 0 (greedy) or more")
         if not 0 <= top_k < 2**31:
             raise InputError(f"top_k={top_k}: give 0 (all tokens) or more")
         if not 0 < top_p <= 1:
             raise InputError(f"top_p={top_p}: give more than 0, up to 1 (all tokens)")
+        if not 0 <= min_p <= 1:
+            raise InputError(f"min_p={min_p}: give 0 (all tokens) to 1")
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise InputError(f"{name}={value}: give 1 or more")

@@ -1,4 +1,4 @@
-"""Attention within pages, within a prompt, and of single tokens over a cache.
+"""Attention within pages, within a prompt, and of tokens over a cache.
 
 Each is an ``attend`` function for a model; see :data:`zojax.models.forward.Attend`. If a page's
 adapter has a prefix, every query sees it.
@@ -162,25 +162,52 @@ def prompt_attention(
     return out_prhd, _written(cache, heads, (layer, slice(None), slice(length)))
 
 
-def cached_attention(position_p: jax.Array) -> Attend:
-    """The ``attend`` function for one token a page, at ``position_p`` of its page's cache."""
+def cached_attention(
+    position_pt: jax.Array, row_p: jax.Array | None = None, visible: int | None = None
+) -> Attend:
+    """The ``attend`` function for the next tokens of sequences that are rows of a cache.
+
+    A token sees all tokens of its row up to itself.
+
+    Args:
+        position_pt: the place of each token in its row; one that is beyond the row's end is not
+            kept, and what it sees does not matter.
+        row_p: the row of each page, no row twice; None if page i is row i.
+        visible: the number of places, from a row's start, that are looked at, static; None looks
+            at all.
+    """
 
     def attend(
         layer: jax.Array | int, heads: Heads, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
-        token = heads._replace(k_ptgd=heads.k_ptgd[:, 0], v_ptgd=heads.v_ptgd[:, 0])
-        cache = _written(cache, token, (layer, jnp.arange(len(position_p)), position_p))
-        k_psgd, v_psgd = (x_ypsgd[layer] for x_ypsgd in cache)
-        s, position_p11 = jnp.arange(k_psgd.shape[1]), position_p[:, None, None]
-        mask_prs = s <= position_p11
+        row_p1 = (jnp.arange(len(position_pt)) if row_p is None else row_p)[:, None]
+        cache = _written(cache, heads, (layer, row_p1, position_pt))
+        k_psgd, v_psgd = (_rows(x_ypsgd, layer, row_p, visible) for x_ypsgd in cache)
+        s, position_pt1 = jnp.arange(k_psgd.shape[1]), position_pt[:, :, None]
+        mask_pts = s <= position_pt1
         if heads.window is not None:
-            mask_prs &= position_p11 - s < heads.window
+            mask_pts &= position_pt1 - s < heads.window
+        reads_pr = heads.reads_pr
+        mask_prs = (
+            mask_pts
+            if reads_pr is None
+            else jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
+        )
         out_prhd = masked_attention(
             heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix, heads.softcap
         )
         return out_prhd, cache
 
     return attend
+
+
+def _rows(
+    x_ypsgd: jax.Array, layer: jax.Array | int, row_p: jax.Array | None, visible: int | None
+) -> jax.Array:
+    """The first places of some rows of one layer of a cache, ``(p, visible, g, d)``."""
+    shape = (1, x_ypsgd.shape[1], visible or x_ypsgd.shape[2], *x_ypsgd.shape[3:])
+    x_psgd = jax.lax.dynamic_slice(x_ypsgd, (layer, 0, 0, 0, 0), shape)[0]
+    return x_psgd if row_p is None else x_psgd[row_p]
 
 
 def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache:

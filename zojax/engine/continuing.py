@@ -1,0 +1,118 @@
+"""A request that generates, in its row: what was sent to the device for it, and what came back."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from zojax.engine.queues import Asked
+from zojax.engine.requests import FinishReason, GenerateRequest, Token, Update
+from zojax.engine.row_programs import Chosen, Pieces, no_pieces
+from zojax.generation.prompts import UNUSED
+from zojax.generation.sampling import NOT_FINITE
+from zojax.scoring.pages import IntArray
+
+
+@dataclasses.dataclass
+class Continuing:
+    """A request in a row.
+
+    Attributes:
+        asked: the request.
+        row: its row.
+        slot: its adapter's slot.
+        num_reused: the number of the prompt's tokens that the row held already.
+        start: the number of the prompt's tokens whose computation was sent to the device.
+        num_sent: the most new tokens that what was sent may add.
+        tokens: the new tokens that are known.
+    """
+
+    asked: Asked
+    row: int
+    slot: int
+    num_reused: int
+    start: int
+    num_sent: int = 0
+    tokens: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def request(self) -> GenerateRequest:
+        """The request."""
+        assert isinstance(self.asked.request, GenerateRequest)
+        return self.asked.request
+
+    @property
+    def left(self) -> int:
+        """The number of the prompt's tokens that are still to be computed."""
+        return len(self.request.prompt) - self.start
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its prompt is computed, and more tokens may be added than were sent for."""
+        return not self.left and self.num_sent < self.request.max_new_tokens
+
+    @property
+    def places(self) -> int:
+        """The most places that its tokens take in the cache when all that was sent is done."""
+        return self.start + max(0, self.num_sent - 1)
+
+    @property
+    def cached(self) -> IntArray:
+        """The tokens that are known to be in the cache: the newest is not."""
+        new = np.array(self.tokens[:-1], np.int32)
+        return np.concatenate([self.request.prompt[: self.start], new])
+
+    def take(self, new: list[Token]) -> Update:
+        """Takes new tokens; returns the news for the one who asked."""
+        self.tokens += [token.id for token in new]
+        reason: FinishReason | None = None
+        if new and new[-1].id == NOT_FINITE:
+            reason, new = "nonfinite", new[:-1]
+            self.tokens.pop()
+        elif new and new[-1].id in self.request.stop_ids:
+            reason = "stop"
+        elif len(self.tokens) >= self.request.max_new_tokens:
+            reason = "length"
+        return Update(new, reason, self.num_reused)
+
+
+def pieces(parts: list[tuple[Continuing, int]], shape: tuple[int, int], num_rows: int) -> Pieces:
+    """Arrays on the host of the next ``count`` tokens of each prompt, filled up to a shape."""
+    n, t = shape
+    made = no_pieces(n, t, num_rows)
+    settings = made.settings
+    for i, (one, count) in enumerate(parts):
+        request, stop = one.request, one.start + count
+        made.tokens_nt[i, :count] = request.prompt[one.start : stop]
+        made.start_n[i], made.count_n[i], made.row_n[i] = one.start, count, one.row
+        made.ends_n[i] = stop == len(request.prompt)
+        settings.slot[i], settings.seed[i] = one.slot, request.seed
+        settings.left[i] = request.max_new_tokens
+        settings.stop_e[i, : len(request.stop_ids)] = request.stop_ids
+        settings.tells[i], settings.nudged[i] = request.num_logprobs is not None, request.nudges
+        settings.presence[i] = request.presence_penalty
+        settings.frequency[i] = request.frequency_penalty
+        columns: Any = settings.sampling
+        for column, value in zip(columns, request.sampling, strict=True):
+            column[i] = value
+    return made
+
+
+def tokens_of(chosen: Chosen, index: int, request: GenerateRequest) -> list[Token]:
+    """The new tokens of one row or piece.
+
+    Args:
+        chosen: new tokens on the host, ``(n,)`` or ``(k, p)``.
+        index: of the piece, or of the row.
+        request: says how much to tell of them.
+    """
+    at = (index,) if chosen.token.ndim == 1 else (slice(None), index)
+    ids_k = np.atleast_1d(chosen.token[at])
+    used = ids_k != UNUSED
+    if request.num_logprobs is None:
+        return [Token(token) for token in ids_k[used].tolist()]
+    count = request.num_logprobs
+    logprob_k = np.atleast_1d(chosen.logprob[at])[used].tolist()
+    tops = (a[at].reshape(len(ids_k), -1)[used, :count].tolist() for a in chosen[2:])
+    top_k = (tuple(zip(*pair, strict=True)) for pair in zip(*tops, strict=True))
+    return [Token(*one) for one in zip(ids_k[used].tolist(), logprob_k, top_k, strict=True)]

@@ -1,0 +1,324 @@
+"""The heart of the runtime, without threads: takes requests, and does one iteration after another.
+
+A step sends an iteration to the device, and then reads the one before it, which has had that long
+to be computed.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from zojax.engine.continuing import Continuing, pieces, tokens_of
+from zojax.engine.costs import CostFit, Costs
+from zojax.engine.device import Device
+from zojax.engine.plan import (
+    LOOKAHEAD,
+    CallCosts,
+    Plan,
+    Prompt,
+    Scoring,
+    Work,
+    assignment,
+    make_plan,
+)
+from zojax.engine.queues import Asked, Queues
+from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Update
+from zojax.engine.row_programs import Chosen
+from zojax.engine.row_table import RowTable
+from zojax.engine.score_items import by_candidate
+from zojax.engine.slots import Slots
+from zojax.scoring import Item, Pages, pack
+
+_PRIOR = Costs(base=2.0, per_token=0.05)
+
+
+class Call(NamedTuple):
+    """A call of the device whose result is not read yet.
+
+    Attributes:
+        kind: a field of :class:`~zojax.engine.plan.CallCosts`.
+        tokens: the tokens that it computes, with padding.
+        keys: the keys that they look at.
+        result: arrays on the device.
+        deliver: takes the result on the host.
+        sent: when it was sent, in seconds.
+    """
+
+    kind: str
+    tokens: int
+    keys: int
+    result: Any
+    deliver: Callable[[Any], None]
+    sent: float
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was done since the start, for metrics.
+
+    Attributes:
+        iterations: iterations.
+        prompt_tokens: tokens of prompts, of which ``reused_tokens`` were in a cache.
+        reused_tokens: see above.
+        new_tokens: tokens that were added.
+        scored_tokens: tokens that were computed to score something.
+        padding_tokens: places in calls that held no token.
+        requests: requests that have ended, however.
+    """
+
+    iterations: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    new_tokens: int = 0
+    scored_tokens: int = 0
+    padding_tokens: int = 0
+    requests: int = 0
+
+
+class Core:
+    """Serves requests on a device; not for several threads.
+
+    Args:
+        device: the device.
+        slots: the adapters on it.
+        queues: where requests wait.
+        target_ms: the time between two tokens that readers accept, which bounds an iteration.
+
+    Attributes:
+        counts: what was done so far.
+    """
+
+    def __init__(self, device: Device, slots: Slots, queues: Queues, *, target_ms: float):
+        self.counts = Counts()
+        self._device, self._slots, self._queues = device, slots, queues
+        self._target_ms = target_ms
+        self._table = RowTable(device.ladder.num_rows)
+        self._continuing: dict[int, Continuing] = {}  # by number, the first admitted first
+        self._scoring: dict[int, Asked] = {}  # sent, not read
+        self._fits = {kind: CostFit.begin(_PRIOR) for kind in CallCosts._fields}
+        self._calls: list[Call] = []
+        self._scores_next, self._last_read = False, 0.0
+
+    @property
+    def num_running(self) -> int:
+        """The number of requests on the device."""
+        return len(self._continuing) + len(self._scoring)
+
+    @property
+    def costs(self) -> CallCosts:
+        """What calls cost, as measured."""
+        return CallCosts(**{kind: fit.costs() for kind, fit in self._fits.items()})
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting that could be served, and nothing is to be read."""
+        return not (self.num_running or self._calls or len(self._queues))
+
+    def add(self, asked: Asked) -> None:
+        """Takes a request."""
+        present = self._queues.owners | {o.asked.request.owner for o in self._continuing.values()}
+        self._queues.shares.comes(asked.request.owner, sorted(present))
+        self._queues.add(asked)
+
+    def cancel(self, number: int) -> None:
+        """Ends a request; nothing more is computed for it from the next iteration on."""
+        asked = self._queues.remove(number)
+        if asked is None and number in self._continuing:
+            one = self._continuing[number]
+            self._device.stop([one.row])
+            self._leave(one)
+            asked = one.asked
+        if asked is not None:
+            self.counts.requests += 1
+            asked.deliver(Update([], "cancelled"))
+
+    def step(self) -> bool:
+        """Does an iteration; returns whether there was anything to do."""
+        self._admit()
+        scorings = list(itertools.islice(self._queues.in_turn(ScoreRequest), LOOKAHEAD))
+        plan = make_plan(self._work(scorings), self.costs, self._device.ladder, self._target_ms)
+        read, self._calls = self._calls, []
+        if not plan.is_empty:
+            self.counts.iterations += 1
+            self._send(plan, {asked.number: asked for asked in scorings})
+            self._scores_next = bool(plan.pieces) and not plan.scored
+        for call in read:
+            self._read(call)
+        return bool(read) or not plan.is_empty
+
+    def fail(self, error: Exception) -> None:
+        """Ends all requests with an error."""
+        running = [one.asked for one in self._continuing.values()] + list(self._scoring.values())
+        for asked in running:
+            self._slots.release(asked.version)
+        self._continuing, self._scoring, self._calls = {}, {}, []
+        self._table = RowTable(self._device.ladder.num_rows)
+        self._device.reset()  # a call that failed may have used up the rows
+        for asked in running + self._queues.remove_all():
+            asked.deliver(error)
+
+    def _admit(self) -> None:
+        """Gives free rows to requests that generate."""
+        if not self._table.num_free:
+            return
+        for asked in self._queues.in_turn(GenerateRequest):
+            request = asked.request
+            assert isinstance(request, GenerateRequest)
+            place = self._table.take(asked.version, request.prompt)
+            if place is None:
+                return
+            if place.source is not None:
+                self._device.copy_row(place.source, place.row)
+            if request.nudges:
+                self._device.nudge(place.row, dict(request.logit_bias))
+            self._queues.remove(asked.number)
+            slot, reused = self._slots.acquire(asked.version), place.num_reused
+            self._continuing[asked.number] = Continuing(asked, place.row, slot, reused, reused)
+            self.counts.prompt_tokens += len(request.prompt)
+            self.counts.reused_tokens += reused
+
+    def _work(self, scorings: Sequence[Asked]) -> Work:
+        live = [one for one in self._continuing.values() if one.is_live]
+        return Work(
+            len(live),
+            sum(one.places for one in live),
+            [Prompt(n, one.left) for n, one in self._continuing.items() if one.left],
+            [Scoring(asked.number, _item(asked), asked.version) for asked in scorings],
+            self._scores_next,
+        )
+
+    def _send(self, plan: Plan, scorings: dict[int, Asked]) -> None:
+        self._device.set_pool(self._slots.arrays)
+        if plan.steps:
+            self._send_advance(plan.steps)
+        if plan.pieces:
+            self._send_pieces(plan)
+        if plan.scored:
+            self._send_pages(plan, scorings)
+
+    def _send_advance(self, steps: int) -> None:
+        live = [one for one in self._continuing.values() if one.is_live]
+        keys = sum(one.places for one in live)
+        ladder = self._device.ladder
+        places = max(one.places for one in live) + steps  # but none grows beyond its last place
+        visible = ladder.visible_for(min(places, ladder.length))
+        chosen = self._device.advance(steps, visible)
+        for one in live:
+            one.num_sent = min(one.num_sent + steps, one.request.max_new_tokens)
+
+        def deliver(chosen: Chosen) -> None:
+            for one in live:
+                self._deliver(one, tokens_of(chosen, one.row, one.request))
+
+        self._sent("advance", steps * len(live), chosen, deliver, keys=steps * keys)
+
+    def _send_pieces(self, plan: Plan) -> None:
+        parts = [(self._continuing[piece.number], piece.count) for piece in plan.pieces]
+        n, t = plan.piece_shape
+        arrays = pieces(parts, plan.piece_shape, self._device.ladder.num_rows)
+        stop = int((arrays.start_n + arrays.count_n).max())
+        visible = self._device.ladder.visible_for(max(stop, t))
+        chosen = self._device.extend(arrays, visible)
+        ended: list[tuple[int, Continuing]] = []
+        for i, (one, count) in enumerate(parts):
+            one.start += count
+            self._table.hold(one.row, one.cached)
+            self._queues.shares.serve(one.asked.request.owner, count)
+            if not one.left:
+                one.num_sent = 1
+                ended.append((i, one))
+
+        def deliver(chosen: Chosen) -> None:
+            for i, one in ended:
+                self._deliver(one, tokens_of(chosen, i, one.request))
+
+        self.counts.padding_tokens += n * t - sum(count for _, count in parts)
+        self._sent("extend", n * t, chosen, deliver)
+
+    def _send_pages(self, plan: Plan, scorings: dict[int, Asked]) -> None:
+        numbers = [number for page in plan.scored for number in page]
+        sent = {number: scorings[number] for number in numbers}
+        items = [_item(asked) for asked in sent.values()]
+        assigned = assignment(plan, {number: i for i, number in enumerate(numbers)})
+        pages = pack(items, plan.page_shape, assigned=assigned)
+        for page, members in enumerate(plan.scored):
+            pages.slot_p[page] = self._slots.acquire(sent[members[0]].version)
+            for number in members[1:]:
+                self._slots.acquire(sent[number].version)
+        logprob_pc = self._device.score(pages)
+        useful = sum(item.num_computed for item in items)
+        tokens = plan.page_shape.pages * plan.page_shape.tokens
+        self.counts.scored_tokens += useful
+        self.counts.padding_tokens += tokens - useful
+        for number, asked in sent.items():
+            self._queues.remove(number)
+            self._scoring[number] = asked
+            self._queues.shares.serve(asked.request.owner, asked.num_tokens)
+
+        def deliver(logprob_pc: np.ndarray) -> None:
+            self._deliver_scores(sent, items, pages, logprob_pc)
+
+        self._sent("score", tokens, logprob_pc, deliver)
+
+    def _sent(
+        self,
+        kind: str,
+        tokens: int,
+        result: Any,
+        deliver: Callable[[Any], None],
+        keys: int = 0,
+    ) -> None:
+        """Notes a call that was sent."""
+        self._calls.append(Call(kind, tokens, keys, result, deliver, time.perf_counter()))
+
+    def _read(self, call: Call) -> None:
+        """Waits for a call, delivers its result, and learns what it cost."""
+        was_ready = all(leaf.is_ready() for leaf in jax.tree.leaves(call.result))
+        started = max(self._last_read, call.sent)
+        result = jax.device_get(call.result)
+        now = time.perf_counter()
+        if not was_ready:  # else it was done some time ago
+            fit = self._fits[call.kind]
+            self._fits[call.kind] = fit.with_iteration(
+                call.tokens, call.keys, 1e3 * (now - started)
+            )
+        self._last_read = now
+        call.deliver(result)
+
+    def _deliver(self, one: Continuing, new: list[Any]) -> None:
+        """Delivers new tokens of a request, unless it has ended meanwhile."""
+        if one.asked.number not in self._continuing or not new:
+            return
+        update = one.take(new)
+        self.counts.new_tokens += len(update.tokens)
+        self._queues.shares.serve(one.request.owner, len(update.tokens))
+        self._table.hold(one.row, one.cached)
+        if update.finish_reason is not None:
+            self._leave(one)
+            self.counts.requests += 1
+        one.asked.deliver(update)
+
+    def _deliver_scores(
+        self, sent: dict[int, Asked], items: list[Item], pages: Pages, logprob_pc: np.ndarray
+    ) -> None:
+        found = by_candidate(logprob_pc, pages, items)
+        for (number, asked), logprobs in zip(sent.items(), found, strict=True):
+            del self._scoring[number]
+            self._slots.release(asked.version)
+            self.counts.requests += 1
+            asked.deliver(Scores(logprobs))
+
+    def _leave(self, one: Continuing) -> None:
+        del self._continuing[one.asked.number]
+        self._table.free(one.row)
+        self._slots.release(one.asked.version)
+
+
+def _item(asked: Asked) -> Item:
+    assert isinstance(asked.request, ScoreRequest)
+    return asked.request.item

@@ -1,0 +1,188 @@
+"""The device's side of the runtime: rows, and every program that works on them or scores pages.
+
+All programs are compiled when it is made; a call never compiles. Results are arrays on the device,
+so that the host can go on before they are there.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from zojax.distributed import layout_of, put, put_pages
+from zojax.engine.ladder import Ladder
+from zojax.engine.row_programs import (
+    Chosen,
+    Pieces,
+    RowState,
+    advance,
+    copy_row,
+    empty_rows,
+    extend,
+    no_pieces,
+    nudge,
+    stop_rows,
+)
+from zojax.models import Model
+from zojax.programs.compiling import PendingProgram, shapes_of
+from zojax.scoring import Pages, PageShape, pack, score
+
+Tree = Any
+
+MAX_BIASES = 512
+"""The most tokens with a bias in a request."""
+
+
+class Device:
+    """The rows, and the compiled programs.
+
+    Args:
+        model: the base model.
+        pool: adapter states stacked on a leading slot axis; ``{}`` for the base model alone. Later
+            pools have the same shapes.
+        ladder: the shapes of all calls.
+        key: the key that sampling draws from.
+
+    Attributes:
+        ladder: the shapes of all calls.
+        num_programs: the number of programs.
+        vocab_size: the number of the model's tokens.
+    """
+
+    def __init__(self, model: Model, pool: Tree, ladder: Ladder, key: jax.Array):
+        self.ladder = ladder
+        self._layout = layout_of(model.weights)
+        self._weights, self._pool = model.weights, pool
+        self._key = put(key, self._layout.sharding())
+        self._static = {"graphdef": model.graphdef}
+        sizes = {"num_rows": ladder.num_rows, "length": ladder.length}
+        make = functools.partial(empty_rows, **sizes, **self._static)
+        shapes = jax.eval_shape(make, model.weights)
+        self._of_state = self._shardings(shapes)
+        self._empty = jax.jit(make, out_shardings=self._of_state)
+        self.reset()
+        self._pending = dict(self._trace_all())
+        self.num_programs = len(self._pending)
+        self.vocab_size = self._state.bias_pv.shape[1]
+        self._programs: dict[Any, Callable[..., Any]] = {}
+
+    def compile(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
+        """Waits until all programs are compiled.
+
+        Args:
+            on_progress: called with the number of programs that are compiled.
+        """
+        for name, pending in self._pending.items():
+            self._programs[name] = pending.get()
+            on_progress(len(self._programs))
+
+    def reset(self) -> None:
+        """Makes all rows free."""
+        self._state: RowState = self._empty(self._weights)
+
+    def set_pool(self, pool: Tree) -> None:
+        """Takes another pool of the same shapes, for later calls."""
+        self._pool = pool
+
+    def extend(self, pieces: Pieces, visible: int) -> Chosen:
+        """Takes pieces of prompts into their rows; ``(n,)`` first tokens."""
+        name = ("extend", *pieces.tokens_nt.shape, visible)
+        args = (self._weights, self._pool, self._state, self._put(pieces), self._key)
+        self._state, chosen = self._programs[name](*args)
+        return chosen
+
+    def advance(self, steps: int, visible: int) -> Chosen:
+        """Adds up to ``steps`` tokens to live rows; ``(k, p)`` new tokens."""
+        args = (self._weights, self._pool, self._state, self._key, self._put(np.int32(steps)))
+        self._state, chosen = self._programs["advance", visible](*args)
+        return chosen
+
+    def score(self, pages: Pages) -> jax.Array:
+        """The log-probability of every scored token, ``(p, c)``."""
+        num_pages, tokens = pages.tokens_pt.shape
+        shape = PageShape(num_pages, tokens, pages.reads_pr.shape[1], pages.targets_pc.shape[1])
+        program = self._programs["score", shape]
+        return program(self._weights, self._pool, put_pages(pages, self._layout))
+
+    def copy_row(self, source: int, row: int) -> None:
+        """Copies one row of the cache into another."""
+        self._state = self._programs["copy"](self._state, *map(self._number, (source, row)))
+
+    def nudge(self, row: int, biases: dict[int, float]) -> None:
+        """Sets what is added to a row's logits, and forgets which tokens were added to it."""
+        tokens, values = (np.zeros(MAX_BIASES, dtype) for dtype in (np.int32, np.float32))
+        tokens[:] = self.vocab_size
+        tokens[: len(biases)], values[: len(biases)] = list(biases), list(biases.values())
+        args = (self._number(row), self._put(tokens), self._put(values))
+        self._state = self._programs["nudge"](self._state, *args)
+
+    def stop(self, rows: Sequence[int]) -> None:
+        """Ends some rows."""
+        keeps_p = np.ones(self.ladder.num_rows, bool)
+        keeps_p[list(rows)] = False
+        self._state = self._programs["stop"](self._state, self._put(keeps_p))
+
+    def _put(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: put(leaf, self._layout.sharding()), tree)
+
+    def _number(self, value: int) -> jax.Array:
+        return self._put(np.int32(value))
+
+    def _shardings(self, shapes: RowState) -> RowState:
+        """The cache is split over its heads like the weights; everything else is on all devices."""
+        axes = (None, None, None, "kv_heads", None)
+        whole: Any = self._layout.sharding()
+        of_cache: Any = self._layout.sharding(axes, shapes.cache.k_ypsgd.shape)
+        of_all = jax.tree.map(lambda _: whole, shapes)
+        return dataclasses.replace(of_all, cache=jax.tree.map(lambda _: of_cache, shapes.cache))
+
+    def _trace_all(self) -> Any:
+        """Every program's name, and the program while it is compiled, the most urgent first."""
+        whole: NamedSharding = self._layout.sharding()
+        state = shapes_of(self._state)
+        model = (shapes_of(self._weights), shapes_of(self._pool), state)
+        steps = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+        chosen: Any = Chosen(whole, whole, whole, whole)
+        rows: dict[str, Any] = {"donate_argnums": 2, "out_shardings": (self._of_state, chosen)}
+        key = shapes_of(self._key)
+        for n, t, visible in self.ladder.piece_programs:
+            function = functools.partial(extend, visible=visible, **self._static)
+            pieces = _structs(no_pieces(n, t, self.ladder.num_rows), whole)
+            yield ("extend", n, t, visible), _ahead(function, (*model, pieces, key), **rows)
+        for visible in self.ladder.visible:
+            function = functools.partial(_advance, visible, self.ladder.most_steps, self._static)
+            yield ("advance", visible), _ahead(function, (*model, key, steps), **rows)
+        for shape in self.ladder.pages:
+            function = functools.partial(score, **self._static)
+            pages = put_pages(_structs(pack([], shape), None), self._layout)
+            yield ("score", shape), _ahead(function, (*model[:2], pages), out_shardings=whole)
+        tokens = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.int32, sharding=whole)
+        values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
+        keeps_p = jax.ShapeDtypeStruct((self.ladder.num_rows,), jnp.bool_, sharding=whole)
+        of_state: dict[str, Any] = {"donate_argnums": 0, "out_shardings": self._of_state}
+        yield "copy", _ahead(copy_row, (state, steps, steps), **of_state)
+        yield "nudge", _ahead(nudge, (state, steps, tokens, values), **of_state)
+        yield "stop", _ahead(stop_rows, (state, keeps_p), **of_state)
+
+
+def _advance(
+    visible: int, most_steps: int, static: dict[str, Any], *args: Any
+) -> tuple[RowState, Chosen]:
+    *others, steps = args
+    return advance(*others, steps=steps, most_steps=most_steps, visible=visible, **static)
+
+
+def _structs(tree: Any, sharding: NamedSharding | None) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _ahead(function: Callable[..., Any], args: Any, **options: Any) -> PendingProgram[Any]:
+    jitted = jax.jit(function, **options)
+    return PendingProgram(lambda: jitted.lower(*args).compile)

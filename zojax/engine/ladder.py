@@ -1,0 +1,89 @@
+"""The fixed ladder of buckets: every shape that the device is ever given, compiled at the start."""
+
+import dataclasses
+
+from zojax.scoring import PageShape
+
+_SHORTEST = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """The shapes of all calls.
+
+    Attributes:
+        num_rows: the number of rows.
+        length: the number of places of a row, and the most tokens of a page.
+        pieces: the shapes ``(n, t)`` of pieces of prompts.
+        visible: the numbers of places that attention looks at.
+        pages: the shapes of pages to score.
+        most_steps: the most tokens that a call adds to each row.
+    """
+
+    num_rows: int
+    length: int
+    pieces: tuple[tuple[int, int], ...]
+    visible: tuple[int, ...]
+    pages: tuple[PageShape, ...]
+    most_steps: int
+
+    def visible_for(self, places: int) -> int:
+        """The smallest number of visible places that holds so many."""
+        return next(visible for visible in self.visible if visible >= places)
+
+    @property
+    def piece_programs(self) -> list[tuple[int, int, int]]:
+        """All ``(n, t, visible)``: a piece sees at least itself."""
+        return [(n, t, visible) for n, t in self.pieces for visible in self.visible if visible >= t]
+
+
+def make_ladder(
+    length: int, num_rows: int, *, tokens: int = 512, most_steps: int = 8, first_visible: int = 128
+) -> Ladder:
+    """Makes a ladder.
+
+    Args:
+        length: the most tokens of a sequence.
+        num_rows: the number of sequences that are continued together.
+        tokens: the tokens that a call computes about as quickly as a few: what a processor is busy
+            with. A call has more only for a page that is longer.
+        most_steps: the most tokens that a call adds to each row.
+        first_visible: the smallest number of visible places.
+
+    >>> ladder = make_ladder(1024, 16)
+    >>> ladder.pieces
+    ((1, 32), (16, 32), (1, 128), (4, 128), (1, 512))
+    >>> ladder.visible
+    (128, 256, 512, 1024)
+    >>> [(shape.pages, shape.tokens) for shape in ladder.pages if shape.reads == shape.tokens]
+    [(8, 64), (2, 256), (1, 1024)]
+    """
+    pieces: list[tuple[int, int]] = []
+    t = 2 * _SHORTEST
+    while t < min(tokens, length):
+        pieces += [(1, t), (min(num_rows, tokens // t), t)]
+        t *= 4
+    pieces.append((1, min(tokens, length)))
+    visible, places = [], first_visible
+    while places < length:
+        visible.append(places)
+        places *= 2
+    pages, t = [], 4 * _SHORTEST
+    while True:
+        t = min(t, length)
+        count = max(1, tokens // t)
+        pages += [
+            PageShape(count, t, max(_SHORTEST, t // 8), max(2 * _SHORTEST, t // 4)),
+            PageShape(count, t, t, 2 * t),
+        ]
+        if t == length:
+            break
+        t *= 4
+    return Ladder(
+        num_rows,
+        length,
+        tuple(dict.fromkeys(pieces)),
+        (*visible, length),
+        tuple(dict.fromkeys(pages)),
+        most_steps,
+    )

@@ -1,0 +1,131 @@
+"""What waits for the device: requests in fair order, and the adapters that they wait for."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+
+from zojax.engine.requests import Deliver, GenerateRequest, Request, ScoreRequest
+from zojax.engine.shares import Shares, Waiting, in_turn
+from zojax.engine.slots import Registered, Slots, Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A request, and who waits for its answer.
+
+    Attributes:
+        number: its number; later requests have larger ones.
+        request: the request.
+        deliver: takes the answers.
+        adapter: the adapter's version when the request came; None for the base model.
+    """
+
+    number: int
+    request: Request
+    deliver: Deliver
+    adapter: Registered | None = None
+
+    @property
+    def version(self) -> int:
+        """The adapter's version; 0 for the base model."""
+        return 0 if self.adapter is None else self.adapter.version
+
+    @property
+    def num_tokens(self) -> int:
+        """The tokens that the answer takes, at most."""
+        if isinstance(self.request, ScoreRequest):
+            return self.request.item.num_computed
+        return len(self.request.prompt) + self.request.max_new_tokens
+
+
+class Queues:
+    """Requests that wait; only the runtime's thread may use it.
+
+    Args:
+        slots: where adapters have to be before their requests are served.
+        executor: loads adapters.
+        on_loaded: called on the executor's thread with a version, and the adapter or what was
+            raised; its caller passes both to :meth:`loaded`.
+    """
+
+    def __init__(
+        self, slots: Slots, executor: Executor, on_loaded: Callable[[int, Tree | Exception], None]
+    ):
+        self.shares = Shares()
+        self._slots, self._executor, self._on_loaded = slots, executor, on_loaded
+        self._waiting: dict[int, Asked] = {}
+        self._loaded: dict[int, Tree] = {}
+        self._loading: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def owners(self) -> set[str]:
+        """Those whose requests wait."""
+        return {asked.request.owner for asked in self._waiting.values()}
+
+    def add(self, asked: Asked) -> None:
+        """Adds a request."""
+        self._waiting[asked.number] = asked
+
+    def remove(self, number: int) -> Asked | None:
+        """Removes a request; None if it does not wait."""
+        return self._waiting.pop(number, None)
+
+    def remove_all(self) -> list[Asked]:
+        """Removes all requests."""
+        removed, self._waiting = list(self._waiting.values()), {}
+        return removed
+
+    def loaded(self, version: int, adapter: Tree | Exception) -> list[Asked]:
+        """Takes an adapter that was loaded; returns the requests whose adapter cannot be."""
+        self._loading.discard(version)
+        if not isinstance(adapter, Exception):
+            self._loaded[version] = adapter
+            return []
+        failed = [asked for asked in self._waiting.values() if asked.version == version]
+        for asked in failed:
+            del self._waiting[asked.number]
+        return failed
+
+    def in_turn(self, kind: type[ScoreRequest] | type[GenerateRequest]) -> Iterator[Asked]:
+        """Requests of a kind in the order in which they should be served.
+
+        Those whose adapter is not in a slot are left out, and it is put there as soon as possible.
+        """
+        waiting = [
+            Waiting(asked.number, asked.request.owner, asked.request.priority, asked.num_tokens)
+            for asked in self._waiting.values()
+            if isinstance(asked.request, kind)
+        ]
+        keeps: set[int] = set()  # the versions of the requests of this turn
+        for one in in_turn(waiting, self.shares.served):
+            asked = self._waiting.get(one.number)
+            if asked is not None and self._is_ready(asked, keeps):
+                keeps.add(asked.version)
+                yield asked
+
+    def _is_ready(self, asked: Asked, keeps: set[int]) -> bool:
+        if asked.adapter is None or self._slots.holds(asked.version):
+            return True
+        if asked.version in self._loaded:
+            try:
+                if self._slots.insert(asked.version, self._loaded[asked.version], keeps):
+                    del self._loaded[asked.version]
+                    return True
+            except Exception as error:  # it does not fit the pool, as its requests are told
+                del self._loaded[asked.version]
+                self._on_loaded(asked.version, error)
+                self._loading.add(asked.version)
+        elif asked.version not in self._loading:
+            self._loading.add(asked.version)
+            self._executor.submit(self._load, asked.adapter)
+        return False
+
+    def _load(self, adapter: Registered) -> None:
+        try:
+            found: Tree | Exception = adapter.load()
+        except Exception as error:  # whatever it is, its requests are told
+            found = error
+        self._on_loaded(adapter.version, found)

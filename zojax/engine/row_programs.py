@@ -1,0 +1,380 @@
+"""What the device does with rows: takes pieces of prompts, adds tokens, copies what rows share.
+
+A row is a place for one sequence at a time in a cache of static shape. All functions are pure, and
+no program depends on a request's settings, so all are compiled before the first request.
+
+Axes: p rows, n pieces of prompts, t tokens of a piece, k new tokens, e stop tokens, a alternatives,
+v vocabulary.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from zojax.engine.requests import MAX_LOGPROBS, MAX_STOP_IDS
+from zojax.generation.prompts import UNUSED
+from zojax.generation.sampling import NOT_FINITE, Sampling, sample
+from zojax.models import decoder
+from zojax.models.forward import Cache, Forward
+from zojax.scoring.attention import cached_attention
+from zojax.scoring.pages import Array
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How rows are continued; arrays with one entry for each row or piece.
+
+    Attributes:
+        slot: the adapter slot.
+        left: the number of new tokens that are still wanted.
+        seed: what sampling draws from.
+        sampling: how tokens are chosen.
+        stop_e: the ids of tokens that end it, filled up with :data:`UNUSED`.
+        tells: bool; whether the log-probabilities of new tokens are wanted.
+        nudged: bool; whether ``bias_pv`` and the penalties of the state apply.
+        presence: subtracted from the logits of tokens that were added already.
+        frequency: the same, times how often.
+    """
+
+    slot: Any
+    left: Any
+    seed: Any
+    sampling: Sampling
+    stop_e: Any
+    tells: Any
+    nudged: Any
+    presence: Any
+    frequency: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowState:
+    """All rows; donate it.
+
+    Attributes:
+        cache: the keys and values.
+        length_p: the number of tokens in each row of the cache.
+        last_p: the newest token of each row, which is not in the cache yet.
+        live_p: bool; whether a row is being continued.
+        settings: how each is continued.
+        bias_pv: what is added to the logits of nudged rows.
+        count_pv: how often each token was added to nudged rows.
+    """
+
+    cache: Cache
+    length_p: jax.Array
+    last_p: jax.Array
+    live_p: jax.Array
+    settings: Settings
+    bias_pv: jax.Array
+    count_pv: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Pieces of prompts, one for each of some rows; integers are int32.
+
+    Attributes:
+        tokens_nt: the tokens, filled up with 0.
+        start_n: the number of the prompt's tokens that are in the cache already.
+        count_n: the number of tokens of the piece.
+        row_n: the row; one beyond the last for a filler.
+        ends_n: bool; whether the piece ends its prompt, so that a first new token is chosen.
+        settings: how the row is continued then.
+    """
+
+    tokens_nt: Any
+    start_n: Any
+    count_n: Any
+    row_n: Any
+    ends_n: Any
+    settings: Settings
+
+
+class Chosen(NamedTuple):
+    """New tokens; the log-probabilities are those of rows that want them, else 0.
+
+    Attributes:
+        token: the ids; :data:`UNUSED` where no token was chosen, or
+            :data:`~zojax.generation.sampling.NOT_FINITE`.
+        logprob: the chosen tokens' log-probabilities, in nats.
+        top_a: the most probable tokens.
+        top_logprob_a: their log-probabilities.
+    """
+
+    token: Any
+    logprob: Any
+    top_a: Any
+    top_logprob_a: Any
+
+
+def no_settings(num_rows: int) -> Settings:
+    """Settings of rows that are not in use, on the host."""
+
+    def column(value: float = 0, dtype: type = np.int32) -> np.ndarray:
+        return np.full(num_rows, value, dtype)
+
+    temperature, top_p, min_p = (column(value, np.float32) for value in (0, 1, 0))
+    return Settings(
+        slot=column(),
+        left=column(),
+        seed=column(),
+        sampling=Sampling(temperature, column(), top_p, min_p),
+        stop_e=np.full((num_rows, MAX_STOP_IDS), UNUSED, np.int32),
+        tells=column(dtype=bool),
+        nudged=column(dtype=bool),
+        presence=column(dtype=np.float32),
+        frequency=column(dtype=np.float32),
+    )
+
+
+def no_pieces(n: int, t: int, num_rows: int) -> Pieces:
+    """Pieces that are all fillers, on the host."""
+    return Pieces(
+        np.zeros((n, t), np.int32),
+        np.zeros(n, np.int32),
+        np.ones(n, np.int32),
+        np.full(n, num_rows, np.int32),
+        np.zeros(n, bool),
+        no_settings(n),
+    )
+
+
+def empty_rows(weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: int) -> RowState:
+    """Makes free rows of ``length`` places each."""
+    model = nnx.merge(graphdef, weights)
+    settings = jax.tree.map(jnp.asarray, no_settings(num_rows))
+    whole = jnp.zeros(num_rows, jnp.int32)
+    shape = (num_rows, model.embed_tokens.weight.shape[0])
+    return RowState(
+        decoder.empty_cache(model, num_rows, length),
+        whole,
+        whole,
+        jnp.zeros(num_rows, bool),
+        settings,
+        jnp.zeros(shape, jnp.float32),
+        jnp.zeros(shape, jnp.int32),
+    )
+
+
+def extend(
+    weights: Tree,
+    pool: Tree,
+    state: RowState,
+    pieces: Pieces,
+    key: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    visible: int,
+) -> tuple[RowState, Chosen]:
+    """Takes pieces of prompts into their rows; other rows do not change.
+
+    Args:
+        weights: the base model's parameters.
+        pool: adapter states stacked on a leading slot axis; ``{}`` for the base model.
+        state: the rows.
+        pieces: the pieces.
+        key: the key that sampling draws from, with a row's seed and a token's position.
+        graphdef: the model's structure, static.
+        visible: a number of places that holds every piece's row up to the piece's end, static.
+
+    Returns:
+        The rows, and the first new token ``(n,)`` of those whose prompt has ended.
+    """
+    model = nnx.merge(graphdef, weights)
+    tokens_nt, settings = jnp.asarray(pieces.tokens_nt), pieces.settings
+    count_n1, start_n1 = pieces.count_n[:, None], pieces.start_n[:, None]
+    t, places = jnp.arange(tokens_nt.shape[1]), state.cache.k_ypsgd.shape[2]
+    # The padding goes to no place, and is computed at the last token's position, which exists.
+    place_nt = jnp.where(t < count_n1, start_n1 + t, places)
+    forward = Forward(
+        start_n1 + jnp.minimum(t, count_n1 - 1),
+        jnp.asarray(settings.slot),
+        cached_attention(place_nt, jnp.asarray(pieces.row_n), visible),
+        pool,
+        reads_pr=count_n1 - 1,
+        cache=state.cache,
+    )
+    hidden_n1d, cache = decoder.run(model, tokens_nt, forward)
+    logits_nv = decoder.logits(model, hidden_n1d, forward)[:, 0]
+    row_n, length_n = jnp.asarray(pieces.row_n), pieces.start_n + pieces.count_n
+    bias_nv, count_nv = (a.at[row_n].get(mode="clip") for a in (state.bias_pv, state.count_pv))
+    chosen = _choose(logits_nv, settings, bias_nv, count_nv, length_n, pieces.ends_n, key)
+
+    def put(old: jax.Array, new: Array) -> jax.Array:
+        return old.at[row_n].set(new, mode="drop")
+
+    state = dataclasses.replace(
+        state, cache=cache, settings=jax.tree.map(put, state.settings, settings)
+    )
+    state = dataclasses.replace(
+        state, length_p=put(state.length_p, length_n), live_p=put(state.live_p, pieces.ends_n)
+    )
+    num_rows = len(state.last_p)
+    token_p = put(jnp.full(num_rows, UNUSED, jnp.int32), chosen.token)
+    return _appended(state, token_p), chosen
+
+
+def advance(
+    weights: Tree,
+    pool: Tree,
+    state: RowState,
+    key: jax.Array,
+    *,
+    steps: jax.Array | int,
+    graphdef: nnx.GraphDef,
+    most_steps: int,
+    visible: int,
+) -> tuple[RowState, Chosen]:
+    """Adds up to ``steps`` tokens to every live row; stops earlier if none is live.
+
+    Args:
+        weights: as for :func:`extend`.
+        pool: as for :func:`extend`.
+        state: the rows.
+        key: as for :func:`extend`.
+        steps: the number of tokens, at most ``most_steps``.
+        graphdef: the model's structure, static.
+        most_steps: the width of the result, static.
+        visible: a number of places that holds every live row and its new tokens, static.
+
+    Returns:
+        The rows, and their new tokens ``(k, p)``.
+    """
+    model = nnx.merge(graphdef, weights)
+    num_rows = len(state.last_p)
+    places = state.cache.k_ypsgd.shape[2]
+
+    def step(state: RowState) -> tuple[RowState, Chosen]:
+        # Rows that are not live may be just receiving a prompt, so that nothing is written there.
+        place_p1 = jnp.where(state.live_p, state.length_p, places)[:, None]
+        forward = Forward(
+            jnp.minimum(state.length_p, places - 1)[:, None],
+            state.settings.slot,
+            cached_attention(place_p1, None, visible),
+            pool,
+            cache=state.cache,
+        )
+        hidden_p1d, cache = decoder.run(model, state.last_p[:, None], forward)
+        logits_pv = decoder.logits(model, hidden_p1d, forward)[:, 0]
+        length_p = state.length_p + state.live_p
+        rows = (state.settings, state.bias_pv, state.count_pv, length_p, state.live_p)
+        chosen = _choose(logits_pv, *rows, key)
+        state = dataclasses.replace(state, cache=cache, length_p=length_p)
+        return _appended(state, chosen.token), chosen
+
+    def goes_on(carry: tuple[jax.Array, RowState, Chosen]) -> jax.Array:
+        return (carry[0] < steps) & carry[1].live_p.any()
+
+    def body(carry: tuple[jax.Array, RowState, Chosen]) -> tuple[jax.Array, RowState, Chosen]:
+        number, state, found = carry
+        state, chosen = step(state)
+        found = jax.tree.map(lambda all_k, new: all_k.at[number].set(new), found, chosen)
+        return number + 1, state, found
+
+    none = Chosen(
+        jnp.full((most_steps, num_rows), UNUSED, jnp.int32),
+        jnp.zeros((most_steps, num_rows), jnp.float32),
+        jnp.zeros((most_steps, num_rows, MAX_LOGPROBS), jnp.int32),
+        jnp.zeros((most_steps, num_rows, MAX_LOGPROBS), jnp.float32),
+    )
+    _, state, found = jax.lax.while_loop(goes_on, body, (jnp.int32(0), state, none))
+    return state, found
+
+
+def copy_row(state: RowState, source: Array, row: Array) -> RowState:
+    """Copies one row of the cache into another, which shares its beginning."""
+
+    def copied(x_ypsgd: jax.Array) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(x_ypsgd, source, 1, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(x_ypsgd, piece, row, axis=1)
+
+    return dataclasses.replace(state, cache=Cache(*map(copied, state.cache)))
+
+
+def nudge(state: RowState, row: Array, tokens: Array, biases: Array) -> RowState:
+    """Sets what is added to a row's logits, and forgets which tokens were added to it.
+
+    Args:
+        state: the rows.
+        row: the row.
+        tokens: the tokens whose logits change, filled up with an id beyond the vocabulary.
+        biases: what is added to them.
+    """
+    bias_pv = state.bias_pv.at[row].set(0.0).at[row, tokens].set(biases, mode="drop")
+    return dataclasses.replace(state, bias_pv=bias_pv, count_pv=state.count_pv.at[row].set(0))
+
+
+def stop_rows(state: RowState, keeps_p: Array) -> RowState:
+    """Ends all rows but those that are kept."""
+    return dataclasses.replace(state, live_p=state.live_p & keeps_p)
+
+
+def _choose(
+    logits_pv: jax.Array,
+    settings: Settings,
+    bias_pv: jax.Array,
+    count_pv: jax.Array,
+    position_p: jax.Array,
+    live_p: Array,
+    key: jax.Array,
+) -> Chosen:
+    """Chooses a token for every live row."""
+    nudged_p, tells_p = live_p & settings.nudged, live_p & settings.tells
+
+    def nudged(logits_pv: jax.Array) -> jax.Array:
+        penalty_pv = jnp.where(count_pv > 0, settings.presence[:, None], 0.0)
+        penalty_pv += count_pv * settings.frequency[:, None]
+        return jnp.where(nudged_p[:, None], logits_pv + bias_pv - penalty_pv, logits_pv)
+
+    def told(logits_pv: jax.Array, token_p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        log_z_p1 = jax.nn.logsumexp(logits_pv, axis=-1, keepdims=True)
+        at_p1 = jnp.maximum(token_p, 0)[:, None]
+        logprob_p = (jnp.take_along_axis(logits_pv, at_p1, axis=1) - log_z_p1)[:, 0]
+        top_pa, top_at_pa = jax.lax.top_k(logits_pv, few)
+        wide = (0, 0), (0, MAX_LOGPROBS - few)
+        return logprob_p, jnp.pad(top_at_pa, wide), jnp.pad(top_pa - log_z_p1, wide)
+
+    def untold(logits_pv: jax.Array, token_p: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        shape = (len(token_p), MAX_LOGPROBS)
+        zeros_p = jnp.zeros(len(token_p), jnp.float32)
+        return zeros_p, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+
+    few = min(MAX_LOGPROBS, logits_pv.shape[1])
+    changed_pv = jax.lax.cond(nudged_p.any(), nudged, lambda x: x, logits_pv)
+    token_p = sample(
+        changed_pv, key, jnp.asarray(settings.seed), position_p, settings.sampling, live_p
+    )
+    told_p = jax.lax.cond(tells_p.any(), told, untold, logits_pv, token_p)
+    return Chosen(jnp.where(live_p, token_p, UNUSED), *told_p)
+
+
+def _appended(state: RowState, token_p: jax.Array) -> RowState:
+    """The rows with new tokens, where they are not :data:`UNUSED`; ends rows that need no more."""
+    settings, is_new_p = state.settings, token_p != UNUSED
+    ends_p = (token_p[:, None] == settings.stop_e).any(axis=1) | (token_p == NOT_FINITE)
+    left_p = settings.left - is_new_p
+    counted_p = settings.nudged & (token_p >= 0)
+    at_p = jnp.where(counted_p, token_p, state.count_pv.shape[1])
+    count_pv = jax.lax.cond(
+        counted_p.any(),
+        lambda count_pv: count_pv.at[jnp.arange(len(at_p)), at_p].add(1, mode="drop"),
+        lambda count_pv: count_pv,
+        state.count_pv,
+    )
+    return dataclasses.replace(
+        state,
+        last_p=jnp.where(is_new_p, token_p, state.last_p),
+        live_p=state.live_p & ~(is_new_p & (ends_p | (left_p <= 0))),
+        settings=dataclasses.replace(settings, left=left_p),
+        count_pv=count_pv,
+    )

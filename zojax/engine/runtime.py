@@ -1,0 +1,127 @@
+"""The runtime: a thread that owns the device and serves the requests of all others."""
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from zojax.engine.core import Core
+from zojax.engine.device import MAX_BIASES, Device
+from zojax.engine.plan import fits
+from zojax.engine.queues import Asked, Queues
+from zojax.engine.requests import Deliver, Request, ScoreRequest, check_request
+from zojax.engine.slots import Registry, Slots, Tree
+from zojax.errors import InputError
+
+
+class Runtime:
+    """Serves requests from any thread, in iterations of a thread of its own.
+
+    Use it in a ``with`` statement; at its end, requests that were accepted are served first.
+
+    Args:
+        device: the device, with all programs compiled.
+        slots: the adapters on it.
+        registry: the adapters that can be asked for.
+        target_ms: the time between two tokens that readers accept, which bounds an iteration.
+
+    Attributes:
+        registry: the adapters that can be asked for.
+        core: what was done so far, for metrics; read only.
+    """
+
+    def __init__(
+        self, device: Device, slots: Slots, registry: Registry, *, target_ms: float = 50.0
+    ):
+        self.registry = registry
+        self._device = device
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="zojax-adapters")
+        self._queues = Queues(slots, self._loading, self._on_loaded)
+        self.core = Core(device, slots, self._queues, target_ms=target_ms)
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._takes = self._ends = False
+        self._thread = threading.Thread(target=self._run, name="zojax-runtime", daemon=True)
+
+    def __enter__(self) -> "Runtime":
+        self._takes = True
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drain()
+        self._commands.put(self._end)
+        self._thread.join()
+        self._loading.shutdown()
+
+    def drain(self) -> None:
+        """Takes no more requests; those that were accepted are served."""
+        with self._lock:
+            self._takes = False
+
+    def submit(self, request: Request, deliver: Deliver) -> int:
+        """Takes a request from any thread.
+
+        Args:
+            request: the request.
+            deliver: called on the runtime's thread with every answer, so it must be quick.
+
+        Returns:
+            The request's number, for :meth:`cancel`.
+
+        Raises:
+            InputError: it can never be served, its adapter is not known, or no more are taken.
+        """
+        ladder = self._device.ladder
+        check_request(request, vocab_size=self._device.vocab_size, max_length=ladder.length)
+        if isinstance(request, ScoreRequest):
+            if not fits(request.item, ladder.pages[-1]):
+                raise InputError("too many candidates for one request; ask for fewer at a time")
+        elif len(request.logit_bias) > MAX_BIASES:
+            raise InputError(f"logit_bias has more than {MAX_BIASES} tokens")
+        adapter = None if request.adapter is None else self.registry.get(request.adapter)
+        with self._lock:
+            if not self._takes:
+                raise InputError("the runtime is closed, and takes no more requests")
+            asked = Asked(next(self._numbers), request, deliver, adapter)
+            self._commands.put(lambda: self.core.add(asked))
+        return asked.number
+
+    def cancel(self, number: int) -> None:
+        """Ends a request; nothing happens if it has ended already. Any thread may call it."""
+        self._commands.put(lambda: self.core.cancel(number))
+
+    def _on_loaded(self, version: int, adapter: Tree | Exception) -> None:
+        def take() -> None:
+            for asked in self._queues.loaded(version, adapter):
+                asked.deliver(_as_error(adapter))
+
+        self._commands.put(take)
+
+    def _end(self) -> None:
+        self._ends = True
+
+    def _run(self) -> None:
+        did_something = False
+        while not (self._ends and self.core.is_idle):
+            self._take_commands(block=not did_something and not self._ends)
+            try:
+                did_something = self.core.step()
+            except Exception as error:  # all who wait are told, and the thread goes on
+                self.core.fail(error)
+
+    def _take_commands(self, *, block: bool) -> None:
+        try:
+            if block:
+                self._commands.get()()
+            while True:
+                self._commands.get_nowait()()
+        except queue.Empty:
+            return
+
+
+def _as_error(found: Any) -> Exception:
+    return found if isinstance(found, Exception) else RuntimeError(str(found))
