@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_texts_have_transformers_log_probabilities_token_by_token(engine, refere
 
 
 def test_prompts_are_continued_as_transformers_continues_them(engine, tokenizer):
-    model = AutoModelForCausalLM.from_pretrained(zojax.demo.MODEL, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(zojax.demo.MODEL, dtype=torch.float32)
     for text, generation in zip(TEXTS, engine.generate(TEXTS, max_new_tokens=6), strict=True):
         inputs = tokenizer(text, return_tensors="pt")
         whole = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0].tolist()

@@ -11,7 +11,7 @@ import numpy as np
 _FORGETS = 0.98
 """What an iteration weighs after one more; about 50 iterations decide."""
 
-_RIDGE = 1e-3
+_RIDGE = 1e-6
 
 
 class Costs(NamedTuple):

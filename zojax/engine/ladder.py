@@ -52,16 +52,16 @@ def make_ladder(
 
     >>> ladder = make_ladder(1024, 16)
     >>> ladder.pieces
-    ((1, 32), (16, 32), (1, 128), (4, 128), (1, 512))
+    ((1, 32), (4, 32), (16, 32), (1, 128), (4, 128), (1, 512))
     >>> ladder.visible
     (128, 256, 512, 1024)
     >>> [(shape.pages, shape.tokens) for shape in ladder.pages if shape.reads == shape.tokens]
-    [(8, 64), (2, 256), (1, 1024)]
+    [(1, 64), (4, 64), (1, 256), (1, 1024)]
     """
     pieces: list[tuple[int, int]] = []
     t = 2 * _SHORTEST
     while t < min(tokens, length):
-        pieces += [(1, t), (min(num_rows, tokens // t), t)]
+        pieces += [(min(n, num_rows), t) for n in _counts(tokens // t)]
         t *= 4
     pieces.append((1, min(tokens, length)))
     visible, places = [], first_visible
@@ -71,11 +71,9 @@ def make_ladder(
     pages, t = [], 4 * _SHORTEST
     while True:
         t = min(t, length)
-        count = max(1, tokens // t)
-        pages += [
-            PageShape(count, t, max(_SHORTEST, t // 8), max(2 * _SHORTEST, t // 4)),
-            PageShape(count, t, t, 2 * t),
-        ]
+        for count in _counts(max(1, tokens // t)):
+            few = PageShape(count, t, max(_SHORTEST, t // 8), max(2 * _SHORTEST, t // 4))
+            pages += [few, PageShape(count, t, t, 2 * t)]
         if t == length:
             break
         t *= 4
@@ -87,3 +85,11 @@ def make_ladder(
         tuple(dict.fromkeys(pages)),
         most_steps,
     )
+
+
+def _counts(most: int) -> list[int]:
+    """1, 4, 16, …: few counts, none more than four times what is needed."""
+    counts = [1]
+    while 4 * counts[-1] <= most:
+        counts.append(4 * counts[-1])
+    return counts

@@ -1,0 +1,189 @@
+"""Iterations are planned by what waits and what calls cost, without a model."""
+
+import numpy as np
+import pytest
+
+from zojax.engine.costs import CostFit, Costs
+from zojax.engine.ladder import make_ladder
+from zojax.engine.plan import CallCosts, Prompt, Scoring, Work, make_plan
+from zojax.engine.row_table import RowTable
+from zojax.engine.shares import Shares, Waiting, in_turn
+from zojax.scoring import Item
+
+LADDER = make_ladder(1024, 16)
+COSTS = CallCosts(*[Costs(base=2.0, per_token=0.1)] * 3)
+
+
+def plan(target_ms: float = 50.0, **work):
+    return make_plan(Work(**work), COSTS, LADDER, target_ms)
+
+
+def scoring(number: int, tokens: int, version: int = 0, candidates: int = 2) -> Scoring:
+    one = np.zeros(1, np.int32)
+    return Scoring(number, Item(np.zeros(tokens, np.int32), (one,) * candidates), version)
+
+
+def milliseconds(planned, live: int) -> float:
+    n, t = planned.piece_shape
+    pages = planned.page_shape.pages * planned.page_shape.tokens
+    calls = [(planned.steps, live), (bool(planned.pieces), n * t), (bool(planned.scored), pages)]
+    return sum(times * COSTS.score.ms(tokens) for times, tokens in calls)
+
+
+def test_nothing_waits_nothing_is_planned():
+    assert plan().is_empty
+
+
+@pytest.mark.parametrize(("target_ms", "steps"), [(50.0, 8), (20.0, 6), (1.0, 1)])
+def test_many_tokens_are_added_at_once_where_nobody_waits(target_ms, steps):
+    assert plan(target_ms, live=10).steps == steps  # a step takes 3 ms
+
+
+def test_readers_wait_no_longer_than_they_accept_whatever_arrives():
+    prompts = [Prompt(i, 1000) for i in range(20)]
+    scorings = [scoring(i, 60) for i in range(100, 400)]
+    for live in (1, 8, 16):
+        for scores_next in (False, True):
+            planned = plan(
+                30.0, live=live, prompts=prompts, scorings=scorings, scores_next=scores_next
+            )
+            assert planned.steps == 1
+            assert planned.pieces or planned.scored
+            assert milliseconds(planned, live) <= 30.0
+
+
+def test_prompts_and_pages_take_turns():
+    waiting = {"prompts": [Prompt(1, 500)], "scorings": [scoring(2, 500)]}
+    first, second = (plan(30.0, **waiting, scores_next=turn) for turn in (False, True))
+    assert (bool(first.pieces), bool(first.scored)) == (True, False)
+    assert (bool(second.pieces), bool(second.scored)) == (False, True)
+
+
+@pytest.mark.parametrize("target_ms", [0.0, 1.0])
+def test_each_iteration_makes_progress_even_if_nothing_fits_its_time(target_ms):
+    assert plan(target_ms, live=16, prompts=[Prompt(1, 700)]).pieces[0].count == 32
+    assert plan(target_ms, live=16, scorings=[scoring(3, 700)]).scored == ((3,),)
+
+
+def test_short_prompts_go_together_and_a_long_one_in_large_pieces():
+    together = plan(prompts=[Prompt(i, 20 + i) for i in range(6)])
+    assert together.piece_shape == (4, 32)
+    assert [piece.count for piece in together.pieces] == [20, 21, 22, 23]
+    alone = plan(1000.0, prompts=[Prompt(1, 900)])
+    assert (alone.piece_shape, alone.pieces[0].count) == ((1, 512), 512)
+
+
+def test_a_page_has_items_of_one_version_and_only_what_it_holds():
+    scorings = [scoring(i, 20 + i % 30, version=i % 3) for i in range(40)]
+    planned = plan(1000.0, scorings=scorings)
+    by_number = {one.number: one for one in scorings}
+    assert planned.scored[0][0] == 0  # the first is served
+    for page in planned.scored:
+        items = [by_number[number].item for number in page]
+        assert len({by_number[number].version for number in page}) == 1
+        assert sum(item.num_computed for item in items) <= planned.page_shape.tokens
+        assert sum(item.num_reads for item in items) <= planned.page_shape.reads
+        assert sum(item.num_scored for item in items) <= planned.page_shape.scored
+    assert len(planned.scored) <= planned.page_shape.pages
+
+
+def test_an_item_that_reads_every_token_finds_a_page():
+    item = Item(np.zeros(1, np.int32), (np.zeros(900, np.int32),))
+    assert plan(scorings=[Scoring(5, item, 0)]).scored == ((5,),)
+
+
+def test_every_shape_of_the_ladder_holds_what_may_be_asked():
+    for length in (16, 48, 64, 100, 2048):
+        ladder = make_ladder(length, 4, tokens=64)
+        assert ladder.visible_for(length) == length
+        assert max(t for _, t in ladder.pieces) <= length
+        assert all(visible >= t for _, t, visible in ladder.piece_programs)
+        assert ladder.pages[-1].tokens == ladder.pages[-1].reads == length
+
+
+def test_owners_get_equal_tokens_however_many_requests_they_have():
+    waiting = [Waiting(i, "many", 0, 10) for i in range(90)]
+    waiting += [Waiting(100 + i, "few", 0, 30) for i in range(5)]
+    first = list(in_turn(waiting, {"many": 0.0, "few": 0.0}))[:16]
+    served = {owner: sum(r.tokens for r in first if r.owner == owner) for owner in ("many", "few")}
+    assert abs(served["many"] - served["few"]) <= 30
+    urgent = Waiting(200, "many", -1, 10)
+    assert next(in_turn([*waiting, urgent], {"many": 1e9})) == urgent
+
+
+def test_being_away_earns_nothing():
+    shares = Shares()
+    shares.comes("always", [])
+    shares.serve("always", 10_000)
+    shares.comes("new", ["always"])
+    assert shares.served["new"] == 10_000
+    shares.comes("always", ["always", "new"])
+    assert shares.served["always"] == 10_000
+
+
+def test_costs_are_found_and_followed_when_they_change():
+    rng, fit = np.random.default_rng(0), CostFit.begin(Costs(1.0, 1.0))
+    for truth in (Costs(3.0, 0.2, 0.001), Costs(6.0, 0.4, 0.002)):
+        for _ in range(400):
+            tokens, keys = int(rng.integers(1, 500)), int(rng.integers(0, 20_000))
+            noise = rng.lognormal(0, 0.05)
+            fit = fit.with_iteration(tokens, keys, noise * truth.ms(tokens, keys))
+        for tokens, keys in [(16, 0), (16, 10_000), (100, 4_000), (400, 0)]:
+            assert fit.costs().ms(tokens, keys) == pytest.approx(truth.ms(tokens, keys), rel=0.1)
+
+
+def test_a_cost_is_never_negative():
+    fit = CostFit.begin(Costs(1.0, 0.1))
+    for tokens, ms in [(8, 10.0), (16, 8.0), (32, 6.0)] * 20:
+        fit = fit.with_iteration(tokens, 0, ms)
+    assert min(fit.costs()) >= 0
+
+
+def tokens(*values: int) -> np.ndarray:
+    return np.array(values, np.int32)
+
+
+def test_a_row_is_reused_only_for_its_version_and_never_whole():
+    table, prompt = RowTable(2), tokens(*range(40))
+    first = table.take(7, prompt)
+    assert first is not None
+    table.hold(first.row, prompt)
+    table.free(first.row)
+    other = table.take(8, prompt)
+    assert other is not None
+    assert other.num_reused == 0
+    table.free(other.row)
+    again = table.take(7, prompt)
+    assert again == (first.row, 39, None)
+
+
+def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
+    table, prompt = RowTable(3), tokens(*range(40))
+    for i in range(3):
+        table.take(0, tokens(100 + i))
+        table.free(i)
+    place = table.take(0, prompt)
+    assert place == (0, 0, None)
+    table.hold(0, prompt)
+    assert table.take(0, prompt) == (1, 39, 0)
+    assert table.take(0, tokens(*range(30), 99)) == (2, 30, 0)
+    assert table.take(0, prompt) is None
+
+
+def test_a_long_row_that_shares_little_is_kept():
+    table, long = RowTable(2), tokens(*range(200))
+    table.take(0, long)
+    table.hold(0, long)
+    table.free(0)
+    assert table.take(0, tokens(*range(20), 999, 998)) == (1, 20, 0)
+    table.free(1)
+    assert table.take(0, long) == (0, 199, None)
+
+
+def test_what_a_removed_version_left_is_forgotten():
+    table, prompt = RowTable(1), tokens(*range(40))
+    table.take(3, prompt)
+    table.hold(0, prompt)
+    table.free(0)
+    table.forget(3)
+    assert table.take(3, prompt) == (0, 0, None)
