@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scaled_step import make_batch, method_of, objective_of
 
-from zojax.models import Model, random_model
+from tests.random_weights import numpy_model
+from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.training.batches import stack
 from zojax.training.objective import in_micro_batches
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 @pytest.fixture(scope="module")
 def model() -> Model:
     """Of 16-bit numbers, in float32; with logits that differ."""
-    model = random_model(CONFIG)
+    model = numpy_model(CONFIG)
     weights = jax.tree.map(lambda w: (4 * w).astype(jnp.bfloat16).astype(w.dtype), model.weights)
     return dataclasses.replace(model, weights=weights)
 
