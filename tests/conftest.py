@@ -56,7 +56,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory) -> Path:
+def tiny_model(tmp_path_factory, compiled) -> Path:
     """An OPT of 20 thousand random weights in Hugging Face's format, with the demo's tokenizer."""
     directory = tmp_path_factory.mktemp("tiny") / "model"
     config = OPTConfig(
@@ -68,7 +68,9 @@ def tiny_model(tmp_path_factory) -> Path:
         max_position_embeddings=64,
         word_embed_proj_dim=16,
     )
-    save(random_model(config, seed=5), directory)
+    with kept_programs(compiled):
+        model = random_model(config, seed=5)
+    save(model, directory)
     for name in TOKENIZER_FILES:
         shutil.copy(ROOT / "zojax" / "demo" / "model" / name, directory)
     return directory

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from tests.random_weights import numpy_model
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
-from zojax.models import random_model
 from zojax.models.layers import Shared
 from zojax.models.opt import OPTConfig
 from zojax.programs.compiling import CompilationCounter
@@ -158,7 +158,7 @@ def test_vectors_have_no_place_in_a_pool():
 
 def test_adapters_score_in_a_pool_as_alone_and_no_change_compiles_anything():
     """By two programs, the one that writes and the one that scores, however many come and go."""
-    model = random_model(SHAPE, seed=1)
+    model = numpy_model(SHAPE, seed=1)
     sites = trainable_sites(model.weights, "linear")
     random, tails = np.random.default_rng(0), (np.array([5, 7], np.int32), np.array([11], np.int32))
     items = [Item(random.integers(3, 61, n).astype(np.int32), tails) for n in (3, 9, 5)]

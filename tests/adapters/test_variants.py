@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.random_weights import numpy_model
 from zojax.adapters import lowrank, num_variants, own_arrays, stack_variants, trainable_sites
 from zojax.estimators import lozo
-from zojax.models import Model, abstract_model, random_model
+from zojax.models import Model, abstract_model
 from zojax.models.layers import Shared, is_shared
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, pack, score, shape_needed
@@ -33,7 +34,7 @@ KEY = jax.random.key(3)
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model(SHAPE, seed=1)
+    return numpy_model(SHAPE, seed=1)
 
 
 def pages_in(slots):

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from scipy.special import log_softmax
 
+from tests.random_weights import numpy_model
 from zojax.commands.eval import evaluate_config, evaluate_run
 from zojax.config import (
     Config,
@@ -25,7 +26,6 @@ from zojax.config import (
 from zojax.evaluation.intervals import wilson
 from zojax.hub import save
 from zojax.journal.file import read_journal
-from zojax.models import random_model
 from zojax.models.opt import OPTConfig
 from zojax.runs.setup import Data, Run, load_data, make_train_source, prepare
 from zojax.runs.train import train
@@ -60,7 +60,7 @@ ROWS = [
 def base(root, tmp_path_factory) -> Path:
     """Random weights, large enough that answers depend on the prompts."""
     directory = tmp_path_factory.mktemp("base") / "model"
-    model = random_model(CONFIG, seed=3)
+    model = numpy_model(CONFIG, seed=3)
     leaves, tree = jax.tree.flatten(model.weights)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [

@@ -32,6 +32,7 @@ import transformers.models.gpt2.tokenization_gpt2  # noqa: F401
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.random_weights import numpy_model
 from tests.runs.outcomes import outcome
 from zojax.config import (
     Config,
@@ -44,7 +45,7 @@ from zojax.config import (
 )
 from zojax.files import write_json
 from zojax.hub import save
-from zojax.models import content_hash, random_model
+from zojax.models import content_hash
 from zojax.models.opt import OPTConfig
 from zojax.reading import read_json
 from zojax.runs import run_dir
@@ -69,7 +70,7 @@ def make_config(directory: Path) -> Config:
 def make_inputs(directory: Path) -> None:
     """A tiny OPT with the demo's tokenizer, and sentences of one length (few programs)."""
     config = OPTConfig(1024, 16, 2, 2, 32, 64, 16)
-    save(random_model(config, seed=1), directory / "model")
+    save(numpy_model(config, seed=1), directory / "model")
     for file in (ROOT / "zojax" / "demo" / "model").glob("*.*"):
         if file.name not in ("config.json", "model.safetensors"):
             shutil.copy(file, directory / "model")

@@ -12,11 +12,12 @@ import numpy as np
 from flax import traverse_util
 
 from tests.bits import copied
+from tests.random_weights import numpy_model
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig, to_dict
 from zojax.journal.file import Journal, JournalWriter, read_journal
 from zojax.journal.replay import Replay, make_replay
 from zojax.journal.segments import header_key
-from zojax.models import Model, random_model
+from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import Stop
 from zojax.runs.chunks import Programs, Trainer, compile_programs
@@ -94,7 +95,7 @@ def make_model(case: Case, seed: int = 0) -> Model:
         word_embed_proj_dim=case.hidden,
         tie_word_embeddings=case.tied,
     )
-    return random_model(config, seed, case.dtype)
+    return numpy_model(config, seed, case.dtype)
 
 
 def make_items(seed: int) -> list[Item]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scaled_step import make_batch, method_of, objective_of
 
-from zojax.models import Model, random_model
+from tests.campaigns import some_of
+from tests.random_weights import numpy_model
+from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.training.batches import stack
 from zojax.training.objective import in_micro_batches
@@ -16,7 +18,8 @@ from zojax.training.step import init_state, perturb, score_variants
 
 CONFIG = OPTConfig(64, 32, 3, 4, 64, 64, 32)
 EPSILON = "estimator.epsilon=1e-4"
-MEZO = ["estimator.name=mezo", "estimator.num_queries=2"]
+QUERIES = ["estimator.num_queries=2"]
+MEZO = ["estimator.name=mezo", *QUERIES]
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 @pytest.fixture(scope="module")
 def model() -> Model:
     """Of 16-bit numbers, in float32; with logits that differ."""
-    model = random_model(CONFIG)
+    model = numpy_model(CONFIG)
     weights = jax.tree.map(lambda w: (4 * w).astype(jnp.bfloat16).astype(w.dtype), model.weights)
     return dataclasses.replace(model, weights=weights)
 
@@ -46,8 +49,11 @@ def projected_grads(model: Model, settings: list[str], micro_batches: int) -> np
     return np.asarray(ask(model.weights))
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("settings", [[], ["estimator.num_queries=2"], MEZO], ids=str)
+# A sample has each method once, and one micro-batch and two.
+CASES = [([], 2), ([], 1), (QUERIES, 1), (QUERIES, 2), (MEZO, 1), (MEZO, 2)]
+
+
+@pytest.mark.parametrize(("settings", "micro_batches"), some_of(CASES, 3), ids=str)
 def test_projected_gradients_in_bfloat16_are_those_in_float32(model, settings, micro_batches):
     halved = jax.tree.map(lambda w: w.astype(jnp.bfloat16), model.weights)
     right = projected_grads(model, settings, micro_batches)

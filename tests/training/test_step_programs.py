@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scaled_step import make_batch, method_of, objective_of
 
+from tests.random_weights import numpy_model
 from zojax.adapters import num_variants
 from zojax.errors import INTERRUPTED
-from zojax.models import random_model
 from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import Halted, Stop
 from zojax.training.generated import GeneratedObjective, Questions
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 @pytest.mark.parametrize("settings", METHODS.values(), ids=METHODS)
 def test_a_step_in_three_programs_leaves_what_it_leaves_in_one(settings):
-    model = random_model(CONFIG)
+    model = numpy_model(CONFIG)
     method, objective = method_of(model, settings), objective_of(model)
     batch = make_batch(CONFIG, 4, 7)
     state = init_state(method, model.weights, KEY)
@@ -72,7 +72,7 @@ def counting() -> GeneratedObjective:
 
 
 def test_a_stop_is_heard_while_answers_are_waited_for_and_uses_nothing_up():
-    model, batch = random_model(CONFIG), Questions((), np.array([[0, 1], [2, 7]]))  # pyright: ignore[reportArgumentType]
+    model, batch = numpy_model(CONFIG), Questions((), np.array([[0, 1], [2, 7]]))  # pyright: ignore[reportArgumentType]
     method = method_of(model, [])
     stop = Stop()
     stop.exit_code = INTERRUPTED
@@ -85,7 +85,7 @@ def test_a_stop_is_heard_while_answers_are_waited_for_and_uses_nothing_up():
 
 
 def test_the_host_makes_losses_of_answers_between_two_programs():
-    model = random_model(CONFIG)
+    model = numpy_model(CONFIG)
     method = method_of(model, ["estimator.epsilon=0.25"])
     step, batch = step_program(method, counting()), Questions((), np.array([[0, 1], [2, 7]]))  # pyright: ignore[reportArgumentType]
 
