@@ -80,6 +80,27 @@ CASES = {
     ),
 }
 
+if LONG:  # one thing at a time
+    CASES |= {
+        "momentum over redraws, two queries": Case(
+            estimator={"num_queries": 2}, train={"optimizer": "momentum"}, sites="fc2|q_proj"
+        ),
+        "lion, narrow moments over redraws": Case(
+            layers=1,
+            train={"optimizer": "lion", "optimizer_args": {"b1": 0.8, "mu_dtype": "bfloat16"}},
+            decay=0.1,
+            sites="fc2",
+        ),
+        "fzoo": Case(estimator={"name": "fzoo", "num_queries": 3}, sites="fc1"),
+        "momentum, into an adapter that cannot hold all": Case(
+            steps=80,
+            layers=1,
+            estimator={"fold": "adapter", "adapter_rank": 3},
+            train={"optimizer": "momentum"},
+            sites="fc2",
+        ),
+    }
+
 # As users' programs are, and kept as theirs: a replay finds those that the run has compiled.
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
