@@ -99,7 +99,7 @@ Python would look for a signal."""
 def test_a_template_without_an_end_is_stopped_and_the_next_chat_is_rendered():
     template = f"{{% if messages[0].content == 'x' %}}{EXPONENTIAL}{{% endif %}}done"
     process, started = TemplateProcess(template, "a/model"), time.process_time()
-    with pytest.raises(InputError, match="^a/model: its chat template takes more than 1 s"):
+    with pytest.raises(InputError, match=r"^a/model: its chat template takes more than 1 s"):
         process.render([CHAT, {"messages": [{"content": "x"}]}])
     assert process.render([CHAT]) == ["done"]
     process._deaths, process._process = 3, None
