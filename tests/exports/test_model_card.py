@@ -187,7 +187,7 @@ def test_the_snippet_reads_texts_of_any_length_in_the_runs_dtype(
     for prompt in (scope["prompt"], "the good long film was never as bad as the great one " * 3):
         example = zojax.Example(prompt, tuple(candidates.values()), 0, "a:1")
         whole = tokenise(engine.tokenizer, example)
-        item = fit(whole, max_length=20, max_positions=32, truncate="left", bos=True)
+        item = fit(whole, max_length=20, max_positions=32, truncate="left", frame=(1, 0))
         ours = [logprobs.mean() for logprobs in engine.score_items([item])[0]]
         theirs = scope["mean_logprobs"](prompt, list(candidates.values()))
         np.testing.assert_allclose(list(theirs.values()), ours, rtol=0, atol=error)

@@ -7,9 +7,10 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+from zojax.config import Config
 from zojax.errors import InputError
 from zojax.hub.chat_template import ChatTemplate, Turn, find_template
-from zojax.hub.tokenizer import Tokenizer
+from zojax.hub.tokenizer import Tokenizer, load_tokenizer
 
 _MARK, _ANSWER = "ZojaxMarksThisTurn", "ZojaxMarksThisAnswer"
 
@@ -27,6 +28,23 @@ class Frame:
     before: str
     after: str
     closing: str
+
+
+def run_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer of a run's model: for chats, if the run's prompts are (``data.chat``).
+
+    Raises:
+        InputError: the model has no tokenizer, or none for such prompts.
+    """
+    model = config.model
+    if not config.data.chat:
+        return load_tokenizer(model.path, model.bos_token_id)
+    if model.bos_token_id is not None:
+        raise InputError(
+            f"model.bos_token_id={model.bos_token_id}, but with data.chat the chat template writes "
+            "what prompts start with; leave one of them out"
+        )
+    return for_chats(load_tokenizer(model.path, None))
 
 
 def for_chats(tokenizer: Tokenizer) -> Tokenizer:
