@@ -94,11 +94,9 @@ def test_commands_take_texts_for_chats(run, model, expected):
     assert out.startswith(f"{SAID}\n")
 
 
-def test_a_run_goes_on_with_the_prompts_that_it_was_trained_with(run, trained, tmp_path):
-    header = zojax.load_run(trained)
-    assert header.chat
+def test_a_run_goes_on_with_the_prompts_that_it_was_trained_with(run, trained):
     told = json.loads((trained / "result.json").read_text())
-    code, out, _ = run("eval", trained, "--json", "--predictions", tmp_path / "chats.jsonl")
+    code, out, _ = run("eval", trained, "--json")
     assert code == 0
     assert json.loads(out)["eval_loss"] == pytest.approx(told["eval_loss"], abs=1e-5)
     _, plain, _ = run("eval", trained, "--set", "data.chat=False", "--json")
@@ -115,13 +113,13 @@ def test_a_run_goes_on_with_the_prompts_that_it_was_trained_with(run, trained, t
 def test_a_run_predicts_with_chats(run, trained, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"sentence": "a fine film"}) + "\n")
-    code, out, _ = run("predict", trained, "--data", rows, "--output", "-")
+    code, _, _ = run("predict", trained, "--data", rows, "--output", tmp_path / "answers.jsonl")
     assert code == 0
-    scores = zojax.load_run(trained).score(["a fine film It was"], ["terrible", "great"])
-    lengths = [len(zojax.load_run(trained).tokenizer.ids(word)) for word in ("terrible", "great")]
-    means = scores[0] / lengths
+    engine, words = zojax.load_run(trained), ["terrible", "great"]
+    lengths = [len(engine.tokenizer.ids(word)) for word in words]
+    means = engine.score(["a fine film It was"], words)[0] / lengths
     shares = np.exp(means) / np.exp(means).sum()
-    answer = json.loads(out)
+    answer = json.loads((tmp_path / "answers.jsonl").read_text())
     np.testing.assert_allclose(
         [answer["probability_terrible"], answer["probability_great"]], shares, atol=1e-4
     )
