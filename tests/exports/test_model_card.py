@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from rich.console import Console
 
 import zojax
+from tests.chats import TEMPLATES, chat_model
 from zojax.adapters import stack_variants
 from zojax.config import DataConfig, ModelConfig, to_dict
 from zojax.exports.card import Exported, hf_card, peft_card
@@ -187,11 +188,32 @@ def test_the_snippet_reads_texts_of_any_length_in_the_runs_dtype(
     for prompt in (scope["prompt"], "the good long film was never as bad as the great one " * 3):
         example = zojax.Example(prompt, tuple(candidates.values()), 0, "a:1")
         whole = tokenise(engine.tokenizer, example)
-        item = fit(whole, max_length=20, max_positions=32, truncate="left", bos=True)
+        item = fit(whole, max_length=20, max_positions=32, truncate="left", frame=(1, 0))
         ours = [logprobs.mean() for logprobs in engine.score_items([item])[0]]
         theirs = scope["mean_logprobs"](prompt, list(candidates.values()))
         np.testing.assert_allclose(list(theirs.values()), ours, rtol=0, atol=error)
     assert len(item.prompt) + max(map(len, item.candidates)) == 20, "it was truncated"
+
+
+def test_the_snippet_of_chats_scores_as_zojax(tiny_model, folded_run, tmp_path):
+    pytest.importorskip("torch")
+    model = chat_model(tmp_path / "model", tiny_model, TEMPLATES["gemma"])
+    config = run_dir.read_config(folded_run)
+    config.model = ModelConfig(str(model))
+    words = {"no": " bad", "yes": " great"}
+    config.data = DataConfig("custom", "none", prompt="{text}", candidates=words, chat=True)
+    exported = Exported(config, read_journal(folded_run / run_dir.JOURNAL), 6, {})
+    card = hf_card(exported, model)
+    assert "chats, by the base model's own template" in card.replace("\\", "")
+    scope: dict[str, Any] = {}
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+    assert scope["prompt"] == "<s><start_of_turn>user\n...<end_of_turn>\n<start_of_turn>model\n"
+
+    engine = zojax.load(str(model))
+    item = engine.encode("...", ["bad", "great"], "a:1", chat=True)
+    ours = [logprobs.mean() for logprobs in engine.score_items([item])[0]]
+    theirs = scope["mean_logprobs"](scope["prompt"], ["bad", "great"])
+    np.testing.assert_allclose(list(theirs.values()), ours, rtol=0, atol=2e-4)
 
 
 def test_the_snippet_refuses_a_text_that_the_run_would_refuse(tiny_model, folded_run):

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict
 import zojax.demo
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, read_config, save
+from zojax.hub.chat_template import find_template
 from zojax.hub.gguf_file import read_header
 from zojax.hub.gguf_tokenizer import read_tokenizer
 from zojax.hub.saving import copy_beside_weights
@@ -315,12 +316,28 @@ def test_a_tokenizer_needs_no_torch(small):
     ],
 )
 def test_bos_is_added_where_llama_cpp_adds_it(entries, begins, tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    tokens = of_four_tokens(tmp_path / "model.gguf", **entries)
+    assert tokens("ab")["input_ids"] == ([0, 3] if begins else [3])
+
+
+def test_the_chat_template_is_that_of_the_file(tmp_path):
+    source = "{% for message in messages %}{{ bos_token + message.content }}{% endfor %}"
+    tokens = of_four_tokens(tmp_path / "model.gguf", model="llama", chat_template=source)
+    template = find_template(tokens, "model.gguf")
+    turns = [("user", "a"), ("assistant", "b")]
+    assert template.render([turns], answered=[True]) == ["<s>a<s>b"]
+
+
+def of_four_tokens(path: Path, **entries):
+    """The tokenizer of a file that has little more than that."""
+    writer = gguf.GGUFWriter(path, "llama")
     writer.add_tokenizer_model(entries["model"])
     if "pre" in entries:
         writer.add_tokenizer_pre(entries["pre"])
     if "add_bos" in entries:
         writer.add_add_bos_token(entries["add_bos"])
+    if "chat_template" in entries:
+        writer.add_chat_template(entries["chat_template"])
     writer.add_token_list(["<s>", "a", "b", "ab"])
     writer.add_token_scores([0.0, -1.0, -2.0, -3.0])
     writer.add_token_types([gguf.TokenType.CONTROL, *[gguf.TokenType.NORMAL] * 3])
@@ -328,8 +345,7 @@ def test_bos_is_added_where_llama_cpp_adds_it(entries, begins, tmp_path):
     writer.add_bos_token_id(0)
     writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
     finish(writer)
-    tokens = read_tokenizer(read_header(tmp_path / "model.gguf"), {})
-    assert tokens("ab")["input_ids"] == ([0, 3] if begins else [3])
+    return read_tokenizer(read_header(path), {})
 
 
 def test_a_file_that_was_cut_is_refused_in_one_line(small, tmp_path):

@@ -17,6 +17,8 @@ transformers = pytest.importorskip("transformers")
 PATH = DIRECTORY / NAME
 TEXTS = ["A gorgeous, witty, seductive movie.", "The capital of France is Paris; in 2024 …\n\n x"]
 
+QUESTION = "What is the capital of France?"
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not PATH.is_file(), reason="needs `python scripts/fetch_smollm2.py`"),
@@ -41,6 +43,17 @@ def test_tensors_tokens_and_logprobs_are_those_of_transformers():
         expected = logprobs[np.arange(len(ids) - 1), ids[1:]]
         [found] = engine.logprobs([text])
         np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_it_answers_in_its_own_chat_template():
+    tokens = transformers.AutoTokenizer.from_pretrained(DIRECTORY, gguf_file=NAME)
+    messages = [{"role": "user", "content": QUESTION}]
+    asked = tokens.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    engine = load(PATH)
+    item = engine.encode(QUESTION, ["Paris"], "x", chat=True)
+    assert item.prompt.tolist() == asked
+    [answer] = engine.generate([QUESTION], max_new_tokens=12, chat=True)
+    assert (answer.text, answer.finish_reason) == ("The capital of France is Paris.", "stop")
 
 
 @pytest.mark.parametrize(("calibration", "accuracy"), [("none", 0.516), ("median", 0.690)])

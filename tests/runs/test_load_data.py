@@ -126,7 +126,7 @@ def test_a_text_without_bos_loses_its_first_tokens_only(tiny_model, tmp_path, mo
     write(tmp_path, [{**row, "review": "one two three four five"} for row in REVIEWS])
     fields = {**OWN, "truncate": "left", "max_length": 8}
     bare = dataclasses.replace(load_tokenizer(str(tiny_model), None), bos=None)
-    monkeypatch.setattr("zojax.runs.setup.load_tokenizer", lambda *_: bare)
+    monkeypatch.setattr("zojax.runs.setup.run_tokenizer", lambda config: bare)
     data = load_data(config(tiny_model, tmp_path, **fields))
     for item, example in zip(data.train, data.splits.train, strict=True):
         assert 0 < len(item.prompt) < len(bare.ids(example.prompt))

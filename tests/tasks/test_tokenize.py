@@ -9,7 +9,7 @@ import pytest
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer, load_tokenizer
 from zojax.tasks import Example
-from zojax.tasks.tokenize import fit, only_right_candidate, tokenise
+from zojax.tasks.tokenize import fit, frame_of, only_right_candidate, tokenise
 
 LIMITS = {"max_length": 2048, "max_positions": 64, "truncate": "error"}
 
@@ -44,7 +44,8 @@ def letters(merged: str = "", vocab_size: int = 1000, bos: int | None = 2) -> To
 
 
 def encode(tokenizer: Tokenizer, example: Example, **limits):
-    return fit(tokenise(tokenizer, example), bos=tokenizer.bos is not None, **limits)
+    item = tokenise(tokenizer, example)
+    return fit(item, frame=frame_of(tokenizer, example, item), **limits)
 
 
 def codes(text: str) -> list[int]:

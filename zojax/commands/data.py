@@ -97,25 +97,30 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
         InputError: something is wrong with the data or an example. An example that is too long is
             not an error here but counted, unless ``data.skip_bad`` leaves it out.
     """
-    from zojax.hub import load_tokenizer, read_config
+    from zojax.hub import read_config
+    from zojax.hub.turns import run_tokenizer
     from zojax.runs.setup import with_notes
     from zojax.tasks import load_splits, tokenise
     from zojax.tasks.dataset import get_task
-    from zojax.tasks.tokenize import fit, num_tokens
+    from zojax.tasks.tokenize import fit, frame_of, num_tokens
     from zojax.training.method import objective_name
 
     data = config.data
     task = get_task(data)
     positions = read_config(config.model.path).max_position_embeddings
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    tokenizer = run_tokenizer(config)
     whole = functools.cache(functools.partial(tokenise, tokenizer))
-    shorten = functools.partial(
-        fit,
-        max_length=data.max_length,
-        max_positions=positions,
-        bos=tokenizer.bos is not None,
-        max_new_tokens=task.max_new_tokens,
-    )
+
+    def shorten(example: Example, truncate: Literal["error", "left"]) -> Item:
+        return fit(
+            whole(example),
+            max_length=data.max_length,
+            max_positions=positions,
+            truncate=truncate,
+            frame=frame_of(tokenizer, example, whole(example)),
+            max_new_tokens=task.max_new_tokens,
+        )
+
     refuse_long = data.skip_bad and data.truncate == "error"
 
     checked = shortened = 0
@@ -124,7 +129,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
         nonlocal checked, shortened
         checked += len(example.candidates)
         if checked <= _TOKENISED:
-            item = shorten(whole(example), truncate="error" if refuse_long else "left")
+            item = shorten(example, "error" if refuse_long else "left")
             shortened += len(item.prompt) < len(whole(example).prompt)
 
     splits = load_splits(data, check)
@@ -145,7 +150,7 @@ def preview(config: Config, split: Split, count: int) -> dict[str, Any]:
     limit = min(data.max_length, positions)
     right_only = split == "train" and objective_name(config, splits.task) == "likelihood"
     shown = [
-        _describe(example, item, shorten(item, truncate="left"), length, tokenizer, right_only)
+        _describe(example, item, shorten(example, "left"), length, tokenizer, right_only)
         for example, item, length in list(zip(examples, items, lengths, strict=False))[:count]
     ]
     return {

@@ -6,6 +6,8 @@ Example:
   zojax generate --model facebook/opt-125m --prompts prompts.txt --stop '\n' \
       --temperature 0.7 --top-p 0.9 --num-samples 4 --output texts.jsonl
   zojax generate --model facebook/opt-125m --adapter DIR --prompt "Once upon"
+  zojax generate --model HuggingFaceTB/SmolLM2-135M-Instruct \
+      --chat --prompt "Who was Bach?"
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
+from zojax.commands.options import CHAT, COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
 from zojax.commands.prompts import Prompt, blank_note, read_prompts
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="with --model: the token that prompts start with (default: the tokenizer's own)",
     )
+    parser.add_argument("--chat", **CHAT)
     parser.add_argument("--json", **JSON)
     parser.add_argument(
         "--output",
@@ -114,6 +117,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("generate: --adapter, --dtype and --bos-token-id go with --model M")
     if args.run is None and args.step is not None:
         raise InputError("generate: --step goes with RUN")
+    if args.chat and args.bos_token_id is not None:
+        raise InputError(
+            "generate: --bos-token-id is for texts; a chat starts as its template says"
+        )
 
     from zojax.outputs import RowsFile
 
@@ -135,8 +142,6 @@ def run(args: argparse.Namespace) -> int:
     check_platforms()
     console = make_console(stderr=True)
     prompts = read_prompts(args.texts, args.prompts)
-    if note := blank_note([text for _, text in prompts]):
-        warn(note)
     if args.run is not None:
         engine = load_run(args.run, step=args.step, console=console)
     else:
@@ -147,8 +152,11 @@ def run(args: argparse.Namespace) -> int:
                 dtype=args.dtype or "float32",
                 bos_token_id=args.bos_token_id,
             )
+    is_chat = engine.chat if args.chat is None else args.chat
+    if not is_chat and (note := blank_note([text for _, text in prompts])):
+        warn(note)
     summary = generate_texts(
-        engine,
+        dataclasses.replace(engine, chat=is_chat),
         prompts,
         console,
         max_new_tokens=args.max_new_tokens,
@@ -165,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
     elif output is not None:
         (warn if output.is_stdout else say)(f"{args.output}: {in_words(summary)}")
     else:
-        show(summary, make_console(highlight=False))
+        show(summary, make_console(highlight=False), between="\n" if is_chat else "")
     return 0
 
 
@@ -240,11 +248,11 @@ def _row(prompt: str, sample: int, generation: Generation) -> dict[str, Any]:
     return {"prompt": prompt, "sample": sample, **dataclasses.asdict(generation)}
 
 
-def show(summary: Mapping[str, Any], console: Console) -> None:
-    """Print each text after its prompt, and how it ended."""
+def show(summary: Mapping[str, Any], console: Console, *, between: str = "") -> None:
+    """Print each text after its prompt, with a text between them, and how it ended."""
     rows = summary["generations"]
     for row in rows:
-        text = Text.assemble((row["prompt"], "dim"), (row["text"], "bold"))
+        text = Text.assemble((row["prompt"], "dim"), between, (row["text"], "bold"))
         console.print(text, soft_wrap=True)
         count = len(row["tokens"])
         what = f"{count} token{'s' if count > 1 else ''}, {row['finish_reason']}"

@@ -51,6 +51,11 @@ OVERWRITE: Option = {
     "action": "store_true",
     "help": "replace FILE even if it is not an older output of this command",
 }
+CHAT: Option = {
+    "action": argparse.BooleanOptionalAction,
+    "help": "texts are what the user says in a chat, with the model's own chat template around it "
+    "(default: with RUN as it was trained, with --model not)",
+}
 WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 """The dtypes that a model's weights may have on the device."""
 

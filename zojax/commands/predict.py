@@ -182,7 +182,7 @@ def predict(
     Raises:
         InputError: the rows, the model or the adapter are bad, or the output is of other work.
     """
-    from zojax.hub import load_tokenizer
+    from zojax.hub.turns import run_tokenizer
     from zojax.prediction import work
     from zojax.prediction.answer import name_columns
     from zojax.prediction.partial import kept_answers
@@ -219,10 +219,12 @@ def predict(
     output.expect(functools.partial(has_columns, names=columns.names))
     dev, dev_hash = _load_dev(config, console) if data.calibration == "median" else ([], "")
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    tokenizer = run_tokenizer(config)
     job = work.Job(args.data, found, columns, output, format_of(path), args.keep_formulas)
     started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
     identity, size = _identity(config, found, loaded, dev_hash), work.CHUNK_ROWS
+    if tokenizer.chat is not None:
+        identity["chat template"] = xxhash.xxh3_128_hexdigest(tokenizer.chat.source.encode())
     keep = kept_answers(place, identity, size, fresh=args.overwrite)
     with nullcontext() if output.is_stream else keep as partial:
         before, buckets = (partial.count, partial.buckets) if partial else (0, [])

@@ -5,6 +5,8 @@ Example:
       --candidate " great" --candidate " terrible"
   zojax score --model facebook/opt-125m --text "A gripping film. It was" \
       --candidate " great" --candidate " terrible" --json
+  zojax score --model HuggingFaceTB/SmolLM2-135M-Instruct --chat \
+      --text "Is 'a gripping film' praise?" --candidate Yes --candidate No
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from zojax.commands.options import COUNT, JSON, RUN, WEIGHT_DTYPES
+from zojax.commands.options import CHAT, COUNT, JSON, RUN, WEIGHT_DTYPES
 from zojax.commands.prompts import blank_note
 from zojax.errors import InputError
 from zojax.printing import make_console, say_json, warn
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="dtype of --model's weights on the device; int8 and int4 are for the layers' "
         "matrices only (default: float32)",
     )
+    parser.add_argument("--chat", **CHAT)
     parser.add_argument("--json", **JSON)
 
 
@@ -69,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
 
     keep_programs()
     check_platforms()
-    rows = rank_candidates(_load(args), args.text, args.candidates)
-    if note := blank_note([args.text]):
+    engine = _load(args)
+    rows = rank_candidates(engine, args.text, args.candidates, chat=args.chat)
+    is_chat = engine.chat if args.chat is None else args.chat
+    if not is_chat and (note := blank_note([args.text])):
         warn(f"{note} and begin the candidates with it")
     if broken := sum(row["logprob"] is None for row in rows):
         warn(f"note: the scores of {broken} of {len(rows)} candidates are not finite")
@@ -112,8 +117,16 @@ def _load(args: argparse.Namespace) -> Engine:
     return engine
 
 
-def rank_candidates(engine: Engine, text: str, candidates: Sequence[str]) -> list[dict[str, Any]]:
+def rank_candidates(
+    engine: Engine, text: str, candidates: Sequence[str], *, chat: bool | None = None
+) -> list[dict[str, Any]]:
     """Score candidates after a text.
+
+    Args:
+        engine: the model.
+        text: the text.
+        candidates: what may follow.
+        chat: as for :meth:`zojax.Engine.score`.
 
     Returns:
         For each candidate, in the order given: ``candidate``, ``logprob`` (sum over its tokens,
@@ -126,7 +139,7 @@ def rank_candidates(engine: Engine, text: str, candidates: Sequence[str]) -> lis
     """
     import numpy as np
 
-    item = engine.encode(text, candidates, "--text")
+    item = engine.encode(text, candidates, "--text", chat=chat)
     [found] = engine.score_items([item])
     sums = np.array([logprobs.sum() for logprobs in found])
     finite = np.isfinite(sums)

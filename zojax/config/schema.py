@@ -180,6 +180,10 @@ class DataConfig:
             MeZO's in-context learning uses 32.
         calibration: what to subtract from the candidates' scores: nothing, their scores after a
             ``content_free`` prompt, or their ``median`` over the dev set.
+        chat: put the model's own chat template around prompts, for instruct models: a prompt is
+            what the user says, and the answer is what the assistant says, which alone is scored.
+        system: what the system says first in every chat, for templates that have such a turn; None
+            is what the template writes without.
     """
 
     task: Named = "sst2"
@@ -199,6 +203,8 @@ class DataConfig:
     skip_bad: Switch = False
     num_demos: Demonstrations = 0
     calibration: Literal["none", "content_free", "median"] = "none"
+    chat: Switch = False
+    system: Text | None = None
 
 
 @dataclass(config=STRICT)

@@ -12,9 +12,11 @@ from zojax.engine.score_items import score_items
 from zojax.errors import InputError
 from zojax.generation import Generation, Sampling, generate
 from zojax.hub.tokenizer import Tokenizer
+from zojax.hub.turns import for_chats
 from zojax.models import Model
 from zojax.scoring import Item, score
 from zojax.tasks import Example, tokenise
+from zojax.tasks.chat import as_chat
 
 Tree = Any
 
@@ -32,6 +34,9 @@ class Engine:
         tokenizer: the model's tokenizer.
         pool: the adapter's arrays, stacked with the base model in slot 0 and the adapter in slot 1;
             ``{}`` for the base model alone.
+        chat: whether prompts are chats unless a call says otherwise: what the user says, with the
+            model's own chat template around it. It is true for a run that was trained so.
+        system: what the system says first in a chat; None for what the template writes without.
 
     Example:
         >>> import zojax
@@ -47,28 +52,41 @@ class Engine:
     model: Model
     tokenizer: Tokenizer
     pool: Tree = dataclasses.field(default_factory=dict)
+    chat: bool = False
+    system: str | None = None
 
     def score(
-        self, prompts: Sequence[str], candidates: Sequence[str], *, batch_size: int = 16
+        self,
+        prompts: Sequence[str],
+        candidates: Sequence[str],
+        *,
+        batch_size: int = 16,
+        chat: bool | None = None,
     ) -> np.ndarray:
         """Returns the log-probability of every candidate after every prompt.
 
         Args:
             prompts: n texts, which are not scored themselves.
             candidates: k texts that may follow each prompt, with a leading space unless the prompt
-                ends with one.
+                ends with one. In a chat, blanks around them are left out.
             batch_size: the most prompts in one call of the device.
+            chat: whether a prompt is what the user says in a chat and a candidate what the
+                assistant says; None for :attr:`chat`.
 
         Returns:
             ``(n, k)`` float32, in nats: the sum over the candidate's tokens. A number that is not
             finite means that the weights are not finite or overflow their dtype.
 
         Raises:
-            zojax.InputError: a candidate has no tokens or the same tokens as another, or a prompt
-                with its longest candidate has more tokens than the model has positions.
+            zojax.InputError: a candidate has no tokens or the same tokens as another, a prompt
+                with its longest candidate has more tokens than the model has positions, or the
+                model has no chat template.
         """
         _check_texts(prompts=prompts, candidates=candidates)
-        items = [self.encode(text, candidates, f"prompts[{i}]") for i, text in enumerate(prompts)]
+        items = [
+            self.encode(text, candidates, f"prompts[{i}]", chat=chat)
+            for i, text in enumerate(prompts)
+        ]
         scored = self.score_items(items, batch_size)
         sums = [[logprobs.sum() for logprobs in of_item] for of_item in scored]
         return np.array(sums, np.float32).reshape(len(prompts), len(candidates))
@@ -110,6 +128,7 @@ class Engine:
         batch_size: int = 16,
         names: Sequence[str] | None = None,
         on_progress: Callable[[int], None] = lambda done: None,
+        chat: bool | None = None,
     ) -> list[Generation]:
         """Continues prompts, greedily unless ``sampling`` says otherwise.
 
@@ -125,13 +144,15 @@ class Engine:
             batch_size: the most prompts that are continued together.
             names: what errors call each prompt.
             on_progress: called now and then with the number of prompts that are done.
+            chat: whether to answer what the user says in a chat instead of continuing a text; None
+                for :attr:`chat`. An answer also ends with the assistant's turn.
 
         Returns:
             One :class:`zojax.Generation` for each prompt, in order.
 
         Raises:
             zojax.InputError: a setting is out of range, or a prompt with its new tokens does not
-                fit the model's positions.
+                fit the model's positions, or the model has no chat template.
         """
         _check_texts(prompts=prompts, stop=stop)
         if not 0 <= seed < 2**31:
@@ -140,7 +161,7 @@ class Engine:
         by_text: dict[str, np.ndarray] = {}
         for name, text in zip(names, prompts, strict=True):
             if text not in by_text:
-                by_text[text] = self._prompt(name, text)
+                by_text[text] = self._tokens(text, (), name, chat).prompt
         return generate(
             self.model,
             [by_text[text] for text in prompts],
@@ -148,7 +169,7 @@ class Engine:
             max_new_tokens=max_new_tokens,
             sampling=sampling or Sampling(),
             key=jax.random.key(seed),
-            stop_ids=self.tokenizer.stop_ids,
+            stop_ids=self._tokenizer_for(chat).stop_ids,
             stop_strings=stop,
             pool=self.pool,
             slots=[self._slot] * len(prompts),
@@ -161,23 +182,39 @@ class Engine:
     def _slot(self) -> int:
         return 1 if self.pool else 0
 
-    def encode(self, prompt: str, candidates: Sequence[str], name: str) -> Item:
+    def encode(
+        self, prompt: str, candidates: Sequence[str], name: str, *, chat: bool | None = None
+    ) -> Item:
         """Returns the tokens of a prompt and its candidates.
 
         Args:
-            prompt: the text that is not scored; BOS, if the model has one, is put before it.
+            prompt: the text that is not scored; BOS, if the model has one, or what its chat
+                template writes is put before it.
             candidates: the texts that may follow.
             name: what errors call the prompt.
+            chat: as for :meth:`score`.
 
         Raises:
             zojax.InputError: as for :meth:`score`.
         """
-        return self._checked(tokenise(self.tokenizer, Example(prompt, tuple(candidates), 0, name)))
+        return self._checked(self._tokens(prompt, candidates, name, chat))
+
+    def _tokens(self, prompt: str, candidates: Sequence[str], name: str, chat: bool | None) -> Item:
+        example, tokenizer = Example(prompt, tuple(candidates), 0, name), self._tokenizer_for(chat)
+        is_chat = tokenizer.chat is not None
+        return tokenise(tokenizer, as_chat(example, system=self.system) if is_chat else example)
+
+    def _tokenizer_for(self, chat: bool | None) -> Tokenizer:
+        return self._chat_tokenizer if (self.chat if chat is None else chat) else self.tokenizer
+
+    @functools.cached_property
+    def _chat_tokenizer(self) -> Tokenizer:
+        return for_chats(self.tokenizer)
 
     def _whole(self, text: str, name: str) -> Item:
         """An item that scores all tokens of a text that have one before them."""
         if self.tokenizer.bos is not None:
-            return self.encode("", [text], name)
+            return self.encode("", [text], name, chat=False)
         ids = np.array(self.tokenizer.ids(text), np.int32)
         if len(ids) < 2:
             raise InputError(
@@ -217,18 +254,6 @@ class Engine:
     @functools.cached_property
     def _program(self) -> Callable[..., jax.Array]:
         return jax.jit(functools.partial(score, graphdef=self.model.graphdef))
-
-    def _prompt(self, name: str, text: str) -> np.ndarray:
-        try:
-            ids = self.tokenizer.prompt(self.tokenizer.ids(text))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-        if max(ids) >= self.tokenizer.vocab_size:
-            raise InputError(
-                f"{name}: has token {max(ids)}, but the model's vocabulary has "
-                f"{self.tokenizer.vocab_size}; this is another model's tokenizer"
-            )
-        return np.array(ids, np.int32)
 
 
 def _check_texts(**lists: Sequence[str]) -> None:

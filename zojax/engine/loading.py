@@ -33,7 +33,8 @@ def load(
         adapter: the directory of a LoRA in PEFT's format to apply to the model.
         dtype: the weights' dtype on the device: ``float32``, ``bfloat16``, ``float16``, or
             ``int8`` or ``int4`` for the layers' matrices and bfloat16 for the rest.
-        bos_token_id: the token that prompts start with; None for the tokenizer's own.
+        bos_token_id: the token that prompts start with; None for the tokenizer's own. Chats start
+            with what the model's chat template writes.
         allow_nonfinite: whether to accept weights that are NaN or infinite, or become so in
             ``dtype``; they are then described in ``engine.model.notes``.
 
@@ -60,7 +61,7 @@ def load_run(
 ) -> Engine:
     """Loads the model that a run has trained, by replaying its journal on its base model.
 
-    The run's data are not needed.
+    The run's data are not needed. Prompts are chats if those of the run are (``data.chat``).
 
     Args:
         directory: the run's directory.
@@ -83,4 +84,5 @@ def load_run(
     tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
     journal = read_journal(directory / run_dir.JOURNAL)
     trained = rebuild.load_run(journal, config, console, step)
-    return Engine(trained.model, tokenizer, stack_variants([trained.adapter(trained.state)]))
+    pool = stack_variants([trained.adapter(trained.state)])
+    return Engine(trained.model, tokenizer, pool, config.data.chat, config.data.system)

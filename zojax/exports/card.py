@@ -131,6 +131,7 @@ def _sections(exported: Exported) -> list[str]:
     data = {
         "task": config.data.task,
         "from": config.data.path or "/".join(filter(None, get_task(config.data).hub or ())),
+        **({"prompts": "chats, by the base model's own template"} if config.data.chat else {}),
         **_numbers(exported),
     }
     sections = [f"## Data\n\n{_table(data)}", f"## Results\n\n{_results(exported)}"]

@@ -54,7 +54,7 @@ def _dtype(name: str) -> str:
 def _usage(config: Config, load: str) -> str:
     """Code that loads the model and uses it as the task does: to generate or to rank."""
     task, start = get_task(config.data), _start(config)
-    how = _generating(task) if task.kind == "generation" else _ranking(task)
+    how = _generating(task) if task.kind == "generation" else _ranking(config, task)
     return f"""## Use
 
 ```python
@@ -81,13 +81,15 @@ def fitted(prompt, room):
 
 def _start(config: Config) -> str:
     """Code for the tokens before a prompt: BOS, if the run's prompts start with one."""
+    if config.data.chat:
+        return "[]  # the chat template writes BOS, if there is one"
     bos = config.model.bos_token_id
     return "tokenizer('').input_ids[:1]  # BOS, if it has one" if bos is None else f"[{bos}]"
 
 
 def _fitting(config: Config) -> str:
     """What the run does with a text that is too long."""
-    if config.data.truncate == "left":
+    if config.data.truncate == "left" and not config.data.chat:  # a template must stay whole
         return "    # The run drops the first tokens of a longer text (data.truncate=left)."
     return """    if excess > 0:
         raise ValueError(f"{excess} tokens too long for this model")"""
@@ -124,10 +126,12 @@ _GENERATING = """def answer(prompt):
 print(answer(prompt))"""
 
 
-def _ranking(task: Task) -> str:
+def _ranking(config: Config, task: Task) -> str:
     """Code that scores as in training: the mean log-probability of a candidate's tokens."""
-    candidates = repr(list(task.candidates) or [" one", " another"])
-    return _RANKING.replace("CANDIDATES", _literal(candidates))
+    candidates = list(task.candidates) or [" one", " another"]
+    if config.data.chat:
+        candidates = [text.strip() for text in candidates]
+    return _RANKING.replace("CANDIDATES", _literal(repr(candidates)))
 
 
 def _generating(task: Task) -> str:
@@ -142,7 +146,25 @@ def _literal(text: str) -> str:
 
 
 def _prompt(config: Config, task: Task) -> str:
-    """Code that writes a prompt: by the template, if it is one of the user's own."""
+    """Code that writes a prompt, and makes a chat of it if those of the run are."""
+    text = _prompt_text(config, task)
+    if not config.data.chat:
+        return text
+    system = config.data.system
+    first = "" if system is None else f"{{'role': 'system', 'content': {system!r}}}, "
+    return f"""{text}
+turns = [{first}{{"role": "user", "content": prompt}}]
+prompt = tokenizer.apply_chat_template(  # as in the run: without thoughts, on the same day
+    turns,
+    tokenize=False,
+    add_generation_prompt=True,
+    enable_thinking=False,
+    date_string="26 Jul 2024",
+)"""
+
+
+def _prompt_text(config: Config, task: Task) -> str:
+    """Code that writes a prompt's text: by the template, if it is one of the user's own."""
     if config.data.prompt is not None:
         try:
             fields = parse_template(config.data.prompt).fields

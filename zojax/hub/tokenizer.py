@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from zojax.errors import InputError
+from zojax.hub.chat_template import ChatTemplate
 from zojax.hub.checkpoint import Checkpoint, find_checkpoint
 from zojax.hub.gguf_tokenizer import end_ids, read_tokenizer
 from zojax.hub.tokenizer_files import check_files, names_token, read_ends
@@ -31,6 +32,8 @@ class Tokenizer:
         vocab_size: the size of the model's vocabulary; ids are below it.
         path: the checkpoint's path, for error messages.
         ends: the ids of tokens that end a text, beside the tokenizer's own.
+        chat: the checkpoint's chat template, if prompts are chats
+            (:func:`zojax.hub.turns.for_chats`); it writes BOS itself.
     """
 
     tokens: Any
@@ -38,6 +41,7 @@ class Tokenizer:
     vocab_size: int
     path: str = "the tokenizer"
     ends: tuple[int, ...] = ()
+    chat: ChatTemplate | None = None
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

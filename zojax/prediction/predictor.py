@@ -22,7 +22,7 @@ from zojax.tasks.calibrate import subtract_content_free, subtract_median, withou
 from zojax.tasks.metrics import has_finite_scores
 from zojax.tasks.records import Row
 from zojax.tasks.task import label_names
-from zojax.tasks.tokenize import fit
+from zojax.tasks.tokenize import fit, frame_of
 from zojax.tasks.unlabelled import candidate_name
 from zojax.training.objective import CandidateScorer
 from zojax.training.placement import put_batch
@@ -141,7 +141,7 @@ class Predictor:
             max_length=self._data.max_length,
             max_positions=self._model.config.max_position_embeddings,
             truncate=self._data.truncate,
-            bos=self._tokenizer.bos is not None,
+            frame=frame_of(self._tokenizer, example, whole),
             max_new_tokens=self._task.max_new_tokens,
         )
         return item, len(item.prompt) < len(whole.prompt)

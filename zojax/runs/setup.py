@@ -15,8 +15,9 @@ from zojax.config import Config, DataConfig
 from zojax.distributed import DATA, layout_of, local_pages
 from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
 from zojax.evaluation.evaluate import Evaluator
-from zojax.hub import load, load_tokenizer, read_config
+from zojax.hub import load, read_config
 from zojax.hub.tokenizer import Tokenizer
+from zojax.hub.turns import run_tokenizer
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding, with_scanned_layers
 from zojax.programs.settings import check_settings
@@ -28,7 +29,7 @@ from zojax.tasks.calibrate import without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
 from zojax.tasks.odd_texts import odd_texts, truncated
-from zojax.tasks.tokenize import fit, only_right_candidate
+from zojax.tasks.tokenize import fit, frame_of, only_right_candidate
 from zojax.tasks.tokenize import tokenise as tokenise_whole
 from zojax.text import plain
 from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
@@ -101,7 +102,7 @@ def load_eval_data(config: Config) -> Data:
 
 def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]], Splits]) -> Data:
     architecture = read_config(config.model.path)
-    tokenizer = load_tokenizer(config.model.path, config.model.bos_token_id)
+    tokenizer = run_tokenizer(config)
     num_new = get_task(config.data).max_new_tokens
 
     max_positions = architecture.max_position_embeddings
@@ -115,7 +116,7 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
             max_length=config.data.max_length,
             max_positions=max_positions,
             truncate=config.data.truncate,
-            bos=tokenizer.bos is not None,
+            frame=frame_of(tokenizer, example, whole),
             max_new_tokens=num_new,
         )
         if len(item.prompt) < len(whole.prompt):
@@ -156,7 +157,7 @@ def with_notes(
         max_positions: the number of positions that the model has.
     """
     examples = [*splits.train, *splits.dev, *splits.eval]
-    odd = odd_texts(tokenizer, examples, own_prompt=config.prompt is not None)
+    odd = odd_texts(tokenizer, examples, own_prompt=config.prompt is not None and not config.chat)
     cut = truncated(
         len(examples), num_truncated, max_length=config.max_length, max_positions=max_positions
     )

@@ -12,9 +12,9 @@ from zojax.config import DataConfig, foreign
 from zojax.config.messages import closest
 from zojax.errors import InputError
 from zojax.tasks.bad_rows import BadRows, Table, lost_labels, survey
+from zojax.tasks.chat import joined
 from zojax.tasks.copa import COPA
 from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields
-from zojax.tasks.demonstrations import with_demonstrations
 from zojax.tasks.entailment import CB, RTE
 from zojax.tasks.example import Example
 from zojax.tasks.question_answering import DROP, SQUAD
@@ -220,8 +220,9 @@ def _demonstrator(
 
     ``count`` is called with the number of demonstrations of each example.
     """
+    join = joined(config, task)
     if not config.num_demos:
-        return lambda example, position: example
+        return lambda example, position: join(example, ())
     sizes = get_sizes(config, task)
     most = max(sizes.train + sizes.dev, sizes.eval)
     # MeZO draws a seed for every evaluated example, and a subset of the train split from that seed.
@@ -243,7 +244,7 @@ def _demonstrator(
         others = (shown(i) for i in order if train.rows[i].name != example.name)
         demonstrations = list(itertools.islice(filter(None, others), config.num_demos))
         count(len(demonstrations))
-        return with_demonstrations(example, demonstrations)
+        return join(example, demonstrations)
 
     return demonstrate
 

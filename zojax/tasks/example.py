@@ -16,6 +16,11 @@ class Example:
         answers: every right answer as text, if predictions are compared with texts.
         candidate_texts: the text that each candidate stands for, to be compared with ``answers``.
         content_free: the prompt without its content, for calibration; empty if nothing is left.
+        turns: if prompts are chats (``data.chat``), the turns before the prompt, which is then what
+            the user says, as pairs of a role (``system``, ``user`` or ``assistant``) and a text;
+            None if the prompt is a plain text.
+        ends_turn: whether a candidate of a chat includes the token that ends the assistant's turn,
+            so that a model learns to end its answers.
 
     Example:
         >>> import zojax
@@ -31,3 +36,5 @@ class Example:
     answers: tuple[str, ...] = ()
     candidate_texts: tuple[str, ...] = ()
     content_free: str = ""
+    turns: tuple[tuple[str, str], ...] | None = None
+    ends_turn: bool = False

@@ -5,6 +5,7 @@ from typing import Any
 from zojax.config import DataConfig
 from zojax.config.foreign import is_foreign
 from zojax.errors import InputError
+from zojax.tasks.chat import joined
 from zojax.tasks.custom import CUSTOM
 from zojax.tasks.example import Example
 from zojax.tasks.task import Record, Task, is_texts, make_example
@@ -42,7 +43,8 @@ def unlabelled_example(config: DataConfig, task: Task, record: Record, name: str
     Raises:
         InputError: the row is bad; the message names it.
     """
-    return make_example(task, {**record, **_stand_in(config, record)}, name)
+    example = make_example(task, {**record, **_stand_in(config, record)}, name)
+    return joined(config, task)(example, ())
 
 
 def candidate_name(example: Example, index: int) -> str:
