@@ -194,12 +194,12 @@ class Core:
 
     def _send(self, plan: Plan, scorings: dict[int, Asked]) -> None:
         self._device.set_pool(self._slots.arrays)
-        if plan.steps:
-            self._send_advance(plan.steps)
         if plan.pieces:
             self._send_pieces(plan)
         if plan.scored:
             self._send_pages(plan, scorings)
+        if plan.steps:  # last, so that readers wait for one iteration, not for parts of two
+            self._send_advance(plan.steps)
 
     def _send_advance(self, steps: int) -> None:
         live = [one for one in self._continuing.values() if one.is_live]

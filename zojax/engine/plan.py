@@ -1,7 +1,8 @@
 """What the device does next: a pure function from what waits to one iteration.
 
-Rows that are being continued come first, since somebody reads along. What is left of the time that
-readers accept between two tokens goes to pieces of prompts and to pages to score, in turn.
+Rows that are being continued have the first claim, since somebody reads along. What is left of the
+time that readers accept between two tokens goes to pieces of prompts and to pages to score, in
+turn. An iteration ends with the rows' tokens, so that it is all that lies between two of them.
 """
 
 import dataclasses

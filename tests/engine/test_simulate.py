@@ -1,0 +1,60 @@
+"""Loads that are not here, by the costs of calls alone."""
+
+import numpy as np
+import pytest
+
+from zojax.engine.costs import Costs
+from zojax.engine.ladder import make_ladder
+from zojax.engine.plan import CallCosts
+from zojax.engine.simulate import Arrival, simulate
+
+LADDER = make_ladder(1024, 16)
+COSTS = CallCosts(*[Costs(base=5.0, per_token=0.05)] * 3)
+TARGET = 40.0
+
+
+def poisson(rate: float, seconds: float, seed: int, **request) -> list[Arrival]:
+    rng = np.random.default_rng(seed)
+    times = np.cumsum(rng.exponential(1e3 / rate, int(rate * seconds)))
+    return [Arrival(at, **request) for at in times]
+
+
+def test_gaps_between_tokens_stay_within_the_target_under_a_burst_of_long_prompts():
+    readers = [Arrival(0.0, 20, 200) for _ in range(8)]
+    burst = [Arrival(300.0, 900, 4) for _ in range(8)]
+    scoring = [Arrival(300.0, 60) for _ in range(300)]
+    outcomes = simulate(readers + burst + scoring, COSTS, LADDER, target_ms=TARGET)
+    assert max(outcome.longest_gap_ms for outcome in outcomes[:8]) <= TARGET
+    alone = simulate(readers, COSTS, LADDER, target_ms=TARGET)
+    assert max(outcome.longest_gap_ms for outcome in alone) <= TARGET
+
+
+def test_every_request_ends_whatever_comes():
+    load = poisson(20, 10, 0, prompt=300, new=30) + poisson(100, 10, 1, prompt=60)
+    outcomes = simulate(load, COSTS, LADDER, target_ms=TARGET)
+    assert all(0 < outcome.first_ms <= outcome.end_ms for outcome in outcomes)
+
+
+def test_one_who_asks_for_little_does_not_wait_for_one_who_asks_for_much():
+    much = [Arrival(0.0, 500, 50, owner="much") for _ in range(100)]
+    little = [Arrival(1e3 * (1 + i), 50, 5, owner="little") for i in range(5)]
+    outcomes = simulate(much + little, COSTS, LADDER, target_ms=TARGET)
+    last = max(outcome.end_ms for outcome in outcomes[:100])
+    for outcome in outcomes[100:]:
+        assert outcome.first_ms < 0.2 * last
+
+
+def test_scoring_takes_no_longer_than_its_tokens_cost():
+    """1,000 items of 60 tokens on pages of 64: 250 calls of 4, or fewer that are fuller."""
+    outcomes = simulate([Arrival(0.0, 60) for _ in range(1000)], COSTS, LADDER, target_ms=1e3)
+    assert max(o.end_ms for o in outcomes) <= 250 * COSTS.score.ms(256) + 1e-6
+
+
+@pytest.mark.parametrize("target_ms", [10.0, 40.0, 200.0])
+def test_a_larger_target_gives_first_tokens_sooner_under_load(target_ms):
+    readers = [Arrival(0.0, 20, 400) for _ in range(8)]
+    prompts = [Arrival(500.0 + 100 * i, 600, 4) for i in range(20)]
+    found = simulate(readers + prompts, COSTS, LADDER, target_ms=target_ms)
+    slower = simulate(readers + prompts, COSTS, LADDER, target_ms=target_ms / 2)
+    first, later = (np.mean([o.first_ms for o in one[8:]]) for one in (found, slower))
+    assert first <= later

@@ -1,0 +1,183 @@
+"""The planner under loads and on devices that are not here: simulates iterations by their costs.
+
+No model runs: an iteration lasts what fitted costs say, and everything else is the runtime's own.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from zojax.engine.ladder import Ladder
+from zojax.engine.plan import CallCosts, Plan, Prompt, Scoring, Work, make_plan
+from zojax.engine.shares import Shares, Waiting, in_turn
+from zojax.scoring import Item
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """A request of a load.
+
+    Attributes:
+        at_ms: when it comes.
+        prompt: the number of its prompt's tokens.
+        new: the number of tokens to add; 0 for a prompt with two candidates of a token to score.
+        owner: who asks.
+        priority: the smaller is served first.
+    """
+
+    at_ms: float
+    prompt: int
+    new: int = 0
+    owner: str = ""
+    priority: int = 0
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of a request.
+
+    Attributes:
+        arrival: the request.
+        first_ms: the time from its coming to its first token, or to its scores.
+        end_ms: the time from its coming to its end.
+        longest_gap_ms: the longest time between two of its tokens.
+    """
+
+    arrival: Arrival
+    first_ms: float = 0.0
+    end_ms: float = 0.0
+    longest_gap_ms: float = 0.0
+
+
+@dataclasses.dataclass
+class _Row:
+    number: int
+    outcome: Outcome
+    left: int
+    new: int = 0
+    last_ms: float = 0.0
+
+    def adds(self, count: int, now_ms: float) -> None:
+        came = self.outcome.arrival.at_ms
+        if self.new:
+            gap = now_ms - self.last_ms
+            self.outcome.longest_gap_ms = max(self.outcome.longest_gap_ms, gap)
+        else:
+            self.outcome.first_ms = now_ms - came
+        self.new, self.last_ms = self.new + count, now_ms
+        self.outcome.end_ms = now_ms - came
+
+    @property
+    def keys(self) -> int:
+        return self.outcome.arrival.prompt - self.left + self.new
+
+    @property
+    def is_done(self) -> bool:
+        return self.new >= self.outcome.arrival.new
+
+
+class _Simulation:
+    """The state of the simulated runtime."""
+
+    def __init__(self, arrivals: Sequence[Arrival], costs: CallCosts, ladder: Ladder):
+        self.outcomes = [Outcome(arrival) for arrival in arrivals]
+        order = sorted(range(len(arrivals)), key=lambda i: arrivals[i].at_ms)
+        self.coming, self.waiting = deque(order), dict[int, Outcome]()
+        self.rows: dict[int, _Row] = {}
+        self.shares, self.now_ms, self.scores_next = Shares(), 0.0, False
+        self.costs, self.ladder = costs, ladder
+
+    def come(self) -> None:
+        """Takes the requests that have come by now; the next one if nothing is to be done."""
+        if not self.waiting and not self.rows and self.coming:
+            self.now_ms = max(self.now_ms, self.outcomes[self.coming[0]].arrival.at_ms)
+        while self.coming and self.outcomes[self.coming[0]].arrival.at_ms <= self.now_ms:
+            number = self.coming.popleft()
+            outcomes = [*self.waiting.values(), *(row.outcome for row in self.rows.values())]
+            owner = self.outcomes[number].arrival.owner
+            self.shares.comes(owner, sorted({one.arrival.owner for one in outcomes}))
+            self.waiting[number] = self.outcomes[number]
+
+    def work(self) -> Work:
+        """What waits; prompts get free rows first."""
+        scorings = []
+        waiting = [
+            Waiting(number, o.arrival.owner, o.arrival.priority, o.arrival.prompt + o.arrival.new)
+            for number, o in self.waiting.items()
+        ]
+        for number, *_ in in_turn(waiting, self.shares.served):
+            arrival = self.outcomes[number].arrival
+            if not arrival.new:
+                scorings.append(Scoring(number, _item(arrival.prompt), 0))
+            elif len(self.rows) < self.ladder.num_rows:
+                self.rows[number] = _Row(number, self.waiting.pop(number), arrival.prompt)
+        live = [row for row in self.rows.values() if not row.left]
+        prompts = [Prompt(row.number, row.left) for row in self.rows.values() if row.left]
+        keys = sum(row.keys for row in live)
+        return Work(len(live), keys, prompts, scorings, self.scores_next)
+
+    def do(self, plan: Plan, work: Work) -> None:
+        """Lets the time pass that an iteration takes, and its tokens come."""
+        if plan.pieces:
+            n, t = plan.piece_shape
+            self.now_ms += self.costs.extend.ms(n * t)
+        for piece in plan.pieces:
+            row = self.rows[piece.number]
+            row.left -= piece.count
+            self.serve(row.outcome, piece.count)
+            if not row.left:
+                row.adds(1, self.now_ms)
+        if plan.scored:
+            self.now_ms += self.costs.score.ms(plan.page_shape.pages * plan.page_shape.tokens)
+        for number in [number for page in plan.scored for number in page]:
+            outcome = self.waiting.pop(number)
+            self.serve(outcome, outcome.arrival.prompt)
+            outcome.first_ms = outcome.end_ms = self.now_ms - outcome.arrival.at_ms
+        live = [row for row in self.rows.values() if not row.left and not row.is_done]
+        self.now_ms += plan.steps * self.costs.advance.ms(work.live, work.keys)
+        for row in live if plan.steps else ():
+            self.serve(row.outcome, plan.steps)
+            row.adds(plan.steps, self.now_ms)
+        self.scores_next = bool(plan.pieces) and not plan.scored
+        self.rows = {number: row for number, row in self.rows.items() if not row.is_done}
+
+    def serve(self, outcome: Outcome, tokens: int) -> None:
+        """Counts tokens for the one who asked."""
+        self.shares.serve(outcome.arrival.owner, tokens)
+
+
+def simulate(
+    arrivals: Sequence[Arrival], costs: CallCosts, ladder: Ladder, *, target_ms: float
+) -> list[Outcome]:
+    """Simulates the runtime until all requests are served.
+
+    Args:
+        arrivals: the load.
+        costs: what the device's calls cost.
+        ladder: the shapes of the calls.
+        target_ms: the time between two tokens that readers accept.
+
+    Returns:
+        What became of each request, in the order of ``arrivals``.
+
+    Example:
+        >>> from zojax.engine.costs import Costs
+        >>> from zojax.engine.ladder import make_ladder
+        >>> costs = CallCosts(*[Costs(base=4.0, per_token=0.1)] * 3)
+        >>> [outcome] = simulate([Arrival(0.0, 32, 3)], costs, make_ladder(64, 4), target_ms=50.0)
+        >>> round(outcome.first_ms, 1), round(outcome.end_ms, 1)
+        (7.2, 40.0)
+    """
+    simulation = _Simulation(arrivals, costs, ladder)
+    while simulation.coming or simulation.waiting or simulation.rows:
+        simulation.come()
+        work = simulation.work()
+        simulation.do(make_plan(work, costs, ladder, target_ms), work)
+    return simulation.outcomes
+
+
+def _item(prompt: int) -> Item:
+    one = np.zeros(1, np.int32)
+    return Item(np.zeros(prompt, np.int32), (one, one))
