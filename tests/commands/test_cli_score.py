@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,8 +125,8 @@ def test_what_makes_scores_doubtful_is_noted_beside_them(run, monkeypatch, text,
         {"candidate": "a", "logprob": value, "mean_logprob": value, "share": None}
         for value in logprobs
     ]
-    monkeypatch.setattr("zojax.commands.score._load", lambda _: None)
-    monkeypatch.setattr("zojax.commands.score.rank_candidates", lambda *_: rows)
+    monkeypatch.setattr("zojax.commands.score._load", lambda _: SimpleNamespace(chat=False))
+    monkeypatch.setattr("zojax.commands.score.rank_candidates", lambda *_, **__: rows)
     code, out, err = run("score", "--model=m", "--text", text, "--candidate=a", "--json")
     assert code == 0
     assert [row["logprob"] for row in json.loads(out)["candidates"]] == logprobs
@@ -133,18 +134,23 @@ def test_what_makes_scores_doubtful_is_noted_beside_them(run, monkeypatch, text,
     assert err.count("\n") == 1
 
 
-def test_a_run_is_scored_as_its_engine_scores_it(run, trained):
+def test_a_run_is_scored_as_its_engine_scores_it(run, config_file, tmp_path):
     import zojax
 
+    options = ["train.learning_rate=0.1", f"run.dir={tmp_path / 'run'}"]
+    assert run("train", "--config", config_file, *(f"--set={o}" for o in options))[0] == 0
     candidates = CANDIDATES[:2]
     chosen = [part for candidate in candidates for part in ("--candidate", candidate)]
-    code, out, err = run("score", trained, "--step", 2, "--text", TEXT[:14], *chosen, "--json")
-    assert (code, err) == (0, "")
-    [expected] = zojax.load_run(trained, step=2).score([TEXT[:14]], candidates)
-    base = json.loads(run("score", trained, "--step", 0, "--text", TEXT[:14], *chosen, "--json")[1])
-    found = [row["logprob"] for row in json.loads(out)["candidates"]]
-    assert found == pytest.approx(expected.tolist(), abs=1e-6)
-    assert found != [row["logprob"] for row in base["candidates"]]
+
+    def logprobs(step: int) -> list[float]:
+        asked = ("--step", step, "--text", TEXT[:14], *chosen, "--json")
+        code, out, err = run("score", tmp_path / "run", *asked)
+        assert (code, err) == (0, "")
+        return [row["logprob"] for row in json.loads(out)["candidates"]]
+
+    [expected] = zojax.load_run(tmp_path / "run", step=2).score([TEXT[:14]], candidates)
+    assert logprobs(2) == pytest.approx(expected.tolist(), abs=1e-6)
+    assert logprobs(2) != pytest.approx(logprobs(0), abs=1e-5)
 
 
 @pytest.mark.parametrize(

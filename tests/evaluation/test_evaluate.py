@@ -214,12 +214,16 @@ def first_losses(run: Run) -> np.ndarray:
     return np.asarray(record.losses_v)
 
 
-def greedy_text(theirs: Any, data: Data, item: Any) -> str:
+def greedy_tokens(theirs: Any, item: Any) -> list[int]:
     import torch
 
     prompt = torch.tensor(item.prompt[None], dtype=torch.int64)
     tokens = theirs.generate(prompt, max_new_tokens=50, do_sample=False, pad_token_id=1)
-    return data.tokenizer.text(tokens[0, len(item.prompt) :].tolist())
+    return tokens[0, len(item.prompt) :].tolist()
+
+
+def greedy_text(theirs: Any, data: Data, item: Any) -> str:
+    return data.tokenizer.text(greedy_tokens(theirs, item))
 
 
 def answered(directory: Path, answers: list[str]) -> None:
@@ -247,7 +251,8 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
     told = evaluate_config(config, Console(file=words, width=200))
     assert told.pop("eval_interval") == [0.0, pytest.approx(0.75, abs=0.25)]
     assert told == {"metric": "f1", "eval_f1": pytest.approx(expected), "eval_examples": 4}
-    cut = sum("\n" not in text for text in whole.values())
+    lengths = {item.name: len(greedy_tokens(theirs, item)) for item in data.eval}
+    cut = sum("\n" not in text and lengths[name] == 50 for name, text in whole.items())
     note = f"{cut} of 4 answers did not end within 50 tokens"
     assert cut
     assert words.getvalue().count(note) == 1

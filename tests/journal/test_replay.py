@@ -62,7 +62,7 @@ CASES = {
     ),
     "mezo on a prefix, momentum": Case(
         estimator={"name": "mezo", "trainable": "prefix"},
-        train={"optimizer": "momentum"},
+        train={"optimizer": "momentum", "learning_rate": 4e-3},
         sites="",
     ),
     "fzoo by lion, narrow moments over redraws": Case(

@@ -118,11 +118,10 @@ def make_config(case: Case) -> Config:
         RunConfig("run"),
         train=TrainConfig(
             steps=case.steps,
-            learning_rate=1e-3,
             schedule=case.schedule,
             warmup_steps=0 if case.schedule == "constant" else 7,
             weight_decay=case.decay,
-            **case.train,
+            **{"learning_rate": 1e-3, **case.train},
         ),
         estimator=EstimatorConfig(**{"interval": 20, **case.estimator}),
     )
