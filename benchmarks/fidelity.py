@@ -134,14 +134,22 @@ def table(rows: Sequence[Row], epsilon: float, machine: str) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw a bar for each method's error on the first model, on a logarithmic axis."""
+    """Draw each method's errors on the first model, on a logarithmic axis.
+
+    The bar is that of its arithmetic; a pale one behind includes the rounding of the weights.
+    """
     rows = [row for row in rows if row.model == rows[0].model]
     errors = [row.error for row in rows]
     labels = [f"{row.error:.0e}, {100 * row.signs:.1f} % of signs" for row in rows]
     with bars(path, [row.method for row in rows], errors, labels, (8, 0.42)) as axes:
         axes.set_xscale("log")
         axes.set_xlim(right=300 * max(errors))
-        axes.set_xlabel(f"relative error of the projected gradient, {rows[0].probes} probes")
+        whole = [row.error_base for row in rows]
+        axes.barh([row.method for row in rows], whole, color="grey", alpha=0.25, zorder=0)
+        axes.set_xlabel(
+            f"relative error of the projected gradient, {rows[0].probes} probes; pale: with the "
+            "rounding of the weights"
+        )
         axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
 
 

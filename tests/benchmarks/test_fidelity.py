@@ -12,6 +12,7 @@ import pytest
 import torch
 from fidelity_methods import METHODS
 from fidelity_probes import BASES, draw_probes
+from matplotlib.axes import Axes
 from rich.console import Console
 from setting import make_config
 
@@ -179,6 +180,26 @@ def test_the_table_has_every_figure():
     cells = text.splitlines()[-1].strip("| ").split(" | ")
     expected = ["demo", "zojax float32", "200", "99.5 %", "1.5e-04", "90.0 %", "2.0e-02"]
     assert cells == expected
+
+
+def test_the_picture_has_both_errors_of_the_first_model_alone(tmp_path, monkeypatch):
+    drawn = []
+    barh = Axes.barh
+
+    def noted(self, names, values, **settings):
+        drawn.append((list(names), list(values)))
+        return barh(self, names, values, **settings)
+
+    monkeypatch.setattr(Axes, "barh", noted)
+    rows = [
+        fidelity.Row("demo", "zojax int8", 200, 1.0, 2e-3, 0.99, 3e-2),
+        fidelity.Row("demo", "zojax int4", 200, 1.0, 3e-3, 0.95, 2e-1),
+        fidelity.Row("opt-125m", "zojax int8", 3, 1.0, 9e-3, 1.0, 4e-2),
+    ]
+    fidelity.draw(rows, tmp_path / "picture.png")
+    names = ["zojax int8", "zojax int4"]
+    assert drawn == [(names, [2e-3, 3e-3]), (names, [3e-2, 2e-1])]
+    assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
 def test_no_probes_are_refused():
