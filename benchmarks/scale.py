@@ -212,22 +212,15 @@ def draw(plans: Plans, path: Path) -> None:
     plt.close(figure)
 
 
-def add_pythons(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name the two environments."""
-    for kind in TARGETS:
-        python = ROOT / f".venv-plan-{kind}" / "bin" / "python"
-        parser.add_argument(
-            f"--{kind}",
-            type=Path,
-            default=python,
-            metavar="PYTHON",
-            help=f"with zojax[plan-{kind}]",
-        )
-
-
-def pythons_of(args: argparse.Namespace) -> dict[str, Path]:
-    """What :func:`add_pythons` added, by the kind of targets."""
-    return {kind: getattr(args, kind) for kind in TARGETS}
+def add_python(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add the option that names the environment with a kind of targets' compiler."""
+    parser.add_argument(
+        f"--{kind}",
+        type=Path,
+        default=ROOT / f".venv-plan-{kind}" / "bin" / "python",
+        metavar="PYTHON",
+        help=f"with zojax[plan-{kind}]",
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -235,7 +228,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_pythons(parser)
+    for kind in TARGETS:
+        add_python(parser, kind)
     parser.add_argument(
         "--models",
         nargs="*",
@@ -245,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
     parser.add_argument("--json", type=Path, help="where the figures go, too")
     args = parser.parse_args(argv)
-    plans, published = measure(pythons_of(args), args.models)
+    plans, published = measure({kind: getattr(args, kind) for kind in TARGETS}, args.models)
     figures = {"plans": list(plans.values()), "published": list(published.values())}
     command.tell(args, table(plans, published), figures, DOCS, MARKERS)
     if args.write_docs:

@@ -1,4 +1,4 @@
-"""Plan today's models in bfloat16, int8 and int4 for machines that are not here: what each needs.
+"""Plan today's models in bfloat16, int8 and int4 for a GPU that is not here: what each needs.
 
     python benchmarks/scale_formats.py --write-docs
 
@@ -33,22 +33,20 @@ MODELS = (
     "meta-llama/Meta-Llama-3-70B",
 )
 DTYPES = ("bfloat16", "int8", "int4")
+TARGET = "h100x1"
+"""One device, which holds all of a model."""
 
-Plans = Mapping[tuple[str, str], Mapping[str, dict[str, Any]]]
-"""The output of ``zojax plan --json`` by target, for each model and dtype."""
+Plans = Mapping[tuple[str, str], dict[str, Any]]
+"""The output of ``zojax plan --json`` by model and dtype."""
 
 
-def measure(pythons: Mapping[str, Path], models: Sequence[str]) -> Plans:
+def measure(python: Path, models: Sequence[str]) -> Plans:
     """Make all plans."""
     jobs = [(model, dtype) for model in models for dtype in DTYPES]
     plans = {}
     for model, dtype in track(jobs, "plans", console=Console(stderr=True), transient=True):
         options = ["--set", f"model.dtype={dtype}", "--set", "space.fold=none"]
-        told = [
-            scale.ask(pythons[kind], model, targets, options)
-            for kind, targets in scale.TARGETS.items()
-        ]
-        plans[model, dtype] = {target: plan for by in told for target, plan in by.items()}
+        plans[model, dtype] = scale.ask(python, model, [TARGET], options)[TARGET]
     return plans
 
 
@@ -71,32 +69,24 @@ def gib(num_bytes: float) -> str:
     return f"{size:.1f}" if size >= 1 else f"{size:.2f}"
 
 
-def cell(plan: dict[str, Any]) -> str:
-    """A device's activations and all that it needs, and the mesh; or what has room for it."""
+def cells(plan: dict[str, Any]) -> list[str]:
+    """The bytes of weights, adapter state, activations and in all; or what has room for it."""
+    held = plan["bytes_per_device"]
+    whole = [gib(held["weights"]), gib(held["adapters"])]
     if not plan["fits"]:
         instead = plan["smallest_that_fits"]
-        return "no" if instead is None else f"no: {instead['target']}"
-    step, mesh = plan["programs"]["step"], plan["mesh"]
-    total = gib(plan["bytes_per_device"]["peak"])
-    return f"{gib(step['temporaries'])}, **{total}** ({mesh['data']} × {mesh['model']})"
+        return [*whole, "–", "no" if instead is None else f"no: {instead['target']}"]
+    return [*whole, gib(plan["programs"]["step"]["temporaries"]), gib(held["peak"])]
 
 
 def table(plans: Plans) -> str:
     """The figures as Markdown."""
-    first = next(iter(plans.values()))
-    rooms = [f"{t} ({gib(first[t]['bytes_per_device']['usable'])})" for t in scale.ALL_TARGETS]
-    lines = [
-        "GiB; of a device, those of activations and, in bold, of everything, and the mesh "
-        "(data × model):",
-        "",
-        *scale.head("model", ["parameters", "held in", "weights", "adapter state", *rooms]),
-    ]
-    for (model, dtype), by_target in plans.items():
-        whole = by_target[scale.TARGETS["gpu"][0]]["bytes_per_device"]  # of the only device
-        cells = [model.partition("/")[2], f"{parameters(model) / 1e9:.2f} billion", dtype]
-        cells += [gib(whole["weights"]), gib(whole["adapters"])]
-        cells += [cell(by_target[target]) for target in scale.ALL_TARGETS]
-        lines.append(f"| {' | '.join(cells)} |")
+    room = next(iter(plans.values()))["bytes_per_device"]["usable"]
+    kinds = ["weights", "adapter state", "activations", f"total, of {gib(room)}"]
+    lines = [f"GiB on {TARGET}:", "", *scale.head("model", ["parameters", "held in", *kinds])]
+    for (model, dtype), plan in plans.items():
+        row = [model.partition("/")[2], f"{parameters(model) / 1e9:.2f} billion", dtype]
+        lines.append(f"| {' | '.join([*row, *cells(plan)])} |")
     return "\n".join(lines)
 
 
@@ -105,15 +95,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    scale.add_pythons(parser)
+    scale.add_python(parser, "gpu")
     parser.add_argument("--models", nargs="*", default=MODELS, help="published models")
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{scale.DOCS.name}")
     parser.add_argument("--json", type=Path, help="where the figures go, too")
     args = parser.parse_args(argv)
-    plans = measure(scale.pythons_of(args), args.models)
+    plans = measure(args.gpu, args.models)
     figures = [
-        {"model": model, "dtype": dtype, "plans": by_target}
-        for (model, dtype), by_target in plans.items()
+        {"model": model, "dtype": dtype, "plan": plan} for (model, dtype), plan in plans.items()
     ]
     command.tell(args, table(plans), figures, scale.DOCS, MARKERS)
 
