@@ -147,8 +147,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         whole = [row.error_base for row in rows]
         axes.barh([row.method for row in rows], whole, color="grey", alpha=0.25, zorder=0)
         axes.set_xlabel(
-            f"relative error of the projected gradient, {rows[0].probes} probes; pale: with the "
-            "rounding of the weights"
+            f"relative error of the projected gradient, {rows[0].probes} probes\n"
+            "(pale: with the rounding of the weights)"
         )
         axes.axvline(1, color="grey", linewidth=0.8, linestyle=":")
 
