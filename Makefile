@@ -44,8 +44,9 @@ plan-test: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## compile plans for GPUs 
 	@for kind in gpu tpu; do \
 	  ZOJAX_PLANS=$$kind .venv-plan-$$kind/bin/python -m pytest tests/planning/test_compiled_plans.py || exit; done
 
-scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (up to an hour)
+scale: .venv-plan-gpu/.done .venv-plan-tpu/.done  ## remake docs/scale.md (two hours)
 	@.venv-plan-gpu/bin/python benchmarks/scale.py --write-docs
+	@.venv-plan-gpu/bin/python benchmarks/scale_formats.py --write-docs
 	@.venv-plan-gpu/bin/python benchmarks/packing.py --write-docs
 
 N ?= 300

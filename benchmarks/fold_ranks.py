@@ -46,7 +46,7 @@ SPECTRA: dict[str, Spectrum] = {
 }
 """The singular values of what is to be learnt, k from 1; they are scaled to a norm of 1."""
 
-ADAPTERS = (None, 8, 16, 64)
+ADAPTERS = (None, 8, 16, 32, 64)
 """The ranks R of an adapter; None folds into float32 weights."""
 
 

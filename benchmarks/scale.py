@@ -41,11 +41,19 @@ Plans = Mapping[tuple[str, str], dict[str, Any]]
 """The output of ``zojax plan --json`` by model and target."""
 
 
-def ask(python: Path, model: str, targets: Iterable[str], tokens: int | None) -> dict[str, Any]:
-    """Make the plans of a model, by target."""
-    line = [python, "-m", "zojax.cli", "plan", "--json", "--model", f"facebook/{model}"]
-    line += ["--target", ",".join(targets)]
-    line += [] if tokens is None else ["--tokens", str(tokens)]
+def ask(
+    python: Path, model: str, targets: Iterable[str], options: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Make the plans of a model, by target.
+
+    Args:
+        python: of an environment that has the targets' compiler.
+        model: a published model.
+        targets: the names of the targets.
+        options: other arguments of ``zojax plan``.
+    """
+    line = [python, "-m", "zojax.cli", "plan", "--json", "--model", model]
+    line += ["--target", ",".join(targets), *options]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if done.returncode not in (0, 3):
         raise InputError(f"zojax plan of {model}: {done.stderr.strip()[-300:]}")
@@ -57,9 +65,11 @@ def measure(pythons: Mapping[str, Path], models: Sequence[str]) -> tuple[Plans, 
     plans: dict[tuple[str, str], dict[str, Any]] = {}
     jobs = [(model, kind) for model in models for kind in TARGETS]
     for model, kind in track(jobs, "plans", console=Console(stderr=True), transient=True):
-        told = ask(pythons[kind], model, TARGETS[kind], None)
+        told = ask(pythons[kind], f"facebook/{model}", TARGETS[kind])
         plans |= {(model, target): plan for target, plan in told.items()}
-    return plans, ask(pythons["gpu"], PUBLISHED_MODEL, PUBLISHED_TARGETS, PUBLISHED_TOKENS)
+    tokens = ["--tokens", str(PUBLISHED_TOKENS)]
+    published = ask(pythons["gpu"], f"facebook/{PUBLISHED_MODEL}", PUBLISHED_TARGETS, tokens)
+    return plans, published
 
 
 def _rows(plans: Plans, cell: Any) -> list[str]:
@@ -70,7 +80,8 @@ def _rows(plans: Plans, cell: Any) -> list[str]:
     ]
 
 
-def _head(first: str, others: Iterable[str]) -> list[str]:
+def head(first: str, others: Iterable[str]) -> list[str]:
+    """The first two lines of a table of Markdown."""
     names = [first, *others]
     return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
 
@@ -103,7 +114,7 @@ def exchange_cell(plan: dict[str, Any]) -> str:
 
 def published_rows(told: Mapping[str, Any]) -> list[str]:
     """The published step beside the limits of the GPUs that it may have run on."""
-    rows = _head(
+    rows = head(
         f"OPT-13B, {PUBLISHED_TOKENS} distinct tokens, two variants",
         ["weights read", "products", "copies", "a step at least", *PUBLISHED],
     )
@@ -126,7 +137,7 @@ def growth_rows(on_one: dict[str, Any], on_host: dict[str, Any]) -> list[str]:
     [moved] = on_host["programs"]["step"]["collectives"].values()
     per_example = moved["bytes"] / 16
     seconds = on_one["lower_bound_seconds"]["step"]
-    rows = _head(
+    rows = head(
         "hosts of 8", ["examples a step", "added up", "sent by a GPU", "takes", "of a step"]
     )
     for hosts in (1, 10, 100, 1_000, 10_000, 100_000):
@@ -151,19 +162,19 @@ def table(plans: Plans, published: Mapping[str, Any]) -> str:
     lines = [
         "Peak of a device in GB, and the mesh (data × model):",
         "",
-        *_head("model", rooms),
+        *head("model", rooms),
         *_rows(plans, memory_cell),
         "",
         f"Compiled in {min(compile_seconds):.0f} to {max(compile_seconds):.0f} s each.",
         "",
         "The least a step takes in ms (an estimate), and what sets it:",
         "",
-        *_head("model", ALL_TARGETS),
+        *head("model", ALL_TARGETS),
         *_rows(plans, time_cell),
         "",
         "Sent by a device in a step:",
         "",
-        *_head("model", ALL_TARGETS),
+        *head("model", ALL_TARGETS),
         *_rows(plans, exchange_cell),
         "",
         *published_rows(published),
@@ -201,20 +212,24 @@ def draw(plans: Plans, path: Path) -> None:
     plt.close(figure)
 
 
+def add_python(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add the option that names the environment with a kind of targets' compiler."""
+    parser.add_argument(
+        f"--{kind}",
+        type=Path,
+        default=ROOT / f".venv-plan-{kind}" / "bin" / "python",
+        metavar="PYTHON",
+        help=f"with zojax[plan-{kind}]",
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for kind in TARGETS:
-        python = ROOT / f".venv-plan-{kind}" / "bin" / "python"
-        parser.add_argument(
-            f"--{kind}",
-            type=Path,
-            default=python,
-            metavar="PYTHON",
-            help=f"with zojax[plan-{kind}]",
-        )
+        add_python(parser, kind)
     parser.add_argument(
         "--models",
         nargs="*",

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 import fidelity
+import fidelity_methods
+import fidelity_probes
 import float64
 import jax
 import numpy as np
@@ -62,12 +64,12 @@ def demo_config(steps: int, *settings: str) -> Config:
 
 def _gradients(run: Run, budget: Budget) -> None:
     """Compare the scores of a batch, and every step's projected gradient and its sign."""
-    probes = list(fidelity.draw_probes(run, run.config.train.steps))
+    probes = list(fidelity_probes.draw_probes(run, run.config.train.steps))
     _scores(run, probes[0], budget)
     for dtype, largest in _GRADIENT_ERRORS.items():
-        method = fidelity.zojax_method(dtype)
-        weights = fidelity.BASES[dtype](run.model.weights)
-        right = fidelity.by_float64(run, weights, probes)
+        method = fidelity_methods.zojax_method(dtype)
+        weights = fidelity_probes.BASES[dtype](run.model.weights)
+        right = fidelity_methods.by_float64(run, weights, probes)
         [c] = method.measure(run, weights, probes).values()
         error = fidelity.relative_error(c, right)
         budget.tell(f"c, {dtype}: relative error", error, expected=0.0, ok=error < largest)
@@ -76,9 +78,9 @@ def _gradients(run: Run, budget: Budget) -> None:
         budget.tell(f"c, {dtype}: signs right", signs, expected=1.0, ok=signs >= least)
 
 
-def _scores(run: Run, probe: fidelity.Probe, budget: Budget) -> None:
+def _scores(run: Run, probe: fidelity_probes.Probe, budget: Budget) -> None:
     """The candidates' scores under the base model, against float64's."""
-    space, params = run.method.estimator.space, fidelity.start_of(run)
+    space, params = run.method.estimator.space, fidelity_probes.start_of(run)
     base = stack_variants([space.adapter(params, probe.v)])  # U is 0 at the start
     scorer = run.scorer._replace(normalize=True)
     scores_vbk = jax.jit(lambda *given: scorer(*given))(run.model.weights, base, probe.batch)

@@ -3,6 +3,8 @@
 import functools
 
 import fidelity
+import fidelity_methods
+import fidelity_probes
 from rich.console import Console
 
 from on_device.agreement import demo_config
@@ -10,11 +12,11 @@ from on_device.figures import Budget
 from zojax.runs.setup import Run, prepare
 
 METHODS = (
-    fidelity.zojax_method("bfloat16"),
-    fidelity.zojax_method("int8"),
-    fidelity.zojax_method("float16"),
-    fidelity.zojax_method("bfloat16", exact=True),
-    fidelity.zojax_method("int8", exact=True),
+    fidelity_methods.zojax_method("bfloat16"),
+    fidelity_methods.zojax_method("int8"),
+    fidelity_methods.zojax_method("float16"),
+    fidelity_methods.zojax_method("bfloat16", exact=True),
+    fidelity_methods.zojax_method("int8", exact=True),
 )
 
 
@@ -25,17 +27,17 @@ def measure(budget: Budget) -> None:
 
 def _measure_all(budget: Budget) -> None:
     run = prepare(demo_config(4 if budget.rehearsal else 150), Console(quiet=True))
-    probes = list(fidelity.draw_probes(run, run.config.train.steps))
+    probes = list(fidelity_probes.draw_probes(run, run.config.train.steps))
     for method in METHODS[1:2] if budget.rehearsal else METHODS:
         work = functools.partial(_measure_one, method, run, probes, budget)
         budget.attempt(method.name, 8, work)
 
 
 def _measure_one(
-    method: fidelity.Method, run: Run, probes: list[fidelity.Probe], budget: Budget
+    method: fidelity_methods.Method, run: Run, probes: list[fidelity_probes.Probe], budget: Budget
 ) -> None:
-    weights = fidelity.BASES[method.base](run.model.weights)
-    right = fidelity.by_float64(run, weights, probes)
+    weights = fidelity_probes.BASES[method.base](run.model.weights)
+    right = fidelity_methods.by_float64(run, weights, probes)
     [c] = method.measure(run, weights, probes).values()
     signs, note = fidelity.sign_agreement(c, right), f"{len(probes)} probes"
     budget.tell(f"{method.name}: signs right", signs, expected=1.0, note=note)

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from fidelity_methods import METHODS
+from fidelity_probes import BASES, draw_probes
+from matplotlib.axes import Axes
 from rich.console import Console
 from setting import make_config
 
@@ -38,7 +41,7 @@ def run(config):
 
 @pytest.fixture(scope="module")
 def probes(run):
-    return list(fidelity.draw_probes(run, PROBES))
+    return list(draw_probes(run, PROBES))
 
 
 def slope(model, base, u, v, items) -> float:
@@ -101,7 +104,7 @@ def test_every_base_rounds_as_it_says():
     matrix = jnp.array([[[127.0, -63.4, 1.0], [0.0, 0.0, 0.0], [0.5, 0.25, -0.127]]])
     third = jnp.full((1, 3), 0.3)
     tree = {"layers": {"fc1": {"weight": matrix, "bias": third}}, "table": {"weight": third}}
-    int8 = fidelity.BASES["int8"](tree)
+    int8 = BASES["int8"](tree)
     fc1 = int8["layers"]["fc1"]
     assert fc1["weight"][0].tolist() == [[127, -63, 1], [0, 0, 0], [127, 64, -32]]
     np.testing.assert_allclose(fc1["scale"][0], [1, 0, 0.5 / 127], rtol=1e-6)
@@ -109,7 +112,7 @@ def test_every_base_rounds_as_it_says():
     for vector in (fc1["bias"], int8["table"]["weight"]):
         assert set(np.ravel(vector).astype(float)) == {in_bfloat16}
     for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
-        rounded = fidelity.BASES[name](tree)["layers"]["fc1"]["weight"].astype(jnp.float32)
+        rounded = BASES[name](tree)["layers"]["fc1"]["weight"].astype(jnp.float32)
         theirs = torch.tensor(np.asarray(matrix)).to(dtype).float().numpy()
         np.testing.assert_array_equal(rounded, theirs)
 
@@ -126,7 +129,7 @@ def test_figures_are_those_worked_out_by_hand():
 @pytest.fixture(scope="module")
 def rows(config):
     bases = ("float32", "bfloat16", "int8", "int4 in groups of 64")
-    chosen = [m for m in fidelity.METHODS if m.base in bases]
+    chosen = [m for m in METHODS if m.base in bases]
     measured = fidelity.measure("tiny", config, PROBES, chosen, Console(quiet=True))
     return {row.method: row for row in measured}
 
@@ -152,7 +155,7 @@ def test_activations_in_float32_leave_the_rounding_of_the_base_alone(rows):
 
 def test_what_is_measured_is_what_a_configuration_asks_for(config):
     graphdefs, base = set(), load_model(config)
-    for method in fidelity.METHODS:
+    for method in METHODS:
         if method.precision is not None:
             settings = [f"model.dtype={method.base.partition(' ')[0]}"]
             if method.precision.int4_group:
@@ -164,7 +167,7 @@ def test_what_is_measured_is_what_a_configuration_asks_for(config):
             jax.tree.map(
                 np.testing.assert_array_equal,
                 model.weights,
-                fidelity.BASES[method.base](base.weights),
+                BASES[method.base](base.weights),
             )
             graphdefs.add(model.graphdef)
     assert len(graphdefs) == 4, "exact or not, with scales or without"
@@ -177,6 +180,26 @@ def test_the_table_has_every_figure():
     cells = text.splitlines()[-1].strip("| ").split(" | ")
     expected = ["demo", "zojax float32", "200", "99.5 %", "1.5e-04", "90.0 %", "2.0e-02"]
     assert cells == expected
+
+
+def test_the_picture_has_both_errors_of_the_first_model_alone(tmp_path, monkeypatch):
+    drawn = []
+    barh = Axes.barh
+
+    def noted(self, names, values, **settings):
+        drawn.append((list(names), list(values)))
+        return barh(self, names, values, **settings)
+
+    monkeypatch.setattr(Axes, "barh", noted)
+    rows = [
+        fidelity.Row("demo", "zojax int8", 200, 1.0, 2e-3, 0.99, 3e-2),
+        fidelity.Row("demo", "zojax int4", 200, 1.0, 3e-3, 0.95, 2e-1),
+        fidelity.Row("opt-125m", "zojax int8", 3, 1.0, 9e-3, 1.0, 4e-2),
+    ]
+    fidelity.draw(rows, tmp_path / "picture.png")
+    names = ["zojax int8", "zojax int4"]
+    assert drawn == [(names, [2e-3, 3e-3]), (names, [3e-2, 2e-1])]
+    assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
 def test_no_probes_are_refused():

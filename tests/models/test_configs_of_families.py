@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.models.published import CONFIGS
 from zojax.errors import InputError, as_line
 from zojax.exports.model import check_no_larger_model
 from zojax.hub import load, save
@@ -61,6 +62,26 @@ def test_published_files_may_leave_out_what_is_usual():
     assert parse_config(GEMMA_3_4B) == PUBLISHED["google/gemma-3-4b-pt"]
 
 
+@pytest.mark.parametrize("hub_id", CONFIGS)
+def test_published_files_are_the_architectures_that_are_known_by_name(hub_id):
+    assert parse_config(CONFIGS[hub_id]) == PUBLISHED[hub_id]
+
+
+@pytest.mark.parametrize("hub_id", CONFIGS)
+def test_transformers_makes_as_many_parameters_of_a_published_file(hub_id):
+    """Without memory for them; and as many as the hub counts, images included."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(**CONFIGS[hub_id])
+    cls = getattr(transformers, CONFIGS[hub_id]["architectures"][0])
+    with torch.device("meta"):
+        sizes = {name: p.numel() for name, p in cls(config).named_parameters()}
+    of_images = sum(n for name, n in sizes.items() if "vision" in name or "multi_modal" in name)
+    ours = sum(map(math.prod, tensor_shapes(PUBLISHED[hub_id]).values()))
+    assert ours == sum(sizes.values()) - of_images
+    assert sum(sizes.values()) == {**PARAMETERS, **WITH_IMAGES}[hub_id]
+
+
 @pytest.mark.parametrize("hub_id", [name for name in PUBLISHED if "opt-" not in name])
 def test_transformers_reads_what_is_written_and_writes_what_is_read(hub_id):
     transformers = pytest.importorskip("transformers")
@@ -82,10 +103,12 @@ PARAMETERS = {
     "Qwen/Qwen2.5-0.5B": 494_032_768,
     "Qwen/Qwen2.5-7B": 7_615_616_512,
     "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-32B": 32_762_123_264,
     "google/gemma-2-2b": 2_614_341_888,
     "google/gemma-2-27b": 27_227_128_320,
     "google/gemma-3-1b-pt": 999_885_952,
 }
+WITH_IMAGES = {"google/gemma-3-27b-pt": 27_432_406_640}
 
 
 @pytest.mark.parametrize("hub_id", PARAMETERS)

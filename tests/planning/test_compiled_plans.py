@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 @functools.cache
 def planned(model: str, target: str, *options: str) -> tuple[int, dict[str, Any]]:
     """Exit code and figures, from a process that no JAX has been started in."""
-    command = [sys.executable, "-m", "zojax.cli", "plan", "--model", f"facebook/{model}"]
+    command = [sys.executable, "-m", "zojax.cli", "plan", "--model", model]
     done = subprocess.run(
         [*command, "--target", target, "--json", *options], capture_output=True, text=True
     )
@@ -158,6 +158,17 @@ def test_a_step_has_few_layers_at_a_time_beside_its_weights(settings):
     options = [option for setting in settings for option in ("--set", setting)]
     _, told = planned("opt-13b", "h100x1", *options)
     assert told["programs"]["step"]["temporaries"] < 1e9
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param("h100x1", marks=GPU), pytest.param("v5e-1", marks=TPU)]
+)
+def test_an_8b_model_trains_in_7_gb_with_int4(target):
+    settings = ["--set", "model.dtype=int4", "--set", "space.fold=none"]
+    code, told = planned("Meta-Llama-3-8B", target, *settings)
+    assert code == 0
+    assert told["bytes_per_device"]["peak"] < 7e9
+    assert told["programs"]["step"]["temporaries"] < 0.5e9
 
 
 @GPU

@@ -1,11 +1,13 @@
 """Plans of a tiny model for this machine, as if it were another: no compiler but JAX's own."""
 
 import dataclasses
+import json
 
 import jax
 import pytest
 from rich.console import Console
 
+from tests.models.published import CONFIGS
 from zojax.commands.plan import read_plan_config
 from zojax.config import Config
 from zojax.distributed import make_layout
@@ -14,7 +16,7 @@ from zojax.models.opt import OPTConfig
 from zojax.planning import answer
 from zojax.planning.answer import smallest
 from zojax.planning.plan import Bound, Plan, _out_of_memory, make_plan, matrix_shares
-from zojax.planning.shapes import architecture, bytes_of, run_shapes, sample_items
+from zojax.planning.shapes import SST2_TOKENS, architecture, bytes_of, run_shapes, sample_items
 from zojax.planning.targets import Chip, Target
 from zojax.planning.traffic import Collective, Copy
 
@@ -93,6 +95,24 @@ def test_of_quantised_matrices_entries_and_scales_are_counted(dtype, of_matrices
     assert (LAYERS, FFN, D) in shares, "what would be copied if a stack were unpacked at once"
     assert ((LAYERS, FFN, D // 2) in shares) == (dtype == "int4")
     assert (LAYERS, FFN, D // 32) not in shares, "scales are no matrices"
+
+
+def test_an_8b_model_trains_in_7_gb_with_int4(tmp_path):
+    """Planned from its ``config.json`` alone; compiled plans have less than 0.5 GB beside this."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["meta-llama/Meta-Llama-3-8B"]))
+    settings = ["model.dtype=int4", "space.fold=none"]
+    config = read_plan_config(None, str(tmp_path), settings)
+    shapes = run_shapes(config, architecture(str(tmp_path)), make_layout(1, 1), SST2_TOKENS)
+    width, ffn, key_value, layers, words = 4096, 14336, 1024, 32, 128256
+    sides = [(width, width)] * 2 + [(key_value, width)] * 2
+    sides += [(ffn, width)] * 2 + [(width, ffn)]
+    entries = layers * sum(m * n for m, n in sides)
+    whole = 2 * words * width + (2 * layers + 1) * width  # embeddings, head and norms
+    weights = bytes_of(shapes.run.model.weights)
+    assert weights == entries // 2 + 2 * entries // 64 + 2 * whole
+    state = bytes_of((shapes.state.params, shapes.state.subspace, shapes.state.opt_state))
+    assert state == 4 * 2 * layers * sum(m + n for m, n in sides)  # A and V, float32, r 2
+    assert weights + state < 6.5e9
 
 
 def test_the_bound_is_the_dearest_of_products_memory_and_links(plan):

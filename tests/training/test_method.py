@@ -24,7 +24,7 @@ from zojax.config import (
 from zojax.config.estimators import ESTIMATORS, estimator
 from zojax.errors import InputError
 from zojax.estimators import fzoo, lozo
-from zojax.runs.setup import make_train_source, prepare
+from zojax.runs.setup import load_model, make_train_source, prepare
 from zojax.training.estimator_table import redraw_interval
 from zojax.training.method import check_method, make_method
 from zojax.training.step import init_state, train_step
@@ -197,6 +197,19 @@ def test_what_folds_nothing_trains_beside_int4(settings, configure):
     for before, after in zip(*map(jax.tree.leaves, (start.params, state.params)), strict=True):
         assert np.isfinite(after).all()
         assert (np.asarray(before) != np.asarray(after)).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [("", 16 * 2), ("estimator.rank=3", 16 * 3), ("space.adapter_rank=5", 5)],
+)
+def test_an_adapter_holds_sixteen_intervals_unless_its_rank_is_set(settings, columns, configure):
+    config = configure({}, "space.fold=adapter", *settings.split())
+    model = load_model(config)
+    start = functools.partial(init_state, make_method(config, model))
+    state = jax.eval_shape(start, model.weights, jax.random.key(0))
+    widths = {leaf.shape[-1] for path, leaf in state.subspace.items() if path.endswith("/P")}
+    assert widths == {columns}
 
 
 @pytest.mark.parametrize(

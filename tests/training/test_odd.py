@@ -40,6 +40,7 @@ def told(config: Config, model: Model, *overrides: str, train=TRAIN) -> list[str
     [
         (),
         ("estimator.rank=16",),
+        ("space.fold=adapter",),
         ("train.batch_size=40",),
         ("space.name=lora", "space.rank=16", "estimator.rank=16"),
         ("space.name=prefix", "space.length=64"),

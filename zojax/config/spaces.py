@@ -24,13 +24,13 @@ class LinearConfig:
         fold: how folding rounds to the weights' dtype: ``stochastic``, ``nearest`` (exact enough
             for float32 weights only), or ``none`` (V stays the same and nothing is folded).
             ``adapter`` folds into a LoRA beside weights that never move.
-        adapter_rank: the rank R of that LoRA; of a fold's sum, the nearest of rank R is kept. Give
-            16 times ``estimator.rank`` or more.
+        adapter_rank: the rank R of that LoRA; of a fold's sum, the nearest of rank R is kept. If it
+            is not set, R is 16 times ``estimator.rank``.
     """
 
     name: Literal["linear"] = "linear"
     fold: Fold = "stochastic"
-    adapter_rank: Size = 16
+    adapter_rank: Size | None = None
 
 
 @SPACES.register
@@ -46,7 +46,7 @@ class FullConfig:
 
     name: Literal["full"] = "full"
     fold: Fold = "stochastic"
-    adapter_rank: Size = 16
+    adapter_rank: Size | None = None
 
 
 @SPACES.register

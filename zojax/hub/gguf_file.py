@@ -3,6 +3,7 @@
 This module knows nothing of models.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -55,12 +56,17 @@ class GgufHeader:
         from gguf import dequantize
 
         tensor = self.tensors[name]
+        what = f"{self.path}: tensor {plain(name, 120)}"
         try:
             return dequantize(tensor.data[rows], tensor.tensor_type)
-        except (NotImplementedError, ValueError) as error:
+        except NotImplementedError:
             raise InputError(
-                f"{self.path}: tensor {plain(name, 120)} cannot be read as "
-                f"{tensor.tensor_type.name} ({plain(error, 200)})"
+                f"{what} is {tensor.tensor_type.name}, which gguf does not dequantise; "
+                f"give a file of {', '.join(readable_types())}"
+            ) from None
+        except ValueError as error:
+            raise InputError(
+                f"{what} cannot be read as {tensor.tensor_type.name} ({plain(error, 200)})"
             ) from error
 
     @property
@@ -71,6 +77,20 @@ class GgufHeader:
             kind = tensor.tensor_type.name
             numbers[kind] = numbers.get(kind, 0) + int(tensor.n_elements)
         return _DTYPES.get(max(numbers, key=lambda kind: numbers[kind]), jnp.dtype("float32"))
+
+
+@functools.cache
+def readable_types() -> tuple[str, ...]:
+    """The names of the types of tensors that the installed ``gguf`` package dequantises."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+
+    names = []
+    for kind in GGMLQuantizationType:
+        _, block_bytes = GGML_QUANT_SIZES[kind]
+        with contextlib.suppress(NotImplementedError):
+            dequantize(np.zeros((1, block_bytes), np.uint8), kind)
+            names.append(kind.name)
+    return tuple(names)
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -107,6 +127,11 @@ def _parsed(path: Path, version: tuple[int, ...]) -> GgufHeader:
         if is_whole and not tensors:
             raise ValueError("it holds no tensor")
     except Exception as error:  # the package checks little, so a damaged file raises many types
+        if "GGMLQuantizationType" in str(error):
+            raise InputError(
+                f"{path}: has tensors of a type that gguf does not know ({plain(error, 200)}); "
+                f"update it, or give a file of {', '.join(readable_types())}"
+            ) from error
         raise InputError(
             f"{path}: truncated or not a GGUF file ({plain(error, 200)}); fetch it again"
         ) from error

@@ -15,8 +15,13 @@ _ENDS = ("eos", "eot", "eom")
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Special tokens by their names in transformers, and those in the files."""
 
-_WITH_BOS = ("llama3", "llama-v3", "llama-bpe", "tekken")
-"""Byte-level vocabularies to which llama.cpp adds BOS unless the file says otherwise."""
+_LIKE_LLAMA_3 = (
+    *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    *("jina-v5-nano", "tekken"),
+)
+"""Byte-level vocabularies in which a piece of text that is a token is that token, merges or not,
+and to which llama.cpp adds BOS unless the file says otherwise: as in its ``llama-vocab.cpp``.
+"""
 
 
 def read_tokenizer(header: GgufHeader, special: Mapping[str, str | None]) -> Any:
@@ -37,7 +42,9 @@ def read_tokenizer(header: GgufHeader, special: Mapping[str, str | None]) -> Any
         for group in ("tokenizer", "tokenizer_config")
     )
     backend, _ = convert_gguf_tokenizer(header.entry("general.architecture"), described)
-    if _begins_with_bos(described):
+    if _is_like_llama_3(described):
+        backend.model.ignore_merges = True  # as in the files of Llama 3, which a GGUF file replaces
+    if _is_like_llama_3(described) or described.get("tokenizer_type") == SENTENCEPIECE:
         settings.setdefault("add_bos_token", True)
     for name, theirs in _SPECIAL.items():
         token = header.entry(f"tokenizer.ggml.{theirs}_token_id")
@@ -57,8 +64,6 @@ def _renamed(header: GgufHeader, names: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _begins_with_bos(described: Mapping[str, Any]) -> bool:
-    """Whether llama.cpp adds BOS where a file does not say."""
-    kind = described.get("tokenizer_type")
-    is_bytes_with_bos = kind == "gpt2" and described.get("pre_tokenizer_type") in _WITH_BOS
-    return kind == SENTENCEPIECE or is_bytes_with_bos
+def _is_like_llama_3(described: Mapping[str, Any]) -> bool:
+    kind, splits = described.get("tokenizer_type"), described.get("pre_tokenizer_type")
+    return kind == "gpt2" and splits in _LIKE_LLAMA_3

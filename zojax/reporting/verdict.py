@@ -69,8 +69,8 @@ def _truncated(share: float) -> list[str]:
         return []
     return [
         f"folds dropped {100 * share:.0f} % of the movement (Frobenius norm), what did not fit "
-        "into space.adapter_rank: try 16 times estimator.rank or more, or space.fold=none with a "
-        "larger estimator.rank, which drops nothing"
+        "into space.adapter_rank: try a larger one (16 times estimator.rank unless it is set), or "
+        "space.fold=none with a larger estimator.rank, which drops nothing"
     ]
 
 

@@ -26,7 +26,7 @@ from zojax.training.objective import (
     tokens_of_answers,
 )
 from zojax.training.schedules import learning_rates
-from zojax.training.spaces import moves_weights, on_weights
+from zojax.training.spaces import adapter_rank, moves_weights, on_weights
 from zojax.training.step import Method, Objective
 
 
@@ -169,7 +169,7 @@ def check_method(config: Config) -> None:
                 "train.weight_decay, or estimator.name=lozo"
             )
     rank = getattr(estimator, "rank", 0)
-    if on_weights(space) and space.fold == "adapter" and space.adapter_rank < rank:
+    if on_weights(space) and space.fold == "adapter" and adapter_rank(space, rank) < rank:
         raise InputError(
             f"space.adapter_rank={space.adapter_rank} cannot hold one interval of "
             f"estimator.rank={rank}: use {rank} or more"

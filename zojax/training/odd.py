@@ -56,7 +56,7 @@ def _ranks(config: Config, model: Model) -> list[str]:
     notes = []
     if isinstance(space, LoraConfig):
         notes += _rank("space.rank", space.rank, lora_shapes(space, model), refuses=True)
-    if on_weights(space) and space.fold == "adapter":
+    if on_weights(space) and space.fold == "adapter" and space.adapter_rank is not None:
         shapes = low_rank_shapes(space, model)
         notes += _rank("space.adapter_rank", space.adapter_rank, shapes, refuses=True)
     # FZOO beside the weights, and MeZO, draw dense directions.

@@ -43,10 +43,26 @@ def low_rank(settings: Any, model: Model, rank: int) -> tuple[Space, Draw]:
     if on_weights(settings):
         sites = weight_sites(settings, model)
         if settings.fold == "adapter":
-            return gathered(sites, rank=rank, adapter_rank=settings.adapter_rank), draw_dense
+            return gathered(sites, rank=rank, adapter_rank=adapter_rank(settings, rank)), draw_dense
         return lowrank(sites, rank=rank), draw_dense
     space = beside(settings, model)
     return factored(space, _shapes(space, model), rank=rank), draw_factored
+
+
+def adapter_rank(settings: OnWeights, rank: int) -> int:
+    """The rank of the LoRA into which intervals of this rank are folded.
+
+    >>> from zojax.config import LinearConfig
+    >>> adapter_rank(LinearConfig(fold="adapter"), 2)
+    32
+    """
+    return _INTERVALS_HELD * rank if settings.adapter_rank is None else settings.adapter_rank
+
+
+_INTERVALS_HELD = 16
+"""How many intervals' columns an adapter has unless a user chooses: with 16, the demo learns what
+it does in the weights, with 4 half of that (docs/fold_policies.md).
+"""
 
 
 def low_rank_shapes(settings: Any, model: Model) -> list[tuple[int, ...]]:
