@@ -116,3 +116,8 @@ def tokens_of(chosen: Chosen, index: int, request: GenerateRequest) -> list[Toke
     tops = (a[at].reshape(len(ids_k), -1)[used, :count].tolist() for a in chosen[2:])
     top_k = (tuple(zip(*pair, strict=True)) for pair in zip(*tops, strict=True))
     return [Token(*one) for one in zip(ids_k[used].tolist(), logprob_k, top_k, strict=True)]
+
+
+def num_steps(chosen: Chosen) -> int:
+    """The number of steps that gave a token to any row, at least 1: a call may end early."""
+    return max(1, int((chosen.token != UNUSED).any(axis=1).sum()))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from zojax.engine.continuing import Continuing, pieces, tokens_of
+from zojax.engine.continuing import Continuing, num_steps, pieces, tokens_of
 from zojax.engine.costs import CostFit, Costs
 from zojax.engine.device import Device
 from zojax.engine.plan import (
@@ -42,7 +42,7 @@ class Call(NamedTuple):
 
     Attributes:
         kind: a field of :class:`~zojax.engine.plan.CallCosts`.
-        tokens: the tokens that it computes, with padding.
+        tokens: the tokens that it computes, with padding; those of a step if it has several.
         keys: the keys that they look at.
         result: arrays on the device.
         deliver: takes the result on the host.
@@ -215,7 +215,7 @@ class Core:
             for one in live:
                 self._deliver(one, tokens_of(chosen, one.row, one.request))
 
-        self._sent("advance", steps * len(live), chosen, deliver, keys=steps * keys)
+        self._sent("advance", len(live), chosen, deliver, keys=keys)
 
     def _send_pieces(self, plan: Plan) -> None:
         parts = [(self._continuing[piece.number], piece.count) for piece in plan.pieces]
@@ -283,10 +283,9 @@ class Core:
         result = jax.device_get(call.result)
         now = time.perf_counter()
         if not was_ready:  # else it was done some time ago
-            fit = self._fits[call.kind]
-            self._fits[call.kind] = fit.with_iteration(
-                call.tokens, call.keys, 1e3 * (now - started)
-            )
+            steps = num_steps(result) if call.kind == "advance" else 1
+            ms, fit = 1e3 * (now - started) / steps, self._fits[call.kind]
+            self._fits[call.kind] = fit.with_iteration(call.tokens, call.keys, ms)
         self._last_read = now
         call.deliver(result)
 
