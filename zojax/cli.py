@@ -23,6 +23,7 @@ from zojax.commands import (
     plan,
     predict,
     score,
+    serve,
     settings,
     train,
 )
@@ -50,6 +51,7 @@ _COMMANDS = {
     "generate": generate,
     "plan": plan,
     "score": score,
+    "serve": serve,
 }
 
 _EXAMPLES = """examples:
@@ -69,6 +71,7 @@ _EXAMPLES = """examples:
   zojax score runs/demo --text "a gripping film . It was" \\
       --candidate " great" --candidate " terrible"
   zojax generate --model facebook/opt-125m --prompt "The film was"
+  zojax serve --model facebook/opt-125m
   zojax plan --model facebook/opt-13b --target h100x1
 """
 

@@ -110,6 +110,16 @@ class Core:
         return len(self._continuing) + len(self._scoring)
 
     @property
+    def num_waiting(self) -> int:
+        """The number of requests that wait."""
+        return len(self._queues)
+
+    @property
+    def num_adapters(self) -> int:
+        """The number of adapters in slots."""
+        return self._slots.num_live
+
+    @property
     def costs(self) -> CallCosts:
         """What calls cost, as measured."""
         return CallCosts(**{kind: fit.costs() for kind, fit in self._fits.items()})

@@ -1,0 +1,192 @@
+"""Serve a model and its adapters over HTTP, as OpenAI's and vLLM's clients expect.
+
+Example:
+  zojax serve
+  zojax serve --model facebook/opt-125m --adapter reviews=DIR --port 8000
+  zojax serve --model model.gguf --host 0.0.0.0 --api-keys keys.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zojax.commands.options import WEIGHT_DTYPES, count
+from zojax.errors import InputError
+from zojax.printing import make_console, warn
+
+if TYPE_CHECKING:
+    import socket
+
+    from zojax.serving.service import Service
+    from zojax.serving.start import Settings
+
+_NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--model", metavar="M", help="directory, hub id or GGUF file (default: the demo's model)"
+    )
+    parser.add_argument("--served-model-name", metavar="NAME", help="what clients call the model")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        dest="adapters",
+        metavar="NAME=DIR",
+        help="a PEFT LoRA that clients ask for as model NAME (repeatable)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1)")
+    numbers: list[tuple[str, Any, Any, str]] = [
+        ("--port", count, 8000, "port; 0 for any that is free"),
+        ("--rows", count, 16, "the most texts that are continued together"),
+        ("--max-loras", count, 4, "the most adapters on the device together"),
+        ("--max-lora-rank", count, 16, "the largest rank of adapters that clients load"),
+        ("--target-ms", float, 50.0, "time between two tokens that readers accept"),
+        ("--max-requests-per-key", count, 1024, "the most open texts and items of a key"),
+        ("--max-queue", count, 4096, "the most open texts and items of all keys"),
+    ]
+    for name, kind, default, what in numbers:
+        parser.add_argument(
+            name, type=kind, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
+    parser.add_argument(
+        "--max-length",
+        type=count,
+        metavar="N",
+        help="the most tokens of a prompt with its continuation (default: what the model has, but "
+        "at most 2048)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=WEIGHT_DTYPES,
+        default="float32",
+        help="dtype of the weights on the device (default: float32)",
+    )
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        default=[],
+        dest="keys",
+        metavar="K",
+        help="a key that clients must give; others on this machine can see it, so rather use "
+        "--api-keys or the environment's ZOJAX_API_KEY (repeatable)",
+    )
+    parser.add_argument(
+        "--api-keys",
+        type=Path,
+        dest="keys_file",
+        metavar="FILE",
+        help="a file with a key, or sha256: and its hash, on each line",
+    )
+    parser.add_argument(
+        "--allow-adapters-from",
+        type=Path,
+        dest="adapters_from",
+        metavar="DIR",
+        help="let clients load adapters from directories below DIR, and unload them",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the model, compile its programs, and serve until a signal comes."""
+    lacking = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise InputError(
+            f"serve: {', '.join(lacking)} is missing; install it with pip install 'zojax[serve]'"
+        )
+    settings = _settings(args)
+
+    from zojax.serving.start import bound_socket, is_loopback
+
+    with bound_socket(args.host, args.port) as sock:
+        if not (is_loopback(sock) or settings.keys):
+            raise InputError(
+                f"--host {args.host}: others can reach it, so a key is needed; give --api-keys "
+                "FILE, or the environment's ZOJAX_API_KEY"
+            )
+        return _serve(settings, sock)
+
+
+def _serve(settings: Settings, sock: socket.socket) -> int:
+
+    from zojax.distributed.platforms import check_platforms
+    from zojax.programs.cache import keep_programs
+    from zojax.serving.server import Server
+
+    keep_programs()
+    check_platforms()
+    with _started(settings) as service:
+        host, port = sock.getsockname()[:2]
+        place = f"[{host}]" if ":" in host else host
+        names = ", ".join([service.name, *settings.adapters])
+        warn(f"zojax serve: {names} at http://{place}:{port}/v1; Ctrl-C ends it")
+        return Server(service).serve_on(sock)
+
+
+@contextlib.contextmanager
+def _started(settings: Settings) -> Iterator[Service]:
+    """Starts the service, and shows what it is doing until it is there."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from zojax.serving.start import started
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, console=make_console(stderr=True), transient=True)
+    task = progress.add_task("loading the model", total=None)
+
+    def on_progress(done: int, of: int) -> None:
+        progress.update(task, description="compiling programs", completed=done, total=of)
+
+    with contextlib.ExitStack() as stack:
+        with progress:
+            service = stack.enter_context(started(settings, on_progress))
+        yield service
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from zojax.demo import MODEL
+    from zojax.serving.limits import Keys, Limits, read_keys
+    from zojax.serving.start import Settings
+
+    keys = [*args.keys, *(read_keys(args.keys_file) if args.keys_file else ())]
+    if key := os.environ.get("ZOJAX_API_KEY"):
+        keys.append(key)
+    if "" in keys:
+        raise InputError("--api-key: a key is empty")
+    for name, least in (("rows", 1), ("max_loras", 1), ("max_lora_rank", 1), ("target_ms", 1)):
+        if not least <= getattr(args, name) < 1 << 20:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    return Settings(
+        args.model or str(MODEL),
+        args.served_model_name or ("" if args.model else "demo"),
+        _adapters(args.adapters),
+        args.adapters_from,
+        args.dtype,
+        args.rows,
+        args.max_length,
+        args.max_loras,
+        args.max_lora_rank,
+        args.target_ms,
+        Keys(keys),
+        Limits(open_per_key=args.max_requests_per_key, open=args.max_queue),
+    )
+
+
+def _adapters(given: list[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for one in given:
+        name, equals, directory = one.partition("=")
+        if not (name and equals and directory):
+            raise InputError(f"--adapter {one}: give NAME=DIR")
+        if name in found:
+            raise InputError(f"--adapter {one}: another adapter has this name")
+        found[name] = Path(directory).expanduser()
+    return found

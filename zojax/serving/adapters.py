@@ -1,0 +1,94 @@
+"""Adapters by name: which there are, and routes that load and unload them while serving."""
+
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from zojax.adapters.lora import WEIGHTS
+from zojax.errors import InputError
+from zojax.reading import is_file
+from zojax.serving.errors import LOG, ApiError
+from zojax.serving.schema import LoadAdapterBody, UnloadAdapterBody
+from zojax.serving.service import Service
+
+
+def list_models(service: Service) -> dict[str, Any]:
+    """The base model and its adapters, as OpenAI lists models."""
+    names = [service.name, *service.runtime.registry.names()]
+    return {"object": "list", "data": [_model(service, name) for name in names]}
+
+
+def get_model(service: Service, name: str) -> dict[str, Any]:
+    """One of them.
+
+    Raises:
+        ApiError: 404, there is none of that name.
+    """
+    service.adapter(name)
+    return _model(service, name)
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "zojax",
+        "root": service.name,
+        "parent": None if name == service.name else service.name,
+        "max_model_len": service.max_length,
+    }
+
+
+async def load_adapter(service: Service, body: LoadAdapterBody) -> str:
+    """Registers a LoRA below the directory from which clients may load.
+
+    Raises:
+        ApiError: they may not, or the LoRA cannot be read.
+    """
+    directory, read = _inside(service, body.lora_path), service.read_adapter
+    known = service.runtime.registry.names()
+    if body.lora_name == service.name or (body.lora_name in known and not body.load_inplace):
+        raise ApiError(400, "lora_name: there is a model of that name", param="lora_name")
+    if read is None or not is_file(directory / WEIGHTS):
+        raise ApiError(404, f"lora_path: holds no {WEIGHTS}", param="lora_path")
+    try:
+        await run_in_threadpool(read, directory)
+    except InputError as error:
+        LOG.warning("an adapter was refused")
+        said = str(error).replace(str(directory), "lora_path")
+        raise ApiError(400, said, param="lora_path") from None
+    service.runtime.registry.add(body.lora_name, lambda: read(directory))
+    return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+
+
+def unload_adapter(service: Service, body: UnloadAdapterBody) -> str:
+    """Forgets an adapter; requests that have begun still end.
+
+    Raises:
+        ApiError: adapters cannot be changed, or there is none of that name.
+    """
+    _allowed(service)
+    if body.lora_name not in service.runtime.registry.names():
+        raise ApiError(404, "lora_name: there is no such adapter", param="lora_name")
+    service.runtime.registry.remove(body.lora_name)
+    return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+
+
+def _allowed(service: Service) -> Path:
+    if service.adapters_from is None:
+        raise ApiError(404, "adapters cannot be changed here; start with --allow-adapters-from DIR")
+    return service.adapters_from
+
+
+def _inside(service: Service, path: str) -> Path:
+    """The directory that a path means; links are followed before it is checked."""
+    base = _allowed(service).resolve()
+    try:
+        found = (base / path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        raise ApiError(404, "lora_path: there is no such directory", param="lora_path") from None
+    if base not in found.parents or not found.is_dir():
+        raise ApiError(404, "lora_path: there is no such directory", param="lora_path")
+    return found

@@ -1,0 +1,150 @@
+"""The continuations that a request asks for: asked together, decoded and ended one by one."""
+
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, Update
+from zojax.errors import InputError
+from zojax.scoring import Item
+from zojax.scoring.pages import IntArray
+from zojax.serving.bridge import Answers
+from zojax.serving.errors import ApiError, as_api_error
+from zojax.serving.schema import Sampled
+from zojax.serving.service import Service
+from zojax.serving.text import Detokenizer, StopStrings
+
+Reason = Literal["stop", "length"]
+
+
+class Shown(NamedTuple):
+    """A new token, and where its text begins in the continuation's."""
+
+    token: Token
+    offset: int
+
+
+class Part(NamedTuple):
+    """News of a continuation.
+
+    Attributes:
+        index: the continuation's index.
+        text: its new text.
+        tokens: its new tokens.
+        finish_reason: why it has ended; None if it goes on.
+    """
+
+    index: int
+    text: str
+    tokens: list[Shown]
+    finish_reason: Reason | None = None
+
+
+@dataclasses.dataclass
+class _Continuation:
+    """What is known of a continuation."""
+
+    detokenizer: Detokenizer
+    stops: StopStrings
+    length: int = 0
+
+    def take(self, index: int, update: Update) -> Part:
+        texts, tokens = [], []
+        for token in update.tokens:
+            tokens.append(Shown(token, self.length))
+            new = self.detokenizer.push(token.id)
+            self.length += len(new)
+            found = self.stops.push(new)
+            texts.append(found.text)
+            if found.is_end:
+                return Part(index, "".join(texts), tokens, "stop")
+        reason = update.finish_reason
+        if reason == "nonfinite":
+            raise ApiError(500, "the model's scores are not finite")
+        if reason is None:
+            return Part(index, "".join(texts), tokens)
+        found = self.stops.push(self.detokenizer.end())
+        texts.append(found.text)
+        if not found.is_end:
+            texts.append(self.stops.end())
+        ended = found.is_end or reason == "stop"
+        return Part(index, "".join(texts), tokens, "stop" if ended else "length")
+
+
+async def continuations(
+    service: Service, requests: Sequence[GenerateRequest], body: Sampled
+) -> AsyncGenerator[Part, None]:
+    """Asks for continuations, and yields their parts as they come.
+
+    Args:
+        service: the service.
+        requests: what is asked.
+        body: says how texts end.
+
+    Raises:
+        ApiError: one cannot be answered.
+        InputError: a request can never be served.
+    """
+    known = [
+        _Continuation(
+            Detokenizer(service.tokenizer.text, request.prompt.tolist()),
+            StopStrings(body.stops, shows=body.include_stop_str_in_output),
+        )
+        for request in requests
+    ]
+    began = time.perf_counter()
+    last = [began] * len(requests)
+    async with Answers(service.runtime, requests) as answers:
+        async for index, answer in answers:
+            if not isinstance(answer, Update):
+                raise as_api_error(_error(answer))
+            part = known[index].take(index, answer)
+            if part.finish_reason is not None:
+                answers.end(index)
+            now = time.perf_counter()
+            is_first = last[index] == began
+            service.metrics.tokens_came(len(part.tokens), now - last[index], is_first=is_first)
+            last[index] = now
+            yield part
+
+
+async def prompt_scores(
+    service: Service, prompts: Sequence[IntArray], adapter: str | None, owner: str
+) -> list[np.ndarray]:
+    """The log-probability of each token of prompts but the first, ``(tokens − 1,)`` each."""
+    items = [Item(prompt[:1], (prompt[1:],)) for prompt in prompts if len(prompt) > 1]
+    found = iter(await scores(service, items, adapter, owner))
+    return [next(found)[0] if len(prompt) > 1 else np.zeros(0) for prompt in prompts]
+
+
+async def scores(
+    service: Service, items: Sequence[Item], adapter: str | None, owner: str
+) -> list[list[np.ndarray]]:
+    """The log-probabilities of the tokens of items' candidates.
+
+    Raises:
+        ApiError: an item cannot be scored, or its scores are not finite.
+        InputError: an item can never be scored.
+    """
+    found: dict[int, list[np.ndarray]] = {}
+    async with Answers(service.runtime, [ScoreRequest(i, adapter, owner) for i in items]) as all_:
+        async for index, answer in all_:
+            if not isinstance(answer, Scores):
+                raise as_api_error(_error(answer))
+            if any(np.isnan(logprobs).any() for logprobs in answer.logprobs):
+                raise ApiError(500, "the model's scores are not finite")
+            found[index] = answer.logprobs
+    return [found[i] for i in range(len(items))]
+
+
+def _error(answer: object) -> Exception:
+    if isinstance(answer, InputError):  # only what reads an adapter, whose line may have its path
+        return ApiError(400, "this model's adapter cannot be loaded; the server's log says more")
+    return answer if isinstance(answer, Exception) else RuntimeError("an answer of another kind")
+
+
+Event = dict[str, Any]
+"""A part of a stream, before it is JSON."""

@@ -1,0 +1,305 @@
+"""``/v1/completions``: continues texts, and tells the log-probabilities of prompts."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from zojax.engine.requests import GenerateRequest, Token
+from zojax.errors import InputError
+from zojax.scoring.pages import IntArray
+from zojax.serving.choices import Event, Part, Shown, continuations, prompt_scores
+from zojax.serving.errors import ApiError
+from zojax.serving.schema import CompletionBody, Sampled, Text
+from zojax.serving.service import Service
+from zojax.serving.text import Detokenizer
+
+_LEAST = -9999.0
+"""Stands for the log-probability of what is impossible, which JSON cannot say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a body asks for.
+
+    Attributes:
+        id: the answer's id.
+        created: when it was asked, in seconds since 1970.
+        model: the model's name.
+        owner: who asks.
+        adapter: the adapter's name; None for the base model.
+        prompts: the tokens of each prompt.
+        requests: the continuations, ``best_of`` for each prompt; empty if no token is to be added.
+    """
+
+    id: str
+    created: int
+    model: str
+    owner: str
+    adapter: str | None
+    prompts: list[IntArray]
+    requests: list[GenerateRequest]
+
+
+def ask(service: Service, body: CompletionBody, owner: str) -> Asked:
+    """Turns a body into requests.
+
+    Raises:
+        ApiError: there is no such model, or too much is asked at once.
+        InputError: a field cannot be.
+    """
+    adapter = service.adapter(body.model)
+    tries = max(body.n, body.best_of or body.n)
+    if body.best_of is not None and body.best_of < body.n:
+        raise InputError("best_of: give n or more")
+    if body.stream and tries > body.n:
+        raise InputError("best_of: a stream cannot choose the best; leave one of the two out")
+    if len(body.prompts) * tries > service.limits.choices:
+        raise InputError(
+            f"n: with all prompts this makes {len(body.prompts) * tries} texts; the most is "
+            f"{service.limits.choices}"
+        )
+    add = body.add_special_tokens
+    prompts = [service.encode(prompt, add_special_tokens=add) for prompt in body.prompts]
+    count = body.logprobs if tries == body.n else body.logprobs or 0
+    requests = (
+        []
+        if body.max_tokens == 0
+        else make_requests(service, body, prompts, tries, body.max_tokens, count, adapter, owner)
+    )
+    if not requests and max(map(len, prompts)) > service.max_length:
+        raise InputError(f"prompt: has more than {service.max_length} tokens")
+    name = body.model or service.name
+    return Asked(new_id("cmpl"), int(time.time()), name, owner, adapter, prompts, requests)
+
+
+def new_id(prefix: str) -> str:
+    """An id that no other answer has."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def make_requests(
+    service: Service,
+    body: Sampled,
+    prompts: Sequence[IntArray],
+    tries: int,
+    max_tokens: int | None,
+    num_logprobs: int | None,
+    adapter: str | None,
+    owner: str,
+) -> list[GenerateRequest]:
+    """The runtime's requests for ``tries`` continuations of each prompt."""
+    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+    ends = () if body.ignore_eos else service.tokenizer.stop_ids
+    made = []
+    for prompt in prompts:
+        left = service.max_length - len(prompt)
+        if left < 1:
+            raise InputError(
+                f"prompt: has {len(prompt)} tokens, so no room for more; the most is "
+                f"{service.max_length} together"
+            )
+        made += [
+            GenerateRequest(
+                prompt,
+                left if max_tokens is None else max_tokens,
+                body.sampling,
+                (seed + i) % 2**31,
+                tuple(dict.fromkeys((*ends, *(body.stop_token_ids or ())))),
+                num_logprobs,
+                body.presence_penalty or 0.0,
+                body.frequency_penalty or 0.0,
+                body.biases,
+                adapter,
+                owner,
+            )
+            for i in range(tries)
+        ]
+    return made
+
+
+async def complete(service: Service, body: CompletionBody, asked: Asked) -> dict[str, Any]:
+    """Answers as a whole."""
+    with service.gate.entered(asked.owner, max(1, len(asked.requests))):
+        echoes = await _echoes(service, body, asked)
+        parts: list[list[Part]] = [[] for _ in asked.requests]
+        async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
+            async for part in coming:
+                parts[part.index].append(part)
+    tries = len(asked.requests) // len(asked.prompts)
+    groups = [parts[i * tries : (i + 1) * tries] for i in range(len(asked.prompts))]
+    choices = []
+    for echo, group in zip(echoes, groups, strict=True):
+        for one in _best(group, body.n) or [[Part(0, "", [], "length")]] * body.n:
+            whole = Part(
+                len(choices),
+                "".join(part.text for part in one),
+                [shown for part in one for shown in part.tokens],
+                one[-1].finish_reason,
+            )
+            choices.append(_choice(service, body, whole, echo))
+    new = sum(len(part.tokens) for one in parts for part in one)
+    return {**_head(asked), "choices": choices, "usage": usage(asked.prompts, new)}
+
+
+def _best(tries: Sequence[list[Part]], count: int) -> list[list[Part]]:
+    """The most probable continuations, by the mean of their tokens' log-probabilities."""
+    if len(tries) <= count:
+        return list(tries)
+
+    def mean(parts: list[Part]) -> float:
+        found = [shown.token.logprob or 0.0 for part in parts for shown in part.tokens]
+        return sum(found) / max(1, len(found))
+
+    return sorted(tries, key=mean, reverse=True)[:count]
+
+
+async def stream(
+    service: Service, body: CompletionBody, asked: Asked
+) -> AsyncGenerator[Event, None]:
+    """Answers bit by bit: one event for each part of a choice."""
+    new = 0
+    wants_usage = body.stream_options is not None and body.stream_options.include_usage
+    nothing = {"usage": None} if wants_usage else {}
+    with service.gate.entered(asked.owner, max(1, len(asked.requests))):
+        echoes = await _echoes(service, body, asked)
+        if not asked.requests:
+            for i, echo in enumerate(one for one in echoes for _ in range(body.n)):
+                choice = _choice(service, body, Part(i, "", [], "length"), echo)
+                yield {**_head(asked), "choices": [choice], **nothing}
+        is_new = [True] * len(asked.requests)
+        async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
+            async for part in coming:
+                new += len(part.tokens)
+                echo = echoes[part.index // body.n] if is_new[part.index] else None
+                is_new[part.index] = False
+                choice = _choice(service, body, part, echo)
+                if echo is None and body.echo:  # the offsets go on behind the prompt
+                    _shift(choice["logprobs"], len(echoes[part.index // body.n].text))
+                yield {**_head(asked), "choices": [choice], **nothing}
+    if wants_usage:
+        yield {**_head(asked), "choices": [], "usage": usage(asked.prompts, new)}
+
+
+def _head(asked: Asked) -> dict[str, Any]:
+    return {
+        "id": asked.id,
+        "object": "text_completion",
+        "created": asked.created,
+        "model": asked.model,
+    }
+
+
+def usage(prompts: Iterable[IntArray], new: int) -> dict[str, int]:
+    """The tokens of prompts and of their continuations."""
+    before = sum(map(len, prompts))
+    return {"prompt_tokens": before, "completion_tokens": new, "total_tokens": before + new}
+
+
+@dataclasses.dataclass(frozen=True)
+class Echo:
+    """What is told of a prompt before its continuation.
+
+    Attributes:
+        text: its text.
+        tokens: its tokens with their log-probabilities, None for the first.
+    """
+
+    text: str = ""
+    tokens: tuple[Shown, ...] = ()
+
+
+async def _echoes(service: Service, body: CompletionBody, asked: Asked) -> list[Echo]:
+    """What is told of each prompt: nothing, unless the body asks for an echo."""
+    if not body.echo:
+        return [Echo()] * len(asked.prompts)
+    texts = [_text_of(service, given, ids) for given, ids in zip_(body.prompts, asked.prompts)]
+    if body.logprobs is None:
+        return [Echo(text) for text in texts]
+    found = await prompt_scores(service, asked.prompts, asked.adapter, asked.owner)
+    echoes = []
+    for text, ids, logprobs in zip(texts, asked.prompts, found, strict=True):
+        offsets = _offsets(service, ids)
+        tokens = [Token(int(ids[0]))] + [
+            Token(int(id_), float(logprob)) for id_, logprob in zip_(ids[1:], logprobs)
+        ]
+        echoes.append(Echo(text, tuple(Shown(*pair) for pair in zip_(tokens, offsets))))
+    return echoes
+
+
+def zip_(*columns: Iterable[Any]) -> Iterable[tuple[Any, ...]]:
+    """``zip`` of columns of one length."""
+    return zip(*columns, strict=True)
+
+
+def _text_of(service: Service, given: Text, ids: IntArray) -> str:
+    return given if isinstance(given, str) else service.tokenizer.text(ids.tolist())
+
+
+def _offsets(service: Service, ids: IntArray) -> list[int]:
+    """Where each token's text begins in that of all."""
+    detokenizer = Detokenizer(service.tokenizer.text)
+    lengths = [len(detokenizer.push(id_)) for id_ in ids.tolist()]
+    return [0, *itertools.accumulate(lengths[:-1])]
+
+
+def _choice(
+    service: Service, body: CompletionBody, part: Part, echo: Echo | None
+) -> dict[str, Any]:
+    """A choice of the answer, or of an event."""
+    before = echo or Echo()
+    logprobs = None
+    if body.logprobs is not None:
+        moved = [Shown(s.token, s.offset + len(before.text)) for s in part.tokens]
+        logprobs = _logprobs(service, body, [*before.tokens, *moved])
+    return {
+        "index": part.index,
+        "text": before.text + part.text,
+        "logprobs": logprobs,
+        "finish_reason": part.finish_reason,
+    }
+
+
+def _logprobs(
+    service: Service, body: CompletionBody, tokens: Sequence[Shown]
+) -> dict[str, list[Any]]:
+    def text(token: int) -> str:
+        return service.token_text(token, as_id=body.return_tokens_as_token_ids)
+
+    def top(token: Token) -> dict[str, float] | None:
+        if token.logprob is None:
+            return None
+        ours = {text(token.id): as_json(token.logprob)}
+        return {text(id_): as_json(logprob) for id_, logprob in token.top[: body.logprobs]} | ours
+
+    return {
+        "tokens": [text(shown.token.id) for shown in tokens],
+        "token_logprobs": [
+            None if shown.token.logprob is None else as_json(shown.token.logprob)
+            for shown in tokens
+        ],
+        "top_logprobs": [top(shown.token) for shown in tokens],
+        "text_offset": [shown.offset for shown in tokens],
+    }
+
+
+def _shift(logprobs: dict[str, list[Any]] | None, by: int) -> None:
+    if logprobs is not None:
+        logprobs["text_offset"] = [offset + by for offset in logprobs["text_offset"]]
+
+
+def as_json(logprob: float) -> float:
+    """A log-probability as JSON can say it.
+
+    Raises:
+        ApiError: it is not a number.
+    """
+    if math.isnan(logprob):
+        raise ApiError(500, "the model's scores are not finite")
+    return max(float(np.float32(logprob)), _LEAST)

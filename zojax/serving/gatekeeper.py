@@ -1,0 +1,88 @@
+"""The first to see a request, and the last to see its answer: keys, sizes, draining, metrics."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from zojax.serving.bridge import Disconnected
+from zojax.serving.errors import ApiError, as_api_error
+from zojax.serving.metrics import Stopwatch
+from zojax.serving.service import Service
+
+_OPEN = ("/health", "/ready")
+"""What is answered without a key, and while draining."""
+
+
+class Gatekeeper:
+    """Wraps an application; a body is read only for those who may ask, and only up to its limit.
+
+    Args:
+        app: the application.
+        service: the service.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service):
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, as ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        watch, status = Stopwatch(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            self._check(scope)
+            await self._app(scope, _bounded(receive, self._service.limits.body_bytes), sending)
+        except Disconnected:
+            status = status or 499
+        except Exception as error:  # so that no server logs what the request was
+            told = as_api_error(error)
+            if not status:
+                await told.response()(scope, receive, sending)
+            status = told.status
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._service.metrics.answered(route, status, watch.seconds)
+
+    def _check(self, scope: Scope) -> None:
+        """Raises ``ApiError`` if the request is not to be answered."""
+        if scope["path"] in _OPEN:
+            return
+        headers = dict(scope["headers"])
+        owner = self._service.keys.owner(headers.get(b"authorization", b"").decode("latin-1"))
+        if owner is None:
+            raise ApiError(
+                401,
+                "give one of the server's keys: Authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if self._service.is_draining:
+            raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._service.limits.body_bytes:
+            raise _too_large(self._service.limits.body_bytes)
+        scope.setdefault("state", {})["owner"] = owner
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    count = 0
+
+    async def receiving() -> Message:
+        nonlocal count
+        message = await receive()
+        count += len(message.get("body", b""))
+        if count > most:
+            raise _too_large(most)
+        return message
+
+    return receiving
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body has more than {most} bytes")

@@ -1,0 +1,210 @@
+"""The bodies of requests: OpenAI's, with what vLLM and SGLang add to them.
+
+Fields that are not known are ignored, as OpenAI does; those that would change the answer, if they
+were known, are refused.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from zojax.engine.requests import MAX_LOGPROBS
+from zojax.errors import InputError
+from zojax.generation import Sampling
+
+_MOST = 2**31 - 1
+_UNSUPPORTED = (
+    *("suffix", "min_tokens", "bad_words", "use_beam_search", "prompt_embeds", "logits_processors"),
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+    *("response_format", "tools", "functions", "repetition_penalty", "length_penalty"),
+)
+_HARMLESS: tuple[Any, ...] = (None, False, 0, 1, "", [], {}, {"type": "text"})
+
+TokenId = Annotated[int, Field(ge=0, le=_MOST)]
+Tokens = list[TokenId]
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Text = str | Tokens
+
+
+class Body(BaseModel):
+    """A body. Numbers are not read from strings."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: str | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False
+
+
+class Sampled(Body):
+    """What all bodies that ask for a continuation have in common."""
+
+    n: int = Field(1, ge=1, le=128)
+    temperature: float | None = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    top_p: float | None = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(0, ge=-1, le=_MOST)
+    min_p: float | None = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    seed: int | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop_token_ids: Annotated[Tokens, Field(max_length=8)] | None = None
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    presence_penalty: float | None = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    logit_bias: (
+        dict[
+            Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
+            Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)],
+        ]
+        | None
+    ) = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    return_tokens_as_token_ids: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: Any) -> Any:
+        for name in _UNSUPPORTED:
+            if isinstance(body, dict) and body.get(name) not in _HARMLESS:
+                raise ValueError(f"{name} is not supported")
+        return body
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen; a null means what leaving the field out means."""
+
+        def value(given: float | None, default: float) -> float:
+            return default if given is None else given
+
+        return Sampling(
+            value(self.temperature, 1.0),
+            max(0, self.top_k or 0),
+            value(self.top_p, 1.0),
+            value(self.min_p, 0.0),
+        )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings.
+
+        Raises:
+            InputError: one is empty.
+        """
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        if "" in stops:
+            raise InputError("stop: a stop string is empty; give a text")
+        return stops
+
+    @property
+    def biases(self) -> dict[int, float]:
+        """What is added to tokens' logits."""
+        return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
+
+
+class CompletionBody(Sampled):
+    """The body of ``/v1/completions``."""
+
+    prompt: str | Tokens | list[str] | list[Tokens]
+    max_tokens: Count | None = 16
+    best_of: int | None = Field(None, ge=1, le=128)
+    echo: bool | None = False
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    add_special_tokens: bool = True
+
+    @property
+    def prompts(self) -> list[Text]:
+        """The prompts, one or several.
+
+        Raises:
+            InputError: there is none.
+        """
+        prompt: Any = self.prompt
+        one = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
+        prompts: list[Text] = [prompt] if one else prompt
+        if not prompts:
+            raise InputError("prompt: give a text, tokens, or a list of them")
+        return prompts
+
+
+class ScoreBody(Body):
+    """The body of ``/v1/score``: ``prompt`` and ``candidates``, or SGLang's fields."""
+
+    prompt: Text | None = None
+    candidates: list[str] | list[Tokens] | None = None
+    query: Text | None = None
+    items: str | list[str] | list[Tokens] | None = None
+    label_token_ids: Tokens | None = None
+    item_first: bool = False
+    apply_softmax: bool = False
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "ScoreBody":
+        ours = self.prompt is not None and bool(self.candidates)
+        theirs = self.query is not None and bool(self.items) and bool(self.label_token_ids)
+        if ours == theirs:
+            raise ValueError("give prompt and candidates, or query, items and label_token_ids")
+        return self
+
+
+class Message(BaseModel):
+    """A turn of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list["ContentPart"]
+
+    @property
+    def text(self) -> str:
+        """What is said."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ContentPart(BaseModel):
+    """A part of a turn; only text is understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatBody(Sampled):
+    """The body of ``/v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+
+class TokenizeBody(Body):
+    """The body of ``/tokenize``."""
+
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool | None = False
+
+
+class DetokenizeBody(Body):
+    """The body of ``/detokenize``."""
+
+    tokens: Tokens
+
+
+class LoadAdapterBody(BaseModel):
+    """The body of ``/v1/load_lora_adapter``."""
+
+    lora_name: str = Field(pattern=r"^[\w.\-]{1,128}$")
+    lora_path: str = Field(min_length=1, max_length=4096)
+    load_inplace: bool = False
+
+
+class UnloadAdapterBody(BaseModel):
+    """The body of ``/v1/unload_lora_adapter``."""
+
+    lora_name: str

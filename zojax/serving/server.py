@@ -1,0 +1,64 @@
+"""The server: uvicorn, which ends after what was accepted is served."""
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from zojax.errors import INTERRUPTED, TERMINATED
+from zojax.serving.app import create_app
+from zojax.serving.service import Service
+
+_POLL_SECONDS = 0.05
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, whose first signal drains, and whose second ends it at once.
+
+    While draining, what was accepted is served, and everything else is answered with 503.
+
+    Args:
+        service: what is served.
+
+    Attributes:
+        exit_code: 0 until a signal comes, then that of the first.
+    """
+
+    def __init__(self, service: Service):
+        super().__init__(
+            uvicorn.Config(
+                create_app(service),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=30,
+            )
+        )
+        self._service = service
+        self.exit_code = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Takes a signal."""
+        if self.exit_code:
+            self.should_exit = self.force_exit = True
+            return
+        self.exit_code = INTERRUPTED if sig == signal.SIGINT else TERMINATED
+        self._service.is_draining = True
+
+    def serve_on(self, sock: socket.socket) -> int:
+        """Serves on a socket until a signal comes; returns the exit code."""
+        asyncio.run(self._serve_and_drain(sock))
+        return self.exit_code
+
+    async def _serve_and_drain(self, sock: socket.socket) -> None:
+        draining = asyncio.create_task(self._drain())
+        await self.serve([sock])
+        draining.cancel()
+
+    async def _drain(self) -> None:
+        while not self._service.is_draining or self._service.gate.num_open:
+            await asyncio.sleep(_POLL_SECONDS)
+        self.should_exit = True

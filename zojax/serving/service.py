@@ -1,0 +1,106 @@
+"""What all routes share: the runtime, the tokenizer, and the names of model and adapters."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zojax.engine.runtime import Runtime
+from zojax.errors import InputError
+from zojax.hub.tokenizer import Tokenizer
+from zojax.scoring.pages import IntArray
+from zojax.serving.errors import ApiError
+from zojax.serving.limits import Gate, Keys, Limits
+from zojax.serving.metrics import Metrics
+from zojax.serving.schema import Text
+
+Tree = Any
+
+
+@dataclasses.dataclass
+class Service:
+    """A model that is served.
+
+    Attributes:
+        runtime: what answers.
+        tokenizer: the model's tokenizer.
+        name: the base model's name.
+        max_length: the most tokens of a prompt and what follows it.
+        metrics: what is counted.
+        keys: who may ask.
+        limits: for how much.
+        adapters_from: the directory below which clients may load adapters; None for nowhere.
+        read_adapter: reads an adapter from its directory.
+        gate: what is waiting or being served.
+        is_draining: whether no more requests are taken.
+        created: when serving began, in seconds since 1970.
+    """
+
+    runtime: Runtime
+    tokenizer: Tokenizer
+    name: str
+    max_length: int
+    metrics: Metrics
+    keys: Keys = dataclasses.field(default_factory=Keys)
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    adapters_from: Path | None = None
+    read_adapter: Callable[[Path], Tree] | None = None
+    is_draining: bool = False
+    created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.limits)
+
+    def adapter(self, model: str | None) -> str | None:
+        """The adapter that a model's name means; None for the base model.
+
+        Raises:
+            ApiError: 404, there is no such model.
+        """
+        if model is None or model == self.name:
+            return None
+        if model not in self.runtime.registry.names():
+            raise ApiError(
+                404,
+                "there is no such model; /v1/models lists those that there are",
+                code="model_not_found",
+                param="model",
+            )
+        return model
+
+    def encode(self, text: Text, *, add_special_tokens: bool = True) -> IntArray:
+        """A prompt's tokens; those that are tokens already stay as they are.
+
+        Raises:
+            InputError: there is none, or the text is so long that it cannot fit.
+        """
+        if not isinstance(text, str):
+            ids = text
+        else:
+            self.check_characters(text)
+            ids = self.tokenizer.ids(text)
+            ids = self.tokenizer.prompt(ids) if add_special_tokens else ids
+        if not ids:
+            raise InputError("prompt: has no token")
+        return np.array(ids, np.int32)
+
+    def check_characters(self, text: str) -> None:
+        """Refuses a text that is too long to fit, before it is tokenised."""
+        most = _MOST_CHARACTERS_PER_TOKEN * self.max_length
+        if len(text) > most:
+            raise InputError(
+                f"prompt: has {len(text):,} characters; more than {most:,} are not tokenised, as "
+                f"the most is {self.max_length} tokens"
+            )
+
+    def token_text(self, token: int, *, as_id: bool = False) -> str:
+        """The text of one token, or ``token_id:`` and its id, which no other token has."""
+        if as_id:
+            return f"token_id:{token}"
+        return self.tokenizer.tokens.decode([token], clean_up_tokenization_spaces=False)
+
+
+_MOST_CHARACTERS_PER_TOKEN = 256
