@@ -125,10 +125,9 @@ class CompletionBody(Sampled):
         """
         prompt: Any = self.prompt
         one = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
-        prompts: list[Text] = [prompt] if one else prompt
-        if not prompts:
+        if not prompt and not one:
             raise InputError("prompt: give a text, tokens, or a list of them")
-        return prompts
+        return [prompt] if one else prompt
 
 
 class ScoreBody(Body):
