@@ -1,9 +1,9 @@
 """The demo's model, served in this process: one runtime for all tests."""
 
-import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +88,8 @@ class Running:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.server.serve_on, args=(self._socket,))
         self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -108,5 +110,5 @@ def _no_request_stays_open(service) -> Iterator[None]:
     for _ in range(200):
         if service.runtime.core.num_running + service.runtime.core.num_waiting == 0:
             return
-        asyncio.run(asyncio.sleep(0.05))
+        time.sleep(0.05)
     raise AssertionError("the runtime still serves a request that nobody waits for")

@@ -138,8 +138,15 @@ def _started(settings: Settings) -> Iterator[Service]:
 
     from zojax.serving.start import started
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, console=make_console(stderr=True), transient=True)
+    console = make_console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
     task = progress.add_task("loading the model", total=None)
 
     def on_progress(done: int, of: int) -> None:

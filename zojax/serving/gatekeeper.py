@@ -1,5 +1,6 @@
 """The first to see a request, and the last to see its answer: keys, sizes, draining, metrics."""
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zojax.serving.bridge import Disconnected
@@ -78,7 +79,8 @@ def _bounded(receive: Receive, most: int) -> Receive:
         message = await receive()
         count += len(message.get("body", b""))
         if count > most:
-            raise _too_large(most)
+            # FastAPI, which reads the body, passes on this error alone.
+            raise HTTPException(413, _too_large(most).message)
         return message
 
     return receiving

@@ -1,0 +1,40 @@
+"""``zojax serve`` begins only if what it is told makes sense."""
+
+import importlib.util
+import socket
+
+import pytest
+
+from zojax.commands import serve
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--host", "0.0.0.0"), "--host 0.0.0.0: others can reach it, so a key is needed"),
+        (("--adapter", "one"), "--adapter one: give NAME=DIR"),
+        (("--adapter", "a=b", "--adapter", "a=c"), "another adapter has this name"),
+        (("--api-key", ""), "a key is empty"),
+        (("--rows", "0"), "--rows 0: give 1 or more"),
+        (("--api-keys", "/no/such/file"), "/no/such/file"),
+        (("--max-length", "65"), "--max-length 65: give 32 to 64"),
+        (("--model", "/no/such/model"), "/no/such/model"),
+    ],
+)
+def test_what_makes_no_sense_is_told_in_one_line(run, refusal, arguments, message):
+    assert message in refusal(run("serve", "--port", 0, *arguments))
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(run, refusal):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port {port}: cannot be used" in refusal(run("serve", "--port", port))
+
+
+def test_what_is_missing_can_be_installed(run, refusal, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        serve.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name)
+    )
+    line = refusal(run("serve"))
+    assert line == "serve: uvicorn is missing; install it with pip install 'zojax[serve]'"

@@ -1,0 +1,99 @@
+"""Adapters are loaded from below one directory only, and never run or show what they should not."""
+
+import dataclasses
+
+import pytest
+from fastapi.testclient import TestClient
+
+import zojax
+from tests.serving.conftest import write_lora
+from zojax.serving.app import create_app
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+
+
+def load(client, name, path, **body):
+    return client.post(LOAD, json={"lora_name": name, "lora_path": str(path), **body})
+
+
+def test_models_are_the_base_and_its_adapters(client):
+    found = client.get("/v1/models").json()["data"]
+    assert [(one["id"], one["parent"]) for one in found] == [
+        ("demo", None),
+        ("one", "demo"),
+        ("two", "demo"),
+    ]
+    assert client.get("/v1/models/one").json() == found[1]
+    assert client.get("/v1/models/none").status_code == 404
+
+
+def test_an_adapter_can_be_loaded_used_replaced_and_unloaded(client, loras, tmp_path):
+    def text(model):
+        body = {"model": model, "prompt": "a gripping film", "max_tokens": 8, "temperature": 0}
+        answer = client.post("/v1/completions", json=body)
+        return answer.json()["choices"][0]["text"] if answer.status_code == 200 else None
+
+    def alone(name):
+        engine = zojax.load(zojax.demo.MODEL, adapter=loras / name)
+        return engine.generate(["a gripping film"], max_new_tokens=8)[0].text
+
+    assert text("new") is None
+    assert load(client, "new", "three").status_code == 200
+    assert text("new") == alone("three")
+    assert load(client, "new", "one").status_code == 400  # there is one of that name
+    assert load(client, "new", "one", load_inplace=True).status_code == 200
+    assert text("new") == alone("one")
+    assert client.post(UNLOAD, json={"lora_name": "new"}).status_code == 200
+    assert text("new") is None
+    assert client.post(UNLOAD, json={"lora_name": "new"}).status_code == 404
+
+
+def test_adapters_lie_below_the_directory_and_links_do_not_lead_out(client, loras, tmp_path):
+    outside = write_lora(tmp_path / "outside", 7)
+    (loras / "link").symlink_to(outside)
+    for path in (outside, "link", "../outside", ".", "", "no/such", "a\0b", "/etc", "~"):
+        answer = load(client, "new", path)
+        assert answer.status_code in (400, 404), path
+        assert str(tmp_path) not in answer.text
+        assert str(loras) not in answer.text
+    (loras / "link").unlink()
+
+
+def test_only_safetensors_are_read_and_what_is_wrong_is_told_without_the_place(client, loras):
+    pickled = loras / "pickled"
+    pickled.mkdir()
+    (pickled / "adapter_model.bin").write_bytes(b"any")
+    answer = load(client, "new", "pickled")
+    assert answer.status_code == 404
+    assert "adapter_model.safetensors" in answer.text
+    broken = write_lora(loras / "broken", 1)
+    (broken / "adapter_config.json").write_text("{}")
+    answer = load(client, "new", "broken")
+    assert answer.status_code == 400
+    assert "adapter_config.json" in answer.text
+    assert str(loras) not in answer.text
+
+
+def test_an_adapter_that_does_not_fit_fails_its_own_requests(client, loras):
+    write_lora(loras / "large", 3, rank=5)
+    assert load(client, "large", "large").status_code == 200
+    for stream in (False, True):
+        body = {"model": "large", "prompt": "a", "max_tokens": 2, "stream": stream}
+        answer = client.post("/v1/completions", json=body)
+        assert answer.status_code == 400
+        assert "cannot be loaded" in answer.text
+    client.post(UNLOAD, json={"lora_name": "large"})
+
+
+@pytest.mark.parametrize("name", ["demo", "a/b", "", "a b", "x" * 200])
+def test_names_are_plain_and_not_the_models(client, name):
+    assert load(client, name, "three").status_code == 400
+
+
+def test_nobody_loads_adapters_unless_that_is_allowed(service):
+    client = TestClient(create_app(dataclasses.replace(service, adapters_from=None)))
+    assert load(client, "new", "three").status_code == 404
+    assert client.post(UNLOAD, json={"lora_name": "one"}).status_code == 404
+    assert "one" in service.runtime.registry.names()
