@@ -77,6 +77,7 @@ class Asking:
             if isinstance(answer, Exception):
                 raise answer
             if isinstance(answer, Scores):
+                self.tops = answer.tops
                 return answer.logprobs, "scored", 0
             assert isinstance(answer, Update)
             tokens += answer.tokens
@@ -139,6 +140,22 @@ def test_log_probabilities_are_those_of_scoring_the_text(ask):
         assert token.top[0] == (token.id, pytest.approx(token.logprob, abs=1e-6))
         assert len(token.top) == 3
         assert token.top[0][1] >= token.top[1][1] >= token.top[2][1]
+
+
+def test_the_most_probable_tokens_in_place_of_scored_ones_are_those_of_generating(ask):
+    tokens, _, _ = ask(GenerateRequest(prompt_of(6), 8, num_logprobs=3))
+    new = np.array([token.id for token in tokens], np.int32)
+    item = Item(prompt_of(6), (new, new[:2]))
+    ask(ScoreRequest(item, num_logprobs=3))
+    for candidate, tops in zip(item.candidates, ask.tops, strict=True):
+        assert len(tops) == len(candidate)
+        for token, top in zip(tokens, tops, strict=False):
+            assert [id_ for id_, _ in top] == [id_ for id_, _ in token.top]
+            np.testing.assert_allclose(
+                [logprob for _, logprob in top], [logprob for _, logprob in token.top], atol=2e-5
+            )
+    ask(ScoreRequest(item))
+    assert not ask.tops
 
 
 def test_stop_tokens_end_a_text_and_are_part_of_it(ask, offline):

@@ -105,9 +105,13 @@ def test_log_probabilities_are_those_of_scoring_the_whole_text(client, engine):
     [whole] = engine.logprobs([choice["text"]])
     found = choice["logprobs"]
     np.testing.assert_allclose(found["token_logprobs"][1:], whole, atol=5e-5)
-    for token, logprob, top in list(zip(*list(found.values())[:3], strict=True))[-4:]:
-        assert len(top) == 3
-        assert top[token] == logprob == max(top.values())
+    rows = list(zip(*list(found.values())[:3], strict=True))
+    assert found["top_logprobs"][0] is None
+    for token, logprob, top in rows[1:]:
+        assert len(top) in (3, 4)  # with the token itself
+        assert top[token] == logprob
+    assert [top[token] == max(top.values()) for token, _, top in rows[-4:]] == [True] * 4
+    assert not all(top[token] == max(top.values()) for token, _, top in rows[1:-4])
     streamed = events(client, prompt=PROMPTS[0], echo=True, logprobs=3, max_tokens=4)
     for field in found:
         joined = [x for part in streamed for x in part["choices"][0]["logprobs"][field]]

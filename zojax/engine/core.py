@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from zojax.engine.continuing import Continuing, num_steps, pieces, tokens_of
 from zojax.engine.costs import CostFit, Costs
@@ -30,9 +29,9 @@ from zojax.engine.queues import Asked, Queues
 from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Update
 from zojax.engine.row_programs import Chosen
 from zojax.engine.row_table import RowTable
-from zojax.engine.score_items import by_candidate
+from zojax.engine.score_answers import scores_of
 from zojax.engine.slots import Slots
-from zojax.scoring import Item, Pages, pack
+from zojax.scoring import Item, Ranked, pack
 
 _PRIOR = Costs(base=2.0, per_token=0.05)
 
@@ -260,7 +259,8 @@ class Core:
             pages.slot_p[page] = self._slots.acquire(sent[members[0]].version)
             for number in members[1:]:
                 self._slots.acquire(sent[number].version)
-        logprob_pc = self._device.score(pages)
+        counts = [_scoring(asked).num_logprobs for asked in sent.values()]
+        ranked = self._device.score(pages, ranks=any(counts))
         useful = sum(item.num_computed for item in items)
         tokens = plan.page_shape.pages * plan.page_shape.tokens
         self.counts.scored_tokens += useful
@@ -270,10 +270,10 @@ class Core:
             self._scoring[number] = asked
             self._queues.shares.serve(asked.request.owner, asked.num_tokens)
 
-        def deliver(logprob_pc: np.ndarray) -> None:
-            self._deliver_scores(sent, items, pages, logprob_pc)
+        def deliver(ranked: Ranked) -> None:
+            self._deliver_scores(sent, scores_of(ranked, pages, items, counts))
 
-        self._sent("score", tokens, logprob_pc, deliver)
+        self._sent("score", tokens, ranked, deliver)
 
     def _sent(
         self,
@@ -312,15 +312,12 @@ class Core:
             self.counts.requests += 1
         one.asked.deliver(update)
 
-    def _deliver_scores(
-        self, sent: dict[int, Asked], items: list[Item], pages: Pages, logprob_pc: np.ndarray
-    ) -> None:
-        found = by_candidate(logprob_pc, pages, items)
-        for (number, asked), logprobs in zip(sent.items(), found, strict=True):
+    def _deliver_scores(self, sent: dict[int, Asked], found: list[Scores]) -> None:
+        for (number, asked), scores in zip(sent.items(), found, strict=True):
             del self._scoring[number]
             self._slots.release(asked.version)
             self.counts.requests += 1
-            asked.deliver(Scores(logprobs))
+            asked.deliver(scores)
 
     def _leave(self, one: Continuing) -> None:
         del self._continuing[one.asked.number]
@@ -328,6 +325,10 @@ class Core:
         self._slots.release(one.asked.version)
 
 
-def _item(asked: Asked) -> Item:
+def _scoring(asked: Asked) -> ScoreRequest:
     assert isinstance(asked.request, ScoreRequest)
-    return asked.request.item
+    return asked.request
+
+
+def _item(asked: Asked) -> Item:
+    return _scoring(asked).item

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 
 from zojax.distributed import layout_of, put, put_pages
 from zojax.engine.ladder import Ladder
+from zojax.engine.requests import MAX_LOGPROBS
 from zojax.engine.row_programs import (
     Chosen,
     Pieces,
@@ -30,7 +31,7 @@ from zojax.engine.row_programs import (
 )
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, shapes_of
-from zojax.scoring import Pages, PageShape, pack, score
+from zojax.scoring import Pages, PageShape, Ranked, pack, score_and_rank
 
 Tree = Any
 
@@ -102,12 +103,14 @@ class Device:
         self._state, chosen = self._programs["advance", visible](*args)
         return chosen
 
-    def score(self, pages: Pages) -> jax.Array:
-        """The log-probability of every scored token, ``(p, c)``."""
+    def score(self, pages: Pages, *, ranks: bool = False) -> Ranked:
+        """The log-probability of every scored token, and if wanted the most probable tokens."""
         num_pages, tokens = pages.tokens_pt.shape
         shape = PageShape(num_pages, tokens, pages.reads_pr.shape[1], pages.targets_pc.shape[1])
         program = self._programs["score", shape]
-        return program(self._weights, self._pool, put_pages(pages, self._layout))
+        return program(
+            self._weights, self._pool, put_pages(pages, self._layout), self._put(np.bool_(ranks))
+        )
 
     def copy_row(self, source: int, row: int) -> None:
         """Copies one row of the cache into another."""
@@ -157,10 +160,12 @@ class Device:
         for visible in self.ladder.visible:
             function = functools.partial(_advance, visible, self.ladder.most_steps, self._static)
             yield ("advance", visible), _ahead(function, (*model, key, steps), **rows)
+        ranks = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         for shape in self.ladder.pages:
-            function = functools.partial(score, **self._static)
+            function = functools.partial(score_and_rank, count=MAX_LOGPROBS, **self._static)
             pages = put_pages(_structs(pack([], shape), None), self._layout)
-            yield ("score", shape), _ahead(function, (*model[:2], pages), out_shardings=whole)
+            args = (*model[:2], pages, ranks)
+            yield ("score", shape), _ahead(function, args, out_shardings=Ranked(*[whole] * 3))
         tokens = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.int32, sharding=whole)
         values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
         keeps_p = jax.ShapeDtypeStruct((self.ladder.num_rows,), jnp.bool_, sharding=whole)

@@ -1,7 +1,7 @@
 """What may be asked of the runtime, and what it answers."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,12 +27,15 @@ class ScoreRequest:
         adapter: the name of the adapter to score under; None for the base model.
         owner: who asks; owners get equal shares of the device.
         priority: the smaller is served first.
+        num_logprobs: the number of most probable tokens that come with every scored token, at most
+            :data:`MAX_LOGPROBS`.
     """
 
     item: Item
     adapter: str | None = None
     owner: str = ""
     priority: int = 0
+    num_logprobs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +118,12 @@ class Scores(NamedTuple):
 
     Attributes:
         logprobs: for each candidate ``(tokens,)`` float32, in nats.
+        tops: for each candidate and each of its tokens, the most probable tokens in its place and
+            their log-probabilities, the most probable first; empty if none were asked for.
     """
 
     logprobs: list[np.ndarray]
+    tops: Sequence[list[tuple[tuple[int, float], ...]]] = ()
 
 
 Answer = Update | Scores | Exception
@@ -145,6 +151,7 @@ def check_request(request: Request, *, vocab_size: int, max_length: int) -> None
         for candidate in item.candidates:
             _check_tokens(candidate, "candidate", vocab_size)
         _check_length(len(item.prompt), longest, "its longest candidate has", max_length)
+        _check_count(request.num_logprobs)
         return
     _check_tokens(request.prompt, "prompt", vocab_size)
     if request.max_new_tokens < 1:
@@ -154,11 +161,15 @@ def check_request(request: Request, *, vocab_size: int, max_length: int) -> None
         raise InputError(f"seed={request.seed}: give 0 or more, below 2147483648")
     if len(request.stop_ids) > MAX_STOP_IDS:
         raise InputError(f"{len(request.stop_ids)} stop tokens: give at most {MAX_STOP_IDS}")
-    if not 0 <= (request.num_logprobs or 0) <= MAX_LOGPROBS:
-        raise InputError(f"num_logprobs={request.num_logprobs}: give 0 to {MAX_LOGPROBS}")
+    _check_count(request.num_logprobs or 0)
     for token in request.logit_bias:
         if not 0 <= token < vocab_size:
             raise InputError(f"logit_bias: there is no token {token} among {vocab_size}")
+
+
+def _check_count(num_logprobs: int) -> None:
+    if not 0 <= num_logprobs <= MAX_LOGPROBS:
+        raise InputError(f"num_logprobs={num_logprobs}: give 0 to {MAX_LOGPROBS}")
 
 
 def _check_tokens(tokens: IntArray, what: str, vocab_size: int) -> None:

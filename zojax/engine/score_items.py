@@ -46,7 +46,13 @@ def _shape(members: Sequence[Item], model: Model, multiple_of: int) -> PageShape
 def by_candidate(
     logprob_pc: np.ndarray, pages: Pages, members: Sequence[Item]
 ) -> list[list[np.ndarray]]:
-    """Groups the log-probabilities of the pages' scored tokens by item and candidate, in order."""
+    """Groups what is known of the pages' scored tokens by item and candidate, in order.
+
+    Args:
+        logprob_pc: the log-probabilities, or anything else with these two axes first.
+        pages: the pages.
+        members: the items on them.
+    """
     used = np.asarray(pages.weight_pc) > 0
     example, candidate = np.asarray(pages.example_pc)[used], np.asarray(pages.candidate_pc)[used]
     logprobs = logprob_pc[used]

@@ -1,7 +1,7 @@
 """The score function: pages in, the log-probability of every scored token out."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,67 @@ def score(
     Returns:
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` are meaningless.
     """
+    model, hidden_prn, forward = _run(weights, pool, pages, graphdef, variants)
+    if not normalize:
+        hidden_pcn = jnp.take_along_axis(hidden_prn, pages.read_pc[:, :, None], axis=1)
+        return decoder.logits_at(model, hidden_pcn, jnp.asarray(pages.targets_pc), forward)
+    return _logprobs(decoder.logits(model, hidden_prn, forward), pages)[0]
+
+
+class Ranked(NamedTuple):
+    """Scores, and what else the model held for probable.
+
+    Attributes:
+        logprob_pc: the log-probability of each scored token, float32.
+        top_pra: the most probable tokens at each read, the most probable first; int32.
+        top_logprob_pra: their log-probabilities, float32.
+    """
+
+    logprob_pc: Any
+    top_pra: Any
+    top_logprob_pra: Any
+
+
+def score_and_rank(
+    weights: Tree,
+    pool: Tree,
+    pages: Pages,
+    ranks: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    count: int,
+) -> Ranked:
+    """Scores every page as :func:`score` does, and finds the most probable tokens at each read.
+
+    Args:
+        weights: as for :func:`score`.
+        pool: as for :func:`score`.
+        pages: as for :func:`score`.
+        ranks: whether to find these tokens, which takes a sort; if not, they are zeros.
+        graphdef: as for :func:`score`.
+        count: the number of tokens to find, static; beyond the vocabulary's size they are zeros.
+    """
+    model, hidden_prn, forward = _run(weights, pool, pages, graphdef, 1)
+    logits_prv = decoder.logits(model, hidden_prn, forward)
+    logprob_pc, log_z_pr = _logprobs(logits_prv, pages)
+    few = min(count, logits_prv.shape[-1])
+
+    def ranked(logits_prv: jax.Array) -> tuple[jax.Array, jax.Array]:
+        top_pra, at_pra = jax.lax.top_k(logits_prv, few)
+        wide = (0, 0), (0, 0), (0, count - few)
+        return jnp.pad(at_pra, wide), jnp.pad(top_pra - log_z_pr[..., None], wide)
+
+    def unranked(logits_prv: jax.Array) -> tuple[jax.Array, jax.Array]:
+        shape = (*logits_prv.shape[:2], count)
+        return jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32)
+
+    return Ranked(logprob_pc, *jax.lax.cond(ranks, ranked, unranked, logits_prv))
+
+
+def _run(
+    weights: Tree, pool: Tree, pages: Pages, graphdef: nnx.GraphDef, variants: int
+) -> tuple[Any, jax.Array, Forward]:
+    """The model, the hidden states at the pages' reads, and what they were computed with."""
     model = nnx.merge(graphdef, weights)
     forward = Forward(
         jnp.asarray(pages.positions_pt),
@@ -52,15 +113,15 @@ def score(
         variants=variants,
         reads_pr=jnp.asarray(pages.reads_pr),
     )
-    hidden_prn, _ = decoder.run(model, jnp.asarray(pages.tokens_pt), forward)
-    if not normalize:
-        hidden_pcn = jnp.take_along_axis(hidden_prn, pages.read_pc[:, :, None], axis=1)
-        return decoder.logits_at(model, hidden_pcn, jnp.asarray(pages.targets_pc), forward)
-    logits_prv = decoder.logits(model, hidden_prn, forward)
+    return model, decoder.run(model, jnp.asarray(pages.tokens_pt), forward)[0], forward
+
+
+def _logprobs(logits_prv: jax.Array, pages: Pages) -> tuple[jax.Array, jax.Array]:
+    """The log-probability of each scored token, and the reads' log-sum-exp."""
     log_z_pr = jax.nn.logsumexp(logits_prv, axis=-1)
     p_p1 = jnp.arange(logits_prv.shape[0])[:, None]
     logit_pc = logits_prv[p_p1, pages.read_pc, pages.targets_pc]
-    return logit_pc - jnp.take_along_axis(log_z_pr, pages.read_pc, axis=1)
+    return logit_pc - jnp.take_along_axis(log_z_pr, pages.read_pc, axis=1), log_z_pr
 
 
 Slotted = TypeVar("Slotted")

@@ -111,32 +111,57 @@ async def continuations(
             yield part
 
 
-async def prompt_scores(
-    service: Service, prompts: Sequence[IntArray], adapter: str | None, owner: str
-) -> list[np.ndarray]:
-    """The log-probability of each token of prompts but the first, ``(tokens − 1,)`` each."""
+async def prompt_tokens(
+    service: Service, prompts: Sequence[IntArray], adapter: str | None, owner: str, count: int
+) -> list[list[Token]]:
+    """The tokens of prompts, each with its log-probability, but for the first, which has none.
+
+    Args:
+        service: the service.
+        prompts: the prompts.
+        adapter: the adapter's name; None for the base model.
+        owner: who asks.
+        count: the number of most probable tokens to tell with each.
+    """
     items = [Item(prompt[:1], (prompt[1:],)) for prompt in prompts if len(prompt) > 1]
-    found = iter(await scores(service, items, adapter, owner))
-    return [next(found)[0] if len(prompt) > 1 else np.zeros(0) for prompt in prompts]
+    found = iter(await scores(service, items, adapter, owner, count))
+    return [
+        [Token(int(prompt[0])), *(_tokens(prompt[1:], next(found)) if len(prompt) > 1 else ())]
+        for prompt in prompts
+    ]
+
+
+def _tokens(ids: IntArray, scores: Scores) -> list[Token]:
+    [logprobs] = scores.logprobs
+    [tops] = scores.tops or [[()] * len(ids)]
+    return [Token(*one) for one in zip(ids.tolist(), logprobs.tolist(), tops, strict=True)]
 
 
 async def scores(
-    service: Service, items: Sequence[Item], adapter: str | None, owner: str
-) -> list[list[np.ndarray]]:
+    service: Service, items: Sequence[Item], adapter: str | None, owner: str, count: int = 0
+) -> list[Scores]:
     """The log-probabilities of the tokens of items' candidates.
+
+    Args:
+        service: the service.
+        items: the items.
+        adapter: the adapter's name; None for the base model.
+        owner: who asks.
+        count: the number of most probable tokens to tell with each.
 
     Raises:
         ApiError: an item cannot be scored, or its scores are not finite.
         InputError: an item can never be scored.
     """
-    found: dict[int, list[np.ndarray]] = {}
-    async with Answers(service.runtime, [ScoreRequest(i, adapter, owner) for i in items]) as all_:
-        async for index, answer in all_:
+    found: dict[int, Scores] = {}
+    requests = [ScoreRequest(item, adapter, owner, num_logprobs=count) for item in items]
+    async with Answers(service.runtime, requests) as answers:
+        async for index, answer in answers:
             if not isinstance(answer, Scores):
                 raise as_api_error(_error(answer))
             if any(np.isnan(logprobs).any() for logprobs in answer.logprobs):
                 raise ApiError(500, "the model's scores are not finite")
-            found[index] = answer.logprobs
+            found[index] = answer
     return [found[i] for i in range(len(items))]
 
 

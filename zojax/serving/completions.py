@@ -14,7 +14,7 @@ import numpy as np
 from zojax.engine.requests import GenerateRequest, Token
 from zojax.errors import InputError
 from zojax.scoring.pages import IntArray
-from zojax.serving.choices import Event, Part, Shown, continuations, prompt_scores
+from zojax.serving.choices import Event, Part, Shown, continuations, prompt_tokens
 from zojax.serving.errors import ApiError
 from zojax.serving.schema import CompletionBody, Sampled, Text
 from zojax.serving.service import Service
@@ -219,23 +219,17 @@ async def _echoes(service: Service, body: CompletionBody, asked: Asked) -> list[
     """What is told of each prompt: nothing, unless the body asks for an echo."""
     if not body.echo:
         return [Echo()] * len(asked.prompts)
-    texts = [_text_of(service, given, ids) for given, ids in zip_(body.prompts, asked.prompts)]
+    texts = [
+        _text_of(service, given, ids)
+        for given, ids in zip(body.prompts, asked.prompts, strict=True)
+    ]
     if body.logprobs is None:
         return [Echo(text) for text in texts]
-    found = await prompt_scores(service, asked.prompts, asked.adapter, asked.owner)
-    echoes = []
-    for text, ids, logprobs in zip(texts, asked.prompts, found, strict=True):
-        offsets = _offsets(service, ids)
-        tokens = [Token(int(ids[0]))] + [
-            Token(int(id_), float(logprob)) for id_, logprob in zip_(ids[1:], logprobs)
-        ]
-        echoes.append(Echo(text, tuple(Shown(*pair) for pair in zip_(tokens, offsets))))
-    return echoes
-
-
-def zip_(*columns: Iterable[Any]) -> Iterable[tuple[Any, ...]]:
-    """``zip`` of columns of one length."""
-    return zip(*columns, strict=True)
+    found = await prompt_tokens(service, asked.prompts, asked.adapter, asked.owner, body.logprobs)
+    return [
+        Echo(text, tuple(map(Shown, tokens, _offsets(service, ids))))
+        for text, ids, tokens in zip(texts, asked.prompts, found, strict=True)
+    ]
 
 
 def _text_of(service: Service, given: Text, ids: IntArray) -> str:

@@ -127,7 +127,8 @@ class CompletionBody(Sampled):
         one = isinstance(prompt, str) or (prompt and isinstance(prompt[0], int))
         if not prompt and not one:
             raise InputError("prompt: give a text, tokens, or a list of them")
-        return [prompt] if one else prompt
+        found: Any = [prompt] if one else prompt
+        return found
 
 
 class ScoreBody(Body):

@@ -28,7 +28,8 @@ async def score(service: Service, body: ScoreBody, owner: str) -> dict[str, Any]
         raise InputError(f"more than {service.limits.candidates} candidates, items or labels")
     items = _items(service, body) if body.candidates is None else [_item(service, body)]
     with service.gate.entered(owner, len(items)):
-        found = await choices.scores(service, items, adapter, owner)
+        answers = await choices.scores(service, items, adapter, owner)
+    found = [answer.logprobs for answer in answers]
     of_labels = body.candidates is None
     answer = _of_labels(body, found) if of_labels else _of_candidates(items[0], found[0])
     tokens = sum(item.num_computed for item in items)
