@@ -6,12 +6,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from zojax.serving import adapters, completions, scores, tokens
+from zojax.serving import adapters, chat, completions, scores, tokens
 from zojax.serving.bridge import unless_disconnected
 from zojax.serving.errors import handle_errors
 from zojax.serving.events import stream_events
 from zojax.serving.gatekeeper import Gatekeeper
 from zojax.serving.schema import (
+    ChatBody,
     CompletionBody,
     DetokenizeBody,
     LoadAdapterBody,
@@ -67,6 +68,13 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         if body.stream:
             return await stream_events(request, completions.stream(service, body, asked))
         return await unless_disconnected(request, completions.complete(service, body, asked))
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def answer(body: ChatBody, request: Request) -> dict[str, Any] | Response:
+        asked = await chat.ask(service, body, request.state.owner)
+        if body.stream:
+            return await stream_events(request, chat.stream(service, body, asked))
+        return await unless_disconnected(request, chat.complete(service, body, asked))
 
     @app.post("/v1/score")
     async def score(body: ScoreBody, request: Request) -> dict[str, Any]:

@@ -3,25 +3,18 @@
 import contextlib
 import dataclasses
 import itertools
-import math
-import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
-
-import numpy as np
 
 from zojax.engine.requests import GenerateRequest, Token
 from zojax.errors import InputError
 from zojax.scoring.pages import IntArray
+from zojax.serving.asking import as_json, make_requests, new_id, usage
 from zojax.serving.choices import Event, Part, Shown, continuations, prompt_tokens
-from zojax.serving.errors import ApiError
-from zojax.serving.schema import CompletionBody, Sampled, Text
+from zojax.serving.schema import CompletionBody, Text
 from zojax.serving.service import Service
 from zojax.serving.text import Detokenizer
-
-_LEAST = -9999.0
-"""Stands for the log-probability of what is impossible, which JSON cannot say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,60 +61,16 @@ def ask(service: Service, body: CompletionBody, owner: str) -> Asked:
     add = body.add_special_tokens
     prompts = [service.encode(prompt, add_special_tokens=add) for prompt in body.prompts]
     count = body.logprobs if tries == body.n else body.logprobs or 0
-    requests = (
-        []
-        if body.max_tokens == 0
-        else make_requests(service, body, prompts, tries, body.max_tokens, count, adapter, owner)
-    )
+    requests = []
+    if body.max_tokens != 0:
+        ends = service.tokenizer.stop_ids
+        requests = make_requests(
+            service, body, prompts, tries, body.max_tokens, count, adapter, owner, ends
+        )
     if not requests and max(map(len, prompts)) > service.max_length:
         raise InputError(f"prompt: has more than {service.max_length} tokens")
     name = body.model or service.name
     return Asked(new_id("cmpl"), int(time.time()), name, owner, adapter, prompts, requests)
-
-
-def new_id(prefix: str) -> str:
-    """An id that no other answer has."""
-    return f"{prefix}-{secrets.token_hex(12)}"
-
-
-def make_requests(
-    service: Service,
-    body: Sampled,
-    prompts: Sequence[IntArray],
-    tries: int,
-    max_tokens: int | None,
-    num_logprobs: int | None,
-    adapter: str | None,
-    owner: str,
-) -> list[GenerateRequest]:
-    """The runtime's requests for ``tries`` continuations of each prompt."""
-    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
-    ends = () if body.ignore_eos else service.tokenizer.stop_ids
-    made = []
-    for prompt in prompts:
-        left = service.max_length - len(prompt)
-        if left < 1:
-            raise InputError(
-                f"prompt: has {len(prompt)} tokens, so no room for more; the most is "
-                f"{service.max_length} together"
-            )
-        made += [
-            GenerateRequest(
-                prompt,
-                left if max_tokens is None else max_tokens,
-                body.sampling,
-                (seed + i) % 2**31,
-                tuple(dict.fromkeys((*ends, *(body.stop_token_ids or ())))),
-                num_logprobs,
-                body.presence_penalty or 0.0,
-                body.frequency_penalty or 0.0,
-                body.biases,
-                adapter,
-                owner,
-            )
-            for i in range(tries)
-        ]
-    return made
 
 
 async def complete(service: Service, body: CompletionBody, asked: Asked) -> dict[str, Any]:
@@ -194,12 +143,6 @@ def _head(asked: Asked) -> dict[str, Any]:
         "created": asked.created,
         "model": asked.model,
     }
-
-
-def usage(prompts: Iterable[IntArray], new: int) -> dict[str, int]:
-    """The tokens of prompts and of their continuations."""
-    before = sum(map(len, prompts))
-    return {"prompt_tokens": before, "completion_tokens": new, "total_tokens": before + new}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,14 +229,3 @@ def _logprobs(
 def _shift(logprobs: dict[str, list[Any]] | None, by: int) -> None:
     if logprobs is not None:
         logprobs["text_offset"] = [offset + by for offset in logprobs["text_offset"]]
-
-
-def as_json(logprob: float) -> float:
-    """A log-probability as JSON can say it.
-
-    Raises:
-        ApiError: it is not a number.
-    """
-    if math.isnan(logprob):
-        raise ApiError(500, "the model's scores are not finite")
-    return max(float(np.float32(logprob)), _LEAST)

@@ -9,7 +9,7 @@ import numpy as np
 from zojax.errors import InputError
 from zojax.scoring import Item
 from zojax.serving import choices
-from zojax.serving.completions import as_json, new_id
+from zojax.serving.asking import as_json, new_id
 from zojax.serving.schema import ScoreBody, Text
 from zojax.serving.service import Service
 from zojax.tasks import Example, tokenise

@@ -1,6 +1,7 @@
 """What all routes share: the runtime, the tokenizer, and the names of model and adapters."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from zojax.engine.runtime import Runtime
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
+from zojax.hub.turns import for_chats
 from zojax.scoring.pages import IntArray
 from zojax.serving.errors import ApiError
 from zojax.serving.limits import Gate, Keys, Limits
@@ -53,6 +55,20 @@ class Service:
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.limits)
+
+    @functools.cached_property
+    def chat_tokenizer(self) -> Tokenizer:
+        """The tokenizer for chats; the first call takes a moment.
+
+        Raises:
+            ApiError: the model has no chat template, or none that can be used.
+        """
+        try:
+            return for_chats(self.tokenizer)
+        except InputError:
+            raise ApiError(
+                400, "this model has no chat template that can be used; ask /v1/completions"
+            ) from None
 
     def adapter(self, model: str | None) -> str | None:
         """The adapter that a model's name means; None for the base model.

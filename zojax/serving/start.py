@@ -103,7 +103,7 @@ def started(
     ):
         yield Service(
             runtime,
-            tokenizer,
+            dataclasses.replace(tokenizer, path=name),  # which errors show to clients
             name,
             length,
             Metrics(runtime.core, compilations),

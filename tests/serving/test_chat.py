@@ -1,0 +1,141 @@
+"""``/v1/chat/completions`` answers what the engine answers to the same chat."""
+
+import dataclasses
+import json
+import shutil
+
+import openai
+import pytest
+import transformers
+from fastapi.testclient import TestClient
+
+import zojax
+from tests.serving.conftest import Running
+from zojax.hub import load_tokenizer
+from zojax.serving.app import create_app
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "{% if message.content == 'refused' %}{{ raise_exception('not this') }}{% endif %}"
+    "{{ message.role }} : {{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant :{% endif %}"
+)
+SAID = "a gripping film"
+CHAT = [{"role": "user", "content": SAID}]
+GREEDY = {"model": "demo", "messages": CHAT, "temperature": 0, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """The demo's model with a chat template."""
+    directory = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(zojax.demo.MODEL, directory)
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def chatting(service, directory):
+    """The same service, whose tokenizer has a chat template."""
+    return dataclasses.replace(service, tokenizer=load_tokenizer(str(directory), None))
+
+
+@pytest.fixture(scope="module")
+def client(chatting):
+    with TestClient(create_app(chatting)) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def expected(directory):
+    engine = zojax.load(directory)
+    return engine.generate([SAID], max_new_tokens=12, chat=True)[0]
+
+
+def ask(client, status=200, **body):
+    answer = client.post("/v1/chat/completions", json={**GREEDY, **body})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_answers_are_those_of_the_engine(client, directory, expected):
+    answer = ask(client, n=2)
+    for choice in answer["choices"]:
+        assert choice["message"]["content"] == expected.text
+        assert choice["finish_reason"] == expected.finish_reason
+    tokens = transformers.AutoTokenizer.from_pretrained(directory)
+    ids = tokens.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    parts = [{"type": "text", "text": "a gripping"}, {"type": "text", "text": " film"}]
+    again = ask(client, messages=[{"role": "user", "content": parts}])
+    assert again["choices"][0]["message"]["content"] == expected.text
+
+
+def test_an_answer_may_fill_what_the_model_has(client):
+    answer = ask(client, max_tokens=None, ignore_eos=True)
+    assert answer["usage"]["total_tokens"] == 64
+    assert ask(client, max_completion_tokens=3)["usage"]["completion_tokens"] <= 3
+
+
+def test_openais_client_understands_answers_and_streams(chatting, expected):
+    running = Running(chatting)
+    try:
+        with openai.OpenAI(
+            base_url=f"{running.url}/v1",
+            api_key="none",
+            max_retries=0,
+            _strict_response_validation=True,
+        ) as client:
+            answer = client.chat.completions.create(**GREEDY, logprobs=True, top_logprobs=2)
+            [choice] = answer.choices
+            assert choice.message.content == expected.text
+            tokens = choice.logprobs.content
+            assert "".join(token.token for token in tokens) == expected.text
+            for token in tokens:
+                assert token.top_logprobs[0].logprob == token.logprob
+                assert bytes(token.bytes).decode() == token.token
+            options = {"include_usage": True}
+            *parts, last = client.chat.completions.create(
+                **GREEDY, n=2, stream=True, stream_options=options
+            )
+    finally:
+        running.server.handle_exit(15, None)
+        running.thread.join(30)
+        chatting.is_draining = False
+    for i in range(2):
+        mine = [part.choices[0] for part in parts if part.choices[0].index == i]
+        assert mine[0].delta.role == "assistant"
+        assert "".join(choice.delta.content for choice in mine) == expected.text
+        assert mine[-1].finish_reason == expected.finish_reason
+    assert last.usage.completion_tokens == 2 * len(expected.tokens)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"messages": []}, "messages: "),
+        ({"messages": "hello"}, "messages: "),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages: "),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages: "),
+        ({"messages": [{"role": "user", "content": "refused"}]}, "not this"),
+        ({"messages": [{"role": "user", "content": "a " * 64}]}, "no room for more"),
+        ({"messages": [{"role": "user", "content": "a" * 20_000}]}, "has 20,000 characters"),
+        ({"top_logprobs": 2}, "top_logprobs: goes with logprobs=true"),
+        ({"tools": [{"type": "function"}]}, "tools is not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"max_tokens": 0}, "max_new_tokens=0"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused(client, directory, body, message):
+    for stream in (False, True):
+        error = ask(client, 400, **body, stream=stream)["error"]
+        assert message in error["message"]
+
+
+def test_a_model_without_a_template_says_so(service):
+    said = ask(TestClient(create_app(service)), 400)["error"]["message"]
+    assert said == "this model has no chat template that can be used; ask /v1/completions"

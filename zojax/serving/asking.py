@@ -1,0 +1,95 @@
+"""What bodies that ask for continuations become, and what all answers have in common."""
+
+import math
+import secrets
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from zojax.engine.requests import GenerateRequest
+from zojax.errors import InputError
+from zojax.scoring.pages import IntArray
+from zojax.serving.errors import ApiError
+from zojax.serving.schema import Sampled
+from zojax.serving.service import Service
+
+_LEAST = -9999.0
+"""Stands for the log-probability of what is impossible, which JSON cannot say."""
+
+
+def make_requests(
+    service: Service,
+    body: Sampled,
+    prompts: Sequence[IntArray],
+    tries: int,
+    max_tokens: int | None,
+    num_logprobs: int | None,
+    adapter: str | None,
+    owner: str,
+    ends: Sequence[int],
+) -> list[GenerateRequest]:
+    """The runtime's requests for ``tries`` continuations of each prompt.
+
+    Args:
+        service: the service.
+        body: how tokens are chosen.
+        prompts: the prompts.
+        tries: the number of continuations of each.
+        max_tokens: the most tokens of each; None for as many as fit.
+        num_logprobs: the number of most probable tokens to tell with each; None for none.
+        adapter: the adapter's name; None for the base model.
+        owner: who asks.
+        ends: the tokens that end a text, unless the body ignores them.
+
+    Raises:
+        InputError: a prompt leaves no room for more.
+    """
+    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+    ends = () if body.ignore_eos else ends
+    made = []
+    for prompt in prompts:
+        left = service.max_length - len(prompt)
+        if left < 1:
+            raise InputError(
+                f"prompt: has {len(prompt)} tokens, so no room for more; the most is "
+                f"{service.max_length} together"
+            )
+        made += [
+            GenerateRequest(
+                prompt,
+                left if max_tokens is None else max_tokens,
+                body.sampling,
+                (seed + i) % 2**31,
+                tuple(dict.fromkeys((*ends, *(body.stop_token_ids or ())))),
+                num_logprobs,
+                body.presence_penalty or 0.0,
+                body.frequency_penalty or 0.0,
+                body.biases,
+                adapter,
+                owner,
+            )
+            for i in range(tries)
+        ]
+    return made
+
+
+def new_id(prefix: str) -> str:
+    """An id that no other answer has."""
+    return f"{prefix}-{secrets.token_hex(12)}"
+
+
+def usage(prompts: Iterable[IntArray], new: int) -> dict[str, int]:
+    """The tokens of prompts and of their continuations."""
+    before = sum(map(len, prompts))
+    return {"prompt_tokens": before, "completion_tokens": new, "total_tokens": before + new}
+
+
+def as_json(logprob: float) -> float:
+    """A log-probability as JSON can say it.
+
+    Raises:
+        ApiError: it is not a number.
+    """
+    if math.isnan(logprob):
+        raise ApiError(500, "the model's scores are not finite")
+    return max(float(np.float32(logprob)), _LEAST)

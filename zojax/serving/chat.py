@@ -1,0 +1,154 @@
+"""``/v1/chat/completions``: answers chats, which the model's own template makes into prompts."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+
+from zojax.engine.requests import GenerateRequest
+from zojax.errors import InputError
+from zojax.hub.chat_template import Turn
+from zojax.scoring.pages import IntArray
+from zojax.serving.asking import as_json, make_requests, new_id, usage
+from zojax.serving.choices import Event, Part, Shown, continuations
+from zojax.serving.schema import ChatBody
+from zojax.serving.service import Service
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a body asks for.
+
+    Attributes:
+        id: the answer's id.
+        created: when it was asked, in seconds since 1970.
+        model: the model's name.
+        owner: who asks.
+        requests: the answers, all to one prompt.
+    """
+
+    id: str
+    created: int
+    model: str
+    owner: str
+    requests: list[GenerateRequest]
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """How every answer and every event begins."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def usage(self, new: int) -> dict[str, int]:
+        """The tokens of the prompt and of the answers."""
+        return usage([self.requests[0].prompt], new)
+
+
+async def ask(service: Service, body: ChatBody, owner: str) -> Asked:
+    """Turns a body into requests.
+
+    Raises:
+        ApiError: there is no such model, or it has no chat template.
+        InputError: a field cannot be, or the template refuses the chat.
+    """
+    adapter = service.adapter(body.model)
+    if body.n > service.limits.choices:
+        raise InputError(f"n: the most is {service.limits.choices}")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InputError("top_logprobs: goes with logprobs=true")
+    turns = [
+        ("system" if message.role == "developer" else message.role, message.text)
+        for message in body.messages
+    ]
+    service.check_characters("".join(text for _, text in turns))
+    prompt, ends = await run_in_threadpool(_prompt, service, turns)
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    count = (body.top_logprobs or 0) if body.logprobs else None
+    requests = make_requests(service, body, [prompt], body.n, limit, count, adapter, owner, ends)
+    return Asked(new_id("chatcmpl"), int(time.time()), body.model or service.name, owner, requests)
+
+
+def _prompt(service: Service, turns: Sequence[Turn]) -> tuple[IntArray, tuple[int, ...]]:
+    """The tokens of a chat up to the answer, and those that end it; takes a moment."""
+    tokenizer = service.chat_tokenizer
+    assert tokenizer.chat is not None
+    [text] = tokenizer.chat.render([turns], answered=[False])
+    ids = tokenizer.ids(text)
+    if not ids:
+        raise InputError("messages: the chat template makes nothing of them")
+    return np.array(ids, np.int32), tokenizer.stop_ids
+
+
+async def complete(service: Service, body: ChatBody, asked: Asked) -> dict[str, Any]:
+    """Answers as a whole."""
+    parts: list[list[Part]] = [[] for _ in asked.requests]
+    with service.gate.entered(asked.owner, len(asked.requests)):
+        async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
+            async for part in coming:
+                parts[part.index].append(part)
+    choices = []
+    for i, one in enumerate(parts):
+        text = "".join(part.text for part in one)
+        choices.append(
+            {
+                "index": i,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": _logprobs(service, body, [s for part in one for s in part.tokens]),
+                "finish_reason": one[-1].finish_reason,
+            }
+        )
+    new = sum(len(part.tokens) for one in parts for part in one)
+    return {**asked.head("chat.completion"), "choices": choices, "usage": asked.usage(new)}
+
+
+async def stream(service: Service, body: ChatBody, asked: Asked) -> AsyncGenerator[Event, None]:
+    """Answers bit by bit: who speaks, then one event for each part of an answer."""
+    wants_usage = body.stream_options is not None and body.stream_options.include_usage
+    head = asked.head("chat.completion.chunk")
+    begin = {**head, "usage": None} if wants_usage else head
+    new, is_new = 0, [True] * len(asked.requests)
+    with service.gate.entered(asked.owner, len(asked.requests)):
+        async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
+            async for part in coming:
+                new += len(part.tokens)
+                if is_new[part.index]:
+                    is_new[part.index] = False
+                    delta = {"role": "assistant", "content": ""}
+                    yield {**begin, "choices": [_change(part.index, delta)]}
+                delta = {"content": part.text}
+                logprobs = _logprobs(service, body, part.tokens)
+                change = _change(part.index, delta, logprobs, part.finish_reason)
+                yield {**begin, "choices": [change]}
+    if wants_usage:
+        yield {**head, "choices": [], "usage": asked.usage(new)}
+
+
+def _change(
+    index: int, delta: dict[str, str], logprobs: Any = None, finish_reason: str | None = None
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "delta": delta,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason,
+    }
+
+
+def _logprobs(service: Service, body: ChatBody, tokens: Sequence[Shown]) -> dict[str, Any] | None:
+    if not body.logprobs:
+        return None
+
+    def told(token: int, logprob: float) -> dict[str, Any]:
+        text = service.token_text(token, as_id=body.return_tokens_as_token_ids)
+        return {"token": text, "logprob": as_json(logprob), "bytes": list(text.encode())}
+
+    content = [
+        {
+            **told(token.id, token.logprob or 0.0),
+            "top_logprobs": [told(*one) for one in token.top],
+        }
+        for token, _ in tokens
+    ]
+    return {"content": content, "refusal": None}
