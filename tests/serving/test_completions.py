@@ -232,7 +232,9 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(client, body, statu
 
 def test_unknown_fields_are_ignored(client, expected):
     body = {"prompt": PROMPTS[0], "max_tokens": 12, "user": "me", "of_tomorrow": {"a": 1}}
-    assert texts(ask(client, **body, suffix=None, min_tokens=0)) == [expected[0].text]
+    assert texts(ask(client, **body, suffix=None, min_tokens=0, n=None, top_p=None, stop=None)) == [
+        expected[0].text
+    ]
 
 
 def test_numbers_that_json_does_not_have_are_refused(client):

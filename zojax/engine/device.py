@@ -82,6 +82,11 @@ class Device:
             self._programs[name] = pending.get()
             on_progress(len(self._programs))
 
+    def cancel(self) -> None:
+        """Cancels what is not compiled yet; for when it is not wanted any more."""
+        for pending in self._pending.values():
+            pending.cancel()
+
     def reset(self) -> None:
         """Makes all rows free."""
         self._state: RowState = self._empty(self._weights)

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from zojax.adapters.lora import WEIGHTS
 from zojax.errors import InputError
 from zojax.reading import is_file
-from zojax.serving.errors import LOG, ApiError
+from zojax.serving.errors import ApiError, without_directories
 from zojax.serving.schema import LoadAdapterBody, UnloadAdapterBody
 from zojax.serving.service import Service
 
@@ -56,9 +56,7 @@ async def load_adapter(service: Service, body: LoadAdapterBody) -> str:
     try:
         await run_in_threadpool(read, directory)
     except InputError as error:
-        LOG.warning("an adapter was refused")
-        said = str(error).replace(str(directory), "lora_path")
-        raise ApiError(400, said, param="lora_path") from None
+        raise ApiError(400, without_directories(str(error)), param="lora_path") from None
     service.runtime.registry.add(body.lora_name, lambda: read(directory))
     return f"Success: LoRA adapter '{body.lora_name}' added successfully."
 

@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, Update
-from zojax.errors import InputError
+from zojax.errors import InputError, as_line
 from zojax.scoring import Item
 from zojax.scoring.pages import IntArray
 from zojax.serving.bridge import Answers
-from zojax.serving.errors import ApiError, as_api_error
+from zojax.serving.errors import LOG, ApiError, as_api_error, without_directories
 from zojax.serving.schema import Sampled
 from zojax.serving.service import Service
 from zojax.serving.text import Detokenizer, StopStrings
@@ -167,6 +167,7 @@ async def scores(
 
 def _error(answer: object) -> Exception:
     if isinstance(answer, InputError):  # only what reads an adapter, whose line may have its path
+        LOG.warning("an adapter cannot be loaded: %s", without_directories(as_line(answer)))
         return ApiError(400, "this model's adapter cannot be loaded; the server's log says more")
     return answer if isinstance(answer, Exception) else RuntimeError("an answer of another kind")
 

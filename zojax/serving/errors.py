@@ -1,6 +1,8 @@
 """Errors in OpenAI's shape; none of them shows a path, a traceback or a secret."""
 
 import logging
+import re
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ _TYPES = {
     503: "unavailable_error",
 }
 _MOST_CHARACTERS = 500
+_DIRECTORIES = re.compile(r"(?<![\w.~])~?/(?:[^\s/:]+/)+")
 
 
 class ApiError(Exception):
@@ -71,9 +74,24 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, InputError):
-        return ApiError(400, as_line(error))
-    LOG.error("an answer failed: %s", type(error).__name__)
+        return ApiError(400, without_directories(as_line(error)))
+    LOG.error("an answer failed: %s", _place(error))
     return ApiError(500, "the server failed to answer; its log says more")
+
+
+def without_directories(text: str) -> str:
+    """A text whose absolute paths have only their last part left.
+
+    >>> without_directories("/home/me/lora/adapter_config.json: lacks r")
+    'adapter_config.json: lacks r'
+    """
+    return _DIRECTORIES.sub("", text)
+
+
+def _place(error: Exception) -> str:
+    """An error's type and where it was raised, without its text, which may quote a request."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " ".join([type(error).__name__, *(f"{f.name}:{f.lineno}" for f in frames[-3:])])
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -18,6 +18,8 @@ _UNSUPPORTED = (
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
     *("response_format", "tools", "functions", "repetition_penalty", "length_penalty"),
 )
+_NULL_MEANS_ALL = ("max_tokens",)
+"""Where null means as much as fits; elsewhere it means what leaving the field out means."""
 _HARMLESS: tuple[Any, ...] = (None, False, 0, 1, "", [], {}, {"type": "text"})
 
 TokenId = Annotated[int, Field(ge=0, le=_MOST)]
@@ -33,6 +35,13 @@ class Body(BaseModel):
 
     model: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {k: v for k, v in body.items() if v is not None or k in _NULL_MEANS_ALL}
+
 
 class StreamOptions(BaseModel):
     """What a stream tells beside the text."""
@@ -44,17 +53,17 @@ class Sampled(Body):
     """What all bodies that ask for a continuation have in common."""
 
     n: int = Field(1, ge=1, le=128)
-    temperature: float | None = Field(1.0, ge=0, le=100, allow_inf_nan=False)
-    top_p: float | None = Field(1.0, gt=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(0, ge=-1, le=_MOST)
-    min_p: float | None = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    temperature: float = Field(1.0, ge=0, le=100, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
+    top_k: int = Field(0, ge=-1, le=_MOST)
+    min_p: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     seed: int | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[Tokens, Field(max_length=8)] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
-    presence_penalty: float | None = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
-    frequency_penalty: float | None = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    presence_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, allow_inf_nan=False)
     logit_bias: (
         dict[
             Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
@@ -62,7 +71,7 @@ class Sampled(Body):
         ]
         | None
     ) = None
-    stream: bool | None = False
+    stream: bool = False
     stream_options: StreamOptions | None = None
     return_tokens_as_token_ids: bool = False
 
@@ -76,17 +85,8 @@ class Sampled(Body):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are chosen; a null means what leaving the field out means."""
-
-        def value(given: float | None, default: float) -> float:
-            return default if given is None else given
-
-        return Sampling(
-            value(self.temperature, 1.0),
-            max(0, self.top_k or 0),
-            value(self.top_p, 1.0),
-            value(self.min_p, 0.0),
-        )
+        """How tokens are chosen."""
+        return Sampling(self.temperature, max(0, self.top_k), self.top_p, self.min_p)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class CompletionBody(Sampled):
     prompt: str | Tokens | list[str] | list[Tokens]
     max_tokens: Count | None = 16
     best_of: int | None = Field(None, ge=1, le=128)
-    echo: bool | None = False
+    echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     add_special_tokens: bool = True
 
@@ -178,7 +178,7 @@ class ChatBody(Sampled):
     messages: list[Message] = Field(min_length=1)
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
-    logprobs: bool | None = False
+    logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
 
@@ -187,7 +187,7 @@ class TokenizeBody(Body):
 
     prompt: str
     add_special_tokens: bool = True
-    return_token_strs: bool | None = False
+    return_token_strs: bool = False
 
 
 class DetokenizeBody(Body):

@@ -20,7 +20,7 @@ from zojax.engine.slots import Registry, Slots
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer
 from zojax.models import Model
-from zojax.programs.compiling import CompilationCounter
+from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
@@ -91,7 +91,8 @@ def started(
     ladder = make_ladder(length, settings.rows)
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
     on_progress(0, device.num_programs)
-    device.compile(lambda done: on_progress(done, device.num_programs))
+    with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
+        device.compile(lambda done: on_progress(done, device.num_programs))
     name = settings.name or Path(settings.model).name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
         name = settings.name or settings.model  # a hub id
