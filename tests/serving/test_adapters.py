@@ -6,8 +6,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 import zojax
-from tests.serving.conftest import write_lora
+from tests.serving.conftest import ROWS, write_lora
 from zojax.serving.app import create_app
+from zojax.serving.start import Settings, started
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
@@ -85,6 +86,18 @@ def test_an_adapter_that_does_not_fit_fails_its_own_requests(client, loras):
         assert answer.status_code == 400
         assert "cannot be loaded" in answer.text
     client.post(UNLOAD, json={"lora_name": "large"})
+
+
+def test_nothing_is_compiled_for_an_adapter_that_comes_while_serving(loras):
+    settings = Settings(str(zojax.demo.MODEL), "demo", {}, loras, rows=ROWS, max_lora_rank=3)
+    body = {"model": "new", "prompt": "a", "max_tokens": 2}
+    with started(settings) as service:
+        client = TestClient(create_app(service))
+        assert load(client, "new", "three").status_code == 200
+        assert client.post("/v1/completions", json=body).status_code == 200
+        lines = client.get("/metrics").text.splitlines()
+    assert "zojax_compilations_total 0.0" in lines
+    assert "zojax_adapters_live 1.0" in lines
 
 
 @pytest.mark.parametrize("name", ["demo", "a/b", "", "a b", "x" * 200])

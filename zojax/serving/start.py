@@ -144,7 +144,9 @@ def _pool(
     every = trainable_sites(model.weights, "linear") if may_come else ()
     both = {site.path: site for site in [*every, *sites]}
     slots = settings.max_loras if may_come else min(settings.max_loras, len(found))
-    return AdapterPool(tuple(both.values()), num_slots=slots, rank=rank)
+    pool = AdapterPool(tuple(both.values()), num_slots=slots, rank=rank)
+    pool.evict(pool.insert({}))  # so that the program that writes into slots is compiled
+    return pool
 
 
 def _flat(adapter: Tree) -> dict[str, Any]:
