@@ -178,12 +178,3 @@ def test_a_long_row_that_shares_little_is_kept():
     assert table.take(0, tokens(*range(20), 999, 998)) == (1, 20, 0)
     table.free(1)
     assert table.take(0, long) == (0, 199, None)
-
-
-def test_what_a_removed_version_left_is_forgotten():
-    table, prompt = RowTable(1), tokens(*range(40))
-    table.take(3, prompt)
-    table.hold(0, prompt)
-    table.free(0)
-    table.forget(3)
-    assert table.take(3, prompt) == (0, 0, None)

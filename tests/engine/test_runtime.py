@@ -281,7 +281,7 @@ def test_scores_are_those_of_the_offline_engine(ask, model):
         (GenerateRequest(np.array([97], np.int32), 9), "token 97, but the model's are 0 to 96"),
         (GenerateRequest(prompt_of(4), 0), "max_new_tokens=0"),
         (GenerateRequest(prompt_of(4), 4, seed=-1), "seed=-1"),
-        (GenerateRequest(prompt_of(4), 4, stop_ids=tuple(range(9))), "9 stop tokens"),
+        (GenerateRequest(prompt_of(4), 4, stop_ids=tuple(range(17))), "17 stop tokens"),
         (GenerateRequest(prompt_of(4), 4, num_logprobs=21), "num_logprobs=21"),
         (GenerateRequest(prompt_of(4), 4, logit_bias={97: 1.0}), "no token 97"),
         (GenerateRequest(prompt_of(4), 4, adapter="none"), "no adapter 'none'"),
@@ -306,3 +306,31 @@ def test_many_threads_may_ask(ask, offline):
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(len(LENGTHS))] == offline
+
+
+def test_numbers_that_are_not_finite_stay_with_the_request_that_made_them(ask, sites, offline):
+    """Every row has held them, and is taken by others, whole or in part."""
+    huge = {
+        path: {name: np.full_like(leaf, 1e30) for name, leaf in factors.items()}
+        for path, factors in adapter_of(sites, 0).items()
+    }
+    ask.runtime.registry.add("huge", lambda: huge)
+    broken = ask.all(
+        [GenerateRequest(prompt_of(30, n), 9, adapter="huge") for n in range(2 * ROWS)]
+    )
+    assert [reason for _, reason, _ in broken] == ["nonfinite"] * (2 * ROWS)
+    requests = [GenerateRequest(prompt_of(n, n), 9) for n in LENGTHS]
+    assert [ids(answer) for answer in ask.all(requests)] == offline
+
+
+def test_an_adapter_that_waits_for_a_slot_is_not_overtaken_for_ever(ask):
+    """Two adapters have the slots, and ask for more than is done before the third is served."""
+    item = Item(prompt_of(9), (prompt_of(2),))
+    busy = [
+        ask.start(ScoreRequest(item, adapter=f"adapter {i % 2}", owner="busy"))[1]
+        for i in range(300)
+    ]
+    ask.finish(ask.start(ScoreRequest(item, adapter="adapter 2", owner="other"))[1])
+    assert not busy[-1].qsize()
+    for answers in busy:
+        ask.finish(answers)

@@ -5,7 +5,7 @@ to be computed.
 """
 
 import dataclasses
-import itertools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ from zojax.engine.row_table import RowTable
 from zojax.engine.score_answers import scores_of
 from zojax.engine.slots import Slots
 from zojax.scoring import Item, Ranked, pack
+
+_LOG = logging.getLogger("zojax")
 
 _PRIOR = Costs(base=2.0, per_token=0.05)
 
@@ -67,7 +69,6 @@ class Counts:
         new_tokens: tokens that were added.
         scored_tokens: tokens that were computed to score something.
         padding_tokens: places in calls that held no token.
-        requests: requests that have ended, however.
     """
 
     iterations: int = 0
@@ -76,7 +77,6 @@ class Counts:
     new_tokens: int = 0
     scored_tokens: int = 0
     padding_tokens: int = 0
-    requests: int = 0
 
 
 class Core:
@@ -130,7 +130,8 @@ class Core:
 
     def add(self, asked: Asked) -> None:
         """Takes a request."""
-        present = self._queues.owners | {o.asked.request.owner for o in self._continuing.values()}
+        running = {one.asked.request.owner for one in self._continuing.values()}
+        present = running | set(self._queues.owners)
         self._queues.shares.comes(asked.request.owner, sorted(present))
         self._queues.add(asked)
 
@@ -139,17 +140,18 @@ class Core:
         asked = self._queues.remove(number)
         if asked is None and number in self._continuing:
             one = self._continuing[number]
-            self._device.stop([one.row])
-            self._leave(one)
+            self._leave(one, is_sound=False)
             asked = one.asked
         if asked is not None:
-            self.counts.requests += 1
             asked.deliver(Update([], "cancelled"))
 
     def step(self) -> bool:
         """Does an iteration; returns whether there was anything to do."""
-        self._admit()
-        scorings = list(itertools.islice(self._queues.in_turn(ScoreRequest), LOOKAHEAD))
+        ready = self._queues.ready(self._table.num_free, LOOKAHEAD)
+        for asked in ready:
+            if isinstance(asked.request, GenerateRequest):
+                self._admit(asked, asked.request)
+        scorings = [asked for asked in ready if isinstance(asked.request, ScoreRequest)]
         plan = make_plan(self._work(scorings), self.costs, self._device.ladder, self._target_ms)
         read, self._calls = self._calls, []
         if not plan.is_empty:
@@ -161,35 +163,36 @@ class Core:
         return bool(read) or not plan.is_empty
 
     def fail(self, error: Exception) -> None:
-        """Ends all requests with an error."""
+        """Ends all requests with an error, and begins anew.
+
+        Args:
+            error: why; the requests are told, and so is the log.
+        """
+        _LOG.error("all requests end, since an iteration failed", exc_info=error)
         running = [one.asked for one in self._continuing.values()] + list(self._scoring.values())
         for asked in running:
             self._slots.release(asked.version)
         self._continuing, self._scoring, self._calls = {}, {}, []
         self._table = RowTable(self._device.ladder.num_rows)
-        self._device.reset()  # a call that failed may have used up the rows
-        for asked in running + self._queues.remove_all():
-            asked.deliver(error)
+        try:
+            self._device.reset()  # a call that failed may have used up the rows
+        finally:
+            for asked in running + self._queues.remove_all():
+                asked.deliver(error)
 
-    def _admit(self) -> None:
-        """Gives free rows to requests that generate."""
-        if not self._table.num_free:
-            return
-        for asked in self._queues.in_turn(GenerateRequest):
-            request = asked.request
-            assert isinstance(request, GenerateRequest)
-            place = self._table.take(asked.version, request.prompt)
-            if place is None:
-                return
-            if place.source is not None:
-                self._device.copy_row(place.source, place.row)
-            if request.nudges:
-                self._device.nudge(place.row, dict(request.logit_bias))
-            self._queues.remove(asked.number)
-            slot, reused = self._slots.acquire(asked.version), place.num_reused
-            self._continuing[asked.number] = Continuing(asked, place.row, slot, reused, reused)
-            self.counts.prompt_tokens += len(request.prompt)
-            self.counts.reused_tokens += reused
+    def _admit(self, asked: Asked, request: GenerateRequest) -> None:
+        """Gives a free row to a request."""
+        place = self._table.take(asked.version, request.prompt)
+        assert place is not None, "no more requests are ready than rows are free"
+        slot, reused = self._slots.acquire(asked.version), place.num_reused
+        self._queues.remove(asked.number)
+        self._continuing[asked.number] = Continuing(asked, place.row, slot, reused, reused)
+        self.counts.prompt_tokens += len(request.prompt)
+        self.counts.reused_tokens += reused
+        if place.source is not None:
+            self._device.copy_row(place.source, place.row)
+        if request.nudges:
+            self._device.nudge(place.row, dict(request.logit_bias))
 
     def _work(self, scorings: Sequence[Asked]) -> Work:
         live = [one for one in self._continuing.values() if one.is_live]
@@ -256,18 +259,17 @@ class Core:
         assigned = assignment(plan, {number: i for i, number in enumerate(numbers)})
         pages = pack(items, plan.page_shape, assigned=assigned)
         for page, members in enumerate(plan.scored):
-            pages.slot_p[page] = self._slots.acquire(sent[members[0]].version)
-            for number in members[1:]:
-                self._slots.acquire(sent[number].version)
+            for number in members:
+                pages.slot_p[page] = self._slots.acquire(sent[number].version)
+                self._scoring[number] = sent[number]
+                self._queues.remove(number)
         counts = [_scoring(asked).num_logprobs for asked in sent.values()]
         ranked = self._device.score(pages, ranks=any(counts))
         useful = sum(item.num_computed for item in items)
         tokens = plan.page_shape.pages * plan.page_shape.tokens
         self.counts.scored_tokens += useful
         self.counts.padding_tokens += tokens - useful
-        for number, asked in sent.items():
-            self._queues.remove(number)
-            self._scoring[number] = asked
+        for asked in sent.values():
             self._queues.shares.serve(asked.request.owner, asked.num_tokens)
 
         def deliver(ranked: Ranked) -> None:
@@ -308,19 +310,27 @@ class Core:
         self._queues.shares.serve(one.request.owner, len(update.tokens))
         self._table.hold(one.row, one.cached)
         if update.finish_reason is not None:
-            self._leave(one)
-            self.counts.requests += 1
+            self._leave(one, is_sound=update.finish_reason != "nonfinite")
         one.asked.deliver(update)
 
     def _deliver_scores(self, sent: dict[int, Asked], found: list[Scores]) -> None:
         for (number, asked), scores in zip(sent.items(), found, strict=True):
             del self._scoring[number]
             self._slots.release(asked.version)
-            self.counts.requests += 1
             asked.deliver(scores)
 
-    def _leave(self, one: Continuing) -> None:
+    def _leave(self, one: Continuing, *, is_sound: bool) -> None:
+        """Frees a row.
+
+        Args:
+            one: what was in it.
+            is_sound: whether all that the row holds is known to be finite. Else it is cleared: a
+                NaN would be in the way of the next request, even where that does not look.
+        """
         del self._continuing[one.asked.number]
+        if not is_sound:
+            self._device.clear(one.row)
+            self._table.hold(one.row, one.request.prompt[:0])
         self._table.free(one.row)
         self._slots.release(one.asked.version)
 

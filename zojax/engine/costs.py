@@ -35,14 +35,6 @@ class Costs(NamedTuple):
         """
         return self.base + self.per_token * tokens + self.per_key * keys
 
-    def tokens_within(self, ms: float, keys: int = 0) -> int:
-        """The number of tokens that a call may have to end in time; perhaps none.
-
-        >>> Costs(base=5.0, per_token=0.5).tokens_within(ms=9.0)
-        8
-        """
-        return max(0, int((ms - self.base - self.per_key * keys) / max(self.per_token, 1e-9)))
-
 
 @dataclasses.dataclass(frozen=True)
 class CostFit:

@@ -6,7 +6,7 @@ so that the host can go on before they are there.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,12 +22,12 @@ from zojax.engine.row_programs import (
     Pieces,
     RowState,
     advance,
+    clear_row,
     copy_row,
     empty_rows,
     extend,
     no_pieces,
     nudge,
-    stop_rows,
 )
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, shapes_of
@@ -89,7 +89,8 @@ class Device:
 
     def reset(self) -> None:
         """Makes all rows free."""
-        self._state: RowState = self._empty(self._weights)
+        self._state: Any = None  # so that the old rows make room first
+        self._state = self._empty(self._weights)
 
     def set_pool(self, pool: Tree) -> None:
         """Takes another pool of the same shapes, for later calls."""
@@ -129,11 +130,9 @@ class Device:
         args = (self._number(row), self._put(tokens), self._put(values))
         self._state = self._programs["nudge"](self._state, *args)
 
-    def stop(self, rows: Sequence[int]) -> None:
-        """Ends some rows."""
-        keeps_p = np.ones(self.ladder.num_rows, bool)
-        keeps_p[list(rows)] = False
-        self._state = self._programs["stop"](self._state, self._put(keeps_p))
+    def clear(self, row: int) -> None:
+        """Ends a row, and forgets what it holds."""
+        self._state = self._programs["clear"](self._state, self._number(row))
 
     def _put(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: put(leaf, self._layout.sharding()), tree)
@@ -173,11 +172,10 @@ class Device:
             yield ("score", shape), _ahead(function, args, out_shardings=Ranked(*[whole] * 3))
         tokens = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.int32, sharding=whole)
         values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
-        keeps_p = jax.ShapeDtypeStruct((self.ladder.num_rows,), jnp.bool_, sharding=whole)
         of_state: dict[str, Any] = {"donate_argnums": 0, "out_shardings": self._of_state}
         yield "copy", _ahead(copy_row, (state, steps, steps), **of_state)
         yield "nudge", _ahead(nudge, (state, steps, tokens, values), **of_state)
-        yield "stop", _ahead(stop_rows, (state, keeps_p), **of_state)
+        yield "clear", _ahead(clear_row, (state, steps), **of_state)
 
 
 def _advance(

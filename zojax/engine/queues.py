@@ -1,12 +1,13 @@
 """What waits for the device: requests in fair order, and the adapters that they wait for."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from zojax.engine.requests import Deliver, GenerateRequest, Request, ScoreRequest
 from zojax.engine.shares import Shares, Waiting, in_turn
-from zojax.engine.slots import Registered, Slots, Tree
+from zojax.engine.slots import BASE, Registered, Slots, Tree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,65 +47,95 @@ class Queues:
         executor: loads adapters.
         on_loaded: called on the executor's thread with a version, and the adapter or what was
             raised; its caller passes both to :meth:`loaded`.
+
+    Attributes:
+        shares: the tokens that owners were served.
+        owners: the number of requests of each owner that wait.
     """
 
     def __init__(
         self, slots: Slots, executor: Executor, on_loaded: Callable[[int, Tree | Exception], None]
     ):
         self.shares = Shares()
+        self.owners: Counter[str] = Counter()
         self._slots, self._executor, self._on_loaded = slots, executor, on_loaded
         self._waiting: dict[int, Asked] = {}
+        self._versions: Counter[int] = Counter()
         self._loaded: dict[int, Tree] = {}
         self._loading: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    @property
-    def owners(self) -> set[str]:
-        """Those whose requests wait."""
-        return {asked.request.owner for asked in self._waiting.values()}
-
     def add(self, asked: Asked) -> None:
         """Adds a request."""
         self._waiting[asked.number] = asked
+        self.owners[asked.request.owner] += 1
+        self._versions[asked.version] += 1
 
     def remove(self, number: int) -> Asked | None:
         """Removes a request; None if it does not wait."""
-        return self._waiting.pop(number, None)
+        asked = self._waiting.pop(number, None)
+        if asked is not None:
+            self.owners -= Counter([asked.request.owner])
+            self._versions -= Counter([asked.version])
+            self._forget_unwanted(asked.version)
+        return asked
 
     def remove_all(self) -> list[Asked]:
         """Removes all requests."""
-        removed, self._waiting = list(self._waiting.values()), {}
-        return removed
+        return [asked for number in list(self._waiting) if (asked := self.remove(number))]
 
     def loaded(self, version: int, adapter: Tree | Exception) -> list[Asked]:
         """Takes an adapter that was loaded; returns the requests whose adapter cannot be."""
         self._loading.discard(version)
         if not isinstance(adapter, Exception):
             self._loaded[version] = adapter
+            self._forget_unwanted(version)
             return []
         failed = [asked for asked in self._waiting.values() if asked.version == version]
         for asked in failed:
-            del self._waiting[asked.number]
+            self.remove(asked.number)
         return failed
 
-    def in_turn(self, kind: type[ScoreRequest] | type[GenerateRequest]) -> Iterator[Asked]:
-        """Requests of a kind in the order in which they should be served.
+    def _forget_unwanted(self, version: int) -> None:
+        """Drops an adapter that is not in a slot if no request waits for it any more."""
+        if not self._versions[version]:
+            self._loaded.pop(version, None)
 
-        Those whose adapter is not in a slot are left out, and it is put there as soon as possible.
+    def ready(self, num_rows: int, most: int) -> list[Asked]:
+        """The requests that should be served next, in order.
+
+        Requests whose adapter is not in a slot are left out, and it is put there as soon as
+        possible. If one of them finds all slots in use, those behind it get no slot before it.
+
+        Args:
+            num_rows: the most requests that generate.
+            most: the most requests.
         """
         waiting = [
             Waiting(asked.number, asked.request.owner, asked.request.priority, asked.num_tokens)
             for asked in self._waiting.values()
-            if isinstance(asked.request, kind)
         ]
-        keeps: set[int] = set()  # the versions of the requests of this turn
+        found: list[Asked] = []
+        keeps: set[int] = {BASE}  # the versions of the requests that were found
+        is_full = False
         for one in in_turn(waiting, self.shares.served):
             asked = self._waiting.get(one.number)
-            if asked is not None and self._is_ready(asked, keeps):
+            generates = asked is not None and isinstance(asked.request, GenerateRequest)
+            if asked is None or (generates and not num_rows):
+                continue
+            if is_full and asked.version not in keeps:
+                continue
+            if self._is_ready(asked, keeps):
                 keeps.add(asked.version)
-                yield asked
+                found.append(asked)
+                num_rows -= generates
+            elif asked.version in self._loaded:
+                is_full = True
+            if len(found) == most:
+                break
+        return found
 
     def _is_ready(self, asked: Asked, keeps: set[int]) -> bool:
         if asked.adapter is None or self._slots.holds(asked.version):

@@ -14,7 +14,7 @@ from zojax.scoring.pages import IntArray
 MAX_LOGPROBS = 20
 """The most alternatives to a token whose log-probabilities can be asked for."""
 
-MAX_STOP_IDS = 8
+MAX_STOP_IDS = 16
 """The most tokens that end a request's text."""
 
 

@@ -314,9 +314,15 @@ def nudge(state: RowState, row: Array, tokens: Array, biases: Array) -> RowState
     return dataclasses.replace(state, bias_pv=bias_pv, count_pv=state.count_pv.at[row].set(0))
 
 
-def stop_rows(state: RowState, keeps_p: Array) -> RowState:
-    """Ends all rows but those that are kept."""
-    return dataclasses.replace(state, live_p=state.live_p & keeps_p)
+def clear_row(state: RowState, row: Array) -> RowState:
+    """Ends a row, and fills it with zeros, since zero times a masked NaN is NaN."""
+
+    def cleared(x_ypsgd: jax.Array) -> jax.Array:
+        zeros = jnp.zeros_like(x_ypsgd[:, :1])
+        return jax.lax.dynamic_update_slice_in_dim(x_ypsgd, zeros, row, axis=1)
+
+    cache = Cache(*map(cleared, state.cache))
+    return dataclasses.replace(state, cache=cache, live_p=state.live_p.at[row].set(False))
 
 
 def _choose(

@@ -114,9 +114,3 @@ class RowTable:
     def free(self, row: int) -> None:
         """Notes that no request is using a row; what it holds is kept until it is taken."""
         self.rows[row] = dataclasses.replace(self.rows[row], is_busy=False)
-
-    def forget(self, version: int) -> None:
-        """Drops what free rows hold of an adapter's version."""
-        for i, row in enumerate(self.rows):
-            if row.version == version and not row.is_busy:
-                self.rows[i] = Row(used=row.used)

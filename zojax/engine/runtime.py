@@ -1,5 +1,6 @@
 """The runtime: a thread that owns the device and serves the requests of all others."""
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -14,6 +15,11 @@ from zojax.engine.queues import Asked, Queues
 from zojax.engine.requests import Deliver, Request, ScoreRequest, check_request
 from zojax.engine.slots import Registry, Slots, Tree
 from zojax.errors import InputError
+
+_MOST_COMMANDS = 256
+"""How many requests are taken between two iterations: those under way do not wait for a crowd."""
+
+_POLL_SECONDS = 0.05
 
 
 class Runtime:
@@ -30,6 +36,7 @@ class Runtime:
     Attributes:
         registry: the adapters that can be asked for.
         core: what was done so far, for metrics; read only.
+        is_lost: whether the device failed so that nothing can be served any more.
     """
 
     def __init__(
@@ -43,7 +50,7 @@ class Runtime:
         self.core = Core(device, slots, self._queues, target_ms=target_ms)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._takes = self._ends = False
+        self._takes = self._ends = self.is_lost = False
         self._thread = threading.Thread(target=self._run, name="zojax-runtime", daemon=True)
 
     def __enter__(self) -> "Runtime":
@@ -107,20 +114,26 @@ class Runtime:
     def _run(self) -> None:
         did_something = False
         while not (self._ends and self.core.is_idle):
-            self._take_commands(block=not did_something and not self._ends)
             try:
+                self._take_commands(wait=not did_something)
                 did_something = self.core.step()
             except Exception as error:  # all who wait are told, and the thread goes on
-                self.core.fail(error)
+                self._fail(error)
 
-    def _take_commands(self, *, block: bool) -> None:
+    def _fail(self, error: Exception) -> None:
         try:
-            if block:
-                self._commands.get()()
-            while True:
+            self.core.fail(error)
+        except Exception:  # the device is lost
+            self.drain()
+            self._ends = self.is_lost = True
+            raise
+
+    def _take_commands(self, *, wait: bool) -> None:
+        with contextlib.suppress(queue.Empty):
+            if wait:
+                self._commands.get(timeout=_POLL_SECONDS if self._ends else None)()
+            for _ in range(_MOST_COMMANDS):
                 self._commands.get_nowait()()
-        except queue.Empty:
-            return
 
 
 def _as_error(found: Any) -> Exception:

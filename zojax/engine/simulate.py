@@ -1,6 +1,7 @@
 """The planner under loads and on devices that are not here: simulates iterations by their costs.
 
-No model runs: an iteration lasts what fitted costs say, and everything else is the runtime's own.
+No model runs: an iteration lasts what fitted costs say. Plans and shares are the runtime's own;
+adapters, what rows share, and that results are read late are left out.
 """
 
 import dataclasses

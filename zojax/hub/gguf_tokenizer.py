@@ -15,7 +15,7 @@ _ENDS = ("eos", "eot", "eom")
 _SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 """Special tokens by their names in transformers, and those in the files."""
 
-_LIKE_LLAMA_3 = (
+_TAKE_WHOLE_TOKENS = (
     *("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
     *("jina-v5-nano", "tekken"),
 )
@@ -42,9 +42,9 @@ def read_tokenizer(header: GgufHeader, special: Mapping[str, str | None]) -> Any
         for group in ("tokenizer", "tokenizer_config")
     )
     backend, _ = convert_gguf_tokenizer(header.entry("general.architecture"), described)
-    if _is_like_llama_3(described):
+    if _takes_whole_tokens(described):
         backend.model.ignore_merges = True  # as in the files of Llama 3, which a GGUF file replaces
-    if _is_like_llama_3(described) or described.get("tokenizer_type") == SENTENCEPIECE:
+    if _takes_whole_tokens(described) or described.get("tokenizer_type") == SENTENCEPIECE:
         settings.setdefault("add_bos_token", True)
     for name, theirs in _SPECIAL.items():
         token = header.entry(f"tokenizer.ggml.{theirs}_token_id")
@@ -64,6 +64,6 @@ def _renamed(header: GgufHeader, names: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _is_like_llama_3(described: Mapping[str, Any]) -> bool:
+def _takes_whole_tokens(described: Mapping[str, Any]) -> bool:
     kind, splits = described.get("tokenizer_type"), described.get("pre_tokenizer_type")
-    return kind == "gpt2" and splits in _LIKE_LLAMA_3
+    return kind == "gpt2" and splits in _TAKE_WHOLE_TOKENS

@@ -159,7 +159,8 @@ def main() -> None:
             told = {"error": "takes more memory than a chat needs"}
         except Exception as error:  # whatever a template does is an error of the template
             told = {"error": str(error) or type(error).__name__}
-        print(json.dumps(told), flush=True)
+        sys.stdout.write(f"{json.dumps(told)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
