@@ -6,11 +6,13 @@ import logging
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 
 from zojax.errors import InputError
 from zojax.serving.app import create_app
 from zojax.serving.errors import ApiError
 from zojax.serving.limits import Gate, Keys, Limits, read_keys
+from zojax.serving.schema import ChatBody, CompletionBody
 from zojax.serving.service import Service
 
 BODY = {"prompt": "a", "max_tokens": 2, "temperature": 0}
@@ -69,6 +71,36 @@ def test_a_body_that_is_too_large_is_not_read(service):
         answer = client.post("/v1/completions", content=content, headers=headers)
         assert answer.status_code == 413
         assert answer.json()["error"]["message"] == "the body has more than 100 bytes"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": [-1] * 100_000},
+        {"prompt": [None] * 100_000},
+        {"messages": [0] * 100_000},
+        {"messages": [{"role": "user", "content": [0] * 100_000}]},
+        {"messages": [{"role": "user", "content": "a"}] * 1025},
+        {"logit_bias": dict.fromkeys(map(str, range(1025)), 1.0)},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_body_has_few_errors_and_short_lists(fields):
+    kind = ChatBody if "messages" in fields else CompletionBody
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate({"prompt": "a", **fields})
+    assert caught.value.error_count() < 10
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("use_beam_search", True), ("min_tokens", 1), ("repetition_penalty", True), ("tools", "")],
+)
+def test_fields_that_are_not_supported_are_refused_unless_they_say_nothing(field, value):
+    with pytest.raises(ValidationError, match=f"{field} is not supported"):
+        CompletionBody.model_validate({"prompt": "a", field: value})
+    nothing = {"use_beam_search": False, "min_tokens": 0, "repetition_penalty": 1.0, "tools": []}
+    CompletionBody.model_validate({"prompt": "a", field: nothing[field]})
 
 
 def test_more_than_a_keys_share_has_to_be_asked_for_again(service):

@@ -26,6 +26,7 @@ class Limits:
         body_bytes: the bytes of a body.
         choices: the texts that a request continues, over all prompts.
         candidates: the candidates, items or labels of a request that scores.
+        characters: the characters or tokens of all its texts, with what stands before each.
         open_per_key: the texts and items of a key that are waiting or being served.
         open: the same, of all keys together.
     """
@@ -33,6 +34,7 @@ class Limits:
     body_bytes: int = 4 << 20
     choices: int = 128
     candidates: int = 1024
+    characters: int = 16 << 20
     open_per_key: int = 1024
     open: int = 4096
 

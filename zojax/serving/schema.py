@@ -20,10 +20,21 @@ _UNSUPPORTED = (
 )
 _NULL_MEANS_ALL = ("max_tokens",)
 """Where null means as much as fits; elsewhere it means what leaving the field out means."""
-_HARMLESS: tuple[Any, ...] = (None, False, 0, 1, "", [], {}, {"type": "text"})
+_HARMLESS: dict[str, Any] = {
+    **{"suffix": "", "min_tokens": 0, "bad_words": [], "use_beam_search": False},
+    **{"logits_processors": [], "response_format": {"type": "text"}, "tools": [], "functions": []},
+    **{"repetition_penalty": 1, "length_penalty": 1},
+}
+"""What says nothing of fields that are not supported, beside null."""
+_MOST_TOKENS = 1 << 20
+_MOST_TEXTS = 1 << 14
+_MOST_BIASES = 1024
 
 TokenId = Annotated[int, Field(ge=0, le=_MOST)]
-Tokens = list[TokenId]
+# Lists end at their first error, or a body of nothing but errors would make a list of them.
+Tokens = Annotated[list[TokenId], Field(max_length=_MOST_TOKENS, fail_fast=True)]
+Texts = Annotated[list[str], Field(max_length=_MOST_TEXTS, fail_fast=True)]
+ManyTokens = Annotated[list[Tokens], Field(max_length=_MOST_TEXTS, fail_fast=True)]
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Text = str | Tokens
 
@@ -58,7 +69,7 @@ class Sampled(Body):
     top_k: int = Field(0, ge=-1, le=_MOST)
     min_p: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16, fail_fast=True)] | None = None
     stop_token_ids: Annotated[Tokens, Field(max_length=8)] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
@@ -79,8 +90,11 @@ class Sampled(Body):
     @classmethod
     def _refuse(cls, body: Any) -> Any:
         for name in _UNSUPPORTED:
-            if isinstance(body, dict) and body.get(name) not in _HARMLESS:
+            if isinstance(body, dict) and not _says_nothing(name, body.get(name)):
                 raise ValueError(f"{name} is not supported")
+        biases = body.get("logit_bias") if isinstance(body, dict) else None
+        if isinstance(biases, dict) and len(biases) > _MOST_BIASES:  # before each is looked at
+            raise ValueError(f"logit_bias: give at most {_MOST_BIASES} tokens")
         return body
 
     @property
@@ -106,10 +120,23 @@ class Sampled(Body):
         return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
 
 
+def _says_nothing(name: str, value: Any) -> bool:
+    """Whether a field that is not supported is as if it were left out.
+
+    >>> [_says_nothing("min_tokens", value) for value in (None, 0, 1, False)]
+    [True, True, False, False]
+    """
+    if value is None:
+        return True
+    harmless = _HARMLESS.get(name)
+    is_same_kind = isinstance(value, bool) == isinstance(harmless, bool)  # since True == 1
+    return harmless is not None and is_same_kind and value == harmless
+
+
 class CompletionBody(Sampled):
     """The body of ``/v1/completions``."""
 
-    prompt: str | Tokens | list[str] | list[Tokens]
+    prompt: str | Tokens | Texts | ManyTokens
     max_tokens: Count | None = 16
     best_of: int | None = Field(None, ge=1, le=128)
     echo: bool = False
@@ -135,9 +162,9 @@ class ScoreBody(Body):
     """The body of ``/v1/score``: ``prompt`` and ``candidates``, or SGLang's fields."""
 
     prompt: Text | None = None
-    candidates: list[str] | list[Tokens] | None = None
+    candidates: Texts | ManyTokens | None = None
     query: Text | None = None
-    items: str | list[str] | list[Tokens] | None = None
+    items: str | Texts | ManyTokens | None = None
     label_token_ids: Tokens | None = None
     item_first: bool = False
     apply_softmax: bool = False
@@ -155,7 +182,7 @@ class Message(BaseModel):
     """A turn of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list["ContentPart"]
+    content: str | Annotated[list["ContentPart"], Field(max_length=1024, fail_fast=True)]
 
     @property
     def text(self) -> str:
@@ -175,7 +202,7 @@ class ContentPart(BaseModel):
 class ChatBody(Sampled):
     """The body of ``/v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool = False

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
 
 from zojax.errors import InputError
 from zojax.scoring import Item
@@ -23,11 +24,12 @@ async def score(service: Service, body: ScoreBody, owner: str) -> dict[str, Any]
         InputError: a field cannot be.
     """
     adapter = service.adapter(body.model)
-    count = len(body.candidates or body.items or ())
+    count = len(_given(body))
     if max(count, len(body.label_token_ids or ())) > service.limits.candidates:
         raise InputError(f"more than {service.limits.candidates} candidates, items or labels")
-    items = _items(service, body) if body.candidates is None else [_item(service, body)]
-    with service.gate.entered(owner, len(items)):
+    _check_lengths(service, body)
+    with service.gate.entered(owner, count if body.candidates is None else 1):
+        items = await run_in_threadpool(_items, service, body)
         answers = await choices.scores(service, items, adapter, owner)
     found = [answer.logprobs for answer in answers]
     of_labels = body.candidates is None
@@ -43,14 +45,45 @@ async def score(service: Service, body: ScoreBody, owner: str) -> dict[str, Any]
     }
 
 
+def _check_lengths(service: Service, body: ScoreBody) -> None:
+    """Refuses what is too long to be tokenised, before each text is written behind its prompt.
+
+    Raises:
+        InputError: a text cannot fit, or all of them together are too long.
+    """
+    first: Any = body.query if body.candidates is None else body.prompt
+    total = 0
+    for item in _given(body):
+        for text in (first, item):
+            if isinstance(text, str):
+                service.check_characters(text)
+            elif len(text) > service.max_length:
+                raise InputError(f"prompt: has more than {service.max_length} tokens")
+        total += len(first) + len(item)
+    if total > service.limits.characters:
+        raise InputError(
+            f"the texts have {total:,} characters or tokens, with what stands before each; more "
+            f"than {service.limits.characters:,} are not tokenised at once"
+        )
+
+
+def _given(body: ScoreBody) -> Sequence[Any]:
+    """The candidates or items."""
+    given: Any = body.items if body.candidates is None else body.candidates
+    return [given] if isinstance(given, str) else given
+
+
+def _items(service: Service, body: ScoreBody) -> list[Item]:
+    """What is scored; takes a moment, as it tokenises."""
+    return _of_query(service, body) if body.candidates is None else [_item(service, body)]
+
+
 def _item(service: Service, body: ScoreBody) -> Item:
     """A prompt and its candidates, tokenised together if both are texts."""
     prompt: Any = body.prompt
     candidates: Any = body.candidates
     are_texts = [isinstance(one, str) for one in (prompt, *candidates)]
     if all(are_texts):
-        for text in (prompt, *candidates):
-            service.check_characters(text)
         return tokenise(service.tokenizer, Example(prompt, tuple(candidates), 0, "candidates"))
     if any(are_texts):
         raise InputError("candidates: give them as the prompt, both as texts or both as tokens")
@@ -59,13 +92,12 @@ def _item(service: Service, body: ScoreBody) -> Item:
     return Item(service.encode(prompt), tuple(np.array(one, np.int32) for one in candidates))
 
 
-def _items(service: Service, body: ScoreBody) -> list[Item]:
+def _of_query(service: Service, body: ScoreBody) -> list[Item]:
     """A query with each item, followed by each label."""
     query: Any = body.query
-    given: Sequence[Any] = [body.items] if isinstance(body.items, str) else body.items or ()
     labels = tuple(np.array([label], np.int32) for label in body.label_token_ids or ())
     wholes: list[Text] = []
-    for item in given:
+    for item in _given(body):
         if isinstance(item, str) != isinstance(query, str):
             raise InputError("items: give them as the query, both as texts or both as tokens")
         wholes.append(item + query if body.item_first else query + item)
