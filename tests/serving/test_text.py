@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 import zojax
 from zojax.hub import load_tokenizer
@@ -20,8 +21,10 @@ def by_bits(ids, before=()):
 def test_bits_of_any_tokens_are_the_text_of_all(ids, split):
     assert "".join(by_bits(ids)) == TOKENIZER.text(ids)
     before, after = ids[:split], ids[split:]
-    whole = TOKENIZER.text(before).rstrip("\N{REPLACEMENT CHARACTER}")
-    assert whole + "".join(by_bits(after, before)) == TOKENIZER.text(ids)
+    text, bits = TOKENIZER.text(ids), "".join(by_bits(after, before))
+    assert text.endswith(bits)
+    least, most = TOKENIZER.text(before).rstrip("\N{REPLACEMENT CHARACTER}"), TOKENIZER.text(before)
+    assert len(least) <= len(text) - len(bits) <= len(most)  # what was before is not told again
 
 
 @given(st.text(max_size=30))
@@ -40,7 +43,12 @@ def by_fallback(ids):
         return "\N{REPLACEMENT CHARACTER}" * len(ids)
 
 
-@given(st.text(st.characters(min_codepoint=0x80, max_codepoint=0x1FFFF), max_size=12))
+CHARACTERS = st.characters(
+    min_codepoint=0x80, max_codepoint=0x1FFFF, exclude_characters="\N{REPLACEMENT CHARACTER}"
+)
+
+
+@given(st.text(CHARACTERS, max_size=12))
 def test_bytes_of_a_tokenizer_with_byte_fallback_become_whole_characters(text):
     try:
         ids = list(text.encode())
@@ -50,6 +58,25 @@ def test_bytes_of_a_tokenizer_with_byte_fallback_become_whole_characters(text):
     bits = [detokenizer.push(one) for one in ids]
     assert "".join(bits) == text
     assert [bit for bit in bits if bit] == list(text)
+
+
+FALLBACK = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+
+
+def by_byte_tokens(ids):
+    return FALLBACK.decode([f"<0x{id_:02X}>" if id_ < 256 else "x" for id_ in ids])
+
+
+@given(
+    st.text(st.sampled_from("é€👍"), max_size=8),
+    st.text(st.sampled_from("é€👍"), max_size=4),
+    st.integers(0, 3),
+)
+def test_a_prompt_of_byte_tokens_does_not_leak_into_what_follows(before, after, part):
+    ids = [*(before + after).encode(), 256]
+    split = len(before.encode()) + min(part, max(0, len(after[:1].encode()) - 1))
+    detokenizer = Detokenizer(by_byte_tokens, ids[:split])
+    assert "".join(detokenizer.push(id_) for id_ in ids[split:]) == f"{after}x"
 
 
 @given(

@@ -11,6 +11,10 @@ _CONTEXT = 5
 """The tokens before a token that its text may depend on, as for a space at a text's beginning."""
 
 
+_MOST_PARTS = 4
+"""The most tokens of a character: its bytes in UTF-8."""
+
+
 class Detokenizer:
     """Gives the text of tokens as they come, in whole characters.
 
@@ -27,9 +31,13 @@ class Detokenizer:
 
     def __init__(self, decode: Decode, before: Sequence[int] = ()):
         self._decode = decode
-        self._window = list(before[-_CONTEXT:])  # the tokens whose text is looked at
-        self._given = len(self._text().rstrip(_BROKEN))
-        self._borders = [len(self._window)]  # where a token ended, and a character too
+        self._window, part = _before(decode, list(before))  # the tokens whose text is looked at
+        whole = len(self._window) - part
+        self._borders = [whole]  # where a token ended, and a character too
+        # Of a token that ends within a character, the characters before that are told by some
+        # decoders; others show all bytes before it as broken too.
+        told = (decode(self._window[:whole]), self._text().rstrip(_BROKEN))
+        self._given = max(map(len, told))
 
     def push(self, token: int) -> str:
         """Takes a token; returns the text that is certain by now."""
@@ -57,6 +65,22 @@ class Detokenizer:
 
     def _text(self) -> str:
         return self._decode(self._window)
+
+
+def _before(decode: Decode, ids: list[int]) -> tuple[list[int], int]:
+    """The last tokens of some, from a character's beginning, and how many begin one that is open.
+
+    A decoder that shows a run of bytes as broken if one byte is would show none of a text whose
+    first or last character is cut.
+    """
+    for part in range(_MOST_PARTS):
+        whole = len(ids) - part
+        for more in range(_MOST_PARTS):
+            first = max(0, whole - _CONTEXT - more)
+            text = decode(ids[first : max(0, whole)])
+            if not (text.startswith(_BROKEN) or text.endswith(_BROKEN)):
+                return ids[first:], min(part, len(ids))
+    return ids[-_CONTEXT:], min(1, len(ids))  # bytes that are no text
 
 
 class Found(NamedTuple):
