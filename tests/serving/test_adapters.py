@@ -1,6 +1,7 @@
 """Adapters are loaded from below one directory only, and never run or show what they should not."""
 
 import dataclasses
+import shutil
 
 import pytest
 from fastapi.testclient import TestClient
@@ -54,7 +55,7 @@ def test_an_adapter_can_be_loaded_used_replaced_and_unloaded(client, loras, tmp_
 def test_adapters_lie_below_the_directory_and_links_do_not_lead_out(client, loras, tmp_path):
     outside = write_lora(tmp_path / "outside", 7)
     (loras / "link").symlink_to(outside)
-    for path in (outside, "link", "../outside", ".", "", "no/such", "a\0b", "/etc", "~"):
+    for path in (outside, "link", "../outside", ".", "", "no/such", "a\0b", "/etc", "~", "a" * 300):
         answer = load(client, "new", path)
         assert answer.status_code in (400, 404), path
         assert str(tmp_path) not in answer.text
@@ -77,9 +78,19 @@ def test_only_safetensors_are_read_and_what_is_wrong_is_told_without_the_place(c
     assert str(loras) not in answer.text
 
 
-def test_an_adapter_that_does_not_fit_fails_its_own_requests(client, loras):
-    write_lora(loras / "large", 3, rank=5)
+def test_an_adapter_that_does_not_fit_is_refused_with_the_reason(client, loras):
+    write_lora(loras / "too_large", 3, rank=5)
+    answer = load(client, "too_large", "too_large")
+    assert answer.status_code == 400
+    assert "a smaller rank" in answer.text
+    assert client.get("/v1/models/too_large").status_code == 404
+
+
+def test_an_adapter_that_no_longer_fits_fails_its_own_requests(client, loras):
+    directory = write_lora(loras / "large", 3)
     assert load(client, "large", "large").status_code == 200
+    shutil.rmtree(directory)
+    write_lora(directory, 3, rank=5)
     for stream in (False, True):
         body = {"model": "large", "prompt": "a", "max_tokens": 2, "stream": stream}
         answer = client.post("/v1/completions", json=body)

@@ -138,20 +138,34 @@ class AdapterPool:
             raise ValueError(f"slot {slot} of the adapter pool is released, but not in use")
         self._occupancy = self._occupancy.with_uses(slot, uses - 1)
 
-    def _padded(self, adapter: Tree) -> Tree:
-        """The adapter with factors of rank r at all sites, on the host, so nothing is compiled."""
+    def check(self, adapter: Tree) -> None:
+        """Whether an adapter fits, without inserting it; may be called from any thread.
+
+        Args:
+            adapter: as :meth:`insert` takes it.
+
+        Raises:
+            InputError: it does not fit: it has another site, something besides factors, another
+                shape or a larger rank.
+        """
         flat: dict[str, Any] = dict(traverse_util.flatten_dict(adapter, sep="/"))
-        padded = {path: np.zeros(shape, np.float32) for path, shape in self._shapes.items()}
         for path, leaf in flat.items():
-            self._check(path, leaf)
-            padded[path][..., : leaf.shape[-1]] = leaf
+            self._check_leaf(path, leaf)
         for site in {path.rpartition("/")[0] for path in flat}:
             u, v = (flat.get(f"{site}/{factor}") for factor in "uv")
             if u is None or v is None or u.shape[-1] != v.shape[-1]:
                 raise InputError(f"adapter: {site} needs u and v, both of one rank")
+
+    def _padded(self, adapter: Tree) -> Tree:
+        """The adapter with factors of rank r at all sites, on the host, so nothing is compiled."""
+        self.check(adapter)
+        flat: dict[str, Any] = dict(traverse_util.flatten_dict(adapter, sep="/"))
+        padded = {path: np.zeros(shape, np.float32) for path, shape in self._shapes.items()}
+        for path, leaf in flat.items():
+            padded[path][..., : leaf.shape[-1]] = leaf
         return nest(padded)
 
-    def _check(self, path: str, leaf: Any) -> None:
+    def _check_leaf(self, path: str, leaf: Any) -> None:
         """Raises ``InputError`` if a leaf does not fit into the pool."""
         if path not in self._shapes:
             known = first_few(sorted({path.rpartition("/")[0] for path in self._shapes}))

@@ -45,7 +45,7 @@ async def load_adapter(service: Service, body: LoadAdapterBody) -> str:
     """Registers a LoRA below the directory from which clients may load.
 
     Raises:
-        ApiError: they may not, or the LoRA cannot be read.
+        ApiError: they may not, or the LoRA cannot be read or does not fit.
     """
     directory, read = _inside(service, body.lora_path), service.read_adapter
     known = service.runtime.registry.names()
@@ -85,8 +85,9 @@ def _inside(service: Service, path: str) -> Path:
     base = _allowed(service).resolve()
     try:
         found = (base / path).resolve()
+        is_inside = base in found.parents and found.is_dir()
     except (OSError, ValueError, RuntimeError):
         raise ApiError(404, "lora_path: there is no such directory", param="lora_path") from None
-    if base not in found.parents or not found.is_dir():
+    if not is_inside:
         raise ApiError(404, "lora_path: there is no such directory", param="lora_path")
     return found

@@ -85,6 +85,13 @@ def started(
         return load_lora(directory, model)
 
     pool, registry = _pool(settings, model, read_adapter), Registry()
+
+    def read_fitting(directory: Path) -> Tree:
+        adapter = read_adapter(directory)
+        if pool is not None:
+            pool.check(adapter)
+        return adapter
+
     for name, directory in settings.adapters.items():
         registry.add(name, lambda directory=directory: read_adapter(directory))
     slots = Slots(pool)
@@ -111,7 +118,7 @@ def started(
             settings.keys,
             settings.limits,
             settings.adapters_from,
-            read_adapter,
+            read_fitting,
         )
 
 
