@@ -11,8 +11,12 @@ from fastapi.testclient import TestClient
 
 import zojax
 from tests.serving.conftest import Running
+from zojax.engine.requests import Token
 from zojax.hub import load_tokenizer
+from zojax.serving import chat, completions
 from zojax.serving.app import create_app
+from zojax.serving.choices import Shown
+from zojax.serving.schema import ChatBody, CompletionBody
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
@@ -139,3 +143,17 @@ def test_what_cannot_be_answered_is_refused(client, directory, body, message):
 def test_a_model_without_a_template_says_so(service):
     said = ask(TestClient(create_app(service)), 400)["error"]["message"]
     assert said == "this model has no chat template that can be used; ask /v1/completions"
+
+
+def test_tokens_that_are_parts_of_characters_share_a_text_and_have_no_bytes(service):
+    broken = "\N{REPLACEMENT CHARACTER}"
+    first, second = [id_ for id_ in range(1024) if service.token_text(id_) == broken][:2]
+    shown = [Shown(Token(first, -2.0, ((second, -1.0),)), 0)]
+    turns = [{"role": "user", "content": "a"}]
+    chat_body = ChatBody.model_validate({"messages": turns, "logprobs": True})
+    told = chat._logprobs(service, chat_body, shown)
+    assert told is not None
+    assert (told["content"][0]["token"], told["content"][0]["bytes"]) == (broken, None)
+    body = CompletionBody.model_validate({"prompt": "a", "logprobs": 1})
+    told = completions._logprobs(service, body, shown)
+    assert (told["token_logprobs"], told["top_logprobs"]) == ([-2.0], [{broken: -1.0}])

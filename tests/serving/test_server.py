@@ -7,6 +7,11 @@ import time
 import httpx
 import openai
 import pytest
+from sse_starlette.sse import SendTimeoutError
+from starlette.requests import Request
+from starlette.types import Message
+
+from zojax.serving import events
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
@@ -69,6 +74,35 @@ def test_openais_asynchronous_client_gets_many_answers_at_once(arguments, text):
             return texts + await asyncio.gather(*map(joined, streams))
 
     assert asyncio.run(ask_all()) == [text] * 12
+
+
+def test_a_stream_ends_if_its_client_stops_reading(monkeypatch):
+    closed = []
+
+    async def coming():
+        try:
+            while True:
+                yield {"choices": []}
+        finally:
+            closed.append(True)
+
+    async def sending(message):
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(60)
+
+    async def receiving() -> Message:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def stream():
+        scope = {"type": "http", "method": "POST"}
+        response = await events.stream_events(Request(scope, receiving), coming())
+        await response(scope, receiving, sending)
+
+    monkeypatch.setattr(events, "_SEND_SECONDS", 0.05)
+    with pytest.raises(SendTimeoutError):
+        asyncio.run(asyncio.wait_for(stream(), 10))
+    assert closed
 
 
 def idle(service) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.concurrency import run_in_threadpool
 
 from zojax.serving import adapters, chat, completions, scores, tokens
 from zojax.serving.bridge import unless_disconnected
@@ -64,7 +65,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", response_model=None)
     async def complete(body: CompletionBody, request: Request) -> dict[str, Any] | Response:
-        asked = completions.ask(service, body, request.state.owner)
+        asked = await run_in_threadpool(completions.ask, service, body, request.state.owner)
         if body.stream:
             return await stream_events(request, completions.stream(service, body, asked))
         return await unless_disconnected(request, completions.complete(service, body, asked))
@@ -85,11 +86,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 def _add_tokens(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
-        return tokens.tokenize(service, body)
+        return await run_in_threadpool(tokens.tokenize, service, body)
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeBody) -> dict[str, str]:
-        return tokens.detokenize(service, body)
+        return await run_in_threadpool(tokens.detokenize, service, body)
 
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> dict[str, Any]:

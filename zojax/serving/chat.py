@@ -14,7 +14,8 @@ from zojax.errors import InputError
 from zojax.hub.chat_template import Turn
 from zojax.scoring.pages import IntArray
 from zojax.serving.asking import as_json, make_requests, new_id, usage
-from zojax.serving.choices import Event, Part, Shown, continuations
+from zojax.serving.choices import Part, Shown, continuations
+from zojax.serving.events import Event
 from zojax.serving.schema import ChatBody
 from zojax.serving.service import Service
 
@@ -142,7 +143,8 @@ def _logprobs(service: Service, body: ChatBody, tokens: Sequence[Shown]) -> dict
 
     def told(token: int, logprob: float) -> dict[str, Any]:
         text = service.token_text(token, as_id=body.return_tokens_as_token_ids)
-        return {"token": text, "logprob": as_json(logprob), "bytes": list(text.encode())}
+        parts = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
+        return {"token": text, "logprob": as_json(logprob), "bytes": parts}
 
     content = [
         {

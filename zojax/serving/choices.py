@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -170,7 +170,3 @@ def _error(answer: object) -> Exception:
         LOG.warning("an adapter cannot be loaded: %s", without_directories(as_line(answer)))
         return ApiError(400, "this model's adapter cannot be loaded; the server's log says more")
     return answer if isinstance(answer, Exception) else RuntimeError("an answer of another kind")
-
-
-Event = dict[str, Any]
-"""A part of a stream, before it is JSON."""

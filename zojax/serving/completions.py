@@ -3,15 +3,19 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
+
+from starlette.concurrency import run_in_threadpool
 
 from zojax.engine.requests import GenerateRequest, Token
 from zojax.errors import InputError
 from zojax.scoring.pages import IntArray
 from zojax.serving.asking import as_json, make_requests, new_id, usage
-from zojax.serving.choices import Event, Part, Shown, continuations, prompt_tokens
+from zojax.serving.choices import Part, Shown, continuations, prompt_tokens
+from zojax.serving.events import Event
 from zojax.serving.schema import CompletionBody, Text
 from zojax.serving.service import Service
 from zojax.serving.text import Detokenizer
@@ -162,17 +166,19 @@ async def _echoes(service: Service, body: CompletionBody, asked: Asked) -> list[
     """What is told of each prompt: nothing, unless the body asks for an echo."""
     if not body.echo:
         return [Echo()] * len(asked.prompts)
-    texts = [
-        _text_of(service, given, ids)
-        for given, ids in zip(body.prompts, asked.prompts, strict=True)
-    ]
+    both = list(zip(body.prompts, asked.prompts, strict=True))
     if body.logprobs is None:
-        return [Echo(text) for text in texts]
+        return await run_in_threadpool(lambda: [Echo(_text_of(service, *one)) for one in both])
     found = await prompt_tokens(service, asked.prompts, asked.adapter, asked.owner, body.logprobs)
-    return [
-        Echo(text, tuple(map(Shown, tokens, _offsets(service, ids))))
-        for text, ids, tokens in zip(texts, asked.prompts, found, strict=True)
-    ]
+    return await run_in_threadpool(
+        lambda: [
+            Echo(
+                _text_of(service, given, ids),
+                tuple(map(Shown, tokens, _offsets(service, ids))),
+            )
+            for (given, ids), tokens in zip(both, found, strict=True)
+        ]
+    )
 
 
 def _text_of(service: Service, given: Text, ids: IntArray) -> str:
@@ -212,8 +218,11 @@ def _logprobs(
     def top(token: Token) -> dict[str, float] | None:
         if token.logprob is None:
             return None
-        ours = {text(token.id): as_json(token.logprob)}
-        return {text(id_): as_json(logprob) for id_, logprob in token.top[: body.logprobs]} | ours
+        found: dict[str, float] = {}
+        for id_, logprob in (*token.top[: body.logprobs], (token.id, token.logprob)):
+            shown = text(id_)  # which several tokens may have
+            found[shown] = max(found.get(shown, -math.inf), as_json(logprob))
+        return found
 
     return {
         "tokens": [text(shown.token.id) for shown in tokens],

@@ -1,6 +1,7 @@
 """Server-sent events, as OpenAI's clients read them."""
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from sse_starlette import EventSourceResponse, JSONServerSentEvent, ServerSentEvent
 from sse_starlette.sse import AppStatus
@@ -8,20 +9,24 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from zojax.serving.bridge import unless_disconnected
-from zojax.serving.choices import Event
 from zojax.serving.errors import as_api_error
 
 # A server that stops serves what it has accepted; sse-starlette would cut the streams off.
 AppStatus.disable_automatic_graceful_drain()
 
+Event = dict[str, Any]
+"""A part of a stream, before it is JSON."""
+
 _SEP = "\n"
+_SEND_SECONDS = 30
+"""How long a client may leave unread what was sent, before its stream ends."""
 
 
 class _Closing(EventSourceResponse):
     """A response that closes its events whatever happens, even before the first is sent."""
 
     def __init__(self, first: Event, events: AsyncGenerator[Event, None]):
-        super().__init__(_lines(first, events), sep=_SEP)
+        super().__init__(_lines(first, events), sep=_SEP, send_timeout=_SEND_SECONDS)
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,6 +12,8 @@ from zojax.serving.app import create_app
 from zojax.serving.service import Service
 
 _POLL_SECONDS = 0.05
+_LAST_SECONDS = 30
+"""How long clients may take to read their answers after the last has ended."""
 
 
 class Server(uvicorn.Server):
@@ -35,6 +37,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=30,
+                timeout_graceful_shutdown=_LAST_SECONDS,
             )
         )
         self._service = service

@@ -35,7 +35,7 @@ class Service:
         keys: who may ask.
         limits: for how much.
         adapters_from: the directory below which clients may load adapters; None for nowhere.
-        read_adapter: reads an adapter from its directory.
+        read_adapter: reads an adapter from its directory; ``InputError`` if it is bad or too large.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
         created: when serving began, in seconds since 1970.
@@ -55,6 +55,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.limits)
+        self._decoded = functools.lru_cache(_MOST_DECODED)(self._decode)
 
     @functools.cached_property
     def chat_tokenizer(self) -> Tokenizer:
@@ -116,7 +117,11 @@ class Service:
         """The text of one token, or ``token_id:`` and its id, which no other token has."""
         if as_id:
             return f"token_id:{token}"
+        return self._decoded(token)
+
+    def _decode(self, token: int) -> str:
         return self.tokenizer.tokens.decode([token], clean_up_tokenization_spaces=False)
 
 
 _MOST_CHARACTERS_PER_TOKEN = 256
+_MOST_DECODED = 1 << 16
