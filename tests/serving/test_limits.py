@@ -50,7 +50,7 @@ def test_keys_are_kept_as_hashes_and_their_owners_do_not_show_them():
 
 def test_a_file_of_keys_may_have_comments(tmp_path):
     path = tmp_path / "keys"
-    path.write_text("# ours\n\nfirst\n second \n")
+    path.write_text("# ours\n\nfirst\n second \n # a note\n")
     assert read_keys(path) == ["first", "second"]
     path.write_text("# none\n")
     with pytest.raises(InputError, match="has no key"):
@@ -104,9 +104,11 @@ def test_fields_that_are_not_supported_are_refused_unless_they_say_nothing(field
 
 
 def test_more_than_a_keys_share_has_to_be_asked_for_again(service):
-    client = of(service, limits=Limits(open_per_key=2))
+    service = dataclasses.replace(service, limits=Limits(open_per_key=2))
+    client = TestClient(create_app(service))
     for stream in (False, True):
-        answer = client.post("/v1/completions", json={**BODY, "n": 3, "stream": stream})
+        with service.gate.entered("anyone", 1):
+            answer = client.post("/v1/completions", json={**BODY, "n": 2, "stream": stream})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert answer.json()["error"]["type"] == "rate_limit_error"
         assert client.post("/v1/completions", json={**BODY, "stream": stream}).status_code == 200
@@ -114,6 +116,9 @@ def test_more_than_a_keys_share_has_to_be_asked_for_again(service):
 
 def test_a_gate_counts_by_owner_and_over_all():
     gate = Gate(Limits(open_per_key=2, open=3))
+    with pytest.raises(ApiError) as caught, gate.entered("a", 3):  # which never could be
+        pass
+    assert caught.value.status == 400
     with gate.entered("a", 2):
         for owner, count in (("a", 1), ("b", 2)):
             with pytest.raises(ApiError) as caught, gate.entered(owner, count):

@@ -90,7 +90,7 @@ def read_keys(path: Path) -> list[str]:
         lines = read_bytes(path, _MOST_BYTES).decode().splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path}: is not UTF-8") from None
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    keys = [key for line in lines if (key := line.strip()) and not key.startswith("#")]
     if not keys:
         raise InputError(f"{path}: has no key; write one on each line")
     return keys
@@ -117,8 +117,10 @@ class Gate:
         """Counts ``count`` texts or items of an owner while this is open.
 
         Raises:
-            ApiError: 429, if there are too many.
+            ApiError: 429, if there are too many; 400, if they alone are.
         """
+        if count > (most := min(self._limits.open_per_key, self._limits.open)):
+            raise ApiError(400, f"asks for {count} texts or items at once; the most is {most}")
         if self._open[owner] + count > self._limits.open_per_key:
             raise ApiError(429, "too many requests of this key are open", headers=_RETRY)
         if self.num_open + count > self._limits.open:
