@@ -70,7 +70,7 @@ def test_a_stream_is_the_same_text_bit_by_bit(client, expected):
         assert "".join(choice["text"] for choice in mine) == one.text
         assert [choice["finish_reason"] for choice in mine[:-1]] == [None] * (len(mine) - 1)
         assert mine[-1]["finish_reason"] == one.finish_reason
-        assert len(mine) > 3
+        assert len(mine) >= 3  # of 12 tokens, the first, and at most 8 with each call
 
 
 def test_stop_strings_end_texts_where_the_engine_ends_them(client, engine):
