@@ -189,9 +189,12 @@ def advance(study: Study, method: str, rate: float, seed: int, until: int) -> No
     with zojax.Training(config, console=Console()) as training:
 
         def score() -> None:
-            mark, record = mark_at.get(training.num_steps), study.read()
+            mark = mark_at.get(training.num_steps)
+            if mark is None:
+                return
+            record = study.read()
             run = record.run(method, rate, seed)
-            if mark is not None and mark not in run.marks:
+            if mark not in run.marks:
                 dev, held_out = (
                     Scored(training.scores(split), labels[split]) for split in ("dev", "eval")
                 )
