@@ -222,10 +222,6 @@ def greedy_tokens(theirs: Any, item: Any) -> list[int]:
     return tokens[0, len(item.prompt) :].tolist()
 
 
-def greedy_text(theirs: Any, data: Data, item: Any) -> str:
-    return data.tokenizer.text(greedy_tokens(theirs, item))
-
-
 def answered(directory: Path, answers: list[str]) -> None:
     """Gives the questions other answers, which no prompt tells of."""
     rows = [row | {"answers": {"text": [answers[i]]}} for i, row in enumerate(ROWS)]
@@ -237,7 +233,8 @@ def answered(directory: Path, answers: list[str]) -> None:
 def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, tmp_path):
     config = configure(base, shutil.copytree(questions, tmp_path / "squad"), "squad")
     data = load_data(config)
-    whole = {item.name: greedy_text(theirs, data, item) for item in data.eval}
+    tokens = {item.name: greedy_tokens(theirs, item) for item in data.eval}
+    whole = {name: data.tokenizer.text(ids) for name, ids in tokens.items()}
     texts = {name: text.split("\n")[0].strip() for name, text in whole.items()}
     answers = [texts[f"{tmp_path}/squad/validation.jsonl:{i}"] for i in (1, 2, 3, 4)]
     assert len(set(answers)) > 1
@@ -251,8 +248,7 @@ def test_free_answers_are_generated_and_compared_by_f1(base, theirs, questions, 
     told = evaluate_config(config, Console(file=words, width=200))
     assert told.pop("eval_interval") == [0.0, pytest.approx(0.75, abs=0.25)]
     assert told == {"metric": "f1", "eval_f1": pytest.approx(expected), "eval_examples": 4}
-    lengths = {item.name: len(greedy_tokens(theirs, item)) for item in data.eval}
-    cut = sum("\n" not in text and lengths[name] == 50 for name, text in whole.items())
+    cut = sum("\n" not in text and len(tokens[name]) == 50 for name, text in whole.items())
     note = f"{cut} of 4 answers did not end within 50 tokens"
     assert cut
     assert words.getvalue().count(note) == 1
