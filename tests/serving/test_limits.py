@@ -129,6 +129,13 @@ def test_a_gate_counts_by_owner_and_over_all():
     assert gate.num_open == 0
 
 
+def test_a_server_whose_device_is_lost_is_not_ready(service, monkeypatch):
+    monkeypatch.setattr(service.runtime, "is_lost", True)
+    client = of(service)
+    assert client.get("/ready").status_code == 503
+    assert client.get("/health").status_code == 200
+
+
 def test_what_comes_while_draining_is_sent_elsewhere(service):
     client = of(service, is_draining=True)
     answer = client.post("/v1/completions", json=BODY)

@@ -47,7 +47,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        return Response(status_code=503 if service.is_draining else 200)
+        is_over = service.is_draining or service.runtime.is_lost
+        return Response(status_code=503 if is_over else 200)
 
     @app.get("/metrics")
     async def metrics() -> Response:
