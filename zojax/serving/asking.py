@@ -1,8 +1,10 @@
 """What bodies that ask for continuations become, and what all answers have in common."""
 
+import dataclasses
 import math
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,38 @@ from zojax.serving.service import Service
 
 _LEAST = -9999.0
 """Stands for the log-probability of what is impossible, which JSON cannot say."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a body asks for.
+
+    Attributes:
+        id: the answer's id.
+        created: when it was asked, in seconds since 1970.
+        model: the model's name.
+        owner: who asks.
+        adapter: the adapter's name; None for the base model.
+        prompts: the tokens of each prompt.
+        requests: the continuations, equally many for each prompt; empty if no token is to be added.
+    """
+
+    id: str
+    created: int
+    model: str
+    owner: str
+    adapter: str | None
+    prompts: list[IntArray]
+    requests: list[GenerateRequest]
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """How every answer and every event begins."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def usage(self, new: int) -> dict[str, int]:
+        """The tokens of the prompts, and the ``new`` ones of their continuations."""
+        before = sum(map(len, self.prompts))
+        return {"prompt_tokens": before, "completion_tokens": new, "total_tokens": before + new}
 
 
 def make_requests(
@@ -76,12 +110,6 @@ def make_requests(
 def new_id(prefix: str) -> str:
     """An id that no other answer has."""
     return f"{prefix}-{secrets.token_hex(12)}"
-
-
-def usage(prompts: Iterable[IntArray], new: int) -> dict[str, int]:
-    """The tokens of prompts and of their continuations."""
-    before = sum(map(len, prompts))
-    return {"prompt_tokens": before, "completion_tokens": new, "total_tokens": before + new}
 
 
 def as_json(logprob: float) -> float:

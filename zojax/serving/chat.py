@@ -1,7 +1,6 @@
 """``/v1/chat/completions``: answers chats, which the model's own template makes into prompts."""
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -9,42 +8,14 @@ from typing import Any
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
-from zojax.engine.requests import GenerateRequest
 from zojax.errors import InputError
 from zojax.hub.chat_template import Turn
 from zojax.scoring.pages import IntArray
-from zojax.serving.asking import as_json, make_requests, new_id, usage
+from zojax.serving.asking import Asked, as_json, make_requests, new_id
 from zojax.serving.choices import Part, Shown, continuations
 from zojax.serving.events import Event
 from zojax.serving.schema import ChatBody
 from zojax.serving.service import Service
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a body asks for.
-
-    Attributes:
-        id: the answer's id.
-        created: when it was asked, in seconds since 1970.
-        model: the model's name.
-        owner: who asks.
-        requests: the answers, all to one prompt.
-    """
-
-    id: str
-    created: int
-    model: str
-    owner: str
-    requests: list[GenerateRequest]
-
-    def head(self, kind: str) -> dict[str, Any]:
-        """How every answer and every event begins."""
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-    def usage(self, new: int) -> dict[str, int]:
-        """The tokens of the prompt and of the answers."""
-        return usage([self.requests[0].prompt], new)
 
 
 async def ask(service: Service, body: ChatBody, owner: str) -> Asked:
@@ -68,7 +39,8 @@ async def ask(service: Service, body: ChatBody, owner: str) -> Asked:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     count = (body.top_logprobs or 0) if body.logprobs else None
     requests = make_requests(service, body, [prompt], body.n, limit, count, adapter, owner, ends)
-    return Asked(new_id("chatcmpl"), int(time.time()), body.model or service.name, owner, requests)
+    name = body.model or service.name
+    return Asked(new_id("chatcmpl"), int(time.time()), name, owner, adapter, [prompt], requests)
 
 
 def _prompt(service: Service, turns: Sequence[Turn]) -> tuple[IntArray, tuple[int, ...]]:

@@ -10,38 +10,15 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from zojax.engine.requests import GenerateRequest, Token
+from zojax.engine.requests import Token
 from zojax.errors import InputError
 from zojax.scoring.pages import IntArray
-from zojax.serving.asking import as_json, make_requests, new_id, usage
+from zojax.serving.asking import Asked, as_json, make_requests, new_id
 from zojax.serving.choices import Part, Shown, continuations, prompt_tokens
 from zojax.serving.events import Event
 from zojax.serving.schema import CompletionBody, Text
 from zojax.serving.service import Service
 from zojax.serving.text import Detokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a body asks for.
-
-    Attributes:
-        id: the answer's id.
-        created: when it was asked, in seconds since 1970.
-        model: the model's name.
-        owner: who asks.
-        adapter: the adapter's name; None for the base model.
-        prompts: the tokens of each prompt.
-        requests: the continuations, ``best_of`` for each prompt; empty if no token is to be added.
-    """
-
-    id: str
-    created: int
-    model: str
-    owner: str
-    adapter: str | None
-    prompts: list[IntArray]
-    requests: list[GenerateRequest]
 
 
 def ask(service: Service, body: CompletionBody, owner: str) -> Asked:
@@ -98,7 +75,7 @@ async def complete(service: Service, body: CompletionBody, asked: Asked) -> dict
             )
             choices.append(_choice(service, body, whole, echo))
     new = sum(len(part.tokens) for one in parts for part in one)
-    return {**_head(asked), "choices": choices, "usage": usage(asked.prompts, new)}
+    return {**asked.head("text_completion"), "choices": choices, "usage": asked.usage(new)}
 
 
 def _best(tries: Sequence[list[Part]], count: int) -> list[list[Part]]:
@@ -125,7 +102,7 @@ async def stream(
         if not asked.requests:
             for i, echo in enumerate(one for one in echoes for _ in range(body.n)):
                 choice = _choice(service, body, Part(i, "", [], "length"), echo)
-                yield {**_head(asked), "choices": [choice], **nothing}
+                yield {**asked.head("text_completion"), "choices": [choice], **nothing}
         is_new = [True] * len(asked.requests)
         async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
             async for part in coming:
@@ -135,18 +112,9 @@ async def stream(
                 choice = _choice(service, body, part, echo)
                 if echo is None and body.echo:  # the offsets go on behind the prompt
                     _shift(choice["logprobs"], len(echoes[part.index // body.n].text))
-                yield {**_head(asked), "choices": [choice], **nothing}
+                yield {**asked.head("text_completion"), "choices": [choice], **nothing}
     if wants_usage:
-        yield {**_head(asked), "choices": [], "usage": usage(asked.prompts, new)}
-
-
-def _head(asked: Asked) -> dict[str, Any]:
-    return {
-        "id": asked.id,
-        "object": "text_completion",
-        "created": asked.created,
-        "model": asked.model,
-    }
+        yield {**asked.head("text_completion"), "choices": [], "usage": asked.usage(new)}
 
 
 @dataclasses.dataclass(frozen=True)
