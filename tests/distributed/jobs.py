@@ -16,6 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 LOST_AFTER = 5.0
 """Seconds; a loaded machine may well be silent for one."""
 
+GLOO_PIECES = r"\[Gloo\] Rank |\d+| is connected to | peer ranks\. |Expected number of .+ is : "
+GLOO = re.compile(f"({GLOO_PIECES})*|.*(Gloo|peer ranks).*")
+"""A line of Gloo's; its threads print at once, piece by piece, so that one may hold digits alone,
+or nothing, and may begin amid another's.
+"""
+
 Outcome = tuple[int, str, str]
 """Exit code, stdout without what Gloo prints there, stderr."""
 
@@ -70,8 +76,7 @@ def finish(jobs: Sequence[subprocess.Popen], timeout: float = 240) -> list[Outco
     outcomes = []
     for job in jobs:
         out, err = job.communicate(timeout=max(0.1, deadline - time.monotonic()))
-        # Its threads print at once: a line may begin amid another.
-        lines = [line for line in out.splitlines() if not re.search("Gloo|peer ranks", line)]
+        lines = [line for line in out.splitlines() if not GLOO.fullmatch(line)]
         outcomes.append((job.returncode, "\n".join(lines), err))
     return outcomes
 
