@@ -20,6 +20,9 @@ from zojax.tasks.chat import as_chat
 
 Tree = Any
 
+_score_pages: Any = jax.jit(score, static_argnames="graphdef")
+"""One for all engines, so that none of a model that was loaded before is traced anew."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
@@ -247,13 +250,8 @@ class Engine:
 
     def _score(self, pages: Any) -> jax.Array:
         slot_p = np.full_like(pages.slot_p, self._slot)
-        return self._program(
-            self.model.weights, self.pool, dataclasses.replace(pages, slot_p=slot_p)
-        )
-
-    @functools.cached_property
-    def _program(self) -> Callable[..., jax.Array]:
-        return jax.jit(functools.partial(score, graphdef=self.model.graphdef))
+        pages = dataclasses.replace(pages, slot_p=slot_p)
+        return _score_pages(self.model.weights, self.pool, pages, graphdef=self.model.graphdef)
 
 
 def _check_texts(**lists: Sequence[str]) -> None:

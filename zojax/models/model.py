@@ -1,6 +1,7 @@
 """The :class:`Model`: an architecture, a module's structure, and weights or their shapes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,23 +50,29 @@ def abstract(
     config: DecoderConfig, precision: Precision = FLOAT32
 ) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
     """The structure of a model's module and the shapes of its arrays; allocates nothing."""
-    make: Any = family_of(config).module
+    graphdef, shapes = _traced(family_of(config).module, config, precision)
+    return graphdef, dict(shapes)
+
+
+@functools.lru_cache(maxsize=64)  # tracing takes 0.1 s, and loading asks several times
+def _traced(make: Any, config: DecoderConfig, precision: Precision) -> tuple[nnx.GraphDef, Any]:
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(config, precision=precision)))
     flat: dict[TreePath, Any] = dict(traverse_util.flatten_dict(nnx.to_pure_dict(state)))
-    return graphdef, {path: leaf.shape for path, leaf in flat.items()}
+    return graphdef, tuple((path, leaf.shape) for path, leaf in flat.items())
 
 
 def random_model(config: DecoderConfig, seed: int = 0, dtype: Any = jnp.float32) -> Model:
     """Makes a model with random weights: matrices N(0, 0.02²), biases 0, norms 1."""
+    make = family_of(config).module
+    weights = _initialise(jax.random.key(seed), make, config, Precision(dtype))
+    return Model(config, abstract(config)[0], weights)
 
-    @jax.jit
-    def initialise(key):
-        model: Any = family_of(config).module(
-            config, precision=Precision(dtype), rngs=nnx.Rngs(key)
-        )
-        return nnx.to_pure_dict(nnx.state(model))
 
-    return Model(config, abstract(config)[0], initialise(jax.random.key(seed)))
+@functools.partial(jax.jit, static_argnames=("make", "config", "precision"))
+def _initialise(
+    key: jax.Array, make: Any, config: DecoderConfig, precision: Precision
+) -> dict[str, Any]:
+    return nnx.to_pure_dict(nnx.state(make(config, precision=precision, rngs=nnx.Rngs(key))))
 
 
 def with_scanned_layers(model: Model) -> Model:

@@ -1,6 +1,7 @@
 """Answers chunks of rows with a model, by the scores that an evaluation compares."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,16 @@ class Asked:
     problem: str = ""
 
 
+@functools.cache
+def _scoring(scorer: CandidateScorer, of_scores: Any) -> Callable[..., jax.Array]:
+    """The scores alone, with a sharding; one for all predictors, so that none traces it anew."""
+
+    def score(weights: Tree, pool: Tree, batch: Batch) -> jax.Array:
+        return scorer(weights, pool, batch)[0]
+
+    return jax.jit(score, out_shardings=of_scores)
+
+
 class Predictor:
     """Answers chunks of rows; compiles a program for each shape that no earlier chunk needed.
 
@@ -84,7 +95,6 @@ class Predictor:
         self._packer = self._new_packer(buckets)
         self._labels = label_names(task, task.candidates)
         self._dev_scores: np.ndarray | None = None
-        self._programs: dict[int, Callable[..., jax.Array]] = {}
 
     @property
     def buckets(self) -> list[PageShape]:
@@ -181,7 +191,9 @@ class Predictor:
     def _score(self, items: Sequence[Item]) -> Callable[[], np.ndarray]:
         """Starts to score items; the result waits for ``(n, candidates)``."""
         most = len(self._task.candidates) or max(len(item.candidates) for item in items)
-        program = self._program(most if self._task.candidates else 1 << (most - 1).bit_length())
+        width = most if self._task.candidates else 1 << (most - 1).bit_length()
+        scorer = CandidateScorer(self._model.graphdef, width, normalize=True)
+        program = _scoring(scorer, self._layout.sharding())
         started = [
             (program(self._model.weights, self._pool, put_batch(batch, self._layout)), group)
             for batch, group in self._packer.pack(items)
@@ -203,19 +215,6 @@ class Predictor:
         first = dict(zip(reversed(order), reversed(bare), strict=True))
         wait = self._score([self._encode(first[place])[0] for place in range(len(places))])
         return lambda: wait()[order]
-
-    def _program(self, num_candidates: int) -> Callable[..., jax.Array]:
-        if num_candidates not in self._programs:
-            self._programs[num_candidates] = self._compile(num_candidates)
-        return self._programs[num_candidates]
-
-    def _compile(self, num_candidates: int) -> Callable[..., jax.Array]:
-        scorer = CandidateScorer(self._model.graphdef, num_candidates, normalize=True)
-
-        def function(weights: Tree, pool: Tree, batch: Batch) -> jax.Array:
-            return scorer(weights, pool, batch)[0]
-
-        return jax.jit(function, out_shardings=self._layout.sharding())
 
     def _generate(self, asked: Sequence[Asked]) -> Callable[[], list[Answer]]:
         items = [one.item for one in asked if one.item is not None]
