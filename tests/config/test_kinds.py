@@ -121,7 +121,7 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         (
             ["space.rank=4"],
             "--set space.rank=4: no field 'space.rank' with space.name=linear: lora has it; "
-            "linear has fold and adapter_rank",
+            "linear has fold, adapter_rank, layers and targets",
         ),
         (
             ["estimator.name=zoo"],

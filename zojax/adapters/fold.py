@@ -91,22 +91,34 @@ def outer_product(u_mk: jax.Array, v_nk: jax.Array) -> jax.Array:
 
 
 def fold_matrix(
-    weight: jax.Array, a: jax.Array, v: jax.Array, key: jax.Array | None, policy: FoldPolicy
+    weight: jax.Array,
+    a: jax.Array,
+    v: jax.Array,
+    key: jax.Array | None,
+    policy: FoldPolicy,
+    first: int = 0,
 ) -> jax.Array:
     """``W + A Vᵀ`` rounded to W's dtype: ``(l, m, n) + (l, m, k) (l, n, k)ᵀ``.
 
-    It is computed in place, one layer at a time, so that the temporaries are one matrix.
+    It is computed in place, one layer at a time, so that the temporaries are one matrix. A and V
+    may have fewer layers than W, which begin at W's layer ``first``.
     """
 
     def body(layer: jax.Array, weight: jax.Array) -> jax.Array:
-        moved = weight[layer].astype(jnp.float32) + outer_product(a[layer], v[layer])
-        return weight.at[layer].set(round_to(moved, weight.dtype, policy, key, layer))
+        at = first + layer
+        moved = weight[at].astype(jnp.float32) + outer_product(a[layer], v[layer])
+        return weight.at[at].set(round_to(moved, weight.dtype, policy, key, layer))
 
-    return jax.lax.fori_loop(0, weight.shape[0], body, weight)
+    return jax.lax.fori_loop(0, a.shape[0], body, weight)
 
 
 def fold(
-    weights: Any, params: Flat, subspace: Flat, key: jax.Array, policy: FoldPolicy
+    weights: Any,
+    params: Flat,
+    subspace: Flat,
+    key: jax.Array,
+    policy: FoldPolicy,
+    first: int = 0,
 ) -> tuple[Any, Flat]:
     """Adds every ``A Vᵀ`` to its weight and zeroes A; deltas of vectors are not folded.
 
@@ -116,6 +128,7 @@ def fold(
         subspace: V ``(…, n, k)``.
         key: the key of this fold; only ``stochastic`` uses it.
         policy: how to round to the weights' dtype.
+        first: the layer at which A and V begin.
 
     Returns:
         The new weights and the params with A = 0.
@@ -126,7 +139,7 @@ def fold(
         stacked = v.ndim == 3
         weight, a = flat[path], params[path]
         args = (weight, a, v) if stacked else (weight[None], a[None], v[None])
-        folded = fold_matrix(*args, site_key(key, path), policy)
+        folded = fold_matrix(*args, site_key(key, path), policy, first if stacked else 0)
         flat[path] = folded if stacked else folded[0]
         params[path] = jnp.zeros_like(a)
     return traverse_util.unflatten_dict(flat, sep="/"), params

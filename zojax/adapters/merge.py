@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from zojax.adapters.fold import fold_matrix
-from zojax.adapters.variants import own_arrays
+from zojax.adapters.variants import own_arrays, without_ranges
 from zojax.errors import InputError
 
 Tree = Any
@@ -15,7 +15,7 @@ Tree = Any
 
 def check_mergeable(adapter: Mapping[str, Any]) -> None:
     """Raises ``InputError`` if an adapter has a part that weights cannot hold, such as a prefix."""
-    if any("prefix" in path for path in traverse_util.flatten_dict(adapter)):
+    if any("prefix" in path for path in traverse_util.flatten_dict(without_ranges(adapter))):
         raise InputError(
             "key and value prefixes are not part of any weight, so neither PEFT nor a checkpoint "
             "can hold this run's model; zojax export --format journal can, and zojax reads it"

@@ -6,13 +6,14 @@ arrays. These have the parameter's leading axes: layers are stacked, ``(layers, 
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 from flax import traverse_util
 
 from zojax.models.int4 import whole_shape
-from zojax.models.layers import STACKED
+from zojax.models.layers import STACKED, LayerRange, Layers
 from zojax.models.precision import SCALE
 
 Flat = dict[str, jax.Array]
@@ -21,10 +22,17 @@ Trainable = Literal["linear", "full"]
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A parameter that is trained: its path, and its shape including the layer axis."""
+    """A parameter that is trained.
+
+    Attributes:
+        path: its path in the weights.
+        shape: its shape including the layer axis, which has only the layers that are trained.
+        layers: these layers; None for all of them, and outside the layers.
+    """
 
     path: str
     shape: tuple[int, ...]
+    layers: Layers | None = None
 
     @property
     def is_stacked(self) -> bool:
@@ -43,6 +51,48 @@ class Site:
 
 
 Sites = tuple[Site, ...]
+
+
+def in_layers(sites: Sites, layers: Layers | None) -> Sites:
+    """The same sites in some of the layers; those outside the layers are left out.
+
+    Args:
+        sites: sites in all layers.
+        layers: the layers that are trained; None for all.
+
+    >>> sites = Site("layers/fc1/weight", (4, 3, 2)), Site("embed_tokens/weight", (5, 2))
+    >>> [site.shape for site in in_layers(sites, Layers(2, 4, 4))]
+    [(2, 3, 2)]
+    """
+    if layers is None:
+        return sites
+    return tuple(
+        dataclasses.replace(site, shape=(layers.count, *site.shape[1:]), layers=layers)
+        for site in sites
+        if site.is_stacked
+    )
+
+
+def of_modules(sites: Sites, names: Sequence[str]) -> Sites:
+    """The sites whose module has one of these names, such as ``q_proj``.
+
+    Raises:
+        ValueError: no site has one of the names.
+    """
+    for name in names:
+        if name not in map(_module, sites):
+            there = sorted(set(map(_module, sites)))
+            raise ValueError(f"no linear layer {name!r}; there are {', '.join(there)}")
+    return tuple(site for site in sites if _module(site) in names)
+
+
+def _module(site: Site) -> str:
+    return site.path.split("/")[-2]
+
+
+def layers_of(sites: Sites) -> Layers | None:
+    """The layers in which sites are; all have the same, from :func:`in_layers`."""
+    return sites[0].layers if sites else None
 
 
 def trainable_sites(weights: Any, trainable: Trainable) -> Sites:
@@ -74,6 +124,14 @@ def site_key(key: jax.Array, path: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(path.encode()))
 
 
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """Nests a flat dict: ``{"a/b": x}`` becomes ``{"a": {"b": x}}``."""
-    return traverse_util.unflatten_dict(flat, sep="/")
+def nest(flat: dict[str, Any], layers: Layers | None = None) -> dict[str, Any]:
+    """Nests a flat dict: ``{"a/b": x}`` becomes ``{"a": {"b": x}}``.
+
+    Args:
+        flat: an adapter state by path.
+        layers: the layers that it is for; None for all.
+    """
+    nested = traverse_util.unflatten_dict(flat, sep="/")
+    if layers is not None:
+        nested[STACKED] = LayerRange(nested[STACKED], layers)
+    return nested

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from zojax.adapters.sites import Flat, Sites, nest
+from zojax.adapters.sites import Flat, Sites, layers_of, nest
 from zojax.adapters.space import Space, Specs
 from zojax.adapters.space_lowrank import carry as carry_over
 from zojax.adapters.space_lowrank import lowrank
@@ -82,7 +82,8 @@ def gathered(sites: Sites, *, rank: int, adapter_rank: int) -> Space:
             u_mj = jnp.concatenate([subspace[f"{path}/P"], value], axis=-1)
             return {"u": u_mj, "v": Shared(subspace[path])}
 
-        return nest({path: of_site(path, value) for path, value in params.items()})
+        branches = {path: of_site(path, value) for path, value in params.items()}
+        return nest(branches, layers_of(sites))
 
     def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
         v_old, v_new = (

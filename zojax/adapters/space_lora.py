@@ -3,34 +3,16 @@
 Axes: l layers, m rows, n columns, r the LoRA's rank.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
+from zojax.adapters.sites import Flat, Site, Sites, layers_of, nest, site_key
 from zojax.adapters.space import Space, Specs, keep_moment
 
 A, B = "lora_A", "lora_B"
-
-
-def lora_sites(linear: Sites, targets: Sequence[str]) -> Sites:
-    """The linear sites whose module has one of the names in ``targets``, such as ``q_proj``.
-
-    Raises:
-        ValueError: no site has the name of a target.
-    """
-    for target in targets:
-        if target not in map(_module, linear):
-            names = sorted(set(map(_module, linear)))
-            raise ValueError(f"no linear layer {target!r}; there are {', '.join(names)}")
-    return tuple(site for site in linear if _module(site) in targets)
-
-
-def _module(site: Site) -> str:
-    return site.path.split("/")[-2]
 
 
 def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
@@ -73,7 +55,8 @@ def lora_space(sites: Sites, *, rank: int = 8, alpha: float = 16.0) -> Space:
                     "v": params[f"{site.path}/{A}"].swapaxes(-1, -2),
                 }
                 for site in sites
-            }
+            },
+            layers_of(sites),
         )
 
     def split(weights: Specs) -> tuple[Specs, Specs]:

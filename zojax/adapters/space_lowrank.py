@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from zojax.adapters.fold import Fold, FoldPolicy, fold, outer_product
-from zojax.adapters.sites import Flat, Sites, nest
+from zojax.adapters.sites import Flat, Sites, layers_of, nest
 from zojax.adapters.space import Space, Specs, draw_subspace
 from zojax.distributed import replicated
-from zojax.models.layers import Shared
+from zojax.models.layers import Layers, Shared
 
 
 def lowrank(sites: Sites, *, rank: int) -> Space:
@@ -54,7 +54,10 @@ def lowrank(sites: Sites, *, rank: int) -> Space:
                 columns[site.path] = PartitionSpec(*lead, n, None)
         return rows, columns
 
-    return Space(init, redraw, adapter_state, carry, split)
+    def adapter(params: Flat, subspace: Flat) -> dict[str, Any]:
+        return adapter_state(params, subspace, layers_of(sites))
+
+    return Space(init, redraw, adapter, carry, split)
 
 
 def lowrank_fold(sites: Sites, policy: FoldPolicy) -> Fold:
@@ -64,9 +67,11 @@ def lowrank_fold(sites: Sites, policy: FoldPolicy) -> Fold:
         sites: the parameters that are trained.
         policy: how to round to the weights' dtype.
     """
+    layers = layers_of(sites)
+    first = 0 if layers is None else layers.first
 
     def apply(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
-        return fold(weights, params, subspace, key, policy)
+        return fold(weights, params, subspace, key, policy, first)
 
     return Fold(tuple(site.path for site in sites if site.is_matrix), apply)
 
@@ -85,14 +90,18 @@ def carry(moment: Flat, old: Flat, new: Flat) -> Flat:
     return carried
 
 
-def adapter_state(params: Flat, subspace: Flat) -> dict[str, Any]:
+def adapter_state(params: Flat, subspace: Flat, layers: Layers | None = None) -> dict[str, Any]:
     """The tree that a model takes, without a slot axis: factors for matrices, deltas for vectors.
 
     All states of one subspace share V; see :func:`zojax.adapters.stack_variants`.
+
+    Args:
+        params: A and deltas, by site.
+        subspace: V, by site.
+        layers: the layers that they are for; None for all.
     """
-    return nest(
-        {
-            path: {"u": value, "v": Shared(subspace[path])} if path in subspace else value
-            for path, value in params.items()
-        }
-    )
+    branches = {
+        path: {"u": value, "v": Shared(subspace[path])} if path in subspace else value
+        for path, value in params.items()
+    }
+    return nest(branches, layers)

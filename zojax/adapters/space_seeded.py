@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from zojax.adapters.fold import Fold, FoldPolicy, round_to
-from zojax.adapters.sites import Flat, Site, Sites, nest, site_key
+from zojax.adapters.sites import Flat, Site, Sites, layers_of, nest, site_key
 from zojax.adapters.space import Space, keep_moment
 from zojax.models.layers import Seeded, Shared, draw_rows
 
@@ -89,7 +89,7 @@ def along(sites: Sites, seed_d2: jax.Array, scale_vd: jax.Array) -> list[dict[st
                 adapter[site.path] = Seeded(shared, scales)
             else:
                 adapter[site.path] = jnp.einsum("d,d...->...", scale_d, vectors)
-    return [nest(adapter) for adapter in adapters]
+    return [nest(adapter, layers_of(sites)) for adapter in adapters]
 
 
 def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:
@@ -98,10 +98,15 @@ def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:
     def of(seed: jax.Array) -> jax.Array:
         key = site_key(jax.random.wrap_key_data(seed), site.path)
         if site.lead:
-            key = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(jnp.arange(site.lead[0]))
+            layers = _first(site) + jnp.arange(site.lead[0])
+            key = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(layers)
         return jax.random.key_data(key)
 
     return jax.vmap(of)(seed_d2)
+
+
+def _first(site: Site) -> int:
+    return 0 if site.layers is None else site.layers.first
 
 
 def _vectors(site: Site, seeds: jax.Array) -> jax.Array:
@@ -125,20 +130,24 @@ def _move(
     """Computes ``W + Σ_d scale_d z_d`` in place, a block of rows at a time."""
     seeds = _site_seeds(site, seed_d2)
     if not site.is_matrix:
-        moved = weight.astype(jnp.float32) + jnp.einsum(
-            "d,d...->...", scale_d, _vectors(site, seeds)
-        )
-        return round_to(moved, weight.dtype, policy, key, 0)
+        delta = jnp.einsum("d,d...->...", scale_d, _vectors(site, seeds))
+        if site.layers is None:
+            return round_to(weight.astype(jnp.float32) + delta, weight.dtype, policy, key, 0)
+        trained = slice(site.layers.first, site.layers.stop)
+        moved = weight[trained].astype(jnp.float32) + delta
+        return weight.at[trained].set(round_to(moved, weight.dtype, policy, key, 0))
     stacked = weight if site.lead else weight[None]
     seed_dl2 = seeds if site.lead else seeds[:, None]
-    layers, m, n = stacked.shape
+    first, layers = _first(site), seed_dl2.shape[1]
+    m, n = stacked.shape[1:]
     rows = min(m, _ROWS)
     blocks = -(-m // rows)
 
     def body(i: jax.Array, stacked: jax.Array) -> jax.Array:
         layer, block = i // blocks, i % blocks
         start = jnp.minimum(block * rows, m - rows)  # the last block overlaps the one before
-        before = jax.lax.dynamic_slice(stacked, (layer, start, 0), (1, rows, n))[0]
+        at = first + layer, start, 0
+        before = jax.lax.dynamic_slice(stacked, at, (1, rows, n))[0]
         ids = start + jnp.arange(rows)
         moved = before.astype(jnp.float32)
         for d in range(len(seed_d2)):
@@ -146,7 +155,7 @@ def _move(
             moved += scale_d[d] * z.astype(jnp.float32)
         rounded = round_to(moved, weight.dtype, policy, key, i)
         after = jnp.where((ids >= block * rows)[:, None], rounded, before)
-        return jax.lax.dynamic_update_slice(stacked, after[None], (layer, start, 0))
+        return jax.lax.dynamic_update_slice(stacked, after[None], at)
 
     moved = jax.lax.fori_loop(0, layers * blocks, body, stacked)
     return moved if site.lead else moved[0]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import Seeded, Shared, is_shared
+from zojax.models.layers import LayerRange, Seeded, Shared, is_shared
 
 Tree = Any
 
@@ -56,15 +56,38 @@ def num_variants(variants: Tree) -> int:
 
 
 def own_arrays(adapter: Tree) -> Tree:
-    """The adapter with plain arrays instead of shared ones, to read or to insert into a pool.
+    """The adapter with plain arrays of all layers, to read or to insert into a pool.
 
-    Seeded directions are not changed.
+    Shared arrays become plain ones, and layers without an adapter get zeros. Seeded directions are
+    not changed.
 
     >>> own_arrays({"u": jnp.ones(1), "v": Shared(jnp.zeros(1))})["v"]
     Array([0.], dtype=float32)
     """
-    return jax.tree.map(
+    unshared = jax.tree.map(
         lambda leaf: leaf.value if isinstance(leaf, Shared) else leaf,
         adapter,
         is_leaf=lambda node: isinstance(node, Shared | Seeded),
     )
+    return {
+        name: _in_all_layers(table) if isinstance(table, LayerRange) else table
+        for name, table in unshared.items()
+    }
+
+
+def without_ranges(adapter: Tree) -> Tree:
+    """The adapter as nested dicts, whatever layers it is for: its structure, not its shapes."""
+    return {
+        name: table.tree if isinstance(table, LayerRange) else table
+        for name, table in adapter.items()
+    }
+
+
+def _in_all_layers(table: LayerRange) -> Tree:
+    layers = table.layers
+    around = layers.first, layers.total - layers.stop
+
+    def padded(leaf: jax.Array) -> jax.Array:
+        return jnp.pad(leaf, [around, *[(0, 0)] * (leaf.ndim - 1)])
+
+    return jax.tree.map(padded, table.tree)

@@ -5,6 +5,7 @@ also bounded, by the width of the integers that hold them and by what large valu
 """
 
 import os
+import re
 import struct
 from typing import Annotated
 
@@ -46,6 +47,12 @@ def _can_be_a_path(text: str) -> str:
     return text
 
 
+def _names_layers(text: str) -> str:
+    if not re.fullmatch(r"\d{1,5}|\d{1,5}-|-\d{1,5}|\d{1,5}-\d{1,5}", text, re.ASCII):
+        raise ValueError("should be numbers of layers, such as 24-29, 24-, -5 or 7")
+    return text
+
+
 def _at_home(text: str) -> str:
     """Returns a path with its ``~``, which no shell replaces within a setting, replaced."""
     path = os.path.expanduser(text)
@@ -59,6 +66,9 @@ Text = Annotated[
 ]
 PathText = Annotated[Text, AfterValidator(_at_home), AfterValidator(_can_be_a_path)]
 """A path, or the name of a repository on the hub."""
+
+LayerNumbers = Annotated[Text, AfterValidator(_names_layers)]
+"""Neighbouring layers, counted from 0: ``FIRST-LAST``, of which either may be left out, or one."""
 
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, ge=1, le=_MOST)]

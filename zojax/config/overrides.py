@@ -37,7 +37,7 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     >>> from zojax.config import ModelConfig, RunConfig
     >>> config = Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a"))
     >>> apply_overrides(config, ["train.learning_rate=1e-6", "space.name=lora"]).space
-    LoraConfig(name='lora', rank=8, alpha=16.0, targets=('q_proj', 'v_proj'))
+    LoraConfig(name='lora', rank=8, alpha=16.0, targets=('q_proj', 'v_proj'), layers=None)
 
     Raises:
         InputError: there is no such field (the message suggests the closest one), or it cannot
@@ -118,9 +118,10 @@ def _json_example(field_type: Any) -> str:
 
 
 def _list_type(field_type: Any) -> Any:
-    """The list or tuple that a field is, without its constraints; None if it is neither."""
-    kinds = (field_type, *get_args(field_type))
-    return next((kind for kind in kinds if get_origin(kind) in (list, tuple)), None)
+    """The list or tuple that a field is or may be, without its constraints; None if neither."""
+    if get_origin(field_type) in (list, tuple):
+        return field_type
+    return next(filter(None, map(_list_type, get_args(field_type))), None)
 
 
 def _items(list_type: Any, text: str) -> list[Any]:

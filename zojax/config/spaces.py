@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from zojax.config.fields import STRICT, Positive, Size, Text
+from zojax.config.fields import STRICT, LayerNumbers, Positive, Size, Text
 from zojax.config.kinds import Kinds
 
 SPACES = Kinds("space")
@@ -26,11 +26,18 @@ class LinearConfig:
             ``adapter`` folds into a LoRA beside weights that never move.
         adapter_rank: the rank R of that LoRA; of a fold's sum, the nearest of rank R is kept. If it
             is not set, R is 16 times ``estimator.rank``.
+        layers: the layers that are trained, counted from 0: ``24-29``, ``24-`` (and all above),
+            ``-5`` (and all below) or ``7``. If it is not set, all are. What lies below the first
+            of them is computed once for both ends of a probe.
+        targets: names of the layers' matrices that are trained, such as ``down_proj``. If it is not
+            set, all are.
     """
 
     name: Literal["linear"] = "linear"
     fold: Fold = "stochastic"
     adapter_rank: Size | None = None
+    layers: LayerNumbers | None = None
+    targets: Targets | None = None
 
 
 @SPACES.register
@@ -42,11 +49,13 @@ class FullConfig:
         name: ``full``.
         fold: as for :class:`LinearConfig`; changes of vectors are never folded.
         adapter_rank: as for :class:`LinearConfig`.
+        layers: as for :class:`LinearConfig`; nothing outside the layers is trained then.
     """
 
     name: Literal["full"] = "full"
     fold: Fold = "stochastic"
     adapter_rank: Size | None = None
+    layers: LayerNumbers | None = None
 
 
 @SPACES.register
@@ -58,13 +67,15 @@ class LoraConfig:
         name: ``lora``.
         rank: the LoRA's rank r.
         alpha: PEFT's ``lora_alpha``; the LoRA is scaled by alpha / r.
-        targets: names of the layers that get a LoRA.
+        targets: names of the layers' matrices that get a LoRA.
+        layers: the layers that get one; as for :class:`LinearConfig`.
     """
 
     name: Literal["lora"] = "lora"
     rank: Size = 8
     alpha: Positive = 16.0
     targets: Targets = ("q_proj", "v_proj")
+    layers: LayerNumbers | None = None
 
 
 @SPACES.register

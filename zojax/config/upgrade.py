@@ -39,7 +39,12 @@ def upgrade(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     if "space" in tree:
         name = next(f"estimator.{name}" for name in old if name in _MOVED)
         raise InputError(f"{name} is now {MOVED[name]}; give only that")
-    space = {new: old[name] for name, new in _MOVED.items() if name in old}
+    is_lora = old.get("trainable") == "lora"  # other spaces had these fields and ignored them
+    space = {
+        new: old[name]
+        for name, new in _MOVED.items()
+        if name in old and (is_lora or not name.startswith("lora_"))
+    }
     return {
         **tree,
         "estimator": _used(old),

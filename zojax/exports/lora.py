@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from zojax.adapters.lora import PREFIX, WEIGHTS, A, B, Factors
 from zojax.adapters.lora_config import CONFIG
-from zojax.adapters.variants import own_arrays
+from zojax.adapters.variants import own_arrays, without_ranges
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.hub.checkpoint_files import write_safetensors
@@ -54,7 +54,7 @@ def trained_paths(adapter: Mapping[str, Any], folded: Iterable[str] = ()) -> set
     >>> sorted(trained_paths({"fc1": {"weight": {"u": 1, "v": 2}, "bias": 3}}, ["norm/bias"]))
     [('fc1', 'bias'), ('fc1', 'weight'), ('norm', 'bias')]
     """
-    leaves = traverse_util.flatten_dict(adapter)
+    leaves = traverse_util.flatten_dict(without_ranges(adapter))
     beside = {path[:-1] if path[-1] in ("u", "v") else path for path in leaves}
     return beside | {tuple(path.split("/")) for path in folded}
 

@@ -4,6 +4,8 @@ The layers are stacked on a leading axis and scanned, so that compile time does 
 except on GPUs, where a step is faster with the layers unrolled.
 """
 
+import dataclasses
+import itertools
 from typing import Any, Protocol
 
 import jax
@@ -63,8 +65,38 @@ def run(model: Decoder, tokens_pt: jax.Array, forward: Forward) -> tuple[jax.Arr
         tokens_pt: token ids.
         forward: everything else that the call needs.
     """
-    x_prn, cache = run_layers(model, model.embed(tokens_pt, forward), forward)
-    return model.finish(x_prn, forward), cache
+    return run_from(model, model.embed(tokens_pt, forward), forward, 0)
+
+
+def run_below(model: Decoder, tokens_pt: jax.Array, forward: Forward, stop: int) -> jax.Array:
+    """The residual stream ``(p, t, n)`` before layer ``stop``, float32, of the base model.
+
+    Args:
+        model: a model of any family.
+        tokens_pt: token ids.
+        forward: everything else that the call needs; no adapter is applied.
+        stop: the index of the first layer that is not run, at least 1.
+    """
+    bare = dataclasses.replace(forward, adapters={}, reads_pr=None)
+    return run_layers(model, model.embed(tokens_pt, bare), bare, 0, stop)[0]
+
+
+def run_from(
+    model: Decoder, x_ptn: jax.Array, forward: Forward, first: int
+) -> tuple[jax.Array, Cache | None]:
+    """Like :func:`run`, from the residual stream before layer ``first`` on."""
+    cache = forward.cache
+    adapted = forward.adapted
+    if adapted is None:
+        x_prn, cache = run_layers(model, x_ptn, forward, first)
+        return model.finish(x_prn, forward), cache
+    bare = forward.without_adapter()
+    edges = [first, max(first, adapted.first), max(first, adapted.stop), model.num_layers]
+    for part, (start, stop) in zip((bare, forward, bare), itertools.pairwise(edges), strict=True):
+        if start < stop:
+            part = dataclasses.replace(part, cache=cache)
+            x_ptn, cache = run_layers(model, x_ptn, part, start, stop)
+    return model.finish(x_ptn, forward), cache
 
 
 def run_layers(

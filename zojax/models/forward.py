@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import STACKED, Adapter, bind
+from zojax.models.layers import STACKED, Adapter, LayerRange, Layers, bind
 
 
 class Prefix(NamedTuple):
@@ -128,7 +128,8 @@ class Forward:
         slot_p: the adapter slot of each page.
         attend: the attention function; see :data:`Attend`.
         adapters: a step's variants or a pool: side branches in the model's own tree, with a leading
-            slot axis, and ``(slots, layers, …)`` in layers. Empty for the base model.
+            slot axis, and ``(slots, layers, …)`` in layers, which may be a
+            :class:`zojax.models.layers.LayerRange`. Empty for the base model.
         variants: the number of neighbouring pages that are one page in different slots; see
             :class:`zojax.models.layers.Linear`. 1 makes no claim about neighbours.
         reads_pr: the tokens of each page whose output is wanted; None for all.
@@ -151,11 +152,25 @@ class Forward:
         """The adapter of an embedding or a head, for all slots."""
         return self.adapters.get(name, {})
 
+    @property
+    def adapted(self) -> Layers | None:
+        """The layers that have an adapter, if not all of them may have one."""
+        table = self.table(STACKED)
+        return table.layers if isinstance(table, LayerRange) else None
+
+    def without_adapter(self) -> "Forward":
+        """The same for layers that have none."""
+        return dataclasses.replace(self, adapters={**self.adapters, STACKED: {}})
+
     def at_layer(
         self, layer: jax.Array | int, reads_pr: jax.Array | None, cache: Cache | None
     ) -> LayerForward:
-        """The same for one layer, as a :class:`LayerForward`."""
-        adapter = bind(self.table(STACKED), self.slot_p, layer)
+        """The same for one layer, as a :class:`LayerForward`; one that may have an adapter."""
+        table = self.table(STACKED)
+        if isinstance(table, LayerRange):
+            adapter = bind(table.tree, self.slot_p, layer - table.layers.first)
+        else:
+            adapter = bind(table, self.slot_p, layer)
         return LayerForward(
             layer, self.positions_pt, self.attend, adapter, self.variants, reads_pr, cache
         )

@@ -4,9 +4,10 @@ An *adapter* is a nested dict that follows a module's own tree. At a matrix ``W 
 ``{"u": (slots, m, k), "v": (slots, n, k)}`` and the layer computes ``y = x Wᵀ + (x V) Uᵀ``; at a
 vector it holds a delta ``(slots, m)``. A matrix may hold a :class:`Seeded` direction instead of
 factors: ``y = x Wᵀ + s x Zᵀ``. An array that is the same in all slots, as V often is, is stored
-once as :class:`Shared`. A layer for which an adapter holds nothing is the base layer.
-:func:`bind` gives every page its own slot's arrays before a layer sees them. Only tables, whose
-factors are long, pick the rows that they need from all slots themselves.
+once as :class:`Shared`. Under ``layers`` the tree may be a :class:`LayerRange`. A layer for which
+an adapter holds nothing is the base layer. :func:`bind` gives every page its own slot's arrays
+before a layer sees them. Only tables, whose factors are long, pick the rows that they need from all
+slots themselves.
 
 Arrays carry their axes in their names: p pages, t tokens, r reads, k rank, m rows, n columns.
 """
@@ -51,6 +52,44 @@ class Shared:
 def is_shared(node: Any) -> bool:
     """Whether a node is :class:`Shared`, for ``is_leaf`` of ``jax.tree.map``."""
     return isinstance(node, Shared)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Neighbouring layers of a model, counted from 0.
+
+    Attributes:
+        first: the first of them.
+        stop: the layer after the last of them.
+        total: the number of the model's layers.
+    """
+
+    first: int
+    stop: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.stop <= self.total:
+            raise ValueError(f"layers {self.first} to {self.stop} of {self.total}")
+
+    @property
+    def count(self) -> int:
+        """The number of layers."""
+        return self.stop - self.first
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("tree",), meta_fields=("layers",))
+@dataclasses.dataclass(frozen=True)
+class LayerRange:
+    """The adapter of neighbouring layers; all others are those of the base model.
+
+    Attributes:
+        tree: as for all layers, but the layer axis has only these.
+        layers: which ones.
+    """
+
+    tree: Adapter
+    layers: Layers
 
 
 @jax.tree_util.register_dataclass

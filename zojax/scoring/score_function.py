@@ -9,6 +9,7 @@ from flax import nnx
 
 from zojax.models import decoder
 from zojax.models.forward import Forward
+from zojax.models.layers import STACKED, LayerRange
 from zojax.scoring.attention import page_attention
 from zojax.scoring.pages import Pages
 
@@ -38,7 +39,8 @@ def score(
         variants: the number of neighbouring pages that are one page in different slots, as
             :func:`repeat_for_slots` makes them; a divisor of the number of pages. Rounding of
             activations then does not hide the differences between their scores, at no cost. Pages
-            that differ lose nothing by it.
+            that differ lose nothing by it. The layers below the first that has an adapter
+            (:class:`zojax.models.layers.LayerRange`) are computed once for all of them.
 
     Returns:
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` are meaningless.
@@ -105,7 +107,20 @@ def _run(
 ) -> tuple[Any, jax.Array, Forward]:
     """The model, the hidden states at the pages' reads, and what they were computed with."""
     model = nnx.merge(graphdef, weights)
-    forward = Forward(
+    forward = _forward(pages, pool, variants)
+    shared = shared_layers(pool)
+    if variants == 1 or shared == 0:
+        return model, decoder.run(model, jnp.asarray(pages.tokens_pt), forward)[0], forward
+    once = jax.tree.map(lambda a: a[::variants], pages)
+    below_ptn = decoder.run_below(
+        model, jnp.asarray(once.tokens_pt), _forward(once, {}, variants=1), shared
+    )
+    x_ptn = jnp.repeat(below_ptn, variants, axis=0)
+    return model, decoder.run_from(model, x_ptn, forward, shared)[0], forward
+
+
+def _forward(pages: Pages, pool: Tree, variants: int) -> Forward:
+    return Forward(
         jnp.asarray(pages.positions_pt),
         jnp.asarray(pages.slot_p),
         page_attention(pages),
@@ -113,7 +128,14 @@ def _run(
         variants=variants,
         reads_pr=jnp.asarray(pages.reads_pr),
     )
-    return model, decoder.run(model, jnp.asarray(pages.tokens_pt), forward)[0], forward
+
+
+def shared_layers(pool: Tree) -> int:
+    """The number of layers, from the first, that compute the same under all adapters of a pool."""
+    table = pool.get(STACKED)
+    if isinstance(table, LayerRange) and set(pool) == {STACKED}:
+        return table.layers.first
+    return 0
 
 
 def _logprobs(logits_prv: jax.Array, pages: Pages) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,6 @@
 """Make the space of what is trained from its settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import jax
@@ -15,18 +15,20 @@ from zojax.adapters import (
     draw_factored,
     factored,
     gathered,
-    lora_sites,
+    in_layers,
     lora_space,
     lowrank,
     lowrank_fold,
+    of_modules,
     prefix_space,
     seeded_fold,
     trainable_sites,
 )
-from zojax.config import LoraConfig, PrefixConfig
+from zojax.config import LinearConfig, LoraConfig, PrefixConfig
 from zojax.config.spaces import OnWeights
 from zojax.errors import InputError
 from zojax.models import Model
+from zojax.models.layers import Layers
 from zojax.models.registry import family_of
 from zojax.scoring.prefix import prefix_from_tokens
 
@@ -84,7 +86,9 @@ def _shapes(space: Space, model: Model) -> dict[str, tuple[int, ...]]:
 
 def weight_sites(settings: OnWeights, model: Model) -> Sites:
     """The parameters that are trained in place."""
-    return trainable_sites(model.weights, settings.name)
+    sites = trainable_sites(model.weights, settings.name)
+    targets = settings.targets if isinstance(settings, LinearConfig) else None
+    return _chosen(sites, targets, settings.layers)
 
 
 def low_rank_fold(settings: OnWeights, model: Model) -> Fold:
@@ -119,10 +123,34 @@ def _lora(settings: LoraConfig, model: Model) -> Space:
 
 
 def _lora_sites(settings: LoraConfig, model: Model) -> Sites:
+    linear = trainable_sites(model.weights, "linear")
+    return _chosen(linear, settings.targets, settings.layers)
+
+
+def _chosen(sites: Sites, targets: Sequence[str] | None, layers: str | None) -> Sites:
+    """The sites of some modules in some of the layers; None is all of them."""
     try:
-        return lora_sites(trainable_sites(model.weights, "linear"), settings.targets)
+        chosen = sites if targets is None else of_modules(sites, targets)
     except ValueError as error:
         raise InputError(f"space.targets: {error}") from None
+    if layers is None:
+        return chosen
+    total = next(site.shape[0] for site in sites if site.is_stacked)
+    return in_layers(chosen, _layers(layers, total))
+
+
+def _layers(text: str, total: int) -> Layers | None:
+    """The layers that a setting names, of a model of so many; None for all of them.
+
+    >>> _layers("4-", 6)
+    Layers(first=4, stop=6, total=6)
+    """
+    first, dash, last = text.partition("-")
+    start = int(first or 0)
+    stop = 1 + int(last if last else total - 1 if dash else start)
+    if not start < stop <= total:
+        raise InputError(f"space.layers={text}: the model's layers are 0-{total - 1}")
+    return Layers(start, stop, total) if stop - start < total else None
 
 
 def _prefix(settings: PrefixConfig, model: Model) -> Space:
