@@ -30,7 +30,6 @@ from zojax.tasks import Example, Task
 from zojax.tasks.calibrate import subtract_content_free, subtract_median
 from zojax.tasks.metrics import has_finite_scores, mean_loss, score_ranking, score_text
 from zojax.tasks.task import Metric, label_names
-from zojax.training.batches import abstract_batch
 from zojax.training.objective import CandidateScorer
 from zojax.training.placement import put_batch
 from zojax.training.step import Batch
@@ -169,8 +168,8 @@ class Evaluator:
         self._pending: dict[PageShape, PendingProgram[Callable[..., Any]]] = {}
         packed = [packed for eval_set in eval_sets for packed in eval_set.packed]
         for batch_size in {p.batch_size for p in packed}:
-            buckets = {b for p in packed if p.batch_size == batch_size for b, *_ in p.batches}
-            batches = {bucket: abstract_batch(bucket, batch_size) for bucket in sorted(buckets)}
+            of_size = {b: a for p in packed if p.batch_size == batch_size for b, a, _ in p.batches}
+            batches = {bucket: _shapes(of_size[bucket]) for bucket in sorted(of_size)}
             made = compile_buckets(
                 function,
                 put_batch(batches, self._layout),
@@ -311,6 +310,10 @@ class Evaluator:
             batch_size=eval_set.batch_size,
             on_progress=report,
         )
+
+
+def _shapes(batch: Batch) -> Batch:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)
 
 
 def _labels(

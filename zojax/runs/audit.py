@@ -150,7 +150,9 @@ def _wrong_arithmetic(records: np.ndarray, run: Run) -> list[str]:
 
 def _score(journal: Journal, run: Run, steps: list[int], console: Console) -> list[Scored]:
     """Replay the journal, and score the batches of these steps, in their order."""
-    source, layout = make_train_source(run.config, run), layout_of(run.model.weights)
+    whole = dataclasses.replace(run.config.run, kept_states="none")
+    source = make_train_source(dataclasses.replace(run.config, run=whole), run)
+    layout = layout_of(run.model.weights)
     replay = make_replay(run.method, run.model.weights)
     size = float(np.sqrt(np.square(journal.records["projected_grad"][steps]).mean()))
     scored, owned, state, program = [], OwnedWeights(run.model.weights), None, None

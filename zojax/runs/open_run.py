@@ -28,6 +28,7 @@ from zojax.runs.chunks import (
 )
 from zojax.runs.create import check_same_config, create_run, find_run
 from zojax.runs.evaluations import Evaluations
+from zojax.runs.kept import keep_states
 from zojax.runs.process_dir import open_process_dir
 from zojax.runs.rebuild import rebuild_run
 from zojax.runs.setup import (
@@ -224,6 +225,14 @@ def _set_up(
         )
         next_bucket = source(done)[0]
         batches = {next_bucket: batches[next_bucket], **batches}
+    if isinstance(source, BatchSource) and source.kept is not None:
+        model, left = (
+            dataclasses.replace(run.model, weights=owned.weights),
+            range(step, config.steps),
+        )
+        dev_set, eval_set = keep_states(
+            source, [dev_set, eval_set], run.method, model, left, console
+        )
     evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
     programs = compile_programs(
         owned.weights,

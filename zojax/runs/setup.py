@@ -13,6 +13,7 @@ from rich.console import Console
 
 from zojax.config import Config, DataConfig
 from zojax.distributed import DATA, layout_of, local_pages
+from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
 from zojax.evaluation.evaluate import Evaluator
 from zojax.hub import load, read_config
@@ -21,6 +22,7 @@ from zojax.hub.turns import run_tokenizer
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding, with_scanned_layers
 from zojax.programs.settings import check_settings
+from zojax.runs.kept import make_kept_states
 from zojax.runs.layout import choose_layout
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
@@ -276,6 +278,11 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     train, items = config.train, run.data.train
     order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
     if generates(config, run.data.splits.task):
+        if config.run.kept_states != "none":
+            raise InputError(
+                f"run.kept_states={config.run.kept_states} is for candidates that are scored, and "
+                f"train.objective={config.train.objective} generates answers; leave it out"
+            )
         longest = run.data.splits.task.max_new_tokens
         return QuestionSource(items, order, train.batch_size, longest, train.micro_batches)
     batches = [
@@ -305,6 +312,7 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         train.micro_batches,
         value_nk,
         only=local_pages(layout, num_pages),
+        kept=make_kept_states(config, items, run.method, run.model),
     )
 
 

@@ -98,6 +98,8 @@ class Pages:
         example_pc: the index of its example in the batch.
         candidate_pc: the index of its candidate in the example.
         weight_pc: 1 / length of its candidate, float32; 0 in unused places.
+        below_ptn: the residual stream before the first layer that has an adapter, if it is kept
+            (:class:`zojax.scoring.kept_states.KeptStates`); the layers below are not run then.
     """
 
     tokens_pt: Array
@@ -111,6 +113,7 @@ class Pages:
     example_pc: Array
     candidate_pc: Array
     weight_pc: Array
+    below_ptn: Array | None = None
 
 
 class Assignment(NamedTuple):

@@ -109,14 +109,29 @@ def _run(
     model = nnx.merge(graphdef, weights)
     forward = _forward(pages, pool, variants)
     shared = shared_layers(pool)
-    if variants == 1 or shared == 0:
+    if pages.below_ptn is not None:
+        x_ptn = jnp.asarray(pages.below_ptn, jnp.float32)
+    elif variants > 1 and shared:
+        once = jax.tree.map(lambda a: a[::variants], pages)
+        below_ptn = states_below(weights, once, graphdef=graphdef, stop=shared)
+        x_ptn = jnp.repeat(below_ptn, variants, axis=0)
+    else:
         return model, decoder.run(model, jnp.asarray(pages.tokens_pt), forward)[0], forward
-    once = jax.tree.map(lambda a: a[::variants], pages)
-    below_ptn = decoder.run_below(
-        model, jnp.asarray(once.tokens_pt), _forward(once, {}, variants=1), shared
-    )
-    x_ptn = jnp.repeat(below_ptn, variants, axis=0)
     return model, decoder.run_from(model, x_ptn, forward, shared)[0], forward
+
+
+def states_below(weights: Tree, pages: Pages, *, graphdef: nnx.GraphDef, stop: int) -> jax.Array:
+    """The base model's residual stream ``(p, t, n)`` before a layer, float32.
+
+    Args:
+        weights: as for :func:`score`.
+        pages: the pages to compute it for.
+        graphdef: as for :func:`score`.
+        stop: the number of layers to run, at least 1; static.
+    """
+    model = nnx.merge(graphdef, weights)
+    forward = _forward(pages, {}, variants=1)
+    return decoder.run_below(model, jnp.asarray(pages.tokens_pt), forward, stop)
 
 
 def _forward(pages: Pages, pool: Tree, variants: int) -> Forward:

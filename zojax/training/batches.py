@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from zojax.scoring import Item, PageShape, pack
 from zojax.scoring.buckets import bucket_for, rounded
+from zojax.scoring.kept_states import KeptStates
 from zojax.scoring.pages import Assignment, assign
 from zojax.training.step import Batch
 
@@ -72,6 +73,7 @@ class BatchSource:
         num_micro_batches: the number of parts of a batch; the leaves of several are stacked.
         value_nk: what choosing each candidate of the data set is worth, if the objective uses it.
         only: the pages that this process fills; None means all of them.
+        kept: the states of all examples below the trained layers, if they are kept.
     """
 
     def __init__(
@@ -83,10 +85,11 @@ class BatchSource:
         num_micro_batches: int = 1,
         value_nk: np.ndarray | None = None,
         only: Container[int] | None = None,
+        kept: KeptStates | None = None,
     ):
         self._items, self._order, self._buckets = items, order, buckets
         self._batch_size, self._parts, self._value_nk = batch_size, num_micro_batches, value_nk
-        self._only = only
+        self._only, self.kept = only, kept
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
         """A step's bucket, its packed batch, and its numbers of computed and of possible tokens."""
@@ -100,12 +103,16 @@ class BatchSource:
         needed = shape_of_all([of_part.shape for of_part in assigned])
         shape = bucket_for(needed, self._buckets, otherwise=rounded)
         values = [None if self._value_nk is None else self._value_nk[part] for part in indices]
-        batch = stack(
-            [
-                pack_batch(part, shape, value_bk=value_bk, only=self._only, assigned=of_part)
-                for part, value_bk, of_part in zip(parts, values, assigned, strict=True)
+        batches = [
+            pack_batch(part, shape, value_bk=value_bk, only=self._only, assigned=of_part)
+            for part, value_bk, of_part in zip(parts, values, assigned, strict=True)
+        ]
+        if self.kept is not None:
+            batches = [
+                with_states(batch, self.kept.laid_out(part, of_part.members, shape.tokens))
+                for batch, part, of_part in zip(batches, indices, assigned, strict=True)
             ]
-        )
+        batch = stack(batches)
         room = self._parts * shape.pages * shape.tokens
         return shape, batch, (sum(item.num_computed for part in parts for item in part), room)
 
@@ -114,8 +121,38 @@ class BatchSource:
         """The shapes and dtypes of every bucket's batch, for compiling ahead of time."""
         num_values = None if self._value_nk is None else self._value_nk.shape[1]
         return {
-            b: abstract_batch(b, self._batch_size, self._parts, num_values) for b in self._buckets
+            b: abstract_batch(b, self._batch_size, self._parts, num_values, self.kept)
+            for b in self._buckets
         }
+
+    def fill(self, compute: Callable[[Batch], jax.Array], steps: range) -> Iterator[int]:
+        """Keep the states of the examples of some steps; yield the number done after each batch.
+
+        Args:
+            compute: the residual stream ``(p, t, n)`` of a batch of one part, below the layers that
+                are trained.
+            steps: the steps whose examples are needed.
+        """
+        assert self.kept is not None
+        needed = sorted({i for step in steps for i in self._order(step)})
+        size = self._batch_size // self._parts
+        for done in range(0, len(needed), size):
+            chosen = needed[done : done + size]
+            items = [self._items[i] for i in chosen]
+            assigned = assign(items, self._buckets[0].pages)
+            shape = bucket_for(assigned.shape, self._buckets, otherwise=rounded)
+            states_ptn = compute(pack_batch(items, shape, size, assigned=assigned))
+            self.kept.keep(chosen, assigned.members, np.asarray(states_ptn))
+            yield done + len(chosen)
+
+    def num_needed(self, steps: range) -> int:
+        """The number of examples of some steps."""
+        return len({i for step in steps for i in self._order(step)})
+
+
+def with_states(batch: Batch, below_ptn: np.ndarray) -> Batch:
+    """A batch with the residual stream of its pages, below the layers that are trained."""
+    return dataclasses.replace(batch, pages=dataclasses.replace(batch.pages, below_ptn=below_ptn))
 
 
 def stack(parts: Sequence[T]) -> T:
@@ -124,11 +161,20 @@ def stack(parts: Sequence[T]) -> T:
 
 
 def abstract_batch(
-    shape: PageShape, batch_size: int, num_micro_batches: int = 1, num_values: int | None = None
+    shape: PageShape,
+    batch_size: int,
+    num_micro_batches: int = 1,
+    num_values: int | None = None,
+    kept: KeptStates | None = None,
 ) -> Batch:
     """The shapes and dtypes of a bucket's batch, with values of ``num_values`` candidates."""
     size = batch_size // num_micro_batches
     value_bk = None if num_values is None else np.zeros((size, num_values), np.float32)
     part = pack_batch([], shape, size, value_bk)
+    if kept is not None:
+        below_ptn = np.broadcast_to(
+            np.zeros((), kept.dtype), (shape.pages, shape.tokens, kept.width)
+        )
+        part = with_states(part, below_ptn)
     batch = stack([part] * num_micro_batches)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), batch)

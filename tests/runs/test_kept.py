@@ -1,0 +1,125 @@
+"""States that are kept below the trained layers: the run that computes them in every step."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zojax.config import Config, apply_overrides
+from zojax.errors import InputError
+from zojax.journal.file import read_journal
+from zojax.runs import kept
+from zojax.runs.train import train
+from zojax.scoring import Item, kept_states
+from zojax.scoring.kept_states import KeptStates
+from zojax.training.batches import batch_indices
+
+UPPER = ("space.layers=1", "train.chunk=2", "train.eval_every=2")
+
+pytestmark = pytest.mark.usefixtures("compile_cache")
+
+
+@pytest.fixture(scope="module")
+def config(short_config) -> Config:
+    return apply_overrides(short_config, UPPER)
+
+
+def trained(config: Config, directory: Path, *settings: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """A run's losses ``(steps, variants)`` and its result."""
+    config = apply_overrides(config, [f"run.dir={directory}", *settings])
+    result = train(config, Console(quiet=True))
+    return read_journal(directory / "journal.zj").records["losses"], result
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    return trained(config, tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"),
+    [
+        (["run.kept_states=float32"], 1e-5),
+        (["run.kept_states=float32", "train.micro_batches=2"], 1e-5),
+        (["run.kept_states=bfloat16"], 1e-2),
+    ],
+    ids=str,
+)
+def test_losses_and_figures_are_those_of_the_whole_forward_pass(
+    settings, tolerance, config, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kept_states, "_MOST_BYTES", 0)  # all goes to disk
+    losses, result = trained(config, tmp_path / "run", *settings)
+    expected, figures = whole
+    np.testing.assert_allclose(losses, expected, rtol=tolerance)
+    if tolerance < 1e-4:
+        for name in ("eval_accuracy_before", "eval_accuracy", "dev_accuracy"):
+            assert result.get(name) == figures.get(name)
+    assert result["compilations_after_start"] == 0
+
+
+def test_a_run_that_goes_on_keeps_them_anew(config, whole, tmp_path):
+    settings = ["run.kept_states=float32", "train.schedule=constant"]
+    trained(config, tmp_path / "run", *settings, "train.steps=2")
+    losses, _ = trained(config, tmp_path / "run", *settings)
+    np.testing.assert_allclose(losses, whole[0], rtol=1e-5)
+
+
+def test_each_example_is_computed_once(config, tmp_path, monkeypatch):
+    examples = []
+    computed = kept._computed
+
+    def count(program, weights, layout, batch):
+        examples.append(int(batch.pages.segments_pt.max(axis=1).sum()))
+        return computed(program, weights, layout, batch)
+
+    monkeypatch.setattr(kept, "_computed", count)
+    _, result = trained(config, tmp_path / "run", "run.kept_states=float32")
+    train, num_train = config.train, result["train_examples"]
+    order = functools.partial(batch_indices, train.seed, num_train, train.batch_size)
+    needed = {i for step in range(train.steps) for i in order(step)}
+    assert sum(examples) == len(needed) + result["dev_examples"] + result["eval_examples"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["space.layers=0-0"], "run.kept_states=float32: nothing lies below what is trained"),
+        (["space.name=prefix"], "nothing lies below what is trained"),
+    ],
+    ids=str,
+)
+def test_without_a_layer_below_it_is_refused(settings, says, short_config, tmp_path):
+    settings = [*settings, "run.kept_states=float32"]
+    if "space.name=prefix" in settings:
+        settings.append("estimator.name=mezo")
+    with pytest.raises(InputError, match=says):
+        trained(short_config, tmp_path / "run", *settings)
+
+
+def test_states_come_back_where_their_tokens_lie_from_memory_and_from_disk(monkeypatch):
+    random = np.random.default_rng(0)
+    items = [Item(np.zeros(n, np.int32), (np.zeros(1, np.int32),)) for n in (3, 5, 2, 4)]
+    written = random.normal(size=(2, 8, 6)).astype(np.float32)
+    for most_bytes in (0, 1 << 20):
+        monkeypatch.setattr(kept_states, "_MOST_BYTES", most_bytes)
+        store = KeptStates(items, 6, np.float32)
+        assert isinstance(store._states, np.memmap) == (most_bytes == 0)
+        store.keep([3, 0, 1], [[1, 2], [0]], written)  # 3 and 5 tokens, and 4
+        again = store.laid_out([1, 3, 0], [[0], [1, 2]], 9)
+        assert again.shape == (2, 9, 6)
+        np.testing.assert_array_equal(again[0, :5], written[0, 3:8])
+        np.testing.assert_array_equal(again[1, :4], written[1, :4])
+        np.testing.assert_array_equal(again[1, 4:7], written[0, :3])
+        assert not again[0, 5:].any()
+        assert not again[1, 7:].any()
+
+
+def test_the_configuration_says_what_can_be_kept(config):
+    with pytest.raises(InputError, match=r"run\.kept_states"):
+        apply_overrides(config, ["run.kept_states=int8"])
+    assert dataclasses.replace(config.run).kept_states == "none"
