@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from zojax.commands import (
+    compare,
     configs,
     data,
     demo,
@@ -25,6 +26,7 @@ from zojax.commands import (
     score,
     serve,
     settings,
+    sweep,
     train,
 )
 from zojax.commands import eval as evaluate
@@ -41,6 +43,8 @@ _COMMANDS = {
     "init": init,
     "train": train,
     "fork": fork,
+    "sweep": sweep,
+    "compare": compare,
     "eval": evaluate,
     "predict": predict,
     "export": export,
@@ -61,6 +65,9 @@ _EXAMPLES = """examples:
       --set run.dir=runs/a
   zojax fork runs/demo --output runs/slower --set train.learning_rate=1e-4 \\
       --set train.steps=4000
+  zojax sweep --config configs/demo.py --output runs/rates \\
+      --grid train.learning_rate=1e-4,3e-4,1e-3
+  zojax compare runs/demo runs/slower --plot both.png
   zojax eval runs/demo
   zojax predict runs/demo --data reviews.csv --output answers.csv
   zojax export runs/demo --format hf --output out

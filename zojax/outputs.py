@@ -48,6 +48,8 @@ _NOTHING = frozenset((_PARTIAL, _WRITING, "lost+found"))
 _LOOKED_AT = 1 << 20
 """How many bytes of an existing file are checked for rows of the kind that would replace it."""
 
+_PNG = b"\x89PNG"
+
 _LONGEST = 1_000
 """The maximum number of characters of a path in a message."""
 
@@ -281,6 +283,26 @@ def check_place(name: str, path: Path) -> None:
         _mode(path)
         _check_no_runs(name, path)
     except (OSError, ValueError) as error:
+        raise _refused(name, error) from None
+
+
+def check_picture(option: str, path: Path) -> None:
+    """Raises ``InputError`` if a picture must not be written to a path.
+
+    It replaces another picture, and nothing else.
+    """
+    name = _named(option, path)
+    check_place(name, path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{name}: give a name that ends with .png")
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"{name}: {plain(path.parent, _LONGEST)} is no directory")
+        if _mode(path) is not None:
+            with path.open("rb") as file:
+                if file.read(len(_PNG)) != _PNG:
+                    raise InputError(f"{name}: exists and is no picture; give another name")
+    except OSError as error:
         raise _refused(name, error) from None
 
 
