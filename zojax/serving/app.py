@@ -30,7 +30,8 @@ def create_app(service: Service) -> FastAPI:
     Args:
         service: the model, and how it is served.
     """
-    app = FastAPI(title="zojax", docs_url=None, redoc_url=None)
+    # A redirect would lead to whatever host the request named.
+    app = FastAPI(title="zojax", docs_url=None, redoc_url=None, redirect_slashes=False)
     handle_errors(app)
     app.add_middleware(Gatekeeper, service=service)
     _add_state(app, service)

@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(service),
-                log_level="warning",
+                log_level="error",  # strangers could fill the log with warnings
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
