@@ -8,7 +8,7 @@ from zojax.serving.errors import ApiError, as_api_error
 from zojax.serving.metrics import Stopwatch
 from zojax.serving.service import Service
 
-_OPEN = ("/health", "/ready")
+OPEN = ("/health", "/ready")
 """What is answered without a key, and while draining."""
 
 
@@ -52,7 +52,7 @@ class Gatekeeper:
 
     def _check(self, scope: Scope) -> None:
         """Raises ``ApiError`` if the request is not to be answered."""
-        if scope["path"] in _OPEN:
+        if scope["path"] in OPEN:
             return
         headers = dict(scope["headers"])
         owner = self._service.keys.owner(headers.get(b"authorization", b"").decode("latin-1"))
