@@ -137,7 +137,20 @@ _HEADERS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("X-Long", "a" * 100_000),),
     (("Origin", "null"), ("Referer", "file:///etc/passwd")),
 )
-_LENGTHS = ("-1", "1e3", "0x10", "a", "", "1, 2", "9" * 30, "99999999", "0", "3", "\xb2")
+_LENGTHS = (
+    "-1",
+    "1e3",
+    "0x10",
+    "a",
+    "",
+    "1, 2",
+    "9" * 30,
+    "9" * 5000,
+    "99999999",
+    "0",
+    "3",
+    "\xb2",
+)
 _PATHS = (
     *("/", "//v1/completions", "/v1/completions/", "/v1/../v1/completions", "/v1/%2e%2e/metrics"),
     *("/v1/models/%00", "/v1/models/..%2f..%2fetc%2fpasswd", "/v1/models/" + "a" * 3000),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -24,7 +24,7 @@ from zojax.serving.document import (
     answers,
     describe,
 )
-from zojax.serving.errors import handle_errors
+from zojax.serving.errors import ApiError, handle_errors
 from zojax.serving.events import stream_events
 from zojax.serving.gatekeeper import OPEN, Gatekeeper
 from zojax.serving.schema import (
@@ -128,10 +128,26 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
 
 
 def _add_adapters(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/load_lora_adapter", response_class=Response, responses=PLAIN)
+    @app.post(
+        "/v1/load_lora_adapter",
+        response_class=Response,
+        responses=PLAIN,
+        dependencies=[Depends(_admin)],
+    )
     async def load_adapter(body: LoadAdapterBody) -> Response:
         return PlainTextResponse(await adapters.load_adapter(service, body))
 
-    @app.post("/v1/unload_lora_adapter", response_class=Response, responses=PLAIN)
+    @app.post(
+        "/v1/unload_lora_adapter",
+        response_class=Response,
+        responses=PLAIN,
+        dependencies=[Depends(_admin)],
+    )
     async def unload_adapter(body: UnloadAdapterBody) -> Response:
         return PlainTextResponse(adapters.unload_adapter(service, body))
+
+
+async def _admin(request: Request) -> None:
+    """Raises ``ApiError`` unless the key of a request is an admin's."""
+    if not request.state.is_admin:
+        raise ApiError(403, "this route needs one of the server's admin keys")

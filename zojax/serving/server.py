@@ -9,6 +9,7 @@ import uvicorn
 
 from zojax.errors import INTERRUPTED, TERMINATED
 from zojax.serving.app import create_app
+from zojax.serving.connections import Connection
 from zojax.serving.service import Service
 
 _POLL_SECONDS = 0.05
@@ -34,6 +35,8 @@ class Server(uvicorn.Server):
                 create_app(service),
                 log_level="error",  # strangers could fill the log with warnings
                 access_log=False,
+                http=Connection,
+                ws="none",
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=30,
