@@ -148,12 +148,14 @@ def _server(directory: Path) -> Iterator[tuple[str, int]]:
         command += ["--adapter", f"{name}={directory / name}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        for line in server.stderr:
-            if found := re.search(r"http://\S+:\d+", line):
-                yield found[0], server.pid
-                break
-            print(line, end="", file=sys.stderr)
-        server.terminate()
+        try:
+            for line in server.stderr:
+                if found := re.search(r"http://\S+:\d+", line):
+                    yield found[0], server.pid
+                    break
+                print(line, end="", file=sys.stderr)
+        finally:
+            server.terminate()
 
 
 def main() -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zojax.serving.service import Service
     from zojax.serving.start import Settings
 
+_BACKLOG = 2048
 _NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client")
 
 
@@ -135,6 +136,7 @@ def _serve(settings: Settings, sock: socket.socket) -> int:
         host, port = sock.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
         names = ", ".join([service.name, *settings.adapters])
+        sock.listen(_BACKLOG)  # so that whoever reads this line may connect at once
         warn(f"zojax serve: {names} at http://{place}:{port}/v1; Ctrl-C ends it")
         return Server(service).serve_on(sock)
 
