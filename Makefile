@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One process a core, each with XLA's own threads, is fastest on small machines.
 WORKERS ?= auto
 
-.PHONY: help demo test test-long plan-test scale crash-test bits-test lint docs accelerator rehearse bench bench-methods clean
+.PHONY: help demo test test-long plan-test scale crash-test soak bits-test lint docs accelerator rehearse bench bench-methods clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
 
@@ -60,6 +60,10 @@ bits-test: $(VENV)/.test  ## run the tests that compare bits under three instruc
 	@for isa in AVX512 AVX2 SSE4_2; do \
 	  echo "up to $$isa"; XLA_FLAGS=--xla_cpu_max_isa=$$isa $(BIN)/python -m pytest -q \
 	    -n $(WORKERS) --dist loadfile $(BITS) || exit; done
+
+soak: MINUTES := 10
+soak: $(VENV)/.test  ## serve under load, reloads and killed clients (MINUTES=10), and watch memory
+	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.serving.soak --minutes $(MINUTES)
 
 lint: $(VENV)/.test  ## ruff, pyright and the import contract
 	@$(BIN)/ruff check .

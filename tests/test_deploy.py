@@ -1,5 +1,7 @@
 """What is in deploy/, as far as a machine without SLURM, Kubernetes or Docker can try it."""
 
+import argparse
+import configparser
 import os
 import re
 import shlex
@@ -14,8 +16,11 @@ import pytest
 import yaml
 
 from tests.distributed import jobs
+from zojax.commands import serve
 from zojax.distributed import processes
-from zojax.errors import BAD_INPUT, LOST
+from zojax.errors import BAD_INPUT, LOST, TERMINATED
+from zojax.serving.app import create_app
+from zojax.serving.service import Service
 
 CONNECTED = Path(__file__).parent / "distributed" / "connected.py"
 
@@ -133,6 +138,91 @@ def test_one_pod_that_ends_ends_all_but_for_bad_input_they_start_anew(root):
     assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])  # as JobSet asks
     [failure] = job["podFailurePolicy"]["rules"]
     assert (failure["action"], failure["onExitCodes"]["values"]) == ("FailJob", [BAD_INPUT])
+
+
+def serve_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The options of ``zojax serve``; those that there are not end the test."""
+    command, *options = arguments
+    assert command == "serve"
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    return parser.parse_args(options)
+
+
+@pytest.fixture
+def pods(root):
+    """What ``serve.yaml`` makes, by its kind."""
+    found = yaml.safe_load_all((root / "deploy" / "serve.yaml").read_text())
+    return {one["kind"]: one["spec"] for one in found}
+
+
+def test_the_pods_that_serve_have_the_keys_and_places_that_they_name(pods, root):
+    pod = pods["Deployment"]["template"]["spec"]
+    [container] = pod["containers"]
+    args = serve_arguments(container["args"])
+    mounts = {mount["name"]: Path(mount["mountPath"]) for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert mounts.keys() == volumes.keys()
+    assert args.keys_file.parent == mounts["keys"]
+    assert "secret" in volumes["keys"]
+    assert Path(args.model).is_relative_to(mounts["models"])
+    [port] = container["ports"]
+    assert (args.host, args.port) == ("0.0.0.0", port["containerPort"])
+    image = (root / "deploy" / "Dockerfile").read_text()
+    assert f"--uid {pod['securityContext']['runAsUser']} zojax" in image
+    assert f"XDG_CACHE_HOME={mounts['cache']}" in image
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_a_pod_leaves_the_service_before_it_drains(pods):
+    deployment = pods["Deployment"]
+    pod = deployment["template"]["spec"]
+    [container] = pod["containers"]
+    routes = create_app(Service.__new__(Service)).openapi()["paths"]
+    probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
+    paths = {name: probe["httpGet"]["path"] for name, probe in probes.items()}
+    assert paths == {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}
+    assert set(paths.values()) <= routes.keys()
+    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    seconds_to_notice = probes["readiness"]["periodSeconds"]
+    assert seconds_to_notice < pause < pod["terminationGracePeriodSeconds"] - 60
+    assert deployment["replicas"] > pods["PodDisruptionBudget"]["minAvailable"] > 0
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    labels = deployment["template"]["metadata"]["labels"]
+    assert labels == deployment["selector"]["matchLabels"] == pods["Service"]["selector"]
+    assert labels == pods["PodDisruptionBudget"]["selector"]["matchLabels"]
+
+
+@pytest.fixture
+def unit(root):
+    """The service of ``zojax-serve.service``, by its settings."""
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment]
+    parser.read(root / "deploy" / "zojax-serve.service")
+    return parser["Service"]
+
+
+def test_the_unit_drains_and_is_restarted_unless_its_input_is_bad(unit):
+    program, *arguments = shlex.split(unit["ExecStart"].replace("\\\n", " "))
+    assert Path(program).name == "zojax"
+    name, source = unit["LoadCredential"].split(":")
+    args = serve_arguments(arguments)
+    assert str(args.keys_file) == f"${{CREDENTIALS_DIRECTORY}}/{name}"
+    assert Path(source).is_absolute()
+    assert unit["SuccessExitStatus"] == str(TERMINATED)
+    assert (unit["Restart"], unit["RestartPreventExitStatus"]) == ("on-failure", str(BAD_INPUT))
+    assert unit["DynamicUser"] == unit["NoNewPrivileges"] == unit["ProtectHome"] == "yes"
+    assert unit["ProtectSystem"] == "strict"
+
+
+def test_systemd_has_nothing_against_the_unit(root, tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    text = (root / "deploy" / "zojax-serve.service").read_text()
+    path = tmp_path / "zojax-serve.service"
+    path.write_text(text.replace("/opt/zojax/bin/zojax", "/bin/true"))  # which must be there
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_image_is_made_of_what_is_there(root):

@@ -1,7 +1,9 @@
 """The demo's model, served in this process: one runtime for all tests."""
 
 import contextlib
+import dataclasses
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +16,20 @@ from safetensors.numpy import save_file
 
 import zojax
 from tests.kept_programs import kept_programs
+from zojax.hub import load_tokenizer
 from zojax.serving.app import create_app
 from zojax.serving.server import Server
 from zojax.serving.service import Service
 from zojax.serving.start import Settings, bound_socket, started
 
 ROWS = 4
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "{% if message.content == 'refused' %}{{ raise_exception('not this') }}{% endif %}"
+    "{{ message.role }} : {{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant :{% endif %}"
+)
 
 
 def write_lora(directory: Path, seed: int, rank: int = 2) -> Path:
@@ -66,6 +76,22 @@ def service(compiled, loras) -> Iterator[Service]:
         with kept_programs(compiled):
             service = stack.enter_context(started(settings))
         yield service
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory) -> Path:
+    """The demo's model with a chat template."""
+    directory = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(zojax.demo.MODEL, directory)
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def chatting(service, chat_model) -> Service:
+    """The same service, whose tokenizer has a chat template."""
+    return dataclasses.replace(service, tokenizer=load_tokenizer(str(chat_model), None))
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,5 @@
 """``/v1/chat/completions`` answers what the engine answers to the same chat."""
 
-import dataclasses
-import json
-import shutil
-
 import openai
 import pytest
 import transformers
@@ -12,7 +8,6 @@ from fastapi.testclient import TestClient
 import zojax
 from tests.serving.conftest import Running
 from zojax.engine.requests import Token
-from zojax.hub import load_tokenizer
 from zojax.serving import chat, completions
 from zojax.serving.app import create_app
 from zojax.serving.choices import Shown
@@ -20,32 +15,9 @@ from zojax.serving.schema import ChatBody, CompletionBody
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
 
-TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
-    "{% if message.content == 'refused' %}{{ raise_exception('not this') }}{% endif %}"
-    "{{ message.role }} : {{ message.content }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}assistant :{% endif %}"
-)
 SAID = "a gripping film"
 CHAT = [{"role": "user", "content": SAID}]
 GREEDY = {"model": "demo", "messages": CHAT, "temperature": 0, "max_tokens": 12}
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """The demo's model with a chat template."""
-    directory = tmp_path_factory.mktemp("chat") / "model"
-    shutil.copytree(zojax.demo.MODEL, directory)
-    path = directory / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def chatting(service, directory):
-    """The same service, whose tokenizer has a chat template."""
-    return dataclasses.replace(service, tokenizer=load_tokenizer(str(directory), None))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +27,8 @@ def client(chatting):
 
 
 @pytest.fixture(scope="module")
-def expected(directory):
-    engine = zojax.load(directory)
+def expected(chat_model):
+    engine = zojax.load(chat_model)
     return engine.generate([SAID], max_new_tokens=12, chat=True)[0]
 
 
@@ -66,12 +38,12 @@ def ask(client, status=200, **body):
     return answer.json()
 
 
-def test_answers_are_those_of_the_engine(client, directory, expected):
+def test_answers_are_those_of_the_engine(client, chat_model, expected):
     answer = ask(client, n=2)
     for choice in answer["choices"]:
         assert choice["message"]["content"] == expected.text
         assert choice["finish_reason"] == expected.finish_reason
-    tokens = transformers.AutoTokenizer.from_pretrained(directory)
+    tokens = transformers.AutoTokenizer.from_pretrained(chat_model)
     ids = tokens.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
     assert answer["usage"]["prompt_tokens"] == len(ids)
     parts = [{"type": "text", "text": "a gripping"}, {"type": "text", "text": " film"}]
@@ -134,7 +106,7 @@ def test_openais_client_understands_answers_and_streams(chatting, expected):
         ({"max_tokens": 0}, "max_new_tokens=0"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(client, directory, body, message):
+def test_what_cannot_be_answered_is_refused(client, body, message):
     for stream in (False, True):
         error = ask(client, 400, **body, stream=stream)["error"]
         assert message in error["message"]

@@ -40,6 +40,25 @@ def test_only_the_keys_that_are_known_may_ask(service):
         assert client.post("/v1/completions", json=BODY, headers=bearer(key)).status_code == 200
 
 
+@pytest.mark.parametrize("keys", [Keys(), Keys(["user"])], ids=["open", "with keys"])
+def test_adapters_are_for_admins_if_there_are_any(service, keys):
+    client = of(service, keys=keys, admin_keys=Keys(["admin"]))
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        body = {"lora_name": "none", "lora_path": "none"}
+        answer = client.post(path, json=body, headers=bearer("user"))
+        assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
+        assert client.post(path, json=body).status_code == (401 if keys else 403)
+        assert client.post(path, json=body, headers=bearer("admin")).status_code == 404
+    for key in ("user", "admin"):
+        assert client.post("/v1/completions", json=BODY, headers=bearer(key)).status_code == 200
+
+
+def test_a_key_may_have_any_characters(service):
+    client = of(service, keys=Keys(["schlüssel"]))
+    headers = {"Authorization": "Bearer schlüssel".encode()}
+    assert client.get("/v1/models", headers=headers).status_code == 200
+
+
 def test_keys_are_kept_as_hashes_and_their_owners_do_not_show_them():
     keys = Keys(["a secret", "another"])
     assert "secret" not in repr(vars(keys))

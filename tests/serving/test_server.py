@@ -11,6 +11,7 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.requests import Request
 from starlette.types import Message
 
+from tests.serving.conftest import Running
 from zojax.serving import events
 
 pytestmark = pytest.mark.usefixtures("compile_cache")
@@ -148,6 +149,14 @@ def test_a_server_that_ends_first_answers_what_it_accepted(running, service):
     running.thread.join(10)
     assert not running.thread.is_alive()
     assert running.server.exit_code == 143
+
+
+def test_a_server_ends_if_its_device_is_lost(service, monkeypatch):
+    running = Running(service)
+    monkeypatch.setattr(service.runtime, "is_lost", True)
+    running.thread.join(10)
+    assert not running.thread.is_alive()
+    assert running.server.exit_code == 75
 
 
 def test_bytes_that_are_no_request_do_not_harm(running):

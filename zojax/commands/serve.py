@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zojax.serving.service import Service
     from zojax.serving.start import Settings
 
+_BACKLOG = 2048
 _NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client")
 
 
@@ -87,6 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file with a key, or sha256: and its hash, on each line",
     )
     parser.add_argument(
+        "--admin-keys",
+        type=Path,
+        dest="admin_keys_file",
+        metavar="FILE",
+        help="the same, of keys that alone may load and unload adapters; or the environment's "
+        "ZOJAX_ADMIN_KEY",
+    )
+    parser.add_argument(
         "--allow-adapters-from",
         type=Path,
         dest="adapters_from",
@@ -127,6 +136,7 @@ def _serve(settings: Settings, sock: socket.socket) -> int:
         host, port = sock.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
         names = ", ".join([service.name, *settings.adapters])
+        sock.listen(_BACKLOG)  # so that whoever reads this line may connect at once
         warn(f"zojax serve: {names} at http://{place}:{port}/v1; Ctrl-C ends it")
         return Server(service).serve_on(sock)
 
@@ -166,6 +176,9 @@ def _settings(args: argparse.Namespace) -> Settings:
     keys = [*args.keys, *(read_keys(args.keys_file) if args.keys_file else ())]
     if key := os.environ.get("ZOJAX_API_KEY"):
         keys.append(key)
+    admin_keys = read_keys(args.admin_keys_file) if args.admin_keys_file else []
+    if key := os.environ.get("ZOJAX_ADMIN_KEY"):
+        admin_keys.append(key)
     if "" in keys:
         raise InputError("--api-key: a key is empty")
     for name, least in (("rows", 1), ("max_loras", 1), ("max_lora_rank", 1), ("target_ms", 1)):
@@ -184,6 +197,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.target_ms,
         Keys(keys),
         Limits(open_per_key=args.max_requests_per_key, open=args.max_queue),
+        Keys(admin_keys),
     )
 
 

@@ -2,16 +2,31 @@
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
 from zojax.serving import adapters, chat, completions, scores, tokens
 from zojax.serving.bridge import unless_disconnected
-from zojax.serving.errors import handle_errors
+from zojax.serving.document import (
+    ERRORS,
+    NOT_READY,
+    PLAIN,
+    ChatAnswer,
+    CompletionAnswer,
+    DetokenizeAnswer,
+    ModelAnswer,
+    ModelsAnswer,
+    ScoreAnswer,
+    TokenizeAnswer,
+    TokenizerAnswer,
+    answers,
+    describe,
+)
+from zojax.serving.errors import ApiError, handle_errors
 from zojax.serving.events import stream_events
-from zojax.serving.gatekeeper import Gatekeeper
+from zojax.serving.gatekeeper import OPEN, Gatekeeper
 from zojax.serving.schema import (
     ChatBody,
     CompletionBody,
@@ -22,6 +37,7 @@ from zojax.serving.schema import (
     UnloadAdapterBody,
 )
 from zojax.serving.service import Service
+from zojax.version import __version__
 
 
 def create_app(service: Service) -> FastAPI:
@@ -30,79 +46,108 @@ def create_app(service: Service) -> FastAPI:
     Args:
         service: the model, and how it is served.
     """
-    app = FastAPI(title="zojax", docs_url=None, redoc_url=None)
+    # A redirect would lead to whatever host the request named.
+    app = FastAPI(
+        title="zojax",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=ERRORS,
+    )
     handle_errors(app)
     app.add_middleware(Gatekeeper, service=service)
     _add_state(app, service)
     _add_answers(app, service)
     _add_tokens(app, service)
     _add_adapters(app, service)
+    describe(app, OPEN)
     return app
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/health")
+    @app.get("/health", response_class=Response)
     async def health() -> Response:
         return Response()
 
-    @app.get("/ready")
+    @app.get("/ready", response_class=Response, responses=NOT_READY)
     async def ready() -> Response:
         is_over = service.is_draining or service.runtime.is_lost
         return Response(status_code=503 if is_over else 200)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=Response, responses=PLAIN)
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=answers(ModelsAnswer), response_model=None)
     async def models() -> dict[str, Any]:
         return adapters.list_models(service)
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=answers(ModelAnswer), response_model=None)
     async def model(name: str) -> dict[str, Any]:
         return adapters.get_model(service, name)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/completions", response_model=None)
+    @app.post(
+        "/v1/completions", responses=answers(CompletionAnswer, streams=True), response_model=None
+    )
     async def complete(body: CompletionBody, request: Request) -> dict[str, Any] | Response:
         asked = await run_in_threadpool(completions.ask, service, body, request.state.owner)
         if body.stream:
             return await stream_events(request, completions.stream(service, body, asked))
         return await unless_disconnected(request, completions.complete(service, body, asked))
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post(
+        "/v1/chat/completions", responses=answers(ChatAnswer, streams=True), response_model=None
+    )
     async def answer(body: ChatBody, request: Request) -> dict[str, Any] | Response:
         asked = await chat.ask(service, body, request.state.owner)
         if body.stream:
             return await stream_events(request, chat.stream(service, body, asked))
         return await unless_disconnected(request, chat.complete(service, body, asked))
 
-    @app.post("/v1/score")
+    @app.post("/v1/score", responses=answers(ScoreAnswer), response_model=None)
     async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
         owner = request.state.owner
         return await unless_disconnected(request, scores.score(service, body, owner))
 
 
 def _add_tokens(app: FastAPI, service: Service) -> None:
-    @app.post("/tokenize")
+    @app.post("/tokenize", responses=answers(TokenizeAnswer), response_model=None)
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
         return await run_in_threadpool(tokens.tokenize, service, body)
 
-    @app.post("/detokenize")
+    @app.post("/detokenize", responses=answers(DetokenizeAnswer), response_model=None)
     async def detokenize(body: DetokenizeBody) -> dict[str, str]:
         return await run_in_threadpool(tokens.detokenize, service, body)
 
-    @app.get("/tokenizer_info")
+    @app.get("/tokenizer_info", responses=answers(TokenizerAnswer), response_model=None)
     async def tokenizer_info() -> dict[str, Any]:
         return tokens.tokenizer_info(service)
 
 
 def _add_adapters(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
-    async def load_adapter(body: LoadAdapterBody) -> str:
-        return await adapters.load_adapter(service, body)
+    @app.post(
+        "/v1/load_lora_adapter",
+        response_class=Response,
+        responses=PLAIN,
+        dependencies=[Depends(_admin)],
+    )
+    async def load_adapter(body: LoadAdapterBody) -> Response:
+        return PlainTextResponse(await adapters.load_adapter(service, body))
 
-    @app.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
-    async def unload_adapter(body: UnloadAdapterBody) -> str:
-        return adapters.unload_adapter(service, body)
+    @app.post(
+        "/v1/unload_lora_adapter",
+        response_class=Response,
+        responses=PLAIN,
+        dependencies=[Depends(_admin)],
+    )
+    async def unload_adapter(body: UnloadAdapterBody) -> Response:
+        return PlainTextResponse(adapters.unload_adapter(service, body))
+
+
+async def _admin(request: Request) -> None:
+    """Raises ``ApiError`` unless the key of a request is an admin's."""
+    if not request.state.is_admin:
+        raise ApiError(403, "this route needs one of the server's admin keys")

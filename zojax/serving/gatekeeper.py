@@ -1,5 +1,7 @@
 """The first to see a request, and the last to see its answer: keys, sizes, draining, metrics."""
 
+import asyncio
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -8,8 +10,11 @@ from zojax.serving.errors import ApiError, as_api_error
 from zojax.serving.metrics import Stopwatch
 from zojax.serving.service import Service
 
-_OPEN = ("/health", "/ready")
+OPEN = ("/health", "/ready")
 """What is answered without a key, and while draining."""
+
+BODY_SECONDS = 60.0
+"""How long a body may take to come."""
 
 
 class Gatekeeper:
@@ -52,10 +57,13 @@ class Gatekeeper:
 
     def _check(self, scope: Scope) -> None:
         """Raises ``ApiError`` if the request is not to be answered."""
-        if scope["path"] in _OPEN:
+        if scope["path"] in OPEN:
             return
         headers = dict(scope["headers"])
-        owner = self._service.keys.owner(headers.get(b"authorization", b"").decode("latin-1"))
+        given = headers.get(b"authorization", b"").decode(errors="replace")
+        keys, admins = self._service.keys, self._service.admin_keys
+        admin = admins.owner(given) if admins else None
+        owner = admin or keys.owner(given)
         if owner is None:
             raise ApiError(
                 401,
@@ -68,15 +76,23 @@ class Gatekeeper:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._service.limits.body_bytes:
             raise _too_large(self._service.limits.body_bytes)
-        scope.setdefault("state", {})["owner"] = owner
+        state = scope.setdefault("state", {})
+        state["owner"], state["is_admin"] = owner, not admins or admin is not None
 
 
 def _bounded(receive: Receive, most: int) -> Receive:
-    count = 0
+    count, is_whole, end = 0, False, asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def receiving() -> Message:
-        nonlocal count
-        message = await receive()
+        nonlocal count, is_whole
+        if is_whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(end):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, "the body did not come in time") from None
+        is_whole = not message.get("more_body", False)
         count += len(message.get("body", b""))
         if count > most:
             # FastAPI, which reads the body, passes on this error alone.

@@ -46,6 +46,19 @@ class Body(BaseModel):
 
     model: str | None = None
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> dict[str, Any]:
+        """Says of all fields that may be left out that they may be null, too."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, field in schema.get("properties", {}).items():
+            if name not in schema.get("required", ()) and {"type": "null"} not in field.get(
+                "anyOf", ()
+            ):
+                title, kept = field.pop("title", name), dict(field)
+                field.clear()
+                field.update({"title": title, "anyOf": [kept, {"type": "null"}]})
+        return schema
+
     @model_validator(mode="before")
     @classmethod
     def _leave_out_nulls(cls, body: Any) -> Any:
@@ -56,6 +69,8 @@ class Body(BaseModel):
 
 class StreamOptions(BaseModel):
     """What a stream tells beside the text."""
+
+    model_config = ConfigDict(strict=True)
 
     include_usage: bool = False
 
@@ -225,6 +240,8 @@ class DetokenizeBody(Body):
 
 class LoadAdapterBody(BaseModel):
     """The body of ``/v1/load_lora_adapter``."""
+
+    model_config = ConfigDict(strict=True)
 
     lora_name: str = Field(pattern=r"^[\w.\-]{1,128}$")
     lora_path: str = Field(min_length=1, max_length=4096)

@@ -7,8 +7,9 @@ from types import FrameType
 
 import uvicorn
 
-from zojax.errors import INTERRUPTED, TERMINATED
+from zojax.errors import INTERRUPTED, LOST, TERMINATED
 from zojax.serving.app import create_app
+from zojax.serving.connections import Connection
 from zojax.serving.service import Service
 
 _POLL_SECONDS = 0.05
@@ -19,21 +20,24 @@ _LAST_SECONDS = 30
 class Server(uvicorn.Server):
     """uvicorn's server, whose first signal drains, and whose second ends it at once.
 
-    While draining, what was accepted is served, and everything else is answered with 503.
+    While draining, what was accepted is served, and everything else is answered with 503. If the
+    device is lost, it ends by itself, so that whoever watches it starts another.
 
     Args:
         service: what is served.
 
     Attributes:
-        exit_code: 0 until a signal comes, then that of the first.
+        exit_code: 0 until a signal comes, then that of the first; ``LOST`` if the device is lost.
     """
 
     def __init__(self, service: Service):
         super().__init__(
             uvicorn.Config(
                 create_app(service),
-                log_level="warning",
+                log_level="error",  # strangers could fill the log with warnings
                 access_log=False,
+                http=Connection,
+                ws="none",
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=30,
@@ -62,6 +66,9 @@ class Server(uvicorn.Server):
         draining.cancel()
 
     async def _drain(self) -> None:
-        while not self._service.is_draining or self._service.gate.num_open:
+        service = self._service
+        while not service.runtime.is_lost and (not service.is_draining or service.gate.num_open):
             await asyncio.sleep(_POLL_SECONDS)
+        if service.runtime.is_lost:
+            self.exit_code = LOST
         self.should_exit = True

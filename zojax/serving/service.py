@@ -36,6 +36,7 @@ class Service:
         limits: for how much.
         adapters_from: the directory below which clients may load adapters; None for nowhere.
         read_adapter: reads an adapter from its directory; ``InputError`` if it is bad or too large.
+        admin_keys: who may load and unload adapters; none if all may that may ask.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
         created: when serving began, in seconds since 1970.
@@ -50,6 +51,7 @@ class Service:
     limits: Limits = dataclasses.field(default_factory=Limits)
     adapters_from: Path | None = None
     read_adapter: Callable[[Path], Tree] | None = None
+    admin_keys: Keys = dataclasses.field(default_factory=Keys)
     is_draining: bool = False
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 

@@ -48,6 +48,7 @@ class Settings:
         target_ms: the time between two tokens that readers accept.
         keys: who may ask.
         limits: for how much.
+        admin_keys: who may load and unload adapters; none if all may that may ask.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Settings:
     target_ms: float = 50.0
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
+    admin_keys: Keys = dataclasses.field(default_factory=Keys)
 
 
 @contextlib.contextmanager
@@ -119,6 +121,7 @@ def started(
             settings.limits,
             settings.adapters_from,
             read_fitting,
+            settings.admin_keys,
         )
 
 
