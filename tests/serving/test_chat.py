@@ -130,7 +130,7 @@ def test_openais_client_understands_answers_and_streams(chatting, expected):
         ({"messages": [{"role": "user", "content": "a" * 20_000}]}, "has 20,000 characters"),
         ({"top_logprobs": 2}, "top_logprobs: goes with logprobs=true"),
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format: "),
         ({"max_tokens": 0}, "max_new_tokens=0"),
     ],
 )

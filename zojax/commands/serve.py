@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zojax.serving.service import Service
     from zojax.serving.start import Settings
 
-_NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client")
+_NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "llguidance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """A request that generates, in its row: what was sent to the device for it, and what came back."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from zojax.engine.row_programs import Chosen, Pieces, no_pieces
 from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import NOT_FINITE
 from zojax.scoring.pages import IntArray
+
+if TYPE_CHECKING:
+    from zojax.engine.grammars import Following
 
 
 @dataclasses.dataclass
@@ -25,6 +28,8 @@ class Continuing:
         start: the number of the prompt's tokens whose computation was sent to the device.
         num_sent: the most new tokens that what was sent may add.
         tokens: the new tokens that are known.
+        following: its text in its grammar; None before the first token, or without a grammar.
+        allowed_w: the mask of its next token; None without a grammar, or while it is not known.
     """
 
     asked: Asked
@@ -34,6 +39,12 @@ class Continuing:
     start: int
     num_sent: int = 0
     tokens: list[int] = dataclasses.field(default_factory=list)
+    following: "Following | None" = None
+    allowed_w: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.request.grammar is not None:
+            self.allowed_w = self.request.grammar.first
 
     @property
     def request(self) -> GenerateRequest:
@@ -49,7 +60,13 @@ class Continuing:
     @property
     def is_live(self) -> bool:
         """Whether its prompt is computed, and more tokens may be added than were sent for."""
-        return not self.left and self.num_sent < self.request.max_new_tokens
+        waits = self.has_grammar and self.allowed_w is None
+        return not (self.left or waits) and self.num_sent < self.request.max_new_tokens
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether each of its tokens has to be known before the next one."""
+        return self.request.grammar is not None
 
     @property
     def places(self) -> int:
@@ -62,24 +79,41 @@ class Continuing:
         new = np.array(self.tokens[:-1], np.int32)
         return np.concatenate([self.request.prompt[: self.start], new])
 
-    def take(self, new: list[Token]) -> Update:
-        """Takes new tokens; returns the news for the one who asked."""
+    def follow(self, token: int) -> np.ndarray | None:
+        """Takes a token into the grammar; returns the mask of the next one, None at the text's end.
+
+        Only one thread may be in here; it may be any.
+        """
+        assert self.request.grammar is not None
+        if self.following is None:
+            self.following = self.request.grammar.begin()
+        return self.following.take(token)
+
+    def take(self, new: list[Token], *, is_over: bool = False) -> Update:
+        """Takes new tokens; returns the news for the one who asked.
+
+        Args:
+            new: the tokens.
+            is_over: whether its grammar ends the text with them.
+        """
         self.tokens += [token.id for token in new]
         reason: FinishReason | None = None
         if new and new[-1].id == NOT_FINITE:
             reason, new = "nonfinite", new[:-1]
             self.tokens.pop()
-        elif new and new[-1].id in self.request.stop_ids:
+        elif is_over or (new and new[-1].id in self.request.stop_ids):
             reason = "stop"
         elif len(self.tokens) >= self.request.max_new_tokens:
             reason = "length"
         return Update(new, reason, self.num_reused)
 
 
-def pieces(parts: list[tuple[Continuing, int]], shape: tuple[int, int], num_rows: int) -> Pieces:
+def pieces(
+    parts: list[tuple[Continuing, int]], shape: tuple[int, int], num_rows: int, vocab_size: int
+) -> Pieces:
     """Arrays on the host of the next ``count`` tokens of each prompt, filled up to a shape."""
     n, t = shape
-    made = no_pieces(n, t, num_rows)
+    made = no_pieces(n, t, num_rows, vocab_size)
     settings = made.settings
     for i, (one, count) in enumerate(parts):
         request, stop = one.request, one.start + count
@@ -87,7 +121,9 @@ def pieces(parts: list[tuple[Continuing, int]], shape: tuple[int, int], num_rows
         made.start_n[i], made.count_n[i], made.row_n[i] = one.start, count, one.row
         made.ends_n[i] = stop == len(request.prompt)
         settings.slot[i], settings.seed[i] = one.slot, request.seed
-        settings.left[i] = request.max_new_tokens
+        settings.left[i] = 1 if one.has_grammar else request.max_new_tokens
+        if one.allowed_w is not None:
+            made.allowed_nw[i] = one.allowed_w
         settings.stop_e[i, : len(request.stop_ids)] = request.stop_ids
         settings.tells[i], settings.nudged[i] = request.num_logprobs is not None, request.nudges
         settings.presence[i] = request.presence_penalty

@@ -15,14 +15,14 @@ from zojax.generation import Sampling
 _MOST = 2**31 - 1
 _UNSUPPORTED = (
     *("suffix", "min_tokens", "bad_words", "use_beam_search", "prompt_embeds", "logits_processors"),
-    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
-    *("response_format", "tools", "functions", "repetition_penalty", "length_penalty"),
+    *("guided_decoding_backend", "guided_whitespace_pattern"),
+    *("tools", "functions", "repetition_penalty", "length_penalty"),
 )
 _NULL_MEANS_ALL = ("max_tokens",)
 """Where null means as much as fits; elsewhere it means what leaving the field out means."""
 _HARMLESS: dict[str, Any] = {
     **{"suffix": "", "min_tokens": 0, "bad_words": [], "use_beam_search": False},
-    **{"logits_processors": [], "response_format": {"type": "text"}, "tools": [], "functions": []},
+    **{"logits_processors": [], "tools": [], "functions": []},
     **{"repetition_penalty": 1, "length_penalty": 1},
 }
 """What says nothing of fields that are not supported, beside null."""
@@ -37,6 +37,7 @@ Texts = Annotated[list[str], Field(max_length=_MOST_TEXTS, fail_fast=True)]
 ManyTokens = Annotated[list[Tokens], Field(max_length=_MOST_TEXTS, fail_fast=True)]
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Text = str | Tokens
+Choice = Annotated[list[str], Field(min_length=1, max_length=1024, fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -58,6 +59,38 @@ class StreamOptions(BaseModel):
     """What a stream tells beside the text."""
 
     include_usage: bool = False
+
+
+class NamedSchema(BaseModel):
+    """OpenAI's JSON schema: without ``strict``, what is not known of it is ignored."""
+
+    schema_: dict[str, Any] = Field({"type": "object"}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's way to say what an answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema: goes with type json_schema, and that with it")
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to say the same."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_: str | dict[str, Any] | None = Field(None, alias="json")
+    regex_: str | None = Field(None, alias="regex")
+    choice_: Choice | None = Field(None, alias="choice")
+    grammar_: str | None = Field(None, alias="grammar")
+    json_object: bool | None = None
 
 
 class Sampled(Body):
@@ -85,6 +118,12 @@ class Sampled(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_tokens_as_token_ids: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: Choice | None = None
+    guided_grammar: str | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -14,11 +14,14 @@ from flax import traverse_util
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.lora import load_lora
 from zojax.engine.device import Device
+from zojax.engine.grammars import Vocabulary
 from zojax.engine.ladder import make_ladder
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer
+from zojax.hub.tokenizer import Tokenizer
+from zojax.hub.turns import for_chats
 from zojax.models import Model
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.serving.limits import Keys, Limits
@@ -99,6 +102,7 @@ def started(
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
     on_progress(0, device.num_programs)
     with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
+        vocabulary = _vocabulary(tokenizer)  # now, since no other thread runs meanwhile
         device.compile(lambda done: on_progress(done, device.num_programs))
     name = settings.name or Path(settings.model).name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
@@ -119,7 +123,17 @@ def started(
             settings.limits,
             settings.adapters_from,
             read_fitting,
+            vocabulary,
         )
+
+
+def _vocabulary(tokenizer: Tokenizer) -> Vocabulary | None:
+    """What grammars are compiled for; None if there are none for this tokenizer."""
+    with contextlib.suppress(InputError):  # the model is not for chats
+        tokenizer = for_chats(tokenizer)
+    with contextlib.suppress(InputError):
+        return Vocabulary(tokenizer.tokens, tokenizer.vocab_size, tokenizer.stop_ids)
+    return None
 
 
 def _length(settings: Settings, model: Model) -> int:
