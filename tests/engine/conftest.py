@@ -12,7 +12,7 @@ from tests.rough_models import PRE_LN
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.engine.device import Device
 from zojax.engine.ladder import make_ladder
-from zojax.engine.requests import Scores, Token, Update
+from zojax.engine.requests import Answer, Deliver, Scores, Token, Update
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.generation import generate
@@ -62,9 +62,15 @@ class Asking:
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
 
-    def start(self, request) -> tuple[int, SimpleQueue]:
+    def start(self, request, also: Deliver = lambda answer: None) -> tuple[int, SimpleQueue]:
+        """Submits a request; ``also`` is called with each answer, on the runtime's thread."""
         answers: SimpleQueue = SimpleQueue()
-        return self.runtime.submit(request, answers.put), answers
+
+        def deliver(answer: Answer) -> None:
+            also(answer)
+            answers.put(answer)
+
+        return self.runtime.submit(request, deliver), answers
 
     def finish(self, answers: SimpleQueue) -> tuple[list[Any], str, int]:
         tokens: list[Token] = []

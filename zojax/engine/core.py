@@ -27,6 +27,7 @@ from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, 
 from zojax.engine.row_programs import Chosen
 from zojax.engine.row_table import RowTable
 from zojax.engine.score_answers import scores_of
+from zojax.engine.shares import gives_way
 from zojax.engine.slots import Slots
 from zojax.generation.sampling import NOT_FINITE
 from zojax.scoring import Item, Ranked, pack
@@ -50,6 +51,7 @@ class Counts:
         new_tokens: tokens that were added.
         scored_tokens: tokens that were computed to score something.
         padding_tokens: places in calls that held no token.
+        paused_texts: how often a text gave up its row for somebody else's.
     """
 
     iterations: int = 0
@@ -58,6 +60,7 @@ class Counts:
     new_tokens: int = 0
     scored_tokens: int = 0
     padding_tokens: int = 0
+    paused_texts: int = 0
 
 
 class Core:
@@ -135,9 +138,10 @@ class Core:
 
     def step(self) -> bool:
         """Does an iteration; returns whether there was anything to do."""
-        ready = self._queues.ready(self._table.num_free, LOOKAHEAD)
+        # If no row is free, one may be made so for the first in turn.
+        ready = self._queues.ready(max(1, self._table.num_free), LOOKAHEAD)
         for asked in ready:
-            if isinstance(asked.request, GenerateRequest):
+            if isinstance(asked.request, GenerateRequest) and self._finds_row(asked):
                 self._admit(asked, asked.request)
         scorings = [asked for asked in ready if isinstance(asked.request, ScoreRequest)]
         plan = make_plan(self._work(scorings), self.costs, self._device.ladder, self._target_ms)
@@ -169,19 +173,34 @@ class Core:
             for asked in running + self._queues.remove_all():
                 asked.deliver(error)
 
+    def _finds_row(self, asked: Asked) -> bool:
+        """Whether a row is free, perhaps since another text has given it up."""
+        if self._table.num_free:
+            return True
+        holding = [one.holding for one in self._continuing.values()]
+        number = gives_way(asked.as_waiting, holding)
+        if number is None:
+            return False
+        one = self._continuing[number]
+        self._leave(one, is_sound=False)  # which ends it on the device, too
+        self._queues.add(one.without_row)
+        self.counts.paused_texts += 1
+        return True
+
     def _admit(self, asked: Asked, request: GenerateRequest) -> None:
         """Gives a free row to a request."""
-        place = self._table.take(asked.version, request.prompt)
-        assert place is not None, "no more requests are ready than rows are free"
+        before = asked.before
+        place = self._table.take(asked.version, before)
         slot, reused = self._slots.acquire(asked.version), place.num_reused
         self._queues.remove(asked.number)
         self._continuing[asked.number] = Continuing(asked, place.row, slot, reused, reused)
-        self.counts.prompt_tokens += len(request.prompt)
+        self.counts.prompt_tokens += len(before)
         self.counts.reused_tokens += reused
         if place.source is not None:
             self._device.copy_row(place.source, place.row)
         if request.nudges:
-            self._device.nudge(place.row, dict(request.logit_bias))
+            added = before[len(request.prompt) :]
+            self._device.nudge(place.row, dict(request.logit_bias), added.tolist())
 
     def _work(self, scorings: Sequence[Asked]) -> Work:
         live = [one for one in self._continuing.values() if one.is_live]
@@ -238,7 +257,7 @@ class Core:
             self._table.hold(one.row, one.cached)
             self._queues.shares.serve(one.asked.request.owner, count)
             if not one.left:
-                one.num_sent, one.allowed_w = 1, None
+                one.num_sent, one.allowed_w = one.num_before + 1, None
                 ended.append((i, one))
 
         def deliver(chosen: Chosen) -> None:
@@ -301,8 +320,8 @@ class Core:
         self._tell(one, new, is_over=found is None)
 
     def _tell(self, one: Continuing, new: list[Token], *, is_over: bool = False) -> None:
-        """Delivers new tokens of a request, unless it has ended meanwhile."""
-        if one.asked.number not in self._continuing or not new:
+        """Delivers new tokens of a request, unless it has ended or lost its row meanwhile."""
+        if self._continuing.get(one.asked.number) is not one or not new:
             return
         update = one.take(new, is_over=is_over)
         self.counts.new_tokens += len(update.tokens)

@@ -6,7 +6,7 @@ so that the host can go on before they are there.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -132,12 +132,14 @@ class Device:
         """Copies one row of the cache into another."""
         self._state = self._programs["copy"](self._state, *map(self._number, (source, row)))
 
-    def nudge(self, row: int, biases: dict[int, float]) -> None:
-        """Sets what is added to a row's logits, and forgets which tokens were added to it."""
+    def nudge(self, row: int, biases: dict[int, float], added: Sequence[int]) -> None:
+        """Sets what is added to a row's logits, and which tokens were added to it."""
         tokens, values = (np.zeros(MAX_BIASES, dtype) for dtype in (np.int32, np.float32))
         tokens[:] = self.vocab_size
         tokens[: len(biases)], values[: len(biases)] = list(biases), list(biases.values())
-        args = (self._number(row), self._put(tokens), self._put(values))
+        before = np.full(self.ladder.length, self.vocab_size, np.int32)
+        before[: len(added)] = added
+        args = (self._number(row), *map(self._put, (tokens, values, before)))
         self._state = self._programs["nudge"](self._state, *args)
 
     def clear(self, row: int) -> None:
@@ -188,7 +190,8 @@ class Device:
         values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
         of_state: dict[str, Any] = {"donate_argnums": 0, "out_shardings": self._of_state}
         yield "copy", _ahead(copy_row, (state, steps, steps), **of_state)
-        yield "nudge", _ahead(nudge, (state, steps, tokens, values), **of_state)
+        added = jax.ShapeDtypeStruct((self.ladder.length,), jnp.int32, sharding=whole)
+        yield "nudge", _ahead(nudge, (state, steps, tokens, values, added), **of_state)
         yield "clear", _ahead(clear_row, (state, steps), **of_state)
 
 

@@ -314,17 +314,19 @@ def copy_row(state: RowState, source: Array, row: Array) -> RowState:
     return dataclasses.replace(state, cache=Cache(*map(copied, state.cache)))
 
 
-def nudge(state: RowState, row: Array, tokens: Array, biases: Array) -> RowState:
-    """Sets what is added to a row's logits, and forgets which tokens were added to it.
+def nudge(state: RowState, row: Array, tokens: Array, biases: Array, added: Array) -> RowState:
+    """Sets what is added to a row's logits, and which tokens were added to it.
 
     Args:
         state: the rows.
         row: the row.
         tokens: the tokens whose logits change, filled up with an id beyond the vocabulary.
         biases: what is added to them.
+        added: the tokens that were added, filled up like ``tokens``.
     """
     bias_pv = state.bias_pv.at[row].set(0.0).at[row, tokens].set(biases, mode="drop")
-    return dataclasses.replace(state, bias_pv=bias_pv, count_pv=state.count_pv.at[row].set(0))
+    count_pv = state.count_pv.at[row].set(0).at[row, added].add(1, mode="drop")
+    return dataclasses.replace(state, bias_pv=bias_pv, count_pv=count_pv)
 
 
 def clear_row(state: RowState, row: Array) -> RowState:
