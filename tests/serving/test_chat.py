@@ -140,6 +140,20 @@ def test_what_cannot_be_answered_is_refused(client, directory, body, message):
         assert message in error["message"]
 
 
+def test_a_chat_is_tokenised_as_transformers_does(client, directory):
+    tokens = transformers.AutoTokenizer.from_pretrained(directory)
+    for more in ([], [{"role": "assistant", "content": "It was great"}]):
+        chat = [*CHAT, *more]
+        body = {"messages": chat, "add_generation_prompt": not more, "return_token_strs": True}
+        found = client.post("/tokenize", json=body).json()
+        ids = tokens.apply_chat_template(chat, add_generation_prompt=not more, return_dict=False)
+        assert found["tokens"] == ids
+        assert found["count"] == len(ids)
+        assert "".join(found["token_strs"]) == tokens.decode(ids)
+    for body in ({}, {"messages": CHAT, "prompt": "a"}, {"messages": []}):
+        assert client.post("/tokenize", json=body).status_code == 400
+
+
 def test_a_model_without_a_template_says_so(service):
     said = ask(TestClient(create_app(service)), 400)["error"]["message"]
     assert said == "this model has no chat template that can be used; ask /v1/completions"

@@ -9,12 +9,10 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from zojax.errors import InputError
-from zojax.hub.chat_template import Turn
-from zojax.scoring.pages import IntArray
 from zojax.serving.asking import Asked, as_json, make_requests, new_id
 from zojax.serving.choices import Part, Shown, continuations
 from zojax.serving.events import Event
-from zojax.serving.schema import ChatBody
+from zojax.serving.schema import ChatBody, Message
 from zojax.serving.service import Service
 
 
@@ -25,12 +23,8 @@ def _ask(service: Service, body: ChatBody, owner: str) -> Asked:
         raise InputError(f"n: the most is {service.limits.choices}")
     if body.top_logprobs is not None and not body.logprobs:
         raise InputError("top_logprobs: goes with logprobs=true")
-    turns = [
-        ("system" if message.role == "developer" else message.role, message.text)
-        for message in body.messages
-    ]
-    service.check_characters("".join(text for _, text in turns))
-    prompt, ends = _prompt(service, turns)
+    prompt = np.array(chat_ids(service, body.messages), np.int32)
+    ends = service.chat_tokenizer.stop_ids
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     count = (body.top_logprobs or 0) if body.logprobs else None
     requests = make_requests(service, body, [prompt], body.n, limit, count, adapter, owner, ends)
@@ -38,15 +32,27 @@ def _ask(service: Service, body: ChatBody, owner: str) -> Asked:
     return Asked(new_id("chatcmpl"), int(time.time()), name, owner, adapter, [prompt], requests)
 
 
-def _prompt(service: Service, turns: Sequence[Turn]) -> tuple[IntArray, tuple[int, ...]]:
-    """The tokens of a chat up to the answer, and those that end it."""
+def chat_ids(
+    service: Service, messages: Sequence[Message], *, is_answered: bool = False
+) -> list[int]:
+    """The tokens of a chat, up to the answer unless it has one; takes a moment.
+
+    Raises:
+        ApiError: the model has no chat template.
+        InputError: the template refuses the chat, or it is too long.
+    """
+    turns = [
+        ("system" if message.role == "developer" else message.role, message.text)
+        for message in messages
+    ]
+    service.check_characters("".join(text for _, text in turns))
     tokenizer = service.chat_tokenizer
     assert tokenizer.chat is not None
-    [text] = tokenizer.chat.render([turns], answered=[False])
+    [text] = tokenizer.chat.render([turns], answered=[is_answered])
     ids = tokenizer.ids(text)
     if not ids:
         raise InputError("messages: the chat template makes nothing of them")
-    return np.array(ids, np.int32), tokenizer.stop_ids
+    return ids
 
 
 async def complete(service: Service, body: ChatBody, owner: str) -> dict[str, Any]:

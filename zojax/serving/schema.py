@@ -238,10 +238,13 @@ class ContentPart(BaseModel):
     text: str
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
 class ChatBody(Sampled):
     """The body of ``/v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
+    messages: Messages
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool = False
@@ -249,11 +252,19 @@ class ChatBody(Sampled):
 
 
 class TokenizeBody(Body):
-    """The body of ``/tokenize``."""
+    """The body of ``/tokenize``: a text, which gets BOS unless that is refused, or a chat."""
 
-    prompt: str
-    add_special_tokens: bool = True
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
     return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "TokenizeBody":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages")
+        return self
 
 
 class DetokenizeBody(Body):
