@@ -10,7 +10,7 @@ import pytest
 from tests.engine.conftest import LENGTHS, ROWS, ids, prompt_of
 from tests.rough_models import PRE_LN
 from zojax.engine.masks import num_words
-from zojax.engine.requests import GenerateRequest, GrammarError
+from zojax.engine.requests import Answer, GenerateRequest, GrammarError
 from zojax.generation import Sampling
 from zojax.generation.sampling import GREEDY
 from zojax.programs.compiling import CompilationCounter
@@ -100,6 +100,23 @@ def test_a_grammar_that_cannot_be_followed_fails_its_own_request_alone(ask, offl
     for answers in started:
         with pytest.raises(GrammarError, match="too much"):
             ask.finish(answers)
+
+
+def test_texts_under_grammars_go_on_together(ask):
+    first, *others = (
+        GenerateRequest(prompt_of(5, n), 20, grammar=under(*[FEW] * 20)) for n in range(ROWS)
+    )
+    counts, before = ask.runtime.core.counts, ask.runtime.core.counts.iterations
+    started = []
+
+    def others_come(_: Answer) -> None:  # all before the next iteration
+        while others:
+            started.append(ask.start(others.pop())[1])
+
+    ask.finish(ask.start(first, others_come)[1])
+    for answers in started:
+        ask.finish(answers)
+    assert counts.iterations - before <= 20 + 2 * ROWS
 
 
 def test_nothing_is_compiled_for_a_grammar(ask):

@@ -32,6 +32,7 @@ class Continuing:
         tokens: the new tokens that were told.
         following: its text in its grammar; None before the first token, or without a grammar.
         allowed_w: the mask of its next token; None without a grammar, or while it is not known.
+        is_followed: whether its newest token is being taken into its grammar.
         before: the tokens before the next new one when it got its row: the prompt, and what was
             added before it gave up another.
         num_before: the number of those that were added.
@@ -46,6 +47,7 @@ class Continuing:
     tokens: list[int] = dataclasses.field(default_factory=list)
     following: "Following | None" = None
     allowed_w: np.ndarray | None = None
+    is_followed: bool = False
     before: IntArray = dataclasses.field(init=False)
     num_before: int = dataclasses.field(init=False)
 

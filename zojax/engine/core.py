@@ -202,8 +202,18 @@ class Core:
             added = before[len(request.prompt) :]
             self._device.nudge(place.row, dict(request.logit_bias), added.tolist())
 
+    def _live(self) -> list[Continuing]:
+        """The rows that get a token if any are added.
+
+        Where all have grammars, they wait for each other's masks: each alone would take as long.
+        """
+        rows = self._continuing.values()
+        live = [one for one in rows if one.is_live]
+        waits = any(one.is_followed for one in rows) and all(one.has_grammar for one in live)
+        return [] if waits else live
+
     def _work(self, scorings: Sequence[Asked]) -> Work:
-        live = [one for one in self._continuing.values() if one.is_live]
+        live = self._live()
         return Work(
             len(live),
             sum(one.places for one in live),
@@ -223,7 +233,7 @@ class Core:
             self._send_advance(plan.steps)
 
     def _send_advance(self, steps: int) -> None:
-        live = [one for one in self._continuing.values() if one.is_live]
+        live = self._live()
         keys = sum(one.places for one in live)
         ladder = self._device.ladder
         places = max(one.places for one in live) + steps  # but none grows beyond its last place
@@ -295,6 +305,7 @@ class Core:
     def _deliver(self, one: Continuing, new: list[Token]) -> None:
         """Delivers new tokens of a request, after its grammar has taken them, if it has one."""
         if one.has_grammar and new and new[-1].id != NOT_FINITE:
+            one.is_followed = True
             self._elsewhere(
                 lambda: one.follow(new[-1].id),
                 lambda allowed_w: self._followed(one, new, allowed_w),
@@ -316,7 +327,7 @@ class Core:
             self._leave(one, is_sound=True)
             one.asked.deliver(found)
             return
-        one.allowed_w = found
+        one.allowed_w, one.is_followed = found, False
         self._tell(one, new, is_over=found is None)
 
     def _tell(self, one: Continuing, new: list[Token], *, is_over: bool = False) -> None:
