@@ -14,8 +14,10 @@ from flax import traverse_util
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.lora import load_lora
 from zojax.engine.device import Device
+from zojax.engine.engine import Engine
 from zojax.engine.grammars import Vocabulary
 from zojax.engine.ladder import make_ladder
+from zojax.engine.loading import load_run
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.errors import InputError
@@ -38,7 +40,7 @@ class Settings:
     """What is served, and how.
 
     Attributes:
-        model: a directory, a hub id or a GGUF file.
+        model: a directory, a hub id or a GGUF file; with ``is_run`` a run's directory.
         name: the name that clients call it by; "" for the last part of ``model``.
         adapters: the directory of a LoRA by its name.
         adapters_from: the directory below which clients may load more; None for nowhere.
@@ -51,6 +53,8 @@ class Settings:
         target_ms: the time between two tokens that readers accept.
         keys: who may ask.
         limits: for how much.
+        is_run: whether to serve what a run has trained, without adapters, in the run's own dtype.
+        step: the run's model after this many steps; None for the best.
     """
 
     model: str
@@ -65,6 +69,8 @@ class Settings:
     target_ms: float = 50.0
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
+    is_run: bool = False
+    step: int | None = None
 
 
 @contextlib.contextmanager
@@ -80,8 +86,8 @@ def started(
     Raises:
         InputError: the model or an adapter is bad, or a setting does not fit it.
     """
-    tokenizer = load_tokenizer(settings.model, None)
-    model = load(settings.model, dtype=jnp.dtype(settings.dtype))
+    loaded = _loaded(settings)
+    tokenizer, model = loaded.tokenizer, loaded.model
     length = _length(settings, model)
 
     def read_adapter(directory: Path) -> Tree:
@@ -97,14 +103,14 @@ def started(
 
     for name, directory in settings.adapters.items():
         registry.add(name, lambda directory=directory: read_adapter(directory))
-    slots = Slots(pool)
+    slots = Slots(pool, loaded.pool)
     ladder = make_ladder(length, settings.rows)
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
     on_progress(0, device.num_programs)
     with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
         vocabulary = _vocabulary(tokenizer)  # now, since no other thread runs meanwhile
         device.compile(lambda done: on_progress(done, device.num_programs))
-    name = settings.name or Path(settings.model).name
+    name = settings.name or Path(settings.model).absolute().name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
         name = settings.name or settings.model  # a hub id
     if name in settings.adapters:
@@ -125,6 +131,13 @@ def started(
             read_fitting,
             vocabulary,
         )
+
+
+def _loaded(settings: Settings) -> Engine:
+    if settings.is_run:
+        return load_run(settings.model, step=settings.step)
+    tokenizer = load_tokenizer(settings.model, None)
+    return Engine(load(settings.model, dtype=jnp.dtype(settings.dtype)), tokenizer)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary | None:
