@@ -19,6 +19,10 @@ from zojax.commands import serve
         (("--api-keys", "/no/such/file"), "/no/such/file"),
         (("--max-length", "65"), "--max-length 65: give 32 to 64"),
         (("--model", "/no/such/model"), "/no/such/model"),
+        (("/no/such/run",), "/no/such/run: no such directory, so no run"),
+        (("--step", "3"), "--step goes with RUN"),
+        (("run", "--model", "m"), "--model and --dtype do not go with RUN"),
+        (("run", "--adapter", "a=b"), "zojax export RUN --format peft"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_one_line(run, refusal, arguments, message):

@@ -1,5 +1,8 @@
 """Iterations are planned by what waits and what calls cost, without a model."""
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from zojax.engine.costs import CostFit, Costs
 from zojax.engine.ladder import make_ladder
 from zojax.engine.plan import CallCosts, Prompt, Scoring, Work, make_plan
 from zojax.engine.row_table import RowTable
-from zojax.engine.shares import Shares, Waiting, in_turn
+from zojax.engine.shares import Holding, Shares, Waiting, gives_way, in_turn
 from zojax.scoring import Item
 
 LADDER = make_ladder(1024, 16)
@@ -121,6 +124,44 @@ def test_being_away_earns_nothing():
     assert shares.served["always"] == 10_000
 
 
+def holding(owner: str, *tokens: int, first: int = 0, **more: Any) -> list[Holding]:
+    return [Holding(first + i, owner, more.get("priority", 0), n) for i, n in enumerate(tokens)]
+
+
+def test_who_holds_most_rows_gives_up_the_one_with_the_fewest_tokens():
+    rows = holding("many", 300, 20, 90) + holding("two", 5, 7, first=10)
+    assert gives_way(Waiting(50, "new", 0, 10), rows) == 1
+    assert gives_way(Waiting(50, "many", 0, 10), rows) is None
+    busy = [one._replace(may_wait=one.number != 1) for one in rows]
+    assert gives_way(Waiting(50, "new", 0, 10), busy) == 2
+    assert gives_way(Waiting(50, "new", 0, 10), [one._replace(may_wait=False) for one in rows]) is (
+        None
+    )
+
+
+def test_nothing_gives_way_to_what_is_less_urgent():
+    rows = holding("many", 30, 20, priority=0)
+    assert gives_way(Waiting(50, "new", 1, 10), rows) is None
+    assert gives_way(Waiting(50, "new", -1, 10), rows) == 1
+
+
+def test_rows_are_shared_equally_and_then_stay_where_they_are():
+    rows = holding("many", *range(16))
+    owners = ["few"] * 20 + ["third"] * 20
+    moved = 0
+    for number in range(100, 160):
+        waiting = Waiting(number, owners[number % 40], 0, 10)
+        given = gives_way(waiting, rows)
+        if given is not None:
+            moved += 1
+            rows = [one for one in rows if one.number != given]
+            rows.append(Holding(number, waiting.owner, 0, 1))
+    held = Counter(one.owner for one in rows)
+    assert held.total() == 16
+    assert moved <= 16  # and not once for each that asks
+    assert max(held.values()) - min(held.values()) <= 1
+
+
 def test_costs_are_found_and_followed_when_they_change():
     rng, fit = np.random.default_rng(0), CostFit.begin(Costs(1.0, 1.0))
     for truth in (Costs(3.0, 0.2, 0.001), Costs(6.0, 0.4, 0.002)):
@@ -146,11 +187,9 @@ def tokens(*values: int) -> np.ndarray:
 def test_a_row_is_reused_only_for_its_version_and_never_whole():
     table, prompt = RowTable(2), tokens(*range(40))
     first = table.take(7, prompt)
-    assert first is not None
     table.hold(first.row, prompt)
     table.free(first.row)
     other = table.take(8, prompt)
-    assert other is not None
     assert other.num_reused == 0
     table.free(other.row)
     again = table.take(7, prompt)
@@ -167,7 +206,7 @@ def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
     table.hold(0, prompt)
     assert table.take(0, prompt) == (1, 39, 0)
     assert table.take(0, tokens(*range(30), 99)) == (2, 30, 0)
-    assert table.take(0, prompt) is None
+    assert table.num_free == 0
 
 
 def test_a_long_row_that_shares_little_is_kept():

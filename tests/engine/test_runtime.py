@@ -2,118 +2,20 @@
 
 import functools
 import threading
-from queue import SimpleQueue
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from tests.rough_models import PRE_LN
-from zojax.adapters import AdapterPool, Site, trainable_sites
-from zojax.engine.device import Device
-from zojax.engine.ladder import make_ladder
-from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, Update
-from zojax.engine.runtime import Runtime
+from tests.engine.conftest import LENGTHS, ROWS, adapter_of, ids, prompt_of
+from zojax.engine.requests import GenerateRequest, ScoreRequest
 from zojax.engine.score_items import score_items
-from zojax.engine.slots import Registry, Slots
 from zojax.errors import InputError
-from zojax.generation import Sampling, generate
+from zojax.generation import Sampling
 from zojax.programs.compiling import CompilationCounter
 from zojax.scoring import Item, score
 
-LENGTH, ROWS = 48, 4
-KEY = jax.random.key(3)
-
-
-def adapter_of(sites: tuple[Site, ...], seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    return {
-        site.path: {
-            name: rng.standard_normal((*site.lead, size, 2)).astype(np.float32)
-            for name, size in zip("uv", site.shape[-2:], strict=True)
-        }
-        for site in sites
-    }
-
-
-@pytest.fixture(scope="module")
-def model(rough_models):
-    return rough_models["pre-LN"]
-
-
-@pytest.fixture(scope="module")
-def sites(model):
-    return tuple(s for s in trainable_sites(model.weights, "linear") if "v_proj" in s.path)
-
-
-@pytest.fixture(scope="module")
-def runtime(model, sites, compile_cache):
-    pool = AdapterPool(sites, num_slots=2, rank=2)
-    ladder = make_ladder(LENGTH, ROWS, tokens=64, most_steps=4, first_visible=24)
-    device = Device(model, pool.arrays, ladder, KEY)
-    device.compile()
-    registry = Registry()
-    for number in range(5):
-        registry.add(f"adapter {number}", lambda seed=number: adapter_of(sites, seed))
-    with Runtime(device, Slots(pool), registry) as runtime:
-        yield runtime
-
-
-class Asking:
-    """Submits requests, and waits for their answers."""
-
-    def __init__(self, runtime: Runtime):
-        self.runtime = runtime
-
-    def start(self, request) -> tuple[int, SimpleQueue]:
-        answers: SimpleQueue = SimpleQueue()
-        return self.runtime.submit(request, answers.put), answers
-
-    def finish(self, answers: SimpleQueue) -> tuple[list[Any], str, int]:
-        tokens: list[Token] = []
-        while True:
-            answer = answers.get(timeout=20)
-            if isinstance(answer, Exception):
-                raise answer
-            if isinstance(answer, Scores):
-                self.tops = answer.tops
-                return answer.logprobs, "scored", 0
-            assert isinstance(answer, Update)
-            tokens += answer.tokens
-            if answer.finish_reason is not None:
-                return tokens, answer.finish_reason, answer.num_reused
-
-    def __call__(self, request):
-        return self.finish(self.start(request)[1])
-
-    def all(self, requests):
-        started = [self.start(request)[1] for request in requests]
-        return [self.finish(answers) for answers in started]
-
-
-@pytest.fixture
-def ask(runtime) -> Asking:
-    return Asking(runtime)
-
-
-def prompt_of(length: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(3, PRE_LN.vocab_size, length).astype(np.int32)
-
-
-def ids(answer) -> list[int]:
-    return [token.id for token in answer[0]]
-
-
-LENGTHS = (1, 3, 17, 30, 33, 5, 20, 24)
-
-
-@pytest.fixture(scope="module")
-def offline(model):
-    """The continuations that offline generation finds, greedily, for prompts of many lengths."""
-    prompts = [prompt_of(n, n) for n in LENGTHS]
-    found = generate(model, prompts, lambda ids: "", max_new_tokens=9, batch_size=2)
-    return [one.tokens for one in found]
+pytestmark = pytest.mark.usefixtures("compile_cache")
 
 
 def test_texts_are_those_of_offline_generation_whatever_runs_beside(ask, offline):

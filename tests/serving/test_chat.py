@@ -102,7 +102,7 @@ def test_openais_client_understands_answers_and_streams(chatting, expected):
         ({"messages": [{"role": "user", "content": "a" * 20_000}]}, "has 20,000 characters"),
         ({"top_logprobs": 2}, "top_logprobs: goes with logprobs=true"),
         ({"tools": [{"type": "function"}]}, "tools is not supported"),
-        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"response_format": {"type": "xml"}}, "response_format: "),
         ({"max_tokens": 0}, "max_new_tokens=0"),
     ],
 )
@@ -110,6 +110,20 @@ def test_what_cannot_be_answered_is_refused(client, body, message):
     for stream in (False, True):
         error = ask(client, 400, **body, stream=stream)["error"]
         assert message in error["message"]
+
+
+def test_a_chat_is_tokenised_as_transformers_does(client, directory):
+    tokens = transformers.AutoTokenizer.from_pretrained(directory)
+    for more in ([], [{"role": "assistant", "content": "It was great"}]):
+        chat = [*CHAT, *more]
+        body = {"messages": chat, "add_generation_prompt": not more, "return_token_strs": True}
+        found = client.post("/tokenize", json=body).json()
+        ids = tokens.apply_chat_template(chat, add_generation_prompt=not more, return_dict=False)
+        assert found["tokens"] == ids
+        assert found["count"] == len(ids)
+        assert "".join(found["token_strs"]) == tokens.decode(ids)
+    for body in ({}, {"messages": CHAT, "prompt": "a"}, {"messages": []}):
+        assert client.post("/tokenize", json=body).status_code == 400
 
 
 def test_a_model_without_a_template_says_so(service):

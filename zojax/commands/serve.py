@@ -2,6 +2,7 @@
 
 Example:
   zojax serve
+  zojax serve RUN
   zojax serve --model facebook/opt-125m --adapter reviews=DIR --port 8000
   zojax serve --model model.gguf --host 0.0.0.0 --api-keys keys.txt
 """
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zojax.commands.options import WEIGHT_DTYPES, count
+from zojax.commands.options import COUNT, RUN, WEIGHT_DTYPES, count
 from zojax.errors import InputError
 from zojax.printing import make_console, warn
 
@@ -27,11 +28,17 @@ if TYPE_CHECKING:
     from zojax.serving.start import Settings
 
 _BACKLOG = 2048
-_NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client")
+_NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "llguidance")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.add_argument("run", nargs="?", **RUN)
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
     parser.add_argument(
         "--model", metavar="M", help="directory, hub id or GGUF file (default: the demo's model)"
     )
@@ -68,8 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=WEIGHT_DTYPES,
-        default="float32",
-        help="dtype of the weights on the device (default: float32)",
+        help="dtype of --model's weights on the device (default: float32)",
     )
     parser.add_argument(
         "--api-key",
@@ -184,12 +190,21 @@ def _settings(args: argparse.Namespace) -> Settings:
     for name, least in (("rows", 1), ("max_loras", 1), ("max_lora_rank", 1), ("target_ms", 1)):
         if not least <= getattr(args, name) < 1 << 20:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    if args.run is None and args.step is not None:
+        raise InputError("serve: --step goes with RUN")
+    if args.run is not None and (args.model or args.dtype):
+        raise InputError("serve: --model and --dtype do not go with RUN, which has both")
+    if args.run is not None and (args.adapters or args.adapters_from):
+        raise InputError(
+            "serve: adapters do not go with RUN; make one of it: zojax export RUN --format peft"
+        )
+    model = args.run or args.model
     return Settings(
-        args.model or str(MODEL),
-        args.served_model_name or ("" if args.model else "demo"),
+        str(model or MODEL),
+        args.served_model_name or ("" if model else "demo"),
         _adapters(args.adapters),
         args.adapters_from,
-        args.dtype,
+        args.dtype or "float32",
         args.rows,
         args.max_length,
         args.max_loras,
@@ -198,6 +213,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         Keys(keys),
         Limits(open_per_key=args.max_requests_per_key, open=args.max_queue),
         Keys(admin_keys),
+        args.run is not None,
+        args.step,
     )
 
 

@@ -6,14 +6,11 @@ to be computed.
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-
-from zojax.engine.continuing import Continuing, num_steps, pieces, tokens_of
-from zojax.engine.costs import CostFit, Costs
+from zojax.engine.calls import Calls
+from zojax.engine.continuing import Continuing, pieces, tokens_of
 from zojax.engine.device import Device
 from zojax.engine.plan import (
     LOOKAHEAD,
@@ -26,36 +23,21 @@ from zojax.engine.plan import (
     make_plan,
 )
 from zojax.engine.queues import Asked, Queues
-from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Update
+from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, Update
 from zojax.engine.row_programs import Chosen
 from zojax.engine.row_table import RowTable
 from zojax.engine.score_answers import scores_of
+from zojax.engine.shares import gives_way
 from zojax.engine.slots import Slots
+from zojax.generation.sampling import NOT_FINITE
 from zojax.scoring import Item, Ranked, pack
 
 _LOG = logging.getLogger("zojax")
 
-_PRIOR = Costs(base=2.0, per_token=0.05)
 
-
-class Call(NamedTuple):
-    """A call of the device whose result is not read yet.
-
-    Attributes:
-        kind: a field of :class:`~zojax.engine.plan.CallCosts`.
-        tokens: the tokens that it computes, with padding; those of a step if it has several.
-        keys: the keys that they look at.
-        result: arrays on the device.
-        deliver: takes the result on the host.
-        sent: when it was sent, in seconds.
-    """
-
-    kind: str
-    tokens: int
-    keys: int
-    result: Any
-    deliver: Callable[[Any], None]
-    sent: float
+Elsewhere = Callable[[Callable[[], Any], Callable[[Any], None]], None]
+"""Calls the first function on another thread, and the second on this one between two iterations,
+with what the first returned or raised."""
 
 
 @dataclasses.dataclass
@@ -69,6 +51,7 @@ class Counts:
         new_tokens: tokens that were added.
         scored_tokens: tokens that were computed to score something.
         padding_tokens: places in calls that held no token.
+        paused_texts: how often a text gave up its row for somebody else's.
     """
 
     iterations: int = 0
@@ -77,6 +60,7 @@ class Counts:
     new_tokens: int = 0
     scored_tokens: int = 0
     padding_tokens: int = 0
+    paused_texts: int = 0
 
 
 class Core:
@@ -86,22 +70,29 @@ class Core:
         device: the device.
         slots: the adapters on it.
         queues: where requests wait.
+        elsewhere: where the next tokens of grammars are found.
         target_ms: the time between two tokens that readers accept, which bounds an iteration.
 
     Attributes:
         counts: what was done so far.
     """
 
-    def __init__(self, device: Device, slots: Slots, queues: Queues, *, target_ms: float):
-        self.counts = Counts()
+    def __init__(
+        self,
+        device: Device,
+        slots: Slots,
+        queues: Queues,
+        elsewhere: Elsewhere,
+        *,
+        target_ms: float,
+    ):
+        self.counts, self._elsewhere = Counts(), elsewhere
         self._device, self._slots, self._queues = device, slots, queues
         self._target_ms = target_ms
         self._table = RowTable(device.ladder.num_rows)
         self._continuing: dict[int, Continuing] = {}  # by number, the first admitted first
         self._scoring: dict[int, Asked] = {}  # sent, not read
-        self._fits = {kind: CostFit.begin(_PRIOR) for kind in CallCosts._fields}
-        self._calls: list[Call] = []
-        self._scores_next, self._last_read = False, 0.0
+        self._calls, self._scores_next = Calls(), False
 
     @property
     def num_running(self) -> int:
@@ -121,7 +112,7 @@ class Core:
     @property
     def costs(self) -> CallCosts:
         """What calls cost, as measured."""
-        return CallCosts(**{kind: fit.costs() for kind, fit in self._fits.items()})
+        return self._calls.costs
 
     @property
     def is_idle(self) -> bool:
@@ -147,19 +138,20 @@ class Core:
 
     def step(self) -> bool:
         """Does an iteration; returns whether there was anything to do."""
-        ready = self._queues.ready(self._table.num_free, LOOKAHEAD)
+        # If no row is free, one may be made so for the first in turn.
+        ready = self._queues.ready(max(1, self._table.num_free), LOOKAHEAD)
         for asked in ready:
-            if isinstance(asked.request, GenerateRequest):
+            if isinstance(asked.request, GenerateRequest) and self._finds_row(asked):
                 self._admit(asked, asked.request)
         scorings = [asked for asked in ready if isinstance(asked.request, ScoreRequest)]
         plan = make_plan(self._work(scorings), self.costs, self._device.ladder, self._target_ms)
-        read, self._calls = self._calls, []
+        read = self._calls.take()
         if not plan.is_empty:
             self.counts.iterations += 1
             self._send(plan, {asked.number: asked for asked in scorings})
             self._scores_next = bool(plan.pieces) and not plan.scored
         for call in read:
-            self._read(call)
+            self._calls.read(call)
         return bool(read) or not plan.is_empty
 
     def fail(self, error: Exception) -> None:
@@ -172,7 +164,8 @@ class Core:
         running = [one.asked for one in self._continuing.values()] + list(self._scoring.values())
         for asked in running:
             self._slots.release(asked.version)
-        self._continuing, self._scoring, self._calls = {}, {}, []
+        self._continuing, self._scoring = {}, {}
+        self._calls.take()
         self._table = RowTable(self._device.ladder.num_rows)
         try:
             self._device.reset()  # a call that failed may have used up the rows
@@ -180,28 +173,54 @@ class Core:
             for asked in running + self._queues.remove_all():
                 asked.deliver(error)
 
+    def _finds_row(self, asked: Asked) -> bool:
+        """Whether a row is free, perhaps since another text has given it up."""
+        if self._table.num_free:
+            return True
+        holding = [one.holding for one in self._continuing.values()]
+        number = gives_way(asked.as_waiting, holding)
+        if number is None:
+            return False
+        one = self._continuing[number]
+        self._leave(one, is_sound=False)  # which ends it on the device, too
+        self._queues.add(one.without_row)
+        self.counts.paused_texts += 1
+        return True
+
     def _admit(self, asked: Asked, request: GenerateRequest) -> None:
         """Gives a free row to a request."""
-        place = self._table.take(asked.version, request.prompt)
-        assert place is not None, "no more requests are ready than rows are free"
+        before = asked.before
+        place = self._table.take(asked.version, before)
         slot, reused = self._slots.acquire(asked.version), place.num_reused
         self._queues.remove(asked.number)
         self._continuing[asked.number] = Continuing(asked, place.row, slot, reused, reused)
-        self.counts.prompt_tokens += len(request.prompt)
+        self.counts.prompt_tokens += len(before)
         self.counts.reused_tokens += reused
         if place.source is not None:
             self._device.copy_row(place.source, place.row)
         if request.nudges:
-            self._device.nudge(place.row, dict(request.logit_bias))
+            added = before[len(request.prompt) :]
+            self._device.nudge(place.row, dict(request.logit_bias), added.tolist())
+
+    def _live(self) -> list[Continuing]:
+        """The rows that get a token if any are added.
+
+        Where all have grammars, they wait for each other's masks: each alone would take as long.
+        """
+        rows = self._continuing.values()
+        live = [one for one in rows if one.is_live]
+        waits = any(one.is_followed for one in rows) and all(one.has_grammar for one in live)
+        return [] if waits else live
 
     def _work(self, scorings: Sequence[Asked]) -> Work:
-        live = [one for one in self._continuing.values() if one.is_live]
+        live = self._live()
         return Work(
             len(live),
             sum(one.places for one in live),
             [Prompt(n, one.left) for n, one in self._continuing.items() if one.left],
             [Scoring(asked.number, _item(asked), asked.version) for asked in scorings],
             self._scores_next,
+            any(one.has_grammar for one in self._continuing.values()),
         )
 
     def _send(self, plan: Plan, scorings: dict[int, Asked]) -> None:
@@ -214,25 +233,31 @@ class Core:
             self._send_advance(plan.steps)
 
     def _send_advance(self, steps: int) -> None:
-        live = [one for one in self._continuing.values() if one.is_live]
+        live = self._live()
         keys = sum(one.places for one in live)
         ladder = self._device.ladder
         places = max(one.places for one in live) + steps  # but none grows beyond its last place
         visible = ladder.visible_for(min(places, ladder.length))
-        chosen = self._device.advance(steps, visible)
+        masks = {one.row: one.allowed_w for one in live if one.allowed_w is not None}
+        if masks:
+            chosen = self._device.advance_masked(masks, visible)
+        else:
+            chosen = self._device.advance(steps, visible)
         for one in live:
+            one.allowed_w = None
             one.num_sent = min(one.num_sent + steps, one.request.max_new_tokens)
 
         def deliver(chosen: Chosen) -> None:
             for one in live:
                 self._deliver(one, tokens_of(chosen, one.row, one.request))
 
-        self._sent("advance", len(live), chosen, deliver, keys=keys)
+        self._calls.sent("advance", len(live), chosen, deliver, keys=keys)
 
     def _send_pieces(self, plan: Plan) -> None:
         parts = [(self._continuing[piece.number], piece.count) for piece in plan.pieces]
         n, t = plan.piece_shape
-        arrays = pieces(parts, plan.piece_shape, self._device.ladder.num_rows)
+        sizes = (self._device.ladder.num_rows, self._device.vocab_size)
+        arrays = pieces(parts, plan.piece_shape, *sizes)
         stop = int((arrays.start_n + arrays.count_n).max())
         visible = self._device.ladder.visible_for(max(stop, t))
         chosen = self._device.extend(arrays, visible)
@@ -242,7 +267,7 @@ class Core:
             self._table.hold(one.row, one.cached)
             self._queues.shares.serve(one.asked.request.owner, count)
             if not one.left:
-                one.num_sent = 1
+                one.num_sent, one.allowed_w = one.num_before + 1, None
                 ended.append((i, one))
 
         def deliver(chosen: Chosen) -> None:
@@ -250,7 +275,7 @@ class Core:
                 self._deliver(one, tokens_of(chosen, i, one.request))
 
         self.counts.padding_tokens += n * t - sum(count for _, count in parts)
-        self._sent("extend", n * t, chosen, deliver)
+        self._calls.sent("extend", n * t, chosen, deliver)
 
     def _send_pages(self, plan: Plan, scorings: dict[int, Asked]) -> None:
         numbers = [number for page in plan.scored for number in page]
@@ -275,37 +300,41 @@ class Core:
         def deliver(ranked: Ranked) -> None:
             self._deliver_scores(sent, scores_of(ranked, pages, items, counts))
 
-        self._sent("score", tokens, ranked, deliver)
+        self._calls.sent("score", tokens, ranked, deliver)
 
-    def _sent(
-        self,
-        kind: str,
-        tokens: int,
-        result: Any,
-        deliver: Callable[[Any], None],
-        keys: int = 0,
-    ) -> None:
-        """Notes a call that was sent."""
-        self._calls.append(Call(kind, tokens, keys, result, deliver, time.perf_counter()))
+    def _deliver(self, one: Continuing, new: list[Token]) -> None:
+        """Delivers new tokens of a request, after its grammar has taken them, if it has one."""
+        if one.has_grammar and new and new[-1].id != NOT_FINITE:
+            one.is_followed = True
+            self._elsewhere(
+                lambda: one.follow(new[-1].id),
+                lambda allowed_w: self._followed(one, new, allowed_w),
+            )
+        else:
+            self._tell(one, new)
 
-    def _read(self, call: Call) -> None:
-        """Waits for a call, delivers its result, and learns what it cost."""
-        was_ready = all(leaf.is_ready() for leaf in jax.tree.leaves(call.result))
-        started = max(self._last_read, call.sent)
-        result = jax.device_get(call.result)
-        now = time.perf_counter()
-        if not was_ready:  # else it was done some time ago
-            steps = num_steps(result) if call.kind == "advance" else 1
-            ms, fit = 1e3 * (now - started) / steps, self._fits[call.kind]
-            self._fits[call.kind] = fit.with_iteration(call.tokens, call.keys, ms)
-        self._last_read = now
-        call.deliver(result)
+    def _followed(self, one: Continuing, new: list[Token], found: Any) -> None:
+        """Delivers a token of a request under a grammar.
 
-    def _deliver(self, one: Continuing, new: list[Any]) -> None:
-        """Delivers new tokens of a request, unless it has ended meanwhile."""
-        if one.asked.number not in self._continuing or not new:
+        Args:
+            one: the request.
+            new: its token.
+            found: the mask of its next one, None if the grammar ends the text, or an error.
+        """
+        if self._continuing.get(one.asked.number) is not one:
             return
-        update = one.take(new)
+        if isinstance(found, Exception):
+            self._leave(one, is_sound=True)
+            one.asked.deliver(found)
+            return
+        one.allowed_w, one.is_followed = found, False
+        self._tell(one, new, is_over=found is None)
+
+    def _tell(self, one: Continuing, new: list[Token], *, is_over: bool = False) -> None:
+        """Delivers new tokens of a request, unless it has ended or lost its row meanwhile."""
+        if self._continuing.get(one.asked.number) is not one or not new:
+            return
+        update = one.take(new, is_over=is_over)
         self.counts.new_tokens += len(update.tokens)
         self._queues.shares.serve(one.request.owner, len(update.tokens))
         self._table.hold(one.row, one.cached)

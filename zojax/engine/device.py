@@ -6,7 +6,7 @@ so that the host can go on before they are there.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 
 from zojax.distributed import layout_of, put, put_pages
 from zojax.engine.ladder import Ladder
+from zojax.engine.masks import num_words
 from zojax.engine.requests import MAX_LOGPROBS
 from zojax.engine.row_programs import (
     Chosen,
@@ -67,9 +68,9 @@ class Device:
         self._of_state = self._shardings(shapes)
         self._empty = jax.jit(make, out_shardings=self._of_state)
         self.reset()
+        self.vocab_size = self._state.bias_pv.shape[1]
         self._pending = dict(self._trace_all())
         self.num_programs = len(self._pending)
-        self.vocab_size = self._state.bias_pv.shape[1]
         self._programs: dict[Any, Callable[..., Any]] = {}
 
     def compile(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
@@ -109,6 +110,15 @@ class Device:
         self._state, chosen = self._programs["advance", visible](*args)
         return chosen
 
+    def advance_masked(self, masks: Mapping[int, np.ndarray], visible: int) -> Chosen:
+        """Adds a token to live rows and, by masks, to other rows; ``(1, p)`` new tokens."""
+        allowed_pw = np.zeros((self.ladder.num_rows, num_words(self.vocab_size)), np.uint32)
+        for row, allowed_w in masks.items():
+            allowed_pw[row] = allowed_w
+        args = (self._weights, self._pool, self._state, self._key, self._put(allowed_pw))
+        self._state, chosen = self._programs["advance masked", visible](*args)
+        return chosen
+
     def score(self, pages: Pages, *, ranks: bool = False) -> Ranked:
         """The log-probability of every scored token, and if wanted the most probable tokens."""
         num_pages, tokens = pages.tokens_pt.shape
@@ -122,12 +132,14 @@ class Device:
         """Copies one row of the cache into another."""
         self._state = self._programs["copy"](self._state, *map(self._number, (source, row)))
 
-    def nudge(self, row: int, biases: dict[int, float]) -> None:
-        """Sets what is added to a row's logits, and forgets which tokens were added to it."""
+    def nudge(self, row: int, biases: dict[int, float], added: Sequence[int]) -> None:
+        """Sets what is added to a row's logits, and which tokens were added to it."""
         tokens, values = (np.zeros(MAX_BIASES, dtype) for dtype in (np.int32, np.float32))
         tokens[:] = self.vocab_size
         tokens[: len(biases)], values[: len(biases)] = list(biases), list(biases.values())
-        args = (self._number(row), self._put(tokens), self._put(values))
+        before = np.full(self.ladder.length, self.vocab_size, np.int32)
+        before[: len(added)] = added
+        args = (self._number(row), *map(self._put, (tokens, values, before)))
         self._state = self._programs["nudge"](self._state, *args)
 
     def clear(self, row: int) -> None:
@@ -159,11 +171,15 @@ class Device:
         key = shapes_of(self._key)
         for n, t, visible in self.ladder.piece_programs:
             function = functools.partial(extend, visible=visible, **self._static)
-            pieces = _structs(no_pieces(n, t, self.ladder.num_rows), whole)
+            pieces = _structs(no_pieces(n, t, self.ladder.num_rows, self.vocab_size), whole)
             yield ("extend", n, t, visible), _ahead(function, (*model, pieces, key), **rows)
+        words = (self.ladder.num_rows, num_words(self.vocab_size))
+        masks = jax.ShapeDtypeStruct(words, jnp.uint32, sharding=whole)
         for visible in self.ladder.visible:
             function = functools.partial(_advance, visible, self.ladder.most_steps, self._static)
             yield ("advance", visible), _ahead(function, (*model, key, steps), **rows)
+            function = functools.partial(_advance_masked, visible, self._static)
+            yield ("advance masked", visible), _ahead(function, (*model, key, masks), **rows)
         ranks = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         for shape in self.ladder.pages:
             function = functools.partial(score_and_rank, count=MAX_LOGPROBS, **self._static)
@@ -174,7 +190,8 @@ class Device:
         values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
         of_state: dict[str, Any] = {"donate_argnums": 0, "out_shardings": self._of_state}
         yield "copy", _ahead(copy_row, (state, steps, steps), **of_state)
-        yield "nudge", _ahead(nudge, (state, steps, tokens, values), **of_state)
+        added = jax.ShapeDtypeStruct((self.ladder.length,), jnp.int32, sharding=whole)
+        yield "nudge", _ahead(nudge, (state, steps, tokens, values, added), **of_state)
         yield "clear", _ahead(clear_row, (state, steps), **of_state)
 
 
@@ -183,6 +200,12 @@ def _advance(
 ) -> tuple[RowState, Chosen]:
     *others, steps = args
     return advance(*others, steps=steps, most_steps=most_steps, visible=visible, **static)
+
+
+def _advance_masked(visible: int, static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
+    *others, allowed_pw = args
+    of_one: dict[str, Any] = {"steps": 1, "most_steps": 1, "visible": visible, **static}
+    return advance(*others, allowed_pw=allowed_pw, **of_one)
 
 
 def _structs(tree: Any, sharding: NamedSharding | None) -> Any:

@@ -53,6 +53,7 @@ class Work:
         prompts: the prompts in rows, in the order in which they should be served.
         scorings: the items to score, in that order.
         scores_next: whether pages come before pieces this time.
+        one_by_one: whether rows, live or not, need each token before the next.
     """
 
     live: int = 0
@@ -60,6 +61,7 @@ class Work:
     prompts: Sequence[Prompt] = ()
     scorings: Sequence[Scoring] = ()
     scores_next: bool = False
+    one_by_one: bool = False
 
 
 class CallCosts(NamedTuple):
@@ -118,7 +120,7 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
     >>> make_plan(Work(live=2, keys=40), costs, ladder, target_ms=50.0).steps
     8
     """
-    waits = bool(work.prompts or work.scorings)
+    waits = bool(work.prompts or work.scorings or work.one_by_one)
     steps = 0
     if work.live:
         step_ms = costs.advance.ms(work.live, work.keys)

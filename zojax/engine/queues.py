@@ -4,10 +4,33 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from zojax.engine.requests import Deliver, GenerateRequest, Request, ScoreRequest
 from zojax.engine.shares import Shares, Waiting, in_turn
 from zojax.engine.slots import BASE, Registered, Slots, Tree
+from zojax.scoring.pages import IntArray
+
+if TYPE_CHECKING:
+    from zojax.engine.grammars import Following
+
+
+class Begun(NamedTuple):
+    """What is known of a text that has begun, but has no row now.
+
+    Attributes:
+        tokens: the new tokens that were told.
+        num_reused: the number of the prompt's tokens that were in a cache at first.
+        following: as for :class:`~zojax.engine.continuing.Continuing`.
+        allowed_w: as for :class:`~zojax.engine.continuing.Continuing`.
+    """
+
+    tokens: tuple[int, ...]
+    num_reused: int
+    following: "Following | None" = None
+    allowed_w: IntArray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +42,14 @@ class Asked:
         request: the request.
         deliver: takes the answers.
         adapter: the adapter's version when the request came; None for the base model.
+        begun: what was done before it gave up its row; None if it never had one.
     """
 
     number: int
     request: Request
     deliver: Deliver
     adapter: Registered | None = None
+    begun: Begun | None = None
 
     @property
     def version(self) -> int:
@@ -37,6 +62,18 @@ class Asked:
         if isinstance(self.request, ScoreRequest):
             return self.request.item.num_computed
         return len(self.request.prompt) + self.request.max_new_tokens
+
+    @property
+    def before(self) -> IntArray:
+        """The tokens before the next new one; of a request that generates."""
+        assert isinstance(self.request, GenerateRequest)
+        added = () if self.begun is None else self.begun.tokens
+        return np.concatenate([self.request.prompt, np.array(added, np.int32)])
+
+    @property
+    def as_waiting(self) -> Waiting:
+        """What says when it is its turn."""
+        return Waiting(self.number, self.request.owner, self.request.priority, self.num_tokens)
 
 
 class Queues:
@@ -113,10 +150,8 @@ class Queues:
             num_rows: the most requests that generate.
             most: the most requests.
         """
-        waiting = [
-            Waiting(asked.number, asked.request.owner, asked.request.priority, asked.num_tokens)
-            for asked in self._waiting.values()
-        ]
+        in_order = sorted(self._waiting.values(), key=lambda asked: asked.number)
+        waiting = [asked.as_waiting for asked in in_order]
         found: list[Asked] = []
         keeps: set[int] = {BASE}  # the versions of the requests that were found
         is_full = False

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from zojax.errors import InputError
 from zojax.generation.sampling import GREEDY, Sampling
 from zojax.scoring import Item
 from zojax.scoring.pages import IntArray
+
+if TYPE_CHECKING:
+    from zojax.engine.grammars import Grammar
 
 MAX_LOGPROBS = 20
 """The most alternatives to a token whose log-probabilities can be asked for."""
@@ -54,6 +57,7 @@ class GenerateRequest:
         presence_penalty: subtracted from the logits of all tokens that were added already.
         frequency_penalty: the same, times how often.
         logit_bias: token -> number that is added to its logit.
+        grammar: what the text may be, which ends where its grammar does; None for anything.
         adapter: as for :class:`ScoreRequest`.
         owner: as for :class:`ScoreRequest`.
         priority: as for :class:`ScoreRequest`.
@@ -68,6 +72,7 @@ class GenerateRequest:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    grammar: "Grammar | None" = None
     adapter: str | None = None
     owner: str = ""
     priority: int = 0
@@ -79,6 +84,10 @@ class GenerateRequest:
 
 
 Request = ScoreRequest | GenerateRequest
+
+
+class GrammarError(InputError):
+    """A grammar cannot be followed any further, since that takes too long."""
 
 
 class Token(NamedTuple):

@@ -4,7 +4,7 @@ A row is a place for one sequence at a time in a cache of static shape. All func
 no program depends on a request's settings, so all are compiled before the first request.
 
 Axes: p rows, n pieces of prompts, t tokens of a piece, k new tokens, e stop tokens, a alternatives,
-v vocabulary.
+v vocabulary, w words of a mask.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from zojax.engine.masks import ANY, masked, num_words
 from zojax.engine.requests import MAX_LOGPROBS, MAX_STOP_IDS
 from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import NOT_FINITE, Sampling, sample
@@ -89,6 +90,7 @@ class Pieces:
         count_n: the number of tokens of the piece.
         row_n: the row; one beyond the last for a filler.
         ends_n: bool; whether the piece ends its prompt, so that a first new token is chosen.
+        allowed_nw: uint32; the mask of the tokens that this may be.
         settings: how the row is continued then.
     """
 
@@ -97,6 +99,7 @@ class Pieces:
     count_n: Any
     row_n: Any
     ends_n: Any
+    allowed_nw: Any
     settings: Settings
 
 
@@ -137,7 +140,7 @@ def no_settings(num_rows: int) -> Settings:
     )
 
 
-def no_pieces(n: int, t: int, num_rows: int) -> Pieces:
+def no_pieces(n: int, t: int, num_rows: int, vocab_size: int) -> Pieces:
     """Pieces that are all fillers, on the host."""
     return Pieces(
         np.zeros((n, t), np.int32),
@@ -145,6 +148,7 @@ def no_pieces(n: int, t: int, num_rows: int) -> Pieces:
         np.ones(n, np.int32),
         np.full(n, num_rows, np.int32),
         np.zeros(n, bool),
+        np.full((n, num_words(vocab_size)), ANY, np.uint32),
         no_settings(n),
     )
 
@@ -208,16 +212,16 @@ def extend(
     logits_nv = decoder.logits(model, hidden_n1d, forward)[:, 0]
     row_n, length_n = jnp.asarray(pieces.row_n), pieces.start_n + pieces.count_n
     bias_nv, count_nv = (a.at[row_n].get(mode="clip") for a in (state.bias_pv, state.count_pv))
-    chosen = _choose(logits_nv, settings, bias_nv, count_nv, length_n, pieces.ends_n, key)
+    rows = (settings, bias_nv, count_nv, length_n, pieces.ends_n)
+    chosen = _choose(logits_nv, *rows, key, jnp.asarray(pieces.allowed_nw))
 
     def put(old: jax.Array, new: Array) -> jax.Array:
         return old.at[row_n].set(new, mode="drop")
 
+    settings = jax.tree.map(put, state.settings, settings)
+    length_p, live_p = put(state.length_p, length_n), put(state.live_p, pieces.ends_n)
     state = dataclasses.replace(
-        state, cache=cache, settings=jax.tree.map(put, state.settings, settings)
-    )
-    state = dataclasses.replace(
-        state, length_p=put(state.length_p, length_n), live_p=put(state.live_p, pieces.ends_n)
+        state, cache=cache, settings=settings, length_p=length_p, live_p=live_p
     )
     num_rows = len(state.last_p)
     token_p = put(jnp.full(num_rows, UNUSED, jnp.int32), chosen.token)
@@ -234,8 +238,11 @@ def advance(
     graphdef: nnx.GraphDef,
     most_steps: int,
     visible: int,
+    allowed_pw: jax.Array | None = None,
 ) -> tuple[RowState, Chosen]:
     """Adds up to ``steps`` tokens to every live row; stops earlier if none is live.
+
+    A row under a grammar is never live by itself, since each of its tokens needs a mask.
 
     Args:
         weights: as for :func:`extend`.
@@ -246,6 +253,8 @@ def advance(
         graphdef: the model's structure, static.
         most_steps: the width of the result, static.
         visible: a number of places that holds every live row and its new tokens, static.
+        allowed_pw: uint32; the masks of rows that get one token by them, zeros for other rows. Only
+            with ``most_steps=1``; None for no such rows.
 
     Returns:
         The rows, and their new tokens ``(k, p)``.
@@ -253,6 +262,10 @@ def advance(
     model = nnx.merge(graphdef, weights)
     num_rows = len(state.last_p)
     places = state.cache.k_ypsgd.shape[2]
+    if allowed_pw is not None:
+        asked_p = (allowed_pw != 0).any(axis=1)
+        allowed_pw = jnp.where(asked_p[:, None], allowed_pw, ANY)
+        state = dataclasses.replace(state, live_p=state.live_p | asked_p)
 
     def step(state: RowState) -> tuple[RowState, Chosen]:
         # Rows that are not live may be just receiving a prompt, so that nothing is written there.
@@ -268,7 +281,7 @@ def advance(
         logits_pv = decoder.logits(model, hidden_p1d, forward)[:, 0]
         length_p = state.length_p + state.live_p
         rows = (state.settings, state.bias_pv, state.count_pv, length_p, state.live_p)
-        chosen = _choose(logits_pv, *rows, key)
+        chosen = _choose(logits_pv, *rows, key, allowed_pw)
         state = dataclasses.replace(state, cache=cache, length_p=length_p)
         return _appended(state, chosen.token), chosen
 
@@ -301,17 +314,19 @@ def copy_row(state: RowState, source: Array, row: Array) -> RowState:
     return dataclasses.replace(state, cache=Cache(*map(copied, state.cache)))
 
 
-def nudge(state: RowState, row: Array, tokens: Array, biases: Array) -> RowState:
-    """Sets what is added to a row's logits, and forgets which tokens were added to it.
+def nudge(state: RowState, row: Array, tokens: Array, biases: Array, added: Array) -> RowState:
+    """Sets what is added to a row's logits, and which tokens were added to it.
 
     Args:
         state: the rows.
         row: the row.
         tokens: the tokens whose logits change, filled up with an id beyond the vocabulary.
         biases: what is added to them.
+        added: the tokens that were added, filled up like ``tokens``.
     """
     bias_pv = state.bias_pv.at[row].set(0.0).at[row, tokens].set(biases, mode="drop")
-    return dataclasses.replace(state, bias_pv=bias_pv, count_pv=state.count_pv.at[row].set(0))
+    count_pv = state.count_pv.at[row].set(0).at[row, added].add(1, mode="drop")
+    return dataclasses.replace(state, bias_pv=bias_pv, count_pv=count_pv)
 
 
 def clear_row(state: RowState, row: Array) -> RowState:
@@ -333,6 +348,7 @@ def _choose(
     position_p: jax.Array,
     live_p: Array,
     key: jax.Array,
+    allowed_pw: jax.Array | None,
 ) -> Chosen:
     """Chooses a token for every live row."""
     nudged_p, tells_p = live_p & settings.nudged, live_p & settings.tells
@@ -357,6 +373,8 @@ def _choose(
 
     few = min(MAX_LOGPROBS, logits_pv.shape[1])
     changed_pv = jax.lax.cond(nudged_p.any(), nudged, lambda x: x, logits_pv)
+    if allowed_pw is not None:
+        changed_pv = masked(changed_pv, allowed_pw, live_p)
     token_p = sample(
         changed_pv, key, jnp.asarray(settings.seed), position_p, settings.sampling, live_p
     )

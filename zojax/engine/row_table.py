@@ -83,16 +83,14 @@ class RowTable:
         """The number of rows that no request is using."""
         return sum(not row.is_busy for row in self.rows)
 
-    def take(self, version: int, prompt: IntArray) -> Place | None:
-        """Takes a row for a prompt; None if all are busy.
+    def take(self, version: int, prompt: IntArray) -> Place:
+        """Takes a row for a prompt, if :attr:`num_free` is not 0.
 
         A free row that holds little besides what it shares with the prompt is taken as it is. Else
         it is the free row that was last taken the longest ago, into which another that shares
         enough is copied, whether that one is busy or may be wanted again.
         """
         free = [i for i, row in enumerate(self.rows) if not row.is_busy]
-        if not free:
-            return None
         shared = [row.shares(version, prompt) for row in self.rows]
         oldest = min(free, key=lambda i: self.rows[i].used)
         best = max(range(len(self.rows)), key=lambda i: (shared[i], i in free))

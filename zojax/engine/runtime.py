@@ -21,6 +21,9 @@ _MOST_COMMANDS = 256
 
 _POLL_SECONDS = 0.05
 
+_MOST_FOLLOWING = 4
+"""How many texts' grammars are looked at together, beside the device's work."""
+
 
 class Runtime:
     """Serves requests from any thread, in iterations of a thread of its own.
@@ -47,7 +50,8 @@ class Runtime:
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="zojax-adapters")
         self._queues = Queues(slots, self._loading, self._on_loaded)
-        self.core = Core(device, slots, self._queues, target_ms=target_ms)
+        self._following = ThreadPoolExecutor(_MOST_FOLLOWING, thread_name_prefix="zojax-grammars")
+        self.core = Core(device, slots, self._queues, self._elsewhere, target_ms=target_ms)
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._takes = self._ends = self.is_lost = False
@@ -63,6 +67,7 @@ class Runtime:
         self._commands.put(self._end)
         self._thread.join()
         self._loading.shutdown()
+        self._following.shutdown()
 
     def drain(self) -> None:
         """Takes no more requests; those that were accepted are served."""
@@ -107,6 +112,16 @@ class Runtime:
                 asked.deliver(_as_error(adapter))
 
         self._commands.put(take)
+
+    def _elsewhere(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        def run() -> None:
+            try:
+                found = work()
+            except Exception as error:  # whatever it is, the request is told
+                found = error
+            self._commands.put(lambda: then(found))
+
+        self._following.submit(run)
 
     def _end(self) -> None:
         self._ends = True

@@ -1,10 +1,11 @@
 """Equal shares: whoever was served the fewest tokens is served next.
 
-That is the virtual token counter of "Fairness in Serving Large Language Models" (2401.00588).
+That is the virtual token counter of "Fairness in Serving Large Language Models" (2401.00588). It
+says who gets what is free. So that something is free, whoever holds many rows gives one up.
 """
 
 import heapq
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -56,6 +57,47 @@ def in_turn(waiting: Sequence[Waiting], served: Mapping[str, float]) -> Iterator
                 heapq.heapreplace(heap, key)
             else:
                 heapq.heappop(heap)
+
+
+class Holding(NamedTuple):
+    """A request that holds a row.
+
+    Attributes:
+        number: the request's number.
+        owner: who asks.
+        priority: as for :class:`Waiting`.
+        tokens: the tokens in its row, which are computed again if it gives the row up.
+        may_wait: whether it can give it up now.
+    """
+
+    number: int
+    owner: str
+    priority: int
+    tokens: int
+    may_wait: bool = True
+
+
+def gives_way(waiting: Waiting, holding: Sequence[Holding]) -> int | None:
+    """The number of the request that gives up its row for one that waits; None for none.
+
+    It is one of whoever holds most rows, if that is at least two more than whoever waits holds: who
+    gave one up cannot ask for it back. Of these, it is the one with the fewest tokens. Nothing
+    gives way to what is less urgent.
+
+    >>> holding = [Holding(0, "a", 0, 300), Holding(1, "a", 0, 20), Holding(2, "b", 0, 10)]
+    >>> gives_way(Waiting(7, "c", 0, 100), holding), gives_way(Waiting(8, "b", 0, 100), holding)
+    (1, None)
+    """
+    rows = Counter(one.owner for one in holding)
+    able = [
+        one
+        for one in holding
+        if one.may_wait
+        and one.priority >= waiting.priority
+        and rows[one.owner] >= rows[waiting.owner] + 2
+    ]
+    found = min(able, key=lambda one: (-rows[one.owner], one.tokens, -one.number), default=None)
+    return None if found is None else found.number
 
 
 class Shares:

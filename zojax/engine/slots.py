@@ -14,6 +14,9 @@ Tree = Any
 BASE = 0
 """The version and the slot of the base model."""
 
+_OWN = 1
+"""The slot of a model that has an adapter state of its own."""
+
 
 class Registered(NamedTuple):
     """An adapter that can be asked for.
@@ -90,18 +93,20 @@ class Slots:
     """Which version is in which slot of a pool; only the runtime's thread may use it.
 
     Args:
-        pool: the pool; None if only the base model is served.
+        pool: the pool; None if only one model is served.
+        own: without a pool, the adapter state of that model, from
+            :func:`zojax.adapters.stack_variants`; ``{}`` for the base model.
     """
 
-    def __init__(self, pool: AdapterPool | None):
-        self._pool = pool
+    def __init__(self, pool: AdapterPool | None, own: Tree | None = None):
+        self._pool, self._own = pool, own or {}
         self._live: dict[int, _Live] = {}
         self._uses = itertools.count()
 
     @property
     def arrays(self) -> Tree:
         """The pool's arrays, which a model takes."""
-        return {} if self._pool is None else self._pool.arrays
+        return self._own if self._pool is None else self._pool.arrays
 
     @property
     def num_live(self) -> int:
@@ -145,7 +150,9 @@ class Slots:
 
     def acquire(self, version: int) -> int:
         """The slot of a version that is in one; it stays there until it is released."""
-        if version == BASE or self._pool is None:
+        if self._pool is None:
+            return _OWN if self._own else BASE
+        if version == BASE:
             return BASE
         live = self._live[version]
         live.used = next(self._uses)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,16 @@ from zojax.text import plain
 
 _PROGRAM = Path(template_sandbox.__file__)
 _MOST_DEATHS = 3
-"""How often a template may need more than it is given before it is not asked again."""
+"""How many chats in a row may need more than they are given before the template has a rest."""
+
+_REST_SECONDS = 60.0
 
 
 class TemplateProcess:
     """A process that renders one template, with limits of time and memory.
 
-    It starts when it is first asked, and again after a chat that needed too much.
+    It starts when it is first asked, and again after a chat that needed too much; after three of
+    them in a row, not before a minute has passed.
 
     Args:
         template: the template's text.
@@ -32,7 +36,7 @@ class TemplateProcess:
 
     def __init__(self, template: str, path: str):
         self._template, self._path = template, path
-        self._lock, self._deaths = threading.Lock(), 0
+        self._lock, self._deaths, self._rests_until = threading.Lock(), 0, 0.0
         self._owner, self._process = 0, None
 
     def render(self, chats: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -45,10 +49,12 @@ class TemplateProcess:
         with self._lock:
             if self._process is None or self._owner != os.getpid():  # not that of a forked parent
                 self._start()
-            return self._ask({"chats": chats})
+            texts = self._ask({"chats": chats})
+            self._deaths = 0
+            return texts
 
     def _start(self) -> None:
-        if self._deaths == _MOST_DEATHS:
+        if self._deaths >= _MOST_DEATHS and time.monotonic() < self._rests_until:
             raise self._too_much()
         try:
             self._process, self._owner = _start_python(), os.getpid()
@@ -72,7 +78,7 @@ class TemplateProcess:
         line = _exchange(self._process, json.dumps(asked))
         if not line.endswith("\n"):
             self._stop()
-            self._deaths += 1
+            self._deaths, self._rests_until = self._deaths + 1, time.monotonic() + _REST_SECONDS
             raise self._too_much()
         answer = json.loads(line)
         if "error" in answer:

@@ -93,19 +93,19 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         "/v1/completions", responses=answers(CompletionAnswer, streams=True), response_model=None
     )
     async def complete(body: CompletionBody, request: Request) -> dict[str, Any] | Response:
-        asked = await run_in_threadpool(completions.ask, service, body, request.state.owner)
+        asked = (service, body, request.state.owner)
         if body.stream:
-            return await stream_events(request, completions.stream(service, body, asked))
-        return await unless_disconnected(request, completions.complete(service, body, asked))
+            return await stream_events(request, completions.stream(*asked))
+        return await unless_disconnected(request, completions.complete(*asked))
 
     @app.post(
         "/v1/chat/completions", responses=answers(ChatAnswer, streams=True), response_model=None
     )
     async def answer(body: ChatBody, request: Request) -> dict[str, Any] | Response:
-        asked = await chat.ask(service, body, request.state.owner)
+        asked = (service, body, request.state.owner)
         if body.stream:
-            return await stream_events(request, chat.stream(service, body, asked))
-        return await unless_disconnected(request, chat.complete(service, body, asked))
+            return await stream_events(request, chat.stream(*asked))
+        return await unless_disconnected(request, chat.complete(*asked))
 
     @app.post("/v1/score", responses=answers(ScoreAnswer), response_model=None)
     async def score(body: ScoreBody, request: Request) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from zojax.engine.requests import GenerateRequest
 from zojax.errors import InputError
 from zojax.scoring.pages import IntArray
 from zojax.serving.errors import ApiError
+from zojax.serving.formats import grammar_of
 from zojax.serving.schema import Sampled
 from zojax.serving.service import Service
 
@@ -76,8 +77,9 @@ def make_requests(
         ends: the tokens that end a text, unless the body ignores them.
 
     Raises:
-        InputError: a prompt leaves no room for more.
+        InputError: a prompt leaves no room for more, or there is no such grammar.
     """
+    grammar = grammar_of(service, body)
     seed = secrets.randbelow(2**31) if body.seed is None else body.seed
     ends = () if body.ignore_eos else ends
     made = []
@@ -99,6 +101,7 @@ def make_requests(
                 body.presence_penalty,
                 body.frequency_penalty,
                 body.biases,
+                grammar,
                 adapter,
                 owner,
             )

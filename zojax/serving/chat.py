@@ -9,33 +9,22 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from zojax.errors import InputError
-from zojax.hub.chat_template import Turn
-from zojax.scoring.pages import IntArray
 from zojax.serving.asking import Asked, as_json, make_requests, new_id
 from zojax.serving.choices import Part, Shown, continuations
 from zojax.serving.events import Event
-from zojax.serving.schema import ChatBody
+from zojax.serving.schema import ChatBody, Message
 from zojax.serving.service import Service
 
 
-async def ask(service: Service, body: ChatBody, owner: str) -> Asked:
-    """Turns a body into requests.
-
-    Raises:
-        ApiError: there is no such model, or it has no chat template.
-        InputError: a field cannot be, or the template refuses the chat.
-    """
+def _ask(service: Service, body: ChatBody, owner: str) -> Asked:
+    """Turns a body into requests; takes a moment."""
     adapter = service.adapter(body.model)
     if body.n > service.limits.choices:
         raise InputError(f"n: the most is {service.limits.choices}")
     if body.top_logprobs is not None and not body.logprobs:
         raise InputError("top_logprobs: goes with logprobs=true")
-    turns = [
-        ("system" if message.role == "developer" else message.role, message.text)
-        for message in body.messages
-    ]
-    service.check_characters("".join(text for _, text in turns))
-    prompt, ends = await run_in_threadpool(_prompt, service, turns)
+    prompt = np.array(chat_ids(service, body.messages), np.int32)
+    ends = service.chat_tokenizer.stop_ids
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     count = (body.top_logprobs or 0) if body.logprobs else None
     requests = make_requests(service, body, [prompt], body.n, limit, count, adapter, owner, ends)
@@ -43,21 +32,44 @@ async def ask(service: Service, body: ChatBody, owner: str) -> Asked:
     return Asked(new_id("chatcmpl"), int(time.time()), name, owner, adapter, [prompt], requests)
 
 
-def _prompt(service: Service, turns: Sequence[Turn]) -> tuple[IntArray, tuple[int, ...]]:
-    """The tokens of a chat up to the answer, and those that end it; takes a moment."""
+def chat_ids(
+    service: Service, messages: Sequence[Message], *, is_answered: bool = False
+) -> list[int]:
+    """The tokens of a chat, up to the answer unless it has one; takes a moment.
+
+    Raises:
+        ApiError: the model has no chat template.
+        InputError: the template refuses the chat, or it is too long.
+    """
+    turns = [
+        ("system" if message.role == "developer" else message.role, message.text)
+        for message in messages
+    ]
+    service.check_characters("".join(text for _, text in turns))
     tokenizer = service.chat_tokenizer
     assert tokenizer.chat is not None
-    [text] = tokenizer.chat.render([turns], answered=[False])
+    [text] = tokenizer.chat.render([turns], answered=[is_answered])
     ids = tokenizer.ids(text)
     if not ids:
         raise InputError("messages: the chat template makes nothing of them")
-    return np.array(ids, np.int32), tokenizer.stop_ids
+    return ids
 
 
-async def complete(service: Service, body: ChatBody, asked: Asked) -> dict[str, Any]:
-    """Answers as a whole."""
-    parts: list[list[Part]] = [[] for _ in asked.requests]
-    with service.gate.entered(asked.owner, len(asked.requests)):
+async def complete(service: Service, body: ChatBody, owner: str) -> dict[str, Any]:
+    """Answers as a whole.
+
+    Args:
+        service: the service.
+        body: what is asked.
+        owner: who asks.
+
+    Raises:
+        ApiError: there is no such model, it has no chat template, or too much is asked at once.
+        InputError: a field cannot be, or the template refuses the chat.
+    """
+    with service.gate.entered(owner, body.n):
+        asked = await run_in_threadpool(_ask, service, body, owner)
+        parts: list[list[Part]] = [[] for _ in asked.requests]
         async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
             async for part in coming:
                 parts[part.index].append(part)
@@ -76,13 +88,17 @@ async def complete(service: Service, body: ChatBody, asked: Asked) -> dict[str, 
     return {**asked.head("chat.completion"), "choices": choices, "usage": asked.usage(new)}
 
 
-async def stream(service: Service, body: ChatBody, asked: Asked) -> AsyncGenerator[Event, None]:
-    """Answers bit by bit: who speaks, then one event for each part of an answer."""
+async def stream(service: Service, body: ChatBody, owner: str) -> AsyncGenerator[Event, None]:
+    """Answers bit by bit: who speaks, then one event for each part of an answer.
+
+    The arguments and errors are those of :func:`complete`.
+    """
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
-    head = asked.head("chat.completion.chunk")
-    begin = {**head, "usage": None} if wants_usage else head
-    new, is_new = 0, [True] * len(asked.requests)
-    with service.gate.entered(asked.owner, len(asked.requests)):
+    new, is_new = 0, [True] * body.n
+    with service.gate.entered(owner, body.n):
+        asked = await run_in_threadpool(_ask, service, body, owner)
+        head = asked.head("chat.completion.chunk")
+        begin = {**head, "usage": None} if wants_usage else head
         async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
             async for part in coming:
                 new += len(part.tokens)

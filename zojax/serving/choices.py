@@ -7,7 +7,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, Update
+from zojax.engine.requests import (
+    GenerateRequest,
+    GrammarError,
+    ScoreRequest,
+    Scores,
+    Token,
+    Update,
+)
 from zojax.errors import InputError, as_line
 from zojax.scoring import Item
 from zojax.scoring.pages import IntArray
@@ -166,6 +173,8 @@ async def scores(
 
 
 def _error(answer: object) -> Exception:
+    if isinstance(answer, GrammarError):
+        return ApiError(400, f"the grammar cannot be followed any further: {as_line(answer)}")
     if isinstance(answer, InputError):  # only what reads an adapter, whose line may have its path
         LOG.warning("an adapter cannot be loaded: %s", without_directories(as_line(answer)))
         return ApiError(400, "this model's adapter cannot be loaded; the server's log says more")

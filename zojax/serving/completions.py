@@ -21,15 +21,17 @@ from zojax.serving.service import Service
 from zojax.serving.text import Detokenizer
 
 
-def ask(service: Service, body: CompletionBody, owner: str) -> Asked:
-    """Turns a body into requests.
+def _tries(body: CompletionBody) -> int:
+    return max(body.n, body.best_of or body.n)
+
+
+def _count(service: Service, body: CompletionBody) -> int:
+    """The number of texts that a body asks for, at least 1.
 
     Raises:
-        ApiError: there is no such model, or too much is asked at once.
-        InputError: a field cannot be.
+        InputError: it is too large, or cannot be.
     """
-    adapter = service.adapter(body.model)
-    tries = max(body.n, body.best_of or body.n)
+    tries = _tries(body)
     if body.best_of is not None and body.best_of < body.n:
         raise InputError("best_of: give n or more")
     if body.stream and tries > body.n:
@@ -39,6 +41,17 @@ def ask(service: Service, body: CompletionBody, owner: str) -> Asked:
             f"n: with all prompts this makes {len(body.prompts) * tries} texts; the most is "
             f"{service.limits.choices}"
         )
+    return len(body.prompts) * tries
+
+
+def _ask(service: Service, body: CompletionBody, owner: str) -> Asked:
+    """Turns a body into requests; takes a moment.
+
+    Raises:
+        ApiError: there is no such model.
+        InputError: a field cannot be.
+    """
+    adapter, tries = service.adapter(body.model), _tries(body)
     add = body.add_special_tokens
     prompts = [service.encode(prompt, add_special_tokens=add) for prompt in body.prompts]
     count = body.logprobs if tries == body.n else body.logprobs or 0
@@ -54,9 +67,20 @@ def ask(service: Service, body: CompletionBody, owner: str) -> Asked:
     return Asked(new_id("cmpl"), int(time.time()), name, owner, adapter, prompts, requests)
 
 
-async def complete(service: Service, body: CompletionBody, asked: Asked) -> dict[str, Any]:
-    """Answers as a whole."""
-    with service.gate.entered(asked.owner, max(1, len(asked.requests))):
+async def complete(service: Service, body: CompletionBody, owner: str) -> dict[str, Any]:
+    """Answers as a whole.
+
+    Args:
+        service: the service.
+        body: what is asked.
+        owner: who asks.
+
+    Raises:
+        ApiError: there is no such model, or too much is asked at once.
+        InputError: a field cannot be.
+    """
+    with service.gate.entered(owner, _count(service, body)):
+        asked = await run_in_threadpool(_ask, service, body, owner)
         echoes = await _echoes(service, body, asked)
         parts: list[list[Part]] = [[] for _ in asked.requests]
         async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
@@ -90,14 +114,16 @@ def _best(tries: Sequence[list[Part]], count: int) -> list[list[Part]]:
     return sorted(tries, key=mean, reverse=True)[:count]
 
 
-async def stream(
-    service: Service, body: CompletionBody, asked: Asked
-) -> AsyncGenerator[Event, None]:
-    """Answers bit by bit: one event for each part of a choice."""
+async def stream(service: Service, body: CompletionBody, owner: str) -> AsyncGenerator[Event, None]:
+    """Answers bit by bit: one event for each part of a choice.
+
+    The arguments and errors are those of :func:`complete`.
+    """
     new = 0
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
     nothing = {"usage": None} if wants_usage else {}
-    with service.gate.entered(asked.owner, max(1, len(asked.requests))):
+    with service.gate.entered(owner, _count(service, body)):
+        asked = await run_in_threadpool(_ask, service, body, owner)
         echoes = await _echoes(service, body, asked)
         if not asked.requests:
             for i, echo in enumerate(one for one in echoes for _ in range(body.n)):

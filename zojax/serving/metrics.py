@@ -17,6 +17,7 @@ _COUNTED = {
     "new_tokens": "Tokens that were added.",
     "scored_tokens": "Tokens that were computed to score something.",
     "padding_tokens": "Places in calls that held no token.",
+    "paused_texts": "Times that a text gave up its row for another key's.",
 }
 
 

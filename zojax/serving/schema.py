@@ -15,14 +15,14 @@ from zojax.generation import Sampling
 _MOST = 2**31 - 1
 _UNSUPPORTED = (
     *("suffix", "min_tokens", "bad_words", "use_beam_search", "prompt_embeds", "logits_processors"),
-    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
-    *("response_format", "tools", "functions", "repetition_penalty", "length_penalty"),
+    *("guided_decoding_backend", "guided_whitespace_pattern"),
+    *("tools", "functions", "repetition_penalty", "length_penalty"),
 )
 _NULL_MEANS_ALL = ("max_tokens",)
 """Where null means as much as fits; elsewhere it means what leaving the field out means."""
 _HARMLESS: dict[str, Any] = {
     **{"suffix": "", "min_tokens": 0, "bad_words": [], "use_beam_search": False},
-    **{"logits_processors": [], "response_format": {"type": "text"}, "tools": [], "functions": []},
+    **{"logits_processors": [], "tools": [], "functions": []},
     **{"repetition_penalty": 1, "length_penalty": 1},
 }
 """What says nothing of fields that are not supported, beside null."""
@@ -37,6 +37,7 @@ Texts = Annotated[list[str], Field(max_length=_MOST_TEXTS, fail_fast=True)]
 ManyTokens = Annotated[list[Tokens], Field(max_length=_MOST_TEXTS, fail_fast=True)]
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Text = str | Tokens
+Choice = Annotated[list[str], Field(min_length=1, max_length=1024, fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -75,6 +76,38 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class NamedSchema(BaseModel):
+    """OpenAI's JSON schema: without ``strict``, what is not known of it is ignored."""
+
+    schema_: dict[str, Any] = Field({"type": "object"}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's way to say what an answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema: goes with type json_schema, and that with it")
+        return self
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's way to say the same."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    json_: str | dict[str, Any] | None = Field(None, alias="json")
+    regex_: str | None = Field(None, alias="regex")
+    choice_: Choice | None = Field(None, alias="choice")
+    grammar_: str | None = Field(None, alias="grammar")
+    json_object: bool | None = None
+
+
 class Sampled(Body):
     """What all bodies that ask for a continuation have in common."""
 
@@ -100,6 +133,12 @@ class Sampled(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_tokens_as_token_ids: bool = False
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: Choice | None = None
+    guided_grammar: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -214,10 +253,13 @@ class ContentPart(BaseModel):
     text: str
 
 
+Messages = Annotated[list[Message], Field(min_length=1, max_length=1024, fail_fast=True)]
+
+
 class ChatBody(Sampled):
     """The body of ``/v1/chat/completions``."""
 
-    messages: list[Message] = Field(min_length=1, max_length=1024, fail_fast=True)
+    messages: Messages
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool = False
@@ -225,11 +267,19 @@ class ChatBody(Sampled):
 
 
 class TokenizeBody(Body):
-    """The body of ``/tokenize``."""
+    """The body of ``/tokenize``: a text, which gets BOS unless that is refused, or a chat."""
 
-    prompt: str
-    add_special_tokens: bool = True
+    prompt: str | None = None
+    messages: Messages | None = None
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
     return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "TokenizeBody":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give prompt or messages")
+        return self
 
 
 class DetokenizeBody(Body):

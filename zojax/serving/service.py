@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zojax.engine.grammars import Vocabulary
 from zojax.engine.runtime import Runtime
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ class Service:
         adapters_from: the directory below which clients may load adapters; None for nowhere.
         read_adapter: reads an adapter from its directory; ``InputError`` if it is bad or too large.
         admin_keys: who may load and unload adapters; none if all may that may ask.
+        vocabulary: what grammars are compiled for; None if there are none for this tokenizer.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
         created: when serving began, in seconds since 1970.
@@ -52,6 +54,7 @@ class Service:
     adapters_from: Path | None = None
     read_adapter: Callable[[Path], Tree] | None = None
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
+    vocabulary: Vocabulary | None = None
     is_draining: bool = False
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 

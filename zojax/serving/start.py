@@ -14,11 +14,16 @@ from flax import traverse_util
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.lora import load_lora
 from zojax.engine.device import Device
+from zojax.engine.engine import Engine
+from zojax.engine.grammars import Vocabulary
 from zojax.engine.ladder import make_ladder
+from zojax.engine.loading import load_run
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer
+from zojax.hub.tokenizer import Tokenizer
+from zojax.hub.turns import for_chats
 from zojax.models import Model
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.serving.limits import Keys, Limits
@@ -35,7 +40,7 @@ class Settings:
     """What is served, and how.
 
     Attributes:
-        model: a directory, a hub id or a GGUF file.
+        model: a directory, a hub id or a GGUF file; with ``is_run`` a run's directory.
         name: the name that clients call it by; "" for the last part of ``model``.
         adapters: the directory of a LoRA by its name.
         adapters_from: the directory below which clients may load more; None for nowhere.
@@ -49,6 +54,8 @@ class Settings:
         keys: who may ask.
         limits: for how much.
         admin_keys: who may load and unload adapters; none if all may that may ask.
+        is_run: whether to serve what a run has trained, without adapters, in the run's own dtype.
+        step: the run's model after this many steps; None for the best.
     """
 
     model: str
@@ -64,6 +71,8 @@ class Settings:
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
+    is_run: bool = False
+    step: int | None = None
 
 
 @contextlib.contextmanager
@@ -79,8 +88,8 @@ def started(
     Raises:
         InputError: the model or an adapter is bad, or a setting does not fit it.
     """
-    tokenizer = load_tokenizer(settings.model, None)
-    model = load(settings.model, dtype=jnp.dtype(settings.dtype))
+    loaded = _loaded(settings)
+    tokenizer, model = loaded.tokenizer, loaded.model
     length = _length(settings, model)
 
     def read_adapter(directory: Path) -> Tree:
@@ -96,13 +105,14 @@ def started(
 
     for name, directory in settings.adapters.items():
         registry.add(name, lambda directory=directory: read_adapter(directory))
-    slots = Slots(pool)
+    slots = Slots(pool, loaded.pool)
     ladder = make_ladder(length, settings.rows)
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
     on_progress(0, device.num_programs)
     with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
+        vocabulary = _vocabulary(tokenizer)  # now, since no other thread runs meanwhile
         device.compile(lambda done: on_progress(done, device.num_programs))
-    name = settings.name or Path(settings.model).name
+    name = settings.name or Path(settings.model).absolute().name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
         name = settings.name or settings.model  # a hub id
     if name in settings.adapters:
@@ -122,7 +132,24 @@ def started(
             settings.adapters_from,
             read_fitting,
             settings.admin_keys,
+            vocabulary,
         )
+
+
+def _loaded(settings: Settings) -> Engine:
+    if settings.is_run:
+        return load_run(settings.model, step=settings.step)
+    tokenizer = load_tokenizer(settings.model, None)
+    return Engine(load(settings.model, dtype=jnp.dtype(settings.dtype)), tokenizer)
+
+
+def _vocabulary(tokenizer: Tokenizer) -> Vocabulary | None:
+    """What grammars are compiled for; None if there are none for this tokenizer."""
+    with contextlib.suppress(InputError):  # the model is not for chats
+        tokenizer = for_chats(tokenizer)
+    with contextlib.suppress(InputError):
+        return Vocabulary(tokenizer.tokens, tokenizer.vocab_size, tokenizer.stop_ids)
+    return None
 
 
 def _length(settings: Settings, model: Model) -> int:

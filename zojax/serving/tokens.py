@@ -3,15 +3,26 @@
 from typing import Any
 
 from zojax.errors import InputError
+from zojax.serving.chat import chat_ids
 from zojax.serving.schema import DetokenizeBody, TokenizeBody
 from zojax.serving.service import Service
 
 
 def tokenize(service: Service, body: TokenizeBody) -> dict[str, Any]:
-    """The tokens of a text."""
-    service.check_characters(body.prompt)
-    ids = service.tokenizer.ids(body.prompt)
-    if body.add_special_tokens and service.tokenizer.bos is not None:
+    """The tokens of a text, or of a chat as the model's template writes it.
+
+    Raises:
+        ApiError: the model has no chat template.
+        InputError: the text is too long, or the template refuses the chat.
+    """
+    if body.messages is not None:
+        ids = chat_ids(service, body.messages, is_answered=not body.add_generation_prompt)
+        adds = body.add_special_tokens is True  # beside what the template writes
+    else:
+        text = body.prompt or ""
+        service.check_characters(text)
+        ids, adds = service.tokenizer.ids(text), body.add_special_tokens is not False
+    if adds and service.tokenizer.bos is not None:
         ids = [service.tokenizer.bos, *ids]
     texts = [service.token_text(id_) for id_ in ids] if body.return_token_strs else None
     return {
