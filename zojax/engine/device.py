@@ -142,9 +142,9 @@ class Device:
 
     def _shardings(self, shapes: RowState) -> RowState:
         """The cache is split over its heads like the weights; everything else is on all devices."""
-        axes = (None, None, None, "kv_heads", None)
+        axes = (None, None, "kv_heads", None, None)
         whole: Any = self._layout.sharding()
-        of_cache: Any = self._layout.sharding(axes, shapes.cache.k_ypsgd.shape)
+        of_cache: Any = self._layout.sharding(axes, shapes.cache.k_ypgsd.shape)
         of_all = jax.tree.map(lambda _: whole, shapes)
         return dataclasses.replace(of_all, cache=jax.tree.map(lambda _: of_cache, shapes.cache))
 

@@ -193,7 +193,7 @@ def extend(
     model = nnx.merge(graphdef, weights)
     tokens_nt, settings = jnp.asarray(pieces.tokens_nt), pieces.settings
     count_n1, start_n1 = pieces.count_n[:, None], pieces.start_n[:, None]
-    t, places = jnp.arange(tokens_nt.shape[1]), state.cache.k_ypsgd.shape[2]
+    t, places = jnp.arange(tokens_nt.shape[1]), state.cache.k_ypgsd.shape[3]
     # The padding goes to no place, and is computed at the last token's position, which exists.
     place_nt = jnp.where(t < count_n1, start_n1 + t, places)
     forward = Forward(
@@ -252,7 +252,7 @@ def advance(
     """
     model = nnx.merge(graphdef, weights)
     num_rows = len(state.last_p)
-    places = state.cache.k_ypsgd.shape[2]
+    places = state.cache.k_ypgsd.shape[3]
 
     def step(state: RowState) -> tuple[RowState, Chosen]:
         # Rows that are not live may be just receiving a prompt, so that nothing is written there.
@@ -294,9 +294,9 @@ def advance(
 def copy_row(state: RowState, source: Array, row: Array) -> RowState:
     """Copies one row of the cache into another, which shares its beginning."""
 
-    def copied(x_ypsgd: jax.Array) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(x_ypsgd, source, 1, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(x_ypsgd, piece, row, axis=1)
+    def copied(x_ypgsd: jax.Array) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(x_ypgsd, source, 1, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(x_ypgsd, piece, row, axis=1)
 
     return dataclasses.replace(state, cache=Cache(*map(copied, state.cache)))
 
@@ -317,9 +317,9 @@ def nudge(state: RowState, row: Array, tokens: Array, biases: Array) -> RowState
 def clear_row(state: RowState, row: Array) -> RowState:
     """Ends a row, and fills it with zeros, since zero times a masked NaN is NaN."""
 
-    def cleared(x_ypsgd: jax.Array) -> jax.Array:
-        zeros = jnp.zeros_like(x_ypsgd[:, :1])
-        return jax.lax.dynamic_update_slice_in_dim(x_ypsgd, zeros, row, axis=1)
+    def cleared(x_ypgsd: jax.Array) -> jax.Array:
+        zeros = jnp.zeros_like(x_ypgsd[:, :1])
+        return jax.lax.dynamic_update_slice_in_dim(x_ypgsd, zeros, row, axis=1)
 
     cache = Cache(*map(cleared, state.cache))
     return dataclasses.replace(state, cache=cache, live_p=state.live_p.at[row].set(False))
