@@ -65,6 +65,15 @@ def test_each_iteration_makes_progress_even_if_nothing_fits_its_time(target_ms):
     assert plan(target_ms, live=16, scorings=[scoring(3, 700)]).scored == ((3,),)
 
 
+@pytest.mark.parametrize("target_ms", [30.0, 12.0, 2.0])
+def test_prompts_get_at_least_as_long_as_a_step_takes(target_ms):
+    slow = COSTS._replace(advance=Costs(base=14.0, per_token=0.1))  # a step of 16 rows: 15.6 ms
+    work = Work(live=16, prompts=[Prompt(1, 700)])
+    planned = make_plan(work, slow, LADDER, target_ms)
+    assert planned.steps == 1
+    assert planned.pieces[0].count == 128  # 14.8 ms; 32 tokens take 5.2 ms
+
+
 def test_short_prompts_go_together_and_a_long_one_in_large_pieces():
     together = plan(prompts=[Prompt(i, 20 + i) for i in range(6)])
     assert together.piece_shape == (4, 32)

@@ -109,9 +109,9 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         work: what waits.
         costs: what calls cost.
         ladder: the shapes that calls may have.
-        target_ms: the time between two tokens that readers accept. It bounds every iteration,
-            unless the smallest possible one takes longer: each makes some progress with prompts or
-            pages, if any wait.
+        target_ms: the time between two tokens that readers accept. It bounds every iteration, but
+            prompts and pages that wait get at least as long as the rows' tokens take, and if
+            nothing takes so short a time, the smallest call.
 
     >>> from zojax.engine.ladder import make_ladder
     >>> ladder, costs = make_ladder(256, 4), CallCosts(*[Costs(1.0, 0.1)] * 3)
@@ -123,7 +123,9 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
     if work.live:
         step_ms = costs.advance.ms(work.live, work.keys)
         steps = 1 if waits else max(1, min(ladder.most_steps, int(target_ms / step_ms)))
-        target_ms = max(0.0, target_ms - steps * step_ms)
+        # A step costs the same however many rows are live, so a device whose steps take the whole
+        # time would be left with few live rows if prompts only got what is over.
+        target_ms = max(target_ms - steps * step_ms, step_ms)
     pages_first = bool(work.scorings) and (work.scores_next or not work.prompts)
     if pages_first:
         shape, scored = _pages(work.scorings, costs.score, ladder, target_ms)
