@@ -6,7 +6,7 @@ import pytest
 from zojax.engine.costs import CostFit, Costs
 from zojax.engine.ladder import make_ladder
 from zojax.engine.plan import CallCosts, Prompt, Scoring, Work, make_plan
-from zojax.engine.row_table import RowTable
+from zojax.engine.row_table import Place, RowTable
 from zojax.engine.shares import Shares, Waiting, in_turn
 from zojax.scoring import Item
 
@@ -153,7 +153,7 @@ def tokens(*values: int) -> np.ndarray:
 
 
 def test_a_row_is_reused_only_for_its_version_and_never_whole():
-    table, prompt = RowTable(2), tokens(*range(40))
+    table, prompt = RowTable((2,)), tokens(*range(40))
     first = table.take(7, prompt)
     assert first is not None
     table.hold(first.row, prompt)
@@ -167,7 +167,7 @@ def test_a_row_is_reused_only_for_its_version_and_never_whole():
 
 
 def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
-    table, prompt = RowTable(3), tokens(*range(40))
+    table, prompt = RowTable((3,)), tokens(*range(40))
     for i in range(3):
         table.take(0, tokens(100 + i))
         table.free(i)
@@ -179,8 +179,20 @@ def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
     assert table.take(0, prompt) is None
 
 
+def test_later_rows_are_taken_only_when_the_first_are_busy():
+    table, prompt = RowTable((2, 4)), tokens(*range(40))
+    for row in (0, 1, 2):
+        assert table.take(0, tokens(100 + row)).row == row
+        table.hold(row, tokens(100 + row))
+    table.hold(2, prompt)
+    table.free(2)
+    table.free(1)
+    assert table.take(0, prompt) == Place(1, 39, source=2)  # it is copied to where steps are short
+    assert table.take(0, tokens(7)).row in (2, 3)
+
+
 def test_a_long_row_that_shares_little_is_kept():
-    table, long = RowTable(2), tokens(*range(200))
+    table, long = RowTable((2,)), tokens(*range(200))
     table.take(0, long)
     table.hold(0, long)
     table.free(0)

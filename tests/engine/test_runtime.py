@@ -50,7 +50,7 @@ def sites(model):
 @pytest.fixture(scope="module")
 def runtime(model, sites, compile_cache):
     pool = AdapterPool(sites, num_slots=2, rank=2)
-    ladder = make_ladder(LENGTH, ROWS, tokens=64, most_steps=4, first_visible=24)
+    ladder = make_ladder(LENGTH, ROWS, tokens=64, most_steps=4, first_visible=24, first_rows=2)
     device = Device(model, pool.arrays, ladder, KEY)
     device.compile()
     registry = Registry()

@@ -96,7 +96,7 @@ class Core:
         self.counts = Counts()
         self._device, self._slots, self._queues = device, slots, queues
         self._target_ms = target_ms
-        self._table = RowTable(device.ladder.num_rows)
+        self._table = RowTable(device.ladder.row_counts)
         self._continuing: dict[int, Continuing] = {}  # by number, the first admitted first
         self._scoring: dict[int, Asked] = {}  # sent, not read
         self._fits = {kind: CostFit.begin(_PRIOR) for kind in CallCosts._fields}
@@ -173,7 +173,7 @@ class Core:
         for asked in running:
             self._slots.release(asked.version)
         self._continuing, self._scoring, self._calls = {}, {}, []
-        self._table = RowTable(self._device.ladder.num_rows)
+        self._table = RowTable(self._device.ladder.row_counts)
         try:
             self._device.reset()  # a call that failed may have used up the rows
         finally:
@@ -197,12 +197,16 @@ class Core:
     def _work(self, scorings: Sequence[Asked]) -> Work:
         live = [one for one in self._continuing.values() if one.is_live]
         return Work(
-            len(live),
+            self._rows_for(live) if live else 0,
             sum(one.places for one in live),
             [Prompt(n, one.left) for n, one in self._continuing.items() if one.left],
             [Scoring(asked.number, _item(asked), asked.version) for asked in scorings],
             self._scores_next,
         )
+
+    def _rows_for(self, live: Sequence[Continuing]) -> int:
+        """The number of rows that a step of these computes."""
+        return self._device.ladder.rows_for(1 + max(one.row for one in live))
 
     def _send(self, plan: Plan, scorings: dict[int, Asked]) -> None:
         self._device.set_pool(self._slots.arrays)
@@ -219,7 +223,8 @@ class Core:
         ladder = self._device.ladder
         places = max(one.places for one in live) + steps  # but none grows beyond its last place
         visible = ladder.visible_for(min(places, ladder.length))
-        chosen = self._device.advance(steps, visible)
+        rows = self._rows_for(live)
+        chosen = self._device.advance(steps, rows, visible)
         for one in live:
             one.num_sent = min(one.num_sent + steps, one.request.max_new_tokens)
 
@@ -227,7 +232,7 @@ class Core:
             for one in live:
                 self._deliver(one, tokens_of(chosen, one.row, one.request))
 
-        self._sent("advance", len(live), chosen, deliver, keys=keys)
+        self._sent("advance", rows, chosen, deliver, keys=keys)
 
     def _send_pieces(self, plan: Plan) -> None:
         parts = [(self._continuing[piece.number], piece.count) for piece in plan.pieces]

@@ -103,10 +103,10 @@ class Device:
         self._state, chosen = self._programs[name](*args)
         return chosen
 
-    def advance(self, steps: int, visible: int) -> Chosen:
-        """Adds up to ``steps`` tokens to live rows; ``(k, p)`` new tokens."""
+    def advance(self, steps: int, rows: int, visible: int) -> Chosen:
+        """Adds up to ``steps`` tokens to live rows, all among the first; ``(k, p)`` new tokens."""
         args = (self._weights, self._pool, self._state, self._key, self._put(np.int32(steps)))
-        self._state, chosen = self._programs["advance", visible](*args)
+        self._state, chosen = self._programs["advance", rows, visible](*args)
         return chosen
 
     def score(self, pages: Pages, *, ranks: bool = False) -> Ranked:
@@ -161,9 +161,10 @@ class Device:
             function = functools.partial(extend, visible=visible, **self._static)
             pieces = _structs(no_pieces(n, t, self.ladder.num_rows), whole)
             yield ("extend", n, t, visible), _ahead(function, (*model, pieces, key), **rows)
-        for visible in self.ladder.visible:
-            function = functools.partial(_advance, visible, self.ladder.most_steps, self._static)
-            yield ("advance", visible), _ahead(function, (*model, key, steps), **rows)
+        for count, visible in self.ladder.advance_programs:
+            sizes = {"rows": count, "visible": visible, "most_steps": self.ladder.most_steps}
+            function = functools.partial(_advance, {**sizes, **self._static})
+            yield ("advance", count, visible), _ahead(function, (*model, key, steps), **rows)
         ranks = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         for shape in self.ladder.pages:
             function = functools.partial(score_and_rank, count=MAX_LOGPROBS, **self._static)
@@ -178,11 +179,9 @@ class Device:
         yield "clear", _ahead(clear_row, (state, steps), **of_state)
 
 
-def _advance(
-    visible: int, most_steps: int, static: dict[str, Any], *args: Any
-) -> tuple[RowState, Chosen]:
+def _advance(static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
     *others, steps = args
-    return advance(*others, steps=steps, most_steps=most_steps, visible=visible, **static)
+    return advance(*others, steps=steps, **static)
 
 
 def _structs(tree: Any, sharding: NamedSharding | None) -> Any:

@@ -48,8 +48,8 @@ class Work:
     """What waits.
 
     Attributes:
-        live: the number of rows that are being continued.
-        keys: the number of tokens in these rows.
+        live: the number of rows that a step of those that are being continued computes.
+        keys: the number of tokens in those that are being continued.
         prompts: the prompts in rows, in the order in which they should be served.
         scorings: the items to score, in that order.
         scores_next: whether pages come before pieces this time.

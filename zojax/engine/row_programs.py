@@ -69,7 +69,7 @@ class RowState:
         count_pv: how often each token was added to nudged rows.
     """
 
-    cache: Cache
+    cache: Cache | Any
     length_p: jax.Array
     last_p: jax.Array
     live_p: jax.Array
@@ -219,8 +219,7 @@ def extend(
     state = dataclasses.replace(
         state, length_p=put(state.length_p, length_n), live_p=put(state.live_p, pieces.ends_n)
     )
-    num_rows = len(state.last_p)
-    token_p = put(jnp.full(num_rows, UNUSED, jnp.int32), chosen.token)
+    token_p = put(jnp.full_like(state.last_p, UNUSED), chosen.token)
     return _appended(state, token_p), chosen
 
 
@@ -232,6 +231,7 @@ def advance(
     *,
     steps: jax.Array | int,
     graphdef: nnx.GraphDef,
+    rows: int,
     most_steps: int,
     visible: int,
 ) -> tuple[RowState, Chosen]:
@@ -244,14 +244,15 @@ def advance(
         key: as for :func:`extend`.
         steps: the number of tokens, at most ``most_steps``.
         graphdef: the model's structure, static.
+        rows: a number of first rows that has all live ones, static; the others are not computed.
         most_steps: the width of the result, static.
         visible: a number of places that holds every live row and its new tokens, static.
 
     Returns:
-        The rows, and their new tokens ``(k, p)``.
+        The rows, and the first ``rows`` rows' new tokens ``(k, p)``.
     """
     model = nnx.merge(graphdef, weights)
-    num_rows = len(state.last_p)
+    whole, state = state, _first_rows(state, rows)
     places = state.cache.k_ypgsd.shape[3]
 
     def step(state: RowState) -> tuple[RowState, Chosen]:
@@ -282,13 +283,26 @@ def advance(
         return number + 1, state, found
 
     none = Chosen(
-        jnp.full((most_steps, num_rows), UNUSED, jnp.int32),
-        jnp.zeros((most_steps, num_rows), jnp.float32),
-        jnp.zeros((most_steps, num_rows, MAX_LOGPROBS), jnp.int32),
-        jnp.zeros((most_steps, num_rows, MAX_LOGPROBS), jnp.float32),
+        jnp.full((most_steps, rows), UNUSED, jnp.int32),
+        jnp.zeros((most_steps, rows), jnp.float32),
+        jnp.zeros((most_steps, rows, MAX_LOGPROBS), jnp.int32),
+        jnp.zeros((most_steps, rows, MAX_LOGPROBS), jnp.float32),
     )
     _, state, found = jax.lax.while_loop(goes_on, body, (jnp.int32(0), state, none))
-    return state, found
+    return _with_first_rows(whole, state), found
+
+
+def _first_rows(state: RowState, rows: int) -> RowState:
+    """The first rows alone, with the cache of all, which is not to be copied."""
+    first = jax.tree.map(lambda array: array[:rows], dataclasses.replace(state, cache=None))
+    return dataclasses.replace(first, cache=state.cache)
+
+
+def _with_first_rows(state: RowState, first: RowState) -> RowState:
+    """All rows, with the first ones as they are now."""
+    old, new = (dataclasses.replace(one, cache=None) for one in (state, first))
+    both = jax.tree.map(lambda old, new: old.at[: len(new)].set(new), old, new)
+    return dataclasses.replace(both, cache=first.cache)
 
 
 def copy_row(state: RowState, source: Array, row: Array) -> RowState:

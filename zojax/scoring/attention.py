@@ -194,7 +194,7 @@ def cached_attention(
     Args:
         position_pt: the place of each token in its row; one that is beyond the row's end is not
             kept, and what it sees does not matter.
-        row_p: the row of each page, no row twice; None if page i is row i.
+        row_p: the row of each page, no row twice; None if page i is row i, and others may follow.
         visible: the number of places, from a row's start, that are looked at, static; None looks
             at all.
     """
@@ -206,7 +206,10 @@ def cached_attention(
         # Arrays around the slice make the axes of what is written (p, t, g, d), as the keys' are.
         index = (layer, row_p1, slice(None), position_pt)
         cache = _written(cache, heads.k_ptgd, heads.v_ptgd, index)
-        k_pgsd, v_pgsd = (_rows(x_ypgsd, layer, row_p, visible) for x_ypgsd in cache)
+        first = len(position_pt) if row_p is None else cache.k_ypgsd.shape[1]
+        k_pgsd, v_pgsd = (_first_rows(x_ypgsd, layer, first, visible) for x_ypgsd in cache)
+        if row_p is not None:
+            k_pgsd, v_pgsd = k_pgsd[row_p], v_pgsd[row_p]
         s, position_pt1 = jnp.arange(k_pgsd.shape[2]), position_pt[:, :, None]
         mask_pts = s <= position_pt1
         if heads.window is not None:
@@ -228,14 +231,13 @@ def cached_attention(
     return attend
 
 
-def _rows(
-    x_ypgsd: jax.Array, layer: jax.Array | int, row_p: jax.Array | None, visible: int | None
+def _first_rows(
+    x_ypgsd: jax.Array, layer: jax.Array | int, rows: int, visible: int | None
 ) -> jax.Array:
-    """The first places of some rows of one layer of a cache, ``(p, g, visible, d)``."""
-    _, rows, heads, places, depth = x_ypgsd.shape
+    """The first places of the first rows of one layer of a cache, ``(p, g, visible, d)``."""
+    _, _, heads, places, depth = x_ypgsd.shape
     shape = (1, rows, heads, visible or places, depth)
-    x_pgsd = jax.lax.dynamic_slice(x_ypgsd, (layer, 0, 0, 0, 0), shape)[0]
-    return x_pgsd if row_p is None else x_pgsd[row_p]
+    return jax.lax.dynamic_slice(x_ypgsd, (layer, 0, 0, 0, 0), shape)[0]
 
 
 def _written(cache: Cache | None, k: jax.Array, v: jax.Array, index: tuple[Any, ...]) -> Cache:
