@@ -54,7 +54,7 @@ def test_readers_wait_no_longer_than_they_accept_whatever_arrives():
 
 def test_prompts_and_pages_take_turns():
     waiting = {"prompts": [Prompt(1, 500)], "scorings": [scoring(2, 500)]}
-    first, second = (plan(30.0, **waiting, scores_next=turn) for turn in (False, True))
+    first, second = (plan(3.0, **waiting, scores_next=turn) for turn in (False, True))
     assert (bool(first.pieces), bool(first.scored)) == (True, False)
     assert (bool(second.pieces), bool(second.scored)) == (False, True)
 
@@ -72,6 +72,14 @@ def test_prompts_get_at_least_as_long_as_a_step_takes(target_ms):
     planned = make_plan(work, slow, LADDER, target_ms)
     assert planned.steps == 1
     assert planned.pieces[0].count == 128  # 14.8 ms; 32 tokens take 5.2 ms
+
+
+def test_larger_calls_are_made_while_nobody_reads_along():
+    scorings = [scoring(i, 150) for i in range(6)]  # six on a page of 1024 tokens take 104 ms
+    assert plan(12.0, scorings=scorings).scored == (tuple(range(6)),)
+    assert plan(12.0, live=16, scorings=scorings).scored == ((0,),)
+    assert plan(6.0, prompts=[Prompt(1, 700)]).pieces[0].count == 512
+    assert plan(6.0, live=16, prompts=[Prompt(1, 700)]).pieces[0].count == 32
 
 
 def test_short_prompts_go_together_and_a_long_one_in_large_pieces():

@@ -16,6 +16,10 @@ from zojax.scoring.pages import Assignment
 
 NO_PAGES = PageShape(0, 0, 0, 0)
 
+_UNREAD = 10
+"""How many times as long an iteration may take while nobody reads along: large calls cost less a
+token, and whoever comes meanwhile waits for one of them."""
+
 
 class Prompt(NamedTuple):
     """A prompt in a row, of which a part is to be computed.
@@ -110,8 +114,9 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         costs: what calls cost.
         ladder: the shapes that calls may have.
         target_ms: the time between two tokens that readers accept. It bounds every iteration, but
-            prompts and pages that wait get at least as long as the rows' tokens take, and if
-            nothing takes so short a time, the smallest call.
+            prompts and pages that wait get at least as long as the rows' tokens take, or ten
+            times the target if no row has a reader, and if nothing takes so short a time, the
+            smallest call.
 
     >>> from zojax.engine.ladder import make_ladder
     >>> ladder, costs = make_ladder(256, 4), CallCosts(*[Costs(1.0, 0.1)] * 3)
@@ -120,7 +125,9 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
     """
     waits = bool(work.prompts or work.scorings)
     steps = 0
-    if work.live:
+    if not work.live:
+        target_ms *= _UNREAD
+    else:
         step_ms = costs.advance.ms(work.live, work.keys)
         steps = 1 if waits else max(1, min(ladder.most_steps, int(target_ms / step_ms)))
         # A step costs the same however many rows are live, so a device whose steps take the whole
