@@ -253,7 +253,7 @@ def generated(model: str, prompts: list[np.ndarray], where: str) -> dict[str, An
     return {
         "tokens": [one.tokens for one in found],
         "whole": [array.sharding.is_fully_replicated for array in of_host],
-        "cache": decoding.cache.k_ypsgd.addressable_shards[0].data.shape,
+        "cache": decoding.cache.k_ypgsd.addressable_shards[0].data.shape,
     }
 
 

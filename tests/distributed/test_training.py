@@ -171,4 +171,4 @@ def test_devices_generate_the_same_texts_a_share_each(told_by_method):
     assert len({token for tokens in told["tokens"] for token in tokens}) > 10
     assert told["whole"] == [True] * 3
     # Of four rows one, for which there is room for 16 tokens of a prompt and as many new ones.
-    assert told["cache"] == [LAYERS, 1, 16 + 16, 8 // 2, WIDTH // 8]
+    assert told["cache"] == [LAYERS, 1, 8 // 2, 16 + 16, WIDTH // 8]

@@ -45,7 +45,7 @@ def sites(model):
 @pytest.fixture(scope="session")
 def runtime(model, sites, compiled):
     pool = AdapterPool(sites, num_slots=2, rank=2)
-    ladder = make_ladder(LENGTH, ROWS, tokens=64, most_steps=4, first_visible=24)
+    ladder = make_ladder(LENGTH, ROWS, tokens=64, most_steps=4, first_visible=24, first_rows=2)
     with kept_programs(compiled):
         device = Device(model, pool.arrays, ladder, KEY)
         device.compile()

@@ -9,7 +9,7 @@ import pytest
 from zojax.engine.costs import CostFit, Costs
 from zojax.engine.ladder import make_ladder
 from zojax.engine.plan import CallCosts, Prompt, Scoring, Work, make_plan
-from zojax.engine.row_table import RowTable
+from zojax.engine.row_table import Place, RowTable
 from zojax.engine.shares import Holding, Shares, Waiting, gives_way, in_turn
 from zojax.scoring import Item
 
@@ -57,7 +57,7 @@ def test_readers_wait_no_longer_than_they_accept_whatever_arrives():
 
 def test_prompts_and_pages_take_turns():
     waiting = {"prompts": [Prompt(1, 500)], "scorings": [scoring(2, 500)]}
-    first, second = (plan(30.0, **waiting, scores_next=turn) for turn in (False, True))
+    first, second = (plan(3.0, **waiting, scores_next=turn) for turn in (False, True))
     assert (bool(first.pieces), bool(first.scored)) == (True, False)
     assert (bool(second.pieces), bool(second.scored)) == (False, True)
 
@@ -66,6 +66,23 @@ def test_prompts_and_pages_take_turns():
 def test_each_iteration_makes_progress_even_if_nothing_fits_its_time(target_ms):
     assert plan(target_ms, live=16, prompts=[Prompt(1, 700)]).pieces[0].count == 32
     assert plan(target_ms, live=16, scorings=[scoring(3, 700)]).scored == ((3,),)
+
+
+@pytest.mark.parametrize("target_ms", [30.0, 12.0, 2.0])
+def test_prompts_get_at_least_as_long_as_a_step_takes(target_ms):
+    slow = COSTS._replace(advance=Costs(base=14.0, per_token=0.1))  # a step of 16 rows: 15.6 ms
+    work = Work(live=16, prompts=[Prompt(1, 700)])
+    planned = make_plan(work, slow, LADDER, target_ms)
+    assert planned.steps == 1
+    assert planned.pieces[0].count == 128  # 14.8 ms; 32 tokens take 5.2 ms
+
+
+def test_larger_calls_are_made_while_nobody_reads_along():
+    scorings = [scoring(i, 150) for i in range(6)]  # six on a page of 1024 tokens take 104 ms
+    assert plan(12.0, scorings=scorings).scored == (tuple(range(6)),)
+    assert plan(12.0, live=16, scorings=scorings).scored == ((0,),)
+    assert plan(6.0, prompts=[Prompt(1, 700)]).pieces[0].count == 512
+    assert plan(6.0, live=16, prompts=[Prompt(1, 700)]).pieces[0].count == 32
 
 
 def test_short_prompts_go_together_and_a_long_one_in_large_pieces():
@@ -185,7 +202,7 @@ def tokens(*values: int) -> np.ndarray:
 
 
 def test_a_row_is_reused_only_for_its_version_and_never_whole():
-    table, prompt = RowTable(2), tokens(*range(40))
+    table, prompt = RowTable((2,)), tokens(*range(40))
     first = table.take(7, prompt)
     table.hold(first.row, prompt)
     table.free(first.row)
@@ -197,7 +214,7 @@ def test_a_row_is_reused_only_for_its_version_and_never_whole():
 
 
 def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
-    table, prompt = RowTable(3), tokens(*range(40))
+    table, prompt = RowTable((3,)), tokens(*range(40))
     for i in range(3):
         table.take(0, tokens(100 + i))
         table.free(i)
@@ -209,8 +226,20 @@ def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
     assert table.num_free == 0
 
 
+def test_later_rows_are_taken_only_when_the_first_are_busy():
+    table, prompt = RowTable((2, 4)), tokens(*range(40))
+    for row in (0, 1, 2):
+        assert table.take(0, tokens(100 + row)).row == row
+        table.hold(row, tokens(100 + row))
+    table.hold(2, prompt)
+    table.free(2)
+    table.free(1)
+    assert table.take(0, prompt) == Place(1, 39, source=2)  # it is copied to where steps are short
+    assert table.take(0, tokens(7)).row in (2, 3)
+
+
 def test_a_long_row_that_shares_little_is_kept():
-    table, long = RowTable(2), tokens(*range(200))
+    table, long = RowTable((2,)), tokens(*range(200))
     table.take(0, long)
     table.hold(0, long)
     table.free(0)

@@ -99,7 +99,7 @@ def test_parts_fill_the_same_cache(model):
         return cache
 
     for parts, whole in zip(cache_of(0, 2, 4), cache_of(0, 4), strict=True):
-        assert whole.shape == (4, PAGES, TOKENS, 2, 4)
+        assert whole.shape == (4, PAGES, 2, TOKENS, 4)
         np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5 * np.abs(whole).max())
 
 

@@ -154,9 +154,9 @@ def test_a_window_shows_the_last_tokens_of_a_sequence_alone(reads, trees):
 
 def test_a_window_is_the_same_token_by_token():
     q, k, v = inputs(2, 9)
-    empty = Cache(*(jnp.zeros((1, 2, 12, HEADS, DEPTH)) for _ in "kv"))
+    empty = Cache(*(jnp.zeros((1, 2, HEADS, 12, DEPTH)) for _ in "kv"))
     whole, filled = prompt_attention(0, Heads(q, k, v, window=3), empty)
-    np.testing.assert_array_equal(filled.k_ypsgd[0, :, :9], k)
+    np.testing.assert_array_equal(filled.k_ypgsd[0, :, :, :9], jnp.swapaxes(k, 1, 2))
     cache = empty
     for t in range(9):
         here = slice(t, t + 1)
@@ -169,9 +169,9 @@ def test_a_window_is_the_same_token_by_token():
 def test_pieces_of_sequences_in_any_rows_attend_as_the_whole(window):
     """Two pieces of 5 tokens, the second with a place of padding, in two of four rows."""
     q, k, v = inputs(2, 9)
-    empty = Cache(*(jnp.zeros((1, 2, 12, HEADS, DEPTH)) for _ in "kv"))
+    empty = Cache(*(jnp.zeros((1, 2, HEADS, 12, DEPTH)) for _ in "kv"))
     whole, filled = prompt_attention(0, Heads(q, k, v, window=window), empty)
-    old = Cache(*(jnp.ones((1, 4, 12, HEADS, DEPTH)) for _ in "kv"))
+    old = Cache(*(jnp.ones((1, 4, HEADS, 12, DEPTH)) for _ in "kv"))
     row_p, cache, out = jnp.array([3, 1]), old, []
     for start, visible in ((0, 5), (5, 11)):
         places = np.arange(start, start + 5)
@@ -182,9 +182,9 @@ def test_pieces_of_sequences_in_any_rows_attend_as_the_whole(window):
         out.append(piece_out)
     np.testing.assert_allclose(jnp.concatenate(out, 1)[:, :9], whole, rtol=0, atol=2e-6)
     for now, before, wanted in zip(cache, old, filled, strict=True):
-        np.testing.assert_array_equal(now[0, [3, 1], :9], wanted[0, :, :9])
+        np.testing.assert_array_equal(now[0, [3, 1], :, :9], wanted[0, :, :, :9])
         np.testing.assert_array_equal(now[0, [0, 2]], before[0, [0, 2]])
-        np.testing.assert_array_equal(now[0, :, 9:], before[0, :, 9:])
+        np.testing.assert_array_equal(now[0, :, :, 9:], before[0, :, :, 9:])
 
 
 def test_half_of_a_long_page_is_never_computed():
@@ -246,7 +246,7 @@ def lowered(platform: str, tokens: int, dtype: str = "float32", **settings: Any)
     x = jax.ShapeDtypeStruct((2, tokens, HEADS, DEPTH), dtype, sharding=sharding)
 
     def attend(q, k, v):
-        cache = Cache(*(jnp.zeros((1, 2, tokens, HEADS, DEPTH), dtype) for _ in range(2)))
+        cache = Cache(*(jnp.zeros((1, 2, HEADS, tokens, DEPTH), dtype) for _ in range(2)))
         return prompt_attention(0, Heads(q, k, v, **settings), cache)[0]
 
     traced = jax.jit(attend).trace(x, x, x)

@@ -83,7 +83,7 @@ def test_keys_and_values_are_cached_as_they_are(directory):
         model = load(str(directory), exact=exact)
         cache = decoder.empty_cache(nnx.merge(model.graphdef, model.weights), 1, 2)
         stored = jax.tree.leaves(model.weights)[0].dtype
-        assert cache.k_ypsgd.dtype == cache.v_ypsgd.dtype == (jnp.float32 if exact else stored)
+        assert cache.k_ypgsd.dtype == cache.v_ypgsd.dtype == (jnp.float32 if exact else stored)
 
 
 def test_float32_weights_know_no_difference(rough_models):

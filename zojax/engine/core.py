@@ -89,7 +89,7 @@ class Core:
         self.counts, self._elsewhere = Counts(), elsewhere
         self._device, self._slots, self._queues = device, slots, queues
         self._target_ms = target_ms
-        self._table = RowTable(device.ladder.num_rows)
+        self._table = RowTable(device.ladder.row_counts)
         self._continuing: dict[int, Continuing] = {}  # by number, the first admitted first
         self._scoring: dict[int, Asked] = {}  # sent, not read
         self._calls, self._scores_next = Calls(), False
@@ -166,7 +166,7 @@ class Core:
             self._slots.release(asked.version)
         self._continuing, self._scoring = {}, {}
         self._calls.take()
-        self._table = RowTable(self._device.ladder.num_rows)
+        self._table = RowTable(self._device.ladder.row_counts)
         try:
             self._device.reset()  # a call that failed may have used up the rows
         finally:
@@ -215,13 +215,17 @@ class Core:
     def _work(self, scorings: Sequence[Asked]) -> Work:
         live = self._live()
         return Work(
-            len(live),
+            self._rows_for(live) if live else 0,
             sum(one.places for one in live),
             [Prompt(n, one.left) for n, one in self._continuing.items() if one.left],
             [Scoring(asked.number, _item(asked), asked.version) for asked in scorings],
             self._scores_next,
             any(one.has_grammar for one in self._continuing.values()),
         )
+
+    def _rows_for(self, live: Sequence[Continuing]) -> int:
+        """The number of rows that a step of these computes."""
+        return self._device.ladder.rows_for(1 + max(one.row for one in live))
 
     def _send(self, plan: Plan, scorings: dict[int, Asked]) -> None:
         self._device.set_pool(self._slots.arrays)
@@ -238,11 +242,13 @@ class Core:
         ladder = self._device.ladder
         places = max(one.places for one in live) + steps  # but none grows beyond its last place
         visible = ladder.visible_for(min(places, ladder.length))
+        rows = self._rows_for(live)
         masks = {one.row: one.allowed_w for one in live if one.allowed_w is not None}
         if masks:
+            rows = ladder.num_rows
             chosen = self._device.advance_masked(masks, visible)
         else:
-            chosen = self._device.advance(steps, visible)
+            chosen = self._device.advance(steps, rows, visible)
         for one in live:
             one.allowed_w = None
             one.num_sent = min(one.num_sent + steps, one.request.max_new_tokens)
@@ -251,7 +257,7 @@ class Core:
             for one in live:
                 self._deliver(one, tokens_of(chosen, one.row, one.request))
 
-        self._calls.sent("advance", len(live), chosen, deliver, keys=keys)
+        self._calls.sent("advance", rows, chosen, deliver, keys=keys)
 
     def _send_pieces(self, plan: Plan) -> None:
         parts = [(self._continuing[piece.number], piece.count) for piece in plan.pieces]

@@ -104,10 +104,10 @@ class Device:
         self._state, chosen = self._programs[name](*args)
         return chosen
 
-    def advance(self, steps: int, visible: int) -> Chosen:
-        """Adds up to ``steps`` tokens to live rows; ``(k, p)`` new tokens."""
+    def advance(self, steps: int, rows: int, visible: int) -> Chosen:
+        """Adds up to ``steps`` tokens to live rows, all among the first; ``(k, p)`` new tokens."""
         args = (self._weights, self._pool, self._state, self._key, self._put(np.int32(steps)))
-        self._state, chosen = self._programs["advance", visible](*args)
+        self._state, chosen = self._programs["advance", rows, visible](*args)
         return chosen
 
     def advance_masked(self, masks: Mapping[int, np.ndarray], visible: int) -> Chosen:
@@ -154,9 +154,9 @@ class Device:
 
     def _shardings(self, shapes: RowState) -> RowState:
         """The cache is split over its heads like the weights; everything else is on all devices."""
-        axes = (None, None, None, "kv_heads", None)
+        axes = (None, None, "kv_heads", None, None)
         whole: Any = self._layout.sharding()
-        of_cache: Any = self._layout.sharding(axes, shapes.cache.k_ypsgd.shape)
+        of_cache: Any = self._layout.sharding(axes, shapes.cache.k_ypgsd.shape)
         of_all = jax.tree.map(lambda _: whole, shapes)
         return dataclasses.replace(of_all, cache=jax.tree.map(lambda _: of_cache, shapes.cache))
 
@@ -173,12 +173,15 @@ class Device:
             function = functools.partial(extend, visible=visible, **self._static)
             pieces = _structs(no_pieces(n, t, self.ladder.num_rows, self.vocab_size), whole)
             yield ("extend", n, t, visible), _ahead(function, (*model, pieces, key), **rows)
+        for count, visible in self.ladder.advance_programs:
+            sizes = {"rows": count, "visible": visible, "most_steps": self.ladder.most_steps}
+            function = functools.partial(_advance, {**sizes, **self._static})
+            yield ("advance", count, visible), _ahead(function, (*model, key, steps), **rows)
         words = (self.ladder.num_rows, num_words(self.vocab_size))
         masks = jax.ShapeDtypeStruct(words, jnp.uint32, sharding=whole)
         for visible in self.ladder.visible:
-            function = functools.partial(_advance, visible, self.ladder.most_steps, self._static)
-            yield ("advance", visible), _ahead(function, (*model, key, steps), **rows)
-            function = functools.partial(_advance_masked, visible, self._static)
+            sizes = {"rows": self.ladder.num_rows, "visible": visible, "most_steps": 1}
+            function = functools.partial(_advance_masked, {**sizes, **self._static})
             yield ("advance masked", visible), _ahead(function, (*model, key, masks), **rows)
         ranks = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         for shape in self.ladder.pages:
@@ -195,17 +198,14 @@ class Device:
         yield "clear", _ahead(clear_row, (state, steps), **of_state)
 
 
-def _advance(
-    visible: int, most_steps: int, static: dict[str, Any], *args: Any
-) -> tuple[RowState, Chosen]:
+def _advance(static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
     *others, steps = args
-    return advance(*others, steps=steps, most_steps=most_steps, visible=visible, **static)
+    return advance(*others, steps=steps, **static)
 
 
-def _advance_masked(visible: int, static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
+def _advance_masked(static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
     *others, allowed_pw = args
-    of_one: dict[str, Any] = {"steps": 1, "most_steps": 1, "visible": visible, **static}
-    return advance(*others, allowed_pw=allowed_pw, **of_one)
+    return advance(*others, steps=1, allowed_pw=allowed_pw, **static)
 
 
 def _structs(tree: Any, sharding: NamedSharding | None) -> Any:

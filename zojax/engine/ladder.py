@@ -13,6 +13,7 @@ class Ladder:
 
     Attributes:
         num_rows: the number of rows.
+        row_counts: the numbers of first rows that a step computes.
         length: the number of places of a row, and the most tokens of a page.
         pieces: the shapes ``(n, t)`` of pieces of prompts.
         visible: the numbers of places that attention looks at.
@@ -21,6 +22,7 @@ class Ladder:
     """
 
     num_rows: int
+    row_counts: tuple[int, ...]
     length: int
     pieces: tuple[tuple[int, int], ...]
     visible: tuple[int, ...]
@@ -31,6 +33,15 @@ class Ladder:
         """The smallest number of visible places that holds so many."""
         return next(visible for visible in self.visible if visible >= places)
 
+    def rows_for(self, count: int) -> int:
+        """The smallest number of first rows that a step computes and that holds so many."""
+        return next(rows for rows in self.row_counts if rows >= count)
+
+    @property
+    def advance_programs(self) -> list[tuple[int, int]]:
+        """All ``(rows, visible)``."""
+        return [(rows, visible) for rows in self.row_counts for visible in self.visible]
+
     @property
     def piece_programs(self) -> list[tuple[int, int, int]]:
         """All ``(n, t, visible)``: a piece sees at least itself."""
@@ -38,7 +49,13 @@ class Ladder:
 
 
 def make_ladder(
-    length: int, num_rows: int, *, tokens: int = 512, most_steps: int = 8, first_visible: int = 128
+    length: int,
+    num_rows: int,
+    *,
+    tokens: int = 512,
+    most_steps: int = 8,
+    first_visible: int = 128,
+    first_rows: int = 16,
 ) -> Ladder:
     """Makes a ladder.
 
@@ -49,12 +66,16 @@ def make_ladder(
             with. A call has more only for a page that is longer.
         most_steps: the most tokens that a call adds to each row.
         first_visible: the smallest number of visible places.
+        first_rows: the smallest number of rows that a step computes. Fewer take hardly less time,
+            and hold fewer beginnings of prompts for reuse.
 
     >>> ladder = make_ladder(1024, 16)
     >>> ladder.pieces
     ((1, 32), (4, 32), (16, 32), (1, 128), (4, 128), (1, 512))
     >>> ladder.visible
     (128, 256, 512, 1024)
+    >>> ladder.row_counts, make_ladder(1024, 64).row_counts
+    ((16,), (16, 64))
     >>> [(shape.pages, shape.tokens) for shape in ladder.pages if shape.reads == shape.tokens]
     [(1, 64), (4, 64), (1, 256), (1, 1024)]
     """
@@ -77,8 +98,13 @@ def make_ladder(
         if t == length:
             break
         t *= 4
+    row_counts, rows = [], first_rows
+    while rows < num_rows:
+        row_counts.append(rows)
+        rows *= 4
     return Ladder(
         num_rows,
+        (*row_counts, num_rows),
         length,
         tuple(dict.fromkeys(pieces)),
         (*visible, length),

@@ -16,6 +16,10 @@ from zojax.scoring.pages import Assignment
 
 NO_PAGES = PageShape(0, 0, 0, 0)
 
+_UNREAD = 10
+"""How many times as long an iteration may take while nobody reads along: large calls cost less a
+token, and whoever comes meanwhile waits for one of them."""
+
 
 class Prompt(NamedTuple):
     """A prompt in a row, of which a part is to be computed.
@@ -48,8 +52,8 @@ class Work:
     """What waits.
 
     Attributes:
-        live: the number of rows that are being continued.
-        keys: the number of tokens in these rows.
+        live: the number of rows that a step of those that are being continued computes.
+        keys: the number of tokens in those that are being continued.
         prompts: the prompts in rows, in the order in which they should be served.
         scorings: the items to score, in that order.
         scores_next: whether pages come before pieces this time.
@@ -111,9 +115,10 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         work: what waits.
         costs: what calls cost.
         ladder: the shapes that calls may have.
-        target_ms: the time between two tokens that readers accept. It bounds every iteration,
-            unless the smallest possible one takes longer: each makes some progress with prompts or
-            pages, if any wait.
+        target_ms: the time between two tokens that readers accept. It bounds every iteration, but
+            prompts and pages that wait get at least as long as the rows' tokens take, or ten
+            times the target if no row has a reader, and if nothing takes so short a time, the
+            smallest call.
 
     >>> from zojax.engine.ladder import make_ladder
     >>> ladder, costs = make_ladder(256, 4), CallCosts(*[Costs(1.0, 0.1)] * 3)
@@ -122,10 +127,14 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
     """
     waits = bool(work.prompts or work.scorings or work.one_by_one)
     steps = 0
-    if work.live:
+    if not work.live:
+        target_ms *= _UNREAD
+    else:
         step_ms = costs.advance.ms(work.live, work.keys)
         steps = 1 if waits else max(1, min(ladder.most_steps, int(target_ms / step_ms)))
-        target_ms = max(0.0, target_ms - steps * step_ms)
+        # A step costs the same however many rows are live, so a device whose steps take the whole
+        # time would be left with few live rows if prompts only got what is over.
+        target_ms = max(target_ms - steps * step_ms, step_ms)
     pages_first = bool(work.scorings) and (work.scores_next or not work.prompts)
     if pages_first:
         shape, scored = _pages(work.scorings, costs.score, ladder, target_ms)

@@ -70,7 +70,7 @@ class RowState:
         count_pv: how often each token was added to nudged rows.
     """
 
-    cache: Cache
+    cache: Cache | Any
     length_p: jax.Array
     last_p: jax.Array
     live_p: jax.Array
@@ -197,7 +197,7 @@ def extend(
     model = nnx.merge(graphdef, weights)
     tokens_nt, settings = jnp.asarray(pieces.tokens_nt), pieces.settings
     count_n1, start_n1 = pieces.count_n[:, None], pieces.start_n[:, None]
-    t, places = jnp.arange(tokens_nt.shape[1]), state.cache.k_ypsgd.shape[2]
+    t, places = jnp.arange(tokens_nt.shape[1]), state.cache.k_ypgsd.shape[3]
     # The padding goes to no place, and is computed at the last token's position, which exists.
     place_nt = jnp.where(t < count_n1, start_n1 + t, places)
     forward = Forward(
@@ -223,8 +223,7 @@ def extend(
     state = dataclasses.replace(
         state, cache=cache, settings=settings, length_p=length_p, live_p=live_p
     )
-    num_rows = len(state.last_p)
-    token_p = put(jnp.full(num_rows, UNUSED, jnp.int32), chosen.token)
+    token_p = put(jnp.full_like(state.last_p, UNUSED), chosen.token)
     return _appended(state, token_p), chosen
 
 
@@ -236,6 +235,7 @@ def advance(
     *,
     steps: jax.Array | int,
     graphdef: nnx.GraphDef,
+    rows: int,
     most_steps: int,
     visible: int,
     allowed_pw: jax.Array | None = None,
@@ -251,17 +251,18 @@ def advance(
         key: as for :func:`extend`.
         steps: the number of tokens, at most ``most_steps``.
         graphdef: the model's structure, static.
+        rows: a number of first rows that has all live ones, static; the others are not computed.
         most_steps: the width of the result, static.
         visible: a number of places that holds every live row and its new tokens, static.
-        allowed_pw: uint32; the masks of rows that get one token by them, zeros for other rows. Only
-            with ``most_steps=1``; None for no such rows.
+        allowed_pw: uint32; the masks of the rows that get one token by them, zeros for the others.
+            Only with ``most_steps=1``; None for no such rows.
 
     Returns:
-        The rows, and their new tokens ``(k, p)``.
+        The rows, and the first ``rows`` rows' new tokens ``(k, p)``.
     """
     model = nnx.merge(graphdef, weights)
-    num_rows = len(state.last_p)
-    places = state.cache.k_ypsgd.shape[2]
+    whole, state = state, _first_rows(state, rows)
+    places = state.cache.k_ypgsd.shape[3]
     if allowed_pw is not None:
         asked_p = (allowed_pw != 0).any(axis=1)
         allowed_pw = jnp.where(asked_p[:, None], allowed_pw, ANY)
@@ -295,21 +296,34 @@ def advance(
         return number + 1, state, found
 
     none = Chosen(
-        jnp.full((most_steps, num_rows), UNUSED, jnp.int32),
-        jnp.zeros((most_steps, num_rows), jnp.float32),
-        jnp.zeros((most_steps, num_rows, MAX_LOGPROBS), jnp.int32),
-        jnp.zeros((most_steps, num_rows, MAX_LOGPROBS), jnp.float32),
+        jnp.full((most_steps, rows), UNUSED, jnp.int32),
+        jnp.zeros((most_steps, rows), jnp.float32),
+        jnp.zeros((most_steps, rows, MAX_LOGPROBS), jnp.int32),
+        jnp.zeros((most_steps, rows, MAX_LOGPROBS), jnp.float32),
     )
     _, state, found = jax.lax.while_loop(goes_on, body, (jnp.int32(0), state, none))
-    return state, found
+    return _with_first_rows(whole, state), found
+
+
+def _first_rows(state: RowState, rows: int) -> RowState:
+    """The first rows alone, with the cache of all, which is not to be copied."""
+    first = jax.tree.map(lambda array: array[:rows], dataclasses.replace(state, cache=None))
+    return dataclasses.replace(first, cache=state.cache)
+
+
+def _with_first_rows(state: RowState, first: RowState) -> RowState:
+    """All rows, with the first ones as they are now."""
+    old, new = (dataclasses.replace(one, cache=None) for one in (state, first))
+    both = jax.tree.map(lambda old, new: old.at[: len(new)].set(new), old, new)
+    return dataclasses.replace(both, cache=first.cache)
 
 
 def copy_row(state: RowState, source: Array, row: Array) -> RowState:
     """Copies one row of the cache into another, which shares its beginning."""
 
-    def copied(x_ypsgd: jax.Array) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(x_ypsgd, source, 1, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(x_ypsgd, piece, row, axis=1)
+    def copied(x_ypgsd: jax.Array) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(x_ypgsd, source, 1, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(x_ypgsd, piece, row, axis=1)
 
     return dataclasses.replace(state, cache=Cache(*map(copied, state.cache)))
 
@@ -332,9 +346,9 @@ def nudge(state: RowState, row: Array, tokens: Array, biases: Array, added: Arra
 def clear_row(state: RowState, row: Array) -> RowState:
     """Ends a row, and fills it with zeros, since zero times a masked NaN is NaN."""
 
-    def cleared(x_ypsgd: jax.Array) -> jax.Array:
-        zeros = jnp.zeros_like(x_ypsgd[:, :1])
-        return jax.lax.dynamic_update_slice_in_dim(x_ypsgd, zeros, row, axis=1)
+    def cleared(x_ypgsd: jax.Array) -> jax.Array:
+        zeros = jnp.zeros_like(x_ypgsd[:, :1])
+        return jax.lax.dynamic_update_slice_in_dim(x_ypgsd, zeros, row, axis=1)
 
     cache = Cache(*map(cleared, state.cache))
     return dataclasses.replace(state, cache=cache, live_p=state.live_p.at[row].set(False))

@@ -5,6 +5,7 @@ which adapter, so a cache is never stale: a reloaded adapter has another version
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,10 +63,11 @@ class RowTable:
     """The rows of a cache, and what they hold.
 
     Args:
-        num_rows: the number of rows.
+        row_counts: the numbers of first rows that a step may compute, ascending; the last is the
+            number of rows.
 
     Example:
-        >>> table = RowTable(2)
+        >>> table = RowTable((2,))
         >>> table.take(0, np.array([2, 5, 7]))
         Place(row=0, num_reused=0, source=None)
         >>> table.hold(0, np.array([2, 5, 7, 8]))
@@ -74,8 +76,9 @@ class RowTable:
         Place(row=0, num_reused=3, source=None)
     """
 
-    def __init__(self, num_rows: int):
-        self.rows = [Row()] * num_rows
+    def __init__(self, row_counts: Sequence[int]):
+        self._row_counts = row_counts
+        self.rows = [Row()] * row_counts[-1]
         self._taken = 0
 
     @property
@@ -86,11 +89,14 @@ class RowTable:
     def take(self, version: int, prompt: IntArray) -> Place:
         """Takes a row for a prompt, if :attr:`num_free` is not 0.
 
-        A free row that holds little besides what it shares with the prompt is taken as it is. Else
-        it is the free row that was last taken the longest ago, into which another that shares
-        enough is copied, whether that one is busy or may be wanted again.
+        It is among the first rows, so that steps compute no more than they must. A free row that
+        holds little besides what it shares with the prompt is taken as it is. Else it is the free
+        row that was last taken the longest ago, into which another that shares enough is copied,
+        whether that one is busy or may be wanted again.
         """
-        free = [i for i, row in enumerate(self.rows) if not row.is_busy]
+        all_free = [i for i, row in enumerate(self.rows) if not row.is_busy]
+        first = next(count for count in self._row_counts if all_free[0] < count)
+        free = [i for i in all_free if i < first]
         shared = [row.shares(version, prompt) for row in self.rows]
         oldest = min(free, key=lambda i: self.rows[i].used)
         best = max(range(len(self.rows)), key=lambda i: (shared[i], i in free))

@@ -180,7 +180,7 @@ def insert(
             return array.reshape(*before, shares, -1, *after)
 
         def of_share(old: jax.Array, new: jax.Array, row_p: jax.Array) -> jax.Array:
-            at = (row_p,) if axis == 0 else (slice(None), row_p, slice(length))
+            at = (row_p,) if axis == 0 else (slice(None), row_p, slice(None), slice(length))
             return old.at[at].set(new, mode="drop")
 
         written = jax.vmap(of_share, in_axes=(axis, axis, 0), out_axes=axis)

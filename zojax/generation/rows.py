@@ -102,8 +102,8 @@ class Rows:
         def cache(weights: Tree) -> Cache:
             return decoder.empty_cache(nnx.merge(model.graphdef, weights), *sizes.values())
 
-        shape = jax.eval_shape(cache, model.weights).k_ypsgd.shape
-        of_cache = layout.sharding((None, "pages", None, "kv_heads", None), shape)
+        shape = jax.eval_shape(cache, model.weights).k_ypgsd.shape
+        of_cache = layout.sharding((None, "pages", "kv_heads", None, None), shape)
         empty, self._insert, self._advance = programs(of_cache)
         self._max_stop_ids = max(1, -(-max_stop_ids // _STOP_IDS)) * _STOP_IDS
         self._layout, self._weights = layout, model.weights

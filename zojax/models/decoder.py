@@ -162,7 +162,8 @@ def run_layers(
 def empty_cache(model: Decoder, num_rows: int, length: int) -> Cache:
     """A cache of zeros for the keys and values of ``length`` tokens in each row."""
     key = model.layers.key_struct
-    shape = (model.num_layers, num_rows, length, *key.shape)
+    heads, depth = key.shape
+    shape = (model.num_layers, num_rows, heads, length, depth)
     return Cache(jnp.zeros(shape, key.dtype), jnp.zeros(shape, key.dtype))
 
 

@@ -36,11 +36,12 @@ class Prefix(NamedTuple):
 class Cache(NamedTuple):
     """The keys and values of all layers that are kept from token to token.
 
-    It is passed from layer to layer as a whole, so that a layer can write its part in place.
+    It is passed from layer to layer as a whole, so that a layer can write its part in place. What a
+    head looks at lies together, so that nothing is moved before it is multiplied.
     """
 
-    k_ypsgd: jax.Array
-    v_ypsgd: jax.Array
+    k_ypgsd: jax.Array
+    v_ypgsd: jax.Array
 
 
 class Heads(NamedTuple):

@@ -4,6 +4,7 @@ Each is an ``attend`` function for a model; see :data:`zojax.models.forward.Atte
 adapter has a prefix, every query sees it.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -42,30 +43,49 @@ def masked_attention(
         k_psgd = jnp.concatenate([prefix.k_plgd, k_psgd], axis=1)
         v_psgd = jnp.concatenate([prefix.v_plgd, v_psgd], axis=1)
         mask_prs = jnp.concatenate([on_prl, mask_prs], axis=2)
-    if q_prhd.dtype == jnp.float16:  # CPUs and TPUs lack the float16 matmul that JAX would ask for
-        q_prhd, k_psgd, v_psgd = (x.astype(jnp.float32) for x in (q_prhd, k_psgd, v_psgd))
-    # For float32, which TPUs would otherwise multiply as bfloat16; on GPUs it means TF32.
-    wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    with jax.default_matmul_precision(wanted or "high"):
-        if softcap is not None:
-            out_prhd = _capped_attention(q_prhd, k_psgd, v_psgd, mask_prs, softcap)
-        else:
-            out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
+    if softcap is not None:
+        k_pgsd, v_pgsd = (jnp.swapaxes(x, 1, 2) for x in (k_psgd, v_psgd))
+        return _attention_by_head(q_prhd, k_pgsd, v_pgsd, mask_prs, softcap).astype(dtype)
+    q_prhd, k_psgd, v_psgd = _multipliable(q_prhd, k_psgd, v_psgd)
+    with _precisely():
+        out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
     return out_prhd.astype(dtype)
 
 
-def _capped_attention(
-    q_prhd: jax.Array, k_psgd: jax.Array, v_psgd: jax.Array, mask_prs: jax.Array, softcap: float
+def _attention_by_head(
+    q_prhd: jax.Array,
+    k_pgsd: jax.Array,
+    v_pgsd: jax.Array,
+    mask_prs: jax.Array,
+    softcap: float | None,
 ) -> jax.Array:
-    """Like ``jax.nn.dot_product_attention``, with a soft cap of the products."""
+    """Like ``jax.nn.dot_product_attention``, for keys and values whose heads come before places.
+
+    The products of queries and keys may have a soft cap.
+    """
     pages, reads, _, depth = q_prhd.shape
-    q_prgmd = q_prhd.reshape(pages, reads, k_psgd.shape[2], -1, depth)
-    products = jnp.einsum("prgmd,psgd->pgmrs", q_prgmd, k_psgd, preferred_element_type=jnp.float32)
-    logits_pgmrs = soft_capped(products / math.sqrt(depth), softcap)
-    unseen = jnp.finfo(jnp.float32).min
-    shares_pgmrs = jax.nn.softmax(jnp.where(mask_prs[:, None, None], logits_pgmrs, unseen))
-    out_prgmd = jnp.einsum("pgmrs,psgd->prgmd", shares_pgmrs.astype(v_psgd.dtype), v_psgd)
+    q_prhd, k_pgsd, v_pgsd = _multipliable(q_prhd, k_pgsd, v_pgsd)
+    q_prgmd = q_prhd.reshape(pages, reads, k_pgsd.shape[1], -1, depth)
+    with _precisely():
+        products_pgmrs = jnp.einsum(
+            "prgmd,pgsd->pgmrs", q_prgmd, k_pgsd, preferred_element_type=jnp.float32
+        )
+        logits_pgmrs = soft_capped(products_pgmrs / math.sqrt(depth), softcap)
+        unseen = jnp.finfo(jnp.float32).min
+        shares_pgmrs = jax.nn.softmax(jnp.where(mask_prs[:, None, None], logits_pgmrs, unseen))
+        out_prgmd = jnp.einsum("pgmrs,pgsd->prgmd", shares_pgmrs.astype(v_pgsd.dtype), v_pgsd)
     return out_prgmd.reshape(q_prhd.shape)
+
+
+def _multipliable(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """Float16 as float32: CPUs and TPUs lack the float16 matmul that JAX would ask for."""
+    return tuple(x.astype(jnp.float32) if x.dtype == jnp.float16 else x for x in arrays)
+
+
+def _precisely() -> contextlib.AbstractContextManager[None]:
+    """For float32, which TPUs would otherwise multiply as bfloat16; on GPUs it means TF32."""
+    wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.default_matmul_precision(wanted or "high")
 
 
 def blockwise_attention(
@@ -159,7 +179,9 @@ def prompt_attention(
     pages, length = heads.k_ptgd.shape[:2]
     visibility = causal_visibility(pages, length)
     out_prhd = _attention(heads, visibility, mask_of(visibility), jnp.arange(length)[None])
-    return out_prhd, _written(cache, heads, (layer, slice(None), slice(length)))
+    k_pgtd, v_pgtd = (jnp.swapaxes(x, 1, 2) for x in (heads.k_ptgd, heads.v_ptgd))
+    whole = slice(None)
+    return out_prhd, _written(cache, k_pgtd, v_pgtd, (layer, whole, whole, slice(length)))
 
 
 def cached_attention(
@@ -172,7 +194,7 @@ def cached_attention(
     Args:
         position_pt: the place of each token in its row; one that is beyond the row's end is not
             kept, and what it sees does not matter.
-        row_p: the row of each page, no row twice; None if page i is row i.
+        row_p: the row of each page, no row twice; None if page i is row i, and others may follow.
         visible: the number of places, from a row's start, that are looked at, static; None looks
             at all.
     """
@@ -181,9 +203,14 @@ def cached_attention(
         layer: jax.Array | int, heads: Heads, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
         row_p1 = (jnp.arange(len(position_pt)) if row_p is None else row_p)[:, None]
-        cache = _written(cache, heads, (layer, row_p1, position_pt))
-        k_psgd, v_psgd = (_rows(x_ypsgd, layer, row_p, visible) for x_ypsgd in cache)
-        s, position_pt1 = jnp.arange(k_psgd.shape[1]), position_pt[:, :, None]
+        # Arrays around the slice make the axes of what is written (p, t, g, d), as the keys' are.
+        index = (layer, row_p1, slice(None), position_pt)
+        cache = _written(cache, heads.k_ptgd, heads.v_ptgd, index)
+        first = len(position_pt) if row_p is None else cache.k_ypgsd.shape[1]
+        k_pgsd, v_pgsd = (_first_rows(x_ypgsd, layer, first, visible) for x_ypgsd in cache)
+        if row_p is not None:
+            k_pgsd, v_pgsd = k_pgsd[row_p], v_pgsd[row_p]
+        s, position_pt1 = jnp.arange(k_pgsd.shape[2]), position_pt[:, :, None]
         mask_pts = s <= position_pt1
         if heads.window is not None:
             mask_pts &= position_pt1 - s < heads.window
@@ -193,28 +220,31 @@ def cached_attention(
             if reads_pr is None
             else jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
         )
-        out_prhd = masked_attention(
+        if heads.prefix is None:
+            out_prhd = _attention_by_head(heads.q_prhd, k_pgsd, v_pgsd, mask_prs, heads.softcap)
+            return out_prhd.astype(heads.q_prhd.dtype), cache
+        k_psgd, v_psgd = (jnp.swapaxes(x, 1, 2) for x in (k_pgsd, v_pgsd))
+        return masked_attention(
             heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix, heads.softcap
-        )
-        return out_prhd, cache
+        ), cache
 
     return attend
 
 
-def _rows(
-    x_ypsgd: jax.Array, layer: jax.Array | int, row_p: jax.Array | None, visible: int | None
+def _first_rows(
+    x_ypgsd: jax.Array, layer: jax.Array | int, rows: int, visible: int | None
 ) -> jax.Array:
-    """The first places of some rows of one layer of a cache, ``(p, visible, g, d)``."""
-    shape = (1, x_ypsgd.shape[1], visible or x_ypsgd.shape[2], *x_ypsgd.shape[3:])
-    x_psgd = jax.lax.dynamic_slice(x_ypsgd, (layer, 0, 0, 0, 0), shape)[0]
-    return x_psgd if row_p is None else x_psgd[row_p]
+    """The first places of the first rows of one layer of a cache, ``(p, g, visible, d)``."""
+    _, _, heads, places, depth = x_ypgsd.shape
+    shape = (1, rows, heads, visible or places, depth)
+    return jax.lax.dynamic_slice(x_ypgsd, (layer, 0, 0, 0, 0), shape)[0]
 
 
-def _written(cache: Cache | None, heads: Heads, index: tuple[Any, ...]) -> Cache:
+def _written(cache: Cache | None, k: jax.Array, v: jax.Array, index: tuple[Any, ...]) -> Cache:
     """The cache with these keys and values written at an index."""
     assert cache is not None, "attention that keeps keys and values needs a cache"
-    k_ypsgd, v_ypsgd = cache
-    return Cache(k_ypsgd.at[index].set(heads.k_ptgd), v_ypsgd.at[index].set(heads.v_ptgd))
+    k_ypgsd, v_ypgsd = cache
+    return Cache(k_ypgsd.at[index].set(k), v_ypgsd.at[index].set(v))
 
 
 def _attention(

@@ -47,7 +47,8 @@ def prefix_from_tokens(
     _, cache = decoder.run(model, tokens_pt, forward)
     assert cache is not None
 
-    def joined(x_y1lgd: jax.Array) -> jax.Array:
-        return x_y1lgd.reshape(len(x_y1lgd), len(tokens_l), -1).astype(jnp.float32)
+    def joined(x_y1gld: jax.Array) -> jax.Array:
+        x_ylgd = jnp.swapaxes(x_y1gld[:, 0], 1, 2)
+        return x_ylgd.reshape(*x_ylgd.shape[:2], -1).astype(jnp.float32)
 
-    return {"k": joined(cache.k_ypsgd), "v": joined(cache.v_ypsgd)}
+    return {"k": joined(cache.k_ypgsd), "v": joined(cache.v_ypgsd)}
