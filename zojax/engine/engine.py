@@ -2,26 +2,30 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from zojax.engine.score_items import score_items
+from zojax.engine.requests import Scores
+from zojax.engine.score_items import OnProgress, rank_items, score_items
 from zojax.errors import InputError
 from zojax.generation import Generation, Sampling, generate
 from zojax.hub.tokenizer import Tokenizer
 from zojax.hub.turns import for_chats
 from zojax.models import Model
-from zojax.scoring import Item, score
+from zojax.scoring import Item, Pages, Ranked, score, score_and_rank
+from zojax.scoring.pages import IntArray
 from zojax.tasks import Example, tokenise
 from zojax.tasks.chat import as_chat
 
 Tree = Any
 
 _score_pages: Any = jax.jit(score, static_argnames="graphdef")
-"""One for all engines, so that none of a model that was loaded before is traced anew."""
+_rank_pages: Any = jax.jit(score_and_rank, static_argnames=("graphdef", "count"))
+"""These two for all engines, so that none of a model that was loaded before is traced anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Engine:
         seed: int = 0,
         batch_size: int = 16,
         names: Sequence[str] | None = None,
-        on_progress: Callable[[int], None] = lambda done: None,
+        on_progress: OnProgress = lambda done: None,
         chat: bool | None = None,
     ) -> list[Generation]:
         """Continues prompts, greedily unless ``sampling`` says otherwise.
@@ -158,21 +162,62 @@ class Engine:
                 fit the model's positions, or the model has no chat template.
         """
         _check_texts(prompts=prompts, stop=stop)
-        if not 0 <= seed < 2**31:
-            raise InputError(f"seed={seed}: give 0 or more, below 2147483648")
         names = names or [f"prompts[{i}]" for i in range(len(prompts))]
         by_text: dict[str, np.ndarray] = {}
         for name, text in zip(names, prompts, strict=True):
             if text not in by_text:
                 by_text[text] = self._tokens(text, (), name, chat).prompt
+        return self.generate_tokens(
+            [by_text[text] for text in prompts],
+            self._tokenizer_for(chat).stop_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+            seed=seed,
+            batch_size=batch_size,
+            names=names,
+            on_progress=on_progress,
+        )
+
+    def generate_tokens(
+        self,
+        prompts: Sequence[IntArray],
+        stop_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = 16,
+        names: Sequence[str] | None = None,
+        on_progress: OnProgress = lambda done: None,
+    ) -> list[Generation]:
+        """Continues prompts that are tokens already.
+
+        Args:
+            prompts: each prompt's tokens, ``(≥1,)`` int32.
+            stop_ids: the tokens that end a continuation.
+            max_new_tokens: as for :meth:`generate`.
+            sampling: as for :meth:`generate`.
+            stop: as for :meth:`generate`.
+            seed: as for :meth:`generate`.
+            batch_size: as for :meth:`generate`.
+            names: as for :meth:`generate`.
+            on_progress: as for :meth:`generate`.
+
+        Raises:
+            zojax.InputError: as for :meth:`generate`.
+        """
+        if not 0 <= seed < 2**31:
+            raise InputError(f"seed={seed}: give 0 or more, below 2147483648")
         return generate(
             self.model,
-            [by_text[text] for text in prompts],
+            prompts,
             self.tokenizer.text,
             max_new_tokens=max_new_tokens,
             sampling=sampling or Sampling(),
             key=jax.random.key(seed),
-            stop_ids=self._tokenizer_for(chat).stop_ids,
+            stop_ids=stop_ids,
             stop_strings=stop,
             pool=self.pool,
             slots=[self._slot] * len(prompts),
@@ -248,10 +293,34 @@ class Engine:
         """
         return score_items(self._score, items, self.model, batch_size)
 
-    def _score(self, pages: Any) -> jax.Array:
+    def rank_items(
+        self,
+        items: Sequence[Item],
+        batch_size: int = 16,
+        *,
+        on_progress: OnProgress = lambda done: None,
+    ) -> list[Scores]:
+        """Returns the same, and the model's first choice in the place of every token.
+
+        Args:
+            items: as for :meth:`score_items`.
+            batch_size: as for :meth:`score_items`.
+            on_progress: called after every call of the device with the number of items done.
+        """
+        return rank_items(self._rank, items, self.model, batch_size, 1, on_progress)
+
+    def _score(self, pages: Pages) -> jax.Array:
+        return self._in_slot(_score_pages, pages)
+
+    def _rank(self, pages: Pages) -> Ranked:
+        return self._in_slot(_rank_pages, pages, ranks=jnp.bool_(True), count=1)
+
+    def _in_slot(self, program: Any, pages: Pages, **options: Any) -> Any:
+        """Scores pages with a program under the engine's adapter."""
         slot_p = np.full_like(pages.slot_p, self._slot)
         pages = dataclasses.replace(pages, slot_p=slot_p)
-        return _score_pages(self.model.weights, self.pool, pages, graphdef=self.model.graphdef)
+        of_model = {"graphdef": self.model.graphdef}
+        return program(self.model.weights, self.pool, pages, **options, **of_model)
 
 
 def _check_texts(**lists: Sequence[str]) -> None:
