@@ -2,7 +2,8 @@ r"""Evaluate a run's best model, a base model or a PEFT LoRA on tasks of lm-eval
 
 Example:
   zojax lm-eval runs/demo --tasks hellaswag,arc_easy --limit 100
-  zojax lm-eval --model facebook/opt-125m --tasks lambada_openai --output results.json
+  zojax lm-eval --model facebook/opt-125m --tasks lambada_openai \
+      --output results.json
   zojax lm-eval --model facebook/opt-125m --adapter DIR --include-path tasks \
       --tasks my_task --num-fewshot 4 --log-samples --output results.json
   zojax lm-eval --model HuggingFaceTB/SmolLM2-135M-Instruct \

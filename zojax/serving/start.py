@@ -9,25 +9,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
-from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.lora import load_lora
 from zojax.engine.device import Device
 from zojax.engine.ladder import make_ladder
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
+from zojax.engine.starting import choose_length, make_pool
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer
-from zojax.models import Model
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
 
 Tree = Any
-
-_USUAL_LENGTH = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +75,16 @@ def started(
     """
     tokenizer = load_tokenizer(settings.model, None)
     model = load(settings.model, dtype=jnp.dtype(settings.dtype))
-    length = _length(settings, model)
+    length = choose_length(model, settings.max_length, f"--max-length {settings.max_length}")
 
     def read_adapter(directory: Path) -> Tree:
         return load_lora(directory, model)
 
-    pool, registry = _pool(settings, model, read_adapter), Registry()
+    # Every adapter is read once now, so that a bad one is found at the start.
+    known = [read_adapter(directory) for directory in settings.adapters.values()]
+    to_come = None if settings.adapters_from is None else settings.max_lora_rank
+    pool = make_pool(model, known, num_slots=settings.max_loras, rank_to_come=to_come)
+    registry = Registry()
 
     def read_fitting(directory: Path) -> Tree:
         adapter = read_adapter(directory)
@@ -120,49 +120,6 @@ def started(
             settings.adapters_from,
             read_fitting,
         )
-
-
-def _length(settings: Settings, model: Model) -> int:
-    positions = model.config.max_position_embeddings
-    if settings.max_length is None:
-        return min(positions, _USUAL_LENGTH)
-    if not 32 <= settings.max_length <= positions:
-        raise InputError(
-            f"--max-length {settings.max_length}: give 32 to {positions}, the model's positions"
-        )
-    return settings.max_length
-
-
-def _pool(
-    settings: Settings, model: Model, read_adapter: Callable[[Path], Tree]
-) -> AdapterPool | None:
-    """Room for adapters: at all linear layers if any may come, else where those that there are are.
-
-    Every adapter is read once, so that a bad one is found at the start.
-    """
-    found = {name: _flat(read_adapter(path)) for name, path in settings.adapters.items()}
-    may_come = settings.adapters_from is not None
-    if not (found or may_come):
-        return None
-    ranks = [leaf.shape[-1] for flat in found.values() for leaf in flat.values()]
-    rank = max(ranks + [settings.max_lora_rank] * may_come)
-    used = {path.rpartition("/")[0] for flat in found.values() for path in flat}
-    sites = [Site(*_place(model, path)) for path in sorted(used)]
-    every = trainable_sites(model.weights, "linear") if may_come else ()
-    both = {site.path: site for site in [*every, *sites]}
-    slots = settings.max_loras if may_come else min(settings.max_loras, len(found))
-    pool = AdapterPool(tuple(both.values()), num_slots=slots, rank=rank)
-    pool.evict(pool.insert({}))  # so that the program that writes into slots is compiled
-    return pool
-
-
-def _flat(adapter: Tree) -> dict[str, Any]:
-    return dict(traverse_util.flatten_dict(adapter, sep="/"))
-
-
-def _place(model: Model, path: str) -> tuple[str, tuple[int, ...]]:
-    found = {site.path: site.shape for site in trainable_sites(model.weights, "full")}
-    return path, found[path]
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
