@@ -19,6 +19,10 @@ from zojax.commands import serve
         (("--api-keys", "/no/such/file"), "/no/such/file"),
         (("--max-length", "65"), "--max-length 65: give 32 to 64"),
         (("--model", "/no/such/model"), "/no/such/model"),
+        (("--mesh", "4"), "--mesh 4: give data=N, model=N or both"),
+        (("--mesh", "data=0"), "--mesh data=0: give data=N, model=N or both"),
+        (("--mesh", "data=1,model=3"), "mesh.model=3 does not divide the model's"),
+        (("--mesh", "data=999,model=1"), "mesh.data=999 × mesh.model=1 takes 999 devices"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_one_line(run, refusal, arguments, message):

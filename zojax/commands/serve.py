@@ -23,6 +23,7 @@ from zojax.printing import make_console, warn
 if TYPE_CHECKING:
     import socket
 
+    from zojax.config import MeshConfig
     from zojax.serving.service import Service
     from zojax.serving.start import Settings
 
@@ -69,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=WEIGHT_DTYPES,
         default="float32",
         help="dtype of the weights on the device (default: float32)",
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="data=N,model=N",
+        help="devices that share the work, as in a run's settings mesh.data and mesh.model: model "
+        "splits the weights, data splits pages to score (default: one device)",
     )
     parser.add_argument(
         "--api-key",
@@ -184,7 +191,20 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.target_ms,
         Keys(keys),
         Limits(open_per_key=args.max_requests_per_key, open=args.max_queue),
+        None if args.mesh is None else _mesh(args.mesh),
     )
+
+
+def _mesh(given: str) -> MeshConfig:
+    from zojax.config import MeshConfig
+
+    sizes: dict[str, int] = {}
+    for part in given.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in ("data", "model") or name in sizes or not size.isdecimal() or not int(size):
+            raise InputError(f"--mesh {given}: give data=N, model=N or both, with a comma between")
+        sizes[name] = int(size)
+    return MeshConfig(sizes.get("data"), sizes.get("model"))
 
 
 def _adapters(given: list[str]) -> dict[str, Path]:

@@ -11,14 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters.lora import load_lora
+from zojax.config import Config, MeshConfig, ModelConfig, RunConfig
 from zojax.engine.device import Device
 from zojax.engine.ladder import make_ladder
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.engine.starting import choose_length, make_pool
 from zojax.errors import InputError
-from zojax.hub import load, load_tokenizer
+from zojax.hub import load, load_tokenizer, read_config
+from zojax.models import Model
+from zojax.models.model import weight_sharding
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
+from zojax.runs.layout import choose_layout
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
@@ -44,6 +48,7 @@ class Settings:
         target_ms: the time between two tokens that readers accept.
         keys: who may ask.
         limits: for how much.
+        mesh: how devices share the work, as in a run's configuration; None for one device.
     """
 
     model: str
@@ -58,6 +63,7 @@ class Settings:
     target_ms: float = 50.0
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
+    mesh: MeshConfig | None = None
 
 
 @contextlib.contextmanager
@@ -74,7 +80,7 @@ def started(
         InputError: the model or an adapter is bad, or a setting does not fit it.
     """
     tokenizer = load_tokenizer(settings.model, None)
-    model = load(settings.model, dtype=jnp.dtype(settings.dtype))
+    model = _load(settings)
     length = choose_length(model, settings.max_length, f"--max-length {settings.max_length}")
 
     def read_adapter(directory: Path) -> Tree:
@@ -120,6 +126,17 @@ def started(
             settings.adapters_from,
             read_fitting,
         )
+
+
+def _load(settings: Settings) -> Model:
+    """The model, on one device or laid out on a mesh."""
+    dtype = jnp.dtype(settings.dtype)
+    if settings.mesh is None:
+        return load(settings.model, dtype=dtype)
+    of_model: Any = ModelConfig(settings.model, dtype=settings.dtype)  # pyright: ignore[reportArgumentType]
+    layout = choose_layout(Config(of_model, RunConfig("serve"), mesh=settings.mesh))
+    sharding = weight_sharding(layout, read_config(settings.model))
+    return load(settings.model, dtype=dtype, sharding=sharding)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
