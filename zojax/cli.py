@@ -21,6 +21,7 @@ from zojax.commands import (
     generate,
     init,
     journal,
+    lm_eval,
     plan,
     predict,
     score,
@@ -46,6 +47,7 @@ _COMMANDS = {
     "sweep": sweep,
     "compare": compare,
     "eval": evaluate,
+    "lm-eval": lm_eval,
     "predict": predict,
     "export": export,
     "configs": configs,
@@ -69,6 +71,7 @@ _EXAMPLES = """examples:
       --grid train.learning_rate=1e-4,3e-4,1e-3
   zojax compare runs/demo runs/slower --plot both.png
   zojax eval runs/demo
+  zojax lm-eval runs/demo --tasks hellaswag,arc_easy
   zojax predict runs/demo --data reviews.csv --output answers.csv
   zojax export runs/demo --format hf --output out
   zojax configs --filter sst2

@@ -23,6 +23,11 @@ from zojax.commands import serve
         (("--step", "3"), "--step goes with RUN"),
         (("run", "--model", "m"), "--model and --dtype do not go with RUN"),
         (("run", "--adapter", "a=b"), "zojax export RUN --format peft"),
+        (("run", "--mesh", "model=2"), "--mesh does not go with RUN"),
+        (("--mesh", "4"), "--mesh 4: give data=N, model=N or both"),
+        (("--mesh", "data=0"), "--mesh data=0: give data=N, model=N or both"),
+        (("--mesh", "data=1,model=3"), "mesh.model=3 does not divide the model's"),
+        (("--mesh", "data=999,model=1"), "mesh.data=999 × mesh.model=1 takes 999 devices"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_one_line(run, refusal, arguments, message):

@@ -24,6 +24,7 @@ from zojax.printing import make_console, warn
 if TYPE_CHECKING:
     import socket
 
+    from zojax.config import MeshConfig
     from zojax.serving.service import Service
     from zojax.serving.start import Settings
 
@@ -76,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=WEIGHT_DTYPES,
         help="dtype of --model's weights on the device (default: float32)",
+    )
+    parser.add_argument(
+        "--mesh",
+        metavar="data=N,model=N",
+        help="devices that share the work, as in a run's settings mesh.data and mesh.model: model "
+        "splits the weights, data splits pages to score (default: one device)",
     )
     parser.add_argument(
         "--api-key",
@@ -194,6 +201,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise InputError("serve: --step goes with RUN")
     if args.run is not None and (args.model or args.dtype):
         raise InputError("serve: --model and --dtype do not go with RUN, which has both")
+    if args.run is not None and args.mesh:
+        raise InputError("serve: --mesh does not go with RUN; export its model, and serve that")
     if args.run is not None and (args.adapters or args.adapters_from):
         raise InputError(
             "serve: adapters do not go with RUN; make one of it: zojax export RUN --format peft"
@@ -215,7 +224,20 @@ def _settings(args: argparse.Namespace) -> Settings:
         Keys(admin_keys),
         args.run is not None,
         args.step,
+        None if args.mesh is None else _mesh(args.mesh),
     )
+
+
+def _mesh(given: str) -> MeshConfig:
+    from zojax.config import MeshConfig
+
+    sizes: dict[str, int] = {}
+    for part in given.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in ("data", "model") or name in sizes or not size.isdecimal() or not int(size):
+            raise InputError(f"--mesh {given}: give data=N, model=N or both, with a comma between")
+        sizes[name] = int(size)
+    return MeshConfig(sizes.get("data"), sizes.get("model"))
 
 
 def _adapters(given: list[str]) -> dict[str, Path]:

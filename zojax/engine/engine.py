@@ -2,26 +2,31 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from zojax.engine.score_items import score_items
+from zojax.engine.encoding import Encoder
+from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores
+from zojax.engine.score_items import OnProgress, rank_items, score_items
+from zojax.engine.session import OnCompiled, Session
+from zojax.engine.submission import ScoreReader, Submission, TextReader
 from zojax.errors import InputError
-from zojax.generation import Generation, Sampling, generate
+from zojax.generation import Generation, Sampling, check_settings, generate
 from zojax.hub.tokenizer import Tokenizer
-from zojax.hub.turns import for_chats
 from zojax.models import Model
-from zojax.scoring import Item, score
-from zojax.tasks import Example, tokenise
-from zojax.tasks.chat import as_chat
+from zojax.scoring import Item, Pages, Ranked, score, score_and_rank
+from zojax.scoring.pages import IntArray
 
 Tree = Any
 
 _score_pages: Any = jax.jit(score, static_argnames="graphdef")
-"""One for all engines, so that none of a model that was loaded before is traced anew."""
+_rank_pages: Any = jax.jit(score_and_rank, static_argnames=("graphdef", "count"))
+"""These two for all engines, so that none of a model that was loaded before is traced anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +122,7 @@ class Engine:
             True
         """
         _check_texts(texts=texts)
-        items = [self._whole(text, f"texts[{i}]") for i, text in enumerate(texts)]
+        items = [self._encoder.whole(text, f"texts[{i}]") for i, text in enumerate(texts)]
         return [logprobs for [logprobs] in self.score_items(items, batch_size)]
 
     def generate(
@@ -130,7 +135,7 @@ class Engine:
         seed: int = 0,
         batch_size: int = 16,
         names: Sequence[str] | None = None,
-        on_progress: Callable[[int], None] = lambda done: None,
+        on_progress: OnProgress = lambda done: None,
         chat: bool | None = None,
     ) -> list[Generation]:
         """Continues prompts, greedily unless ``sampling`` says otherwise.
@@ -158,21 +163,50 @@ class Engine:
                 fit the model's positions, or the model has no chat template.
         """
         _check_texts(prompts=prompts, stop=stop)
-        if not 0 <= seed < 2**31:
-            raise InputError(f"seed={seed}: give 0 or more, below 2147483648")
         names = names or [f"prompts[{i}]" for i in range(len(prompts))]
         by_text: dict[str, np.ndarray] = {}
         for name, text in zip(names, prompts, strict=True):
             if text not in by_text:
-                by_text[text] = self._tokens(text, (), name, chat).prompt
+                by_text[text] = self._encoder.prompt(text, name, chat=chat)
+        return self.generate_tokens(
+            [by_text[text] for text in prompts],
+            self._encoder.tokenizer_for(chat).stop_ids,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+            seed=seed,
+            batch_size=batch_size,
+            names=names,
+            on_progress=on_progress,
+        )
+
+    def generate_tokens(
+        self,
+        prompts: Sequence[IntArray],
+        stop_ids: Sequence[int],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch_size: int = 16,
+        names: Sequence[str] | None = None,
+        on_progress: OnProgress = lambda done: None,
+    ) -> list[Generation]:
+        """Continues prompts that are tokens already, up to one of ``stop_ids``.
+
+        The other arguments, and the errors, are those of :meth:`generate`.
+        """
+        if not 0 <= seed < 2**31:
+            raise InputError(f"seed={seed}: give 0 or more, below 2147483648")
         return generate(
             self.model,
-            [by_text[text] for text in prompts],
+            prompts,
             self.tokenizer.text,
             max_new_tokens=max_new_tokens,
             sampling=sampling or Sampling(),
             key=jax.random.key(seed),
-            stop_ids=self._tokenizer_for(chat).stop_ids,
+            stop_ids=stop_ids,
             stop_strings=stop,
             pool=self.pool,
             slots=[self._slot] * len(prompts),
@@ -180,6 +214,108 @@ class Engine:
             batch_size=batch_size,
             on_progress=on_progress,
         )
+
+    def submit(
+        self,
+        prompt: str,
+        candidates: Sequence[str] | None = None,
+        *,
+        max_new_tokens: int = 50,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        chat: bool | None = None,
+        adapter: str | None = None,
+    ) -> Submission[Any]:
+        """Asks for one text or for scores without waiting; for coroutines.
+
+        What was submitted is answered together, side by side, whatever comes when: a text that
+        ends makes room for the next, and different adapters share calls of the device. The first
+        call starts the runtime, which compiles all its programs; :meth:`start` does so before.
+        docs/library.md has an example.
+
+        Args:
+            prompt: the text to continue, or before the candidates.
+            candidates: texts that may follow, to score them instead of continuing the prompt.
+            max_new_tokens: the most tokens to add.
+            sampling: how tokens are chosen; None takes the most probable token every time.
+            stop: texts that end the text and are cut off.
+            seed: what sampling draws from; the same seed and prompt give the same text.
+            chat: as for :meth:`generate`.
+            adapter: the name of one of the adapters that :meth:`start` was given; None for the
+                engine's own.
+
+        Returns:
+            ``await`` it for the :class:`zojax.Generation`, or the candidates' log-probabilities
+            ``(k,)``. ``async for text in …`` reads a text while it is generated. Its ``cancel()``
+            ends the request, as does a task that is cancelled while it awaits it, or a loop that
+            is left.
+
+        Raises:
+            zojax.InputError: as for :meth:`generate` and :meth:`score`, or there is no such
+                adapter.
+        """
+        if candidates is not None:
+            _check_texts(candidates=candidates)
+            item = self.encode(prompt, candidates, "prompt", chat=chat)
+            request = ScoreRequest(item, self._session.adapter(adapter))
+            return self._session.submit(request, ScoreReader())
+        _check_texts(stop=stop)
+        check_settings([sampling or Sampling()], max_new_tokens, stop)
+        request = GenerateRequest(
+            self._encoder.prompt(prompt, "prompt", chat=chat),
+            max_new_tokens,
+            sampling or Sampling(),
+            seed,
+            self._encoder.tokenizer_for(chat).stop_ids,
+            adapter=self._session.adapter(adapter),
+        )
+        return self._session.submit(request, TextReader(self.tokenizer.text, stop))
+
+    def start(
+        self,
+        *,
+        adapters: Mapping[str, str | Path] | None = None,
+        rows: int = 16,
+        max_length: int | None = None,
+        max_loras: int = 4,
+        on_progress: OnCompiled = lambda done, of: None,
+    ) -> None:
+        """Compiles the programs of :meth:`submit` and makes room for adapters; takes a while.
+
+        Args:
+            adapters: directories of LoRAs in PEFT's format, by the names that :meth:`submit` takes.
+            rows: the most texts that are continued together.
+            max_length: the most tokens of a prompt and what follows it; None for the model's
+                positions, but at most 2048.
+            max_loras: the most adapters on the device together; others take their turn.
+            on_progress: called with the number of programs that are compiled, and of all.
+
+        Raises:
+            zojax.InputError: an adapter is bad, a setting does not fit the model, or the runtime
+                has started already.
+        """
+        self._session.start(
+            adapters=adapters,
+            rows=rows,
+            max_length=max_length,
+            max_loras=max_loras,
+            on_progress=on_progress,
+        )
+
+    def close(self) -> None:
+        """Answers what was submitted, and ends the runtime; a ``with`` statement does so, too."""
+        self._session.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @functools.cached_property
+    def _session(self) -> Session:
+        return Session(self.model, self.pool)
 
     @property
     def _slot(self) -> int:
@@ -200,41 +336,12 @@ class Engine:
         Raises:
             zojax.InputError: as for :meth:`score`.
         """
-        return self._checked(self._tokens(prompt, candidates, name, chat))
-
-    def _tokens(self, prompt: str, candidates: Sequence[str], name: str, chat: bool | None) -> Item:
-        example, tokenizer = Example(prompt, tuple(candidates), 0, name), self._tokenizer_for(chat)
-        is_chat = tokenizer.chat is not None
-        return tokenise(tokenizer, as_chat(example, system=self.system) if is_chat else example)
-
-    def _tokenizer_for(self, chat: bool | None) -> Tokenizer:
-        return self._chat_tokenizer if (self.chat if chat is None else chat) else self.tokenizer
+        return self._encoder.item(prompt, candidates, name, chat=chat)
 
     @functools.cached_property
-    def _chat_tokenizer(self) -> Tokenizer:
-        return for_chats(self.tokenizer)
-
-    def _whole(self, text: str, name: str) -> Item:
-        """An item that scores all tokens of a text that have one before them."""
-        if self.tokenizer.bos is not None:
-            return self.encode("", [text], name, chat=False)
-        ids = np.array(self.tokenizer.ids(text), np.int32)
-        if len(ids) < 2:
-            raise InputError(
-                f"{name}: has {len(ids)} tokens; without BOS the second is the first scored"
-            )
-        return self._checked(Item(ids[:1], (ids[1:],), 0, name))
-
-    def _checked(self, item: Item) -> Item:
-        """An item that fits into the model."""
-        length = len(item.prompt) + max(len(candidate) for candidate in item.candidates)
+    def _encoder(self) -> Encoder:
         positions = self.model.config.max_position_embeddings
-        if length > positions:
-            raise InputError(
-                f"{item.name}: with its longest candidate it has {length} tokens, but the model "
-                f"has {positions} positions"
-            )
-        return item
+        return Encoder(self.tokenizer, positions, self.chat, self.system)
 
     def score_items(self, items: Sequence[Item], batch_size: int = 16) -> list[list[np.ndarray]]:
         """Returns the log-probability of every token of every candidate.
@@ -248,10 +355,34 @@ class Engine:
         """
         return score_items(self._score, items, self.model, batch_size)
 
-    def _score(self, pages: Any) -> jax.Array:
+    def rank_items(
+        self,
+        items: Sequence[Item],
+        batch_size: int = 16,
+        *,
+        on_progress: OnProgress = lambda done: None,
+    ) -> list[Scores]:
+        """Returns the same, and the model's first choice in the place of every token.
+
+        Args:
+            items: as for :meth:`score_items`.
+            batch_size: as for :meth:`score_items`.
+            on_progress: called after every call of the device with the number of items done.
+        """
+        return rank_items(self._rank, items, self.model, batch_size, 1, on_progress)
+
+    def _score(self, pages: Pages) -> jax.Array:
+        return self._in_slot(_score_pages, pages)
+
+    def _rank(self, pages: Pages) -> Ranked:
+        return self._in_slot(_rank_pages, pages, ranks=jnp.bool_(True), count=1)
+
+    def _in_slot(self, program: Any, pages: Pages, **options: Any) -> Any:
+        """Scores pages with a program under the engine's adapter."""
         slot_p = np.full_like(pages.slot_p, self._slot)
         pages = dataclasses.replace(pages, slot_p=slot_p)
-        return _score_pages(self.model.weights, self.pool, pages, graphdef=self.model.graphdef)
+        of_model = {"graphdef": self.model.graphdef}
+        return program(self.model.weights, self.pool, pages, **options, **of_model)
 
 
 def _check_texts(**lists: Sequence[str]) -> None:

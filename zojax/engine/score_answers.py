@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from zojax.engine.requests import Scores
-from zojax.engine.score_items import by_candidate
 from zojax.scoring import Item, Pages, Ranked
 
 
@@ -38,3 +37,22 @@ def scores_of(
 def _tops(ids_ca: np.ndarray, logprob_ca: np.ndarray) -> list[tuple[tuple[int, float], ...]]:
     pairs = zip(ids_ca.tolist(), logprob_ca.tolist(), strict=True)
     return [tuple(zip(*pair, strict=True)) for pair in pairs]
+
+
+def by_candidate(
+    logprob_pc: np.ndarray, pages: Pages, members: Sequence[Item]
+) -> list[list[np.ndarray]]:
+    """Groups what is known of the pages' scored tokens by item and candidate, in order.
+
+    Args:
+        logprob_pc: the log-probabilities, or anything else with these two axes first.
+        pages: the pages.
+        members: the items on them.
+    """
+    used = np.asarray(pages.weight_pc) > 0
+    example, candidate = np.asarray(pages.example_pc)[used], np.asarray(pages.candidate_pc)[used]
+    logprobs = logprob_pc[used]
+    return [
+        [logprobs[(example == i) & (candidate == k)] for k in range(len(item.candidates))]
+        for i, item in enumerate(members)
+    ]

@@ -6,6 +6,14 @@ Internal: only the names of :mod:`zojax` itself are public, and this may change 
 from zojax.generation.decode import generate_tokens
 from zojax.generation.prompts import Prompts, pack_prompts
 from zojax.generation.sampling import Sampling
-from zojax.generation.texts import Generation, generate
+from zojax.generation.texts import Generation, check_settings, generate
 
-__all__ = ["Generation", "Prompts", "Sampling", "generate", "generate_tokens", "pack_prompts"]
+__all__ = [
+    "Generation",
+    "Prompts",
+    "Sampling",
+    "check_settings",
+    "generate",
+    "generate_tokens",
+    "pack_prompts",
+]

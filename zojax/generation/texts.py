@@ -88,7 +88,9 @@ def generate(
         InputError: an argument is out of range, or a prompt does not fit the model.
     """
     settings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-    _check(settings, max_new_tokens, batch_size, stop_strings)
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: give 1 or more")
+    check_settings(settings, max_new_tokens, stop_strings)
     names = [f"prompt {i}" for i in range(1, 1 + len(prompts))] if names is None else names
     check_lengths(prompts, names, max_new_tokens, model.config.max_position_embeddings)
     requests = [
@@ -159,9 +161,10 @@ def _cut(
     return tokens, text, False
 
 
-def _check(
-    settings: Sequence[Sampling], max_new_tokens: int, batch_size: int, stop_strings: Sequence[str]
+def check_settings(
+    settings: Sequence[Sampling], max_new_tokens: int, stop_strings: Sequence[str]
 ) -> None:
+    """Raises ``InputError`` if texts cannot be generated so."""
     for temperature, top_k, top_p, min_p in settings:
         if not 0 <= temperature < math.inf:
             raise InputError(f"temperature={temperature}: give 0 (greedy) or more")
@@ -171,8 +174,7 @@ def _check(
             raise InputError(f"top_p={top_p}: give more than 0, up to 1 (all tokens)")
         if not 0 <= min_p <= 1:
             raise InputError(f"min_p={min_p}: give 0 (all tokens) to 1")
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name}={value}: give 1 or more")
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens={max_new_tokens}: give 1 or more")
     if "" in stop_strings:
         raise InputError("a stop string is empty; give a text")

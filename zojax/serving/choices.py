@@ -16,13 +16,13 @@ from zojax.engine.requests import (
     Update,
 )
 from zojax.errors import InputError, as_line
+from zojax.generation.streaming import Detokenizer, StopStrings
 from zojax.scoring import Item
 from zojax.scoring.pages import IntArray
 from zojax.serving.bridge import Answers
 from zojax.serving.errors import LOG, ApiError, as_api_error, without_directories
 from zojax.serving.schema import Sampled
 from zojax.serving.service import Service
-from zojax.serving.text import Detokenizer, StopStrings
 
 Reason = Literal["stop", "length"]
 

@@ -12,13 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 from zojax.engine.requests import Token
 from zojax.errors import InputError
+from zojax.generation.streaming import Detokenizer
 from zojax.scoring.pages import IntArray
 from zojax.serving.asking import Asked, as_json, make_requests, new_id
 from zojax.serving.choices import Part, Shown, continuations, prompt_tokens
 from zojax.serving.events import Event
 from zojax.serving.schema import CompletionBody, Text
 from zojax.serving.service import Service
-from zojax.serving.text import Detokenizer
 
 
 def _tries(body: CompletionBody) -> int:

@@ -9,10 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
-from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.lora import load_lora
+from zojax.config import Config, MeshConfig, ModelConfig, RunConfig
 from zojax.engine.device import Device
 from zojax.engine.engine import Engine
 from zojax.engine.grammars import Vocabulary
@@ -20,19 +19,20 @@ from zojax.engine.ladder import make_ladder
 from zojax.engine.loading import load_run
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
+from zojax.engine.starting import choose_length, make_pool
 from zojax.errors import InputError
-from zojax.hub import load, load_tokenizer
+from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
 from zojax.hub.turns import for_chats
 from zojax.models import Model
+from zojax.models.model import weight_sharding
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
+from zojax.runs.layout import choose_layout
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
 
 Tree = Any
-
-_USUAL_LENGTH = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Settings:
         admin_keys: who may load and unload adapters; none if all may that may ask.
         is_run: whether to serve what a run has trained, without adapters, in the run's own dtype.
         step: the run's model after this many steps; None for the best.
+        mesh: how devices share the work, as in a run's configuration; None for one device.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Settings:
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
     is_run: bool = False
     step: int | None = None
+    mesh: MeshConfig | None = None
 
 
 @contextlib.contextmanager
@@ -90,12 +92,16 @@ def started(
     """
     loaded = _loaded(settings)
     tokenizer, model = loaded.tokenizer, loaded.model
-    length = _length(settings, model)
+    length = choose_length(model, settings.max_length, f"--max-length {settings.max_length}")
 
     def read_adapter(directory: Path) -> Tree:
         return load_lora(directory, model)
 
-    pool, registry = _pool(settings, model, read_adapter), Registry()
+    # Every adapter is read once now, so that a bad one is found at the start.
+    known = [read_adapter(directory) for directory in settings.adapters.values()]
+    to_come = None if settings.adapters_from is None else settings.max_lora_rank
+    pool = make_pool(model, known, num_slots=settings.max_loras, rank_to_come=to_come)
+    registry = Registry()
 
     def read_fitting(directory: Path) -> Tree:
         adapter = read_adapter(directory)
@@ -139,8 +145,18 @@ def started(
 def _loaded(settings: Settings) -> Engine:
     if settings.is_run:
         return load_run(settings.model, step=settings.step)
-    tokenizer = load_tokenizer(settings.model, None)
-    return Engine(load(settings.model, dtype=jnp.dtype(settings.dtype)), tokenizer)
+    return Engine(_load(settings), load_tokenizer(settings.model, None))
+
+
+def _load(settings: Settings) -> Model:
+    """The model, on one device or laid out on a mesh."""
+    dtype = jnp.dtype(settings.dtype)
+    if settings.mesh is None:
+        return load(settings.model, dtype=dtype)
+    of_model: Any = ModelConfig(settings.model, dtype=settings.dtype)  # pyright: ignore[reportArgumentType]
+    layout = choose_layout(Config(of_model, RunConfig("serve"), mesh=settings.mesh))
+    sharding = weight_sharding(layout, read_config(settings.model))
+    return load(settings.model, dtype=dtype, sharding=sharding)
 
 
 def _vocabulary(tokenizer: Tokenizer) -> Vocabulary | None:
@@ -150,49 +166,6 @@ def _vocabulary(tokenizer: Tokenizer) -> Vocabulary | None:
     with contextlib.suppress(InputError):
         return Vocabulary(tokenizer.tokens, tokenizer.vocab_size, tokenizer.stop_ids)
     return None
-
-
-def _length(settings: Settings, model: Model) -> int:
-    positions = model.config.max_position_embeddings
-    if settings.max_length is None:
-        return min(positions, _USUAL_LENGTH)
-    if not 32 <= settings.max_length <= positions:
-        raise InputError(
-            f"--max-length {settings.max_length}: give 32 to {positions}, the model's positions"
-        )
-    return settings.max_length
-
-
-def _pool(
-    settings: Settings, model: Model, read_adapter: Callable[[Path], Tree]
-) -> AdapterPool | None:
-    """Room for adapters: at all linear layers if any may come, else where those that there are are.
-
-    Every adapter is read once, so that a bad one is found at the start.
-    """
-    found = {name: _flat(read_adapter(path)) for name, path in settings.adapters.items()}
-    may_come = settings.adapters_from is not None
-    if not (found or may_come):
-        return None
-    ranks = [leaf.shape[-1] for flat in found.values() for leaf in flat.values()]
-    rank = max(ranks + [settings.max_lora_rank] * may_come)
-    used = {path.rpartition("/")[0] for flat in found.values() for path in flat}
-    sites = [Site(*_place(model, path)) for path in sorted(used)]
-    every = trainable_sites(model.weights, "linear") if may_come else ()
-    both = {site.path: site for site in [*every, *sites]}
-    slots = settings.max_loras if may_come else min(settings.max_loras, len(found))
-    pool = AdapterPool(tuple(both.values()), num_slots=slots, rank=rank)
-    pool.evict(pool.insert({}))  # so that the program that writes into slots is compiled
-    return pool
-
-
-def _flat(adapter: Tree) -> dict[str, Any]:
-    return dict(traverse_util.flatten_dict(adapter, sep="/"))
-
-
-def _place(model: Model, path: str) -> tuple[str, tuple[int, ...]]:
-    found = {site.path: site.shape for site in trainable_sites(model.weights, "full")}
-    return path, found[path]
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import decoders
 
 import zojax
+from zojax.generation.streaming import Detokenizer, StopStrings
 from zojax.hub import load_tokenizer
-from zojax.serving.text import Detokenizer, StopStrings
 
 TOKENIZER = load_tokenizer(str(zojax.demo.MODEL), None)
 

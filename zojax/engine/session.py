@@ -1,0 +1,104 @@
+"""An engine's own runtime: started when the first request is submitted, or before."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from zojax.adapters import own_arrays
+from zojax.adapters.lora import load_lora
+from zojax.engine.device import Device
+from zojax.engine.ladder import make_ladder
+from zojax.engine.requests import Request
+from zojax.engine.runtime import Runtime
+from zojax.engine.slots import Registry, Slots
+from zojax.engine.starting import choose_length, make_pool
+from zojax.engine.submission import Reader, Submission
+from zojax.errors import InputError
+from zojax.models import Model
+from zojax.models.layers import is_shared
+from zojax.programs.compiling import cancelled_at_end
+
+Tree = Any
+
+OWN = ""
+"""The name of the engine's own adapter."""
+
+OnCompiled = Callable[[int, int], None]
+"""Called with the number of programs that are compiled, and of all."""
+
+
+class Session:
+    """A runtime that begins and ends; not for several threads.
+
+    Args:
+        model: the base model.
+        pool: the engine's own adapter, stacked behind the base model; ``{}`` for the base model.
+    """
+
+    def __init__(self, model: Model, pool: Tree):
+        self._model, self._pool = model, pool
+        self._open = contextlib.ExitStack()
+        self.runtime: Runtime | None = None
+
+    def start(
+        self,
+        *,
+        adapters: Mapping[str, str | Path] | None = None,
+        rows: int = 16,
+        max_length: int | None = None,
+        max_loras: int = 4,
+        target_ms: float = 50.0,
+        on_progress: OnCompiled = lambda done, of: None,
+    ) -> Runtime:
+        """Makes room for adapters, compiles all programs and starts the runtime.
+
+        Raises:
+            InputError: it runs already, an adapter cannot be read, or a setting does not fit.
+        """
+        if self.runtime is not None:
+            raise InputError("the engine has started already; close it first")
+        for name, value in (("rows", rows), ("max_loras", max_loras)):
+            if value < 1:
+                raise InputError(f"{name}={value}: give 1 or more")
+        length = choose_length(self._model, max_length, f"max_length={max_length}")
+        found = {
+            name: load_lora(Path(path), self._model) for name, path in (adapters or {}).items()
+        }
+        if OWN in found:
+            raise InputError("an adapter's name is empty")
+        if self._pool:
+            found[OWN] = _unstacked(self._pool)
+        slots = Slots(make_pool(self._model, list(found.values()), num_slots=max_loras))
+        registry = Registry()
+        for name, adapter in found.items():
+            registry.add(name, lambda adapter=adapter: adapter)
+        device = Device(self._model, slots.arrays, make_ladder(length, rows), jax.random.key(0))
+        with cancelled_at_end(device):
+            device.compile(lambda done: on_progress(done, device.num_programs))
+        self.runtime = self._open.enter_context(
+            Runtime(device, slots, registry, target_ms=target_ms)
+        )
+        return self.runtime
+
+    def submit(self, request: Request, reader: Reader[Any]) -> Submission[Any]:
+        """Submits a request to the runtime, which is started if it is not there yet."""
+        runtime = self.runtime or self.start()
+        return Submission(lambda deliver: runtime.submit(request, deliver), runtime.cancel, reader)
+
+    def adapter(self, name: str | None) -> str | None:
+        """The name in a request: the engine's own adapter, if none is named and it has one."""
+        return (OWN if self._pool else None) if name is None else name
+
+    def close(self) -> None:
+        """Serves what was submitted, and ends the runtime."""
+        self._open.close()
+        self.runtime = None
+
+
+def _unstacked(pool: Tree) -> Tree:
+    """The adapter behind the base model, with arrays of its own."""
+    own = jax.tree.map(lambda leaf: leaf if is_shared(leaf) else leaf[1], pool, is_leaf=is_shared)
+    return own_arrays(own)

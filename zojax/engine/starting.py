@@ -1,0 +1,82 @@
+"""Room for a runtime: how long its texts are, and where which adapters may be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import traverse_util
+
+from zojax.adapters import AdapterPool, Site, trainable_sites
+from zojax.errors import InputError, first_few
+from zojax.models import Model
+
+Tree = Any
+
+_USUAL_LENGTH = 2048
+_SHORTEST = 32
+
+
+def choose_length(model: Model, wanted: int | None, name: str) -> int:
+    """The most tokens of a prompt and what follows it.
+
+    Args:
+        model: the model.
+        wanted: how many are wanted; None for the model's positions, but at most 2048.
+        name: what an error calls the wish.
+
+    Raises:
+        InputError: the model has fewer positions, or they are too few.
+    """
+    positions = model.config.max_position_embeddings
+    if wanted is None:
+        return min(positions, _USUAL_LENGTH)
+    if not _SHORTEST <= wanted <= positions:
+        raise InputError(f"{name}: give {_SHORTEST} to {positions}, the model's positions")
+    return wanted
+
+
+def make_pool(
+    model: Model, adapters: Sequence[Tree], *, num_slots: int, rank_to_come: int | None = None
+) -> AdapterPool | None:
+    """Room for adapters: at all linear layers if any may come, else where those that there are are.
+
+    Args:
+        model: the base model.
+        adapters: the adapters that there are.
+        num_slots: the most adapters on the device together.
+        rank_to_come: the largest rank of adapters that come later; None if none do.
+
+    Returns:
+        The pool, which is empty; None if there are no adapters.
+
+    Raises:
+        InputError: an adapter is no LoRA.
+    """
+    found: list[dict[str, Any]] = [
+        dict(traverse_util.flatten_dict(adapter, sep="/")) for adapter in adapters
+    ]
+    may_come = rank_to_come is not None
+    if not (found or may_come):
+        return None
+    sites = _matrices(model, sorted({path for flat in found for path in flat}))
+    ranks = [leaf.shape[-1] for flat in found for leaf in flat.values()]
+    every = trainable_sites(model.weights, "linear") if may_come else ()
+    pool = AdapterPool(
+        tuple({site.path: site for site in (*every, *sites)}.values()),
+        num_slots=num_slots if may_come else min(num_slots, len(found)),
+        rank=max([*ranks, rank_to_come or 0]),
+    )
+    pool.evict(pool.insert({}))  # so that the program that writes into slots is compiled
+    return pool
+
+
+def _matrices(model: Model, leaves: Sequence[str]) -> list[Site]:
+    """The matrices that factors of these paths belong to."""
+    shapes = {site.path: site.shape for site in trainable_sites(model.weights, "full")}
+    parts = [leaf.rpartition("/") for leaf in leaves]
+    strange = [path for path, _, name in parts if path not in shapes or name not in ("u", "v")]
+    if strange:
+        raise InputError(
+            f"the adapter is no LoRA ({first_few(strange, 2)}), and only LoRAs go into a runtime; "
+            "export the whole model and load that"
+        )
+    return [Site(path, shapes[path]) for path in dict.fromkeys(path for path, *_ in parts)]
