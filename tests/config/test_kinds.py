@@ -106,6 +106,8 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         "mezo_factorized": MezoFactorizedConfig(epsilon=0.5, rank=200),
         "fzoo": FzooConfig(epsilon=0.5, rank=200, interval=9),
     }
+    lora = apply_overrides(config, ["space.name=lora"])
+    assert apply_overrides(lora, ["space.name=linear"]).space == LinearConfig()
     config.space = LinearConfig(fold="none")
     assert apply_overrides(config, ["space.name=full"]).space == FullConfig(fold="none")
 

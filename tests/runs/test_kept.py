@@ -1,6 +1,5 @@
 """States that are kept below the trained layers: the run that computes them in every step."""
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from zojax.errors import InputError
 from zojax.journal.file import read_journal
 from zojax.runs import kept
 from zojax.runs.train import train
+from zojax.runs.training import Training
 from zojax.scoring import Item, kept_states
 from zojax.scoring.kept_states import KeptStates
 from zojax.training.batches import batch_indices
@@ -43,9 +43,9 @@ def whole(config, tmp_path_factory):
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        (["run.kept_states=float32"], 1e-5),
-        (["run.kept_states=float32", "train.micro_batches=2"], 1e-5),
-        (["run.kept_states=bfloat16"], 1e-2),
+        (["train.kept_states=float32"], 1e-5),
+        (["train.kept_states=float32", "train.micro_batches=2"], 1e-5),
+        (["train.kept_states=bfloat16"], 1e-2),
     ],
     ids=str,
 )
@@ -62,11 +62,36 @@ def test_losses_and_figures_are_those_of_the_whole_forward_pass(
     assert result["compilations_after_start"] == 0
 
 
-def test_a_run_that_goes_on_keeps_them_anew(config, whole, tmp_path):
-    settings = ["run.kept_states=float32", "train.schedule=constant"]
-    trained(config, tmp_path / "run", *settings, "train.steps=2")
-    losses, _ = trained(config, tmp_path / "run", *settings)
-    np.testing.assert_allclose(losses, whole[0], rtol=1e-5)
+def test_mezo_is_evaluated_on_the_layers_above_too(config, tmp_path):
+    settings = ["estimator.name=mezo", "train.learning_rate=1e-3"]
+    losses, result = trained(config, tmp_path / "kept", *settings, "train.kept_states=float32")
+    expected, figures = trained(config, tmp_path / "whole", *settings)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for name in ("eval_accuracy_before", "eval_accuracy", "eval_loss_before"):
+        assert result[name] == pytest.approx(figures[name], rel=1e-5)
+
+
+def test_a_run_that_goes_on_has_the_same_bits(config, tmp_path):
+    config = apply_overrides(config, ["train.kept_states=float32"])
+    whole, _ = trained(config, tmp_path / "whole")
+    stopped = apply_overrides(config, [f"run.dir={tmp_path / 'run'}"])
+    with Training(stopped) as training:
+        for batch in training.batches():
+            training.step(batch)
+            if training.num_steps == 2:
+                break
+    losses, _ = trained(config, tmp_path / "run")
+    assert losses.tobytes() == whole.tobytes()
+
+
+def test_examples_of_your_own_choice_are_computed_when_they_are_needed(config, tmp_path):
+    chosen = list(range(config.train.batch_size))[::-1]
+    losses = []
+    for name, settings in (("kept", ["train.kept_states=float32"]), ("whole", [])):
+        own = apply_overrides(config, [f"run.dir={tmp_path / name}", *settings])
+        with Training(own) as training:
+            losses.append(np.asarray(training.step(training.pack(chosen)).losses_v))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_each_example_is_computed_once(config, tmp_path, monkeypatch):
@@ -78,23 +103,24 @@ def test_each_example_is_computed_once(config, tmp_path, monkeypatch):
         return computed(program, weights, layout, batch)
 
     monkeypatch.setattr(kept, "_computed", count)
-    _, result = trained(config, tmp_path / "run", "run.kept_states=float32")
+    _, result = trained(config, tmp_path / "run", "train.kept_states=float32")
     train, num_train = config.train, result["train_examples"]
     order = functools.partial(batch_indices, train.seed, num_train, train.batch_size)
-    needed = {i for step in range(train.steps) for i in order(step)}
-    assert sum(examples) == len(needed) + result["dev_examples"] + result["eval_examples"]
+    groups = {i // train.batch_size for step in range(train.steps) for i in order(step)}
+    sizes = [min(num_train, (g + 1) * train.batch_size) - g * train.batch_size for g in groups]
+    assert sum(examples) == sum(sizes) + result["dev_examples"] + result["eval_examples"]
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["space.layers=0-0"], "run.kept_states=float32: nothing lies below what is trained"),
+        (["space.layers=0-0"], "train.kept_states=float32: nothing lies below what is trained"),
         (["space.name=prefix"], "nothing lies below what is trained"),
     ],
     ids=str,
 )
 def test_without_a_layer_below_it_is_refused(settings, says, short_config, tmp_path):
-    settings = [*settings, "run.kept_states=float32"]
+    settings = [*settings, "train.kept_states=float32"]
     if "space.name=prefix" in settings:
         settings.append("estimator.name=mezo")
     with pytest.raises(InputError, match=says):
@@ -120,6 +146,5 @@ def test_states_come_back_where_their_tokens_lie_from_memory_and_from_disk(monke
 
 
 def test_the_configuration_says_what_can_be_kept(config):
-    with pytest.raises(InputError, match=r"run\.kept_states"):
-        apply_overrides(config, ["run.kept_states=int8"])
-    assert dataclasses.replace(config.run).kept_states == "none"
+    with pytest.raises(InputError, match=r"train\.kept_states"):
+        apply_overrides(config, ["train.kept_states=int8"])

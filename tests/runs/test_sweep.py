@@ -55,6 +55,24 @@ def test_a_sweep_that_is_done_trains_nothing_more_and_says_the_same(swept, monke
     assert sweep(points, [1, 2, 4], Console(quiet=True), lambda line: None) == ended
 
 
+def test_a_larger_grid_goes_on_with_the_runs_that_there_are(swept, config):
+    points, *_ = swept
+    place = Path(points[0].config.run.dir).parent
+    more = points_of(config, [("train.learning_rate", ["1e-2", "1e-3", "1e-4", "3e-2"])], place)
+    ended = sweep(more, [2, 4], Console(quiet=True), lambda line: None)
+    assert len(ended) == 2
+    assert done(place / "learning_rate=3e-2") >= 2
+
+
+def test_a_point_that_diverges_falls_behind_and_the_others_go_on(config, tmp_path):
+    config = apply_overrides(config, ["train.nonfinite=stop"])
+    grid = [("train.learning_rate", ["1e30", "1e-3"])]
+    told: list[str] = []
+    ended = sweep(points_of(config, grid, tmp_path), [4], Console(quiet=True), told.append)
+    assert [point.name for point in ended] == ["learning_rate=1e-3", "learning_rate=1e30"]
+    assert any("learning_rate=1e30 falls behind" in line for line in told)
+
+
 def test_a_run_of_it_is_the_run_that_is_trained_alone(swept, config, tmp_path):
     _, [best], _ = swept
     alone = tmp_path / "alone"
@@ -85,6 +103,9 @@ def test_all_combinations_are_points_with_names_of_their_own(config, tmp_path):
         ([("train.learning_rte", ["1"])], "did you mean"),
         ([("train.learning_rate", ["fast"])], "train.learning_rate"),
         ([("train.seed", list(map(str, range(1001))))], "more than 1,000 points"),
+        ([("train.steps", ["2", "4"])], "use --set train.steps"),
+        ([("run.profile", ["true"])], "use --set run.profile"),
+        ([("data.num_dev", ["2", "4"])], "compared on one dev set"),
     ],
 )
 def test_points_that_there_cannot_be_are_refused(grid, says, config, tmp_path):

@@ -132,6 +132,8 @@ def test_a_larger_bucket_adds_nothing_but_unused_places(batch):
     loose, _ = packed(batch, tokens=200, reads=90, scored=95)
     for field in dataclasses.fields(tight):
         ours, theirs = getattr(tight, field.name), getattr(loose, field.name)
+        if ours is None:  # states that are not kept
+            continue
         if ours.ndim == 2:
             assert not theirs[:, ours.shape[1] :].any()
             theirs = theirs[:, : ours.shape[1]]

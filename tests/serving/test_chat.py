@@ -112,8 +112,8 @@ def test_what_cannot_be_answered_is_refused(client, body, message):
         assert message in error["message"]
 
 
-def test_a_chat_is_tokenised_as_transformers_does(client, directory):
-    tokens = transformers.AutoTokenizer.from_pretrained(directory)
+def test_a_chat_is_tokenised_as_transformers_does(client, chat_model):
+    tokens = transformers.AutoTokenizer.from_pretrained(chat_model)
     for more in ([], [{"role": "assistant", "content": "It was great"}]):
         chat = [*CHAT, *more]
         body = {"messages": chat, "add_generation_prompt": not more, "return_token_strs": True}

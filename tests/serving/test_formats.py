@@ -7,7 +7,6 @@ import jsonschema
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.serving.test_chat import chatting, directory  # noqa: F401 - fixtures
 from tests.serving.test_completions import ask, events, texts
 from zojax.programs.compiling import CompilationCounter
 from zojax.serving.app import create_app
@@ -115,7 +114,7 @@ def test_vllms_fields_mean_what_they_mean_there(client, wants, pattern):
             assert re.fullmatch(pattern, choice["text"])
 
 
-def test_chats_have_formats_too(chatting):  # noqa: F811 - the fixture
+def test_chats_have_formats_too(chatting):
     body = {
         "messages": [{"role": "user", "content": PROMPT}],
         "response_format": of_schema(SCHEMAS[0]),

@@ -17,18 +17,19 @@ from flax import traverse_util
 from zojax.adapters.fold import Fold, FoldPolicy, round_to
 from zojax.adapters.sites import Flat, Site, Sites, layers_of, nest, site_key
 from zojax.adapters.space import Space, keep_moment
-from zojax.models.layers import Seeded, Shared, draw_rows
+from zojax.models.layers import STACKED, LayerRange, Layers, Seeded, Shared, draw_rows
 
 COEFFICIENTS, SEEDS = "coefficients", "seeds"
 
 _ROWS = 2048  # rows of a matrix to draw and fold at once
 
 
-def seeded(*, num_directions: int = 1) -> Space:
+def seeded(*, num_directions: int = 1, layers: Layers | None = None) -> Space:
     """The space of ``W + Σ_d c_d z_d``; it must be folded after every step.
 
     Args:
         num_directions: the number of directions that a step may move along.
+        layers: the layers that are trained; None for all.
     """
 
     def init(weights: Any, key: jax.Array) -> Flat:
@@ -38,7 +39,8 @@ def seeded(*, num_directions: int = 1) -> Space:
         return {SEEDS: jax.random.key_data(jax.random.split(key, num_directions))}
 
     def adapter(params: Flat, subspace: Flat) -> dict[str, Any]:
-        return {}  # every step ends with a fold
+        # Every step ends with a fold, so nothing is left beside the weights of these layers.
+        return {} if layers is None else {STACKED: LayerRange({}, layers)}
 
     return Space(init, redraw, adapter, keep_moment)
 

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 def print_comparison(runs: Sequence[ComparedRun], console: Console) -> None:
     """Print a row for each run: what differs, its steps, its best figure, the held-out one."""
     from zojax.reporting.figures import in_percent
-    from zojax.runs.compared import differing_settings
+    from zojax.runs.compared import differing_settings, short_names
 
     metric = runs[0].progress.metric
     settings = differing_settings([one.config for one in runs])
@@ -72,7 +72,7 @@ def print_comparison(runs: Sequence[ComparedRun], console: Console) -> None:
         console.print("these runs have the same settings", soft_wrap=True)
     table = Table(box=None)
     table.add_column("run", overflow="fold")
-    for name in (*map(_short, settings), "steps", f"best dev {metric}", "at"):
+    for name in (*short_names(list(settings)).values(), "steps", f"best dev {metric}", "at"):
         table.add_column(name)
     for name in ("held out", "ms a step"):
         table.add_column(name, justify="right")
@@ -90,11 +90,6 @@ def print_comparison(runs: Sequence[ComparedRun], console: Console) -> None:
             else "",
         )
     console.print(table)
-
-
-def _short(name: str) -> str:
-    """A setting's name without its part, which is seldom needed to know it."""
-    return name.partition(".")[2]
 
 
 def _value(value: Any) -> str:

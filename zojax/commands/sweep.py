@@ -2,7 +2,8 @@ r"""Train a grid of settings, stop early those that fall behind, and compare the
 
 All points are trained for a part of the steps; the better half on the dev set
 goes on for twice as many, until the last is done. Given again, the command goes
-on where it was stopped.
+on where it was stopped. The dev set is evaluated after each part, whatever
+train.eval_every says.
 
 Example:
   zojax sweep --config configs/demo.py --output runs/rates \
@@ -12,6 +13,7 @@ Example:
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from zojax.commands.compare import print_comparison
@@ -79,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         args.output / TABLE,
         {"best": best[0].name, "rungs": rungs, "runs": [one.as_dict() for one in runs]},
     )
-    console.print(f"curves   {args.output / PICTURE}", soft_wrap=True)
+    if (args.output / PICTURE).exists():
+        console.print(f"curves   {args.output / PICTURE}", soft_wrap=True)
     console.print(
         f"the best on the dev set is {best[0].name}: zojax eval {best[0].config.run.dir}",
         soft_wrap=True,
@@ -96,9 +99,11 @@ def parse_grid(text: str) -> tuple[str, list[str]]:
 
     >>> parse_grid("train.learning_rate=1e-6, 3e-6")
     ('train.learning_rate', ['1e-6', '3e-6'])
+    >>> parse_grid("space.targets=[fc1,fc2],fc1")
+    ('space.targets', ['[fc1,fc2]', 'fc1'])
     """
     field, equals, values = text.partition("=")
-    each = [value.strip() for value in values.split(",")]
+    each = [value.strip() for value in re.split(r",(?![^\[{(]*[\]})])", values)]
     if not equals or not field.strip() or not all(each):
         raise InputError(f"--grid {text}: give FIELD=A,B,C, such as train.learning_rate=1e-6,3e-6")
     if len(set(each)) < len(each):

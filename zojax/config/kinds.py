@@ -115,7 +115,7 @@ class Kinds:
         self.check_name(name)
         old = {field.name: field for field in dataclasses.fields(self.classes[settings["name"]])}
         new = self.types(name)
-        kept = {f: v for f, v in settings.items() if f in new and v != old[f].default}
+        kept = {f: v for f, v in settings.items() if f in new and v != _plain(old[f].default)}
         return {**kept, "name": name}
 
     def validate(self, value: Any) -> Any:
@@ -146,3 +146,8 @@ def _with_name(settings: type, name: str) -> type:
     body = {"__annotations__": {"name": Literal[name]}, "name": name, "__doc__": settings.__doc__}
     made = type(settings.__name__, (settings,), body)
     return pydantic.dataclasses.dataclass(made, config=STRICT, kw_only=True)
+
+
+def _plain(default: Any) -> Any:
+    """A default as it stands in a file, where tuples are lists."""
+    return list(default) if isinstance(default, tuple) else default

@@ -240,6 +240,10 @@ class TrainConfig:
         seed: the seed of the perturbations and of the order of examples.
         nonfinite: what to do with a step whose loss is not finite: ``skip`` it, so that nothing
             moves, or ``stop`` the run. Either way it is counted and journaled.
+        kept_states: whether and how to keep what the layers below the first of ``space.layers``
+            compute for every example, so that steps and evaluations cost the layers above alone:
+            4 (``float32``) or 2 (``bfloat16``) bytes for each token and each of the model's
+            hidden size; a data set that takes more than 1 GiB lies in a temporary file.
     """
 
     steps: Steps = 20_000
@@ -258,6 +262,7 @@ class TrainConfig:
     chunk: Count = 32
     seed: Seed = 42
     nonfinite: Literal["skip", "stop"] = "skip"
+    kept_states: Literal["none", "float32", "bfloat16"] = "none"
 
 
 @dataclass(config=STRICT)
@@ -295,10 +300,6 @@ class RunConfig:
         eval_batch_size: the number of examples that are evaluated at a time; None is two training
             batches. Lower it if long prompts, such as demonstrations, do not fit.
         profile: trace a few steps into ``profile/``, and report which parts of a step take longest.
-        kept_states: whether and how to keep what the layers below the first of ``space.layers``
-            compute for every example, so that steps and evaluations cost the layers above alone:
-            4 (``float32``) or 2 (``bfloat16``) bytes for each token and each of the model's
-            hidden size; what is larger than 1 GiB lies in a temporary file.
     """
 
     dir: PathText
@@ -307,7 +308,6 @@ class RunConfig:
     keep_best: NonNegative = 1
     eval_batch_size: Batch | None = None
     profile: Switch = False
-    kept_states: Literal["none", "float32", "bfloat16"] = "none"
 
 
 @dataclass(config=STRICT)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Flat, Sites, Space, along, draw_dense, seeded
+from zojax.adapters.sites import layers_of
 from zojax.adapters.space_seeded import COEFFICIENTS, SEEDS
 from zojax.estimators.estimator import Estimator
 from zojax.estimators.two_sided import two_point, two_sided
@@ -47,7 +48,7 @@ def mezo_on_weights(sites: Sites, *, epsilon: float = 1e-3, num_queries: int = 1
         >>> estimator.num_variants, estimator.variants_at_once
         (4, 2)
     """
-    space = seeded(num_directions=num_queries)
+    space = seeded(num_directions=num_queries, layers=layers_of(sites))
 
     def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Any]:
         lengths = jnp.array([[epsilon], [-epsilon]])

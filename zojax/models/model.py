@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from zojax.distributed import Layout
+from zojax.errors import InputError
 from zojax.models.family import DecoderConfig
 from zojax.models.precision import (
     FLOAT32,
@@ -50,6 +51,13 @@ def abstract(
     config: DecoderConfig, precision: Precision = FLOAT32
 ) -> tuple[nnx.GraphDef, dict[TreePath, tuple[int, ...]]]:
     """The structure of a model's module and the shapes of its arrays; allocates nothing."""
+    try:
+        hash(config)
+    except TypeError as error:
+        raise InputError(
+            f"{type(config).__name__}: a family's configuration is a frozen dataclass of fields "
+            f"that do not change, such as tuples ({error})"
+        ) from None
     graphdef, shapes = _traced(family_of(config).module, config, precision)
     return graphdef, dict(shapes)
 

@@ -5,7 +5,7 @@ import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from zojax.planning.shapes import RunShapes, bytes_of, run_shapes, widen_pages
 from zojax.planning.targets import Chip, Target, devices_of
 from zojax.programs.compiling import cancelled_at_end
 from zojax.runs.chunks import compile_programs
+from zojax.runs.kept import trained_layers
 from zojax.runs.layout import layout_on
 from zojax.training.generated import GeneratedObjective
 from zojax.training.interval import IntervalProgram
@@ -342,12 +343,12 @@ def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned 
     rates = {**chip.matmul_flops, HIGH: chip.high_flops, EXACT: chip.exact_flops}
     products = sum(n / rates[how] for how, n in count_products(program.jaxpr).items())
     weights = run.model.weights
-    layers = bytes_of(weights[STACKED])
+    layers, shares = bytes_of(weights[STACKED]), _shares_of_layers(run, batch)
     head = bytes_of(weights.get("lm_head", weights["embed_tokens"]))
-    read = layers + (head if run.scorer.normalize else 0) + bytes_of(shapes.state)
+    read = layers * shares.read + (head if run.scorer.normalize else 0) + bytes_of(shapes.state)
     read += bytes_of(shapes.state.params)  # the params are written, too
     sent = sum(e.sent_bytes for e in step.exchanges) if step else 0.0
-    changed = layers if run.method.fold else bytes_of(shapes.state.subspace)
+    changed = layers * shares.folded if run.method.fold else bytes_of(shapes.state.subspace)
     moved = 2 * changed / chip.memory_bandwidth / run.method.interval if fold else 0.0
     copied = sum(copy.times * copy.num_bytes for copy in step.copies) if step else 0
     return Bound(
@@ -357,6 +358,22 @@ def bound_of(shapes: RunShapes, chip: Chip, step: Planned | None, fold: Planned 
         sent / chip.link_bandwidth,
         moved,
     )
+
+
+class _Shares(NamedTuple):
+    """The shares of all layers that a step reads, and that a fold moves."""
+
+    read: float
+    folded: float
+
+
+def _shares_of_layers(run: Any, batch: Any) -> _Shares:
+    trained = trained_layers(run.method, run.model.weights)
+    if trained is None:
+        return _Shares(1.0, 1.0)
+    is_kept = batch.pages.below_ptn is not None
+    read = trained.total - trained.first if is_kept else trained.total
+    return _Shares(read / trained.total, trained.count / trained.total)
 
 
 def _out_of_memory(error: Exception) -> str:

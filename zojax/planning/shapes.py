@@ -173,6 +173,9 @@ def widen_pages(shapes: RunShapes, multiple: int) -> RunShapes:
 
     by_token = ("tokens_pt", "positions_pt", "segments_pt", "branches_pt")
     leaves = {name: widened(name, tokens) for name in by_token}
+    if (below := batch.pages.below_ptn) is not None:
+        shape = (*below.shape[:-2], tokens, below.shape[-1])
+        leaves["below_ptn"] = jax.ShapeDtypeStruct(shape, below.dtype, sharding=below.sharding)
     pages = dataclasses.replace(batch.pages, **leaves, reads_pr=widened("reads_pr", reads))
     wide = dataclasses.replace(bucket, tokens=tokens, reads=reads)
     return dataclasses.replace(shapes, batches={wide: dataclasses.replace(batch, pages=pages)})

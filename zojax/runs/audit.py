@@ -35,7 +35,7 @@ from zojax.training.step_programs import step_program
 
 _SHARE = 0.1  # of the projected gradients' size: other data or weights change them by all of it
 _LOSS = {"float32": 1e-4}
-_ROUNDED_LOSS = 3e-2  # of weights of 8 or 16 bits
+_ROUNDED_LOSS = 3e-2  # of weights of 8 or 16 bits, or states of 16
 _ARITHMETIC = 1e-5
 
 
@@ -150,8 +150,8 @@ def _wrong_arithmetic(records: np.ndarray, run: Run) -> list[str]:
 
 def _score(journal: Journal, run: Run, steps: list[int], console: Console) -> list[Scored]:
     """Replay the journal, and score the batches of these steps, in their order."""
-    whole = dataclasses.replace(run.config.run, kept_states="none")
-    source = make_train_source(dataclasses.replace(run.config, run=whole), run)
+    whole = dataclasses.replace(run.config.train, kept_states="none")
+    source = make_train_source(dataclasses.replace(run.config, train=whole), run)
     layout = layout_of(run.model.weights)
     replay = make_replay(run.method, run.model.weights)
     size = float(np.sqrt(np.square(journal.records["projected_grad"][steps]).mean()))
@@ -175,7 +175,8 @@ def _score(journal: Journal, run: Run, steps: list[int], console: Console) -> li
 def _compared(step: int, record: np.void, now: StepRecord, size: float, run: Run) -> Scored:
     """A step's scalars beside those of the journal; ``size`` is that of projected gradients."""
     losses_v, projected_grad_q = np.asarray(now.losses_v), np.asarray(now.projected_grad_q)
-    loss = _LOSS.get(run.config.model.dtype, _ROUNDED_LOSS)
+    is_rounded = run.config.train.kept_states == "bfloat16"
+    loss = _ROUNDED_LOSS if is_rounded else _LOSS.get(run.config.model.dtype, _ROUNDED_LOSS)
     agrees = (
         np.abs(losses_v - record["losses"]) <= loss * np.maximum(1, np.abs(record["losses"]))
     ).all() and (np.abs(projected_grad_q - record["projected_grad"]) <= _SHARE * size).all()

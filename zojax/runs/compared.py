@@ -105,5 +105,17 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, list[Any]]:
     }
 
 
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Settings' names without their part, where that leaves them apart.
+
+    >>> short_names(["train.seed", "estimator.rank", "space.rank"])
+    {'train.seed': 'seed', 'estimator.rank': 'estimator.rank', 'space.rank': 'space.rank'}
+    """
+    last = [name.partition(".")[2] for name in names]
+    return {
+        name: own if last.count(own) == 1 else name for name, own in zip(names, last, strict=True)
+    }
+
+
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{part}.{name}": value for part in tree for name, value in tree[part].items()}

@@ -14,10 +14,12 @@ from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.models import Model
+from zojax.models.layers import STACKED, LayerRange, Layers
+from zojax.programs.stopping import NEVER, Stop
 from zojax.reporting.bar import progress_bar
 from zojax.scoring import Item
 from zojax.scoring.kept_states import KeptStates, room
-from zojax.scoring.score_function import shared_layers, states_below
+from zojax.scoring.score_function import states_below
 from zojax.training.batches import BatchSource, with_states
 from zojax.training.placement import put_batch
 from zojax.training.step import Batch, Method, init_state, perturb
@@ -27,8 +29,8 @@ Compute = Callable[[Batch], jax.Array]
 """``(batch) -> states_ptn``, below the trained layers."""
 
 
-def layers_below(method: Method, weights: Tree) -> int:
-    """The number of layers, from the first, that are the same for every variant of every step.
+def trained_layers(method: Method, weights: Tree) -> Layers | None:
+    """The layers that a run trains, if nothing but some of the layers is trained.
 
     Args:
         method: how the run trains.
@@ -39,7 +41,15 @@ def layers_below(method: Method, weights: Tree) -> int:
         key = jax.random.key(0)
         return perturb(method, key, init_state(method, weights, key))[0]
 
-    return shared_layers(jax.eval_shape(first_part, weights))
+    table = jax.eval_shape(first_part, weights)
+    only = table.get(STACKED) if table.keys() == {STACKED} else None
+    return only.layers if isinstance(only, LayerRange) else None
+
+
+def layers_below(method: Method, weights: Tree) -> int:
+    """The number of layers, from the first, that are the same for every variant of every step."""
+    layers = trained_layers(method, weights)
+    return 0 if layers is None else layers.first
 
 
 def make_kept_states(
@@ -50,81 +60,93 @@ def make_kept_states(
     Raises:
         InputError: nothing lies below the trained layers, or there are several processes.
     """
-    how = config.run.kept_states
+    how = config.train.kept_states
     if how == "none":
         return None
-    given = f"run.kept_states={how}"
+    given = f"train.kept_states={how}"
     if layers_below(method, model.weights) == 0:
         raise InputError(
             f"{given}: nothing lies below what is trained; train upper layers alone, such as "
-            "space.layers=24-, or leave run.kept_states out"
+            "space.layers=24-, or leave train.kept_states out"
         )
     if processes.count() > 1:
         raise InputError(f"{given} is for one process; leave it out")
     return KeptStates(items, model.config.hidden_size, jnp.dtype(how))
 
 
+def with_room(eval_sets: Sequence[EvalSet], kept: KeptStates) -> list[EvalSet]:
+    """Data sets with room for their states, which :func:`keep_states` fills.
+
+    Args:
+        eval_sets: the data sets to evaluate on.
+        kept: the store of the training data, which says how states are kept.
+    """
+    return [
+        dataclasses.replace(
+            of, ranked=_packed_with_room(of.ranked, kept), bare=_packed_with_room(of.bare, kept)
+        )
+        for of in eval_sets
+    ]
+
+
+def _packed_with_room(packed: PackedItems | None, kept: KeptStates) -> PackedItems | None:
+    if packed is None:
+        return None
+    bucket = packed.batches[0][0]  # all have this one
+    states_bptn = room((len(packed.batches), bucket.pages, bucket.tokens, kept.width), kept.dtype)
+    batches = [
+        (bucket, with_states(batch, states_ptn), group)
+        for states_ptn, (_, batch, group) in zip(states_bptn, packed.batches, strict=True)
+    ]
+    return dataclasses.replace(packed, batches=batches)
+
+
 def keep_states(
     source: BatchSource,
-    eval_sets: list[EvalSet],
+    eval_sets: Sequence[EvalSet],
     method: Method,
     model: Model,
     steps: range,
     console: Console,
-) -> list[EvalSet]:
+    stop: Stop = NEVER,
+) -> None:
     """Computes what lies below the trained layers, for the examples of the run's steps to come.
 
     Args:
         source: the batches, whose store is filled.
-        eval_sets: the data sets to evaluate on.
+        eval_sets: the data sets to evaluate on, from :func:`with_room`, which are filled, too.
         method: how the run trains.
         model: the model; only layers that are not trained are run.
         steps: the steps to come.
         console: where to show the progress.
+        stop: a request to end early.
 
-    Returns:
-        The data sets with their states.
+    Raises:
+        zojax.programs.stopping.Halted: a stop was requested.
     """
     assert source.kept is not None
-    graphdef, stop = model.graphdef, layers_below(method, model.weights)
-    layout, kept = layout_of(model.weights), source.kept
+    graphdef, first = model.graphdef, layers_below(method, model.weights)
+    layout, dtype = layout_of(model.weights), source.kept.dtype
 
     def below(weights: Tree, batch: Batch) -> jax.Array:
-        return states_below(weights, batch.pages, graphdef=graphdef, stop=stop).astype(kept.dtype)
+        return states_below(weights, batch.pages, graphdef=graphdef, stop=first).astype(dtype)
 
     program = jax.jit(below, out_shardings=layout.sharding())
     compute = functools.partial(_computed, program, model.weights, layout)
     packed = [packed for of in eval_sets for packed in of.packed]
-    count = source.num_needed(steps)
-    total, done = count + sum(one.size for one in packed), 0
-    with progress_bar(console, f"layers below {stop}", transient=True) as update:
-        for done in source.fill(compute, steps):
-            update(done, total)
-
-        def keep(packed: PackedItems | None) -> PackedItems | None:
-            nonlocal done
-            if packed is None:
-                return None
-            with_them = _with_states(packed, compute, kept)
-            done += packed.size
-            update(done, total)
-            return with_them
-
-        return [
-            dataclasses.replace(of, ranked=keep(of.ranked), bare=keep(of.bare)) for of in eval_sets
-        ]
+    of_sets = sum(one.size for one in packed)
+    with progress_bar(console, f"layers below {first}", transient=True) as update:
+        done = 0
+        for _, batch, group in (batch for one in packed for batch in one.batches):
+            stop.check()
+            states_ptn: Any = batch.pages.below_ptn
+            states_ptn[...] = compute(with_states(batch, None))
+            done += len(group)
+            update(done, of_sets + source.num_in_groups(steps))
+        for count in source.fill(compute, steps):
+            stop.check()
+            update(done + count, done + source.num_in_groups(steps))
 
 
 def _computed(program: Any, weights: Tree, layout: Any, batch: Batch) -> jax.Array:
     return program(weights, put_batch(batch, layout))
-
-
-def _with_states(packed: PackedItems, compute: Compute, like: KeptStates) -> PackedItems:
-    """A packed data set, all of one bucket, with its states."""
-    bucket = packed.batches[0][0]
-    states_bptn = room((len(packed.batches), bucket.pages, bucket.tokens, like.width), like.dtype)
-    batches = []
-    for states_ptn, (_, batch, group) in zip(states_bptn, packed.batches, strict=True):
-        states_ptn[...] = compute(batch)
-        batches.append((bucket, with_states(batch, states_ptn), group))
-    return dataclasses.replace(packed, batches=batches)

@@ -28,7 +28,7 @@ from zojax.runs.chunks import (
 )
 from zojax.runs.create import check_same_config, create_run, find_run
 from zojax.runs.evaluations import Evaluations
-from zojax.runs.kept import keep_states
+from zojax.runs.kept import keep_states, with_room
 from zojax.runs.process_dir import open_process_dir
 from zojax.runs.rebuild import rebuild_run
 from zojax.runs.setup import (
@@ -223,16 +223,11 @@ def _set_up(
             f"compiling the step in the background, for {sizes}batches of up to {longest} tokens a "
             "page"
         )
-        next_bucket = source(done)[0]
+        next_bucket = source.bucket(done)
         batches = {next_bucket: batches[next_bucket], **batches}
-    if isinstance(source, BatchSource) and source.kept is not None:
-        model, left = (
-            dataclasses.replace(run.model, weights=owned.weights),
-            range(step, config.steps),
-        )
-        dev_set, eval_set = keep_states(
-            source, [dev_set, eval_set], run.method, model, left, console
-        )
+    kept = source.kept if isinstance(source, BatchSource) else None
+    if kept is not None:
+        dev_set, eval_set = with_room([dev_set, eval_set], kept)
     evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
     programs = compile_programs(
         owned.weights,
@@ -244,6 +239,10 @@ def _set_up(
         steps=config.steps,
         check=stop.check,
     )
+    if isinstance(source, BatchSource) and kept is not None:
+        now = dataclasses.replace(run.model, weights=owned.weights)
+        left = range(step, config.steps)
+        keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop)
     trainer = Trainer(
         owned,
         state,

@@ -278,10 +278,10 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     train, items = config.train, run.data.train
     order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
     if generates(config, run.data.splits.task):
-        if config.run.kept_states != "none":
+        if config.train.kept_states != "none":
             raise InputError(
-                f"run.kept_states={config.run.kept_states} is for candidates that are scored, and "
-                f"train.objective={config.train.objective} generates answers; leave it out"
+                f"train.kept_states={config.train.kept_states} is for candidates that are scored, "
+                f"and train.objective={config.train.objective} generates answers; leave it out"
             )
         longest = run.data.splits.task.max_new_tokens
         return QuestionSource(items, order, train.batch_size, longest, train.micro_batches)

@@ -6,6 +6,8 @@ directory of its own, so a sweep that was stopped goes on where it was.
 """
 
 import itertools
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,12 +16,13 @@ from rich.console import Console
 
 from zojax.config import Config, apply_overrides
 from zojax.errors import InputError
-from zojax.runs.compared import ComparedRun, read_run
+from zojax.runs.compared import ComparedRun, read_run, short_names
 from zojax.runs.run_dir import holds_run
 from zojax.runs.training import Training
 
 _MOST_POINTS = 1_000
 _LONGEST_NAME = 120
+_OF_DEV_SET = ("data.task", "data.path", "data.seed", "data.num_dev", "data.label", "data.metric")
 
 
 class Point(NamedTuple):
@@ -55,18 +58,40 @@ def points_of(
     """
     points: dict[str, Point] = {}
     fields = [field for field, _ in grid]
+    check_fields(fields)
+    short = short_names(fields)
     for values in itertools.islice(itertools.product(*(v for _, v in grid)), _MOST_POINTS + 1):
         if len(points) == _MOST_POINTS:
             raise InputError(f"--grid: more than {_MOST_POINTS:,} points")
         chosen = dict(zip(fields, values, strict=True))
-        name = ",".join(f"{field.rpartition('.')[2]}={value}" for field, value in chosen.items())
-        name = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in name)[:_LONGEST_NAME]
+        name = _file_name(",".join(f"{short[field]}={value}" for field, value in chosen.items()))
         settings = [f"{field}={value}" for field, value in chosen.items()]
         own = apply_overrides(config, [*settings, f"run.dir={place / name}"])
         if name in points:
             raise InputError(f"--grid: two points would be called {name}")
         points[name] = Point(name, own)
     return list(points.values())
+
+
+def check_fields(fields: Sequence[str]) -> None:
+    """Raises ``InputError`` if points could not be compared, or could not share rungs."""
+    for field in fields:
+        if fields.count(field) > 1:
+            raise InputError(f"--grid {field}: is given twice")
+        if field == "train.steps" or field.partition(".")[0] in ("run", "mesh"):
+            raise InputError(f"--grid {field}: all points share it; use --set {field}=VALUE")
+        if field in _OF_DEV_SET:
+            raise InputError(
+                f"--grid {field}: points are compared on one dev set; use --set {field}"
+            )
+
+
+def _file_name(text: str) -> str:
+    """A text as a directory's name; a long one ends with its checksum."""
+    name = "".join(c if c.isalnum() or c in "=,.+-_" else "_" for c in text)
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{zlib.crc32(text.encode()):08x}"
 
 
 def rungs_of(steps: int, num_points: int, *, first: int | None = None) -> list[int]:
@@ -110,36 +135,59 @@ def sweep(
     """
     alive = list(points)
     for number, rung in enumerate(rungs):
-        figures = {}
-        for place, point in enumerate(alive, start=1):
-            tell(f"step {rung} of {rungs[-1]}, point {place} of {len(alive)}: {point.name}")
-            figures[point.name] = _trained(point, rung, console, is_last=rung == rungs[-1])
+        is_last, figures = number == len(rungs) - 1, {}
+        for count, point in enumerate(alive, start=1):
+            tell(f"step {rung} of {rungs[-1]}, point {count} of {len(alive)}: {point.name}")
+            try:
+                _train(point, rung, console, is_last=is_last)
+            except InputError as error:
+                if not _has_begun(point):
+                    raise
+                tell(f"{point.name} falls behind: {error}")
+                figures[point.name] = -math.inf
+            else:
+                figures[point.name] = _figure(read_run(Path(point.config.run.dir)), rung, is_last)
         alive.sort(key=lambda point: -figures[point.name])
-        if number < len(rungs) - 1:
+        if not is_last:
             alive = alive[: -(-len(alive) // 2)]
     return alive
 
 
-def _trained(point: Point, rung: int, console: Console, *, is_last: bool) -> float:
-    """The figure of a point on the dev set after some steps, which are trained unless they are."""
+def _has_begun(point: Point) -> bool:
+    """Whether any step of a point was trained; what fails before that is bad input for all."""
+    directory = Path(point.config.run.dir)
+    return holds_run(directory, point.config) and read_run(directory).steps > 0
+
+
+def _train(point: Point, rung: int, console: Console, *, is_last: bool) -> None:
+    """Trains a point for so many steps and evaluates it, as far as that is not done."""
     directory = Path(point.config.run.dir)
     if holds_run(directory, point.config):
-        figure = _known(read_run(directory), rung, is_last=is_last)
-        if figure is not None:
-            return figure
+        run = read_run(directory)
+        if run.result is not None or (not is_last and _is_evaluated(run, rung)):
+            return
     with Training(point.config, console=console) as training:
         for batch in training.batches():
             if training.num_steps >= rung:
                 break
             training.step(batch)
-        if training.num_steps == rung:
-            training.evaluate()
+        training.evaluate()
         if is_last:
             training.finish()
-    return read_run(directory).progress.dev[rung]
 
 
-def _known(run: ComparedRun, rung: int, *, is_last: bool) -> float | None:
-    """The figure after some steps if it is known, and nothing else is left to do."""
-    is_done = run.result is not None if is_last else run.steps >= rung
-    return run.progress.dev.get(rung) if is_done else None
+def _is_evaluated(run: ComparedRun, rung: int) -> bool:
+    return run.steps >= rung and bool(run.progress.dev)
+
+
+def _figure(run: ComparedRun, rung: int, is_last: bool) -> float:
+    """A run's figure on the dev set: at the end the best, else the last one up to a rung.
+
+    A run that another grid has trained further may have only later ones.
+    """
+    dev = run.progress.dev
+    if is_last:
+        best = run.progress.best_step
+        return -math.inf if best is None else dev[best]
+    before = [step for step in dev if step <= rung]
+    return dev[max(before) if before else min(dev)] if dev else -math.inf

@@ -84,6 +84,13 @@ class Training:
         self._why_closed = "is not open: use it in a with statement"
 
     def __enter__(self) -> "Training":
+        try:
+            self._begin()
+        except stopping.Stopped as stopped:
+            raise _as_python(stopped) from None
+        return self
+
+    def _begin(self) -> None:
         with ExitStack() as stack:
             opened = stack.enter_context(
                 open_run(self._config, self._console, makes_lost_evaluations=False)
@@ -97,15 +104,12 @@ class Training:
             else:
                 self._result = opened
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(self, *details: Any) -> bool | None:
         try:
             return self._stack.__exit__(*details)
         except stopping.Stopped as stopped:
-            if stopped.exit_code == 128 + signal.SIGINT:
-                raise KeyboardInterrupt(str(stopped)) from None
-            raise SystemExit(stopped.exit_code) from None
+            raise _as_python(stopped) from None
         finally:
             self._close("is closed; open it again in a with statement")
 
@@ -295,3 +299,10 @@ class Training:
             self._close(_STOPPED)
             raise
         self._sent = []
+
+
+def _as_python(stopped: stopping.Stopped) -> BaseException:
+    """What Python itself raises for the signal that stopped a run."""
+    if stopped.exit_code == 128 + signal.SIGINT:
+        return KeyboardInterrupt(str(stopped))
+    return SystemExit(stopped.exit_code)

@@ -9,12 +9,14 @@ Axes: p pages, t tokens of a page, n the residual stream's width.
 
 import itertools
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from zojax.errors import InputError
 from zojax.scoring.pages import Item
 
 _MOST_BYTES = 1 << 30
@@ -97,5 +99,13 @@ def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= _MOST_BYTES:
         return np.empty(shape, dtype)
-    with tempfile.TemporaryFile() as file:  # the mapping keeps it until it is dropped
-        return np.memmap(file, dtype, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:  # the mapping keeps it until it is dropped
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk would kill the process later
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise InputError(
+            f"train.kept_states: {size / 1e9:.1f} GB do not fit into a temporary file in "
+            f"{tempfile.gettempdir()} ({error.strerror or error}); set TMPDIR to another "
+            "directory, or leave train.kept_states out"
+        ) from None

@@ -110,6 +110,8 @@ def _run(
     forward = _forward(pages, pool, variants)
     shared = shared_layers(pool)
     if pages.below_ptn is not None:
+        if shared == 0:
+            raise ValueError("pages have states below a layer, but no layer is the first")
         x_ptn = jnp.asarray(pages.below_ptn, jnp.float32)
     elif variants > 1 and shared:
         once = jax.tree.map(lambda a: a[::variants], pages)

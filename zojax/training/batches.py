@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -90,6 +90,8 @@ class BatchSource:
         self._items, self._order, self._buckets = items, order, buckets
         self._batch_size, self._parts, self._value_nk = batch_size, num_micro_batches, value_nk
         self._only, self.kept = only, kept
+        self._compute: Callable[[Batch], jax.Array] | None = None
+        self._computed: set[int] = set()
 
     def __call__(self, step: int) -> tuple[PageShape, Batch, tuple[int, int]]:
         """A step's bucket, its packed batch, and its numbers of computed and of possible tokens."""
@@ -99,15 +101,15 @@ class BatchSource:
         """Like a call, for these examples; if no bucket can hold them, in another shape."""
         indices = micro_batches(chosen, self._parts)
         parts = [[self._items[i] for i in part] for part in indices]
-        assigned = [assign(part, self._buckets[0].pages) for part in parts]
-        needed = shape_of_all([of_part.shape for of_part in assigned])
-        shape = bucket_for(needed, self._buckets, otherwise=rounded)
+        assigned, shape = self._assigned(parts)
         values = [None if self._value_nk is None else self._value_nk[part] for part in indices]
         batches = [
             pack_batch(part, shape, value_bk=value_bk, only=self._only, assigned=of_part)
             for part, value_bk, of_part in zip(parts, values, assigned, strict=True)
         ]
         if self.kept is not None:
+            for group in self._groups(chosen):
+                self._keep(group)
             batches = [
                 with_states(batch, self.kept.laid_out(part, of_part.members, shape.tokens))
                 for batch, part, of_part in zip(batches, indices, assigned, strict=True)
@@ -115,6 +117,17 @@ class BatchSource:
         batch = stack(batches)
         room = self._parts * shape.pages * shape.tokens
         return shape, batch, (sum(item.num_computed for part in parts for item in part), room)
+
+    def bucket(self, step: int) -> PageShape:
+        """The bucket of a step's batch, which is not packed for it."""
+        parts = micro_batches(self._order(step), self._parts)
+        return self._assigned([[self._items[i] for i in part] for part in parts])[1]
+
+    def _assigned(self, parts: Sequence[Sequence[Item]]) -> tuple[list[Assignment], PageShape]:
+        """Where the items of each part lie, and the bucket that holds all parts."""
+        assigned = [assign(part, self._buckets[0].pages) for part in parts]
+        needed = shape_of_all([of_part.shape for of_part in assigned])
+        return assigned, bucket_for(needed, self._buckets, otherwise=rounded)
 
     @property
     def abstract(self) -> dict[PageShape, Batch]:
@@ -126,31 +139,48 @@ class BatchSource:
         }
 
     def fill(self, compute: Callable[[Batch], jax.Array], steps: range) -> Iterator[int]:
-        """Keep the states of the examples of some steps; yield the number done after each batch.
+        """Keep the states of the examples of some steps; yield how many examples that were so far.
+
+        Those of other examples are computed when :meth:`pack` needs them. The data set is cut into
+        groups that do not depend on the steps, so that a run which goes on has the same bits.
 
         Args:
             compute: the residual stream ``(p, t, n)`` of a batch of one part, below the layers that
                 are trained.
             steps: the steps whose examples are needed.
         """
-        assert self.kept is not None
-        needed = sorted({i for step in steps for i in self._order(step)})
+        self._compute, done = compute, 0
+        for group in self._groups({i for step in steps for i in self._order(step)}):
+            done += self._keep(group)
+            yield done
+
+    def num_in_groups(self, steps: range) -> int:
+        """The number of examples whose states :meth:`fill` computes for some steps, at most."""
         size = self._batch_size // self._parts
-        for done in range(0, len(needed), size):
-            chosen = needed[done : done + size]
-            items = [self._items[i] for i in chosen]
-            assigned = assign(items, self._buckets[0].pages)
-            shape = bucket_for(assigned.shape, self._buckets, otherwise=rounded)
-            states_ptn = compute(pack_batch(items, shape, size, assigned=assigned))
-            self.kept.keep(chosen, assigned.members, np.asarray(states_ptn))
-            yield done + len(chosen)
+        groups = {i // size for step in steps for i in self._order(step)}
+        return min(len(self._items), size * len(groups))
 
-    def num_needed(self, steps: range) -> int:
-        """The number of examples of some steps."""
-        return len({i for step in steps for i in self._order(step)})
+    def _groups(self, indices: Iterable[int]) -> list[int]:
+        """The groups of some examples that are not computed yet."""
+        size = self._batch_size // self._parts
+        return sorted({i // size for i in indices} - self._computed)
+
+    def _keep(self, group: int) -> int:
+        """Keep the states of a group of neighbouring examples; return how many these are."""
+        assert self.kept is not None
+        assert self._compute is not None, "fill comes first"
+        size = self._batch_size // self._parts
+        chosen = range(group * size, min(len(self._items), (group + 1) * size))
+        items = self._items[chosen.start : chosen.stop]
+        assigned = assign(items, self._buckets[0].pages)
+        shape = bucket_for(assigned.shape, self._buckets, otherwise=rounded)
+        states_ptn = self._compute(pack_batch(items, shape, size, assigned=assigned))
+        self.kept.keep(chosen, assigned.members, np.asarray(states_ptn))
+        self._computed.add(group)
+        return len(chosen)
 
 
-def with_states(batch: Batch, below_ptn: np.ndarray) -> Batch:
+def with_states(batch: Batch, below_ptn: np.ndarray | None) -> Batch:
     """A batch with the residual stream of its pages, below the layers that are trained."""
     return dataclasses.replace(batch, pages=dataclasses.replace(batch.pages, below_ptn=below_ptn))
 

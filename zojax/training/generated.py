@@ -63,6 +63,10 @@ class QuestionSource:
         """A step's shape, its batch, and its numbers of prompt tokens and of possible tokens."""
         return self.pack(self._order(step))
 
+    def bucket(self, step: int) -> PageShape:
+        """The bucket of a step's batch; there is one."""
+        return self._shape
+
     def pack(self, indices: Sequence[int]) -> tuple[PageShape, Questions, tuple[int, int]]:
         """The same of these examples."""
         batch = stack([self._pack(part) for part in micro_batches(indices, self._parts)])
