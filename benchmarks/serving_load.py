@@ -209,6 +209,8 @@ async def closed_loop(
 
 def arrivals(seed: int, rate: float, seconds: float, burst: int = 1) -> list[float]:
     """Draw when to ask: ``burst`` questions at each time of a Poisson process."""
+    if rate <= 0:
+        return []
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(burst / rate, size=int(4 * rate * seconds / burst) + 16)
     times = np.cumsum(gaps)

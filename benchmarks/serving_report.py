@@ -11,6 +11,8 @@ import numpy as np
 from bars import OURS, THEIRS
 from serving_load import Answer, Promise
 
+from zojax.errors import InputError
+
 GOAL_ONE_BY_ONE, GOAL_GENERATION, GOAL_SCORING = 5.0, 1.0, 3.0
 GOAL_KEPT, GOAL_ADAPTERS = 0.98, 0.10
 
@@ -54,6 +56,8 @@ class Load:
         kept: Sequence[bool],
     ) -> "Load":
         """The figures of some answers."""
+        if not answers:
+            raise InputError(f"{system}: was asked nothing in this time; give more --seconds")
         times = [(a.latency, a.first, a.per_token) for a in answers]
         spread: Any = np.percentile(np.array(times), [50, 99], axis=0).T.tolist()
         share = sum(kept) / len(kept)
@@ -81,7 +85,8 @@ class Report:
         ours, theirs = self.saturated["zojax", scores], self.saturated.get((other, scores))
         if theirs is None:
             return None
-        return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if b]
+        return statistics.median(a / b for a, b in pairs) if pairs else None
 
     @property
     def cost_of_adapters(self) -> float | None:

@@ -38,7 +38,7 @@ def zojax_server(
     command += ["--max-loras", str(len(adapters))] if adapters else []
     for name, path in (adapters or {}).items():
         command += ["--adapter", f"{name}={path}"]
-    with _server(command, {}) as url:
+    with _server(command, {"JAX_PLATFORMS": "cpu"}) as url:
         yield url
 
 

@@ -80,7 +80,7 @@ def test_the_tasks_of_the_slurm_script_find_each_other(slurm, tmp_path):
     for task in range(2):
         told = (tmp_path / f"task.{task}").read_text().splitlines()
         told = [line for line in told if not line.startswith("[Gloo]")]
-        assert told[:4] == ["ready", "['leader', 0, 0.1]", "[0, 1]", str(task)]
+        assert told[:4] == ["ready", "['leader', 0, 0.1]", "[0, 1]", f"own {task}"]
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(LOST, "requeue 17\n"), (BAD_INPUT, None)])

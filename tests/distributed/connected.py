@@ -20,9 +20,9 @@ def agreement() -> None:
     index = processes.index()
     print(processes.broadcast_from_leader("a list", lambda: ["leader", index, 0.1]))
     print(processes.all_gather("index", index))
-    print(processes.run_on_all("index", lambda: index))
+    print("own", processes.run_on_all("index", lambda: index))
     longer = processes.broadcast_from_leader("a long journal", lambda: "x" * 8_000_000)
-    print(len(longer))  # than gRPC's own limit of 4 MB
+    print("length", len(longer))  # than gRPC's own limit of 4 MB
     for ask, whose in ((processes.broadcast_from_leader, 0), (processes.run_on_all, 1)):
         try:
             ask("a complaint", functools.partial(complain, whose))

@@ -27,8 +27,8 @@ def test_what_the_leader_decides_and_what_any_cannot_do_is_known_to_all():
             [
                 "['leader', 0, 0.1]",
                 "[0, 1]",
-                str(own),
-                "8000000",
+                f"own {own}",
+                "length 8000000",
                 "what 0 cannot read",
                 "process 1 of 2: what 1 cannot read",
             ]

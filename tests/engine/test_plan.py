@@ -246,3 +246,14 @@ def test_a_long_row_that_shares_little_is_kept():
     assert table.take(0, tokens(*range(20), 999, 998)) == (1, 20, 0)
     table.free(1)
     assert table.take(0, long) == (0, 199, None)
+
+
+def test_a_text_whose_mask_is_awaited_has_a_reader_too():
+    """Calls beside it take the target's time, and ten times that where nobody reads along."""
+    scorings = [scoring(i, 200) for i in range(64)]
+    costs = CallCosts(*[Costs(1.0, 0.1)] * 3)
+    for one_by_one, most_ms in ((True, 50.0), (False, 500.0)):
+        work = Work(scorings=scorings, one_by_one=one_by_one)
+        shape = make_plan(work, costs, LADDER, 50.0).page_shape
+        taken_ms = costs.score.ms(shape.pages * shape.tokens)
+        assert most_ms / 10 < taken_ms <= most_ms

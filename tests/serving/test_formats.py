@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import jsonschema
 import pytest
@@ -112,6 +113,15 @@ def test_vllms_fields_mean_what_they_mean_there(client, wants, pattern):
         assert choice["finish_reason"] == "stop" or len(choice["text"]) > 15
         if choice["finish_reason"] == "stop":
             assert re.fullmatch(pattern, choice["text"])
+
+
+def test_a_grammar_of_blank_lines_does_not_stop_the_server(client):
+    body = {"prompt": PROMPT, "max_tokens": 4, "guided_grammar": "\n" * 16_000 + "x"}
+    started = time.perf_counter()
+    assert client.post("/v1/completions", json=body).status_code == 400
+    assert time.perf_counter() - started < 1
+    long = {**body, "guided_grammar": "\n" * 16_385}
+    assert "characters" in client.post("/v1/completions", json=long).json()["error"]["message"]
 
 
 def test_chats_have_formats_too(chatting):

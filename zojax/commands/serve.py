@@ -192,7 +192,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     admin_keys = read_keys(args.admin_keys_file) if args.admin_keys_file else []
     if key := os.environ.get("ZOJAX_ADMIN_KEY"):
         admin_keys.append(key)
-    if "" in keys:
+    keys, admin_keys = ([key.strip() for key in given] for given in (keys, admin_keys))
+    if "" in (*keys, *admin_keys):
         raise InputError("--api-key: a key is empty")
     for name, least in (("rows", 1), ("max_loras", 1), ("max_lora_rank", 1), ("target_ms", 1)):
         if not least <= getattr(args, name) < 1 << 20:

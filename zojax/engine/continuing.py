@@ -84,6 +84,10 @@ class Continuing:
         """Whether each of its tokens has to be known before the next one."""
         return self.request.grammar is not None
 
+    def wants_more_than(self, count: int) -> bool:
+        """Whether so many new tokens would not be all that are wanted."""
+        return len(self.tokens) + count < self.request.max_new_tokens
+
     @property
     def places(self) -> int:
         """The most places that its tokens take in the cache when all that was sent is done."""

@@ -34,6 +34,9 @@ from zojax.scoring import Item, Ranked, pack
 
 _LOG = logging.getLogger("zojax")
 
+_MOST_WAITS = 3
+"""The most iterations in a row in which texts under grammars wait for each other."""
+
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 """Calls the first function on another thread, and the second on this one between two iterations,
@@ -92,7 +95,7 @@ class Core:
         self._table = RowTable(device.ladder.row_counts)
         self._continuing: dict[int, Continuing] = {}  # by number, the first admitted first
         self._scoring: dict[int, Asked] = {}  # sent, not read
-        self._calls, self._scores_next = Calls(), False
+        self._calls, self._scores_next, self._num_waits = Calls(), False, 0
 
     @property
     def num_running(self) -> int:
@@ -138,13 +141,14 @@ class Core:
 
     def step(self) -> bool:
         """Does an iteration; returns whether there was anything to do."""
-        # If no row is free, one may be made so for the first in turn.
-        ready = self._queues.ready(max(1, self._table.num_free), LOOKAHEAD)
+        ready = self._queues.ready(self._table.num_free, LOOKAHEAD)
         for asked in ready:
             if isinstance(asked.request, GenerateRequest) and self._finds_row(asked):
                 self._admit(asked, asked.request)
         scorings = [asked for asked in ready if isinstance(asked.request, ScoreRequest)]
-        plan = make_plan(self._work(scorings), self.costs, self._device.ladder, self._target_ms)
+        live = self._live()
+        work = self._work([] if self._waits(live) else live, scorings)
+        plan = make_plan(work, self.costs, self._device.ladder, self._target_ms)
         read = self._calls.take()
         if not plan.is_empty:
             self.counts.iterations += 1
@@ -203,17 +207,22 @@ class Core:
             self._device.nudge(place.row, dict(request.logit_bias), added.tolist())
 
     def _live(self) -> list[Continuing]:
-        """The rows that get a token if any are added.
+        """The rows that get a token if any are added."""
+        return [one for one in self._continuing.values() if one.is_live]
+
+    def _waits(self, live: Sequence[Continuing]) -> bool:
+        """Whether these rows get no token yet.
 
         Where all have grammars, they wait for each other's masks: each alone would take as long.
+        But not for ever, or texts that come and go would stop those that are longer.
         """
-        rows = self._continuing.values()
-        live = [one for one in rows if one.is_live]
-        waits = any(one.is_followed for one in rows) and all(one.has_grammar for one in live)
-        return [] if waits else live
+        follows = any(one.is_followed for one in self._continuing.values())
+        waits = follows and all(one.has_grammar for one in live)
+        waits = bool(live) and waits and self._num_waits < _MOST_WAITS
+        self._num_waits = self._num_waits + 1 if waits else 0
+        return waits
 
-    def _work(self, scorings: Sequence[Asked]) -> Work:
-        live = self._live()
+    def _work(self, live: Sequence[Continuing], scorings: Sequence[Asked]) -> Work:
         return Work(
             self._rows_for(live) if live else 0,
             sum(one.places for one in live),
@@ -224,7 +233,9 @@ class Core:
         )
 
     def _rows_for(self, live: Sequence[Continuing]) -> int:
-        """The number of rows that a step of these computes."""
+        """The number of rows that a step of these computes: with masks, all."""
+        if any(one.allowed_w is not None for one in live):
+            return self._device.ladder.num_rows
         return self._device.ladder.rows_for(1 + max(one.row for one in live))
 
     def _send(self, plan: Plan, scorings: dict[int, Asked]) -> None:
@@ -237,7 +248,7 @@ class Core:
             self._send_advance(plan.steps)
 
     def _send_advance(self, steps: int) -> None:
-        live = self._live()
+        live = self._live()  # with those whose prompts have just been sent: the device counts them
         keys = sum(one.places for one in live)
         ladder = self._device.ladder
         places = max(one.places for one in live) + steps  # but none grows beyond its last place
@@ -245,7 +256,6 @@ class Core:
         rows = self._rows_for(live)
         masks = {one.row: one.allowed_w for one in live if one.allowed_w is not None}
         if masks:
-            rows = ladder.num_rows
             chosen = self._device.advance_masked(masks, visible)
         else:
             chosen = self._device.advance(steps, rows, visible)
@@ -310,7 +320,8 @@ class Core:
 
     def _deliver(self, one: Continuing, new: list[Token]) -> None:
         """Delivers new tokens of a request, after its grammar has taken them, if it has one."""
-        if one.has_grammar and new and new[-1].id != NOT_FINITE:
+        ends = bool(new) and new[-1].id in (NOT_FINITE, *one.request.stop_ids)
+        if one.has_grammar and new and not ends:
             one.is_followed = True
             self._elsewhere(
                 lambda: one.follow(new[-1].id),
@@ -329,11 +340,12 @@ class Core:
         """
         if self._continuing.get(one.asked.number) is not one:
             return
-        if isinstance(found, Exception):
+        if isinstance(found, Exception) and one.wants_more_than(len(new)):
             self._leave(one, is_sound=True)
             one.asked.deliver(found)
             return
-        one.allowed_w, one.is_followed = found, False
+        one.allowed_w = None if isinstance(found, Exception) else found
+        one.is_followed = False
         self._tell(one, new, is_over=found is None)
 
     def _tell(self, one: Continuing, new: list[Token], *, is_over: bool = False) -> None:
@@ -362,9 +374,10 @@ class Core:
             is_sound: whether all that the row holds is known to be finite. Else it is cleared: a
                 NaN would be in the way of the next request, even where that does not look.
         """
+        if not is_sound:
+            self._device.clear(one.row)  # first: if it fails, the request is still known
         del self._continuing[one.asked.number]
         if not is_sound:
-            self._device.clear(one.row)
             self._table.hold(one.row, one.request.prompt[:0])
         self._table.free(one.row)
         self._slots.release(one.asked.version)

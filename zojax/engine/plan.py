@@ -127,14 +127,14 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
     """
     waits = bool(work.prompts or work.scorings or work.one_by_one)
     steps = 0
-    if not work.live:
-        target_ms *= _UNREAD
-    else:
+    if work.live:
         step_ms = costs.advance.ms(work.live, work.keys)
         steps = 1 if waits else max(1, min(ladder.most_steps, int(target_ms / step_ms)))
         # A step costs the same however many rows are live, so a device whose steps take the whole
         # time would be left with few live rows if prompts only got what is over.
         target_ms = max(target_ms - steps * step_ms, step_ms)
+    elif not work.one_by_one:  # those rows have readers, too, while they wait for their masks
+        target_ms *= _UNREAD
     pages_first = bool(work.scorings) and (work.scores_next or not work.prompts)
     if pages_first:
         shape, scored = _pages(work.scorings, costs.score, ladder, target_ms)

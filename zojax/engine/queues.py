@@ -145,20 +145,27 @@ class Queues:
 
         Requests whose adapter is not in a slot are left out, and it is put there as soon as
         possible. If one of them finds all slots in use, those behind it get no slot before it.
+        Where no row is free, the first request that generates and has its adapter is found all the
+        same, since another may give up its row for it; it claims nothing until then.
 
         Args:
-            num_rows: the most requests that generate.
+            num_rows: the number of free rows.
             most: the most requests.
         """
         in_order = sorted(self._waiting.values(), key=lambda asked: asked.number)
         waiting = [asked.as_waiting for asked in in_order]
         found: list[Asked] = []
         keeps: set[int] = {BASE}  # the versions of the requests that were found
-        is_full = False
+        is_full, beyond = False, num_rows == 0
         for one in in_turn(waiting, self.shares.served):
             asked = self._waiting.get(one.number)
             generates = asked is not None and isinstance(asked.request, GenerateRequest)
-            if asked is None or (generates and not num_rows):
+            if asked is None:
+                continue
+            if generates and not num_rows:
+                if beyond and self._slots.holds(asked.version):
+                    found.append(asked)
+                    beyond = False
                 continue
             if is_full and asked.version not in keeps:
                 continue

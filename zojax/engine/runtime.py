@@ -141,13 +141,17 @@ class Runtime:
         except Exception:  # the device is lost
             self.drain()
             self._ends = self.is_lost = True
+            with contextlib.suppress(Exception):
+                self._take_commands(wait=False, most=None)  # what was accepted is told, too
+            for asked in self._queues.remove_all():
+                asked.deliver(error)
             raise
 
-    def _take_commands(self, *, wait: bool) -> None:
+    def _take_commands(self, *, wait: bool, most: int | None = _MOST_COMMANDS) -> None:
         with contextlib.suppress(queue.Empty):
             if wait:
                 self._commands.get(timeout=_POLL_SECONDS if self._ends else None)()
-            for _ in range(_MOST_COMMANDS):
+            for _ in itertools.count() if most is None else range(most):
                 self._commands.get_nowait()()
 
 

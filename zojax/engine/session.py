@@ -1,5 +1,6 @@
 """An engine's own runtime: started when the first request is submitted, or before."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,6 +86,12 @@ class Session:
 
     def submit(self, request: Request, reader: Reader[Any]) -> Submission[Any]:
         """Submits a request to the runtime, which is started if it is not there yet."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise InputError(
+                "submit is for coroutines: call it in an async function, or use score or generate"
+            ) from None
         runtime = self.runtime or self.start()
         return Submission(lambda deliver: runtime.submit(request, deliver), runtime.cancel, reader)
 

@@ -1,7 +1,8 @@
 """The planner under loads and on devices that are not here: simulates iterations by their costs.
 
 No model runs: an iteration lasts what fitted costs say. Plans and shares are the runtime's own;
-adapters, what rows share, and that results are read late are left out.
+adapters, what rows share, rows that are given up, grammars, and that results are read late are left
+out.
 """
 
 import dataclasses
@@ -117,7 +118,8 @@ class _Simulation:
         live = [row for row in self.rows.values() if not row.left]
         prompts = [Prompt(row.number, row.left) for row in self.rows.values() if row.left]
         keys = sum(row.keys for row in live)
-        return Work(len(live), keys, prompts, scorings, self.scores_next)
+        rows = self.ladder.rows_for(len(live)) if live else 0
+        return Work(rows, keys, prompts, scorings, self.scores_next)
 
     def do(self, plan: Plan, work: Work) -> None:
         """Lets the time pass that an iteration takes, and its tokens come."""

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from flax import traverse_util
 
 from zojax.adapters import AdapterPool, Site, trainable_sites
+from zojax.distributed import layout_of, put
 from zojax.errors import InputError, first_few
 from zojax.models import Model
 
@@ -65,6 +67,8 @@ def make_pool(
         num_slots=num_slots if may_come else min(num_slots, len(found)),
         rank=max([*ranks, rank_to_come or 0]),
     )
+    whole = layout_of(model.weights).sharding()
+    pool.arrays = jax.tree.map(lambda leaf: put(leaf, whole), pool.arrays)
     pool.evict(pool.insert({}))  # so that the program that writes into slots is compiled
     return pool
 

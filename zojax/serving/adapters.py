@@ -1,5 +1,6 @@
 """Adapters by name: which there are, and routes that load and unload them while serving."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,35 @@ async def load_adapter(service: Service, body: LoadAdapterBody) -> str:
         await run_in_threadpool(read, directory)
     except InputError as error:
         raise ApiError(400, without_directories(str(error)), param="lora_path") from None
-    service.runtime.registry.add(body.lora_name, lambda: read(directory))
+    if body.lora_name in service.runtime.registry.names() and not body.load_inplace:
+        raise ApiError(400, "lora_name: there is a model of that name", param="lora_name")
+    service.runtime.registry.add(body.lora_name, unchanged(directory, read))
     return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+
+
+def unchanged(directory: Path, read: Callable[[Path], Any]) -> Callable[[], Any]:
+    """Reads an adapter again and again, as long as its files are those that it was known by.
+
+    Args:
+        directory: the adapter's directory.
+        read: reads it.
+    """
+    known = _stamps(directory)
+
+    def load() -> Any:
+        if _stamps(directory) != known:
+            raise InputError("the adapter's files have changed since it was loaded: load it again")
+        return read(directory)
+
+    return load
+
+
+def _stamps(directory: Path) -> dict[str, tuple[int, int]]:
+    try:
+        stats = {path.name: path.stat() for path in directory.iterdir()}
+    except OSError:
+        return {}
+    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
 
 
 def unload_adapter(service: Service, body: UnloadAdapterBody) -> str:

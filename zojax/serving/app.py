@@ -1,9 +1,12 @@
 """The routes."""
 
+import asyncio
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 
@@ -38,6 +41,9 @@ from zojax.serving.schema import (
 )
 from zojax.serving.service import Service
 from zojax.version import __version__
+
+_FEW = 2
+"""How many tokenizer routes are answered together."""
 
 
 def create_app(service: Service) -> FastAPI:
@@ -92,35 +98,44 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/completions", responses=answers(CompletionAnswer, streams=True), response_model=None
     )
-    async def complete(body: CompletionBody, request: Request) -> dict[str, Any] | Response:
+    async def complete(body: CompletionBody, request: Request) -> Response:
         asked = (service, body, request.state.owner)
         if body.stream:
             return await stream_events(request, completions.stream(*asked))
-        return await unless_disconnected(request, completions.complete(*asked))
+        return await _as_json(unless_disconnected(request, completions.complete(*asked)))
 
     @app.post(
         "/v1/chat/completions", responses=answers(ChatAnswer, streams=True), response_model=None
     )
-    async def answer(body: ChatBody, request: Request) -> dict[str, Any] | Response:
+    async def answer(body: ChatBody, request: Request) -> Response:
         asked = (service, body, request.state.owner)
         if body.stream:
             return await stream_events(request, chat.stream(*asked))
-        return await unless_disconnected(request, chat.complete(*asked))
+        return await _as_json(unless_disconnected(request, chat.complete(*asked)))
 
     @app.post("/v1/score", responses=answers(ScoreAnswer), response_model=None)
-    async def score(body: ScoreBody, request: Request) -> dict[str, Any]:
+    async def score(body: ScoreBody, request: Request) -> Response:
         owner = request.state.owner
-        return await unless_disconnected(request, scores.score(service, body, owner))
+        return await _as_json(unless_disconnected(request, scores.score(service, body, owner)))
+
+
+async def _as_json(answer: Awaitable[Any]) -> Response:
+    """An answer, written by a thread: one with many log-probabilities would stop all others."""
+    return await run_in_threadpool(JSONResponse, await answer)
 
 
 def _add_tokens(app: FastAPI, service: Service) -> None:
+    threads = ThreadPoolExecutor(_FEW, "zojax-tokens")  # of their own: answers need the others
+
     @app.post("/tokenize", responses=answers(TokenizeAnswer), response_model=None)
-    async def tokenize(body: TokenizeBody) -> dict[str, Any]:
-        return await run_in_threadpool(tokens.tokenize, service, body)
+    async def tokenize(body: TokenizeBody) -> Response:
+        loop = asyncio.get_running_loop()
+        return await _as_json(loop.run_in_executor(threads, tokens.tokenize, service, body))
 
     @app.post("/detokenize", responses=answers(DetokenizeAnswer), response_model=None)
-    async def detokenize(body: DetokenizeBody) -> dict[str, str]:
-        return await run_in_threadpool(tokens.detokenize, service, body)
+    async def detokenize(body: DetokenizeBody) -> Response:
+        loop = asyncio.get_running_loop()
+        return await _as_json(loop.run_in_executor(threads, tokens.detokenize, service, body))
 
     @app.get("/tokenizer_info", responses=answers(TokenizerAnswer), response_model=None)
     async def tokenizer_info() -> dict[str, Any]:

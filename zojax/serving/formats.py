@@ -11,6 +11,7 @@ from zojax.serving.schema import Sampled
 from zojax.serving.service import Service
 
 _MOST_CHARACTERS = 1 << 17
+_MOST_OF_A_GRAMMAR = 1 << 14
 _JSON = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 """A model that sees nothing but blanks before it would go on with them for ever."""
 
@@ -77,8 +78,11 @@ def _source(wanted: Format) -> str:
     if kind == "choice":
         kind, value = "lark", _choice(value)
     text = value if isinstance(value, str) else json.dumps(value)
-    if len(text) > _MOST_CHARACTERS:
-        raise InputError(f"has more than {_MOST_CHARACTERS:,} characters")
+    most = _MOST_OF_A_GRAMMAR if wanted.kind == "grammar" else _MOST_CHARACTERS
+    if len(text) > most:
+        raise InputError(f"has more than {most:,} characters")
+    if kind == "grammar":  # llguidance looks at blank lines again and again, and nothing else runs
+        text = "\n".join(line for line in text.splitlines() if line.strip())
     try:
         if kind == "json":
             options: Any = {**_JSON, "lenient": wanted.lenient}

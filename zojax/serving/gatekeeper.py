@@ -2,6 +2,7 @@
 
 import asyncio
 
+from sse_starlette.sse import SendTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,17 +42,24 @@ class Gatekeeper:
                 status = message["status"]
             await send(message)
 
+        service, inside = self._service, False
         try:
             self._check(scope)
+            inside = scope["path"] not in OPEN
+            service.num_inside += inside
             await self._app(scope, _bounded(receive, self._service.limits.body_bytes), sending)
-        except Disconnected:
+        except (Disconnected, SendTimeoutError):
+            status = 499
+        except asyncio.CancelledError:
             status = status or 499
+            raise
         except Exception as error:  # so that no server logs what the request was
-            told = as_api_error(error)
+            told = _lost() if service.runtime.is_lost else as_api_error(error)
             if not status:
                 await told.response()(scope, receive, sending)
             status = told.status
         finally:
+            service.num_inside -= inside
             route = getattr(scope.get("route"), "path", "other")
             self._service.metrics.answered(route, status, watch.seconds)
 
@@ -73,6 +81,8 @@ class Gatekeeper:
             )
         if self._service.is_draining:
             raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
+        if self._service.runtime.is_lost:
+            raise _lost()
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._service.limits.body_bytes:
             raise _too_large(self._service.limits.body_bytes)
@@ -100,6 +110,10 @@ def _bounded(receive: Receive, most: int) -> Receive:
         return message
 
     return receiving
+
+
+def _lost() -> ApiError:
+    return ApiError(503, "the server has lost its device", headers={"Retry-After": "5"})
 
 
 def _too_large(most: int) -> ApiError:

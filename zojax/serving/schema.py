@@ -17,13 +17,18 @@ _UNSUPPORTED = (
     *("suffix", "min_tokens", "bad_words", "use_beam_search", "prompt_embeds", "logits_processors"),
     *("guided_decoding_backend", "guided_whitespace_pattern"),
     *("tools", "functions", "repetition_penalty", "length_penalty"),
+    *("prompt_logprobs", "allowed_token_ids", "truncate_prompt_tokens", "skip_special_tokens"),
+    *("continue_final_message", "add_generation_prompt", "chat_template", "chat_template_kwargs"),
+    *("tool_choice", "modalities", "audio"),
 )
 _NULL_MEANS_ALL = ("max_tokens",)
 """Where null means as much as fits; elsewhere it means what leaving the field out means."""
 _HARMLESS: dict[str, Any] = {
     **{"suffix": "", "min_tokens": 0, "bad_words": [], "use_beam_search": False},
     **{"logits_processors": [], "tools": [], "functions": []},
-    **{"repetition_penalty": 1, "length_penalty": 1},
+    **{"repetition_penalty": 1, "length_penalty": 1, "prompt_logprobs": 0},
+    **{"skip_special_tokens": True, "continue_final_message": False, "tool_choice": "none"},
+    **{"add_generation_prompt": True, "chat_template_kwargs": {}, "modalities": ["text"]},
 }
 """What says nothing of fields that are not supported, beside null."""
 _MOST_TOKENS = 1 << 20
@@ -73,7 +78,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class NamedSchema(BaseModel):

@@ -16,6 +16,9 @@ _POLL_SECONDS = 0.05
 _LAST_SECONDS = 30
 """How long clients may take to read their answers after the last has ended."""
 
+_MOST_CONNECTIONS = 4096
+"""More get 503 from uvicorn itself, before anything is read."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's server, whose first signal drains, and whose second ends it at once.
@@ -41,6 +44,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=30,
+                limit_concurrency=_MOST_CONNECTIONS,
                 timeout_graceful_shutdown=_LAST_SECONDS,
             )
         )
@@ -67,7 +71,9 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         service = self._service
-        while not service.runtime.is_lost and (not service.is_draining or service.gate.num_open):
+        while not service.runtime.is_lost and not (
+            service.is_draining and service.gate.num_open == service.num_inside == 0
+        ):
             await asyncio.sleep(_POLL_SECONDS)
         if service.runtime.is_lost:
             self.exit_code = LOST

@@ -41,6 +41,7 @@ class Service:
         vocabulary: what grammars are compiled for; None if there are none for this tokenizer.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
+        num_inside: the number of requests that were let in and have no whole answer yet.
         created: when serving began, in seconds since 1970.
     """
 
@@ -56,6 +57,7 @@ class Service:
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
     vocabulary: Vocabulary | None = None
     is_draining: bool = False
+    num_inside: int = 0
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:

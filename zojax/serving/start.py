@@ -28,6 +28,7 @@ from zojax.models import Model
 from zojax.models.model import weight_sharding
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.runs.layout import choose_layout
+from zojax.serving.adapters import unchanged
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
@@ -110,7 +111,7 @@ def started(
         return adapter
 
     for name, directory in settings.adapters.items():
-        registry.add(name, lambda directory=directory: read_adapter(directory))
+        registry.add(name, unchanged(directory, read_adapter))
     slots = Slots(pool, loaded.pool)
     ladder = make_ladder(length, settings.rows)
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
