@@ -171,7 +171,7 @@ def simulate(
         >>> costs = CallCosts(*[Costs(base=4.0, per_token=0.1)] * 3)
         >>> [outcome] = simulate([Arrival(0.0, 32, 3)], costs, make_ladder(64, 4), target_ms=50.0)
         >>> round(outcome.first_ms, 1), round(outcome.end_ms, 1)
-        (7.2, 40.0)
+        (7.2, 42.4)
     """
     simulation = _Simulation(arrivals, costs, ladder)
     while simulation.coming or simulation.waiting or simulation.rows:
