@@ -35,7 +35,7 @@ from zojax.scoring import Item, Ranked, pack
 _LOG = logging.getLogger("zojax")
 
 _MOST_WAITS = 3
-"""The most iterations in a row in which texts under grammars wait for each other."""
+"""The most iterations for others in a row while texts under grammars wait for each other."""
 
 
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any], None]], None]
@@ -147,8 +147,11 @@ class Core:
                 self._admit(asked, asked.request)
         scorings = [asked for asked in ready if isinstance(asked.request, ScoreRequest)]
         live = self._live()
-        work = self._work([] if self._waits(live) else live, scorings)
+        waits = self._waits(live)
+        work = self._work([] if waits else live, scorings)
         plan = make_plan(work, self.costs, self._device.ladder, self._target_ms)
+        # An iteration of nothing but waiting keeps nobody, so it does not count.
+        self._num_waits = self._num_waits + (not plan.is_empty) if waits else 0
         read = self._calls.take()
         if not plan.is_empty:
             self.counts.iterations += 1
@@ -217,10 +220,8 @@ class Core:
         But not for ever, or texts that come and go would stop those that are longer.
         """
         follows = any(one.is_followed for one in self._continuing.values())
-        waits = follows and all(one.has_grammar for one in live)
-        waits = bool(live) and waits and self._num_waits < _MOST_WAITS
-        self._num_waits = self._num_waits + 1 if waits else 0
-        return waits
+        are_alike = bool(live) and all(one.has_grammar for one in live)
+        return follows and are_alike and self._num_waits < _MOST_WAITS
 
     def _work(self, live: Sequence[Continuing], scorings: Sequence[Asked]) -> Work:
         return Work(
