@@ -35,6 +35,11 @@ class Site:
     layers: Layers | None = None
 
     @property
+    def first(self) -> int:
+        """The index of the first of its layers in the weights."""
+        return 0 if self.layers is None else self.layers.first
+
+    @property
     def is_stacked(self) -> bool:
         """Whether the first axis counts layers."""
         return self.path.split("/")[0] == STACKED

@@ -67,8 +67,7 @@ def lowrank_fold(sites: Sites, policy: FoldPolicy) -> Fold:
         sites: the parameters that are trained.
         policy: how to round to the weights' dtype.
     """
-    layers = layers_of(sites)
-    first = 0 if layers is None else layers.first
+    first = sites[0].first if sites else 0  # all have the same layers
 
     def apply(weights: Any, params: Flat, subspace: Flat, key: jax.Array) -> tuple[Any, Flat]:
         return fold(weights, params, subspace, key, policy, first)

@@ -100,15 +100,11 @@ def _site_seeds(site: Site, seed_d2: jax.Array) -> jax.Array:
     def of(seed: jax.Array) -> jax.Array:
         key = site_key(jax.random.wrap_key_data(seed), site.path)
         if site.lead:
-            layers = _first(site) + jnp.arange(site.lead[0])
+            layers = site.first + jnp.arange(site.lead[0])
             key = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(layers)
         return jax.random.key_data(key)
 
     return jax.vmap(of)(seed_d2)
-
-
-def _first(site: Site) -> int:
-    return 0 if site.layers is None else site.layers.first
 
 
 def _vectors(site: Site, seeds: jax.Array) -> jax.Array:
@@ -140,7 +136,7 @@ def _move(
         return weight.at[trained].set(round_to(moved, weight.dtype, policy, key, 0))
     stacked = weight if site.lead else weight[None]
     seed_dl2 = seeds if site.lead else seeds[:, None]
-    first, layers = _first(site), seed_dl2.shape[1]
+    first, layers = site.first, seed_dl2.shape[1]
     m, n = stacked.shape[1:]
     rows = min(m, _ROWS)
     blocks = -(-m // rows)

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from zojax.commands.options import CHAT, COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES, count
+from zojax.commands.options import (
+    CHAT,
+    JSON,
+    OVERWRITE,
+    WEIGHT_DTYPES,
+    add_model_arguments,
+    count,
+)
 from zojax.commands.prompts import Prompt, blank_note, read_prompts
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
@@ -40,16 +47,7 @@ _GENERATED = ("prompt", "sample", "text", "finish_reason", "tokens")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run", nargs="?", **RUN)
-    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
-    parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
-    )
-    parser.add_argument(
-        "--step",
-        **COUNT,
-        help="with RUN: the model after N steps (default: the best on the dev set)",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--prompt",
         action="append",

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zojax.commands.options import COUNT, JSON, OVERWRITE, RUN, WEIGHT_DTYPES
+from zojax.commands.options import COUNT, JSON, OVERWRITE, WEIGHT_DTYPES, add_model_arguments
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
 
@@ -35,16 +35,7 @@ _FIELDS = ("results", "configs", "versions", "n-shot")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run", nargs="?", **RUN)
-    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
-    parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
-    )
-    parser.add_argument(
-        "--step",
-        **COUNT,
-        help="with RUN: the model after N steps (default: the best on the dev set)",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--dtype",
         choices=WEIGHT_DTYPES,

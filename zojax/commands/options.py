@@ -60,6 +60,20 @@ WEIGHT_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 """The dtypes that a model's weights may have on the device."""
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say which model is asked: a run's, or a base model with a LoRA."""
+    parser.add_argument("run", nargs="?", **RUN)
+    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
+    parser.add_argument(
+        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
+    )
+    parser.add_argument(
+        "--step",
+        **COUNT,
+        help="with RUN: the model after N steps (default: the best on the dev set)",
+    )
+
+
 def read_run_journal(path: Path) -> "Journal":
     """Reads the journal in a run's directory, or the file that is one."""
     from zojax.journal.file import JOURNAL, read_journal

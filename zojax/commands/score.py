@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from zojax.commands.options import CHAT, COUNT, JSON, RUN, WEIGHT_DTYPES
+from zojax.commands.options import CHAT, JSON, WEIGHT_DTYPES, add_model_arguments
 from zojax.commands.prompts import blank_note
 from zojax.errors import InputError
 from zojax.printing import make_console, say_json, warn
@@ -29,16 +28,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run", nargs="?", **RUN)
-    parser.add_argument("--model", metavar="M", help="directory or hub id, instead of RUN")
-    parser.add_argument(
-        "--adapter", type=Path, metavar="DIR", help="with --model: a PEFT LoRA for it"
-    )
-    parser.add_argument(
-        "--step",
-        **COUNT,
-        help="with RUN: the model after N steps (default: the best on the dev set)",
-    )
+    add_model_arguments(parser)
     parser.add_argument("--text", required=True, help="the text before the candidates")
     parser.add_argument(
         "--candidate",

@@ -14,12 +14,12 @@ from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.models import Model
-from zojax.models.layers import STACKED, LayerRange, Layers
+from zojax.models.layers import Layers
 from zojax.programs.stopping import NEVER, Stop
 from zojax.reporting.bar import progress_bar
 from zojax.scoring import Item
 from zojax.scoring.kept_states import KeptStates, room
-from zojax.scoring.score_function import states_below
+from zojax.scoring.score_function import only_layers, states_below
 from zojax.training.batches import BatchSource, with_states
 from zojax.training.placement import put_batch
 from zojax.training.step import Batch, Method, init_state, perturb
@@ -41,9 +41,7 @@ def trained_layers(method: Method, weights: Tree) -> Layers | None:
         key = jax.random.key(0)
         return perturb(method, key, init_state(method, weights, key))[0]
 
-    table = jax.eval_shape(first_part, weights)
-    only = table.get(STACKED) if table.keys() == {STACKED} else None
-    return only.layers if isinstance(only, LayerRange) else None
+    return only_layers(jax.eval_shape(first_part, weights))
 
 
 def layers_below(method: Method, weights: Tree) -> int:

@@ -9,7 +9,7 @@ from flax import nnx
 
 from zojax.models import decoder
 from zojax.models.forward import Forward
-from zojax.models.layers import STACKED, LayerRange
+from zojax.models.layers import STACKED, LayerRange, Layers
 from zojax.scoring.attention import page_attention
 from zojax.scoring.pages import Pages
 
@@ -108,7 +108,8 @@ def _run(
     """The model, the hidden states at the pages' reads, and what they were computed with."""
     model = nnx.merge(graphdef, weights)
     forward = _forward(pages, pool, variants)
-    shared = shared_layers(pool)
+    layers = only_layers(pool)
+    shared = 0 if layers is None else layers.first
     if pages.below_ptn is not None:
         if shared == 0:
             raise ValueError("pages have states below a layer, but no layer is the first")
@@ -147,12 +148,10 @@ def _forward(pages: Pages, pool: Tree, variants: int) -> Forward:
     )
 
 
-def shared_layers(pool: Tree) -> int:
-    """The number of layers, from the first, that compute the same under all adapters of a pool."""
+def only_layers(pool: Tree) -> Layers | None:
+    """The layers that have adapters, if nothing else has one; what lies below is shared by all."""
     table = pool.get(STACKED)
-    if isinstance(table, LayerRange) and set(pool) == {STACKED}:
-        return table.layers.first
-    return 0
+    return table.layers if isinstance(table, LayerRange) and set(pool) == {STACKED} else None
 
 
 def _logprobs(logits_prv: jax.Array, pages: Pages) -> tuple[jax.Array, jax.Array]:
