@@ -1,12 +1,13 @@
-"""Compare attention over rows of a cache with attention over blocks that are gathered.
+"""Compare ways of attention over a cache, for a step of decoding.
 
     python benchmarks/cache_layout.py
 
-A step of decoding looks at the keys and values of every row. ``rows`` is what the engine does: each
-sequence has a row of places, and the first places of all rows are looked at where they lie.
-``blocks`` is a paged cache in plain XLA: blocks of 16 places lie anywhere, and a table says which
-belong to a sequence, so that they are gathered before they are multiplied. Both are the 12 layers
-of OPT-125M's attention alone, in float32. It takes about a minute on 2 CPU cores.
+A step looks at the keys and values of every row. ``in turn`` is what the engine does on a CPU: each
+sequence has a row of places, and a row's blocks of 128 places are looked at in turn, as many as it
+holds. ``at once`` is what it does elsewhere: as many places of all rows, in one product.
+``gathered`` is a paged cache in plain XLA: blocks of 16 places lie anywhere, and a table says which
+belong to a sequence, so that they are gathered before they are multiplied. All are the 12 layers of
+OPT-125M's attention alone, in float32. It takes about a minute on 2 CPU cores.
 """
 
 import argparse
@@ -21,22 +22,25 @@ import numpy as np
 from setting import machine_name
 
 from zojax.models.forward import Cache, Heads
-from zojax.scoring.attention import cached_attention
+from zojax.scoring.cache_attention import by_blocks, over_all_places
 
 LAYERS, HEADS, DEPTH, BLOCK = 12, 12, 64, 16
 
 Carry = tuple[jax.Array, Cache]
 
 
-def rows_step(q_p1hd: jax.Array, cache: Cache, length_p: jax.Array, visible: int) -> Carry:
-    """All layers' attention of one new token in each row, by the engine's own function."""
+def rows_step(
+    q_p1hd: jax.Array, cache: Cache, length_p: jax.Array, attend: Callable[..., jax.Array]
+) -> Carry:
+    """All layers' attention of one new token in each row, by one of the engine's functions."""
+    rows_p = jnp.arange(len(length_p))
 
     def layer(carry: Carry, index: jax.Array) -> tuple[Carry, None]:
         q_p1hd, cache = carry
-        attend = cached_attention(length_p[:, None], None, visible)
-        out_p1hd, cache = attend(index, Heads(q_p1hd, q_p1hd, q_p1hd), cache)
-        assert cache is not None
-        return (out_p1hd, cache), None
+        at = (index, rows_p, slice(None), length_p)
+        cache = Cache(*(x.at[at].set(q_p1hd[:, 0]) for x in cache))
+        heads = Heads(q_p1hd, q_p1hd, q_p1hd)
+        return (attend(index, cache, rows_p, length_p[:, None], heads=heads), cache), None
 
     return jax.lax.scan(layer, (q_p1hd, cache), jnp.arange(LAYERS))[0]
 
@@ -66,12 +70,12 @@ def blocks_step(q_p1hd: jax.Array, cache: Cache, length_p: jax.Array, table_pb: 
 
 
 def make_steps(num_rows: int, visible: int, length: int) -> dict[str, Callable[[], jax.Array]]:
-    """Both steps on the same keys and values, compiled."""
+    """All steps on the same keys and values, compiled."""
     rng = np.random.default_rng(0)
     shape = (LAYERS, num_rows, HEADS, length, DEPTH)
     k, v = (rng.standard_normal(shape, np.float32) for _ in "kv")
     q = jnp.asarray(rng.standard_normal((num_rows, 1, HEADS, DEPTH), np.float32))
-    length_p = jnp.asarray(rng.integers(visible // 2, visible, num_rows, np.int32))
+    length_p = jnp.asarray(rng.integers(visible // 8, visible, num_rows, np.int32))
     per_row = length // BLOCK
     order = rng.permutation(num_rows * per_row)
 
@@ -81,10 +85,18 @@ def make_steps(num_rows: int, visible: int, length: int) -> dict[str, Callable[[
         return jnp.asarray(flat[:, np.argsort(order)])
 
     table_pb = jnp.asarray(order.reshape(num_rows, per_row)[:, : visible // BLOCK], jnp.int32)
-    of_rows = functools.partial(rows_step, visible=visible)
+    at_once = functools.partial(over_all_places, own_rows=True, visible=visible)
+
+    def of_rows(attend: Callable[..., jax.Array]) -> Callable[[], jax.Array]:
+        step = functools.partial(rows_step, attend=attend)
+        return _compiled(step, q, Cache(jnp.array(k), jnp.array(v)), length_p)
+
     return {
-        "rows": _compiled(of_rows, q, Cache(jnp.asarray(k), jnp.asarray(v)), length_p),
-        "blocks": _compiled(blocks_step, q, Cache(in_blocks(k), in_blocks(v)), length_p, table_pb),
+        "in turn": of_rows(by_blocks),
+        "at once": of_rows(at_once),
+        "gathered": _compiled(
+            blocks_step, q, Cache(in_blocks(k), in_blocks(v)), length_p, table_pb
+        ),
     }
 
 
@@ -115,16 +127,21 @@ def main() -> None:
     for visible in (128, 256, 512):
         steps = make_steps(args.rows, visible, args.length)
         outs = [np.asarray(step()) for step in steps.values()]
-        np.testing.assert_allclose(*outs, rtol=0, atol=1e-4)
+        for out in outs[1:]:
+            np.testing.assert_allclose(out, outs[0], rtol=0, atol=1e-4)
         found: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(args.rounds):
             for name, step in steps.items():
                 started = time.perf_counter()
                 step().block_until_ready()
                 found[name].append(1e3 * (time.perf_counter() - started))
-        ratio = statistics.median(b / a for a, b in zip(*found.values(), strict=True))
-        times = ", ".join(f"{name} {statistics.median(ms):.1f} ms" for name, ms in found.items())
-        print(f"{args.rows} rows, {visible} places: {times}; blocks take {ratio:.2f} times as long")
+        ours = found["in turn"]
+        cells = [
+            f"{name} {statistics.median(ms):.1f} ms "
+            f"({statistics.median(b / a for a, b in zip(ours, ms, strict=True)):.2f})"
+            for name, ms in found.items()
+        ]
+        print(f"{args.rows} rows of up to {visible} tokens: {', '.join(cells)}")
 
 
 if __name__ == "__main__":

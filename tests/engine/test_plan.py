@@ -77,6 +77,16 @@ def test_prompts_get_at_least_as_long_as_a_step_takes(target_ms):
     assert planned.pieces[0].count == 128  # 14.8 ms; 32 tokens take 5.2 ms
 
 
+@pytest.mark.parametrize(("waiting", "tokens"), [(1, 128), (12, 128), (24, 512)])
+def test_many_prompts_get_longer_if_the_target_is_out_of_reach_anyway(waiting, tokens):
+    """A step takes about the same for few rows as for many, so rows are not to wait for long."""
+    slow = COSTS._replace(advance=Costs(base=8.4, per_token=0.1))  # a step of 16 rows: 10 ms
+    work = Work(live=16, prompts=[Prompt(i, 700) for i in range(waiting)])
+    found = [make_plan(work, slow, LADDER, target_ms).piece_shape for target_ms in (2.0, 12.0)]
+    # 128 tokens take 14.8 ms and 512 take 53.2; what all wait for is at most ten times the target.
+    assert [n * t for n, t in found] == [128, tokens]
+
+
 def test_larger_calls_are_made_while_nobody_reads_along():
     scorings = [scoring(i, 150) for i in range(6)]  # six on a page of 1024 tokens take 104 ms
     assert plan(12.0, scorings=scorings).scored == (tuple(range(6)),)

@@ -14,7 +14,6 @@ from zojax.models.forward import Cache, Heads, Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
 from zojax.scoring.attention import (
     blockwise_attention,
-    cached_attention,
     masked_attention,
     page_attention,
     prompt_attention,
@@ -150,41 +149,6 @@ def test_a_window_shows_the_last_tokens_of_a_sequence_alone(reads, trees):
     out_prhd, _ = page_attention(trees)(0, heads, None)
     wanted = wanted[:, [200, 399]] if reads else wanted
     np.testing.assert_allclose(out_prhd, wanted, rtol=0, atol=2e-6)
-
-
-def test_a_window_is_the_same_token_by_token():
-    q, k, v = inputs(2, 9)
-    empty = Cache(*(jnp.zeros((1, 2, HEADS, 12, DEPTH)) for _ in "kv"))
-    whole, filled = prompt_attention(0, Heads(q, k, v, window=3), empty)
-    np.testing.assert_array_equal(filled.k_ypgsd[0, :, :, :9], jnp.swapaxes(k, 1, 2))
-    cache = empty
-    for t in range(9):
-        here = slice(t, t + 1)
-        token = Heads(q[:, here], k[:, here], v[:, here], window=3)
-        out_p1hd, cache = cached_attention(jnp.full((2, 1), t))(0, token, cache)
-        np.testing.assert_allclose(out_p1hd, whole[:, here], rtol=0, atol=2e-6)
-
-
-@pytest.mark.parametrize("window", [None, 3])
-def test_pieces_of_sequences_in_any_rows_attend_as_the_whole(window):
-    """Two pieces of 5 tokens, the second with a place of padding, in two of four rows."""
-    q, k, v = inputs(2, 9)
-    empty = Cache(*(jnp.zeros((1, 2, HEADS, 12, DEPTH)) for _ in "kv"))
-    whole, filled = prompt_attention(0, Heads(q, k, v, window=window), empty)
-    old = Cache(*(jnp.ones((1, 4, HEADS, 12, DEPTH)) for _ in "kv"))
-    row_p, cache, out = jnp.array([3, 1]), old, []
-    for start, visible in ((0, 5), (5, 11)):
-        places = np.arange(start, start + 5)
-        position_pt = jnp.asarray(np.tile(np.where(places < 9, places, 12), (2, 1)))
-        here = np.minimum(places, 8)
-        piece = Heads(q[:, here], k[:, here], v[:, here], window=window)
-        piece_out, cache = cached_attention(position_pt, row_p, visible)(0, piece, cache)
-        out.append(piece_out)
-    np.testing.assert_allclose(jnp.concatenate(out, 1)[:, :9], whole, rtol=0, atol=2e-6)
-    for now, before, wanted in zip(cache, old, filled, strict=True):
-        np.testing.assert_array_equal(now[0, [3, 1], :, :9], wanted[0, :, :, :9])
-        np.testing.assert_array_equal(now[0, [0, 2]], before[0, [0, 2]])
-        np.testing.assert_array_equal(now[0, :, :, 9:], before[0, :, :, 9:])
 
 
 def test_half_of_a_long_page_is_never_computed():

@@ -56,6 +56,7 @@ def make_ladder(
     most_steps: int = 8,
     first_visible: int = 128,
     first_rows: int = 16,
+    page_growth: int = 4,
 ) -> Ladder:
     """Makes a ladder.
 
@@ -66,8 +67,9 @@ def make_ladder(
             with. A call has more only for a page that is longer.
         most_steps: the most tokens that a call adds to each row.
         first_visible: the smallest number of visible places.
-        first_rows: the smallest number of rows that a step computes. Fewer take hardly less time,
-            and hold fewer beginnings of prompts for reuse.
+        first_rows: the smallest number of rows that a step computes. Where fewer take hardly less
+            time, they only hold fewer beginnings of prompts for reuse.
+        page_growth: how many times as long as a page the next one is.
 
     >>> ladder = make_ladder(1024, 16)
     >>> ladder.pieces
@@ -97,7 +99,7 @@ def make_ladder(
             pages += [few, PageShape(count, t, t, 2 * t)]
         if t == length:
             break
-        t *= 4
+        t *= page_growth
     row_counts, rows = [], first_rows
     while rows < num_rows:
         row_counts.append(rows)

@@ -20,6 +20,12 @@ _UNREAD = 10
 """How many times as long an iteration may take while nobody reads along: large calls cost less a
 token, and whoever comes meanwhile waits for one of them."""
 
+_LEAST_SHARE = 3
+"""How many times a step's time goes to prompts and pages at least, if any wait."""
+
+_EAGERNESS = 4
+"""How many times a step's time goes to prompts if as many wait as there are rows in a step."""
+
 
 class Prompt(NamedTuple):
     """A prompt in a row, of which a part is to be computed.
@@ -116,9 +122,9 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         costs: what calls cost.
         ladder: the shapes that calls may have.
         target_ms: the time between two tokens that readers accept. It bounds every iteration, but
-            prompts and pages that wait get at least as long as the rows' tokens take, or ten
-            times the target if no row has a reader, and if nothing takes so short a time, the
-            smallest call.
+            prompts and pages that wait get at least as long as the rows' tokens take, the longer
+            the more prompts wait, up to ten times the target; this, too, if no row has a reader,
+            and if nothing takes so short a time, the smallest call.
 
     >>> from zojax.engine.ladder import make_ladder
     >>> ladder, costs = make_ladder(256, 4), CallCosts(*[Costs(1.0, 0.1)] * 3)
@@ -130,9 +136,13 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
     if work.live:
         step_ms = costs.advance.ms(work.live, work.keys)
         steps = 1 if waits else max(1, min(ladder.most_steps, int(target_ms / step_ms)))
-        # A step costs the same however many rows are live, so a device whose steps take the whole
-        # time would be left with few live rows if prompts only got what is over.
-        target_ms = max(target_ms - steps * step_ms, step_ms)
+        left_ms = target_ms - steps * step_ms
+        if left_ms < _LEAST_SHARE * step_ms:
+            # The target is out of reach. A step costs about the same however many rows are live,
+            # so most tokens are added if rows do not wait for long until they are.
+            share = max(_LEAST_SHARE, _EAGERNESS * len(work.prompts) / work.live)
+            left_ms = max(step_ms, min(share * step_ms, _UNREAD * target_ms))
+        target_ms = left_ms
     elif not work.one_by_one:  # those rows have readers, too, while they wait for their masks
         target_ms *= _UNREAD
     pages_first = bool(work.scorings) and (work.scores_next or not work.prompts)

@@ -21,7 +21,7 @@ from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import NOT_FINITE, Sampling, sample
 from zojax.models import decoder
 from zojax.models.forward import Cache, Forward
-from zojax.scoring.attention import cached_attention
+from zojax.scoring.cache_attention import cached_attention
 from zojax.scoring.pages import Array
 
 Tree = Any

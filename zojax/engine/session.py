@@ -11,11 +11,10 @@ import jax
 from zojax.adapters import own_arrays
 from zojax.adapters.lora import load_lora
 from zojax.engine.device import Device
-from zojax.engine.ladder import make_ladder
 from zojax.engine.requests import Request
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
-from zojax.engine.starting import choose_length, make_pool
+from zojax.engine.starting import choose_length, ladder_here, make_pool
 from zojax.engine.submission import Reader, Submission
 from zojax.errors import InputError
 from zojax.models import Model
@@ -76,7 +75,7 @@ class Session:
         registry = Registry()
         for name, adapter in found.items():
             registry.add(name, lambda adapter=adapter: adapter)
-        device = Device(self._model, slots.arrays, make_ladder(length, rows), jax.random.key(0))
+        device = Device(self._model, slots.arrays, ladder_here(length, rows), jax.random.key(0))
         with cancelled_at_end(device):
             device.compile(lambda done: on_progress(done, device.num_programs))
         self.runtime = self._open.enter_context(

@@ -8,6 +8,7 @@ from flax import traverse_util
 
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.distributed import layout_of, put
+from zojax.engine.ladder import Ladder, make_ladder
 from zojax.errors import InputError, first_few
 from zojax.models import Model
 
@@ -34,6 +35,21 @@ def choose_length(model: Model, wanted: int | None, name: str) -> int:
     if not _SHORTEST <= wanted <= positions:
         raise InputError(f"{name}: give {_SHORTEST} to {positions}, the model's positions")
     return wanted
+
+
+def ladder_here(length: int, num_rows: int) -> Ladder:
+    """The ladder for this machine.
+
+    A CPU looks at what rows hold, however many places are visible, so one number of these will do.
+    Its time grows with the rows and tokens that it computes, so that more sizes are worth while.
+
+    Args:
+        length: the most tokens of a sequence.
+        num_rows: the number of sequences that are continued together.
+    """
+    if jax.default_backend() == "cpu":
+        return make_ladder(length, num_rows, first_visible=length, first_rows=4, page_growth=2)
+    return make_ladder(length, num_rows)
 
 
 def make_pool(

@@ -19,7 +19,8 @@ from zojax.generation.prompts import UNUSED, Prompts, pack_prompts
 from zojax.generation.sampling import NOT_FINITE, sample
 from zojax.models import decoder
 from zojax.models.forward import Cache, Forward
-from zojax.scoring.attention import cached_attention, prompt_attention
+from zojax.scoring.attention import prompt_attention
+from zojax.scoring.cache_attention import cached_attention
 from zojax.scoring.pages import Array
 
 Tree = Any

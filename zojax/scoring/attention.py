@@ -1,4 +1,4 @@
-"""Attention within pages, within a prompt, and of tokens over a cache.
+"""Attention within pages and within a prompt.
 
 Each is an ``attend`` function for a model; see :data:`zojax.models.forward.Attend`. If a page's
 adapter has a prefix, every query sees it.
@@ -45,14 +45,14 @@ def masked_attention(
         mask_prs = jnp.concatenate([on_prl, mask_prs], axis=2)
     if softcap is not None:
         k_pgsd, v_pgsd = (jnp.swapaxes(x, 1, 2) for x in (k_psgd, v_psgd))
-        return _attention_by_head(q_prhd, k_pgsd, v_pgsd, mask_prs, softcap).astype(dtype)
-    q_prhd, k_psgd, v_psgd = _multipliable(q_prhd, k_psgd, v_psgd)
-    with _precisely():
+        return attention_by_head(q_prhd, k_pgsd, v_pgsd, mask_prs, softcap).astype(dtype)
+    q_prhd, k_psgd, v_psgd = multipliable(q_prhd, k_psgd, v_psgd)
+    with precisely():
         out_prhd = jax.nn.dot_product_attention(q_prhd, k_psgd, v_psgd, mask=mask_prs[:, None])
     return out_prhd.astype(dtype)
 
 
-def _attention_by_head(
+def attention_by_head(
     q_prhd: jax.Array,
     k_pgsd: jax.Array,
     v_pgsd: jax.Array,
@@ -64,9 +64,9 @@ def _attention_by_head(
     The products of queries and keys may have a soft cap.
     """
     pages, reads, _, depth = q_prhd.shape
-    q_prhd, k_pgsd, v_pgsd = _multipliable(q_prhd, k_pgsd, v_pgsd)
+    q_prhd, k_pgsd, v_pgsd = multipliable(q_prhd, k_pgsd, v_pgsd)
     q_prgmd = q_prhd.reshape(pages, reads, k_pgsd.shape[1], -1, depth)
-    with _precisely():
+    with precisely():
         products_pgmrs = jnp.einsum(
             "prgmd,pgsd->pgmrs", q_prgmd, k_pgsd, preferred_element_type=jnp.float32
         )
@@ -77,12 +77,12 @@ def _attention_by_head(
     return out_prgmd.reshape(q_prhd.shape)
 
 
-def _multipliable(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+def multipliable(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Float16 as float32: CPUs and TPUs lack the float16 matmul that JAX would ask for."""
     return tuple(x.astype(jnp.float32) if x.dtype == jnp.float16 else x for x in arrays)
 
 
-def _precisely() -> contextlib.AbstractContextManager[None]:
+def precisely() -> contextlib.AbstractContextManager[None]:
     """For float32, which TPUs would otherwise multiply as bfloat16; on GPUs it means TF32."""
     wanted = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return jax.default_matmul_precision(wanted or "high")
@@ -181,66 +181,10 @@ def prompt_attention(
     out_prhd = _attention(heads, visibility, mask_of(visibility), jnp.arange(length)[None])
     k_pgtd, v_pgtd = (jnp.swapaxes(x, 1, 2) for x in (heads.k_ptgd, heads.v_ptgd))
     whole = slice(None)
-    return out_prhd, _written(cache, k_pgtd, v_pgtd, (layer, whole, whole, slice(length)))
+    return out_prhd, written(cache, k_pgtd, v_pgtd, (layer, whole, whole, slice(length)))
 
 
-def cached_attention(
-    position_pt: jax.Array, row_p: jax.Array | None = None, visible: int | None = None
-) -> Attend:
-    """The ``attend`` function for the next tokens of sequences that are rows of a cache.
-
-    A token sees all tokens of its row up to itself.
-
-    Args:
-        position_pt: the place of each token in its row; one that is beyond the row's end is not
-            kept, and what it sees does not matter.
-        row_p: the row of each page, no row twice; None if page i is row i, and others may follow.
-        visible: the number of places, from a row's start, that are looked at, static; None looks
-            at all.
-    """
-
-    def attend(
-        layer: jax.Array | int, heads: Heads, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
-        row_p1 = (jnp.arange(len(position_pt)) if row_p is None else row_p)[:, None]
-        # Arrays around the slice make the axes of what is written (p, t, g, d), as the keys' are.
-        index = (layer, row_p1, slice(None), position_pt)
-        cache = _written(cache, heads.k_ptgd, heads.v_ptgd, index)
-        first = len(position_pt) if row_p is None else cache.k_ypgsd.shape[1]
-        k_pgsd, v_pgsd = (_first_rows(x_ypgsd, layer, first, visible) for x_ypgsd in cache)
-        if row_p is not None:
-            k_pgsd, v_pgsd = k_pgsd[row_p], v_pgsd[row_p]
-        s, position_pt1 = jnp.arange(k_pgsd.shape[2]), position_pt[:, :, None]
-        mask_pts = s <= position_pt1
-        if heads.window is not None:
-            mask_pts &= position_pt1 - s < heads.window
-        reads_pr = heads.reads_pr
-        mask_prs = (
-            mask_pts
-            if reads_pr is None
-            else jnp.take_along_axis(mask_pts, reads_pr[:, :, None], axis=1)
-        )
-        if heads.prefix is None:
-            out_prhd = _attention_by_head(heads.q_prhd, k_pgsd, v_pgsd, mask_prs, heads.softcap)
-            return out_prhd.astype(heads.q_prhd.dtype), cache
-        k_psgd, v_psgd = (jnp.swapaxes(x, 1, 2) for x in (k_pgsd, v_pgsd))
-        return masked_attention(
-            heads.q_prhd, k_psgd, v_psgd, mask_prs, heads.prefix, heads.softcap
-        ), cache
-
-    return attend
-
-
-def _first_rows(
-    x_ypgsd: jax.Array, layer: jax.Array | int, rows: int, visible: int | None
-) -> jax.Array:
-    """The first places of the first rows of one layer of a cache, ``(p, g, visible, d)``."""
-    _, _, heads, places, depth = x_ypgsd.shape
-    shape = (1, rows, heads, visible or places, depth)
-    return jax.lax.dynamic_slice(x_ypgsd, (layer, 0, 0, 0, 0), shape)[0]
-
-
-def _written(cache: Cache | None, k: jax.Array, v: jax.Array, index: tuple[Any, ...]) -> Cache:
+def written(cache: Cache | None, k: jax.Array, v: jax.Array, index: tuple[Any, ...]) -> Cache:
     """The cache with these keys and values written at an index."""
     assert cache is not None, "attention that keeps keys and values needs a cache"
     k_ypgsd, v_ypgsd = cache
