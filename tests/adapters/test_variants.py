@@ -12,7 +12,7 @@ from tests.random_weights import numpy_model
 from zojax.adapters import lowrank, num_variants, own_arrays, stack_variants, trainable_sites
 from zojax.estimators import lozo
 from zojax.models import Model, abstract_model
-from zojax.models.layers import Shared, is_shared
+from zojax.models.branches import Shared, is_shared
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, pack, score, shape_needed
 

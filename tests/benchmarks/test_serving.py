@@ -61,6 +61,11 @@ def test_an_answer_that_fails_is_counted_as_one_that_breaks_the_promise():
     assert not PROMISE.is_kept(answer, scores=True)
 
 
+def test_a_promise_is_in_times_of_what_one_question_takes_alone():
+    promise = Promise().with_times(20.0, 40.0, scores=False).with_times(4.0, 4.0, scores=True)
+    assert promise == Promise(first=2.0, per_token=0.25, scored=2.0)
+
+
 def test_the_table_says_which_goals_are_met():
     answers = [Answer(0.0, (0.5, 0.5 + 0.01 * i), units=11) for i in range(1, 101)]
     load = Load.of("zojax", False, 1, 2.0, answers, [True] * 99 + [False])
@@ -75,8 +80,9 @@ def test_the_table_says_which_goals_are_met():
         },
         [load],
         [[10.0, 8.0], [10.0, 8.0]],
+        promise=PROMISE,
     )
-    lines = table(report, "a model", "a machine", PROMISE).splitlines()
+    lines = table(report, "a model", "a machine").splitlines()
     assert "| generation, times transformers one by one | 5.00 | 5 | yes |" in lines
     assert "| scoring, times transformers one by one | 3.00 | 5 | no |" in lines
     assert "| kept promises, smallest share | 0.99 | 0.98 | yes |" in lines

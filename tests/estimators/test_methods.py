@@ -19,7 +19,7 @@ from zojax.adapters.sites import site_key
 from zojax.config import Config, EstimatorConfig, ModelConfig, RunConfig, TrainConfig
 from zojax.estimators import SUBSPACE, direction_key, stream_key
 from zojax.models import Model
-from zojax.models.layers import Seeded, draw_rows
+from zojax.models.branches import Seeded, draw_rows
 from zojax.training.interval import OwnedWeights, ends_interval, next_interval
 from zojax.training.method import make_method
 from zojax.training.step import Method, init_state, update

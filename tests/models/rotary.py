@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from zojax.models.branches import STACKED
 from zojax.models.family import Family
 from zojax.models.forward import prefix_of, split_heads, take
-from zojax.models.layers import STACKED, Embedding, Linear
+from zojax.models.layers import Embedding, Linear
 from zojax.models.precision import FLOAT32
 
 

@@ -89,8 +89,7 @@ def test_in_16_bits_block_by_block_only_rounds():
     arguments = jnp.int32(0), cache, row_p, position_pr
     got = cache_attention.by_blocks(*arguments, heads=heads)
     assert got.dtype == jnp.bfloat16
-    exact = Heads(*(x.astype(jnp.float32) for x in heads[:3]))
-    in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), cache)
+    exact, in_float32 = jax.tree.map(lambda x: x.astype(jnp.float32), (heads, cache))
     at_once = functools.partial(cache_attention.over_all_places, own_rows=False, visible=None)
     wanted = at_once(arguments[0], in_float32, row_p, position_pr, heads=exact)
     np.testing.assert_allclose(got[:3].astype(jnp.float32), wanted[:3], rtol=0, atol=0.02)

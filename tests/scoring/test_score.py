@@ -180,7 +180,7 @@ def test_seeded_directions_score_as_weights_moved_along_them(model, normalize, b
     """What is drawn row by row in every layer is what a fold puts into the weights."""
     if blocks == "in blocks":  # which do not divide the matrices
         monkeypatch.setattr(sys.modules["zojax.adapters.space_seeded"], "_ROWS", 7)
-        monkeypatch.setattr(sys.modules["zojax.models.layers"], "_ENTRIES", 7 * 24)
+        monkeypatch.setattr(sys.modules["zojax.models.branches"], "_ENTRIES", 7 * 24)
     # Traced anew, with the sizes of these blocks.
     fresh_score = jax.jit(functools.partial(score), static_argnames=("graphdef", "normalize"))
     sites = trainable_sites(model.weights, "full")

@@ -16,7 +16,7 @@ from zojax.config import Config, ModelConfig, RunConfig, TrainConfig
 from zojax.config.overrides import apply_overrides
 from zojax.errors import InputError
 from zojax.models import Model, random_model
-from zojax.models.layers import LayerRange, Layers
+from zojax.models.branches import LayerRange, Layers
 from zojax.models.model import with_scanned_layers
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, repeat_for_slots, score

@@ -15,7 +15,7 @@ from flax import traverse_util
 
 from zojax.adapters.sites import Sites, nest
 from zojax.errors import InputError, first_few
-from zojax.models.layers import is_shared
+from zojax.models.branches import is_shared
 
 Tree = Any
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import jax
 from flax import traverse_util
 
+from zojax.models.branches import STACKED, LayerRange, Layers
 from zojax.models.int4 import whole_shape
-from zojax.models.layers import STACKED, LayerRange, Layers
 from zojax.models.precision import SCALE
 
 Flat = dict[str, jax.Array]

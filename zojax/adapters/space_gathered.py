@@ -23,7 +23,7 @@ from zojax.adapters.space import Space, Specs
 from zojax.adapters.space_lowrank import carry as carry_over
 from zojax.adapters.space_lowrank import lowrank
 from zojax.distributed import replicated
-from zojax.models.layers import Shared
+from zojax.models.branches import Shared
 
 _LOST = "lost"
 """The path of three sums of squares in a subspace; see :class:`Truncation`."""

@@ -13,7 +13,7 @@ from zojax.adapters.fold import Fold, FoldPolicy, fold, outer_product
 from zojax.adapters.sites import Flat, Sites, layers_of, nest
 from zojax.adapters.space import Space, Specs, draw_subspace
 from zojax.distributed import replicated
-from zojax.models.layers import Layers, Shared
+from zojax.models.branches import Layers, Shared
 
 
 def lowrank(sites: Sites, *, rank: int) -> Space:

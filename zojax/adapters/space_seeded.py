@@ -1,7 +1,7 @@
 """MeZO's space: the weights themselves, moved along dense directions that are never stored.
 
 A direction z is identified by a seed, and its rows are drawn where and when a layer needs them
-(:class:`zojax.models.layers.Seeded`). One coefficient per direction is trained; at the step's end
+(:class:`zojax.models.branches.Seeded`). One coefficient per direction is trained; at the step's end
 it is folded into the weights and the directions are drawn anew. So neither a probe nor an update
 ever needs a second copy of the weights, and between two steps a run's state is its weights.
 
@@ -17,7 +17,7 @@ from flax import traverse_util
 from zojax.adapters.fold import Fold, FoldPolicy, round_to
 from zojax.adapters.sites import Flat, Site, Sites, layers_of, nest, site_key
 from zojax.adapters.space import Space, keep_moment
-from zojax.models.layers import STACKED, LayerRange, Layers, Seeded, Shared, draw_rows
+from zojax.models.branches import STACKED, LayerRange, Layers, Seeded, Shared, draw_rows
 
 COEFFICIENTS, SEEDS = "coefficients", "seeds"
 

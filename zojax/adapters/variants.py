@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import LayerRange, Seeded, Shared, is_shared
+from zojax.models.branches import LayerRange, Seeded, Shared, is_shared
 
 Tree = Any
 
@@ -19,7 +19,7 @@ Tree = Any
 def stack_variants(adapters: Sequence[Tree]) -> Tree:
     """Stacks adapters of one subspace into slots 1, 2, …; slot 0 is all zeros: the base model.
 
-    An array that is :class:`zojax.models.layers.Shared` must be the very same object in all
+    An array that is :class:`zojax.models.branches.Shared` must be the very same object in all
     adapters, since only one is kept.
 
     Args:

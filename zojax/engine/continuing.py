@@ -7,7 +7,7 @@ import numpy as np
 
 from zojax.engine.queues import Asked, Begun
 from zojax.engine.requests import FinishReason, GenerateRequest, Token, Update
-from zojax.engine.row_programs import Chosen, Pieces, no_pieces
+from zojax.engine.row_programs import Chosen, Pieces
 from zojax.engine.shares import Holding
 from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import NOT_FINITE
@@ -24,7 +24,7 @@ class Continuing:
     Attributes:
         asked: the request.
         row: its row.
-        slot: its adapter's slot.
+        slots: those of its adapter and of its probe.
         num_reused: the number of the prompt's tokens that were in a cache when it first got a row.
         start: the number of the tokens before the next new one whose computation was sent to the
             device.
@@ -40,7 +40,7 @@ class Continuing:
 
     asked: Asked
     row: int
-    slot: int
+    slots: list[int]
     num_reused: int
     start: int
     num_sent: int = 0
@@ -140,19 +140,20 @@ class Continuing:
         return Update(new, reason, self.num_reused)
 
 
-def pieces(
-    parts: list[tuple[Continuing, int]], shape: tuple[int, int], num_rows: int, vocab_size: int
-) -> Pieces:
-    """Arrays on the host of the next ``count`` tokens of each prompt, filled up to a shape."""
-    n, t = shape
-    made = no_pieces(n, t, num_rows, vocab_size)
+def pieces(parts: list[tuple[Continuing, int]], made: Pieces) -> Pieces:
+    """Puts the next ``count`` tokens of each prompt into arrays on the host of nothing but fillers.
+
+    Args:
+        parts: the requests with their counts.
+        made: the fillers, which are changed.
+    """
     settings = made.settings
     for i, (one, count) in enumerate(parts):
         request, stop = one.request, one.start + count
         made.tokens_nt[i, :count] = one.before[one.start : stop]
         made.start_n[i], made.count_n[i], made.row_n[i] = one.start, count, one.row
         made.ends_n[i] = stop == len(one.before)
-        settings.slot[i], settings.seed[i] = one.slot, request.seed
+        settings.slot_ps[i], settings.seed[i] = one.slots[: settings.slot_ps.shape[1]], request.seed
         left = request.max_new_tokens - one.num_before
         settings.left[i] = 1 if one.has_grammar else left
         if one.allowed_w is not None:

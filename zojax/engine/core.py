@@ -170,7 +170,7 @@ class Core:
         _LOG.error("all requests end, since an iteration failed", exc_info=error)
         running = [one.asked for one in self._continuing.values()] + list(self._scoring.values())
         for asked in running:
-            self._slots.release(asked.version)
+            self._slots.release(asked.versions)
         self._continuing, self._scoring = {}, {}
         self._calls.take()
         self._table = RowTable(self._device.ladder.row_counts)
@@ -197,10 +197,10 @@ class Core:
     def _admit(self, asked: Asked, request: GenerateRequest) -> None:
         """Gives a free row to a request."""
         before = asked.before
-        place = self._table.take(asked.version, before)
-        slot, reused = self._slots.acquire(asked.version), place.num_reused
+        place = self._table.take(asked.versions, before)
+        slots, reused = self._slots.acquire(asked.versions), place.num_reused
         self._queues.remove(asked.number)
-        self._continuing[asked.number] = Continuing(asked, place.row, slot, reused, reused)
+        self._continuing[asked.number] = Continuing(asked, place.row, slots, reused, reused)
         self.counts.prompt_tokens += len(before)
         self.counts.reused_tokens += reused
         if place.source is not None:
@@ -228,7 +228,7 @@ class Core:
             self._rows_for(live) if live else 0,
             sum(one.places for one in live),
             [Prompt(n, one.left) for n, one in self._continuing.items() if one.left],
-            [Scoring(asked.number, _item(asked), asked.version) for asked in scorings],
+            [Scoring(asked.number, _item(asked), asked.versions) for asked in scorings],
             self._scores_next,
             any(one.has_grammar for one in self._continuing.values()),
         )
@@ -273,8 +273,7 @@ class Core:
     def _send_pieces(self, plan: Plan) -> None:
         parts = [(self._continuing[piece.number], piece.count) for piece in plan.pieces]
         n, t = plan.piece_shape
-        sizes = (self._device.ladder.num_rows, self._device.vocab_size)
-        arrays = pieces(parts, plan.piece_shape, *sizes)
+        arrays = pieces(parts, self._device.no_pieces(n, t))
         stop = int((arrays.start_n + arrays.count_n).max())
         visible = self._device.ladder.visible_for(max(stop, t))
         chosen = self._device.extend(arrays, visible)
@@ -300,13 +299,14 @@ class Core:
         items = [_item(asked) for asked in sent.values()]
         assigned = assignment(plan, {number: i for i, number in enumerate(numbers)})
         pages = pack(items, plan.page_shape, assigned=assigned)
+        slots_ps = self._device.no_slots(plan.page_shape.pages)
         for page, members in enumerate(plan.scored):
             for number in members:
-                pages.slot_p[page] = self._slots.acquire(sent[number].version)
+                slots_ps[page] = self._slots.acquire(sent[number].versions)[: slots_ps.shape[1]]
                 self._scoring[number] = sent[number]
                 self._queues.remove(number)
         counts = [_scoring(asked).num_logprobs for asked in sent.values()]
-        ranked = self._device.score(pages, ranks=any(counts))
+        ranked = self._device.score(pages, slots_ps, ranks=any(counts))
         useful = sum(item.num_computed for item in items)
         tokens = plan.page_shape.pages * plan.page_shape.tokens
         self.counts.scored_tokens += useful
@@ -364,7 +364,7 @@ class Core:
     def _deliver_scores(self, sent: dict[int, Asked], found: list[Scores]) -> None:
         for (number, asked), scores in zip(sent.items(), found, strict=True):
             del self._scoring[number]
-            self._slots.release(asked.version)
+            self._slots.release(asked.versions)
             asked.deliver(scores)
 
     def _leave(self, one: Continuing, *, is_sound: bool) -> None:
@@ -381,7 +381,7 @@ class Core:
         if not is_sound:
             self._table.hold(one.row, one.request.prompt[:0])
         self._table.free(one.row)
-        self._slots.release(one.asked.version)
+        self._slots.release(one.asked.versions)
 
 
 def _scoring(asked: Asked) -> ScoreRequest:

@@ -49,21 +49,26 @@ class Device:
             pools have the same shapes.
         ladder: the shapes of all calls.
         key: the key that sampling draws from.
+        slots_per_row: the number of slots whose branches are added for a row or page: with 2, it
+            may have a probe beside its adapter.
 
     Attributes:
         ladder: the shapes of all calls.
+        slots_per_row: the number of slots of a row or page.
         num_programs: the number of programs.
         vocab_size: the number of the model's tokens.
     """
 
-    def __init__(self, model: Model, pool: Tree, ladder: Ladder, key: jax.Array):
-        self.ladder = ladder
+    def __init__(
+        self, model: Model, pool: Tree, ladder: Ladder, key: jax.Array, *, slots_per_row: int = 1
+    ):
+        self.ladder, self.slots_per_row = ladder, slots_per_row
         self._layout = layout_of(model.weights)
         self._weights, self._pool = model.weights, pool
         self._key = put(key, self._layout.sharding())
         self._static = {"graphdef": model.graphdef}
-        sizes = {"num_rows": ladder.num_rows, "length": ladder.length}
-        make = functools.partial(empty_rows, **sizes, **self._static)
+        sizes = {"num_rows": ladder.num_rows, "slots_per_row": slots_per_row}
+        make = functools.partial(empty_rows, length=ladder.length, **sizes, **self._static)
         shapes = jax.eval_shape(make, model.weights)
         self._of_state = self._shardings(shapes)
         self._empty = jax.jit(make, out_shardings=self._of_state)
@@ -93,6 +98,15 @@ class Device:
         self._state: Any = None  # so that the old rows make room first
         self._state = self._empty(self._weights)
 
+    def no_pieces(self, n: int, t: int) -> Pieces:
+        """Pieces that are all fillers, on the host."""
+        sizes = {"num_rows": self.ladder.num_rows, "vocab_size": self.vocab_size}
+        return no_pieces(n, t, **sizes, slots_per_row=self.slots_per_row)
+
+    def no_slots(self, pages: int) -> np.ndarray:
+        """The slots of pages without an adapter, on the host: ``(pages, s)`` int32."""
+        return np.zeros((pages, self.slots_per_row), np.int32)
+
     def set_pool(self, pool: Tree) -> None:
         """Takes another pool of the same shapes, for later calls."""
         self._pool = pool
@@ -119,8 +133,15 @@ class Device:
         self._state, chosen = self._programs["advance masked", visible](*args)
         return chosen
 
-    def score(self, pages: Pages, *, ranks: bool = False) -> Ranked:
-        """The log-probability of every scored token, and if wanted the most probable tokens."""
+    def score(self, pages: Pages, slots_ps: np.ndarray, *, ranks: bool = False) -> Ranked:
+        """The log-probability of every scored token, and if wanted the most probable tokens.
+
+        Args:
+            pages: the pages.
+            slots_ps: their slots, as of :meth:`no_slots`.
+            ranks: whether the most probable tokens are wanted.
+        """
+        pages = _in_slots(pages, slots_ps)
         num_pages, tokens = pages.tokens_pt.shape
         shape = PageShape(num_pages, tokens, pages.reads_pr.shape[1], pages.targets_pc.shape[1])
         program = self._programs["score", shape]
@@ -171,7 +192,7 @@ class Device:
         key = shapes_of(self._key)
         for n, t, visible in self.ladder.piece_programs:
             function = functools.partial(extend, visible=visible, **self._static)
-            pieces = _structs(no_pieces(n, t, self.ladder.num_rows, self.vocab_size), whole)
+            pieces = _structs(self.no_pieces(n, t), whole)
             yield ("extend", n, t, visible), _ahead(function, (*model, pieces, key), **rows)
         for count, visible in self.ladder.advance_programs:
             sizes = {"rows": count, "visible": visible, "most_steps": self.ladder.most_steps}
@@ -186,7 +207,8 @@ class Device:
         ranks = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
         for shape in self.ladder.pages:
             function = functools.partial(score_and_rank, count=MAX_LOGPROBS, **self._static)
-            pages = put_pages(_structs(pack([], shape), None), self._layout)
+            empty = _in_slots(pack([], shape), self.no_slots(shape.pages))
+            pages = put_pages(_structs(empty, None), self._layout)
             args = (*model[:2], pages, ranks)
             yield ("score", shape), _ahead(function, args, out_shardings=Ranked(*[whole] * 3))
         tokens = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.int32, sharding=whole)
@@ -206,6 +228,12 @@ def _advance(static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
 def _advance_masked(static: dict[str, Any], *args: Any) -> tuple[RowState, Chosen]:
     *others, allowed_pw = args
     return advance(*others, steps=1, allowed_pw=allowed_pw, **static)
+
+
+def _in_slots(pages: Pages, slots_ps: np.ndarray) -> Pages:
+    """Pages in these slots, as a model takes them: ``(p,)`` if each page has one."""
+    slots = slots_ps[:, 0] if slots_ps.shape[1] == 1 else slots_ps
+    return dataclasses.replace(pages, slot_p=slots)
 
 
 def _structs(tree: Any, sharding: NamedSharding | None) -> Any:

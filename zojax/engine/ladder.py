@@ -56,7 +56,7 @@ def make_ladder(
     most_steps: int = 8,
     first_visible: int = 128,
     first_rows: int = 16,
-    page_growth: int = 4,
+    fine_pages: bool = False,
 ) -> Ladder:
     """Makes a ladder.
 
@@ -69,7 +69,8 @@ def make_ladder(
         first_visible: the smallest number of visible places.
         first_rows: the smallest number of rows that a step computes. Where fewer take hardly less
             time, they only hold fewer beginnings of prompts for reuse.
-        page_growth: how many times as long as a page the next one is.
+        fine_pages: whether a page is half as long again as the last one, or twice as long, and not
+            four times: for a processor whose time grows with the tokens that it computes.
 
     >>> ladder = make_ladder(1024, 16)
     >>> ladder.pieces
@@ -91,15 +92,11 @@ def make_ladder(
     while places < length:
         visible.append(places)
         places *= 2
-    pages, t = [], 4 * _SHORTEST
-    while True:
-        t = min(t, length)
+    pages = []
+    for t in _page_sizes(length, fine=fine_pages):
         for count in _counts(max(1, tokens // t)):
             few = PageShape(count, t, max(_SHORTEST, t // 8), max(2 * _SHORTEST, t // 4))
             pages += [few, PageShape(count, t, t, 2 * t)]
-        if t == length:
-            break
-        t *= page_growth
     row_counts, rows = [], first_rows
     while rows < num_rows:
         row_counts.append(rows)
@@ -113,6 +110,19 @@ def make_ladder(
         tuple(dict.fromkeys(pages)),
         most_steps,
     )
+
+
+def _page_sizes(length: int, *, fine: bool) -> list[int]:
+    """The tokens of pages.
+
+    >>> _page_sizes(1000, fine=False), _page_sizes(1000, fine=True)
+    ([64, 256, 1000], [64, 128, 192, 256, 384, 512, 768, 1000])
+    """
+    sizes, t = [], 4 * _SHORTEST
+    while t < length:
+        sizes += [t, t + t // 2] if fine and t > 4 * _SHORTEST else [t]
+        t *= 2 if fine else 4
+    return [*(size for size in sizes if size < length), length]
 
 
 def _counts(most: int) -> list[int]:

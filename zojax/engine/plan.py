@@ -6,7 +6,7 @@ turn. An iteration ends with the rows' tokens, so that it is all that lies betwe
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 from zojax.engine.costs import Costs
@@ -16,7 +16,7 @@ from zojax.scoring.pages import Assignment
 
 NO_PAGES = PageShape(0, 0, 0, 0)
 
-_UNREAD = 10
+_UNREAD = 20
 """How many times as long an iteration may take while nobody reads along: large calls cost less a
 token, and whoever comes meanwhile waits for one of them."""
 
@@ -45,12 +45,12 @@ class Scoring(NamedTuple):
     Attributes:
         number: its number.
         item: its tokens.
-        version: its adapter's version; a page has items of one version.
+        version: its adapter's version, or the versions; a page has items of one version.
     """
 
     number: int
     item: Item
-    version: int
+    version: Hashable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +123,7 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         ladder: the shapes that calls may have.
         target_ms: the time between two tokens that readers accept. It bounds every iteration, but
             prompts and pages that wait get at least as long as the rows' tokens take, the longer
-            the more prompts wait, up to ten times the target; this, too, if no row has a reader,
+            the more prompts wait, up to twenty times the target; this, too, if no row has a reader,
             and if nothing takes so short a time, the smallest call.
 
     >>> from zojax.engine.ladder import make_ladder
@@ -221,7 +221,7 @@ def _fill(scorings: Sequence[Scoring], shape: PageShape) -> tuple[tuple[tuple[in
     Returns the numbers of each page's items, and the tokens on all pages together.
     """
     members: list[list[int]] = []
-    versions: list[int] = []
+    versions: list[Hashable] = []
     room: list[list[int]] = []
     useful = 0
     for number, item, version in scorings[:LOOKAHEAD]:

@@ -42,6 +42,7 @@ class Asked:
         request: the request.
         deliver: takes the answers.
         adapter: the adapter's version when the request came; None for the base model.
+        probe: that of the adapter that is added to it; None for none.
         begun: what was done before it gave up its row; None if it never had one.
     """
 
@@ -49,12 +50,14 @@ class Asked:
     request: Request
     deliver: Deliver
     adapter: Registered | None = None
+    probe: Registered | None = None
     begun: Begun | None = None
 
     @property
-    def version(self) -> int:
-        """The adapter's version; 0 for the base model."""
-        return 0 if self.adapter is None else self.adapter.version
+    def versions(self) -> tuple[int, int]:
+        """The versions of the adapter and of the probe; 0 for none."""
+        first, second = (BASE if a is None else a.version for a in (self.adapter, self.probe))
+        return first, second
 
     @property
     def num_tokens(self) -> int:
@@ -108,15 +111,16 @@ class Queues:
         """Adds a request."""
         self._waiting[asked.number] = asked
         self.owners[asked.request.owner] += 1
-        self._versions[asked.version] += 1
+        self._versions.update(asked.versions)
 
     def remove(self, number: int) -> Asked | None:
         """Removes a request; None if it does not wait."""
         asked = self._waiting.pop(number, None)
         if asked is not None:
             self.owners -= Counter([asked.request.owner])
-            self._versions -= Counter([asked.version])
-            self._forget_unwanted(asked.version)
+            self._versions -= Counter(asked.versions)
+            for version in asked.versions:
+                self._forget_unwanted(version)
         return asked
 
     def remove_all(self) -> list[Asked]:
@@ -130,7 +134,7 @@ class Queues:
             self._loaded[version] = adapter
             self._forget_unwanted(version)
             return []
-        failed = [asked for asked in self._waiting.values() if asked.version == version]
+        failed = [asked for asked in self._waiting.values() if version in asked.versions]
         for asked in failed:
             self.remove(asked.number)
         return failed
@@ -163,38 +167,50 @@ class Queues:
             if asked is None:
                 continue
             if generates and not num_rows:
-                if beyond and self._slots.holds(asked.version):
+                if beyond and all(map(self._slots.holds, asked.versions)):
                     found.append(asked)
                     beyond = False
                 continue
-            if is_full and asked.version not in keeps:
+            if is_full and not keeps.issuperset(asked.versions):
                 continue
             if self._is_ready(asked, keeps):
-                keeps.add(asked.version)
+                keeps.update(asked.versions)
                 found.append(asked)
                 num_rows -= generates
-            elif asked.version in self._loaded:
+            elif all(map(self._is_near, asked.versions)):
                 is_full = True
             if len(found) == most:
                 break
         return found
 
     def _is_ready(self, asked: Asked, keeps: set[int]) -> bool:
-        if asked.adapter is None or self._slots.holds(asked.version):
+        """Whether all adapters of a request are in slots; those that are not begin to go there."""
+        keeps = keeps | set(asked.versions)
+        adapters = [one for one in (asked.adapter, asked.probe) if one is not None]
+        are_there = [self._is_in_slot(adapter, keeps) for adapter in adapters]  # both begin
+        return all(are_there)
+
+    def _is_in_slot(self, adapter: Registered, keeps: set[int]) -> bool:
+        version = adapter.version
+        if self._slots.holds(version):
             return True
-        if asked.version in self._loaded:
+        if version in self._loaded:
             try:
-                if self._slots.insert(asked.version, self._loaded[asked.version], keeps):
-                    del self._loaded[asked.version]
+                if self._slots.insert(version, self._loaded[version], keeps):
+                    del self._loaded[version]
                     return True
             except Exception as error:  # it does not fit the pool, as its requests are told
-                del self._loaded[asked.version]
-                self._on_loaded(asked.version, error)
-                self._loading.add(asked.version)
-        elif asked.version not in self._loading:
-            self._loading.add(asked.version)
-            self._executor.submit(self._load, asked.adapter)
+                del self._loaded[version]
+                self._on_loaded(version, error)
+                self._loading.add(version)
+        elif version not in self._loading:
+            self._loading.add(version)
+            self._executor.submit(self._load, adapter)
         return False
+
+    def _is_near(self, version: int) -> bool:
+        """Whether a version is in a slot, or waits for one."""
+        return self._slots.holds(version) or version in self._loaded
 
     def _load(self, adapter: Registered) -> None:
         try:

@@ -32,6 +32,8 @@ class ScoreRequest:
         priority: the smaller is served first.
         num_logprobs: the number of most probable tokens that come with every scored token, at most
             :data:`MAX_LOGPROBS`.
+        probe: the name of an adapter whose branches are added to those of ``adapter``; None for
+            none.
     """
 
     item: Item
@@ -39,6 +41,7 @@ class ScoreRequest:
     owner: str = ""
     priority: int = 0
     num_logprobs: int = 0
+    probe: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,7 @@ class GenerateRequest:
         adapter: as for :class:`ScoreRequest`.
         owner: as for :class:`ScoreRequest`.
         priority: as for :class:`ScoreRequest`.
+        probe: as for :class:`ScoreRequest`.
     """
 
     prompt: IntArray
@@ -76,6 +80,7 @@ class GenerateRequest:
     adapter: str | None = None
     owner: str = ""
     priority: int = 0
+    probe: str | None = None
 
     @property
     def nudges(self) -> bool:

@@ -33,7 +33,7 @@ class Settings:
     """How rows are continued; arrays with one entry for each row or piece.
 
     Attributes:
-        slot: the adapter slot.
+        slot_ps: the adapter slots whose branches are added.
         left: the number of new tokens that are still wanted.
         seed: what sampling draws from.
         sampling: how tokens are chosen.
@@ -44,7 +44,7 @@ class Settings:
         frequency: the same, times how often.
     """
 
-    slot: Any
+    slot_ps: Any
     left: Any
     seed: Any
     sampling: Sampling
@@ -120,7 +120,7 @@ class Chosen(NamedTuple):
     top_logprob_a: Any
 
 
-def no_settings(num_rows: int) -> Settings:
+def no_settings(num_rows: int, slots_per_row: int) -> Settings:
     """Settings of rows that are not in use, on the host."""
 
     def column(value: float = 0, dtype: type = np.int32) -> np.ndarray:
@@ -128,7 +128,7 @@ def no_settings(num_rows: int) -> Settings:
 
     temperature, top_p, min_p = (column(value, np.float32) for value in (0, 1, 0))
     return Settings(
-        slot=column(),
+        slot_ps=np.zeros((num_rows, slots_per_row), np.int32),
         left=column(),
         seed=column(),
         sampling=Sampling(temperature, column(), top_p, min_p),
@@ -140,7 +140,7 @@ def no_settings(num_rows: int) -> Settings:
     )
 
 
-def no_pieces(n: int, t: int, num_rows: int, vocab_size: int) -> Pieces:
+def no_pieces(n: int, t: int, *, num_rows: int, vocab_size: int, slots_per_row: int = 1) -> Pieces:
     """Pieces that are all fillers, on the host."""
     return Pieces(
         np.zeros((n, t), np.int32),
@@ -149,14 +149,16 @@ def no_pieces(n: int, t: int, num_rows: int, vocab_size: int) -> Pieces:
         np.full(n, num_rows, np.int32),
         np.zeros(n, bool),
         np.full((n, num_words(vocab_size)), ANY, np.uint32),
-        no_settings(n),
+        no_settings(n, slots_per_row),
     )
 
 
-def empty_rows(weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: int) -> RowState:
+def empty_rows(
+    weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: int, slots_per_row: int = 1
+) -> RowState:
     """Makes free rows of ``length`` places each."""
     model = nnx.merge(graphdef, weights)
-    settings = jax.tree.map(jnp.asarray, no_settings(num_rows))
+    settings = jax.tree.map(jnp.asarray, no_settings(num_rows, slots_per_row))
     whole = jnp.zeros(num_rows, jnp.int32)
     shape = (num_rows, model.embed_tokens.weight.shape[0])
     return RowState(
@@ -168,6 +170,11 @@ def empty_rows(weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: 
         jnp.zeros(shape, jnp.float32),
         jnp.zeros(shape, jnp.int32),
     )
+
+
+def slots_of(slot_ps: Array) -> jax.Array:
+    """Slots as a model takes them: ``(p,)`` if each row has one, which costs less."""
+    return jnp.asarray(slot_ps[:, 0] if slot_ps.shape[1] == 1 else slot_ps)
 
 
 def extend(
@@ -202,24 +209,30 @@ def extend(
     place_nt = jnp.where(t < count_n1, start_n1 + t, places)
     forward = Forward(
         start_n1 + jnp.minimum(t, count_n1 - 1),
-        jnp.asarray(settings.slot),
+        slots_of(settings.slot_ps),
         cached_attention(place_nt, jnp.asarray(pieces.row_n), visible),
         pool,
         reads_pr=count_n1 - 1,
         cache=state.cache,
     )
     hidden_n1d, cache = decoder.run(model, tokens_nt, forward)
-    logits_nv = decoder.logits(model, hidden_n1d, forward)[:, 0]
+    ends_n = jnp.asarray(pieces.ends_n)
+    logits_nv = jax.lax.cond(  # the head is read only for a prompt that ends
+        ends_n.any(),
+        lambda hidden_n1d: decoder.logits(model, hidden_n1d, forward)[:, 0],
+        lambda hidden_n1d: jnp.zeros((len(ends_n), state.bias_pv.shape[1]), jnp.float32),
+        hidden_n1d,
+    )
     row_n, length_n = jnp.asarray(pieces.row_n), pieces.start_n + pieces.count_n
     bias_nv, count_nv = (a.at[row_n].get(mode="clip") for a in (state.bias_pv, state.count_pv))
-    rows = (settings, bias_nv, count_nv, length_n, pieces.ends_n)
+    rows = (settings, bias_nv, count_nv, length_n, ends_n)
     chosen = _choose(logits_nv, *rows, key, jnp.asarray(pieces.allowed_nw))
 
     def put(old: jax.Array, new: Array) -> jax.Array:
         return old.at[row_n].set(new, mode="drop")
 
     settings = jax.tree.map(put, state.settings, settings)
-    length_p, live_p = put(state.length_p, length_n), put(state.live_p, pieces.ends_n)
+    length_p, live_p = put(state.length_p, length_n), put(state.live_p, ends_n)
     state = dataclasses.replace(
         state, cache=cache, settings=settings, length_p=length_p, live_p=live_p
     )
@@ -273,7 +286,7 @@ def advance(
         place_p1 = jnp.where(state.live_p, state.length_p, places)[:, None]
         forward = Forward(
             jnp.minimum(state.length_p, places - 1)[:, None],
-            state.settings.slot,
+            slots_of(state.settings.slot_ps),
             cached_attention(place_p1, None, visible),
             pool,
             cache=state.cache,

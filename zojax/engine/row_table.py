@@ -5,7 +5,7 @@ which adapter, so a cache is never stale: a reloaded adapter has another version
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,18 +21,18 @@ class Row:
     """What a row of the cache holds.
 
     Attributes:
-        version: the version of the adapter under which it was computed.
+        version: the version of the adapter under which it was computed, or the versions.
         tokens: the tokens that are in the cache.
         is_busy: whether a request is using it.
         used: when it was last taken, as a count.
     """
 
-    version: int = 0
+    version: Hashable = 0
     tokens: IntArray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int32))
     is_busy: bool = False
     used: int = 0
 
-    def shares(self, version: int, prompt: IntArray) -> int:
+    def shares(self, version: Hashable, prompt: IntArray) -> int:
         """How many tokens at the prompt's beginning need not be computed; never all of them.
 
         >>> Row(0, np.array([2, 5, 7])).shares(0, np.array([2, 5, 7]))
@@ -86,7 +86,7 @@ class RowTable:
         """The number of rows that no request is using."""
         return sum(not row.is_busy for row in self.rows)
 
-    def take(self, version: int, prompt: IntArray) -> Place:
+    def take(self, version: Hashable, prompt: IntArray) -> Place:
         """Takes a row for a prompt, if :attr:`num_free` is not 0.
 
         It is among the first rows, so that steps compute no more than they must. A free row that

@@ -94,11 +94,16 @@ class Runtime:
                 raise InputError("too many candidates for one request; ask for fewer at a time")
         elif len(request.logit_bias) > MAX_BIASES:
             raise InputError(f"logit_bias has more than {MAX_BIASES} tokens")
-        adapter = None if request.adapter is None else self.registry.get(request.adapter)
+        if request.probe is not None and self._device.slots_per_row < 2:
+            raise InputError("the device has one slot for a row, so none for a probe")
+        adapter, probe = (
+            None if name is None else self.registry.get(name)
+            for name in (request.adapter, request.probe)
+        )
         with self._lock:
             if not self._takes:
                 raise InputError("the runtime is closed, and takes no more requests")
-            asked = Asked(next(self._numbers), request, deliver, adapter)
+            asked = Asked(next(self._numbers), request, deliver, adapter, probe)
             self._commands.put(lambda: self.core.add(asked))
         return asked.number
 

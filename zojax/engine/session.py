@@ -18,7 +18,7 @@ from zojax.engine.starting import choose_length, ladder_here, make_pool
 from zojax.engine.submission import Reader, Submission
 from zojax.errors import InputError
 from zojax.models import Model
-from zojax.models.layers import is_shared
+from zojax.models.branches import is_shared
 from zojax.programs.compiling import cancelled_at_end
 
 Tree = Any

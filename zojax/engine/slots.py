@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from zojax.adapters.pool import AdapterPool
@@ -148,18 +148,23 @@ class Slots:
         self._live[version] = _Live(self._pool.insert(adapter), next(self._uses))
         return True
 
-    def acquire(self, version: int) -> int:
-        """The slot of a version that is in one; it stays there until it is released."""
+    def acquire(self, versions: Sequence[int]) -> list[int]:
+        """The slots of versions that are in some; they stay there until they are released."""
         if self._pool is None:
-            return _OWN if self._own else BASE
-        if version == BASE:
-            return BASE
-        live = self._live[version]
-        live.used = next(self._uses)
-        self._pool.acquire(live.slot)
-        return live.slot
+            return [_OWN if self._own else BASE, *[BASE] * (len(versions) - 1)]
+        slots = []
+        for version in versions:
+            if version == BASE:
+                slots.append(BASE)
+                continue
+            live = self._live[version]
+            live.used = next(self._uses)
+            self._pool.acquire(live.slot)
+            slots.append(live.slot)
+        return slots
 
-    def release(self, version: int) -> None:
-        """Ends one use of a version."""
-        if version != BASE and self._pool is not None:
-            self._pool.release(self._live[version].slot)
+    def release(self, versions: Sequence[int]) -> None:
+        """Ends one use of each version."""
+        for version in versions:
+            if version != BASE and self._pool is not None:
+                self._pool.release(self._live[version].slot)

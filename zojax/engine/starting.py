@@ -48,7 +48,7 @@ def ladder_here(length: int, num_rows: int) -> Ladder:
         num_rows: the number of sequences that are continued together.
     """
     if jax.default_backend() == "cpu":
-        return make_ladder(length, num_rows, first_visible=length, first_rows=4, page_growth=2)
+        return make_ladder(length, num_rows, first_visible=length, first_rows=4, fine_pages=True)
     return make_ladder(length, num_rows)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from zojax.errors import InputError
 from zojax.hub.checkpoint_files import CheckpointFile
 from zojax.hub.stored import shown
+from zojax.models.branches import STACKED
 from zojax.models.family import DecoderConfig
-from zojax.models.layers import STACKED
 from zojax.models.model import abstract
 from zojax.models.precision import SCALE, TreePath
 from zojax.models.registry import family_of

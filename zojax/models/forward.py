@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from zojax.models.layers import STACKED, Adapter, LayerRange, Layers, bind
+from zojax.models.branches import STACKED, Adapter, LayerRange, Layers, bind
 
 
 class Prefix(NamedTuple):
@@ -130,7 +130,7 @@ class Forward:
         attend: the attention function; see :data:`Attend`.
         adapters: a step's variants or a pool: side branches in the model's own tree, with a leading
             slot axis, and ``(slots, layers, …)`` in layers, which may be a
-            :class:`zojax.models.layers.LayerRange`. Empty for the base model.
+            :class:`zojax.models.branches.LayerRange`. Empty for the base model.
         variants: the number of neighbouring pages that are one page in different slots; see
             :class:`zojax.models.layers.Linear`. 1 makes no claim about neighbours.
         reads_pr: the tokens of each page whose output is wanted; None for all.

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from zojax.models.branches import STACKED
 from zojax.models.family import DecoderConfig
 from zojax.models.forward import Cache, Forward, LayerForward, prefix_of, split_heads, take
-from zojax.models.layers import STACKED, Embedding, Linear, RMSNorm
+from zojax.models.layers import Embedding, Linear, RMSNorm
 from zojax.models.precision import FLOAT32, Precision
 from zojax.models.rope import Rope, turned, turns
 

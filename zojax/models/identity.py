@@ -10,7 +10,7 @@ import xxhash
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from zojax.models.layers import STACKED
+from zojax.models.branches import STACKED
 
 _PIECE_BYTES = 256 << 20  # how much of a split array (at least a row) each device gathers at once
 

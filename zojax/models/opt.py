@@ -12,10 +12,11 @@ import jax
 from flax import nnx
 
 from zojax.config.fields import Switch
+from zojax.models.branches import STACKED
 from zojax.models.config_json import check_multiple, read_fields
 from zojax.models.family import Family, Layers, Rows, WideWidth, Width
 from zojax.models.forward import Cache, Forward, LayerForward, prefix_of, split_heads, take
-from zojax.models.layers import STACKED, Embedding, LayerNorm, Linear
+from zojax.models.layers import Embedding, LayerNorm, Linear
 from zojax.models.precision import FLOAT32, Precision
 
 POSITION_OFFSET = 2

@@ -14,9 +14,9 @@ from flax import traverse_util
 from zojax.config import Config
 from zojax.distributed import Layout
 from zojax.errors import InputError
+from zojax.models.branches import STACKED
 from zojax.models.family import DecoderConfig
 from zojax.models.int4 import whole_shape
-from zojax.models.layers import STACKED
 from zojax.models.model import weight_sharding
 from zojax.models.precision import SCALE
 from zojax.planning import hlo, traffic

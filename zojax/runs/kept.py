@@ -14,7 +14,7 @@ from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.models import Model
-from zojax.models.layers import Layers
+from zojax.models.branches import Layers
 from zojax.programs.stopping import NEVER, Stop
 from zojax.reporting.bar import progress_bar
 from zojax.scoring import Item

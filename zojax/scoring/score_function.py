@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from zojax.models import decoder
+from zojax.models.branches import STACKED, LayerRange, Layers
 from zojax.models.forward import Forward
-from zojax.models.layers import STACKED, LayerRange, Layers
 from zojax.scoring.attention import page_attention
 from zojax.scoring.pages import Pages
 
@@ -40,7 +40,7 @@ def score(
             :func:`repeat_for_slots` makes them; a divisor of the number of pages. Rounding of
             activations then does not hide the differences between their scores, at no cost. Pages
             that differ lose nothing by it. The layers below the first that has an adapter
-            (:class:`zojax.models.layers.LayerRange`) are computed once for all of them.
+            (:class:`zojax.models.branches.LayerRange`) are computed once for all of them.
 
     Returns:
         ``logprob_pc`` in float32; entries with ``weight_pc == 0`` are meaningless.

@@ -28,7 +28,7 @@ from zojax.config import LinearConfig, LoraConfig, PrefixConfig
 from zojax.config.spaces import OnWeights
 from zojax.errors import InputError
 from zojax.models import Model
-from zojax.models.layers import Layers
+from zojax.models.branches import Layers
 from zojax.models.registry import family_of
 from zojax.scoring.prefix import prefix_from_tokens
 
