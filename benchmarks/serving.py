@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,8 @@ CLIENTS = {False: 32, True: 16}
 SHARE = 0.7
 BURST = 8
 NUM_ADAPTERS = 64
+MOST_FAILED = 0.05
+"""The most answers that may fail under saturation; they count as nothing."""
 
 Work = Callable[[int], float]
 """``work(round) -> units a second``: saturates a system."""
@@ -142,9 +145,11 @@ def keep_busy(
 
 
 def check(answers: Sequence[Answer], server: Server) -> None:
-    """Refuse answers that failed: a speed of errors says nothing."""
+    """Refuse answers of which many failed: a speed of errors says nothing."""
     failed = sum(not answer.units for answer in answers)
     if failed:
+        print(f"{server.name}: {failed} of {len(answers)} answers failed", file=sys.stderr)
+    if failed > MOST_FAILED * len(answers):
         raise RuntimeError(f"{server.name}: {failed} of {len(answers)} answers failed")
 
 

@@ -140,9 +140,10 @@ class Report:
 def table(report: Report, model: str, machine: str) -> str:
     """The figures as Markdown."""
     promise = report.promise
+    count = len(report.saturated["zojax", False])
+    rounds = f"Medians of {count} interleaved rounds" if count > 1 else "One round"
     lines = [
-        f"{model}, float32. {machine}. Medians of "
-        f"{len(report.saturated['zojax', False])} interleaved rounds; log-probabilities differ "
+        f"{model}, float32. {machine}. {rounds}; log-probabilities differ "
         f"from transformers' by {report.difference:.0e} at most.",
         "",
         "| saturated | new tokens/s | of zojax's | scored candidates/s | of zojax's |",

@@ -64,9 +64,9 @@ def vllm_server(python: Path, checkpoint: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def llama_server(python: Path, gguf: Path, slots: int) -> Iterator[str]:
+def llama_server(python: Path, file: Path, slots: int) -> Iterator[str]:
     """Serve a GGUF file with llama.cpp, as the xllamacpp of another environment has it."""
-    with _server([str(python), str(LLAMA), str(gguf), str(slots), str(LENGTH)], {}) as url:
+    with _server([str(python), str(LLAMA), str(file), str(slots), str(LENGTH)], {}) as url:
         yield url
 
 
@@ -144,7 +144,7 @@ def as_checkpoint(file: Path, directory: Path) -> Path:
     """A GGUF file as a checkpoint in float32, written by transformers."""
     model: Any = load_model(file)
     model.hf_quantizer = None  # its tensors are not quantised any more
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)
     model.save_pretrained(directory)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(directory)
     return directory

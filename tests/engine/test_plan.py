@@ -87,6 +87,16 @@ def test_many_prompts_get_longer_if_the_target_is_out_of_reach_anyway(waiting, t
     assert [n * t for n, t in found] == [128, tokens]
 
 
+@pytest.mark.parametrize("base", [0.4, 4.4, 10.4, 18.4])
+def test_the_target_is_kept_as_long_as_a_step_takes_less_than_half_of_it(base):
+    slow = COSTS._replace(advance=Costs(base=base, per_token=0.1))  # 1.6 ms more for 16 rows
+    work = Work(live=16, prompts=[Prompt(i, 700) for i in range(24)])
+    planned = make_plan(work, slow, LADDER, 40.0)
+    n, t = planned.piece_shape
+    assert n * t == 128  # 14.8 ms; 512 take 53.2
+    assert base + 1.6 + COSTS.extend.ms(n * t) <= 40.0
+
+
 def test_larger_calls_are_made_while_nobody_reads_along():
     scorings = [scoring(i, 150) for i in range(6)]  # six on a page of 1024 tokens take 104 ms
     assert plan(12.0, scorings=scorings).scored == (tuple(range(6)),)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.engine.conftest import KEY, LENGTH, Asking, adapter_of, ids, prompt_of
-from zojax.adapters import AdapterPool
+from zojax.adapters import AdapterPool, trainable_sites
 from zojax.engine.device import Device
 from zojax.engine.ladder import make_ladder
 from zojax.engine.requests import GenerateRequest, ScoreRequest
@@ -28,14 +28,21 @@ def added(*adapters):
 
 
 @pytest.fixture(scope="module")
-def adapters(sites):
-    return [adapter_of(sites, seed) for seed in range(3)]
+def all_sites(model, sites):
+    """Those of layers, and the table of tokens, which is the head, too."""
+    table = next(s for s in trainable_sites(model.weights, "full") if "embed_tokens" in s.path)
+    return (*sites, table)
 
 
 @pytest.fixture(scope="module")
-def wide(model, sites, adapters):
+def adapters(all_sites):
+    return [adapter_of(all_sites, seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def wide(model, all_sites, adapters):
     """A runtime with 64 slots of rank 4, and two of these for a row."""
-    pool = AdapterPool(sites, num_slots=SLOTS, rank=4)
+    pool = AdapterPool(all_sites, num_slots=SLOTS, rank=4)
     ladder = make_ladder(LENGTH, 4, tokens=64, first_visible=LENGTH, first_rows=4)
     device = Device(model, pool.arrays, ladder, KEY, slots_per_row=2)
     device.compile()
@@ -85,13 +92,13 @@ def test_what_a_row_holds_is_reused_under_the_same_probe_alone(wide):
     assert reused == [0, 0, 0, 19]
 
 
-def test_a_thousand_adapters_take_turns_in_64_slots(wide, sites):
+def test_a_thousand_adapters_take_turns_in_64_slots(wide, all_sites):
     ask, rng = Asking(wide), np.random.default_rng(0)
     for number in range(REGISTERED):
         wide.registry.add(
-            f"one of many {number % 8}.{number}", lambda n=number: adapter_of(sites, n % 8)
+            f"one of many {number % 8}.{number}", lambda n=number: adapter_of(all_sites, n % 8)
         )
-    numbers = rng.permutation(REGISTERED)[:200]
+    numbers = rng.permutation(REGISTERED)
     requests = [ScoreRequest(ITEM, f"one of many {n % 8}.{n}") for n in numbers]
     found = [np.concatenate(scores) for scores, *_ in ask.all(requests)]
     wanted = [np.concatenate(ask(ScoreRequest(ITEM, f"one of many {n}.{n}"))[0]) for n in range(8)]
@@ -99,6 +106,20 @@ def test_a_thousand_adapters_take_turns_in_64_slots(wide, sites):
     for number, scores in zip(numbers, found, strict=True):
         np.testing.assert_allclose(scores, wanted[number % 8], atol=1e-5)
     assert np.abs(wanted[0] - wanted[1]).min() > 1e-3
+
+
+def test_a_probe_that_cannot_be_read_fails_its_own_requests_alone(wide):
+    def broken():
+        raise InputError("it is broken")
+
+    ask = Asking(wide)
+    wide.registry.add("broken", broken)
+    _, failing = ask.start(GenerateRequest(prompt_of(4), 5, adapter="0", probe="broken"))
+    assert len(ask(GenerateRequest(prompt_of(4), 5, adapter="0"))[0]) == 5
+    with pytest.raises(InputError, match="it is broken"):
+        ask.finish(failing)
+    with pytest.raises(InputError, match="no adapter 'unknown'"):
+        ask(GenerateRequest(prompt_of(4), 5, probe="unknown"))
 
 
 def test_probes_are_refused_where_a_row_has_one_slot(ask):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zojax.models.forward import Cache, Heads
+from zojax.models.forward import Cache, Heads, Prefix
 from zojax.scoring import cache_attention
 from zojax.scoring.attention import prompt_attention
 from zojax.scoring.cache_attention import cached_attention
@@ -82,6 +82,40 @@ def test_block_by_block_tokens_see_what_they_see_at_once(window, softcap):
     got = jax.jit(functools.partial(cache_attention.by_blocks, heads=heads))(*arguments)
     np.testing.assert_allclose(got[:3], wanted[:3], rtol=0, atol=2e-6)
     np.testing.assert_array_equal(got[3], 0)
+
+
+def test_other_processors_look_at_as_many_places_of_all_rows_as_are_visible():
+    """Pages that are the first rows, and pages in any rows, of more rows than pages."""
+    heads, cache, row_p, position_pr = long_rows()
+    position_pr = jnp.minimum(position_pr, 129)
+    for own_rows in (True, False):
+        rows_p = jnp.arange(4) if own_rows else row_p
+        arguments = jnp.int32(1), cache, rows_p, position_pr
+        wanted = cache_attention.by_blocks(*arguments, heads=heads)
+        poison = jnp.where(jnp.arange(300) < 130, 0, jnp.nan)[:, None]
+        poisoned = Cache(cache.k_ypgsd + poison, cache.v_ypgsd + poison)
+        got = cache_attention.over_all_places(
+            arguments[0], poisoned, *arguments[2:], heads=heads, own_rows=own_rows, visible=130
+        )
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_prefix_is_seen_before_the_blocks_by_the_pages_that_have_one(dtype):
+    heads, cache, row_p, position_pr = long_rows(dtype)
+    rng = np.random.default_rng(5)
+    k_plgd, v_plgd = jnp.asarray(rng.standard_normal((2, 4, 7, HEADS, DEPTH)), jnp.float32)
+    heads = heads._replace(prefix=Prefix(k_plgd, v_plgd, jnp.array([1, 0, 1, 1])), softcap=4.0)
+    arguments = jnp.int32(1), cache, row_p, position_pr
+    at_once = functools.partial(cache_attention.over_all_places, own_rows=False, visible=None)
+    wanted = at_once(*arguments, heads=heads)
+    got = cache_attention.by_blocks(*arguments, heads=heads)
+    assert got.dtype == wanted.dtype == dtype
+    tolerance = 2e-6 if dtype == "float32" else 0.02
+    exact = (x[:3].astype(jnp.float32) for x in (got, wanted))
+    np.testing.assert_allclose(*exact, rtol=0, atol=tolerance)
+    without = cache_attention.by_blocks(*arguments, heads=heads._replace(prefix=None))
+    assert np.abs(got[0] - without[0]).max() > 0.1
 
 
 def test_in_16_bits_block_by_block_only_rounds():

@@ -106,6 +106,7 @@ def faults(report: dict[str, Any], most_mib_a_minute: float) -> list[str]:
     """What is wrong in a report."""
     found = [name for name in report["outcomes"] if name.startswith("lost")]
     found += [name for name in ("stale", "open at the end", "compilations") if report[name]]
+    found += ["nothing was answered"] * (not report["outcomes"].get("answered"))
     grows = report["MiB a minute after warming up"] > most_mib_a_minute
     return found + ["memory grows"] * grows
 

@@ -61,6 +61,10 @@ def test_adapters_lie_below_the_directory_and_links_do_not_lead_out(client, lora
         assert str(tmp_path) not in answer.text
         assert str(loras) not in answer.text
     (loras / "link").unlink()
+    (loras / "linked").mkdir()
+    for file in outside.iterdir():
+        (loras / "linked" / file.name).symlink_to(file)
+    assert "a link to elsewhere" in load(client, "new", "linked").text
 
 
 def test_only_safetensors_are_read_and_what_is_wrong_is_told_without_the_place(client, loras):

@@ -108,6 +108,11 @@ class AdapterPool:
         return slot
 
     @property
+    def num_slots(self) -> int:
+        """The number of slots for adapters."""
+        return len(self._occupancy.uses) - 1
+
+    @property
     def num_free(self) -> int:
         """The number of slots that hold no adapter."""
         return self._occupancy.uses.count(None)

@@ -7,7 +7,7 @@ import numpy as np
 
 from zojax.engine.queues import Asked, Begun
 from zojax.engine.requests import FinishReason, GenerateRequest, Token, Update
-from zojax.engine.row_programs import Chosen, Pieces
+from zojax.engine.rows import Chosen, Pieces
 from zojax.engine.shares import Holding
 from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import NOT_FINITE

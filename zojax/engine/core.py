@@ -24,8 +24,8 @@ from zojax.engine.plan import (
 )
 from zojax.engine.queues import Asked, Queues
 from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores, Token, Update
-from zojax.engine.row_programs import Chosen
 from zojax.engine.row_table import RowTable
+from zojax.engine.rows import Chosen
 from zojax.engine.score_answers import scores_of
 from zojax.engine.shares import gives_way
 from zojax.engine.slots import Slots
@@ -74,7 +74,8 @@ class Core:
         slots: the adapters on it.
         queues: where requests wait.
         elsewhere: where the next tokens of grammars are found.
-        target_ms: the time between two tokens that readers accept, which bounds an iteration.
+        target_ms: the time between two tokens that readers accept; see
+            :func:`zojax.engine.plan.make_plan`.
 
     Attributes:
         counts: what was done so far.

@@ -18,18 +18,8 @@ from zojax.distributed import layout_of, put, put_pages
 from zojax.engine.ladder import Ladder
 from zojax.engine.masks import num_words
 from zojax.engine.requests import MAX_LOGPROBS
-from zojax.engine.row_programs import (
-    Chosen,
-    Pieces,
-    RowState,
-    advance,
-    clear_row,
-    copy_row,
-    empty_rows,
-    extend,
-    no_pieces,
-    nudge,
-)
+from zojax.engine.row_programs import advance, clear_row, copy_row, extend, nudge
+from zojax.engine.rows import Chosen, Pieces, RowState, empty_rows, no_pieces, slots_of
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, shapes_of
 from zojax.scoring import Pages, PageShape, Ranked, pack, score_and_rank
@@ -62,6 +52,8 @@ class Device:
     def __init__(
         self, model: Model, pool: Tree, ladder: Ladder, key: jax.Array, *, slots_per_row: int = 1
     ):
+        if slots_per_row not in (1, 2):
+            raise ValueError(f"slots_per_row={slots_per_row}: a row has an adapter, or a probe too")
         self.ladder, self.slots_per_row = ladder, slots_per_row
         self._layout = layout_of(model.weights)
         self._weights, self._pool = model.weights, pool
@@ -232,8 +224,7 @@ def _advance_masked(static: dict[str, Any], *args: Any) -> tuple[RowState, Chose
 
 def _in_slots(pages: Pages, slots_ps: np.ndarray) -> Pages:
     """Pages in these slots, as a model takes them: ``(p,)`` if each page has one."""
-    slots = slots_ps[:, 0] if slots_ps.shape[1] == 1 else slots_ps
-    return dataclasses.replace(pages, slot_p=slots)
+    return dataclasses.replace(pages, slot_p=slots_of(slots_ps))
 
 
 def _structs(tree: Any, sharding: NamedSharding | None) -> Any:

@@ -16,7 +16,7 @@ class Ladder:
         row_counts: the numbers of first rows that a step computes.
         length: the number of places of a row, and the most tokens of a page.
         pieces: the shapes ``(n, t)`` of pieces of prompts.
-        visible: the numbers of places that attention looks at.
+        visible: the numbers of places that attention looks at, on all but CPUs.
         pages: the shapes of pages to score.
         most_steps: the most tokens that a call adds to each row.
     """
@@ -69,8 +69,8 @@ def make_ladder(
         first_visible: the smallest number of visible places.
         first_rows: the smallest number of rows that a step computes. Where fewer take hardly less
             time, they only hold fewer beginnings of prompts for reuse.
-        fine_pages: whether a page is half as long again as the last one, or twice as long, and not
-            four times: for a processor whose time grows with the tokens that it computes.
+        fine_pages: whether a page is at most twice as long as the last one, not four times: for a
+            processor whose time grows with the tokens that it computes.
 
     >>> ladder = make_ladder(1024, 16)
     >>> ladder.pieces

@@ -17,8 +17,8 @@ from zojax.scoring.pages import Assignment
 NO_PAGES = PageShape(0, 0, 0, 0)
 
 _UNREAD = 20
-"""How many times as long an iteration may take while nobody reads along: large calls cost less a
-token, and whoever comes meanwhile waits for one of them."""
+"""How many times the target an iteration may take where nobody reads along, or the target is out of
+reach: large calls cost less a token, and whoever comes meanwhile waits for one of them."""
 
 _LEAST_SHARE = 3
 """How many times a step's time goes to prompts and pages at least, if any wait."""
@@ -121,10 +121,11 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         work: what waits.
         costs: what calls cost.
         ladder: the shapes that calls may have.
-        target_ms: the time between two tokens that readers accept. It bounds every iteration, but
-            prompts and pages that wait get at least as long as the rows' tokens take, the longer
-            the more prompts wait, up to twenty times the target; this, too, if no row has a reader,
-            and if nothing takes so short a time, the smallest call.
+        target_ms: the time between two tokens that readers accept, which bounds an iteration. Where
+            a token of all rows takes more than half of it, prompts and pages that wait get at least
+            three times as long as that token, the longer the more prompts wait, up to twenty times
+            the target. They may take twenty times the target if no row has a reader, too. If
+            nothing takes so short a time, the smallest call is made.
 
     >>> from zojax.engine.ladder import make_ladder
     >>> ladder, costs = make_ladder(256, 4), CallCosts(*[Costs(1.0, 0.1)] * 3)
@@ -137,7 +138,7 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         step_ms = costs.advance.ms(work.live, work.keys)
         steps = 1 if waits else max(1, min(ladder.most_steps, int(target_ms / step_ms)))
         left_ms = target_ms - steps * step_ms
-        if left_ms < _LEAST_SHARE * step_ms:
+        if step_ms > target_ms / 2:
             # The target is out of reach. A step costs about the same however many rows are live,
             # so most tokens are added if rows do not wait for long until they are.
             share = max(_LEAST_SHARE, _EAGERNESS * len(work.prompts) / work.live)

@@ -107,6 +107,11 @@ class Queues:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def num_slots(self) -> int:
+        """The number of adapters that may be in slots together."""
+        return self._slots.num_slots
+
     def add(self, asked: Asked) -> None:
         """Adds a request."""
         self._waiting[asked.number] = asked
@@ -168,6 +173,7 @@ class Queues:
                 continue
             if generates and not num_rows:
                 if beyond and all(map(self._slots.holds, asked.versions)):
+                    keeps.update(asked.versions)
                     found.append(asked)
                     beyond = False
                 continue
@@ -179,6 +185,8 @@ class Queues:
                 num_rows -= generates
             elif all(map(self._is_near, asked.versions)):
                 is_full = True
+            else:  # one of its adapters is being read: the other stays
+                keeps.update(filter(self._slots.holds, asked.versions))
             if len(found) == most:
                 break
         return found

@@ -32,8 +32,8 @@ class ScoreRequest:
         priority: the smaller is served first.
         num_logprobs: the number of most probable tokens that come with every scored token, at most
             :data:`MAX_LOGPROBS`.
-        probe: the name of an adapter whose branches are added to those of ``adapter``; None for
-            none.
+        probe: the name of an adapter whose branches are added to those of ``adapter``, for what
+            trains beside it; None for none. It takes a device with two slots a row.
     """
 
     item: Item

@@ -34,7 +34,8 @@ class Runtime:
         device: the device, with all programs compiled.
         slots: the adapters on it.
         registry: the adapters that can be asked for.
-        target_ms: the time between two tokens that readers accept, which bounds an iteration.
+        target_ms: the time between two tokens that readers accept; see
+            :func:`zojax.engine.plan.make_plan`.
 
     Attributes:
         registry: the adapters that can be asked for.
@@ -100,6 +101,9 @@ class Runtime:
             None if name is None else self.registry.get(name)
             for name in (request.adapter, request.probe)
         )
+        asked_for = {one.version for one in (adapter, probe) if one is not None}
+        if len(asked_for) > max(1, self._queues.num_slots):
+            raise InputError("there is one slot for adapters, so none for a probe beside another")
         with self._lock:
             if not self._takes:
                 raise InputError("the runtime is closed, and takes no more requests")

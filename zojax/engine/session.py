@@ -14,7 +14,7 @@ from zojax.engine.device import Device
 from zojax.engine.requests import Request
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
-from zojax.engine.starting import choose_length, ladder_here, make_pool
+from zojax.engine.starting import choose_length, ladder_for, make_pool
 from zojax.engine.submission import Reader, Submission
 from zojax.errors import InputError
 from zojax.models import Model
@@ -75,7 +75,12 @@ class Session:
         registry = Registry()
         for name, adapter in found.items():
             registry.add(name, lambda adapter=adapter: adapter)
-        device = Device(self._model, slots.arrays, ladder_here(length, rows), jax.random.key(0))
+        device = Device(
+            self._model,
+            slots.arrays,
+            ladder_for(self._model.weights, length, rows),
+            jax.random.key(0),
+        )
         with cancelled_at_end(device):
             device.compile(lambda done: on_progress(done, device.num_programs))
         self.runtime = self._open.enter_context(

@@ -113,6 +113,11 @@ class Slots:
         """The number of adapters in slots."""
         return len(self._live)
 
+    @property
+    def num_slots(self) -> int:
+        """The number of adapters that may be in slots together; 0 without a pool."""
+        return 0 if self._pool is None else self._pool.num_slots
+
     def holds(self, version: int) -> bool:
         """Whether a version is in a slot."""
         return version == BASE or version in self._live
@@ -152,16 +157,12 @@ class Slots:
         """The slots of versions that are in some; they stay there until they are released."""
         if self._pool is None:
             return [_OWN if self._own else BASE, *[BASE] * (len(versions) - 1)]
-        slots = []
-        for version in versions:
-            if version == BASE:
-                slots.append(BASE)
-                continue
-            live = self._live[version]
-            live.used = next(self._uses)
-            self._pool.acquire(live.slot)
-            slots.append(live.slot)
-        return slots
+        found = [None if version == BASE else self._live[version] for version in versions]
+        for live in found:
+            if live is not None:
+                live.used = next(self._uses)
+                self._pool.acquire(live.slot)
+        return [BASE if live is None else live.slot for live in found]
 
     def release(self, versions: Sequence[int]) -> None:
         """Ends one use of each version."""

@@ -37,17 +37,18 @@ def choose_length(model: Model, wanted: int | None, name: str) -> int:
     return wanted
 
 
-def ladder_here(length: int, num_rows: int) -> Ladder:
-    """The ladder for this machine.
+def ladder_for(weights: Tree, length: int, num_rows: int) -> Ladder:
+    """The ladder for the devices that the weights are on.
 
     A CPU looks at what rows hold, however many places are visible, so one number of these will do.
     Its time grows with the rows and tokens that it computes, so that more sizes are worth while.
 
     Args:
+        weights: the model's parameters.
         length: the most tokens of a sequence.
         num_rows: the number of sequences that are continued together.
     """
-    if jax.default_backend() == "cpu":
+    if layout_of(weights).mesh.devices.flat[0].platform == "cpu":
         return make_ladder(length, num_rows, first_visible=length, first_rows=4, fine_pages=True)
     return make_ladder(length, num_rows)
 

@@ -78,9 +78,9 @@ def generate_tokens(
         limit_p=jnp.minimum(prompts.limit_p, max_new_tokens),
         stop_pe=jnp.concatenate([jnp.asarray(prompts.stop_pe), stop_pe], axis=1),
     )
-    model = {"graphdef": graphdef}
-    decoding = prefill(weights, pool, prompts, key, length=length + max_new_tokens, **model)
-    decoding = advance(weights, pool, decoding, key, steps=max_new_tokens, **model)
+    places = length + max_new_tokens
+    decoding = prefill(weights, pool, prompts, key, length=places, graphdef=graphdef)
+    decoding = advance(weights, pool, decoding, key, steps=max_new_tokens, graphdef=graphdef)
     m = jnp.arange(max_new_tokens)
     at_pm = jnp.asarray(prompts.length_p)[:, None] + m
     new_pm = jnp.take_along_axis(decoding.rows.tokens_pt, at_pm, axis=1)
@@ -201,8 +201,19 @@ def advance(
     *,
     graphdef: nnx.GraphDef,
     steps: int | jax.Array,
+    in_turn: bool = True,
 ) -> Decoding:
-    """Adds up to ``steps`` tokens to every row; stops earlier if all rows are done."""
+    """Adds up to ``steps`` tokens to every row; stops earlier if all rows are done.
+
+    Args:
+        weights: as for :func:`generate_tokens`.
+        pool: as for :func:`generate_tokens`.
+        decoding: the rows so far.
+        key: as for :func:`generate_tokens`.
+        graphdef: the model's structure, static.
+        steps: the most tokens to add to a row.
+        in_turn: as for :func:`~zojax.scoring.cache_attention.cached_attention`, static.
+    """
     model = nnx.merge(graphdef, weights)
     rows = decoding.rows
     slot_p, length_p = jnp.asarray(rows.slot_p), jnp.asarray(rows.length_p)
@@ -213,7 +224,7 @@ def advance(
         forward = Forward(
             position_p[:, None],
             slot_p,
-            cached_attention(position_p[:, None]),
+            cached_attention(position_p[:, None], in_turn=in_turn),
             pool,
             cache=decoding.cache,
         )

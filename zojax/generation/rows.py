@@ -48,7 +48,11 @@ def programs(of_cache: NamedSharding) -> tuple[Any, Any, Any]:
     return (
         jitted(empty_rows, static_argnames=("graphdef", "num_rows", "length", "max_stop_ids")),
         jitted(insert, static_argnames=("graphdef", "shares"), donate_argnames="decoding"),
-        jitted(advance, static_argnames="graphdef", donate_argnames="decoding"),
+        jitted(
+            functools.partial(advance, in_turn=of_cache.mesh.shape[DATA] == 1),
+            static_argnames="graphdef",
+            donate_argnames="decoding",
+        ),
     )
 
 

@@ -127,7 +127,7 @@ def bind(adapter: Adapter, slot_p: jax.Array, layer: jax.Array | int | None = No
         adapter: a tree with leaves ``(slots, …)``, or ``(slots, layers, …)`` if ``layer`` is given;
             shared leaves have no slot axis.
         slot_p: the slot of each page; or ``(p, s)``, the slots of each page whose branches are
-            added, where leaves are factors and deltas alone, and none is shared.
+            added, where all leaves are factors and none is shared.
         layer: the index of the layer to select, if leaves have a layer axis.
     """
     of_leaf = functools.partial(of_pages, slot_p=slot_p, layer=layer)
@@ -141,8 +141,6 @@ def of_pages(leaf: Any, slot_p: jax.Array, layer: jax.Array | int | None = None)
     picked = leaf[slot_p] if layer is None else leaf[slot_p, layer]
     if slot_p.ndim == 1:
         return picked
-    if picked.ndim == 3:
-        return picked.sum(1)  # deltas (p, s, m)
     factors_pmsk = jnp.moveaxis(picked, 1, 2)  # side by side, they are one of a higher rank
     return factors_pmsk.reshape(*factors_pmsk.shape[:2], -1)
 

@@ -126,7 +126,8 @@ class Forward:
 
     Attributes:
         positions_pt: each token's position in its own sequence, from 0.
-        slot_p: the adapter slot of each page.
+        slot_p: the adapter slot of each page, or several whose branches are added; see
+            :func:`zojax.models.branches.bind`.
         attend: the attention function; see :data:`Attend`.
         adapters: a step's variants or a pool: side branches in the model's own tree, with a leading
             slot axis, and ``(slots, layers, …)`` in layers, which may be a

@@ -2,12 +2,12 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from zojax.models.forward import Attend, Cache, Heads
+from zojax.models.forward import Attend, Cache, Heads, Prefix
 from zojax.models.layers import soft_capped
 from zojax.scoring.attention import (
     attention_by_head,
@@ -24,19 +24,25 @@ _UNSEEN = jnp.finfo(jnp.float32).min
 
 
 def cached_attention(
-    position_pt: jax.Array, row_p: jax.Array | None = None, visible: int | None = None
+    position_pt: jax.Array,
+    row_p: jax.Array | None = None,
+    visible: int | None = None,
+    *,
+    in_turn: bool = True,
 ) -> Attend:
     """The ``attend`` function for the next tokens of sequences that are rows of a cache.
 
-    A token sees all tokens of its row up to itself. A CPU looks at them block by block, so that its
-    time depends on what each row holds; all else looks at as many places of every row.
+    A token sees all tokens of its row up to itself. A CPU looks at one row after the other, at as
+    many places as it holds; other processors look at the same number of places of all rows at once.
 
     Args:
         position_pt: the place of each token in its row; one that is beyond the row's end is not
             kept, and what it sees does not matter.
         row_p: the row of each page, no row twice; None if page i is row i, and others may follow.
-        visible: the number of places, from a row's start, that all else looks at, static; None
-            looks at all.
+        visible: the number of places, from a row's start, that other processors look at, static;
+            None for all.
+        in_turn: whether a CPU does so, static. If rows are split over devices, it should not:
+            each device would go through all of them.
     """
 
     def attend(
@@ -50,16 +56,14 @@ def cached_attention(
         position_pr = (
             position_pt if reads_pr is None else jnp.take_along_axis(position_pt, reads_pr, axis=1)
         )
-        others = functools.partial(
+        at_once = functools.partial(
             over_all_places, heads=heads, own_rows=row_p is None, visible=visible
         )
-        if heads.prefix is not None:
-            return others(layer, cache, rows_p, position_pr), cache
+        arguments = layer, cache, rows_p, position_pr
+        if not in_turn:
+            return at_once(*arguments), cache
         on_cpu = functools.partial(by_blocks, heads=heads)
-        out_prhd = jax.lax.platform_dependent(
-            layer, cache, rows_p, position_pr, cpu=on_cpu, default=others
-        )
-        return out_prhd, cache
+        return jax.lax.platform_dependent(*arguments, cpu=on_cpu, default=at_once), cache
 
     return attend
 
@@ -129,12 +133,16 @@ def by_blocks(
     """
     pages, reads, _, depth = heads.q_prhd.shape
     num_heads, places = cache.k_ypgsd.shape[2:4]
-    size = min(_PLACES, places)
+    size, prefix = min(_PLACES, places), heads.prefix
     (q_prhd,) = multipliable(heads.q_prhd)
+    if prefix is not None:  # a probe of it must not be rounded away
+        q_prhd = q_prhd.astype(jnp.float32)
     q_pgrmd = jnp.moveaxis(q_prhd.reshape(pages, reads, num_heads, -1, depth), 2, 1)
+    nothing_grm1 = jnp.zeros((num_heads, *q_pgrmd.shape[2:4], 1), jnp.float32)
+    nothing = _Sums(nothing_grm1 + _UNSEEN, nothing_grm1, jnp.zeros(q_pgrmd.shape[1:], jnp.float32))
 
-    def of_row(page: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q_grmd, row, position_r = page
+    def of_row(page: tuple[jax.Array, jax.Array, jax.Array, Prefix | None]) -> jax.Array:
+        q_grmd, row, position_r, prefix = page
         is_kept_r = position_r < places
         stop = jnp.where(is_kept_r, position_r + 1, 0).max()
         first = 0
@@ -142,8 +150,7 @@ def by_blocks(
             least = jnp.where(is_kept_r, position_r, places).min()
             first = jnp.maximum(least - heads.window + 1, 0) // size
 
-        def add_block(block: jax.Array, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            most_grm1, total_grm1, out_grmd = sums
+        def add_block(block: jax.Array, sums: _Sums) -> _Sums:
             # The last block begins earlier if places are no multiple of a block.
             start = jnp.minimum(block * size, places - size)
             at, shape = (layer, row, 0, start, 0), (1, 1, num_heads, size, depth)
@@ -152,29 +159,53 @@ def by_blocks(
             )
             place_s = start + jnp.arange(size)
             mask_rs = _seen(place_s, position_r, heads.window) & (place_s >= block * size)
-            with precisely():
-                products_grms = jnp.einsum(
-                    "grmd,gsd->grms", q_grmd, k_gsd, preferred_element_type=jnp.float32
-                )
-                logits_grms = soft_capped(products_grms / math.sqrt(depth), heads.softcap)
-                logits_grms = jnp.where(mask_rs[:, None], logits_grms, _UNSEEN)
-                new_grm1 = jnp.maximum(most_grm1, logits_grms.max(-1, keepdims=True))
-                # What was summed before any place was seen is multiplied by zero here.
-                before_grm1 = jnp.exp(most_grm1 - new_grm1)
-                weight_grms = jnp.exp(logits_grms - new_grm1)
-                added_grmd = jnp.einsum(
-                    "grms,gsd->grmd",
-                    weight_grms.astype(v_gsd.dtype),
-                    v_gsd,
-                    preferred_element_type=jnp.float32,
-                )
-            total_grm1 = total_grm1 * before_grm1 + weight_grms.sum(-1, keepdims=True)
-            return new_grm1, total_grm1, out_grmd * before_grm1 + added_grmd
+            return _added(sums, q_grmd, k_gsd, v_gsd, mask_rs, heads.softcap)
 
-        none_grm1 = jnp.zeros((*q_grmd.shape[:3], 1), jnp.float32)
-        sums = none_grm1 + _UNSEEN, none_grm1, jnp.zeros(q_grmd.shape, jnp.float32)
-        _, total_grm1, out_grmd = jax.lax.fori_loop(first, -(-stop // size), add_block, sums)
-        return out_grmd / jnp.where(total_grm1 > 0, total_grm1, 1.0)
+        sums = nothing
+        if prefix is not None:
+            k_gld, v_gld = (jnp.swapaxes(x_lgd, 0, 1) for x_lgd in prefix[:2])
+            on_rl = jnp.broadcast_to(prefix.on_p > 0, (reads, k_gld.shape[1]))
+            sums = _added(sums, q_grmd, k_gld, v_gld, on_rl, heads.softcap)
+        sums = jax.lax.fori_loop(first, -(-stop // size), add_block, sums)
+        return sums.out_grmd / jnp.where(sums.total_grm1 > 0, sums.total_grm1, 1.0)
 
-    out_pgrmd = jax.lax.map(of_row, (q_pgrmd, row_p, position_pr))
+    out_pgrmd = jax.lax.map(of_row, (q_pgrmd, row_p, position_pr, prefix))
     return jnp.moveaxis(out_pgrmd, 1, 2).reshape(heads.q_prhd.shape).astype(heads.q_prhd.dtype)
+
+
+class _Sums(NamedTuple):
+    """What a row's queries have seen so far.
+
+    Attributes:
+        most_grm1: the largest logit.
+        total_grm1: the sum of the exponentials of all, less the largest.
+        out_grmd: the sum of the values, weighted by these.
+    """
+
+    most_grm1: jax.Array
+    total_grm1: jax.Array
+    out_grmd: jax.Array
+
+
+def _added(
+    sums: _Sums,
+    q_grmd: jax.Array,
+    k_gsd: jax.Array,
+    v_gsd: jax.Array,
+    mask_rs: jax.Array,
+    softcap: float | None,
+) -> _Sums:
+    """The sums over some more keys and values, of which the mask says who sees them."""
+    precise = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    with precisely():
+        products_grms = precise("grmd,gsd->grms", q_grmd, k_gsd)
+        logits_grms = soft_capped(products_grms / math.sqrt(q_grmd.shape[-1]), softcap)
+        logits_grms = jnp.where(mask_rs[:, None], logits_grms, _UNSEEN)
+        most_grm1 = jnp.maximum(sums.most_grm1, logits_grms.max(-1, keepdims=True))
+        weight_grms = jnp.exp(logits_grms - most_grm1)
+        # What was summed before anything was seen is multiplied by zero here.
+        before_grm1 = jnp.exp(sums.most_grm1 - most_grm1)
+        dtype = jnp.promote_types(q_grmd.dtype, v_gsd.dtype)
+        added_grmd = precise("grms,gsd->grmd", weight_grms.astype(dtype), v_gsd)
+    total_grm1 = sums.total_grm1 * before_grm1 + weight_grms.sum(-1, keepdims=True)
+    return _Sums(most_grm1, total_grm1, sums.out_grmd * before_grm1 + added_grmd)

@@ -91,7 +91,8 @@ class Pages:
         positions_pt: the position of each token in its own sequence.
         segments_pt: 1, 2, … for the sequences of a page; 0 in unused places.
         branches_pt: 0 in a prompt, 1, 2, … in its candidates.
-        slot_p: the adapter slot that each page is scored under.
+        slot_p: the adapter slot that each page is scored under; or ``(p, s)``, the slots whose
+            branches are added.
         reads_pr: the token indices whose hidden states go to the head.
         read_pc: for each scored token, the index on the read axis that predicts it.
         targets_pc: the id of each scored token.

@@ -54,13 +54,15 @@ async def load_adapter(service: Service, body: LoadAdapterBody) -> str:
         raise ApiError(400, "lora_name: there is a model of that name", param="lora_name")
     if read is None or not is_file(directory / WEIGHTS):
         raise ApiError(404, f"lora_path: holds no {WEIGHTS}", param="lora_path")
+    load = unchanged(directory, read)
+    _inside(service, body.lora_path)  # again, since what is read now is what was looked at before
     try:
-        await run_in_threadpool(read, directory)
+        await run_in_threadpool(load)
     except InputError as error:
         raise ApiError(400, without_directories(str(error)), param="lora_path") from None
     if body.lora_name in service.runtime.registry.names() and not body.load_inplace:
         raise ApiError(400, "lora_name: there is a model of that name", param="lora_name")
-    service.runtime.registry.add(body.lora_name, unchanged(directory, read))
+    service.runtime.registry.add(body.lora_name, load)
     return f"Success: LoRA adapter '{body.lora_name}' added successfully."
 
 
@@ -81,12 +83,20 @@ def unchanged(directory: Path, read: Callable[[Path], Any]) -> Callable[[], Any]
     return load
 
 
-def _stamps(directory: Path) -> dict[str, tuple[int, int]]:
+def _stamps(directory: Path) -> dict[str, tuple[Path, int, int] | None]:
+    """Where each file really is, when it was changed, and its size; None if it cannot be read."""
+
+    def of(path: Path) -> tuple[Path, int, int] | None:
+        try:
+            stat = path.stat()
+            return path.resolve(), stat.st_mtime_ns, stat.st_size
+        except (OSError, RuntimeError):
+            return None
+
     try:
-        stats = {path.name: path.stat() for path in directory.iterdir()}
+        return {path.name: of(path) for path in directory.iterdir()}
     except OSError:
         return {}
-    return {name: (stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}
 
 
 def unload_adapter(service: Service, body: UnloadAdapterBody) -> str:
@@ -109,13 +119,18 @@ def _allowed(service: Service) -> Path:
 
 
 def _inside(service: Service, path: str) -> Path:
-    """The directory that a path means; links are followed before it is checked."""
+    """The directory that a path means; links to it and in it are followed before it is checked."""
     base = _allowed(service).resolve()
     try:
         found = (base / path).resolve()
         is_inside = base in found.parents and found.is_dir()
+        holds_others = is_inside and any(
+            base not in file.resolve().parents for file in found.iterdir()
+        )
     except (OSError, ValueError, RuntimeError):
         raise ApiError(404, "lora_path: there is no such directory", param="lora_path") from None
     if not is_inside:
         raise ApiError(404, "lora_path: there is no such directory", param="lora_path")
+    if holds_others:
+        raise ApiError(400, "lora_path: a file in it is a link to elsewhere", param="lora_path")
     return found

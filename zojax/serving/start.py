@@ -18,7 +18,7 @@ from zojax.engine.grammars import Vocabulary
 from zojax.engine.loading import load_run
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
-from zojax.engine.starting import choose_length, ladder_here, make_pool
+from zojax.engine.starting import choose_length, ladder_for, make_pool
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
@@ -112,7 +112,7 @@ def started(
     for name, directory in settings.adapters.items():
         registry.add(name, unchanged(directory, read_adapter))
     slots = Slots(pool, loaded.pool)
-    ladder = ladder_here(length, settings.rows)
+    ladder = ladder_for(model.weights, length, settings.rows)
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
     on_progress(0, device.num_programs)
     with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
