@@ -18,8 +18,14 @@ import command
 from rich.console import Console
 from rich.progress import track
 from roofline import timed_matmul
-from setting import DOCS, arguments, machine_name, make_config, random_checkpoint
-from time_to_accuracy import MODEL
+from setting import (
+    DOCS,
+    SMOLLM2,
+    arguments,
+    machine_name,
+    make_config,
+    random_checkpoint,
+)
 from timed_step import TimedStep
 
 from zojax.adapters import trainable_sites
@@ -117,7 +123,7 @@ def table(shares: Sequence[Share], machine: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--gguf", type=Path, default=MODEL, help="the second model (SmolLM2)")
+    parser.add_argument("--gguf", type=Path, default=SMOLLM2, help="the second model (SmolLM2)")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each (default: 30)")
     args = parser.parse_args(argv)
     with random_checkpoint(args.shape, args.tokenizer) as checkpoint:

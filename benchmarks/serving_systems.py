@@ -157,10 +157,8 @@ def in_float32(source: Path, target: Path) -> Path:
     written = "general.architecture", "general.file_type"
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name not in written:
-            value_type, *sub_types = field.types[:1] + field.types[-1:]
-            is_array = value_type == gguf.GGUFValueType.ARRAY
-            sub_type = sub_types[0] if is_array else None
-            writer.add_key_value(name, field.contents(), value_type, sub_type)
+            sub_type = field.types[-1] if len(field.types) > 1 else None  # of an array's values
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for tensor in reader.tensors:
         exact = gguf.dequantize(tensor.data, tensor.tensor_type)

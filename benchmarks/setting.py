@@ -18,6 +18,8 @@ from zojax.config.loading import load_config
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "opt125m_lozo.py"
 DOCS = ROOT / "docs" / "performance.md"
+SMOLLM2 = ROOT / "data" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""Where ``scripts/fetch_smollm2.py`` puts it."""
 
 METHODS: dict[str, list[str]] = {
     "full": ["space.name=full"],

@@ -28,11 +28,10 @@ from accuracy_report import BEGIN, DOCS, END, PNG, draw, table
 from accuracy_runs import CONTENDERS, SIZES, Study, advance
 from accuracy_speed import measure
 from docs_table import write_docs
-from setting import ROOT
+from setting import ROOT, SMOLLM2
 
 from zojax.errors import InputError
 
-MODEL = ROOT / "data" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEEDS = (0, 1, 2)
 HOPELESS = 0.02
 """How far behind the best rate a rate may be on the dev set, and still be trained to the end."""
@@ -87,7 +86,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default=str(MODEL), help="checkpoint (default: SmolLM2-135M)")
+    parser.add_argument("--model", default=str(SMOLLM2), help="checkpoint (default: SmolLM2-135M)")
     parser.add_argument("--task", default="sst2", choices=SIZES, help="task (default: sst2)")
     parser.add_argument("--data", help="the task's directory or hub id (default: from the hub)")
     parser.add_argument(

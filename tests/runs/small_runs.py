@@ -22,6 +22,7 @@ from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import Stop
 from zojax.runs.chunks import Programs, Trainer, compile_programs
 from zojax.runs.train import run_chunk
+from zojax.runs.training import Training
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_buckets
 from zojax.training.batches import BatchSource
@@ -31,6 +32,15 @@ from zojax.training.objective import CandidateScorer, classification_loss, of_ca
 from zojax.training.step import Batch, Method, TrainState, init_state
 
 Tree = Any
+
+
+def leave_after(steps: int, config: Config) -> None:
+    """Do the first steps of a run in a loop of one's own, and leave it."""
+    with Training(config) as training:
+        for batch in training.batches():
+            training.step(batch)
+            if training.num_steps == steps:
+                break
 
 
 class Silence:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.runs.small_runs import leave_after
 from zojax.config import Config, apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import read_journal
@@ -75,11 +76,7 @@ def test_a_run_that_goes_on_has_the_same_bits(config, tmp_path):
     config = apply_overrides(config, ["train.kept_states=float32"])
     whole, _ = trained(config, tmp_path / "whole")
     stopped = apply_overrides(config, [f"run.dir={tmp_path / 'run'}"])
-    with Training(stopped) as training:
-        for batch in training.batches():
-            training.step(batch)
-            if training.num_steps == 2:
-                break
+    leave_after(2, stopped)
     losses, _ = trained(config, tmp_path / "run")
     assert losses.tobytes() == whole.tobytes()
 

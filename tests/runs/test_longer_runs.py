@@ -5,6 +5,7 @@ import json
 import pytest
 from rich.console import Console
 
+from tests.runs.small_runs import leave_after
 from zojax.config import apply_overrides
 from zojax.errors import InputError
 from zojax.runs.train import train
@@ -47,11 +48,7 @@ def test_a_finished_run_goes_on_for_longer_and_is_like_any_other(
 
 def test_a_stopped_run_may_end_earlier_but_not_before_what_is_done(short_config, tmp_path):
     config = apply_overrides(short_config, [f"run.dir={tmp_path / 'run'}"])
-    with Training(config) as training:
-        for batch in training.batches():
-            training.step(batch)
-            if training.num_steps == 2:
-                break
+    leave_after(2, config)
     with pytest.raises(InputError, match=r"2 steps are done, more than train.steps=1$"):
         train(apply_overrides(config, ["train.steps=1"]), QUIET)
     assert train(apply_overrides(config, ["train.steps=3"]), QUIET)["steps"] == 3

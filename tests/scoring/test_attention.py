@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from tests.scoring.heads import DEPTH, HEADS, inputs
 from zojax.models.forward import Cache, Heads, Prefix
 from zojax.scoring import Item, attention_kernel, pack, shape_needed
 from zojax.scoring.attention import (
@@ -21,9 +22,6 @@ from zojax.scoring.attention import (
 from zojax.scoring.visibility import causal_visibility, mask_of, tree_visibility
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-HEADS, DEPTH = 2, 8
-
 
 TPU = attention_kernel.interpreted(attention_kernel.for_tpu())
 GPU = attention_kernel.interpreted(attention_kernel.for_gpu())
@@ -42,12 +40,6 @@ WAYS = {
 
 def by_one_product(q, k, v, visibility):
     return masked_attention(q, k, v, mask_of(visibility), None)
-
-
-def inputs(pages: int, tokens: int) -> list[jax.Array]:
-    """Random queries, keys and values."""
-    shape = (3, pages, tokens, HEADS, DEPTH)
-    return list(jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32))
 
 
 def packed(*sizes: tuple[int, ...], num_pages: int = 1):

@@ -7,20 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.scoring.heads import DEPTH, HEADS, inputs
 from zojax.models.forward import Cache, Heads, Prefix
 from zojax.scoring import cache_attention
 from zojax.scoring.attention import prompt_attention
 from zojax.scoring.cache_attention import cached_attention
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-HEADS, DEPTH = 2, 8
-
-
-def inputs(pages: int, tokens: int) -> list[jax.Array]:
-    """Random queries, keys and values."""
-    shape = (3, pages, tokens, HEADS, DEPTH)
-    return list(jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32))
 
 
 def test_a_window_is_the_same_token_by_token():

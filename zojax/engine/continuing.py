@@ -24,7 +24,7 @@ class Continuing:
     Attributes:
         asked: the request.
         row: its row.
-        slots: those of its adapter and of its probe.
+        slots: those of its adapter and, where a row has two, of its probe.
         num_reused: the number of the prompt's tokens that were in a cache when it first got a row.
         start: the number of the tokens before the next new one whose computation was sent to the
             device.
@@ -153,7 +153,7 @@ def pieces(parts: list[tuple[Continuing, int]], made: Pieces) -> Pieces:
         made.tokens_nt[i, :count] = one.before[one.start : stop]
         made.start_n[i], made.count_n[i], made.row_n[i] = one.start, count, one.row
         made.ends_n[i] = stop == len(one.before)
-        settings.slot_ps[i], settings.seed[i] = one.slots[: settings.slot_ps.shape[1]], request.seed
+        settings.slot_ps[i], settings.seed[i] = one.slots, request.seed
         left = request.max_new_tokens - one.num_before
         settings.left[i] = 1 if one.has_grammar else left
         if one.allowed_w is not None:

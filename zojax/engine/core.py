@@ -199,7 +199,7 @@ class Core:
         """Gives a free row to a request."""
         before = asked.before
         place = self._table.take(asked.versions, before)
-        slots, reused = self._slots.acquire(asked.versions), place.num_reused
+        slots, reused = self._acquire(asked), place.num_reused
         self._queues.remove(asked.number)
         self._continuing[asked.number] = Continuing(asked, place.row, slots, reused, reused)
         self.counts.prompt_tokens += len(before)
@@ -209,6 +209,10 @@ class Core:
         if request.nudges:
             added = before[len(request.prompt) :]
             self._device.nudge(place.row, dict(request.logit_bias), added.tolist())
+
+    def _acquire(self, asked: Asked) -> list[int]:
+        """The slots of a request, as many as a row has, which stay until they are released."""
+        return self._slots.acquire(asked.versions)[: self._device.slots_per_row]
 
     def _live(self) -> list[Continuing]:
         """The rows that get a token if any are added."""
@@ -303,7 +307,7 @@ class Core:
         slots_ps = self._device.no_slots(plan.page_shape.pages)
         for page, members in enumerate(plan.scored):
             for number in members:
-                slots_ps[page] = self._slots.acquire(sent[number].versions)[: slots_ps.shape[1]]
+                slots_ps[page] = self._acquire(sent[number])
                 self._scoring[number] = sent[number]
                 self._queues.remove(number)
         counts = [_scoring(asked).num_logprobs for asked in sent.values()]
