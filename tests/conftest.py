@@ -9,13 +9,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
 import pytest
 
 from tests.kept_programs import QUICK_FLAGS, kept_programs
 from tests.rough_models import rough_model, rough_models  # noqa: F401 - fixtures
 from tests.run_fixtures import (  # noqa: F401 - fixtures
-    compile_cache,
     export_runs,
     folded_run,
     short_config,
@@ -56,7 +54,7 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory, compiled) -> Path:
+def tiny_model(tmp_path_factory) -> Path:
     """An OPT of 20 thousand random weights in Hugging Face's format, with the demo's tokenizer."""
     directory = tmp_path_factory.mktemp("tiny") / "model"
     config = OPTConfig(
@@ -68,9 +66,7 @@ def tiny_model(tmp_path_factory, compiled) -> Path:
         max_position_embeddings=64,
         word_embed_proj_dim=16,
     )
-    with kept_programs(compiled):
-        model = random_model(config, seed=5)
-    save(model, directory)
+    save(random_model(config, seed=5), directory)
     for name in TOKENIZER_FILES:
         shutil.copy(ROOT / "zojax" / "demo" / "model" / name, directory)
     return directory
@@ -90,25 +86,17 @@ def tiny_reviews(tmp_path_factory, tiny_model) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> Path:
-    """Where programs that several tests need are kept, so that each is compiled once.
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory) -> Iterator[None]:
+    """Compiles all programs quickly, and each but once for all workers of pytest-xdist.
 
-    By one process for all: workers of pytest-xdist have their directories beside each other.
+    Those have their directories beside each other.
     """
     base = tmp_path_factory.getbasetemp()
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
     directory.mkdir(exist_ok=True)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
-    """For modules that compile more than they compute: without most of LLVM's optimisations."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with kept_programs(directory):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +122,7 @@ Outcome = tuple[int, str, str]
 
 
 @pytest.fixture
-def run(capsys, compiled, monkeypatch) -> Iterator[Callable[..., Outcome]]:
+def run(capsys, monkeypatch) -> Callable[..., Outcome]:
     """``run("train", "--config", path)``: a command in this process."""
     for name, value in cli._QUIET.items():  # which the command would leave in the environment
         monkeypatch.setenv(name, value)
@@ -148,8 +136,7 @@ def run(capsys, compiled, monkeypatch) -> Iterator[Callable[..., Outcome]]:
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
-    with kept_programs(compiled):
-        yield run
+    return run
 
 
 @pytest.fixture
@@ -184,10 +171,10 @@ def config_file(tmp_path_factory, tiny_model, tiny_reviews) -> Path:
 
 
 @pytest.fixture(scope="session")
-def first_run(config_file, compiled, tmp_path_factory) -> tuple[Path, str]:
+def first_run(config_file, tmp_path_factory) -> tuple[Path, str]:
     """The directory of a finished run, and what it printed."""
     directory = tmp_path_factory.mktemp("runs") / "deep" / "tiny"
-    with kept_programs(compiled), contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
         code = cli.main(["train", "--config", str(config_file), "--set", f"run.dir={directory}"])
     assert code == 0
     return directory, out.getvalue()

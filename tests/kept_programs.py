@@ -1,9 +1,9 @@
 """How programs are compiled while tests run, and where they are kept.
 
-Tests that compile more than they compute do so quickly (``jax_disable_most_optimizations``), and
-then without XLA's fusion emitters too, which take half of the time, and in one piece: programs that
-LLVM gets in parts, for as many threads, take a tenth more of it. There is no public setting for
-these two but ``XLA_FLAGS``, which holds for a whole process, as those in :data:`QUICK_FLAGS`.
+Tests compile more than they compute, so they do it quickly (``jax_disable_most_optimizations``);
+without XLA's fusion emitters too, which take half of the time, and in one piece: programs that LLVM
+gets in parts, for as many threads, take a tenth more of it. There is no public setting for these
+two but ``XLA_FLAGS``, which holds for a whole process, as those in :data:`QUICK_FLAGS`.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import compiler
+from jax._src import compiler, lru_cache
 from jax.experimental.compilation_cache import compilation_cache
 
 QUICK_FLAGS = " ".join(
@@ -42,6 +42,10 @@ def _quick_options(*args: Any, **kwargs: Any) -> Any:
 
 compiler.get_compile_options = _quick_options
 
+# Before it writes a program, JAX reads the times of all that are there, to remove the oldest. Of
+# some thousands of programs that takes longer than most need to be compiled, and none is removed.
+lru_cache.LRUCache._evict_if_needed = lambda self, **_: None  # pyright: ignore
+
 
 @contextmanager
 def kept_programs(directory: Path, *, quickly: bool = True) -> Iterator[None]:
@@ -49,7 +53,7 @@ def kept_programs(directory: Path, *, quickly: bool = True) -> Iterator[None]:
 
     Args:
         directory: where.
-        quickly: whether without most of LLVM's optimisations, since most of the time is compiling.
+        quickly: whether without most of LLVM's optimisations.
     """
     ours = {
         "jax_compilation_cache_dir": str(directory),

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.kept_programs import kept_programs
 from tests.runs.outcomes import outcome
 from zojax import __version__
 from zojax.config import (
@@ -58,13 +57,6 @@ STYLES = {
 FOLDS: dict[str, Any] = {"pre-LN": "stochastic", "as 350M": "none", "Llama": "none"}
 
 
-@pytest.fixture(scope="module")
-def compile_cache(compiled):
-    """Programs that these modules share, compiled once."""
-    with kept_programs(compiled):
-        yield
-
-
 @pytest.fixture(scope="session")
 def short_config(config_file) -> Config:
     """Four steps, two intervals, and evaluations of three batches each: of the base, on dev after
@@ -75,7 +67,7 @@ def short_config(config_file) -> Config:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(short_config, compile_cache, tmp_path_factory) -> dict[str, Any]:
+def undisturbed(short_config, tmp_path_factory) -> dict[str, Any]:
     """The outcome of this run if nobody disturbs it."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
     train(apply_overrides(short_config, [f"run.dir={directory}"]), Console(quiet=True))

@@ -23,7 +23,7 @@ def test_the_notebook_and_its_text_agree(root, text):
     assert cells(notebook) == cells(ours), "run: jupytext --sync examples/first_steps.py"
 
 
-def test_the_notebook_runs(text, tmp_path, monkeypatch, compile_cache):
+def test_the_notebook_runs(text, tmp_path, monkeypatch):
     short = text.replace("STEPS, EVERY = 1000, 100", "STEPS, EVERY = 4, 2")
     short = short.replace("num_dev=200, num_eval=600", "num_dev=8, num_eval=8")
     assert short.count("STEPS, EVERY = 4, 2") == short.count("num_eval=8") == 1

@@ -16,8 +16,6 @@ from zojax.models.opt import OPTConfig
 from zojax.programs.compiling import CompilationCounter
 from zojax.scoring import Item, pack, score, shape_needed
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHAPE = OPTConfig(
     vocab_size=61,
     hidden_size=16,

@@ -18,7 +18,6 @@ peft = pytest.importorskip("peft")
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 peers = pytest.importorskip("tests.models.peers")
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TOLERANCE = 2e-5
 SCORE = jax.jit(score, static_argnames=("graphdef",))

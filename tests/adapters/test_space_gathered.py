@@ -5,11 +5,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from zojax.adapters import Flat, Site, Space, gathered, lowrank, own_arrays, truncation
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 STACKED, SINGLE, NARROW, VECTOR = "layers/fc1/weight", "head/weight", "narrow", "bias"
 SITES = (

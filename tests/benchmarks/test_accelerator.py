@@ -14,7 +14,6 @@ import pytest
 from on_device import device, kernels, page, processes
 from on_device.figures import Budget, Figure, read_figures
 
-from tests.kept_programs import kept_programs
 from zojax.models import abstract_model
 from zojax.planning.targets import CHIPS
 
@@ -25,7 +24,7 @@ def budget(tmp_path) -> Budget:
 
 
 @pytest.fixture
-def parts_in_this_process(compiled, monkeypatch):
+def parts_in_this_process(monkeypatch):
     """All parts but PyTorch's are done by this process, which has imported all that they need."""
     watch = processes.watch
 
@@ -39,8 +38,6 @@ def parts_in_this_process(compiled, monkeypatch):
         return "done in this process"
 
     monkeypatch.setattr(processes, "watch", done_here)
-    with kept_programs(compiled):
-        yield
 
 
 @pytest.mark.slow

@@ -22,8 +22,6 @@ from zojax.models.model import abstract
 from zojax.runs.setup import load_model, prepare
 from zojax.scoring import Item
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 PROBES, EPSILON = 4, 1e-2
 
 

@@ -4,6 +4,7 @@ import first_step
 import jax
 import pytest
 
+from tests.kept_programs import QUICK_FLAGS
 from zojax.errors import InputError
 from zojax.hub import load
 
@@ -12,8 +13,9 @@ SIZES = ["data.num_train=40", "data.num_dev=12", "data.num_eval=12", "train.batc
 
 @pytest.mark.slow
 def test_a_start_ends_with_the_first_step_and_leaves_its_programs(
-    tiny_model, tiny_reviews, tmp_path
+    tiny_model, tiny_reviews, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("XLA_FLAGS", QUICK_FLAGS)
     settings = [f"model.path={tiny_model}", f"data.path={tiny_reviews}", *SIZES]
     one = first_step.start(settings, "cold", tmp_path)
     assert one.processor_seconds > 0

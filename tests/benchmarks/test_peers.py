@@ -14,8 +14,6 @@ from zojax.estimators.estimator import direction_key
 from zojax.scoring import Item
 from zojax.training.step import init_state
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 STEPS = 2
 
 

@@ -14,8 +14,6 @@ from zojax.models.opt import OPTConfig
 
 CONFIG = OPTConfig(64, 16, 2, 2, 32, 64, 16)
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def growth() -> scaling.Growth:

@@ -43,7 +43,7 @@ def test_every_method_has_the_same_passes_examples_and_number_of_rates(study):
 
 
 def test_a_run_that_was_left_goes_on_and_a_mark_is_scored_once(
-    tiny_model, tiny_reviews, tmp_path, monkeypatch, compile_cache
+    tiny_model, tiny_reviews, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(accuracy_runs.SIZES, "sst2", Sizes(20, 12, 12))
     scored = []

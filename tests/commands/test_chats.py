@@ -12,7 +12,6 @@ from tests.chats import TEMPLATES, chat_model
 from zojax.generation import generate
 from zojax.scoring import Item
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 SAID, CANDIDATES = "a fine film", (" great", " bad")
 
 
@@ -44,7 +43,7 @@ def expected(engine, asked) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def trained(config_file, model, compiled, tmp_path_factory) -> Path:
+def trained(config_file, model, tmp_path_factory) -> Path:
     """A run of two steps whose prompts are chats."""
     from rich.console import Console
 

@@ -11,8 +11,6 @@ from zojax.commands.eval import evaluate_config
 from zojax.errors import InputError
 from zojax.runs.setup import load_data
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 QUIET = Console(quiet=True)
 WORDS = ["good", "bad", "long", "great", "dull", "fine", "warm", "cold", "poor", "rich"]
 COUNT = 30

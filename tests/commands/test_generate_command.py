@@ -8,7 +8,6 @@ import zojax
 from zojax.exports.export import export_run
 
 torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.usefixtures("compile_cache")
 
 QUIET = Console(quiet=True)
 PROMPTS = [("a", "the good film"), ("b", "bad"), ("c", "long long great film")]

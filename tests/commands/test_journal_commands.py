@@ -37,8 +37,6 @@ from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 from zojax.training.schedules import learning_rates
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 STEPS = 13
 
 

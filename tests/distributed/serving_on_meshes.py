@@ -1,7 +1,7 @@
 """Answers requests on meshes of 4 virtual devices, and prints the answers as JSON.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=4 \
-        python tests/distributed/serving_on_meshes.py MODEL LORA
+        python tests/distributed/serving_on_meshes.py MODEL LORA DATAxMODEL …
 
 In a process of its own, since the number of virtual devices is set before JAX starts.
 """
@@ -20,7 +20,6 @@ from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores
 from zojax.scoring import Item
 from zojax.serving.start import Settings, started
 
-MESHES = {"1x1": MeshConfig(1, 1), "4x1": MeshConfig(4, 1), "2x2": MeshConfig(2, 2)}
 LENGTHS = (3, 9, 20, 31, 12, 5)
 
 
@@ -63,5 +62,9 @@ def answers(model: str, lora: str, mesh: MeshConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    model, lora = sys.argv[1:]
-    print(json.dumps({name: answers(model, lora, mesh) for name, mesh in MESHES.items()}))
+    model, lora, *meshes = sys.argv[1:]
+    told = {
+        mesh: answers(model, lora, MeshConfig(*map(int, mesh.split("x"))))
+        for mesh in ("1x1", *meshes)
+    }
+    print(json.dumps(told))

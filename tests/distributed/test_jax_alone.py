@@ -1,6 +1,7 @@
 """What JAX's own time-outs make of a lost or failed process: the reasons for a watch of our own.
 
-Where one of these fails, JAX has learned something, and ``watch.py`` may shrink.
+Where one of these fails, JAX has learned something, and ``watch.py`` may shrink. They run no code
+of ours, so only the long suite has them.
 """
 
 import signal
@@ -12,14 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns import some_of
+from tests.campaigns import LONG
 from tests.distributed import jobs
 
 SCRIPT = Path(__file__).with_name("jax_alone.py")
 SECONDS = 3
 DUMP = "Terminating process because the JAX distributed service detected fatal errors"
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not LONG, reason="of JAX alone; with ZOJAX_LONG=1"),
+]
 
 
 @contextmanager
@@ -43,7 +47,7 @@ def assert_dumped(outcome: jobs.Outcome) -> None:
 ENDS = [(victim, how) for victim in (0, 1) for how in (signal.SIGKILL, signal.SIGSTOP)]
 
 
-@pytest.mark.parametrize(("victim", "how"), some_of(ENDS, 2))
+@pytest.mark.parametrize(("victim", "how"), ENDS)
 def test_heartbeats_abort_whoever_is_left_with_a_dump(victim, how):
     with connected("wait") as started:
         started[victim].send_signal(how)

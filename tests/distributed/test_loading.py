@@ -25,11 +25,9 @@ CONFIG = OPTConfig(
     word_embed_proj_dim=16,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
-def model(compiled_quickly):
+def model():
     small = random_model(CONFIG, seed=2)
     # Logits far enough apart that no order of sums makes another token the largest.
     return dataclasses.replace(small, weights=jax.tree.map(lambda leaf: 20 * leaf, small.weights))

@@ -47,7 +47,7 @@ ARCHITECTURE = OPTConfig(
     word_embed_proj_dim=32,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
+pytestmark = pytest.mark.slow
 
 
 class Location:

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.kept_programs import kept_programs
 from tests.rough_models import PRE_LN
 from zojax.adapters import AdapterPool, Site, trainable_sites
 from zojax.engine.device import Device
@@ -43,12 +42,11 @@ def sites(model):
 
 
 @pytest.fixture(scope="session")
-def runtime(model, sites, compiled):
+def runtime(model, sites):
     pool = AdapterPool(sites, num_slots=2, rank=2)
     ladder = make_ladder(LENGTH, ROWS, tokens=64, most_steps=4, first_visible=24, first_rows=2)
-    with kept_programs(compiled):
-        device = Device(model, pool.arrays, ladder, KEY)
-        device.compile()
+    device = Device(model, pool.arrays, ladder, KEY)
+    device.compile()
     registry = Registry()
     for number in range(5):
         registry.add(f"adapter {number}", lambda seed=number: adapter_of(sites, seed))
@@ -111,9 +109,8 @@ LENGTHS = (1, 3, 17, 30, 33, 5, 20, 24)
 
 
 @pytest.fixture(scope="session")
-def offline(model, compiled):
+def offline(model):
     """The continuations that offline generation finds, greedily, for prompts of many lengths."""
     prompts = [prompt_of(n, n) for n in LENGTHS]
-    with kept_programs(compiled):
-        found = generate(model, prompts, lambda ids: "", max_new_tokens=9, batch_size=2)
+    found = generate(model, prompts, lambda ids: "", max_new_tokens=9, batch_size=2)
     return [one.tokens for one in found]

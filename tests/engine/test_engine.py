@@ -73,7 +73,7 @@ def test_prompts_are_continued_as_transformers_continues_them(engine, tokenizer)
         assert generation.tokens == whole[inputs["input_ids"].shape[1] :]
 
 
-def test_a_runs_model_scores_as_its_replay_does(short_config, compile_cache, tmp_path):
+def test_a_runs_model_scores_as_its_replay_does(short_config, tmp_path):
     settings = ["train.learning_rate=1", "estimator.interval=3", f"run.dir={tmp_path / 'run'}"]
     train(apply_overrides(short_config, settings), Console(quiet=True))
     replay_to(tmp_path / "run", Console(quiet=True), output=tmp_path / "replayed", steps=4)

@@ -5,15 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 
 from tests.engine.conftest import ROWS, ids, prompt_of
 from tests.engine.test_runtime_grammars import FEW, under
 from zojax.engine.requests import Answer, GenerateRequest, Update
 from zojax.engine.runtime import Runtime
 from zojax.generation import Sampling
-
-pytestmark = pytest.mark.usefixtures("compile_cache")
 
 NUM_NEW = 40
 

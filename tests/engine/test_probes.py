@@ -13,8 +13,6 @@ from zojax.engine.slots import Registry, Slots
 from zojax.errors import InputError
 from zojax.scoring import Item
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 SLOTS, REGISTERED = 64, 1000
 ITEM = Item(prompt_of(9), (prompt_of(3, 8), prompt_of(2, 9)))
 

@@ -9,8 +9,6 @@ from zojax.engine.requests import GenerateRequest, ScoreRequest
 from zojax.engine.slots import Registered, Slots
 from zojax.scoring import Item
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 ADAPTER = {"w": {"u": np.ones((3, 1), np.float32), "v": np.ones((2, 1), np.float32)}}
 A, B, C = (Registered(name, 1 + i, lambda: ADAPTER) for i, name in enumerate("abc"))
 ITEM = Item(np.zeros(4, np.int32), (np.zeros(1, np.int32),))

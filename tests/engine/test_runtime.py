@@ -15,8 +15,6 @@ from zojax.generation import Sampling
 from zojax.programs.compiling import CompilationCounter
 from zojax.scoring import Item, score
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 def test_texts_are_those_of_offline_generation_whatever_runs_beside(ask, offline):
     requests = [GenerateRequest(prompt_of(n, n), 9) for n in LENGTHS]

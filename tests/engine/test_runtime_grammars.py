@@ -15,8 +15,6 @@ from zojax.generation import Sampling
 from zojax.generation.sampling import GREEDY
 from zojax.programs.compiling import CompilationCounter
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 class Allowing:
     """A grammar by hand: the tokens of each place in turn, and then the end."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import zojax
-from tests.kept_programs import kept_programs
 from tests.serving.conftest import write_lora
 from zojax.adapters import stack_variants
 from zojax.engine.session import Session
@@ -26,16 +25,16 @@ def loras(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(loras, compiled):
-    with kept_programs(compiled), zojax.load(zojax.demo.MODEL) as engine:
+def engine(loras):
+    with zojax.load(zojax.demo.MODEL) as engine:
         engine.start(adapters=loras, rows=2, max_loras=1)
         yield engine
 
 
 @pytest.fixture(scope="module")
-def tuned(loras, compiled):
+def tuned(loras):
     """An engine with one of the LoRAs, whose programs are the other engine's."""
-    with kept_programs(compiled), zojax.load(zojax.demo.MODEL, adapter=loras["one"]) as engine:
+    with zojax.load(zojax.demo.MODEL, adapter=loras["one"]) as engine:
         yield engine
 
 
@@ -127,10 +126,9 @@ def test_a_loop_that_ends_first_disturbs_nobody(engine, idle):
     asyncio.run(leave())
 
 
-def test_closing_answers_what_was_submitted(loras, compiled):
-    with kept_programs(compiled):
-        engine = zojax.load(zojax.demo.MODEL)
-        engine.start(adapters=loras, rows=2, max_loras=1)
+def test_closing_answers_what_was_submitted(loras):
+    engine = zojax.load(zojax.demo.MODEL)
+    engine.start(adapters=loras, rows=2, max_loras=1)
 
     async def ask():
         submitted = [engine.submit(text, max_new_tokens=12) for text in PROMPTS]
@@ -141,8 +139,8 @@ def test_closing_answers_what_was_submitted(loras, compiled):
     assert asyncio.run(ask()) == engine.generate(PROMPTS, max_new_tokens=12)
 
 
-def test_scores_and_texts_in_batches_start_no_runtime(compiled):
-    with kept_programs(compiled), zojax.load(zojax.demo.MODEL) as engine:
+def test_scores_and_texts_in_batches_start_no_runtime():
+    with zojax.load(zojax.demo.MODEL) as engine:
         engine.score(PROMPTS[:1], CANDIDATES)
         engine.generate(PROMPTS[:1], max_new_tokens=2)
         assert engine._session.runtime is None

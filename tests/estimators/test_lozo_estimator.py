@@ -26,8 +26,6 @@ from zojax.training.method import make_method
 from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
 from zojax.training.step import Batch, Method, TrainState, init_state, train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 Arrays = dict[str, np.ndarray]
 """Float64 arrays by site: the parameter's path, with the layers stacked on the first axis."""
 

@@ -24,8 +24,6 @@ from zojax.training.interval import OwnedWeights, ends_interval, next_interval
 from zojax.training.method import make_method
 from zojax.training.step import Method, init_state, update
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 Arrays = dict[str, np.ndarray]
 
 KEY = jax.random.key(11)

@@ -33,8 +33,6 @@ from zojax.tasks.metrics import f1
 from zojax.training.step import init_state
 from zojax.training.step_programs import step_program
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 QUIET = Console(quiet=True)
 CONFIG = OPTConfig(
     vocab_size=1024,

@@ -21,7 +21,6 @@ from zojax.reading import read_json
 from zojax.reporting.progress import Progress
 from zojax.runs import run_dir
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 # Which step
 

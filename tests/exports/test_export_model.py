@@ -33,7 +33,6 @@ from zojax.scoring import Item, pack, score, shape_needed
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 LOGIT_TOLERANCE = 2e-4
 VOCABULARY = 1024

@@ -32,7 +32,6 @@ from zojax.tasks.tokenize import fit, tokenise
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 
 

@@ -21,7 +21,6 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 MAX_NEW = 20
 GENERATE_TOKENS = jax.jit(generate_tokens, static_argnames=("graphdef", "max_new_tokens"))

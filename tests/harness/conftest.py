@@ -4,7 +4,6 @@ import pytest
 
 import zojax
 from tests.harness.small_tasks import write_tasks
-from tests.kept_programs import kept_programs
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +13,5 @@ def small_tasks(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def engine(compiled):
-    with kept_programs(compiled):
-        yield zojax.load(zojax.demo.MODEL)
+def engine():
+    return zojax.load(zojax.demo.MODEL)

@@ -18,11 +18,9 @@ from zojax.errors import InputError
 from zojax.harness.model import EngineLM
 from zojax.harness.tasks import load_tasks
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 @pytest.fixture(scope="module")
-def ours(engine, compile_cache) -> EngineLM:
+def ours(engine) -> EngineLM:
     return EngineLM(engine, batch_size=8)
 
 

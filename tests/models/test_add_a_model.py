@@ -14,7 +14,6 @@ from zojax.scoring import from_span, pack, score, shape_needed
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peers = pytest.importorskip("tests.models.peers")
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_the_pages_family_scores_and_saves_as_transformers_does(root, tmp_path, monkeypatch):

@@ -230,7 +230,6 @@ def test_gemma_3_has_two_kinds_of_rotary_positions_in_either_form():
     assert read[0].rope_local_base_freq == 2e4
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_the_text_of_a_multimodal_model_is_read_and_saved(tmp_path):
     """With the names of its tensors as they are published, and as transformers has them."""
     torch = pytest.importorskip("torch")

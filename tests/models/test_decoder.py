@@ -20,8 +20,6 @@ PAGES, TOKENS, VARIANTS, FIRST = 2, 7, 3, 2
 TOKENS_PT = np.random.default_rng(0).integers(0, 50, (PAGES, TOKENS))
 READS_PR = jnp.array([[1, 6], [4, 5]])
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def model():

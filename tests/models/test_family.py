@@ -23,7 +23,6 @@ from zojax.scoring.prefix import prefix_from_tokens
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TOLERANCE = 2e-5
 WINDOW = 4

@@ -25,7 +25,6 @@ from zojax.training.step import Batch, init_state, train_step
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 peers = pytest.importorskip("tests.models.peers")
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 KEY = jax.random.key(11)
 EPSILON, RATE, RANK = 0.05, 0.3, 2

@@ -16,8 +16,6 @@ from zojax.models.opt import OPTConfig
 from zojax.models.precision import SCALE, dequantise, is_quantised
 from zojax.models.registry import SHAPES
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONFIG = OPTConfig(50, 16, 3, 2, 96, 32, 4, do_layer_norm_before=False)
 """With projections beside the layers, and fc2 of three groups of 32."""
 HALF_A_STEP = 0.5 * (1 + 1e-6)  # of float32's own rounding

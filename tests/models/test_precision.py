@@ -13,8 +13,6 @@ from zojax.models.model import weight_sharding
 from zojax.models.opt import OPTConfig
 from zojax.models.precision import SCALE, dequantise, quantise
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 CONFIG = OPTConfig(50, 8, 3, 2, 16, 32, 4, do_layer_norm_before=False)
 """With projections beside the layers."""
 MATRICES = {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}

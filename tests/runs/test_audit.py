@@ -24,8 +24,6 @@ from zojax.runs import run_dir
 from zojax.runs.audit import Audit, audit
 from zojax.runs.setup import load_data, run_data_hash
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 def audited(journal: Journal, path: Path, steps: int = 4, **places: Path) -> Audit:
     """An audit of a journal, with data and model where the header says or in other places."""

@@ -20,7 +20,6 @@ from zojax.runs import run_dir
 from zojax.runs.fork import begin_fork, fork_config
 from zojax.runs.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 SCHEDULED = ["train.schedule=linear"]
 
@@ -38,7 +37,7 @@ def records(directory: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def parent(short_config: Config, compile_cache, tmp_path_factory) -> Path:
+def parent(short_config: Config, tmp_path_factory) -> Path:
     """A run of four steps, two intervals, under a schedule that depends on their number."""
     directory = tmp_path_factory.mktemp("parent") / "run"
     train(apply_overrides(short_config, [f"run.dir={directory}", *SCHEDULED]), QUIET)

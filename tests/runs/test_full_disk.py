@@ -15,7 +15,6 @@ from zojax.reporting import reporter as report
 from zojax.runs import run_dir
 from zojax.runs.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 
 

@@ -21,8 +21,6 @@ from zojax.training.batches import batch_indices
 
 UPPER = ("space.layers=1", "train.chunk=2", "train.eval_every=2")
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 @pytest.fixture(scope="module")
 def config(short_config) -> Config:

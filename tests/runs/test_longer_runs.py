@@ -11,7 +11,6 @@ from zojax.errors import InputError
 from zojax.runs.train import train
 from zojax.runs.training import Training
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 
 

@@ -40,8 +40,6 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 @pytest.fixture(params=METHODS)
 def config(request, tiny_model, tiny_reviews, tmp_path) -> Config:

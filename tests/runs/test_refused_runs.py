@@ -16,7 +16,6 @@ from zojax.models.identity import content_hash
 from zojax.runs import run_dir
 from zojax.runs.train import train
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 QUIET = Console(quiet=True)
 
 

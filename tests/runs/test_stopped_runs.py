@@ -28,9 +28,6 @@ QUIET = Console(quiet=True)
 STEPS = 4
 
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
-
 @pytest.fixture
 def config(short_config, tmp_path) -> Config:
     return apply_overrides(short_config, [f"run.dir={tmp_path}/run"])

@@ -16,8 +16,6 @@ from zojax.runs.sweep import Point, points_of, rungs_of, sweep
 
 GRID = [("train.learning_rate", ["1e-2", "1e-3", "1e-4"])]
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 @pytest.fixture(scope="module")
 def config(short_config) -> Config:

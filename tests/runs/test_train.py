@@ -21,9 +21,6 @@ QUIET = Console(quiet=True)
 STEPS, CHUNK = 30, 10
 
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def two_buckets():
     """As runs have for which compiling one more program is little."""

@@ -17,8 +17,6 @@ from zojax.runs.train import train
 from zojax.runs.training import Training
 from zojax.tasks import load_splits
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 def configured(short_config, directory, *overrides: str) -> Config:
     return apply_overrides(short_config, [f"run.dir={directory}", *overrides])
@@ -45,7 +43,7 @@ def failing_after_a_step(config: Config) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained_by_us(short_config, compile_cache, tmp_path_factory) -> Config:
+def trained_by_us(short_config, tmp_path_factory) -> Config:
     """The run as ``zojax train`` makes it."""
     config = configured(short_config, tmp_path_factory.mktemp("ours") / "run")
     train(config, Console(quiet=True))

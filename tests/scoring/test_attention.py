@@ -21,8 +21,6 @@ from zojax.scoring.attention import (
 )
 from zojax.scoring.visibility import causal_visibility, mask_of, tree_visibility
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TPU = attention_kernel.interpreted(attention_kernel.for_tpu())
 GPU = attention_kernel.interpreted(attention_kernel.for_gpu())
 

@@ -13,8 +13,6 @@ from zojax.scoring import cache_attention
 from zojax.scoring.attention import prompt_attention
 from zojax.scoring.cache_attention import cached_attention
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 def test_a_window_is_the_same_token_by_token():
     q, k, v = inputs(2, 9)

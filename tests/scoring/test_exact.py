@@ -18,7 +18,6 @@ from zojax.scoring import from_span, pack, score, shape_needed
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SCORE = jax.jit(score, static_argnames="graphdef")
 # Two numbers of 8 bits each hold all but 2⁻¹⁷ of an activation, and sums in float32 lose about as

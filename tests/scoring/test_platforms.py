@@ -16,8 +16,6 @@ from zojax.models.model import with_scanned_layers
 from zojax.models.precision import FLOAT32
 from zojax.scoring import from_span, pack, repeat_for_slots, score, shape_needed
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # The same products, which XLA may fuse with others.
 TOLERANCE = 1e-5
 

@@ -15,7 +15,6 @@ from zojax.scoring.prefix import prefix_from_tokens
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 # Both sides compute in float32 and sum in other orders; logits here are of the order of 1.
 TOLERANCE = 2e-4

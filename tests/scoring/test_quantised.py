@@ -13,7 +13,6 @@ from zojax.scoring import from_span, pack, score, shape_needed
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 SCORE = jax.jit(score, static_argnames="graphdef")
 # As for exact activations and bfloat16 weights: two numbers of 8 bits hold all but 2⁻¹⁷ of one.

@@ -29,8 +29,6 @@ from zojax.models import Model, abstract_model
 from zojax.models.opt import OPTConfig
 from zojax.scoring import Item, candidate_scores, from_span, pack, score, shape_needed
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SHAPES = {
     "pre-LN, odd heads": PRE_LN,
     "as 350M": STYLES["as 350M"],

@@ -12,8 +12,6 @@ from zojax.models.layers import Linear
 from zojax.models.precision import Precision
 from zojax.scoring import from_span, pack, repeat_for_slots, score, shape_needed
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SCORE = jax.jit(score, static_argnames=("graphdef", "variants"))
 STYLES = ["pre-LN", "as 350M"]
 

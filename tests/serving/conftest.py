@@ -1,6 +1,5 @@
 """The demo's model, served in this process: one runtime for all tests."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -15,7 +14,6 @@ from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
 
 import zojax
-from tests.kept_programs import kept_programs
 from zojax.hub import load_tokenizer
 from zojax.serving.app import create_app
 from zojax.serving.server import Server
@@ -62,7 +60,7 @@ def loras(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(compiled, loras) -> Iterator[Service]:
+def service(loras) -> Iterator[Service]:
     settings = Settings(
         str(zojax.demo.MODEL),
         "demo",
@@ -72,9 +70,7 @@ def service(compiled, loras) -> Iterator[Service]:
         max_loras=2,
         max_lora_rank=2,
     )
-    with contextlib.ExitStack() as stack:
-        with kept_programs(compiled):
-            service = stack.enter_context(started(settings))
+    with started(settings) as service:
         yield service
 
 
@@ -101,9 +97,8 @@ def client(service) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="session")
-def engine(compiled):
-    with kept_programs(compiled):
-        yield zojax.load(zojax.demo.MODEL)
+def engine():
+    return zojax.load(zojax.demo.MODEL)
 
 
 class Running:

@@ -11,8 +11,6 @@ from tests.serving.conftest import ROWS, write_lora
 from zojax.serving.app import create_app
 from zojax.serving.start import Settings, started
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 

@@ -13,8 +13,6 @@ from zojax.serving.app import create_app
 from zojax.serving.choices import Shown
 from zojax.serving.schema import ChatBody, CompletionBody
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 SAID = "a gripping film"
 CHAT = [{"role": "user", "content": SAID}]
 GREEDY = {"model": "demo", "messages": CHAT, "temperature": 0, "max_tokens": 12}

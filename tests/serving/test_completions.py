@@ -8,8 +8,6 @@ import pytest
 
 import zojax
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 PROMPTS = ["a gripping film", "a dull", "it was"]
 PATH = "/v1/completions"
 

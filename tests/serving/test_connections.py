@@ -12,8 +12,6 @@ from tests.serving.conftest import Running
 from zojax.serving import connections, gatekeeper
 from zojax.serving.limits import Keys
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 
 

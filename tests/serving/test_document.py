@@ -13,8 +13,6 @@ from zojax.serving.limits import Keys, Limits
 schemathesis = pytest.importorskip("schemathesis")
 from schemathesis.specs.openapi import checks  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 KEY = {"Authorization": "Bearer a-key"}
 MODES = schemathesis.GenerationMode
 KEPT = (

@@ -12,8 +12,6 @@ from tests.serving.test_completions import ask, events, texts
 from zojax.programs.compiling import CompilationCounter
 from zojax.serving.app import create_app
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 PROMPT = "a gripping film"
 SCHEMAS = [
     {"type": "integer", "minimum": 10, "maximum": 99},

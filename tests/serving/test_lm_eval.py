@@ -9,8 +9,6 @@ from tests.harness.small_tasks import NAMES, write_tasks
 from zojax.harness.model import EngineLM
 from zojax.harness.tasks import load_tasks
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 def test_lm_evals_client_of_completions_finds_what_the_engine_finds(
     running, engine, tmp_path_factory

@@ -9,15 +9,12 @@ import threading
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.campaigns import LONG
 from tests.serving.conftest import Running
 from tests.serving.malformed import OWN_WORDS, Sent, malformed
 from zojax.serving.limits import Keys
 from zojax.serving.service import Service
-
-pytestmark = pytest.mark.usefixtures("compile_cache")
 
 KEY, OTHERS_KEY = "key-of-the-rude-0815", "key-of-the-quiet-2342"
 SECRET = "another's words 31337"

@@ -20,7 +20,6 @@ from zojax.serving.schema import ChatBody, CompletionBody
 
 schemathesis = pytest.importorskip("schemathesis")
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
 
 KINDS: dict[str, tuple[Any, type[BaseModel], type[BaseModel]]] = {
     "/v1/completions": (Params, CompletionBody, Completion),

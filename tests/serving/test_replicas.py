@@ -15,8 +15,6 @@ import pytest
 
 from tests.serving.conftest import Running
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 ASKING = {"model": "demo", "prompt": "a gripping film", "temperature": 0, "max_tokens": 40}
 NO_END = {"extra_body": {"ignore_eos": True}}
 

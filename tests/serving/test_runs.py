@@ -5,7 +5,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 import zojax
-from tests.kept_programs import kept_programs
 from tests.serving.test_completions import ask, texts
 from zojax.serving.app import create_app
 from zojax.serving.start import Settings, started
@@ -23,18 +22,17 @@ def run(request, export_runs, tmp_path_factory):
     return export_runs.forge(directory, "as 350M", fold=request.param)
 
 
-def test_a_run_answers_as_what_it_trained(run, compiled, export_runs):
-    with kept_programs(compiled):
-        engine = zojax.load_run(run)
-        [untrained, _] = zojax.load(export_runs.bases["as 350M"]).logprobs(PROMPTS)
-        expected = engine.generate(PROMPTS, max_new_tokens=8)
-        wholes = engine.logprobs(PROMPTS)
-        with (
-            started(Settings(str(run), rows=2, max_length=32, is_run=True)) as service,
-            TestClient(create_app(service)) as client,
-        ):
-            answer = ask(client, prompt=PROMPTS, max_tokens=8, model="run")
-            echo = ask(client, prompt=PROMPTS, max_tokens=0, echo=True, logprobs=0)
+def test_a_run_answers_as_what_it_trained(run, export_runs):
+    engine = zojax.load_run(run)
+    [untrained, _] = zojax.load(export_runs.bases["as 350M"]).logprobs(PROMPTS)
+    expected = engine.generate(PROMPTS, max_new_tokens=8)
+    wholes = engine.logprobs(PROMPTS)
+    with (
+        started(Settings(str(run), rows=2, max_length=32, is_run=True)) as service,
+        TestClient(create_app(service)) as client,
+    ):
+        answer = ask(client, prompt=PROMPTS, max_tokens=8, model="run")
+        echo = ask(client, prompt=PROMPTS, max_tokens=0, echo=True, logprobs=0)
     assert not np.allclose(untrained, wholes[0], atol=1e-2)
     assert texts(answer) == [one.text for one in expected]
     for choice, logprobs in zip(echo["choices"], wholes, strict=True):

@@ -14,8 +14,6 @@ from starlette.types import Message
 from tests.serving.conftest import Running
 from zojax.serving import events
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 PROMPT = "a gripping film"
 GREEDY = {"model": "demo", "prompt": PROMPT, "temperature": 0, "max_tokens": 12}
 LONG = {"model": "demo", "prompt": "a", "max_tokens": 60, "extra_body": {"ignore_eos": True}}

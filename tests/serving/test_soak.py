@@ -6,8 +6,6 @@ import pytest
 
 from tests.serving.soak import faults, soak
 
-pytestmark = pytest.mark.usefixtures("compile_cache")
-
 
 @pytest.mark.slow
 def test_nothing_is_lost_stale_or_compiled_under_load_and_memory_stays(service, running):

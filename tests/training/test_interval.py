@@ -13,8 +13,6 @@ from zojax.training.interval import OwnedWeights, interval_program, next_interva
 from zojax.training.method import make_method
 from zojax.training.step import Method, TrainState, init_state
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 KEY = jax.random.key(3)
 
 

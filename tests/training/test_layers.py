@@ -39,8 +39,6 @@ KINDS = {
 }
 RANGES = {"2-": (2, 5), "-1": (0, 2), "2-3": (2, 4), "2": (2, 3)}
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def model() -> Model:

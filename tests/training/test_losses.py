@@ -21,8 +21,6 @@ EPSILON = "estimator.epsilon=1e-4"
 QUERIES = ["estimator.num_queries=2"]
 MEZO = ["estimator.name=mezo", *QUERIES]
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.fixture(scope="module")
 def model() -> Model:

@@ -183,7 +183,6 @@ def test_int8_and_int4_are_for_what_folds_nothing_into_them(settings, goes, conf
             check_method(config)
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize(
     "settings", ["space.name=lora", "estimator.name=mezo space.name=prefix", "space.fold=none"]
 )

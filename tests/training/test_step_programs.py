@@ -28,8 +28,6 @@ METHODS = {
     "MeZO on LoRA": ["estimator.name=mezo", "space.name=lora"],
 }
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 
 @pytest.mark.parametrize("settings", METHODS.values(), ids=METHODS)
 def test_a_step_in_three_programs_leaves_what_it_leaves_in_one(settings):
