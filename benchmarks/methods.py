@@ -56,7 +56,8 @@ class Entry:
     def passes(self) -> int:
         """The number of forward passes over a batch in a step."""
         queries = self.settings.get("estimator.num_queries", 1)
-        return queries + 1 if self.settings.get("estimator.name") == "fzoo" else 2 * queries
+        one_sided = {"fzoo": queries + 1, "population": queries}
+        return one_sided.get(self.settings.get("estimator.name", ""), 2 * queries)
 
     def config(self, directory: Path, passes: int, seed: int, rate: float | None = None) -> Config:
         """The demo's configuration with this method and a total number of forward passes."""
@@ -80,6 +81,11 @@ ENTRIES = (
     Entry("LoZO, r 4, full", 3e-4, {"space.name": "full"}),
     Entry("LoZO, r 4, 4 queries", 1e-2, {"estimator.num_queries": 4}),
     Entry("FZOO, r 4, 8 queries", 3e-3, {"estimator.name": "fzoo", "estimator.num_queries": 8}),
+    Entry(
+        "population of 8, r 4",
+        1e-2,
+        {"estimator.name": "population", "estimator.num_queries": 8},
+    ),
     Entry("MeZO, linear", 1e-2, {"estimator.name": "mezo"}),
     Entry("MeZO, full", 1e-3, {"estimator.name": "mezo", "space.name": "full"}),
     Entry(

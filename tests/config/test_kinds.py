@@ -18,6 +18,7 @@ from zojax.config import (
     MezoConfig,
     MezoFactorizedConfig,
     ModelConfig,
+    PopulationConfig,
     PrefixConfig,
     RunConfig,
     apply_overrides,
@@ -39,6 +40,7 @@ def config() -> Config:
         ([], LozoConfig(), LinearConfig()),
         (["estimator.name=mezo"], MezoConfig(), LinearConfig()),
         (["estimator.name=fzoo"], FzooConfig(num_queries=8), LinearConfig()),
+        (["estimator.name=population"], PopulationConfig(num_queries=8), LinearConfig()),
         (["estimator.name=mezo_factorized"], MezoFactorizedConfig(rank=128), LinearConfig()),
         (["space.name=full", "space.fold=none"], LozoConfig(), FullConfig(fold="none")),
         (["space.name=prefix", "space.length=3"], LozoConfig(), PrefixConfig(length=3)),
@@ -98,13 +100,14 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
     config.estimator = LozoConfig(epsilon=0.5, rank=200, interval=9)
     of = {
         name: apply_overrides(config, [f"estimator.name={name}"]).estimator
-        for name in ("lozo", "mezo", "mezo_factorized", "fzoo")
+        for name in ("lozo", "mezo", "mezo_factorized", "fzoo", "population")
     }
     assert of == {
         "lozo": config.estimator,
         "mezo": MezoConfig(epsilon=0.5),
         "mezo_factorized": MezoFactorizedConfig(epsilon=0.5, rank=200),
         "fzoo": FzooConfig(epsilon=0.5, rank=200, interval=9),
+        "population": PopulationConfig(epsilon=0.5, rank=200, interval=9),
     }
     lora = apply_overrides(config, ["space.name=lora"])
     assert apply_overrides(lora, ["space.name=linear"]).space == LinearConfig()
@@ -118,7 +121,7 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         (
             ["estimator.name=mezo", "estimator.rank=4"],
             "--set estimator.rank=4: no field 'estimator.rank' with estimator.name=mezo: lozo, "
-            "mezo_factorized and fzoo have it; mezo has epsilon and num_queries",
+            "mezo_factorized, fzoo and population have it; mezo has epsilon and num_queries",
         ),
         (
             ["space.rank=4"],
@@ -127,8 +130,8 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
         ),
         (
             ["estimator.name=zoo"],
-            "--set estimator.name=zoo: estimator.name should be 'lozo', 'mezo', 'mezo_factorized' "
-            "or 'fzoo', or an estimator of your own as 'module:name'",
+            "--set estimator.name=zoo: estimator.name should be 'lozo', 'mezo', 'mezo_factorized', "
+            "'fzoo' or 'population', or an estimator of your own as 'module:name'",
         ),
         (
             ["estimator.name=mezo_factorized", "estimator.rank=4"],
@@ -139,6 +142,11 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
             ["estimator.name=fzoo", "estimator.num_queries=1"],
             "--set estimator.num_queries=1: estimator.num_queries should be 2 or more (8 is "
             "usual): fzoo divides by the standard deviation of its losses",
+        ),
+        (
+            ["estimator.name=population", "estimator.num_queries=1"],
+            "--set estimator.num_queries=1: estimator.num_queries should be 2 or more (8 is "
+            "usual): population compares each loss with the others",
         ),
         (
             ["space.name=lora", "space.targets=fc1,,fc2"],

@@ -38,7 +38,7 @@ def test_a_default_is_the_default_and_can_be_set_as_it_is_shown():
         ("data.num_dev", "an integer from 1 or none"),
         ("data.truncate", "error, left"),
         ("data.skip_bad", "true or false"),
-        ("estimator.name", "lozo, mezo, mezo_factorized, fzoo, module:name"),
+        ("estimator.name", "lozo, mezo, mezo_factorized, fzoo, population, module:name"),
         ("train.objective", "classification, likelihood, accuracy, f1, module:name or none"),
     ],
 )

@@ -84,7 +84,7 @@ def test_saved_configurations_mean_what_they_meant(config, changed, estimator, s
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"name": "zoo"}, "estimator.name='zoo': should be 'lozo', 'mezo', 'mezo_factorized' or"),
+        ({"name": "zoo"}, "estimator.name='zoo': should be 'lozo', 'mezo', 'mezo_factorized', "),
         ({"trainable": "all"}, "space.name='all': should be 'linear', 'full', 'lora' or 'prefix'"),
         ({"ranks": 3}, "no field 'estimator.ranks'; did you mean estimator.rank?"),
         ({"fold": 3}, "space.fold=3: should be 'stochastic', 'nearest', 'none' or 'adapter'"),

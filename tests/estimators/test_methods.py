@@ -221,6 +221,19 @@ def fzoo(n: int) -> Iterator[Step]:
         yield Step(losses, weights)
 
 
+def population(n: int) -> Iterator[Step]:
+    """W ← W − η / n Σ_q (l_q − mean of the other losses) / ε U_q Vᵀ."""
+    weights = START
+    for step in range(STEPS):
+        drawn = (factors(step, query, n, 2, 3) for query in range(n))
+        directions = [{p: times(u[p], v[p]) for p in SHAPES} for u, v in drawn]
+        losses = [loss(plus(weights, EPSILON, z)) for z in directions]
+        for q, z in enumerate(directions):
+            others = np.mean(losses[:q] + losses[q + 1 :])
+            weights = plus(weights, -RATE * (losses[q] - others) / (n * EPSILON), z)
+        yield Step(losses, weights)
+
+
 def mezo(n: int) -> Iterator[Step]:
     """θ ← θ − η mean_q c_q z_q with a dense z over all weights and vectors."""
     weights = START
@@ -289,6 +302,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[], Iterator[Step]]]] = {
     "LoZO-M": ({"optimizer": "momentum", "beta1": BETA, "trainable": "full"}, lozo_m),
     "high-rank factorized MeZO": ({"name": "mezo_factorized", "rank": 16}, factorized),
     "FZOO": ({"name": "fzoo", "num_queries": 4}, lambda: fzoo(4)),
+    "a population": ({"name": "population", "num_queries": 5}, lambda: population(5)),
     "MeZO": ({"name": "mezo", "trainable": "full"}, lambda: mezo(1)),
     "MeZO, 2 queries": ({"name": "mezo", "trainable": "full", "num_queries": 2}, lambda: mezo(2)),
     "MeZO on LoRA": (
@@ -324,7 +338,8 @@ def test_the_steps_are_those_of_the_formula(name):
     assert furthest > 1000 * TOLERANCE  # or agreement would say little
 
 
-# Unbiased: on L(W) = <G, W> + ½ ‖W‖² a central difference is exact, so the mean is the gradient.
+# Unbiased: on L(W) = <G, W> + ½ ‖W‖² a central difference is exact, so the mean is the gradient. So
+# it is of one-sided differences, since z and −z are equally likely.
 
 
 @pytest.mark.parametrize(
@@ -334,8 +349,9 @@ def test_the_steps_are_those_of_the_formula(name):
         {"scale": "paper"},
         {"name": "mezo_factorized", "rank": 16},
         {"num_queries": 3, "scale": "paper"},
+        {"name": "population", "trainable": "lora", "num_queries": 4},
     ],
-    ids=["MeZO", "LoZO", "factorized", "LoZO, 3 queries"],
+    ids=["MeZO", "LoZO", "factorized", "LoZO, 3 queries", "a population"],
 )
 def test_the_mean_of_many_estimates_is_the_gradient(settings):
     method, draws = make(**settings), 16_000

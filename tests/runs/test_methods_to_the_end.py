@@ -34,6 +34,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "adam"},
     ),
     "FZOO": ({"name": "fzoo", "num_queries": 3, "interval": 2}, {}),
+    "a population in parts": (
+        {"name": "population", "num_queries": 4, "at_once": 2, "interval": 2},
+        {},
+    ),
     "LoZO into an adapter beside int8": (
         {"fold": "adapter", "adapter_rank": 2, "interval": 2},
         {},

@@ -98,6 +98,15 @@ def test_queries_of_mezo_are_those_of_one_query_at_a_time(configure):
     np.testing.assert_allclose(middle, middle.mean(), rtol=0.05)
 
 
+def test_a_population_in_parts_has_the_losses_of_the_whole(configure):
+    whole, in_parts = (
+        first_losses(configure({}, "estimator.name=population", "estimator.num_queries=4", *parts))
+        for parts in ((), ("estimator.at_once=2",))
+    )
+    np.testing.assert_allclose(in_parts, whole, rtol=1e-5)  # sums in float32, in another order
+    assert np.ptp(whole) > 1e-4 * abs(whole[0]), "the probes must matter"
+
+
 @pytest.mark.parametrize("name", ["mezo", "lozo"])
 def test_scoring_between_two_steps_draws_no_random_numbers(name, configure):
     """MeZO's directions are drawn in every forward pass that sees them: none but the probes' do."""
@@ -156,6 +165,8 @@ def test_a_prefix_starts_from_activations_and_is_a_probe_away_from_its_neighbour
         ("estimator.name=fzoo estimator.interval=9", 9),
         ("estimator.name=fzoo space.fold=none", 0),
         ("estimator.name=fzoo space.name=prefix", 0),
+        ("estimator.name=population estimator.interval=9", 9),
+        ("estimator.name=population space.name=lora", 0),
     ],
 )
 def test_the_subspace_is_redrawn_as_the_method_has_it(settings, interval, configure):
@@ -232,6 +243,11 @@ def test_an_adapter_holds_sixteen_intervals_unless_its_rank_is_set(settings, col
         ({"optimizer": "adamax"}, "estimator.name=fzoo", "adamax keeps second"),
         ({"optimizer": "polyak_sgd"}, "", "polyak_sgd needs values of the loss"),
         ({}, "estimator.name=mezo_factorized space.name=lora", "estimator.name=mezo or lozo"),
+        (
+            {},
+            "estimator.name=population estimator.at_once=3",
+            "estimator.at_once=3 does not divide estimator.num_queries=8",
+        ),
         ({"optimizer": "adam"}, "", "space.name=lora"),
         ({"micro_batches": 3}, "", "train.micro_batches=3 does not divide train.batch_size=8"),
         ({}, 'space.name=lora space.targets=["w_proj"]', "space.targets: .*there are fc1, fc2"),

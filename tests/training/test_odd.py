@@ -97,6 +97,7 @@ def test_training_data_of_one_label_are_told(config, model):
     [
         (["estimator.rank=17"], "estimator.rank=17 is more than the smaller side of every matrix"),
         (["estimator.name=fzoo", "estimator.rank=1000"], "estimator.rank=1000 is more than"),
+        (["estimator.name=population", "estimator.rank=17"], "estimator.rank=17 is more than"),
         (["space.name=lora", "space.rank=17"], "space.rank=17 is more than the smaller side of"),
         (["space.fold=adapter", "space.adapter_rank=17"], "space.adapter_rank=17 is more than"),
         (["space.name=prefix", "space.length=65"], "space.length=65, but the model has 64"),

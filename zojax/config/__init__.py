@@ -1,6 +1,12 @@
 """Typed configurations, their files and their errors."""
 
-from zojax.config.estimators import FzooConfig, LozoConfig, MezoConfig, MezoFactorizedConfig
+from zojax.config.estimators import (
+    FzooConfig,
+    LozoConfig,
+    MezoConfig,
+    MezoFactorizedConfig,
+    PopulationConfig,
+)
 from zojax.config.overrides import apply_overrides
 from zojax.config.schema import (
     Config,
@@ -28,6 +34,7 @@ __all__ = [
     "MezoConfig",
     "MezoFactorizedConfig",
     "ModelConfig",
+    "PopulationConfig",
     "PrefixConfig",
     "RunConfig",
     "TrainConfig",

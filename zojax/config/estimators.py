@@ -24,6 +24,14 @@ def _stands_in(rank: int) -> int:
     return rank
 
 
+def _has_others(num_queries: int) -> int:
+    if num_queries < 2:
+        raise ValueError(
+            "should be 2 or more (8 is usual): population compares each loss with the others"
+        )
+    return num_queries
+
+
 def _has_spread(num_queries: int) -> int:
     if num_queries < 2:
         raise ValueError(
@@ -108,7 +116,30 @@ class FzooConfig:
     interval: Count = 50
 
 
-EstimatorSettings = LozoConfig | MezoConfig | MezoFactorizedConfig | FzooConfig
+@ESTIMATORS.register
+@dataclass(config=STRICT, kw_only=True)
+class PopulationConfig:
+    """A population: one-sided probes that share V, each compared with the mean of the others.
+
+    Attributes:
+        name: ``population``.
+        epsilon: the length of a probe.
+        num_queries: directions that are probed per step, a forward pass each.
+        rank: the number of columns of U and V.
+        interval: steps between redraws of V (ν).
+        at_once: how many are scored side by side, a divisor of their number; fewer take less
+            memory. None is all.
+    """
+
+    name: Literal["population"] = "population"
+    epsilon: Positive = 1e-3
+    num_queries: Annotated[Probes, AfterValidator(_has_others)] = 8
+    rank: Size = 2
+    interval: Count = 50
+    at_once: Probes | None = None
+
+
+EstimatorSettings = LozoConfig | MezoConfig | MezoFactorizedConfig | FzooConfig | PopulationConfig
 """The settings of zojax's own estimators; a user's own estimator has a class of its own."""
 
 

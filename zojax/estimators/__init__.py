@@ -7,6 +7,7 @@ from zojax.estimators.estimator import DIRECTION, SUBSPACE, Estimator, direction
 from zojax.estimators.fzoo_estimator import fzoo
 from zojax.estimators.lozo_estimator import lozo
 from zojax.estimators.mezo_estimator import mezo, mezo_on_weights
+from zojax.estimators.population_estimator import population
 from zojax.estimators.two_sided import two_point
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "lozo",
     "mezo",
     "mezo_on_weights",
+    "population",
     "stream_key",
     "two_point",
 ]

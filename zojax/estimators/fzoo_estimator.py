@@ -11,9 +11,9 @@ deviation with divisor n (not n − 1), and nothing is divided by ε.
 import jax
 import jax.numpy as jnp
 
-from zojax.adapters import Draw, Flat, Space, draw_dense
-from zojax.estimators.estimator import Estimator, direction_key
-from zojax.estimators.two_sided import mean_along
+from zojax.adapters import Draw, Space, draw_dense
+from zojax.estimators.estimator import Estimator
+from zojax.estimators.one_sided import one_point
 
 
 def _signs(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -33,48 +33,19 @@ def fzoo(
         epsilon: the length ε of a probe.
         num_queries: the number of directions n of a step, at least 2.
     """
-
-    def directions(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list[Flat]:
-        """Draws all directions at once: drawn one by one, they would dominate compile time.
-
-        The bits are the same either way, since no product with a sign is rounded.
-        """
-
-        def of_query(query: jax.Array) -> Flat:
-            number = direction_key(key, step, query, num_queries)
-            return draw(number, params, subspace, _signs)
-
-        drawn = jax.vmap(of_query)(jnp.arange(num_queries, dtype=jnp.int32))
-        return [jax.tree.map(lambda a, q=q: a[q], drawn) for q in range(num_queries)]
-
-    def perturb(key: jax.Array, step: jax.Array, params: Flat, subspace: Flat) -> list:
-        variants = [space.adapter(params, subspace)]
-        for u in directions(key, step, params, subspace):
-            moved = jax.tree.map(lambda a, b: a + epsilon * b, params, u)
-            variants.append(space.adapter(moved, subspace))
-        return variants
-
-    def projected_grad(losses_v: jax.Array) -> jax.Array:
-        differences_q = losses_v[1:] - losses_v[0]
-        sigma = losses_v[1:].std()
-        # If all losses are equal, no direction is better: nothing moves, instead of division by 0.
-        return jnp.where(sigma > 0, differences_q / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-
-    def gradient(
-        key: jax.Array,
-        step: jax.Array,
-        params: Flat,
-        subspace: Flat,
-        projected_grad_q: jax.Array,
-    ) -> Flat:
-        return mean_along(projected_grad_q, directions(key, step, params, subspace))
-
-    return Estimator(
+    return one_point(
         space,
-        perturb,
-        projected_grad,
-        gradient,
-        num_variants=num_queries + 1,
+        draw,
+        epsilon=epsilon,
         num_queries=num_queries,
-        variants_at_once=num_queries + 1,
+        distribution=_signs,
+        projected_grad=_normalised,
+        has_center=True,
     )
+
+
+def _normalised(losses_v: jax.Array) -> jax.Array:
+    differences_q = losses_v[1:] - losses_v[0]
+    sigma = losses_v[1:].std()
+    # If all losses are equal, no direction is better: nothing moves, instead of division by 0.
+    return jnp.where(sigma > 0, differences_q / jnp.where(sigma > 0, sigma, 1.0), 0.0)

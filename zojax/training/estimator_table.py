@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from zojax.adapters import Draw, Fold, Space, draw_dense
-from zojax.config import FzooConfig, LozoConfig, MezoConfig, MezoFactorizedConfig
+from zojax.config import (
+    FzooConfig,
+    LozoConfig,
+    MezoConfig,
+    MezoFactorizedConfig,
+    PopulationConfig,
+)
 from zojax.config.estimators import ESTIMATORS
 from zojax.config.spaces import OnWeights
 from zojax.errors import InputError
-from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights
+from zojax.estimators import Estimator, fzoo, lozo, mezo, mezo_on_weights, population
 from zojax.models import Model
 from zojax.training.spaces import (
     beside,
@@ -171,11 +177,23 @@ def _fzoo(settings: FzooConfig, space: Settings, model: Model) -> Estimator:
     return fzoo(*low_rank(space, model, settings.rank), **_probes(settings))
 
 
-def _as_set(settings: LozoConfig | FzooConfig, space: Settings) -> int:
+def _population(settings: PopulationConfig, space: Settings, model: Model) -> Estimator:
+    if settings.at_once is not None and settings.num_queries % settings.at_once:
+        raise InputError(
+            f"estimator.at_once={settings.at_once} does not divide "
+            f"estimator.num_queries={settings.num_queries}"
+        )
+    probes = {**_probes(settings), "at_once": settings.at_once}
+    if not on_weights(space):
+        return population(beside(space, model), **probes)
+    return population(*low_rank(space, model, settings.rank), **probes)
+
+
+def _as_set(settings: LozoConfig | FzooConfig | PopulationConfig, space: Settings) -> int:
     return 0 if on_weights(space) and space.fold == "none" else settings.interval
 
 
-def _where_folded(settings: FzooConfig, space: Settings) -> int:
+def _where_folded(settings: FzooConfig | PopulationConfig, space: Settings) -> int:
     return _as_set(settings, space) if on_weights(space) else 0
 
 
@@ -188,4 +206,5 @@ _TABLE: dict[type, Entry] = {
     MezoConfig: Entry(_mezo, _every_step, directions_fold),
     MezoFactorizedConfig: Entry(_mezo_factorized, _every_step),
     FzooConfig: Entry(_fzoo, _where_folded),
+    PopulationConfig: Entry(_population, _where_folded),
 }

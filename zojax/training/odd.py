@@ -9,6 +9,7 @@ from zojax.config import (
     LoraConfig,
     LozoConfig,
     MezoFactorizedConfig,
+    PopulationConfig,
     PrefixConfig,
 )
 from zojax.errors import InputError
@@ -59,9 +60,9 @@ def _ranks(config: Config, model: Model) -> list[str]:
     if on_weights(space) and space.fold == "adapter" and space.adapter_rank is not None:
         shapes = low_rank_shapes(space, model)
         notes += _rank("space.adapter_rank", space.adapter_rank, shapes, refuses=True)
-    # FZOO beside the weights, and MeZO, draw dense directions.
+    # One-sided probes beside the weights, and MeZO, draw dense directions.
     if isinstance(estimator, LozoConfig | MezoFactorizedConfig) or (
-        isinstance(estimator, FzooConfig) and on_weights(space)
+        isinstance(estimator, FzooConfig | PopulationConfig) and on_weights(space)
     ):
         stands_in = isinstance(estimator, MezoFactorizedConfig)  # for a dense direction
         shapes = low_rank_shapes(space, model)
