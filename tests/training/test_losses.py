@@ -13,7 +13,7 @@ from tests.random_weights import numpy_model
 from zojax.models import Model
 from zojax.models.opt import OPTConfig
 from zojax.training.batches import stack
-from zojax.training.objective import in_micro_batches
+from zojax.training.objective import InMicroBatches
 from zojax.training.step import init_state, perturb, score_variants
 
 CONFIG = OPTConfig(64, 32, 3, 4, 64, 64, 32)
@@ -34,7 +34,7 @@ def projected_grads(model: Model, settings: list[str], micro_batches: int) -> np
     method = method_of(model, [EPSILON, *settings])
     objective = objective_of(model)
     if micro_batches > 1:
-        objective = in_micro_batches(objective)
+        objective = InMicroBatches(objective)
     batch = stack([make_batch(CONFIG, 4, 7) for _ in range(micro_batches)])
     key = jax.random.key(1)
 

@@ -1,5 +1,6 @@
 """A step may be cut at its seams: perturb, score and update apart leave what one program leaves."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,8 +14,10 @@ from zojax.adapters import num_variants
 from zojax.errors import INTERRUPTED
 from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import Halted, Stop
+from zojax.training.batches import stack
 from zojax.training.generated import GeneratedObjective, Questions
-from zojax.training.step import estimate, init_state, perturb, score_variants, update
+from zojax.training.objective import InMicroBatches
+from zojax.training.step import Batch, estimate, init_state, perturb, score_variants, update
 from zojax.training.step_programs import step_program
 
 CONFIG = OPTConfig(64, 32, 2, 4, 64, 64, 32)
@@ -52,6 +55,51 @@ def test_a_step_in_three_programs_leaves_what_it_leaves_in_one(settings):
     assert np.abs(record.projected_grad_q).min() > 1e-2
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), after.params, start)
     assert max(jax.tree.leaves(moved)) > 4e-3
+
+
+class Counting:
+    """A pace that counts the calls of each program."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, program, *args):
+        self.calls += 1
+        return program(*args)
+
+
+def shifted(batch: Batch, by: int) -> Batch:
+    """A batch of other tokens."""
+    tokens_pt = (batch.pages.tokens_pt + by) % CONFIG.vocab_size
+    return dataclasses.replace(batch, pages=dataclasses.replace(batch.pages, tokens_pt=tokens_pt))
+
+
+PIECES = {
+    "whole batches": (METHODS["LoZO"], 1, 1),
+    "micro-batches": (METHODS["MeZO on LoRA"], 3, 3),
+    "a query at a time, on micro-batches": (METHODS["MeZO, one query after the other"], 3, 6),
+}
+
+
+@pytest.mark.parametrize(("settings", "parts", "calls"), PIECES.values(), ids=PIECES)
+def test_a_step_in_pieces_leaves_what_one_program_leaves(settings, parts, calls):
+    model = numpy_model(CONFIG)
+    method, objective = method_of(model, settings), objective_of(model)
+    batch = stack([shifted(make_batch(CONFIG, 4, 7), part) for part in range(parts)])
+    if parts > 1:  # of which each weighs another
+        objective = InMicroBatches(objective, lambda batch: jnp.arange(1.0, 1 + parts))
+    pace = Counting()
+    pieces = step_program(method, objective, pace=pace)
+    begin = (model.weights, init_state(method, model.weights, KEY), KEY, RATE, batch)
+    state, record = pieces.trace(*begin)()(*begin)
+    assert pace.calls == calls
+    begin = (model.weights, init_state(method, model.weights, KEY), KEY, RATE, batch)
+    fused, expected = step_program(method, objective)(*begin)
+    np.testing.assert_allclose(record.losses_v, expected.losses_v, atol=1e-6)
+    np.testing.assert_allclose(record.projected_grad_q, expected.projected_grad_q, atol=1e-3)
+    assert np.abs(expected.projected_grad_q).max() > 5e-3
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(fused), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
 
 
 def counting() -> GeneratedObjective:

@@ -234,6 +234,9 @@ class TrainConfig:
             second.
         micro_batches: the number of parts that a batch is scored in, one after the other, to save
             memory.
+        in_pieces: score each part in a call of its own, and not all in one program with the rest of
+            the step, so that an engine can serve others in between. Losses are the same up to
+            rounding.
         eval_every: steps between evaluations on the dev set.
         chunk: steps between two waits of the host for the device, and the most steps that a crash
             can lose.
@@ -258,6 +261,7 @@ class TrainConfig:
     weight_decay: NonNegativeFloat = 0.0
     objective: ObjectiveName | None = None
     micro_batches: Batch = 1
+    in_pieces: Switch = False
     eval_every: Count = 4_000
     chunk: Count = 32
     seed: Seed = 42

@@ -29,6 +29,7 @@ from zojax.engine.rows import Chosen
 from zojax.engine.score_answers import scores_of
 from zojax.engine.shares import gives_way
 from zojax.engine.slots import Slots
+from zojax.engine.turns import Turns
 from zojax.generation.sampling import NOT_FINITE
 from zojax.scoring import Item, Ranked, pack
 
@@ -76,6 +77,7 @@ class Core:
         elsewhere: where the next tokens of grammars are found.
         target_ms: the time between two tokens that readers accept; see
             :func:`zojax.engine.plan.make_plan`.
+        turns: whose turn it is to train, beside and between requests.
 
     Attributes:
         counts: what was done so far.
@@ -89,7 +91,9 @@ class Core:
         elsewhere: Elsewhere,
         *,
         target_ms: float,
+        turns: Turns | None = None,
     ):
+        self._turns = turns or Turns()
         self.counts, self._elsewhere = Counts(), elsewhere
         self._device, self._slots, self._queues = device, slots, queues
         self._target_ms = target_ms
@@ -160,6 +164,7 @@ class Core:
             self._scores_next = bool(plan.pieces) and not plan.scored
         for call in read:
             self._calls.read(call)
+        self._turns.give(is_serving=self.num_running + self.num_waiting > 0)
         return bool(read) or not plan.is_empty
 
     def fail(self, error: Exception) -> None:

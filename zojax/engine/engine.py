@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from zojax.config import Config
 from zojax.engine.encoding import Encoder
+from zojax.engine.jobs import Job
 from zojax.engine.requests import GenerateRequest, ScoreRequest, Scores
 from zojax.engine.score_items import OnProgress, rank_items, score_items
 from zojax.engine.session import OnCompiled, Session
@@ -279,6 +281,8 @@ class Engine:
         rows: int = 16,
         max_length: int | None = None,
         max_loras: int = 4,
+        max_lora_rank: int | None = None,
+        training_share: float = 0.1,
         on_progress: OnCompiled = lambda done, of: None,
     ) -> None:
         """Compiles the programs of :meth:`submit` and makes room for adapters; takes a while.
@@ -289,6 +293,10 @@ class Engine:
             max_length: the most tokens of a prompt and what follows it; None for the model's
                 positions, but at most 2048.
             max_loras: the most adapters on the device together; others take their turn.
+            max_lora_rank: the largest rank of adapters that come later, from :meth:`train`; None if
+                none do.
+            training_share: the share of the time that :meth:`train` gets while requests are
+                answered, from 0 up to less than 1. It gets all of the time that is left over.
             on_progress: called with the number of programs that are compiled, and of all.
 
         Raises:
@@ -300,8 +308,36 @@ class Engine:
             rows=rows,
             max_length=max_length,
             max_loras=max_loras,
+            max_lora_rank=max_lora_rank,
+            training_share=training_share,
             on_progress=on_progress,
         )
+
+    def train(self, config: Config, name: str) -> Job:
+        """Trains a run beside the engine's requests, on the same weights; does not wait for it.
+
+        A step is cut into its forward passes over ``train.micro_batches``, which take turns with
+        what :meth:`submit` has asked for. What the run has learnt is there for requests after every
+        ``train.chunk`` steps, as an adapter. The run is one of ``zojax train`` with
+        ``train.in_pieces=true``: its journal has the same scalars, whatever else the engine does,
+        and ``zojax eval``, ``export`` and ``journal replay`` take it.
+
+        Args:
+            config: the run's configuration. Its model is the engine's, and what it trains stays
+                beside the weights: ``space.name=lora`` or ``prefix``, or ``space.fold=none`` or
+                ``adapter``.
+            name: the job's name, by which :meth:`submit` asks for its adapter.
+
+        Returns:
+            The job: ``result()`` waits for the contents of ``result.json``, ``num_steps`` says how
+            far it is, ``cancel()`` ends it. :meth:`close` cancels those that are not done.
+
+        Raises:
+            zojax.InputError: the engine has not been started, the name is taken, or the
+                configuration is of another model. What is wrong with the data is what the job's
+                ``result()`` raises.
+        """
+        return self._session.train(config, name)
 
     def close(self) -> None:
         """Answers what was submitted, and ends the runtime; a ``with`` statement does so, too."""

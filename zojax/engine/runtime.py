@@ -14,6 +14,7 @@ from zojax.engine.plan import fits
 from zojax.engine.queues import Asked, Queues
 from zojax.engine.requests import Deliver, Request, ScoreRequest, check_request
 from zojax.engine.slots import Registry, Slots, Tree
+from zojax.engine.turns import Turns
 from zojax.errors import InputError
 
 _MOST_COMMANDS = 256
@@ -36,15 +37,23 @@ class Runtime:
         registry: the adapters that can be asked for.
         target_ms: the time between two tokens that readers accept; see
             :func:`zojax.engine.plan.make_plan`.
+        training_share: see :class:`zojax.engine.turns.Turns`.
 
     Attributes:
         registry: the adapters that can be asked for.
         core: what was done so far, for metrics; read only.
+        turns: whose turn it is to train.
         is_lost: whether the device failed so that nothing can be served any more.
     """
 
     def __init__(
-        self, device: Device, slots: Slots, registry: Registry, *, target_ms: float = 50.0
+        self,
+        device: Device,
+        slots: Slots,
+        registry: Registry,
+        *,
+        target_ms: float = 50.0,
+        training_share: float = 0.1,
     ):
         self.registry = registry
         self._device = device
@@ -52,7 +61,10 @@ class Runtime:
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="zojax-adapters")
         self._queues = Queues(slots, self._loading, self._on_loaded)
         self._following = ThreadPoolExecutor(_MOST_FOLLOWING, thread_name_prefix="zojax-grammars")
-        self.core = Core(device, slots, self._queues, self._elsewhere, target_ms=target_ms)
+        self.turns = Turns(training_share, lambda: self._commands.put(lambda: None))
+        self.core = Core(
+            device, slots, self._queues, self._elsewhere, target_ms=target_ms, turns=self.turns
+        )
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._takes = self._ends = self.is_lost = False
@@ -137,12 +149,15 @@ class Runtime:
 
     def _run(self) -> None:
         did_something = False
-        while not (self._ends and self.core.is_idle):
-            try:
-                self._take_commands(wait=not did_something)
-                did_something = self.core.step()
-            except Exception as error:  # all who wait are told, and the thread goes on
-                self._fail(error)
+        try:
+            while not (self._ends and self.core.is_idle):
+                try:
+                    self._take_commands(wait=not did_something)
+                    did_something = self.core.step()
+                except Exception as error:  # all who wait are told, and the thread goes on
+                    self._fail(error)
+        finally:
+            self.turns.close()
 
     def _fail(self, error: Exception) -> None:
         try:

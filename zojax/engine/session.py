@@ -10,7 +10,9 @@ import jax
 
 from zojax.adapters import own_arrays
 from zojax.adapters.lora import load_lora
+from zojax.config import Config
 from zojax.engine.device import Device
+from zojax.engine.jobs import Job, Jobs
 from zojax.engine.requests import Request
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
@@ -42,6 +44,7 @@ class Session:
         self._model, self._pool = model, pool
         self._open = contextlib.ExitStack()
         self.runtime: Runtime | None = None
+        self._jobs: Jobs | None = None
 
     def start(
         self,
@@ -50,6 +53,8 @@ class Session:
         rows: int = 16,
         max_length: int | None = None,
         max_loras: int = 4,
+        max_lora_rank: int | None = None,
+        training_share: float = 0.1,
         target_ms: float = 50.0,
         on_progress: OnCompiled = lambda done, of: None,
     ) -> Runtime:
@@ -71,7 +76,14 @@ class Session:
             raise InputError("an adapter's name is empty")
         if self._pool:
             found[OWN] = _unstacked(self._pool)
-        slots = Slots(make_pool(self._model, list(found.values()), num_slots=max_loras))
+        slots = Slots(
+            make_pool(
+                self._model,
+                list(found.values()),
+                num_slots=max_loras,
+                rank_to_come=max_lora_rank,
+            )
+        )
         registry = Registry()
         for name, adapter in found.items():
             registry.add(name, lambda adapter=adapter: adapter)
@@ -84,9 +96,21 @@ class Session:
         with cancelled_at_end(device):
             device.compile(lambda done: on_progress(done, device.num_programs))
         self.runtime = self._open.enter_context(
-            Runtime(device, slots, registry, target_ms=target_ms)
+            Runtime(device, slots, registry, target_ms=target_ms, training_share=training_share)
         )
+        self._jobs = Jobs(self._model, self.runtime.turns, registry)
+        self._open.callback(self._jobs.close)  # before the runtime ends, which gives them turns
         return self.runtime
+
+    def train(self, config: Config, name: str) -> Job:
+        """Begins a job in the runtime, which has been started.
+
+        Raises:
+            InputError: it has not, or as for :meth:`zojax.engine.jobs.Jobs.train`.
+        """
+        if self._jobs is None:
+            raise InputError("start the engine before it trains, with max_lora_rank for the result")
+        return self._jobs.train(config, name)
 
     def submit(self, request: Request, reader: Reader[Any]) -> Submission[Any]:
         """Submits a request to the runtime, which is started if it is not there yet."""
@@ -106,7 +130,7 @@ class Session:
     def close(self) -> None:
         """Serves what was submitted, and ends the runtime."""
         self._open.close()
-        self.runtime = None
+        self.runtime = self._jobs = None
 
 
 def _unstacked(pool: Tree) -> Tree:

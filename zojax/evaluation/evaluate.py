@@ -24,6 +24,7 @@ from zojax.generation.texts import Generation, generate
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, compile_buckets
+from zojax.programs.pace import Pace, at_once
 from zojax.programs.stopping import NEVER, Stop
 from zojax.scoring import PageShape
 from zojax.tasks import Example, Task
@@ -145,6 +146,7 @@ class Evaluator:
         scorer: scores the candidates.
         eval_sets: the data sets that will be evaluated.
         tokenizer: the tokenizer for generated answers.
+        pace: sends a batch whose candidates are scored when its turn comes.
     """
 
     def __init__(
@@ -155,6 +157,7 @@ class Evaluator:
         scorer: CandidateScorer,
         eval_sets: Sequence[EvalSet],
         tokenizer: Tokenizer,
+        pace: Pace = at_once,
     ):
         def function(weights: Tree, carry: Tree, batch: Batch) -> jax.Array:
             variants = stack_variants([adapter_of(carry)])
@@ -162,7 +165,7 @@ class Evaluator:
 
         self._model = dataclasses.replace(model, weights={})
         self._layout = layout_of(model.weights)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._pace = tokenizer, pace
         self._num_candidates = scorer.num_candidates
         self._pool = jax.jit(lambda carry: stack_variants([adapter_of(carry)]))
         self._pending: dict[PageShape, PendingProgram[Callable[..., Any]]] = {}
@@ -277,7 +280,7 @@ class Evaluator:
                 fetch()
             score_batch = self._pending[bucket].wait(stop)
             placed = put_batch(batch, self._layout)
-            in_flight.append((group, score_batch(weights, carry, placed)))
+            in_flight.append((group, self._pace(score_batch, weights, carry, placed)))
         while in_flight:
             fetch()
         return scores

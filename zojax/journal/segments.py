@@ -22,6 +22,7 @@ _TRAIN = (
     "batch_size",
     "chunk",
     "eval_every",
+    "in_pieces",
     "learning_rate",
     "micro_batches",
     "nonfinite",

@@ -24,6 +24,7 @@ from zojax.journal.replay import (
     replay_journal,
 )
 from zojax.journal.segments import header_key
+from zojax.programs.pace import at_once
 from zojax.reporting.bar import progress_bar
 from zojax.runs.rebuild import check_scalars
 from zojax.runs.setup import Run, make_train_source, prepare
@@ -161,7 +162,11 @@ def _score(journal: Journal, run: Run, steps: list[int], console: Console) -> li
             owned, state = replay_journal(replay, journal, owned, step, start=state)
             if program is None:  # the same program as in training, so that it rounds alike
                 program = step_program(
-                    run.method, run.objective, shardings_of(state), layout.sharding()
+                    run.method,
+                    run.objective,
+                    shardings_of(state),
+                    layout.sharding(),
+                    pace=at_once if run.config.train.in_pieces else None,
                 )
             record = journal.records[step]
             batch = put_batch(source(step)[1], layout)

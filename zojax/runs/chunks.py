@@ -15,6 +15,7 @@ from zojax.errors import InputError
 from zojax.journal.file import SKIPPED, JournalWriter
 from zojax.journal.replay import step_keys
 from zojax.programs.compiling import Executables, PendingProgram, shapes_of
+from zojax.programs.pace import Pace
 from zojax.programs.stopping import Stop
 from zojax.reporting.metrics import step_metrics
 from zojax.reporting.reporter import Reporter
@@ -76,15 +77,17 @@ def compile_programs(
     *,
     steps: int,
     check: Callable[[], None] = lambda: None,
+    pace: Pace | None = None,
 ) -> Programs:
     """Compiles the step for every bucket's batch, and the fold if the run (still) reaches one.
 
-    This happens in the background and in the order of ``batches``, the fold last. ``check`` is for
-    :func:`zojax.training.step_programs.step_program`.
+    This happens in the background and in the order of ``batches``, the fold last. ``check`` and
+    ``pace`` are for :func:`zojax.training.step_programs.step_program`.
     """
     shapes = shapes_of((weights, state, key))  # the arrays may be donated before all is traced
     shardings = shardings_of(weights), shardings_of(state)
-    step = step_program(method, objective, shardings[1], layout_of(weights).sharding(), check)
+    replicated = layout_of(weights).sharding()
+    step = step_program(method, objective, shardings[1], replicated, check, pace)
     executables = Executables(
         {
             bucket: PendingProgram(functools.partial(step.trace, *shapes, np.float32(0), batch))

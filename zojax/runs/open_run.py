@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from zojax.journal.file import JournalWriter
 from zojax.journal.replay import check_data, is_folded
 from zojax.programs import stopping
 from zojax.programs.compiling import cancelled_at_end
+from zojax.programs.pace import at_once
 from zojax.reporting.metrics import mend_metrics
 from zojax.reporting.progress import PROGRESS, missing_evaluations, read_progress
 from zojax.reporting.reporter import Reporter
@@ -28,6 +29,7 @@ from zojax.runs.chunks import (
 )
 from zojax.runs.create import check_same_config, create_run, find_run
 from zojax.runs.evaluations import Evaluations
+from zojax.runs.host import Host
 from zojax.runs.kept import keep_states, with_room
 from zojax.runs.process_dir import open_process_dir
 from zojax.runs.rebuild import rebuild_run
@@ -56,6 +58,7 @@ class OpenRun:
         evaluations: evaluates the current model.
         checkpoints: writes checkpoints.
         stop: whether a stop was requested.
+        host: the engine that the run is trained in; None for a device of its own.
     """
 
     run: Run
@@ -65,6 +68,7 @@ class OpenRun:
     evaluations: Evaluations
     checkpoints: CheckpointWriter
     stop: stopping.Stop
+    host: Host | None = None
 
     def save(self) -> None:
         """Write a checkpoint of the model after the current step."""
@@ -77,7 +81,11 @@ class OpenRun:
 
 @contextmanager
 def open_run(
-    config: Config, console: Console, *, makes_lost_evaluations: bool = True
+    config: Config,
+    console: Console,
+    *,
+    makes_lost_evaluations: bool = True,
+    host: Host | None = None,
 ) -> Iterator[OpenRun | dict[str, Any]]:
     """Open the run in ``run.dir`` where it stopped, or a new one; it is locked while it is open.
 
@@ -86,6 +94,7 @@ def open_run(
         console: where progress is printed.
         makes_lost_evaluations: whether to make first those evaluations that the configuration asks
             for and that are missing.
+        host: the engine that the run is trained in; None for a device of its own.
 
     Yields:
         The run, or the result of a finished run.
@@ -110,25 +119,30 @@ def open_run(
         if result is not None:
             yield result
             return
-        run = prepare(config, console)
+        run = prepare(config, console, None if host is None else host.model)
         if not exists:
             processes.broadcast_from_leader(
                 "the run directory", lambda: create_run(directory, run, held)
             )
         process_dir = held.enter_context(open_process_dir(directory))
-        with _opened(run, process_dir, console, makes_lost_evaluations) as training:
+        with _opened(run, process_dir, console, makes_lost_evaluations, host) as training:
             yield training
 
 
 @contextmanager
 def _opened(
-    run: Run, directory: Path, console: Console, makes_lost_evaluations: bool
+    run: Run,
+    directory: Path,
+    console: Console,
+    makes_lost_evaluations: bool,
+    host: Host | None,
 ) -> Iterator[OpenRun]:
     """Open a run in its locked directory; raise :class:`Stopped` if a stop is requested."""
     with named_if_unwritable(directory):
         run_dir.remove_partials(directory)
         journal = JournalWriter.resume(directory / run_dir.JOURNAL)
-    with _closing(journal, directory), stopping.listen() as stop:
+    listening = stopping.listen() if host is None else nullcontext(host.stop)
+    with _closing(journal, directory), listening as stop:
         try:
             with named_if_unwritable(directory):
                 training = _set_up(
@@ -138,6 +152,7 @@ def _opened(
                     stop,
                     console,
                     makes_lost_evaluations=makes_lost_evaluations,
+                    host=host,
                 )
             with cancelled_at_end(training.trainer.programs, training.evaluations.evaluator):
                 with named_if_unwritable(directory):
@@ -180,6 +195,7 @@ def _set_up(
     console: Console,
     *,
     makes_lost_evaluations: bool,
+    host: Host | None,
 ) -> OpenRun:
     """Make the batches, rebuild the run's model, and begin to compile what the loop runs."""
     config, records = run.config.train, journal.opened.records
@@ -197,7 +213,8 @@ def _set_up(
     # The current model: the base model, or what the journal makes of it.
     progress, done = read_progress(directory, len(records), run.config), len(records)
     mend_metrics(directory / run_dir.METRICS, records, progress)
-    base = OwnedWeights(run.model.weights)  # loaded by this run, so it may overwrite them
+    # Loaded by this run, so it may overwrite them; in a host, its method never does.
+    base = OwnedWeights(run.model.weights)
     lost = missing_evaluations(progress, done, config) if makes_lost_evaluations else []
     step = min([*lost, done])
     owned, state = rebuild_run(journal.opened, run, base, console, stop, step)
@@ -228,7 +245,8 @@ def _set_up(
     kept = source.kept if isinstance(source, BatchSource) else None
     if kept is not None:
         dev_set, eval_set = with_room([dev_set, eval_set], kept)
-    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set])
+    pace = at_once if host is None else host.pace
+    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set], pace)
     programs = compile_programs(
         owned.weights,
         state,
@@ -238,6 +256,7 @@ def _set_up(
         batches if is_left else {},
         steps=config.steps,
         check=stop.check,
+        pace=pace if config.in_pieces else None,
     )
     if isinstance(source, BatchSource) and kept is not None:
         now = dataclasses.replace(run.model, weights=owned.weights)
@@ -257,4 +276,4 @@ def _set_up(
     evaluations = Evaluations(
         directory, config, trainer, evaluator, dev_set, eval_set, progress, stop, console
     )
-    return OpenRun(run, directory, source, trainer, evaluations, checkpoints, stop)
+    return OpenRun(run, directory, source, trainer, evaluations, checkpoints, stop, host)

@@ -21,6 +21,7 @@ from zojax.hub.tokenizer import Tokenizer
 from zojax.hub.turns import run_tokenizer
 from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding, with_scanned_layers
+from zojax.programs.pace import Pace
 from zojax.programs.settings import check_settings
 from zojax.runs.kept import make_kept_states
 from zojax.runs.layout import choose_layout
@@ -218,8 +219,14 @@ class Run:
     key: jax.Array
 
 
-def prepare(config: Config, console: Console) -> Run:
-    """Reads the data and then the model; ``InputError`` says what is wrong with either."""
+def prepare(config: Config, console: Console, model: Model | None = None) -> Run:
+    """Reads the data and then the model; ``InputError`` says what is wrong with either.
+
+    Args:
+        config: the run's configuration.
+        console: where notes are printed.
+        model: the base model, if it is loaded already.
+    """
     check_settings()
     check_method(config)
     with console.status("reading data"):
@@ -228,7 +235,7 @@ def prepare(config: Config, console: Console) -> Run:
     for note in data.splits.notes:
         console.print(note, soft_wrap=True, markup=False)
     with console.status("loading the model"):
-        model = load_model(config)
+        model = load_model(config) if model is None else model
         base_hash = content_hash(model.weights)
     for note in (*model.notes, *odd_settings(config, model, data.splits.task, data.splits.train)):
         console.print(plain(note), soft_wrap=True, markup=False)
@@ -341,7 +348,7 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
 
 
 def make_evaluator(
-    run: Run, weights: Tree, state: TrainState, eval_sets: list[EvalSet]
+    run: Run, weights: Tree, state: TrainState, eval_sets: list[EvalSet], pace: Pace
 ) -> Evaluator:
     """Makes the evaluator of a run, which is compiled for these sets."""
     space = run.method.estimator.space
@@ -352,4 +359,5 @@ def make_evaluator(
         run.scorer,
         eval_sets,
         run.data.tokenizer,
+        pace,
     )

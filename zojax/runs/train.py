@@ -30,6 +30,7 @@ from zojax.runs.chunks import (
     send_step,
     write_down,
 )
+from zojax.runs.host import Host, check_guest
 from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.prefetch import prefetch
 from zojax.runs.profile import DIRECTORY as PROFILE
@@ -69,8 +70,23 @@ def train(config: Config, console: Console | None = None) -> dict[str, Any]:
         zojax.errors.InputError: train.steps=0 trains nothing: ...
     """
     console = console or make_console(highlight=False)
-    check_config(config, "zojax.train")
-    with open_run(config, console) as opened:
+    return _train(check_config(config, "zojax.train"), console)
+
+
+def train_in(host: Host, config: Config, console: Console) -> dict[str, Any]:
+    """Like :func:`train`, in an engine that does other work meanwhile.
+
+    Args:
+        host: the engine, which has the base model.
+        config: the run's configuration, with ``train.in_pieces``.
+        console: where progress is printed.
+    """
+    check_guest(config)
+    return _train(config, console, host)
+
+
+def _train(config: Config, console: Console, host: Host | None = None) -> dict[str, Any]:
+    with open_run(config, console, host=host) as opened:
         if not isinstance(opened, OpenRun):
             console.print("this run is finished; --fresh starts a new one")
             return opened
@@ -127,11 +143,17 @@ def _train_chunks(training: OpenRun, console: Console) -> None:
         bucket, batch, tokens = training.source(step)
         return bucket, put_batch(batch, layout), tokens
 
+    def publish() -> None:
+        if training.host is not None:
+            training.host.publish(trainer.method, trainer.state, trainer.step)
+
+    publish()
     with closing(prefetch(packed, range(trainer.step, config.train.steps))) as batches:
         for end in ends:
             first = trainer.step
             with nullcontext() if profile is None else profile.tracing(trainer):
                 run_chunk(trainer, batches, end, stop)
+            publish()
             stop.check()
             report_truncation(trainer, first)
             training.evaluations.on_dev()

@@ -16,11 +16,11 @@ from zojax.training.generated import GeneratedObjective, generated_objective
 from zojax.training.objective import (
     CandidateLoss,
     CandidateScorer,
+    InMicroBatches,
     OwnObjective,
     choice_loss,
     classification_loss,
     examples_of,
-    in_micro_batches,
     likelihood_loss,
     of_candidates,
     tokens_of_answers,
@@ -117,7 +117,7 @@ def make_objective(
     if config.train.micro_batches == 1:
         return objective
     weight = tokens_of_answers if name == "likelihood" else examples_of
-    return in_micro_batches(objective, weight)
+    return InMicroBatches(objective, weight)
 
 
 _COMPARED = ("classification", "accuracy", "f1")

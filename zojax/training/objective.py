@@ -2,7 +2,7 @@
 
 An objective is one function, ``(weights, variants, batch) -> losses_v``, made of smaller ones:
 
-    in_micro_batches(of_candidates(scorer, likelihood_loss), tokens_of_answers)
+    InMicroBatches(of_candidates(scorer, likelihood_loss), tokens_of_answers)
 """
 
 import dataclasses
@@ -128,21 +128,22 @@ def tokens_of_answers(batch: Batch) -> jax.Array:
     return jnp.asarray(batch.lengths_b).sum(-1)
 
 
-def in_micro_batches(
-    objective: Objective, weight: Callable[[Any], jax.Array] = examples_of
-) -> Objective:
-    """Makes the objective of a batch whose parts are scored one after the other.
+@dataclasses.dataclass(frozen=True)
+class InMicroBatches:
+    """The objective of a batch whose parts are scored one after the other.
 
-    Args:
-        objective: the objective of a part.
+    Attributes:
+        of_part: the objective of a part.
         weight: ``(batch) -> weights_p``: the weight of each part's loss in the batch's loss.
     """
 
-    def losses(weights: Tree, variants: Tree, batch: Any) -> jax.Array:
-        losses_pv = jax.lax.map(lambda part: objective(weights, variants, part), batch)
-        return mean_of_parts(losses_pv, weight(batch))
+    of_part: Objective
+    weight: Callable[[Any], jax.Array] = examples_of
 
-    return losses
+    def __call__(self, weights: Tree, variants: Tree, batch: Any) -> jax.Array:
+        """The losses ``(v,)`` of the batch."""
+        losses_pv = jax.lax.map(lambda part: self.of_part(weights, variants, part), batch)
+        return mean_of_parts(losses_pv, self.weight(batch))
 
 
 def mean_of_parts(losses_pv: jax.Array, weights_p: jax.Array) -> jax.Array:

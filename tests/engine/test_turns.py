@@ -1,0 +1,169 @@
+"""Pieces of training get their turns one at a time, and no more than their share beside others."""
+
+import threading
+import time
+
+import jax.numpy as jnp
+import pytest
+
+from zojax.engine.turns import Turns
+from zojax.errors import INTERRUPTED, InputError
+from zojax.programs.stopping import NEVER, Halted, Stop
+
+LONG = 20.0
+
+
+class Clock:
+    """A time that only the tests move."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Trainer(threading.Thread):
+    """Sends pieces in its turns, each of which takes so long by a clock."""
+
+    def __init__(self, turns, name, clock, seconds, log, count=1, stop=NEVER):
+        super().__init__(name=name, daemon=True)
+        self.pace, self.clock, self.seconds = turns.pace(stop), clock, seconds
+        self.log, self.count, self.error = log, count, None
+        self.start()
+
+    def run(self):
+        try:
+            for _ in range(self.count):
+                self.pace(self.piece, 1)
+        except Exception as error:
+            self.error = error
+
+    def piece(self, number):
+        self.clock.seconds += self.seconds
+        self.log.append(self.name)
+        return jnp.int32(number)
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def wait_for(turns, count) -> None:
+    """Until so many trainers wait for their turns, and no piece is computed."""
+    until(lambda: len(turns._waiting) == count and not turns.is_taken)
+
+
+def test_a_piece_is_sent_in_its_turn_alone():
+    clock, log = Clock(), []
+    turns = Turns(now=clock)
+    trainer = Trainer(turns, "a", clock, 1.0, log)
+    wait_for(turns, 1)
+    assert log == []
+    assert turns.give(is_serving=False)
+    trainer.join(LONG)
+    assert log == ["a"]
+    assert (turns.num_pieces, turns.seconds) == (1, 1.0)
+    assert not turns.give(is_serving=False), "nobody waits"
+
+
+def test_trainers_take_their_turns_one_after_the_other():
+    clock, log = Clock(), []
+    turns = Turns(now=clock)
+    trainers = []
+    for name in "abc":
+        trainers.append(Trainer(turns, name, clock, 1.0, log, count=3))
+        wait_for(turns, len(trainers))
+    for number in range(9):
+        assert turns.give(is_serving=False)
+        until(lambda number=number: len(log) == number + 1 and not turns.is_taken)
+        wait_for(turns, 3 if number < 6 else 8 - number)
+    assert log == list("abc" * 3)
+
+
+def test_beside_others_training_gets_its_share_of_the_time():
+    clock, log = Clock(), []
+    turns = Turns(share=0.25, now=clock)
+    Trainer(turns, "a", clock, 1.0, log, count=50)
+    for _ in range(80):  # iterations of a quarter of a second
+        wait_for(turns, 1)
+        given = len(log)
+        if turns.give(is_serving=True):
+            until(lambda given=given: len(log) == given + 1)
+        else:
+            clock.seconds += 0.25
+    assert len(log) == turns.num_pieces == pytest.approx(0.25 * clock.seconds, abs=1)
+
+
+def test_without_a_share_nothing_is_sent_while_others_are_served():
+    clock, log = Clock(), []
+    turns = Turns(share=0.0, now=clock)
+    Trainer(turns, "a", clock, 1.0, log)
+    wait_for(turns, 1)
+    clock.seconds += 100
+    assert not turns.give(is_serving=True)
+    assert turns.give(is_serving=False)
+
+
+def test_what_was_sent_in_idle_time_is_no_debt():
+    clock, log = Clock(), []
+    turns = Turns(share=0.01, now=clock)
+    Trainer(turns, "a", clock, 1.0, log, count=12)
+    for _ in range(10):
+        wait_for(turns, 1)
+        assert turns.give(is_serving=False)
+        until(lambda: not turns.is_taken)
+    wait_for(turns, 1)
+    assert turns.give(is_serving=True)
+    wait_for(turns, 1)
+    assert not turns.give(is_serving=True)
+
+
+def test_who_waits_for_a_turn_hears_of_a_stop_and_leaves_it_to_the_next():
+    clock, log, stop = Clock(), [], Stop()
+    turns = Turns(now=clock)
+    stopped = Trainer(turns, "a", clock, 1.0, log, stop=stop)
+    wait_for(turns, 1)
+    Trainer(turns, "b", clock, 1.0, log)
+    wait_for(turns, 2)
+    stop.exit_code = INTERRUPTED
+    stopped.join(LONG)
+    assert isinstance(stopped.error, Halted)
+    assert turns.give(is_serving=False)
+    until(lambda: log == ["b"])
+
+
+def test_a_piece_that_fails_ends_its_turn():
+    turns, failed = Turns(), []
+
+    def train():
+        try:
+            turns.pace(NEVER)(lambda: 1 / 0)
+        except ZeroDivisionError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    wait_for(turns, 1)
+    assert turns.give(is_serving=False)
+    thread.join(LONG)
+    assert failed
+    assert not turns.is_taken
+
+
+def test_when_the_runtime_has_ended_nobody_waits_any_more():
+    clock, log = Clock(), []
+    turns = Turns(now=clock)
+    trainer = Trainer(turns, "a", clock, 1.0, log)
+    wait_for(turns, 1)
+    turns.close()
+    trainer.join(LONG)
+    assert isinstance(trainer.error, InputError)
+
+
+def test_a_share_of_all_the_time_is_refused():
+    with pytest.raises(InputError, match="0 or more, and less than 1"):
+        Turns(share=1.0)

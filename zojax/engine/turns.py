@@ -1,0 +1,129 @@
+"""Whose turn it is: pieces of training go onto the device between iterations, one at a time.
+
+Threads that train wait for their turns; the runtime's thread gives them. While nobody is served,
+the next piece gets its turn at once. While somebody is, training gets a share of the time: every
+piece makes a debt as long as it took, which the share pays off, and none begins before it is paid.
+"""
+
+import collections
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from zojax.errors import InputError
+from zojax.programs.pace import Pace
+from zojax.programs.stopping import Stop
+
+_POLL_SECONDS = 0.05
+
+
+class Turns:
+    """Turns on a device.
+
+    Args:
+        share: of the time while others are served, from 0 up to less than 1.
+        wake: lets the runtime's thread look for somebody whose turn it is; any thread calls it.
+        now: the time in seconds.
+
+    Attributes:
+        num_pieces: the number of pieces that were computed.
+        seconds: how long they took.
+
+    Example:
+        >>> turns = Turns(share=0.25)
+        >>> turns.give(is_serving=False)  # nobody waits for one
+        False
+    """
+
+    def __init__(
+        self,
+        share: float = 0.1,
+        wake: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.perf_counter,
+    ):
+        if not 0 <= share < 1:
+            raise InputError(f"a share of {share} for training: give 0 or more, and less than 1")
+        self._share, self._now = share, now
+        self.wake = wake
+        self._lock = threading.Lock()
+        self._waiting: collections.deque[threading.Event] = collections.deque()
+        self._is_taken = self._taken_beside_others = self._is_closed = False
+        self._debt, self._paid_until = 0.0, now()
+        self.num_pieces, self.seconds = 0, 0.0
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a piece is being computed."""
+        return self._is_taken
+
+    def give(self, *, is_serving: bool) -> bool:
+        """Gives the next piece its turn, if it is; called by the runtime's thread alone.
+
+        Args:
+            is_serving: whether anybody else is being served or waits for it.
+
+        Returns:
+            Whether a piece has got a turn.
+        """
+        with self._lock:
+            self._pay(is_serving=is_serving)
+            if self._is_taken or not self._waiting:
+                return False
+            if is_serving and (self._debt > 0 or not self._share):
+                return False
+            self._is_taken, self._taken_beside_others = True, is_serving
+            self._waiting.popleft().set()
+            return True
+
+    def pace(self, stop: Stop) -> Pace:
+        """Lets a run's thread wait for its turns, and hear of a stop meanwhile."""
+
+        def in_turn(program: Callable[..., Any], *args: Any) -> Any:
+            self._wait(stop)
+            began = self._now()
+            try:
+                return jax.block_until_ready(program(*args))
+            finally:
+                self._end(self._now() - began)
+
+        return in_turn
+
+    def close(self) -> None:
+        """Gives no more turns: whoever waits for one, or will, gets an error."""
+        self._is_closed = True
+
+    def _wait(self, stop: Stop) -> None:
+        stop.check()
+        turn = threading.Event()
+        with self._lock:
+            self._waiting.append(turn)
+        self.wake()
+        while not turn.wait(_POLL_SECONDS):
+            if (stop.is_asked or self._is_closed) and self._gives_up(turn):
+                stop.check()
+                raise InputError("the engine has ended, so that its jobs stop")
+
+    def _gives_up(self, turn: threading.Event) -> bool:
+        """Whether a turn was given up before it came."""
+        with self._lock:
+            if turn.is_set():
+                return False
+            self._waiting.remove(turn)
+            return True
+
+    def _end(self, seconds: float) -> None:
+        with self._lock:
+            self._is_taken = False
+            self.num_pieces, self.seconds = self.num_pieces + 1, self.seconds + seconds
+            if self._taken_beside_others:
+                self._debt += seconds
+        self.wake()
+
+    def _pay(self, *, is_serving: bool) -> None:
+        """Pays with the share of the time that has gone by; with all of it if nobody is served."""
+        elapsed = self._now() - self._paid_until
+        self._paid_until += elapsed
+        self._debt = max(0.0, self._debt - elapsed * (self._share if is_serving else 1.0))
