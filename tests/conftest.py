@@ -103,8 +103,7 @@ def programs(tmp_path_factory) -> Iterator[None]:
 def compiled_as_here(tmp_path_factory) -> dict[str, str]:
     """The environment in which a command compiles as quickly as ``run``, and keeps it too.
 
-    In another directory: JAX would find neither's programs for the other, and what a process that
-    is killed leaves half written would keep the others from writing any.
+    In another directory: JAX would find neither's programs for the other.
     """
     directory = tmp_path_factory.mktemp("compiled-by-commands")
     return {"JAX_COMPILATION_CACHE_DIR": str(directory), "XLA_FLAGS": QUICK_FLAGS}
@@ -112,7 +111,10 @@ def compiled_as_here(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory) -> Iterator[None]:
-    """For modules whose runs share their programs, and must run as fast as a user's."""
+    """For modules whose programs must be as fast, cost as much or round as a user's.
+
+    Those that are compiled before, such as what single operations compile to, stay as they are.
+    """
     with kept_programs(tmp_path_factory.mktemp("compiled-once"), quickly=False):
         yield
 

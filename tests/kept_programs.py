@@ -44,7 +44,8 @@ compiler.get_compile_options = _quick_options
 
 # Before it writes a program, JAX reads the times of all that are there, to remove the oldest. Of
 # some thousands of programs that takes longer than most need to be compiled, and none is removed.
-lru_cache.LRUCache._evict_if_needed = lambda self, **_: None  # pyright: ignore
+assert hasattr(lru_cache.LRUCache, "_evict_if_needed"), "JAX has renamed what costs so much"
+lru_cache.LRUCache._evict_if_needed = lambda *_, **__: None  # pyright: ignore
 
 
 @contextmanager

@@ -7,6 +7,9 @@ import pytest
 
 from zojax.adapters.fold import fold, round_stochastically
 
+# What users' programs round.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 HALVES = [jnp.bfloat16, jnp.float16]
 DRAWS = 40_000
 # Typical weights, both sides of a power of two (the spacing changes there), and a number below

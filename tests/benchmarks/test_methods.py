@@ -25,9 +25,9 @@ def test_every_method_has_the_same_forward_passes_and_data(script, tmp_path):
     for entry in script.ENTRIES:
         config = configs[entry.name]
         check_method(config)
-        queries, one_sided = config.estimator.num_queries, config.estimator.name == "fzoo"
-        passes = queries + 1 if one_sided else 2 * queries
-        assert config.train.steps * passes == 720
+        queries, name = config.estimator.num_queries, config.estimator.name
+        one_sided = {"fzoo": queries + 1, "population": queries}
+        assert config.train.steps * one_sided.get(name, 2 * queries) == 720
         assert (config.train.seed, config.data.seed, config.train.batch_size) == (1, 1, 32)
 
 

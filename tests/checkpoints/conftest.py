@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints.runs import SAVED, Run, make_run
+from tests.kept_programs import kept_programs
 
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory) -> Run:
-    """A run with checkpoints, to look at."""
-    run = make_run(tmp_path_factory.mktemp("runs") / "run")
-    run.save(*SAVED)
+    """A run with checkpoints, to look at, whose programs are compiled as users' are."""
+    with kept_programs(tmp_path_factory.mktemp("compiled"), quickly=False):
+        run = make_run(tmp_path_factory.mktemp("runs") / "run")
+        run.save(*SAVED)
     assert run.told == []
     return run
 

@@ -22,6 +22,9 @@ from zojax.programs.compiling import CompilationCounter
 from zojax.runs.rebuild import Saved, rebuild
 from zojax.training.interval import OwnedWeights
 
+# The bits of users' programs.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def test_a_checkpoint_has_the_bits_although_its_arrays_were_donated_at_once(empty):
     writer, key, start, reached = empty.writer(), header_key(empty.journal), None, {}

@@ -10,13 +10,14 @@ from rich.console import Console
 
 import zojax
 from zojax.config import LoraConfig, MezoConfig, PrefixConfig
+from zojax.engine.jobs import Job
 from zojax.errors import InputError
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.journal.segments import records_hash
 
 PROMPTS = ["a gripping film", "a dull film", "the plot is", "the actors are"]
 CANDIDATES = [" great", " terrible"]
-STEPS = 6
+STEPS, LONG = 6, 300
 
 
 def configuration(directory: Path, **changes) -> zojax.Config:
@@ -72,9 +73,13 @@ def ask_until(engine, job) -> list[list[str]]:
 
 def test_a_job_has_the_scalars_of_the_run_alone_and_disturbs_no_answer(engine, alone, tmp_path):
     expected = [one.text for one in engine.generate(PROMPTS, max_new_tokens=8)]
+    turns = engine._session.runtime.turns
+    before = turns.num_pieces
     job = engine.train(configuration(tmp_path / "run"), "reviews")
     answers = ask_until(engine, job)
-    result = job.result(60)
+    result = job.result(LONG)
+    evaluations = 3 + 2  # of dev after 0, 3 and 6 steps, and of the held-out data twice
+    assert turns.num_pieces - before == 2 * STEPS + 2 * evaluations
     assert len(answers) > 1
     assert all(found == expected for found in answers)
     assert job.num_steps == result["steps"] == STEPS
@@ -82,57 +87,80 @@ def test_a_job_has_the_scalars_of_the_run_alone_and_disturbs_no_answer(engine, a
     assert np.abs(records(alone)["projected_grad"]).min() > 0
 
 
-def test_requests_ask_for_what_a_job_has_learnt(engine, tmp_path):
-    config = configuration(tmp_path / "run")
-    config.train.eval_every = STEPS  # so that the best step is the last
-    engine.train(config, "learnt").result(60)
-    trained = zojax.load_run(tmp_path / "run", step=STEPS)
-
-    async def ask(adapter: str | None) -> np.ndarray:
+def scores_under(engine, adapter: str | None) -> np.ndarray:
+    async def ask() -> np.ndarray:
         submitted = [engine.submit(text, CANDIDATES, adapter=adapter) for text in PROMPTS]
         return np.array(await asyncio.gather(*submitted))
 
-    under_job, without = (asyncio.run(ask(adapter)) for adapter in ("learnt", None))
+    return asyncio.run(ask())
+
+
+def test_requests_ask_for_the_best_step_of_a_job_now_and_when_it_was_finished_before(
+    engine, tmp_path
+):
+    config = configuration(tmp_path / "run")
+    engine.train(config, "learnt").result(LONG)
+    trained = zojax.load_run(tmp_path / "run")
+    under_job = scores_under(engine, "learnt")
     np.testing.assert_allclose(under_job, trained.score(PROMPTS, CANDIDATES), atol=1e-4)
-    assert np.abs(under_job - without).max() > 1e-2
+    later = engine.train(config, "later")
+    later.result(LONG)
+    assert later.num_steps == STEPS
+    np.testing.assert_array_equal(scores_under(engine, "later"), under_job)
 
 
-def test_a_cancelled_job_goes_on_where_it_stopped(engine, alone, tmp_path):
-    longer = configuration(tmp_path / "run")
-    job = engine.train(longer, "again")
-    job.cancel()
-    with pytest.raises(InputError, match="the job again was cancelled: stopped after step"):
-        job.result(60)
-    engine.train(longer, "again").result(60)
+def test_a_cancelled_job_goes_on_where_it_stopped(engine, alone, tmp_path, monkeypatch):
+    told = Job._on_steps
+
+    def cancel_after_two(job, method, state, steps):
+        told(job, method, state, steps)
+        if steps == 2:
+            job.cancel()
+
+    config = configuration(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_on_steps", cancel_after_two)
+        with pytest.raises(InputError, match="the job again was cancelled: stopped after step 2 "):
+            engine.train(config, "again").result(LONG)
+    so_far = zojax.load_run(tmp_path / "run", step=2).score(PROMPTS, CANDIDATES)
+    np.testing.assert_allclose(scores_under(engine, "again"), so_far, atol=1e-4)
+    assert np.abs(so_far - scores_under(engine, None)).max() > 1e-2
+    engine.train(config, "again").result(LONG)
     assert records_hash(records(tmp_path / "run")) == records_hash(records(alone))
+
+
+def test_what_a_job_learns_must_fit_where_adapters_are(engine, tmp_path):
+    config = configuration(tmp_path / "run", space=PrefixConfig(length=2))
+    with pytest.raises(InputError, match="the pool has no place for layers/self_attn/prefix"):
+        engine.train(config, "prefix").result(LONG)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"space": zojax.config.LinearConfig()}, "would move the weights that the engine serves"),
-        ({"model": zojax.config.ModelConfig("elsewhere")}, "model.path=elsewhere: a job trains"),
+        ({"model": zojax.config.ModelConfig("elsewhere")}, "elsewhere"),
         (
             {"model": zojax.config.ModelConfig(str(zojax.demo.MODEL), dtype="bfloat16")},
-            "the engine's model is in float32",
+            "model.dtype=bfloat16: the engine's weights are float32",
         ),
     ],
     ids=["weights", "model", "dtype"],
 )
 def test_a_job_that_the_engine_cannot_train_is_refused(changes, says, engine, tmp_path):
     with pytest.raises(InputError, match=says):
-        engine.train(configuration(tmp_path / "run", **changes), "refused").result(60)
+        engine.train(configuration(tmp_path / "run", **changes), "refused")
     assert not (tmp_path / "run").exists()
 
 
 def test_jobs_have_names_of_their_own(engine, tmp_path):
-    config = configuration(tmp_path / "run", space=PrefixConfig(length=2))
+    config = configuration(tmp_path / "run")
     job = engine.train(config, "one")
-    try:
-        with pytest.raises(InputError, match="name=one: there is an adapter or a job of this name"):
-            engine.train(config, "one")
-    finally:
-        job.cancel()
+    with pytest.raises(InputError, match="name=one: there is an adapter or a job of this name"):
+        engine.train(config, "one")
+    job.cancel()
+    with pytest.raises(InputError, match="was cancelled"):
+        job.result(LONG)
 
 
 def test_an_engine_that_has_not_started_trains_nothing(tmp_path):

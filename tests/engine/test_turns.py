@@ -26,10 +26,10 @@ class Clock:
 class Trainer(threading.Thread):
     """Sends pieces in its turns, each of which takes so long by a clock."""
 
-    def __init__(self, turns, name, clock, seconds, log, count=1, stop=NEVER):
+    def __init__(self, turns, name, clock, seconds, log, count=1, stop=NEVER, during=int):
         super().__init__(name=name, daemon=True)
         self.pace, self.clock, self.seconds = turns.pace(stop), clock, seconds
-        self.log, self.count, self.error = log, count, None
+        self.log, self.count, self.error, self.during = log, count, None, during
         self.start()
 
     def run(self):
@@ -41,8 +41,23 @@ class Trainer(threading.Thread):
 
     def piece(self, number):
         self.clock.seconds += self.seconds
+        self.during()
         self.log.append(self.name)
         return jnp.int32(number)
+
+
+@pytest.fixture
+def make_turns():
+    """Makes turns that nobody waits for after the test."""
+    made = []
+
+    def make(**options) -> Turns:
+        made.append(Turns(**options))
+        return made[-1]
+
+    yield make
+    for turns in made:
+        turns.close()
 
 
 def until(condition) -> None:
@@ -54,12 +69,12 @@ def until(condition) -> None:
 
 def wait_for(turns, count) -> None:
     """Until so many trainers wait for their turns, and no piece is computed."""
-    until(lambda: len(turns._waiting) == count and not turns.is_taken)
+    until(lambda: turns.num_waiting == count and not turns.is_taken)
 
 
-def test_a_piece_is_sent_in_its_turn_alone():
+def test_a_piece_is_sent_in_its_turn_alone(make_turns):
     clock, log = Clock(), []
-    turns = Turns(now=clock)
+    turns = make_turns(now=clock)
     trainer = Trainer(turns, "a", clock, 1.0, log)
     wait_for(turns, 1)
     assert log == []
@@ -70,9 +85,9 @@ def test_a_piece_is_sent_in_its_turn_alone():
     assert not turns.give(is_serving=False), "nobody waits"
 
 
-def test_trainers_take_their_turns_one_after_the_other():
+def test_trainers_take_their_turns_one_after_the_other(make_turns):
     clock, log = Clock(), []
-    turns = Turns(now=clock)
+    turns = make_turns(now=clock)
     trainers = []
     for name in "abc":
         trainers.append(Trainer(turns, name, clock, 1.0, log, count=3))
@@ -84,10 +99,14 @@ def test_trainers_take_their_turns_one_after_the_other():
     assert log == list("abc" * 3)
 
 
-def test_beside_others_training_gets_its_share_of_the_time():
+def test_beside_others_training_gets_its_share_of_the_time(make_turns):
     clock, log = Clock(), []
-    turns = Turns(share=0.25, now=clock)
-    Trainer(turns, "a", clock, 1.0, log, count=50)
+    turns = make_turns(share=0.25, now=clock)
+
+    def iterate():  # as the runtime does while a piece is computed
+        assert not turns.give(is_serving=True)
+
+    Trainer(turns, "a", clock, 1.0, log, count=50, during=iterate)
     for _ in range(80):  # iterations of a quarter of a second
         wait_for(turns, 1)
         given = len(log)
@@ -98,19 +117,21 @@ def test_beside_others_training_gets_its_share_of_the_time():
     assert len(log) == turns.num_pieces == pytest.approx(0.25 * clock.seconds, abs=1)
 
 
-def test_without_a_share_nothing_is_sent_while_others_are_served():
+def test_without_a_share_nothing_is_sent_while_others_are_served(make_turns):
     clock, log = Clock(), []
-    turns = Turns(share=0.0, now=clock)
+    turns = make_turns(share=0.0, now=clock)
     Trainer(turns, "a", clock, 1.0, log)
     wait_for(turns, 1)
     clock.seconds += 100
     assert not turns.give(is_serving=True)
+    assert not turns.give(is_serving=False), "they may ask again in a moment"
+    clock.seconds += 1
     assert turns.give(is_serving=False)
 
 
-def test_what_was_sent_in_idle_time_is_no_debt():
+def test_what_was_sent_in_idle_time_is_no_debt(make_turns):
     clock, log = Clock(), []
-    turns = Turns(share=0.01, now=clock)
+    turns = make_turns(share=0.01, now=clock)
     Trainer(turns, "a", clock, 1.0, log, count=12)
     for _ in range(10):
         wait_for(turns, 1)
@@ -122,9 +143,9 @@ def test_what_was_sent_in_idle_time_is_no_debt():
     assert not turns.give(is_serving=True)
 
 
-def test_who_waits_for_a_turn_hears_of_a_stop_and_leaves_it_to_the_next():
+def test_who_waits_for_a_turn_hears_of_a_stop_and_leaves_it_to_the_next(make_turns):
     clock, log, stop = Clock(), [], Stop()
-    turns = Turns(now=clock)
+    turns = make_turns(now=clock)
     stopped = Trainer(turns, "a", clock, 1.0, log, stop=stop)
     wait_for(turns, 1)
     Trainer(turns, "b", clock, 1.0, log)
@@ -136,8 +157,8 @@ def test_who_waits_for_a_turn_hears_of_a_stop_and_leaves_it_to_the_next():
     until(lambda: log == ["b"])
 
 
-def test_a_piece_that_fails_ends_its_turn():
-    turns, failed = Turns(), []
+def test_a_piece_that_fails_ends_its_turn(make_turns):
+    turns, failed = make_turns(), []
 
     def train():
         try:
@@ -154,9 +175,9 @@ def test_a_piece_that_fails_ends_its_turn():
     assert not turns.is_taken
 
 
-def test_when_the_runtime_has_ended_nobody_waits_any_more():
+def test_when_the_runtime_has_ended_nobody_waits_any_more(make_turns):
     clock, log = Clock(), []
-    turns = Turns(now=clock)
+    turns = make_turns(now=clock)
     trainer = Trainer(turns, "a", clock, 1.0, log)
     wait_for(turns, 1)
     turns.close()
@@ -165,5 +186,5 @@ def test_when_the_runtime_has_ended_nobody_waits_any_more():
 
 
 def test_a_share_of_all_the_time_is_refused():
-    with pytest.raises(InputError, match="0 or more, and less than 1"):
+    with pytest.raises(InputError, match="0 or more and less than 1"):
         Turns(share=1.0)

@@ -92,6 +92,11 @@ if LONG:  # one thing at a time
             sites="fc2",
         ),
         "fzoo": Case(estimator={"name": "fzoo", "num_queries": 3}, sites="fc1"),
+        "a population in parts, momentum over redraws": Case(
+            estimator={"name": "population", "num_queries": 4, "at_once": 2},
+            train={"optimizer": "momentum"},
+            sites="fc1",
+        ),
         "momentum, into an adapter that cannot hold all": Case(
             steps=80,
             layers=1,

@@ -6,6 +6,9 @@ import pytest
 
 from zojax.planning import hlo, traffic
 
+# What XLA makes of users' programs.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 # As XLA writes them for TPUs and GPUs, shortened; shapes of 3 layers of 256 x 512 on a device.
 TEXT = """\
 HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[3,256,512]{2,1,0})->f32[4]}

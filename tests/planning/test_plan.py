@@ -20,6 +20,9 @@ from zojax.planning.shapes import SST2_TOKENS, architecture, bytes_of, run_shape
 from zojax.planning.targets import Chip, Target
 from zojax.planning.traffic import Collective, Copy
 
+# What XLA makes of users' programs.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 D, FFN, LAYERS, VOCABULARY, POSITIONS, RANK = 64, 256, 3, 512, 128, 2
 MODEL = OPTConfig(
     vocab_size=VOCABULARY,

@@ -15,6 +15,9 @@ from zojax.models.opt import OPTConfig
 from zojax.programs.stopping import NEVER
 from zojax.runs.profile import PARTS, Event, Profile, largest_parts, operation_names, part_of
 
+# What XLA makes of users' programs.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 STEP = "jit(train_step)"
 LAYER = f"{STEP}/cond/branch_0_fun/while/body/closed_call/jit(run_inner)"
 

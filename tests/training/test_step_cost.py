@@ -26,6 +26,9 @@ from zojax.training.method import make_method
 from zojax.training.objective import CandidateScorer, classification_loss, of_candidates
 from zojax.training.step import init_state
 
+# What users' programs cost.
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 VOCABULARY, D, FFN, LAYERS, HEADS, RANK = 50272, 768, 3072, 12, 12, 2
 CONFIG = OPTConfig(
     vocab_size=VOCABULARY,

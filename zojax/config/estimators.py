@@ -128,7 +128,7 @@ class PopulationConfig:
         rank: the number of columns of U and V.
         interval: steps between redraws of V (ν).
         at_once: how many are scored side by side, a divisor of their number; fewer take less
-            memory. None is all.
+            memory for activations. None is all.
     """
 
     name: Literal["population"] = "population"

@@ -244,8 +244,8 @@ class Engine:
             stop: texts that end the text and are cut off.
             seed: what sampling draws from; the same seed and prompt give the same text.
             chat: as for :meth:`generate`.
-            adapter: the name of one of the adapters that :meth:`start` was given; None for the
-                engine's own.
+            adapter: the name of one of the adapters that :meth:`start` was given, or of a job of
+                :meth:`train`; None for the engine's own.
 
         Returns:
             ``await`` it for the :class:`zojax.Generation`, or the candidates' log-probabilities
@@ -318,13 +318,14 @@ class Engine:
 
         A step is cut into its forward passes over ``train.micro_batches``, which take turns with
         what :meth:`submit` has asked for. What the run has learnt is there for requests after every
-        ``train.chunk`` steps, as an adapter. The run is one of ``zojax train`` with
-        ``train.in_pieces=true``: its journal has the same scalars, whatever else the engine does,
-        and ``zojax eval``, ``export`` and ``journal replay`` take it.
+        ``train.chunk`` steps, as an adapter, and at the end the best step's. The run is one of
+        ``zojax train`` with ``train.in_pieces=true``: its journal has the same scalars, whatever
+        else the engine does, and ``zojax eval``, ``export`` and ``journal replay`` take it.
 
         Args:
             config: the run's configuration. Its model is the engine's, and what it trains stays
-                beside the weights: ``space.name=lora`` or ``prefix``, or ``space.fold=none`` or
+                beside the weights and fits into :meth:`start`'s ``max_lora_rank``:
+                ``space.name=lora``, or ``space.name=linear`` with ``space.fold=none`` or
                 ``adapter``.
             name: the job's name, by which :meth:`submit` asks for its adapter.
 
@@ -334,8 +335,8 @@ class Engine:
 
         Raises:
             zojax.InputError: the engine has not been started, the name is taken, or the
-                configuration is of another model. What is wrong with the data is what the job's
-                ``result()`` raises.
+                configuration is of another model or moves the weights. What is wrong with the data
+                is what the job's ``result()`` raises.
         """
         return self._session.train(config, name)
 

@@ -1,6 +1,6 @@
 """Jobs: runs that are trained in an engine beside its other work, each by a thread of its own."""
 
-import dataclasses
+import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,18 @@ from typing import Any
 
 import jax
 
-from zojax.adapters import own_arrays
-from zojax.config import Config, ModelConfig
+from zojax.adapters import AdapterPool, own_arrays
+from zojax.config import Config
+from zojax.config.messages import joined
 from zojax.engine.slots import Registry
 from zojax.engine.turns import Turns
 from zojax.errors import INTERRUPTED, InputError
-from zojax.models import Model
+from zojax.hub.checkpoint import find_checkpoint
+from zojax.models import Model, abstract_model
 from zojax.printing import make_console
 from zojax.programs.stopping import Stop, Stopped
-from zojax.runs.host import Host
-from zojax.runs.train import train_in
+from zojax.runs.host import Host, check_guest
+from zojax.runs.train import check_config, train_in
 from zojax.training.step import Method, TrainState
 
 Tree = Any
@@ -27,8 +29,9 @@ class Job:
     """A run that is trained while its engine serves.
 
     :meth:`zojax.Engine.train` makes one. It is a run like any other: its directory and its journal
-    are those of ``zojax train``, with the same scalars, however much else the engine does. A job
-    that was cancelled goes on where it stopped if the same configuration is trained again.
+    are those of ``zojax train`` with ``train.in_pieces``, with the same scalars, however much else
+    the engine does. A job that was cancelled goes on where it stopped if the same configuration is
+    trained again.
 
     Attributes:
         name: its name, by which requests ask for what it has learnt so far.
@@ -41,7 +44,7 @@ class Job:
         config: Config,
         model: Model,
         turns: Turns,
-        publish: Callable[[str, Callable[[], Tree]], Any],
+        publish: Callable[[str, Tree], None],
     ):
         self.name, self.num_steps = name, 0
         self._config, self._publish = config, publish
@@ -91,9 +94,9 @@ class Job:
 
     def _on_steps(self, method: Method, state: TrainState, steps: int) -> None:
         adapter = method.estimator.space.adapter(state.params, state.subspace)
-        copy = jax.device_get(own_arrays(adapter))  # now: the next step uses up the state
+        own = jax.device_get(own_arrays(adapter))  # now: the next step uses up the state
+        self._publish(self.name, own)
         self.num_steps = steps
-        self._publish(self.name, lambda: copy)
 
 
 class Jobs:
@@ -103,10 +106,11 @@ class Jobs:
         model: the base model.
         turns: whose turn on the device it is.
         registry: the adapters that requests can ask for, among them what jobs have learnt.
+        pool: where these adapters are on the device; None if there is no room for any.
     """
 
-    def __init__(self, model: Model, turns: Turns, registry: Registry):
-        self._model, self._turns, self._registry = model, turns, registry
+    def __init__(self, model: Model, turns: Turns, registry: Registry, pool: AdapterPool | None):
+        self._model, self._turns, self._registry, self._pool = model, turns, registry, pool
         self._jobs: dict[str, Job] = {}
 
     def train(self, config: Config, name: str) -> Job:
@@ -117,16 +121,22 @@ class Jobs:
             name: the job's name, which no adapter and no other job has.
 
         Raises:
-            InputError: the name is taken, the run is of another model, or its training would move
-                the weights that the engine serves.
+            InputError: the name is taken, the run is of another model, its training would move the
+                weights that the engine serves, or there is no room for what it learns.
         """
         known = self._jobs.get(name)
-        if (known is not None and not known.is_done) or (
-            known is None and name in self._registry.names()
-        ):
-            raise InputError(f"name={name}: there is an adapter or a job of this name already")
-        config = self._as_guest(config)
-        job = Job(name, config, self._model, self._turns, self._registry.add)
+        is_taken = name in self._registry.names() if known is None else not known.is_done
+        if is_taken or not name:
+            raise InputError(
+                f"name={name}: there is an adapter or a job of this name already"
+                if name
+                else "a job's name is empty"
+            )
+        if self._pool is None:
+            raise InputError(
+                "the engine has no room for what a job learns: start it with max_lora_rank"
+            )
+        job = Job(name, self._as_guest(config), self._model, self._turns, self._add)
         self._jobs[name] = job
         return job
 
@@ -137,26 +147,31 @@ class Jobs:
         for job in self._jobs.values():
             job._thread.join()
 
+    def _add(self, name: str, adapter: Tree) -> None:
+        assert self._pool is not None, "train has refused the job"
+        self._pool.check(adapter)
+        self._registry.add(name, lambda: adapter)
+
     def _as_guest(self, config: Config) -> Config:
-        """The configuration in pieces, if it is of the engine's model."""
-        dtype = str(jax.tree.leaves(self._model.weights)[0].dtype)
-        asked = config.model
-        ours = self._model.path
-        if not ours or Path(asked.path).resolve() != Path(ours).resolve():
+        """A copy of the configuration, in pieces, if it is of the engine's model."""
+        config = copy.deepcopy(check_config(config, "Engine.train"))
+        config.train.in_pieces = True
+        check_guest(config)
+        asked, ours = config.model, self._model.path
+        if not ours or find_checkpoint(asked.path).path.resolve() != Path(ours).resolve():
             raise InputError(
                 f"model.path={asked.path}: a job trains on the engine's model, which is "
-                f"{ours or 'in memory'}"
+                f"{ours or 'in no checkpoint'}"
             )
-        usual = ModelConfig(
-            asked.path,
-            dtype=asked.dtype,
-            bos_token_id=asked.bos_token_id,
-            allow_nonfinite=asked.allow_nonfinite,
-        )
-        if asked != usual or asked.dtype != dtype:
+        dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(self._model.weights)})
+        if dtypes != [asked.dtype]:
             raise InputError(
-                f"model: the engine's model is in {dtype}, without other settings; a job's "
-                f"configuration has model.dtype={asked.dtype}"
+                f"model.dtype={asked.dtype}: the engine's weights are {joined(dtypes, 'and')}"
             )
-        train = dataclasses.replace(config.train, in_pieces=True)
-        return dataclasses.replace(config, train=train)
+        plain = abstract_model(self._model.config, dtype=asked.dtype)
+        if asked.activations or asked.scan_layers or plain.graphdef != self._model.graphdef:
+            raise InputError(
+                "model.activations and model.scan_layers: a job's are those of zojax.load, which "
+                "sets neither"
+            )
+        return config

@@ -1,5 +1,6 @@
 """Loads engines from checkpoints and from runs."""
 
+import dataclasses
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +15,7 @@ from zojax.errors import InputError
 from zojax.hub import load as load_model
 from zojax.hub import load_tokenizer
 from zojax.journal.file import read_journal
+from zojax.journal.replay import is_folded
 from zojax.printing import make_console
 from zojax.runs import rebuild, run_dir
 
@@ -85,4 +87,7 @@ def load_run(
     journal = read_journal(directory / run_dir.JOURNAL)
     trained = rebuild.load_run(journal, config, console, step)
     pool = stack_variants([trained.adapter(trained.state)])
-    return Engine(trained.model, tokenizer, pool, config.data.chat, config.data.system)
+    model = trained.model
+    if is_folded(trained.method, trained.steps):  # these weights are in no checkpoint
+        model = dataclasses.replace(model, path="")
+    return Engine(model, tokenizer, pool, config.data.chat, config.data.system)

@@ -156,6 +156,7 @@ class Runtime:
                     did_something = self.core.step()
                 except Exception as error:  # all who wait are told, and the thread goes on
                     self._fail(error)
+                    did_something = True
         finally:
             self.turns.close()
 
@@ -173,8 +174,9 @@ class Runtime:
 
     def _take_commands(self, *, wait: bool, most: int | None = _MOST_COMMANDS) -> None:
         with contextlib.suppress(queue.Empty):
-            if wait:
-                self._commands.get(timeout=_POLL_SECONDS if self._ends else None)()
+            if wait:  # a debt of training is paid as time goes by
+                polls = self._ends or self.turns.num_waiting
+                self._commands.get(timeout=_POLL_SECONDS if polls else None)()
             for _ in itertools.count() if most is None else range(most):
                 self._commands.get_nowait()()
 

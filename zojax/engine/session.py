@@ -18,6 +18,7 @@ from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.engine.starting import choose_length, ladder_for, make_pool
 from zojax.engine.submission import Reader, Submission
+from zojax.engine.turns import check_share
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.models.branches import is_shared
@@ -65,8 +66,10 @@ class Session:
         """
         if self.runtime is not None:
             raise InputError("the engine has started already; close it first")
-        for name, value in (("rows", rows), ("max_loras", max_loras)):
-            if value < 1:
+        check_share(training_share)
+        sizes = {"rows": rows, "max_loras": max_loras, "max_lora_rank": max_lora_rank}
+        for name, value in sizes.items():
+            if value is not None and value < 1:
                 raise InputError(f"{name}={value}: give 1 or more")
         length = choose_length(self._model, max_length, f"max_length={max_length}")
         found = {
@@ -76,14 +79,10 @@ class Session:
             raise InputError("an adapter's name is empty")
         if self._pool:
             found[OWN] = _unstacked(self._pool)
-        slots = Slots(
-            make_pool(
-                self._model,
-                list(found.values()),
-                num_slots=max_loras,
-                rank_to_come=max_lora_rank,
-            )
+        pool = make_pool(
+            self._model, list(found.values()), num_slots=max_loras, rank_to_come=max_lora_rank
         )
+        slots = Slots(pool)
         registry = Registry()
         for name, adapter in found.items():
             registry.add(name, lambda adapter=adapter: adapter)
@@ -98,7 +97,7 @@ class Session:
         self.runtime = self._open.enter_context(
             Runtime(device, slots, registry, target_ms=target_ms, training_share=training_share)
         )
-        self._jobs = Jobs(self._model, self.runtime.turns, registry)
+        self._jobs = Jobs(self._model, self.runtime.turns, registry, pool)
         self._open.callback(self._jobs.close)  # before the runtime ends, which gives them turns
         return self.runtime
 

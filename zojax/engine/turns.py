@@ -1,8 +1,9 @@
 """Whose turn it is: pieces of training go onto the device between iterations, one at a time.
 
 Threads that train wait for their turns; the runtime's thread gives them. While nobody is served,
-the next piece gets its turn at once. While somebody is, training gets a share of the time: every
-piece makes a debt as long as it took, which the share pays off, and none begins before it is paid.
+the next piece gets its turn at once. While somebody is, or was a moment ago, training gets a share
+of the time: every piece makes a debt of the others' part of the time that it took, which the share
+pays off as time goes by, and none begins before it is paid.
 """
 
 import collections
@@ -18,6 +19,17 @@ from zojax.programs.pace import Pace
 from zojax.programs.stopping import Stop
 
 _POLL_SECONDS = 0.05
+
+_MOMENT = 0.02
+"""How many seconds after somebody was served they may be expected to ask again."""
+
+
+def check_share(share: float) -> None:
+    """Raises ``InputError`` unless a share of the time is one that others leave."""
+    if not 0 <= share < 1:
+        raise InputError(
+            f"training_share={share}: give a share of the time, 0 or more and less than 1"
+        )
 
 
 class Turns:
@@ -44,15 +56,19 @@ class Turns:
         wake: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.perf_counter,
     ):
-        if not 0 <= share < 1:
-            raise InputError(f"a share of {share} for training: give 0 or more, and less than 1")
+        check_share(share)
         self._share, self._now = share, now
         self.wake = wake
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
         self._is_taken = self._taken_beside_others = self._is_closed = False
-        self._debt, self._paid_until = 0.0, now()
+        self._debt, self._paid_until, self._served = 0.0, now(), -1.0
         self.num_pieces, self.seconds = 0, 0.0
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of pieces that wait for their turn."""
+        return len(self._waiting)
 
     @property
     def is_taken(self) -> bool:
@@ -69,6 +85,8 @@ class Turns:
             Whether a piece has got a turn.
         """
         with self._lock:
+            self._served = self._now() if is_serving else self._served
+            is_serving = is_serving or self._now() < self._served + _MOMENT
             self._pay(is_serving=is_serving)
             if self._is_taken or not self._waiting:
                 return False
@@ -118,8 +136,9 @@ class Turns:
         with self._lock:
             self._is_taken = False
             self.num_pieces, self.seconds = self.num_pieces + 1, self.seconds + seconds
+            self._pay(is_serving=self._taken_beside_others)
             if self._taken_beside_others:
-                self._debt += seconds
+                self._debt += seconds * (1 - self._share)
         self.wake()
 
     def _pay(self, *, is_serving: bool) -> None:

@@ -5,8 +5,9 @@ With n directions z_q of normal entries, and one batch's losses l_q at θ + ε z
     c_q = n / (n − 1) · (l_q − l̄) / ε,        gradient = 1/n Σ_q c_q z_q
 
 These are evolution strategies (Salimans et al., 1703.03864), in which the baseline of each loss is
-the mean of the others (leave-one-out), so that the estimate of a linear loss has no bias. A step of
-n probes costs n passes, where n two-sided ones cost 2 n and FZOO's n + 1.
+the mean of the others (leave-one-out), so that the estimate of a linear loss has no bias; in a
+space of factors of rank k it is k times the gradient on average, as LoZO's is. A step of n probes
+costs n passes, where n two-sided ones cost 2 n and FZOO's n + 1.
 """
 
 import jax

@@ -15,7 +15,7 @@ from zojax.errors import InputError
 from zojax.journal.file import SKIPPED, JournalWriter
 from zojax.journal.replay import step_keys
 from zojax.programs.compiling import Executables, PendingProgram, shapes_of
-from zojax.programs.pace import Pace
+from zojax.programs.pace import Pace, at_once
 from zojax.programs.stopping import Stop
 from zojax.reporting.metrics import step_metrics
 from zojax.reporting.reporter import Reporter
@@ -96,7 +96,7 @@ def compile_programs(
     )
     if not batches or not reaches_interval_end(method, steps):
         return Programs(executables, None)
-    fold = interval_program(method, shardings)
+    fold = interval_program(method, shardings, at_once if pace is None else pace)
     return Programs(executables, PendingProgram(functools.partial(fold.trace, *shapes)))
 
 

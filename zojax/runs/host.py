@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from zojax.config import Config
+from zojax.config import Config, MeshConfig
+from zojax.distributed import processes
 from zojax.errors import InputError
+from zojax.evaluation.eval_set import EvalSet
 from zojax.models import Model
 from zojax.programs.pace import Pace
 from zojax.programs.stopping import Stop
+from zojax.runs.setup import Run
+from zojax.training.generated import GeneratedObjective
 from zojax.training.spaces import moves_weights, on_weights
 from zojax.training.step import Method, TrainState
 
@@ -30,10 +34,11 @@ class Host(NamedTuple):
 
 
 def check_guest(config: Config) -> None:
-    """Refuses a run that cannot be trained in an engine that others use.
+    """Refuses a configuration that cannot be trained in an engine that others use.
 
     Raises:
-        InputError: it would move the weights, or keep the device for longer than a piece.
+        InputError: it would move the weights, keep the device for longer than a piece, or needs
+            devices or a whole process for itself.
     """
     space = config.space
     if on_weights(space) and moves_weights(space):
@@ -46,4 +51,22 @@ def check_guest(config: Config) -> None:
     if config.train.kept_states != "none":
         raise InputError(
             f"train.kept_states={config.train.kept_states} is for a run with a device of its own"
+        )
+    if config.run.profile:
+        raise InputError("run.profile=true would trace all that the engine does")
+    if config.mesh != MeshConfig() or not processes.is_alone():
+        raise InputError("mesh: a run in an engine is where the engine's weights are, alone")
+
+
+def check_method_of_guest(run: Run, dev_set: EvalSet) -> None:
+    """Refuses a run whose method would use up the engine's weights, or whose answers have no turns.
+
+    Raises:
+        InputError: its answers are generated.
+    """
+    assert run.method.fold is None, "check_guest has refused it"
+    if isinstance(run.objective, GeneratedObjective) or dev_set.ranked is None:
+        raise InputError(
+            f"data.task={run.data.splits.task.name}: its answers are generated, which takes a "
+            "device for itself; in an engine, candidates or right answers are scored"
         )

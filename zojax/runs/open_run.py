@@ -29,7 +29,7 @@ from zojax.runs.chunks import (
 )
 from zojax.runs.create import check_same_config, create_run, find_run
 from zojax.runs.evaluations import Evaluations
-from zojax.runs.host import Host
+from zojax.runs.host import Host, check_method_of_guest
 from zojax.runs.kept import keep_states, with_room
 from zojax.runs.process_dir import open_process_dir
 from zojax.runs.rebuild import rebuild_run
@@ -209,6 +209,8 @@ def _set_up(
     source = make_train_source(run.config, run)
     batches = put_batch(source.abstract, layout_of(run.model.weights))
     dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
+    if host is not None:
+        check_method_of_guest(run, dev_set)
 
     # The current model: the base model, or what the journal makes of it.
     progress, done = read_progress(directory, len(records), run.config), len(records)

@@ -13,7 +13,8 @@ from zojax.distributed import layout_of
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.journal.file import SKIPPED, Journal, read_journal
-from zojax.journal.replay import is_folded
+from zojax.journal.replay import check_run, is_folded
+from zojax.models import content_hash
 from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import CompilationCounter
@@ -35,10 +36,11 @@ from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.prefetch import prefetch
 from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import Profile
-from zojax.runs.rebuild import rebuild_run
+from zojax.runs.rebuild import check_scalars, rebuild, rebuild_run
 from zojax.runs.setup import load_model
 from zojax.runs.truncation import report_truncation, reported_interval, truncation_result
 from zojax.training.interval import OwnedWeights
+from zojax.training.method import make_method
 from zojax.training.placement import put_batch
 
 _CHECKPOINT_GRACE_SECONDS = 3.0
@@ -85,10 +87,22 @@ def train_in(host: Host, config: Config, console: Console) -> dict[str, Any]:
     return _train(config, console, host)
 
 
+def _publish_finished(host: Host, config: Config, best: int) -> None:
+    """Publishes the best step's model of a run that was finished before, which has no trainer."""
+    journal = read_journal(Path(config.run.dir) / run_dir.JOURNAL)
+    check_run(journal, config, content_hash(host.model.weights))
+    method = make_method(config, host.model, len(journal.records))
+    check_scalars(journal, method)
+    _, state, _ = rebuild(journal, method, OwnedWeights(host.model.weights), None, steps=best)
+    host.publish(method, state, len(journal.records))
+
+
 def _train(config: Config, console: Console, host: Host | None = None) -> dict[str, Any]:
     with open_run(config, console, host=host) as opened:
         if not isinstance(opened, OpenRun):
             console.print("this run is finished; --fresh starts a new one")
+            if host is not None:
+                _publish_finished(host, config, opened["best_step"])
             return opened
         with named_if_unwritable(opened.directory):
             return _train_to_the_end(opened, console)
@@ -115,7 +129,16 @@ def _train_to_the_end(training: OpenRun, console: Console) -> dict[str, Any]:
         finally:
             end_checkpoints(training)
     training.stop.check()
-    return finish(training, compilations.count, console)
+    result = finish(training, compilations.count, console)
+    _publish(training)  # the best step's model, which is the result
+    return result
+
+
+def _publish(training: OpenRun) -> None:
+    """Lets a host serve the current model."""
+    trainer = training.trainer
+    if training.host is not None:
+        training.host.publish(trainer.method, trainer.state, trainer.step)
 
 
 def end_checkpoints(training: OpenRun) -> None:
@@ -143,17 +166,13 @@ def _train_chunks(training: OpenRun, console: Console) -> None:
         bucket, batch, tokens = training.source(step)
         return bucket, put_batch(batch, layout), tokens
 
-    def publish() -> None:
-        if training.host is not None:
-            training.host.publish(trainer.method, trainer.state, trainer.step)
-
-    publish()
+    _publish(training)
     with closing(prefetch(packed, range(trainer.step, config.train.steps))) as batches:
         for end in ends:
             first = trainer.step
             with nullcontext() if profile is None else profile.tracing(trainer):
                 run_chunk(trainer, batches, end, stop)
-            publish()
+            _publish(training)
             stop.check()
             report_truncation(trainer, first)
             training.evaluations.on_dev()

@@ -178,11 +178,6 @@ def _fzoo(settings: FzooConfig, space: Settings, model: Model) -> Estimator:
 
 
 def _population(settings: PopulationConfig, space: Settings, model: Model) -> Estimator:
-    if settings.at_once is not None and settings.num_queries % settings.at_once:
-        raise InputError(
-            f"estimator.at_once={settings.at_once} does not divide "
-            f"estimator.num_queries={settings.num_queries}"
-        )
     probes = {**_probes(settings), "at_once": settings.at_once}
     if not on_weights(space):
         return population(beside(space, model), **probes)

@@ -4,7 +4,9 @@ A fold rewrites base weights in their own buffers, so only the owner of the weig
 type says so: only :class:`OwnedWeights` can be folded, and a run makes them from a base that it has
 loaded for itself. A tenant of a base that others score with has plain weights and a method without
 a :class:`zojax.adapters.Fold`, and ends its intervals with :func:`redraw`. Such code cannot fold by
-mistake: both pyright and Python reject plain weights as an argument of :func:`next_interval`.
+mistake: both pyright and Python reject plain weights as an argument of :func:`next_interval`. A run
+in an engine (:mod:`zojax.runs.host`) does wrap the engine's weights, since a run has them; that its
+method has no Fold is asserted before, and nothing else uses them up.
 
 A run with ``space.fold=adapter`` has no Fold either: its space gathers the intervals in an adapter
 (:func:`zojax.adapters.gathered`), and :func:`redraw`, which does that, has no weights to move.
@@ -18,6 +20,7 @@ from typing import Any
 import jax
 
 from zojax.estimators import SUBSPACE, stream_key
+from zojax.programs.pace import Pace, at_once
 from zojax.training.step import Method, TrainState, map_moments
 
 Tree = Any
@@ -79,18 +82,20 @@ class IntervalProgram:
     Attributes:
         program: a function of weights (only if it folds), state and key.
         folds: whether the program folds.
+        pace: calls the program when its turn comes.
     """
 
     program: Callable[..., Any]
     folds: bool
+    pace: Pace = at_once
 
     def __call__(
         self, owned: OwnedWeights, state: TrainState, key: jax.Array
     ) -> tuple[OwnedWeights, TrainState]:
         """Return the weights and the state that the next interval begins with."""
         if self.folds:
-            return self.program(owned, state, key)
-        return owned, self.program(state, key)
+            return self.pace(self.program, owned, state, key)
+        return owned, self.pace(self.program, state, key)
 
     def trace(
         self, weights: Tree, state: TrainState, key: jax.Array
@@ -102,23 +107,26 @@ class IntervalProgram:
 
 
 def interval_program(
-    method: Method, shardings: tuple[Tree, TrainState | None] = (None, None)
+    method: Method,
+    shardings: tuple[Tree, TrainState | None] = (None, None),
+    pace: Pace = at_once,
 ) -> IntervalProgram:
     """The end of a method's intervals, jitted.
 
     Args:
         method: how to train; static.
         shardings: where weights and state lie, before and after; None leaves it to the compiler.
+        pace: calls the program when its turn comes.
     """
     of_weights, of_state = shardings
     if method.fold is None:
         of_method = functools.partial(redraw, method=method)
         program = jax.jit(of_method, donate_argnums=0, out_shardings=of_state)
-        return IntervalProgram(program, folds=False)
+        return IntervalProgram(program, folds=False, pace=pace)
     end = functools.partial(next_interval, method=method)
     shardings = of_weights and OwnedWeights(of_weights), of_state
     program = jax.jit(end, donate_argnums=(0, 1), out_shardings=shardings)
-    return IntervalProgram(program, folds=True)
+    return IntervalProgram(program, folds=True, pace=pace)
 
 
 def ends_interval(method: Method, step: int) -> bool:

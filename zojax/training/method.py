@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from zojax.config import Config, MezoConfig, MezoFactorizedConfig, foreign
+from zojax.config import Config, MezoConfig, MezoFactorizedConfig, PopulationConfig, foreign
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
@@ -168,6 +168,12 @@ def check_method(config: Config) -> None:
                 "steps: use train.optimizer=sgd, without train.optimizer_args and "
                 "train.weight_decay, or estimator.name=lozo"
             )
+    at_once = estimator.at_once if isinstance(estimator, PopulationConfig) else None
+    if at_once is not None and estimator.num_queries % at_once:
+        raise InputError(
+            f"estimator.at_once={at_once} does not divide "
+            f"estimator.num_queries={estimator.num_queries}"
+        )
     rank = getattr(estimator, "rank", 0)
     if on_weights(space) and space.fold == "adapter" and adapter_rank(space, rank) < rank:
         raise InputError(
