@@ -24,20 +24,13 @@ def _stands_in(rank: int) -> int:
     return rank
 
 
-def _has_others(num_queries: int) -> int:
-    if num_queries < 2:
-        raise ValueError(
-            "should be 2 or more (8 is usual): population compares each loss with the others"
-        )
-    return num_queries
+def _several(why: str) -> AfterValidator:
+    def check(num_queries: int) -> int:
+        if num_queries < 2:
+            raise ValueError(f"should be 2 or more (8 is usual): {why}")
+        return num_queries
 
-
-def _has_spread(num_queries: int) -> int:
-    if num_queries < 2:
-        raise ValueError(
-            "should be 2 or more (8 is usual): fzoo divides by the standard deviation of its losses"
-        )
-    return num_queries
+    return AfterValidator(check)
 
 
 @ESTIMATORS.register
@@ -111,7 +104,9 @@ class FzooConfig:
 
     name: Literal["fzoo"] = "fzoo"
     epsilon: Positive = 1e-3
-    num_queries: Annotated[Probes, AfterValidator(_has_spread)] = 8
+    num_queries: Annotated[
+        Probes, _several("fzoo divides by the standard deviation of its losses")
+    ] = 8
     rank: Size = 2
     interval: Count = 50
 
@@ -133,7 +128,7 @@ class PopulationConfig:
 
     name: Literal["population"] = "population"
     epsilon: Positive = 1e-3
-    num_queries: Annotated[Probes, AfterValidator(_has_others)] = 8
+    num_queries: Annotated[Probes, _several("population compares each loss with the others")] = 8
     rank: Size = 2
     interval: Count = 50
     at_once: Probes | None = None

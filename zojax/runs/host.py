@@ -44,7 +44,7 @@ def check_guest(config: Config) -> None:
     if on_weights(space) and moves_weights(space):
         raise InputError(
             f"space.name={space.name} with space.fold={space.fold} would move the weights that the "
-            "engine serves: use space.name=lora or prefix, or space.fold=none or adapter"
+            "engine serves: use space.name=lora, or space.fold=none or adapter"
         )
     if not config.train.in_pieces:
         raise InputError("a run in an engine needs train.in_pieces=true")

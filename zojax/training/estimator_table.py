@@ -172,16 +172,19 @@ def _mezo_factorized(settings: MezoFactorizedConfig, space: Settings, model: Mod
 
 
 def _fzoo(settings: FzooConfig, space: Settings, model: Model) -> Estimator:
-    if not on_weights(space):
-        return fzoo(beside(space, model), **_probes(settings))
-    return fzoo(*low_rank(space, model, settings.rank), **_probes(settings))
+    return fzoo(*_where(settings, space, model), **_probes(settings))
 
 
 def _population(settings: PopulationConfig, space: Settings, model: Model) -> Estimator:
-    probes = {**_probes(settings), "at_once": settings.at_once}
-    if not on_weights(space):
-        return population(beside(space, model), **probes)
-    return population(*low_rank(space, model, settings.rank), **probes)
+    where = _where(settings, space, model)
+    return population(*where, **_probes(settings), at_once=settings.at_once)
+
+
+def _where(settings: FzooConfig | PopulationConfig, space: Settings, model: Model) -> Any:
+    """The space of one-sided probes and, on the weights, how directions are drawn in it."""
+    if on_weights(space):
+        return low_rank(space, model, settings.rank)
+    return (beside(space, model),)
 
 
 def _as_set(settings: LozoConfig | FzooConfig | PopulationConfig, space: Settings) -> int:

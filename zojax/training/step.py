@@ -208,6 +208,19 @@ def update(
         return jax.lax.cond(skipped, stay, move, state)
 
 
+def learn(
+    method: Method,
+    state: TrainState,
+    key: jax.Array,
+    losses_v: jax.Array,
+    learning_rate: jax.Array,
+) -> tuple[TrainState, StepRecord]:
+    """Estimate from a step's losses, and update; the state after the step, and its scalars."""
+    record = estimate(method, losses_v)
+    after = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
+    return after, record
+
+
 def train_step(
     weights: Tree,
     state: TrainState,
@@ -234,9 +247,7 @@ def train_step(
     """
     variants = perturb(method, key, state)
     losses_v = score_variants(objective, weights, variants, batch)
-    record = estimate(method, losses_v)
-    after = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
-    return after, record
+    return learn(method, state, key, losses_v, learning_rate)
 
 
 def map_moments(

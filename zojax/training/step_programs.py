@@ -27,10 +27,9 @@ from zojax.training.step import (
     StepRecord,
     TrainState,
     each_part,
-    estimate,
+    learn,
     perturb,
     train_step,
-    update,
 )
 
 Tree = Any
@@ -197,9 +196,9 @@ def step_program(
             Only for losses that are computed on the device.
     """
     out = of_state, replicated
-    if not isinstance(objective, GeneratedObjective) and pace is not None:
-        return _in_pieces(method, objective, out, pace)
     if not isinstance(objective, GeneratedObjective):
+        if pace is not None:
+            return _in_pieces(method, objective, out, pace)
         step = functools.partial(train_step, method=method, objective=objective)
         return FusedStep(jax.jit(step, donate_argnums=1, out_shardings=out))
 
@@ -209,9 +208,8 @@ def step_program(
     def update_from(
         state: TrainState, key: jax.Array, learning_rate: jax.Array, losses_pv: jax.Array
     ) -> tuple[TrainState, StepRecord]:
-        record = estimate(method, mean_of_parts(losses_pv, examples_of(losses_pv)))
-        after = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
-        return after, record
+        losses_v = mean_of_parts(losses_pv, examples_of(losses_pv))
+        return learn(method, state, key, losses_v, learning_rate)
 
     return SplitStep(
         jax.jit(functools.partial(perturb, method), out_shardings=replicated),
@@ -252,9 +250,7 @@ def _in_pieces(
         losses_gpv = jnp.stack(losses).reshape(-1, parts(batch), losses[0].shape[0])
         losses_pv = losses_gpv.transpose(1, 0, 2).reshape(losses_gpv.shape[1], -1)
         weights_p = jnp.ones(1) if weight is None else weight(batch)
-        record = estimate(method, mean_of_parts(losses_pv, weights_p))
-        after = update(method, state, key, record.projected_grad_q, learning_rate, record.skipped)
-        return after, record
+        return learn(method, state, key, mean_of_parts(losses_pv, weights_p), learning_rate)
 
     return PiecedStep(
         jax.jit(perturb_all, out_shardings=out[1]),
