@@ -272,3 +272,9 @@ def test_the_snippet_of_a_task_with_free_answers_generates_as_zojax(tiny_model, 
 
     scope["model"] = Fixed()
     assert scope["answer"]("bad") == "good"
+
+    config.data = DataConfig("completions", "dir")
+    card = hf_card(Exported(config, journal, 6, {}), tiny_model)
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+    scope["model"] = Fixed()
+    assert scope["answer"]("bad") == " good\nfilm"  # which is learnt as it is

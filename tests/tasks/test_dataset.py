@@ -222,7 +222,7 @@ def test_a_task_like_no_other_is_answered_with_all(reviews):
         load_splits(DataConfig("translation", str(reviews)))
     assert str(raised.value) == (
         "data.task='translation': no such task; there are sst2, rte, cb, boolq, wsc, wic, multirc, "
-        "copa, record, squad, drop, custom"
+        "copa, record, squad, drop, completions, conversations, custom"
     )
 
 

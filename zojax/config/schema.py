@@ -152,8 +152,9 @@ class DataConfig:
     r"""What to learn from.
 
     Attributes:
-        task: the task's name; ``custom`` for your own data, which ``prompt`` describes; or your own
-            task (:class:`zojax.Task`) as ``module:name``.
+        task: the task's name; ``custom`` for your own data, which ``prompt`` describes;
+            ``completions`` or ``conversations`` for rows in OpenAI's formats; or your own task
+            (:class:`zojax.Task`) as ``module:name``.
         path: a directory with ``train`` and ``validation`` as ``.jsonl``, ``.csv`` or ``.parquet``,
             or a clone of a data set of the hub; for your own data, also a file, of which a fifth is
             held out; None reads the Hugging Face hub.
@@ -174,7 +175,8 @@ class DataConfig:
         label: for your own data, the field that has the label.
         answer: for your own data, the field that has a free answer; it replaces ``candidates``.
         metric: what chooses the best step: ``accuracy``; ``f1`` of the words of a free answer;
-            ``macro_f1`` for labels, the mean of each one's F1; None is the task's own.
+            ``macro_f1`` for labels, the mean of each one's F1; ``probability`` of a completion's
+            tokens, their geometric mean; None is the task's own.
         skip_bad: leave out and count bad rows instead of stopping at the first.
         num_demos: the number of demonstrations before every prompt, drawn from the train split;
             MeZO's in-context learning uses 32.
@@ -199,7 +201,7 @@ class DataConfig:
     candidates: Words | None = None
     label: Text = "label"
     answer: Text | None = None
-    metric: Literal["accuracy", "f1", "macro_f1"] | None = None
+    metric: Literal["accuracy", "f1", "macro_f1", "probability"] | None = None
     skip_bad: Switch = False
     num_demos: Demonstrations = 0
     calibration: Literal["none", "content_free", "median"] = "none"

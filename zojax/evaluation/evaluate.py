@@ -57,8 +57,9 @@ class Evaluation:
         cut: the number of generated answers that did not end by themselves.
         metric: the task's metric.
         answers: the right and the given labels, if the candidates are the labels of classes.
-        loss: the mean cross-entropy of the right candidate among its example's candidates, without
-            the examples in ``nonfinite``; None if answers are generated, or if no example is left.
+        loss: the mean cross-entropy of the right candidate among its example's candidates, or of
+            its tokens if there is no other, without the examples in ``nonfinite``; None if answers
+            are generated, or if no example is left.
     """
 
     values: list[float]
@@ -83,7 +84,7 @@ class Evaluation:
 
     @property
     def interval(self) -> Interval:
-        """The figure's 95 % confidence interval: Wilson's of an accuracy, a bootstrap's of an F1.
+        """The figure's 95 % confidence interval: Wilson's of an accuracy, a bootstrap's of others.
 
         >>> [round(bound, 4) for bound in Evaluation([0.0, 1.0]).interval]
         [0.0945, 0.9055]
@@ -91,7 +92,7 @@ class Evaluation:
         if self.metric == "macro_f1" and self._classes is not None:
             low, high = self._classes["macro_f1_interval"]
             return low, high
-        if self.metric == "f1":
+        if self.metric in ("f1", "probability"):
             return of_mean(np.array(self.values))
         return wilson(self.figure, len(self.values))
 

@@ -54,7 +54,8 @@ def _dtype(name: str) -> str:
 def _usage(config: Config, load: str) -> str:
     """Code that loads the model and uses it as the task does: to generate or to rank."""
     task, start = get_task(config.data), _start(config)
-    how = _generating(task) if task.kind == "generation" else _ranking(config, task)
+    generates = task.kind in ("generation", "completion")
+    how = _generating(task) if generates else _ranking(config, task)
     return f"""## Use
 
 ```python
@@ -112,6 +113,8 @@ _RANKING = """def mean_logprobs(prompt, candidates):
 {prompt}
 print(mean_logprobs(prompt, CANDIDATES))"""
 
+_USUAL_NEW = "50"
+
 _GENERATING = """def answer(prompt):
     before = torch.tensor([fitted(ids(prompt), NEW)])
     mask = torch.ones_like(before)
@@ -119,7 +122,7 @@ _GENERATING = """def answer(prompt):
         input_ids=before, attention_mask=mask, max_new_tokens=NEW, do_sample=False
     )[0, before.shape[1] :]
     text = tokenizer.decode(new, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text.split(STOP)[0].strip()
+    return UP_TO_ITS_END
 
 
 {prompt}
@@ -135,9 +138,11 @@ def _ranking(config: Config, task: Task) -> str:
 
 
 def _generating(task: Task) -> str:
-    """Code that decodes greedily up to the task's stop string, as in an evaluation."""
-    filled = _GENERATING.replace("NEW", str(task.max_new_tokens))
-    return filled.replace("STOP", _literal(repr(task.stop)))
+    """Code that decodes greedily: up to the task's stop string, as in an evaluation, if any is."""
+    if task.kind == "completion":
+        return _GENERATING.replace("NEW", _USUAL_NEW).replace("UP_TO_ITS_END", "text")
+    end = f"text.split({_literal(repr(task.stop))})[0].strip()"
+    return _GENERATING.replace("NEW", str(task.max_new_tokens)).replace("UP_TO_ITS_END", end)
 
 
 def _literal(text: str) -> str:

@@ -13,6 +13,7 @@ from zojax.config.messages import closest
 from zojax.errors import InputError
 from zojax.tasks.bad_rows import BadRows, Table, lost_labels, survey
 from zojax.tasks.chat import joined
+from zojax.tasks.completions import COMPLETIONS, CONVERSATIONS
 from zojax.tasks.copa import COPA
 from zojax.tasks.custom import CUSTOM, custom_task, refuse_own_fields
 from zojax.tasks.entailment import CB, RTE
@@ -29,6 +30,10 @@ from zojax.tasks.words import WIC, WSC
 TASKS: Mapping[str, Task] = {
     task.name: task for task in (SST2, RTE, CB, BOOLQ, WSC, WIC, MULTIRC, COPA, RECORD, SQUAD, DROP)
 }
+"""The tasks of the papers."""
+
+_FORMATS: Mapping[str, Task] = {task.name: task for task in (COMPLETIONS, CONVERSATIONS)}
+"""Tasks for rows of one's own in a format that others have named."""
 
 Check = Callable[[Example], object]
 """Raises ``InputError`` for an example that cannot be used, such as one that is too long."""
@@ -61,13 +66,15 @@ class Splits:
 
 def get_task(config: DataConfig) -> Task:
     """The task of a configuration; ``InputError`` if there is none, or its settings do not fit."""
+    known = {**TASKS, **_FORMATS}
     if config.task == CUSTOM:
         task = custom_task(config)
-    elif config.task in TASKS or foreign.is_foreign(config.task):
-        task = TASKS.get(config.task) or _own_task(config)
+    elif config.task in known or foreign.is_foreign(config.task):
+        task = known.get(config.task) or foreign.find(config.task, Task, "a zojax.Task")
+        _check_has_data(task, config)
         refuse_own_fields(config)
     else:
-        names = [*TASKS, CUSTOM]
+        names = [*known, CUSTOM]
         close = closest(config.task, names)
         fix = f"did you mean {close!r}?" if close else f"there are {', '.join(names)}"
         raise InputError(f"data.task={config.task!r}: no such task; {fix}")
@@ -75,13 +82,16 @@ def get_task(config: DataConfig) -> Task:
         fix = ": use macro_f1" if task.candidates else ""
         raise InputError(f"data.metric='f1' compares texts, but {task.name} has labels{fix}")
     metric = config.metric or task.metric
+    if (metric == "probability") != (task.kind == "completion"):
+        how = "is what measures" if task.kind == "completion" else "is not for"
+        raise InputError(f"data.metric={metric!r}: 'probability' {how} the task {task.name}")
     if metric == "macro_f1" and (task.kind != "classification" or not task.candidates):
         raise InputError(
             f"data.metric='macro_f1' is for labels that stay the same, but {task.name} has none"
         )
     if config.shuffle_labels and task.kind != "classification":
         raise InputError(f"data.shuffle_labels permutes labels, but {task.name} has none")
-    if config.calibration != "none" and task.kind == "generation":
+    if config.calibration != "none" and task.kind in ("generation", "completion"):
         raise InputError(f"data.calibration is for candidates, but {task.name} has free answers")
     if config.calibration == "median" and not task.candidates:
         raise InputError(
@@ -91,12 +101,13 @@ def get_task(config: DataConfig) -> Task:
     return dataclasses.replace(task, metric=metric)
 
 
-def _own_task(config: DataConfig) -> Task:
-    """Finds the task in a user's own module."""
-    task = foreign.find(config.task, Task, "a zojax.Task")
+def _check_has_data(task: Task, config: DataConfig) -> None:
     if task.hub is None and config.path is None:
         raise InputError(f"data.task={config.task} needs data.path, since it names no hub data set")
-    return task
+    if task is CONVERSATIONS and not config.chat:
+        raise InputError(f"data.task={config.task} is of chats: --set data.chat=True")
+    if task is CONVERSATIONS and config.system is not None:
+        raise InputError(f"data.task={config.task}: its rows say what the system says first")
 
 
 @dataclasses.dataclass(frozen=True)

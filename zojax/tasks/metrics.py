@@ -104,7 +104,7 @@ def score_text(example: Example, text: str, metric: Metric) -> float:
 
 
 def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metric) -> list[float]:
-    """Scores every example's best candidate, each from 0 to 1.
+    """Scores every example's best candidate, or for ``probability`` its right one, from 0 to 1.
 
     Args:
         examples: the ``n`` examples.
@@ -116,8 +116,12 @@ def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metri
     >>> examples = [Example("p", ("a", "b"), label, "x") for label in (0, 1, 1)]
     >>> score_ranking(examples, np.array([[-1, -2], [-1, -2], [-2, -1]]), "accuracy")
     [1.0, 0.0, 1.0]
+    >>> score_ranking(examples[:1], np.log([[0.25]]), "probability")
+    [0.25]
     """
     known = has_finite_scores(examples, scores)
+    if metric == "probability":
+        return np.where(known, np.exp(_of_right(examples, scores)), 0.0).tolist()
     choices = scores.argmax(-1).tolist()
     return [
         score_choice(example, choice, metric) if is_known else 0.0
@@ -125,8 +129,15 @@ def score_ranking(examples: Sequence[Example], scores: np.ndarray, metric: Metri
     ]
 
 
+def _of_right(examples: Sequence[Example], scores: np.ndarray) -> np.ndarray:
+    """The score ``(n,)`` of every example's right candidate."""
+    return scores[np.arange(len(examples)), [example.label for example in examples]]
+
+
 def mean_loss(examples: Sequence[Example], scores: np.ndarray) -> float | None:
     """The mean cross-entropy of the right candidate among its example's candidates, in nats.
+
+    Where there is no other candidate, it is that of the tokens of the right one.
 
     Args:
         examples: the ``n`` examples.
@@ -143,6 +154,8 @@ def mean_loss(examples: Sequence[Example], scores: np.ndarray) -> float | None:
     known = np.array(has_finite_scores(examples, scores))
     if not known.any():
         return None
+    if scores.shape[-1] == 1:
+        return float(-scores[known].mean(dtype=np.float64))
     scores_nk = scores[known].astype(np.float64)
     right_n = np.array([example.label for example in examples])[known]
     shifted_nk = scores_nk - scores_nk.max(-1, keepdims=True)

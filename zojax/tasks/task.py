@@ -11,8 +11,8 @@ from zojax.tasks.labels import label_error, whole_number
 from zojax.tasks.row import BadRowError, Record
 
 NOT_TEXT = "with a field that is not text"
-Kind = Literal["classification", "likelihood", "generation"]
-Metric = Literal["accuracy", "f1", "macro_f1"]
+Kind = Literal["classification", "likelihood", "generation", "completion"]
+Metric = Literal["accuracy", "f1", "macro_f1", "probability"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Task:
             comes from, as ``file:line``. An :class:`zojax.InputError` refuses a bad record.
         kind: ``classification`` is trained by cross-entropy over the candidates; ``likelihood`` by
             the mean negative log-likelihood of the right candidate alone, and ranks candidates;
-            ``generation`` is trained like ``likelihood``, and generates its answers.
+            ``generation`` is trained like ``likelihood``, and generates its answers; ``completion``
+            is trained like ``likelihood``, and scores its right answers.
         hub: the repository and configuration of a data set on the Hugging Face hub; None for data
             of your own, which ``data.path`` holds. Without a validation file, a fifth of such data
             is held out.
-        metric: ``accuracy``; ``f1`` of the words in free answers; or ``macro_f1``, the mean of the
-            labels' F1.
+        metric: ``accuracy``; ``f1`` of the words in free answers; ``macro_f1``, the mean of the
+            labels' F1; or, for ``completion`` alone, ``probability``: of the tokens of a right
+            answer, their geometric mean.
         candidates: the words of the labels, if all examples have the same.
         splits: the names of the splits to train and to evaluate on.
         num_train: the number of training examples, unless ``data.num_train`` is set.

@@ -25,11 +25,17 @@ def input_fields(config: DataConfig, task: Task) -> tuple[str, ...]:
 
 
 def refuse_unknown_answers(config: DataConfig, task: Task) -> None:
-    """Refuses a task of a user's own module if nothing tells what stands in for its answers.
+    """Refuses a task whose answers cannot be predicted.
 
     Raises:
-        InputError: it has no field ``label`` that holds an integer.
+        InputError: it has no candidates to choose from; or it is of a user's own module, and has no
+            field ``label`` that holds an integer, so that nothing tells what stands in for it.
     """
+    if task.kind == "completion":
+        raise InputError(
+            f"predict: the task {task.name} has no labels to predict; zojax generate continues "
+            "prompts"
+        )
     if is_foreign(config.task) and task.fields.get("label") not in (int, object):
         raise InputError(
             f"predict: task {config.task} has no field 'label' of int or object, so it is not "

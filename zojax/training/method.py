@@ -74,6 +74,8 @@ def check_objective(config: Config, splits: Splits) -> None:
     name, has = objective_name(config, task), f"train.objective={config.train.objective}"
     if task.kind == "generation" and name == "classification":
         raise InputError(f"{has} compares candidates, and {task.name} has free answers: use f1")
+    if task.kind == "completion" and name in ("classification", "accuracy", "f1"):
+        raise InputError(f"{has} compares candidates, and {task.name} has none: use likelihood")
     if name == "f1" and not any(example.answers for example in splits.train):
         raise InputError(f"{has} compares texts, and {task.name} has labels: use accuracy")
 
