@@ -156,7 +156,7 @@ def test_a_job_that_the_engine_cannot_train_is_refused(changes, says, engine, tm
 def test_jobs_have_names_of_their_own(engine, tmp_path):
     config = configuration(tmp_path / "run")
     job = engine.train(config, "one")
-    with pytest.raises(InputError, match="name=one: there is an adapter or a job of this name"):
+    with pytest.raises(InputError, match="name=one: a job of this name is not done"):
         engine.train(config, "one")
     job.cancel()
     with pytest.raises(InputError, match="was cancelled"):

@@ -60,7 +60,7 @@ def loras(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(loras) -> Iterator[Service]:
+def service(loras, tmp_path_factory) -> Iterator[Service]:
     settings = Settings(
         str(zojax.demo.MODEL),
         "demo",
@@ -69,6 +69,8 @@ def service(loras) -> Iterator[Service]:
         rows=ROWS,
         max_loras=2,
         max_lora_rank=2,
+        trains_in=tmp_path_factory.mktemp("tunings"),
+        training_share=0.5,
     )
     with started(settings) as service:
         yield service

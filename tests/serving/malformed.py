@@ -49,6 +49,20 @@ VALID: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [5, 6, 7]},
     "/v1/load_lora_adapter": {"lora_name": "new", "lora_path": "none", "load_inplace": False},
     "/v1/unload_lora_adapter": {"lora_name": "new"},
+    "/v1/fine_tuning/jobs": {
+        "model": "demo",
+        "training_file": "file-1",
+        "validation_file": "file-2",
+        "method": {
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 2, "learning_rate_multiplier": 0.5}},
+        },
+        "seed": 1,
+        "suffix": "films",
+        "metadata": {"for": OWN_WORDS},
+        "integrations": [],
+        "data": {"prompt": "{text} It was", "candidates": {"0": " bad", "1": " good"}},
+    },
 }
 """A valid body of each route that takes one."""
 

@@ -24,7 +24,15 @@ KEPT = (
     checks.unsupported_method,
     checks.ignored_auth,
 )
-ROUTES = [*((path, "POST") for path in VALID), *((path, "GET") for path in GETS)]
+_JOB = "/v1/fine_tuning/jobs/{job_id}"
+FINE_TUNING = [
+    *(("/v1/files", "POST"), ("/v1/files", "GET"), ("/v1/fine_tuning/jobs", "GET")),
+    *((f"/v1/files/{{file_id}}{of}", "GET") for of in ("", "/content")),
+    ("/v1/files/{file_id}", "DELETE"),
+    *((f"{_JOB}{of}", "GET") for of in ("", "/events", "/checkpoints")),
+    *((f"{_JOB}/{verb}", "POST") for verb in ("cancel", "pause", "resume")),
+]
+ROUTES = [*((path, "POST") for path in VALID), *((path, "GET") for path in GETS), *FINE_TUNING]
 
 
 @pytest.fixture(scope="session")

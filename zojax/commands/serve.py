@@ -5,6 +5,7 @@ Example:
   zojax serve RUN
   zojax serve --model facebook/opt-125m --adapter reviews=DIR --port 8000
   zojax serve --model model.gguf --host 0.0.0.0 --api-keys keys.txt
+  zojax serve --allow-training-in tunings
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from zojax.serving.start import Settings
 
 _BACKLOG = 2048
-_NEEDED = ("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "llguidance")
+_NEEDED = (
+    *("fastapi", "uvicorn", "sse_starlette", "prometheus_client", "llguidance"),
+    "python_multipart",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--max-lora-rank", count, 16, "the largest rank of adapters that clients load"),
         ("--target-ms", float, 50.0, "time between two tokens that readers accept"),
         ("--max-requests-per-key", count, 1024, "the most open texts and items of a key"),
+        ("--max-jobs", count, 4, "the most fine-tuning jobs that are trained together"),
+        ("--training-share", float, 0.1, "the share of the time for training, beside requests"),
         ("--max-queue", count, 4096, "the most open texts and items of all keys"),
     ]
     for name, kind, default, what in numbers:
@@ -114,6 +120,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="adapters_from",
         metavar="DIR",
         help="let clients load adapters from directories below DIR, and unload them",
+    )
+    parser.add_argument(
+        "--allow-training-in",
+        type=Path,
+        dest="trains_in",
+        metavar="DIR",
+        help="let clients upload files and train adapters (OpenAI's /v1/fine_tuning), which are "
+        "kept in DIR",
     )
 
 
@@ -195,9 +209,11 @@ def _settings(args: argparse.Namespace) -> Settings:
     keys, admin_keys = ([key.strip() for key in given] for given in (keys, admin_keys))
     if "" in (*keys, *admin_keys):
         raise InputError("--api-key: a key is empty")
-    for name, least in (("rows", 1), ("max_loras", 1), ("max_lora_rank", 1), ("target_ms", 1)):
-        if not least <= getattr(args, name) < 1 << 20:
+    for name in ("rows", "max_loras", "max_lora_rank", "target_ms", "max_jobs"):
+        if not 1 <= getattr(args, name) < 1 << 20:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: give 1 or more")
+    if not 0 <= args.training_share < 1:
+        raise InputError(f"--training-share {args.training_share}: give 0 or more, below 1")
     if args.run is None and args.step is not None:
         raise InputError("serve: --step goes with RUN")
     if args.run is not None and (args.model or args.dtype):
@@ -208,6 +224,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise InputError(
             "serve: adapters do not go with RUN; make one of it: zojax export RUN --format peft"
         )
+    if args.trains_in and (args.run is not None or args.mesh):
+        raise InputError("serve: --allow-training-in does not go with RUN or --mesh")
     model = args.run or args.model
     return Settings(
         str(model or MODEL),
@@ -220,8 +238,14 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.max_loras,
         args.max_lora_rank,
         args.target_ms,
+        args.trains_in,
+        args.training_share,
         Keys(keys),
-        Limits(open_per_key=args.max_requests_per_key, open=args.max_queue),
+        Limits(
+            open_per_key=args.max_requests_per_key,
+            open=args.max_queue,
+            jobs_at_once=args.max_jobs,
+        ),
         Keys(admin_keys),
         args.run is not None,
         args.step,

@@ -1,8 +1,9 @@
 """Jobs: runs that are trained in an engine beside its other work, each by a thread of its own."""
 
 import copy
+import dataclasses
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from zojax.adapters import AdapterPool, own_arrays
 from zojax.config import Config
 from zojax.config.messages import joined
 from zojax.engine.slots import Registry
-from zojax.engine.turns import Turns
+from zojax.engine.turns import EngineEndedError, Turns
 from zojax.errors import INTERRUPTED, InputError
 from zojax.hub.checkpoint import find_checkpoint
 from zojax.models import Model, abstract_model
@@ -23,6 +24,23 @@ from zojax.runs.train import check_config, train_in
 from zojax.training.step import Method, TrainState
 
 Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+    """Who is told how a job goes, on the job's own thread; an error ends the job.
+
+    Attributes:
+        on_adapter: called with what was learnt, and after how many steps, as soon as it is served.
+        on_best: called with what was learnt at the best step, and with that step, at the end.
+        on_metrics: called with every line of the run's ``metrics.jsonl``.
+        on_end: called last with the job, when its result, or its error, is there.
+    """
+
+    on_adapter: Callable[[Tree, int], None] = lambda adapter, steps: None
+    on_best: Callable[[Tree, int], None] = lambda adapter, step: None
+    on_metrics: Callable[[Mapping[str, Any]], None] = lambda metrics: None
+    on_end: Callable[["Job"], None] = lambda job: None
 
 
 class Job:
@@ -44,12 +62,15 @@ class Job:
         config: Config,
         model: Model,
         turns: Turns,
-        publish: Callable[[str, Tree], None],
+        listener: Listener,
     ):
         self.name, self.num_steps = name, 0
-        self._config, self._publish = config, publish
+        self._config, self._listener = config, listener
         self._stop = Stop()
-        self._host = Host(model, turns.pace(self._stop), self._stop, self._on_steps)
+        pace = turns.pace(self._stop)
+        told = self._on_steps, self._on_best, listener.on_metrics
+        self._host = Host(model, pace, self._stop, *told)
+        self._ended = threading.Event()
         self._outcome: dict[str, Any] | BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"zojax-job {name}", daemon=True)
         self._thread.start()
@@ -57,7 +78,12 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether it has ended: trained to the end, failed or cancelled."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it has ended before its time, by :meth:`cancel` or with its engine."""
+        return isinstance(self._outcome, Stopped | EngineEndedError)
 
     def cancel(self) -> None:
         """Ends it after the piece in progress; what was journaled is kept."""
@@ -76,8 +102,7 @@ class Job:
             zojax.InputError: it has failed or was cancelled; the message says why.
             TimeoutError: it is not done yet.
         """
-        self._thread.join(timeout)
-        if not self.is_done:
+        if not self._ended.wait(timeout):
             raise TimeoutError(f"the job {self.name} is at step {self.num_steps} after {timeout} s")
         if isinstance(self._outcome, Stopped):
             raise InputError(f"the job {self.name} was cancelled: {self._outcome}")
@@ -91,12 +116,22 @@ class Job:
             self._outcome = train_in(self._host, self._config, make_console(quiet=True))
         except BaseException as error:  # whoever asks for the result gets it
             self._outcome = error
+        self._ended.set()
+        self._listener.on_end(self)
 
     def _on_steps(self, method: Method, state: TrainState, steps: int) -> None:
-        adapter = method.estimator.space.adapter(state.params, state.subspace)
-        own = jax.device_get(own_arrays(adapter))  # now: the next step uses up the state
-        self._publish(self.name, own)
+        self._listener.on_adapter(_adapter(method, state), steps)
         self.num_steps = steps
+
+    def _on_best(self, method: Method, state: TrainState, step: int) -> None:
+        self._listener.on_best(_adapter(method, state), step)
+        self.num_steps = self._config.train.steps
+
+
+def _adapter(method: Method, state: TrainState) -> Tree:
+    """What was learnt, on the host: the next step uses up the state."""
+    adapter = method.estimator.space.adapter(state.params, state.subspace)
+    return jax.device_get(own_arrays(adapter))
 
 
 class Jobs:
@@ -107,38 +142,43 @@ class Jobs:
         turns: whose turn on the device it is.
         registry: the adapters that requests can ask for, among them what jobs have learnt.
         pool: where these adapters are on the device; None if there is no room for any.
+
+    Attributes:
+        registry: see above.
     """
 
     def __init__(self, model: Model, turns: Turns, registry: Registry, pool: AdapterPool | None):
-        self._model, self._turns, self._registry, self._pool = model, turns, registry, pool
+        self._model, self._turns, self.registry, self._pool = model, turns, registry, pool
         self._jobs: dict[str, Job] = {}
 
-    def train(self, config: Config, name: str) -> Job:
+    def train(self, config: Config, name: str, listener: Listener | None = None) -> Job:
         """Begins a job.
 
         Args:
             config: the run's configuration, of the engine's own model.
-            name: the job's name, which no adapter and no other job has.
+            name: the job's name, by which requests ask for what it learns, in the place of an
+                adapter or of a job that is done.
+            listener: who is told how it goes.
 
         Raises:
-            InputError: the name is taken, the run is of another model, its training would move the
-                weights that the engine serves, or there is no room for what it learns.
+            InputError: a job of this name is not done, the run is of another model, its training
+                would move the weights that the engine serves, or there is no room for what it
+                learns.
         """
         known = self._jobs.get(name)
-        is_taken = name in self._registry.names() if known is None else not known.is_done
-        if is_taken or not name:
-            raise InputError(
-                f"name={name}: there is an adapter or a job of this name already"
-                if name
-                else "a job's name is empty"
-            )
+        if known is not None and not known.is_done:
+            raise InputError(f"name={name}: a job of this name is not done")
         if self._pool is None:
             raise InputError(
                 "the engine has no room for what a job learns: start it with max_lora_rank"
             )
-        job = Job(name, self._as_guest(config), self._model, self._turns, self._add)
+        listener = self._registering(name, listener or Listener())
+        job = Job(name, self._as_guest(config), self._model, self._turns, listener)
         self._jobs[name] = job
         return job
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._jobs
 
     def close(self) -> None:
         """Cancels all jobs, and waits for their ends."""
@@ -147,10 +187,23 @@ class Jobs:
         for job in self._jobs.values():
             job._thread.join()
 
-    def _add(self, name: str, adapter: Tree) -> None:
-        assert self._pool is not None, "train has refused the job"
-        self._pool.check(adapter)
-        self._registry.add(name, lambda: adapter)
+    def _registering(self, name: str, listener: Listener) -> Listener:
+        """The same listener, after requests can ask for what was learnt."""
+
+        def add(adapter: Tree) -> None:
+            assert self._pool is not None, "train has refused the job"
+            self._pool.check(adapter)
+            self.registry.add(name, lambda: adapter)
+
+        def on_adapter(adapter: Tree, steps: int) -> None:
+            add(adapter)
+            listener.on_adapter(adapter, steps)
+
+        def on_best(adapter: Tree, step: int) -> None:
+            add(adapter)
+            listener.on_best(adapter, step)
+
+        return dataclasses.replace(listener, on_adapter=on_adapter, on_best=on_best)
 
     def _as_guest(self, config: Config) -> Config:
         """A copy of the configuration, in pieces, if it is of the engine's model."""

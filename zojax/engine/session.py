@@ -109,7 +109,15 @@ class Session:
         """
         if self._jobs is None:
             raise InputError("start the engine before it trains, with max_lora_rank for the result")
+        if not name:
+            raise InputError("a job's name is empty")
+        if name in self._adapters and name not in self._jobs:
+            raise InputError(f"name={name}: there is an adapter of this name")
         return self._jobs.train(config, name)
+
+    @property
+    def _adapters(self) -> list[str]:
+        return [] if self.runtime is None else self.runtime.registry.names()
 
     def submit(self, request: Request, reader: Reader[Any]) -> Submission[Any]:
         """Submits a request to the runtime, which is started if it is not there yet."""

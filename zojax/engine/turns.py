@@ -24,6 +24,10 @@ _MOMENT = 0.02
 """How many seconds after somebody was served they may be expected to ask again."""
 
 
+class EngineEndedError(InputError):
+    """There are no more turns."""
+
+
 def check_share(share: float) -> None:
     """Raises ``InputError`` unless a share of the time is one that others leave."""
     if not 0 <= share < 1:
@@ -122,7 +126,7 @@ class Turns:
         while not turn.wait(_POLL_SECONDS):
             if (stop.is_asked or self._is_closed) and self._gives_up(turn):
                 stop.check()
-                raise InputError("the engine has ended, so that its jobs stop")
+                raise EngineEndedError("the engine has ended, so that its jobs stop")
 
     def _gives_up(self, turn: threading.Event) -> bool:
         """Whether a turn was given up before it came."""

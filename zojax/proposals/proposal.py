@@ -269,10 +269,19 @@ def _tokens_of(text: str) -> int:
     return -(-ascii_only // _CHARACTERS_PER_TOKEN) + len(text.encode()) - ascii_only
 
 
+def usual_steps(num_train: int, batch_size: int) -> int:
+    """How many steps to train on so many examples: some passes, but neither few nor endless.
+
+    >>> usual_steps(100, 16), usual_steps(2_000, 16), usual_steps(100_000, 16)
+    (2000, 4000, 20000)
+    """
+    passes = _PASSES * num_train // batch_size
+    return min(max(500 * -(-passes // 500), _LEAST_STEPS), _MOST_STEPS)
+
+
 def _train(num_train: int, width: int | None) -> TrainConfig:
     """Steps for a number of rows, and a learning rate for a width of the model."""
-    passes = _PASSES * num_train // _BATCH
-    steps = min(max(500 * -(-passes // 500), _LEAST_STEPS), _MOST_STEPS)
+    steps = usual_steps(num_train, _BATCH)
     rate = next(rate for least, rate in LEARNING_RATES if (width or 768) >= least)
     return TrainConfig(steps=steps, batch_size=_BATCH, learning_rate=rate, eval_every=steps // 10)
 

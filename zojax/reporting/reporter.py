@@ -1,7 +1,7 @@
 """A run's reports: a progress bar, ``metrics.jsonl`` and TensorBoard event files."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,18 @@ class Reporter:
             tenth of the run, after each evaluation, and at least once a minute.
         first_step: the number of steps already done, if the run is resumed.
         total_steps: the number of steps in the whole run.
+        tell: called with every line that is added to ``metrics.jsonl``.
     """
 
-    def __init__(self, directory: Path, console: Console, first_step: int, total_steps: int):
-        self._console = console
+    def __init__(
+        self,
+        directory: Path,
+        console: Console,
+        first_step: int,
+        total_steps: int,
+        tell: Callable[[Mapping[str, Any]], None] = lambda metrics: None,
+    ):
+        self._console, self._tell = console, tell
         self._total = total_steps
         self._every = max(1, total_steps // 10)
         self._last_line, self._last_time = first_step, time.monotonic()
@@ -151,6 +159,7 @@ class Reporter:
                 f"{self._metrics.name}: cannot be written ({error.strerror}); fix that and give "
                 "the same command again"
             ) from error
+        self._tell(metrics)
 
 
 def _fitting(choices: Sequence[Sequence[str]], room: int) -> str:

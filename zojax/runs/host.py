@@ -1,7 +1,7 @@
 """What a run gets from the engine that it is trained in, instead of a device of its own."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from zojax.config import Config, MeshConfig
 from zojax.distributed import processes
@@ -25,12 +25,16 @@ class Host(NamedTuple):
         stop: a request to end early.
         publish: ``(method, state, steps)``: called with the state after so many steps as soon as
             they are journaled. The next step uses up the state's arrays.
+        conclude: ``(method, state, step)``: called at the end with the state after the best step.
+        tell: called with every line of ``metrics.jsonl``.
     """
 
     model: Model
     pace: Pace
     stop: Stop
     publish: Callable[[Method, TrainState, int], None]
+    conclude: Callable[[Method, TrainState, int], None]
+    tell: Callable[[Mapping[str, Any]], None]
 
 
 def check_guest(config: Config) -> None:

@@ -272,7 +272,7 @@ def _set_up(
         run.method,
         programs,
         journal,
-        Reporter(directory, console, done, config.steps),
+        Reporter(directory, console, done, config.steps, *([] if host is None else [host.tell])),
         stops_if_skipped=config.nonfinite == "stop",
     )
     evaluations = Evaluations(

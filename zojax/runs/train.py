@@ -87,14 +87,14 @@ def train_in(host: Host, config: Config, console: Console) -> dict[str, Any]:
     return _train(config, console, host)
 
 
-def _publish_finished(host: Host, config: Config, best: int) -> None:
-    """Publishes the best step's model of a run that was finished before, which has no trainer."""
+def _conclude_finished(host: Host, config: Config, best: int) -> None:
+    """Tells a host the best step's model of a run that was finished before."""
     journal = read_journal(Path(config.run.dir) / run_dir.JOURNAL)
     check_run(journal, config, content_hash(host.model.weights))
     method = make_method(config, host.model, len(journal.records))
     check_scalars(journal, method)
     _, state, _ = rebuild(journal, method, OwnedWeights(host.model.weights), None, steps=best)
-    host.publish(method, state, len(journal.records))
+    host.conclude(method, state, best)
 
 
 def _train(config: Config, console: Console, host: Host | None = None) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _train(config: Config, console: Console, host: Host | None = None) -> dict[s
         if not isinstance(opened, OpenRun):
             console.print("this run is finished; --fresh starts a new one")
             if host is not None:
-                _publish_finished(host, config, opened["best_step"])
+                _conclude_finished(host, config, opened["best_step"])
             return opened
         with named_if_unwritable(opened.directory):
             return _train_to_the_end(opened, console)
@@ -130,7 +130,9 @@ def _train_to_the_end(training: OpenRun, console: Console) -> dict[str, Any]:
             end_checkpoints(training)
     training.stop.check()
     result = finish(training, compilations.count, console)
-    _publish(training)  # the best step's model, which is the result
+    if training.host is not None:
+        trainer = training.trainer
+        training.host.conclude(trainer.method, trainer.state, result["best_step"])
     return result
 
 

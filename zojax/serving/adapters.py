@@ -10,23 +10,24 @@ from zojax.adapters.lora import WEIGHTS
 from zojax.errors import InputError
 from zojax.reading import is_file
 from zojax.serving.errors import ApiError, without_directories
+from zojax.serving.fine_tuning.tunings import LEARNT
 from zojax.serving.schema import LoadAdapterBody, UnloadAdapterBody
 from zojax.serving.service import Service
 
 
-def list_models(service: Service) -> dict[str, Any]:
-    """The base model and its adapters, as OpenAI lists models."""
-    names = [service.name, *service.runtime.registry.names()]
+def list_models(service: Service, owner: str) -> dict[str, Any]:
+    """The base model and the adapters that an owner may ask for, as OpenAI lists models."""
+    names = [service.name, *service.adapters(owner)]
     return {"object": "list", "data": [_model(service, name) for name in names]}
 
 
-def get_model(service: Service, name: str) -> dict[str, Any]:
+def get_model(service: Service, name: str, owner: str) -> dict[str, Any]:
     """One of them.
 
     Raises:
         ApiError: 404, there is none of that name.
     """
-    service.adapter(name)
+    service.adapter(name, owner)
     return _model(service, name)
 
 
@@ -48,6 +49,7 @@ async def load_adapter(service: Service, body: LoadAdapterBody) -> str:
     Raises:
         ApiError: they may not, or the LoRA cannot be read or does not fit.
     """
+    _check_name(body.lora_name)
     directory, read = _inside(service, body.lora_path), service.read_adapter
     known = service.runtime.registry.names()
     if body.lora_name == service.name or (body.lora_name in known and not body.load_inplace):
@@ -106,10 +108,17 @@ def unload_adapter(service: Service, body: UnloadAdapterBody) -> str:
         ApiError: adapters cannot be changed, or there is none of that name.
     """
     _allowed(service)
+    _check_name(body.lora_name)
     if body.lora_name not in service.runtime.registry.names():
         raise ApiError(404, "lora_name: there is no such adapter", param="lora_name")
     service.runtime.registry.remove(body.lora_name)
     return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+
+
+def _check_name(name: str) -> None:
+    """Refuses a name that a job's adapter could have, which is its owner's alone."""
+    if name.startswith(LEARNT):
+        raise ApiError(400, f"lora_name: {LEARNT} is for what jobs learn", param="lora_name")
 
 
 def _allowed(service: Service) -> Path:

@@ -29,6 +29,7 @@ from zojax.serving.document import (
 )
 from zojax.serving.errors import ApiError, handle_errors
 from zojax.serving.events import stream_events
+from zojax.serving.fine_tuning.routes import add_fine_tuning
 from zojax.serving.gatekeeper import OPEN, Gatekeeper
 from zojax.serving.schema import (
     ChatBody,
@@ -61,12 +62,14 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
         responses=ERRORS,
     )
+    app.state.service = service
     handle_errors(app)
     app.add_middleware(Gatekeeper, service=service)
     _add_state(app, service)
     _add_answers(app, service)
     _add_tokens(app, service)
     _add_adapters(app, service)
+    add_fine_tuning(app)
     describe(app, OPEN)
     return app
 
@@ -86,12 +89,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/v1/models", responses=answers(ModelsAnswer), response_model=None)
-    async def models() -> dict[str, Any]:
-        return adapters.list_models(service)
+    async def models(request: Request) -> dict[str, Any]:
+        return adapters.list_models(service, request.state.owner)
 
     @app.get("/v1/models/{name:path}", responses=answers(ModelAnswer), response_model=None)
-    async def model(name: str) -> dict[str, Any]:
-        return adapters.get_model(service, name)
+    async def model(name: str, request: Request) -> dict[str, Any]:
+        return adapters.get_model(service, name, request.state.owner)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:

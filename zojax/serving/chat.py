@@ -18,7 +18,7 @@ from zojax.serving.service import Service
 
 def _ask(service: Service, body: ChatBody, owner: str) -> Asked:
     """Turns a body into requests; takes a moment."""
-    adapter = service.adapter(body.model)
+    adapter = service.adapter(body.model, owner)
     if body.n > service.limits.choices:
         raise InputError(f"n: the most is {service.limits.choices}")
     if body.top_logprobs is not None and not body.logprobs:

@@ -51,7 +51,7 @@ def _ask(service: Service, body: CompletionBody, owner: str) -> Asked:
         ApiError: there is no such model.
         InputError: a field cannot be.
     """
-    adapter, tries = service.adapter(body.model), _tries(body)
+    adapter, tries = service.adapter(body.model, owner), _tries(body)
     add = body.add_special_tokens
     prompts = [service.encode(prompt, add_special_tokens=add) for prompt in body.prompts]
     count = body.logprobs if tries == body.n else body.logprobs or 0

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from zojax.errors import InputError, as_line
+from zojax.text import plain
 
 LOG = logging.getLogger("zojax.serving")
 
@@ -25,6 +26,7 @@ _TYPES = {
     503: "unavailable_error",
 }
 _MOST_CHARACTERS = 500
+_LONGEST_NAME = 200
 _DIRECTORIES = re.compile(r"(?<![\w.~])~?/(?:[^\s/:]+/)+")
 
 
@@ -76,7 +78,7 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, InputError):
         return ApiError(400, without_directories(as_line(error)))
-    LOG.error("an answer failed: %s", _place(error))
+    LOG.error("an answer failed: %s", place_of(error))
     return ApiError(500, "the server failed to answer; its log says more")
 
 
@@ -89,7 +91,7 @@ def without_directories(text: str) -> str:
     return _DIRECTORIES.sub("", text)
 
 
-def _place(error: Exception) -> str:
+def place_of(error: BaseException) -> str:
     """An error's type and where it was raised, without its text, which may quote a request."""
     frames = traceback.extract_tb(error.__traceback__)
     return " ".join([type(error).__name__, *(f"{f.name}:{f.lineno}" for f in frames[-3:])])
@@ -123,5 +125,8 @@ def _of_validation(errors: Sequence[Any]) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not JSON")
     param = str(first["loc"][1]) if len(first["loc"]) > 1 else None
+    if first["type"] == "extra_forbidden":
+        name = plain(".".join(map(str, first["loc"][1:])), _LONGEST_NAME)
+        return ApiError(400, f"{name}: there is no such setting", param=param)
     what = first["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{param}: {what}" if param else what, param=param)

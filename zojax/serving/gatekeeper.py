@@ -14,6 +14,12 @@ from zojax.serving.service import Service
 OPEN = ("/health", "/ready")
 """What is answered without a key, and while draining."""
 
+FILES = "/v1/files"
+"""Where files are uploaded."""
+
+_AROUND_A_FILE = 1 << 16
+"""The bytes of a form beside its file."""
+
 BODY_SECONDS = 60.0
 """How long a body may take to come."""
 
@@ -47,7 +53,7 @@ class Gatekeeper:
             self._check(scope)
             inside = scope["path"] not in OPEN
             service.num_inside += inside
-            await self._app(scope, _bounded(receive, self._service.limits.body_bytes), sending)
+            await self._app(scope, _bounded(receive, self._most_bytes(scope)), sending)
         except (Disconnected, SendTimeoutError):
             status = 499
         except asyncio.CancelledError:
@@ -83,11 +89,18 @@ class Gatekeeper:
             raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
         if self._service.runtime.is_lost:
             raise _lost()
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._service.limits.body_bytes:
-            raise _too_large(self._service.limits.body_bytes)
+        length, most = headers.get(b"content-length", b"0"), self._most_bytes(scope)
+        if not length.isdigit() or int(length) > most:
+            raise _too_large(most)
         state = scope.setdefault("state", {})
         state["owner"], state["is_admin"] = owner, not admins or admin is not None
+
+    def _most_bytes(self, scope: Scope) -> int:
+        """The most bytes of a request's body: more where files are uploaded."""
+        limits = self._service.limits
+        if scope["path"] == FILES and self._service.tunings is not None:
+            return limits.file_bytes + _AROUND_A_FILE
+        return limits.body_bytes
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

@@ -29,6 +29,11 @@ class Limits:
         characters: the characters or tokens of all its texts, with what stands before each.
         open_per_key: the texts and items of a key that are waiting or being served.
         open: the same, of all keys together.
+        file_bytes: the bytes of a file that is uploaded.
+        files_per_key: the files of a key.
+        stored_bytes_per_key: their bytes together.
+        jobs_per_key: the fine-tuning jobs of a key that have not ended.
+        jobs_at_once: the jobs of all keys that are trained at the same time.
     """
 
     body_bytes: int = 4 << 20
@@ -37,6 +42,11 @@ class Limits:
     characters: int = 16 << 20
     open_per_key: int = 1024
     open: int = 4096
+    file_bytes: int = 64 << 20
+    files_per_key: int = 256
+    stored_bytes_per_key: int = 512 << 20
+    jobs_per_key: int = 16
+    jobs_at_once: int = 4
 
 
 class Keys:

@@ -23,7 +23,7 @@ async def score(service: Service, body: ScoreBody, owner: str) -> dict[str, Any]
         ApiError: there is no such model, or too much is asked at once.
         InputError: a field cannot be.
     """
-    adapter = service.adapter(body.model)
+    adapter = service.adapter(body.model, owner)
     count = len(_given(body))
     if max(count, len(body.label_token_ids or ())) > service.limits.candidates:
         raise InputError(f"more than {service.limits.candidates} candidates, items or labels")

@@ -16,6 +16,7 @@ from zojax.hub.tokenizer import Tokenizer
 from zojax.hub.turns import for_chats
 from zojax.scoring.pages import IntArray
 from zojax.serving.errors import ApiError
+from zojax.serving.fine_tuning.tunings import Tunings
 from zojax.serving.limits import Gate, Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.schema import Text
@@ -38,6 +39,7 @@ class Service:
         adapters_from: the directory below which clients may load adapters; None for nowhere.
         read_adapter: reads an adapter from its directory; ``InputError`` if it is bad or too large.
         admin_keys: who may load and unload adapters; none if all may that may ask.
+        tunings: the fine-tuning jobs; None if nothing is trained.
         vocabulary: what grammars are compiled for; None if there are none for this tokenizer.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
@@ -55,6 +57,7 @@ class Service:
     adapters_from: Path | None = None
     read_adapter: Callable[[Path], Tree] | None = None
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
+    tunings: Tunings | None = None
     vocabulary: Vocabulary | None = None
     is_draining: bool = False
     num_inside: int = 0
@@ -78,15 +81,22 @@ class Service:
                 400, "this model has no chat template that can be used; ask /v1/completions"
             ) from None
 
-    def adapter(self, model: str | None) -> str | None:
-        """The adapter that a model's name means; None for the base model.
+    def adapters(self, owner: str) -> list[str]:
+        """The adapters that an owner may ask for: none that another's job has learnt."""
+        names, tunings = self.runtime.registry.names(), self.tunings
+        if tunings is None:
+            return names
+        return [name for name in names if tunings.owner_of(name) in (None, owner)]
+
+    def adapter(self, model: str | None, owner: str) -> str | None:
+        """The adapter that a model's name means to an owner; None for the base model.
 
         Raises:
             ApiError: 404, there is no such model.
         """
         if model is None or model == self.name:
             return None
-        if model not in self.runtime.registry.names():
+        if model not in self.adapters(owner):
             raise ApiError(
                 404,
                 "there is no such model; /v1/models lists those that there are",

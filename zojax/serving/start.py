@@ -15,6 +15,7 @@ from zojax.config import Config, MeshConfig, ModelConfig, RunConfig
 from zojax.engine.device import Device
 from zojax.engine.engine import Engine
 from zojax.engine.grammars import Vocabulary
+from zojax.engine.jobs import Jobs
 from zojax.engine.loading import load_run
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
@@ -28,6 +29,8 @@ from zojax.models.model import weight_sharding
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.runs.layout import choose_layout
 from zojax.serving.adapters import unchanged
+from zojax.serving.fine_tuning.settings import Base
+from zojax.serving.fine_tuning.tunings import Tunings
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
@@ -51,6 +54,8 @@ class Settings:
         max_loras: the most adapters that are on the device together.
         max_lora_rank: the largest rank of adapters that are loaded while serving.
         target_ms: the time between two tokens that readers accept.
+        trains_in: the directory of files and fine-tuning jobs; None if nothing is trained.
+        training_share: the share of the time that training gets while others are served.
         keys: who may ask.
         limits: for how much.
         admin_keys: who may load and unload adapters; none if all may that may ask.
@@ -69,6 +74,8 @@ class Settings:
     max_loras: int = 4
     max_lora_rank: int = 16
     target_ms: float = 50.0
+    trains_in: Path | None = None
+    training_share: float = 0.1
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
@@ -99,7 +106,8 @@ def started(
 
     # Every adapter is read once now, so that a bad one is found at the start.
     known = [read_adapter(directory) for directory in settings.adapters.values()]
-    to_come = None if settings.adapters_from is None else settings.max_lora_rank
+    comes_later = settings.adapters_from is not None or settings.trains_in is not None
+    to_come = settings.max_lora_rank if comes_later else None
     pool = make_pool(model, known, num_slots=settings.max_loras, rank_to_come=to_come)
     registry = Registry()
 
@@ -123,8 +131,12 @@ def started(
         name = settings.name or settings.model  # a hub id
     if name in settings.adapters:
         raise InputError(f"--adapter {name}=…: the model has this name; give the adapter another")
+    share = settings.training_share
     with (
-        Runtime(device, slots, registry, target_ms=settings.target_ms) as runtime,
+        Runtime(
+            device, slots, registry, target_ms=settings.target_ms, training_share=share
+        ) as runtime,
+        _training(settings, name, length, Jobs(model, runtime.turns, registry, pool)) as tunings,
         CompilationCounter() as compilations,
     ):
         yield Service(
@@ -138,8 +150,25 @@ def started(
             settings.adapters_from,
             read_fitting,
             settings.admin_keys,
+            tunings,
             vocabulary,
         )
+
+
+@contextlib.contextmanager
+def _training(settings: Settings, name: str, length: int, jobs: Jobs) -> Iterator[Tunings | None]:
+    """The fine-tuning jobs, which stop at the end; None if nothing is trained."""
+    if settings.trains_in is None:
+        yield None
+        return
+    width = read_config(settings.model).hidden_size
+    base = Base(settings.model, settings.dtype, width, length, settings.max_lora_rank)
+    tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
+    tunings.start()
+    try:
+        yield tunings
+    finally:
+        tunings.close()
 
 
 def _loaded(settings: Settings) -> Engine:

@@ -1,0 +1,130 @@
+"""The shapes of answers, for ``/openapi.json``."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class FileAnswer(BaseModel):
+    """A file."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: Literal["fine-tune"]
+    status: Literal["processed"]
+    status_details: None
+    rows: int
+
+
+class _Page(BaseModel):
+    object: Literal["list"]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class FilesAnswer(_Page):
+    """Files."""
+
+    data: list[FileAnswer]
+
+
+class DeletedAnswer(BaseModel):
+    """What was deleted."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+class _Hyperparameters(BaseModel):
+    batch_size: int
+    n_epochs: int
+    learning_rate_multiplier: float
+    learning_rate: float
+    steps: int
+    epsilon: float
+    rank: int
+    estimator: str
+
+
+class _Supervised(BaseModel):
+    hyperparameters: _Hyperparameters
+
+
+class _Method(BaseModel):
+    type: Literal["supervised"]
+    supervised: _Supervised
+
+
+class _JobError(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class JobAnswer(BaseModel):
+    """A fine-tuning job."""
+
+    id: str
+    object: Literal["fine_tuning.job"]
+    model: str
+    created_at: int
+    finished_at: int | None
+    fine_tuned_model: str | None
+    current_model: str
+    organization_id: str
+    result_files: list[str]
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    training_file: str
+    validation_file: str | None
+    hyperparameters: _Hyperparameters
+    method: _Method
+    seed: int
+    trained_tokens: int | None
+    error: _JobError | None
+    estimated_finish: int | None
+    integrations: list[str]
+    metadata: dict[str, str]
+    user_provided_suffix: str | None
+
+
+class JobsAnswer(_Page):
+    """Jobs."""
+
+    data: list[JobAnswer]
+
+
+class _Event(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.event"]
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] | None
+
+
+class EventsAnswer(_Page):
+    """Events."""
+
+    data: list[_Event]
+
+
+class _Checkpoint(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"]
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, float | None]
+
+
+class CheckpointsAnswer(_Page):
+    """Checkpoints."""
+
+    data: list[_Checkpoint]

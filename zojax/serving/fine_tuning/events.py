@@ -1,0 +1,100 @@
+"""A job's events: what happened when, as lines of JSON in a file that only grows."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from zojax.errors import InputError
+from zojax.printing import to_json
+from zojax.reading import parse_json, validate
+
+_NAME = "events.jsonl"
+
+
+class Event(BaseModel):
+    """Something that happened to a job.
+
+    Attributes:
+        at: when, in seconds since 1970.
+        level: how bad it is.
+        message: what it is.
+        data: the figures of a step or an evaluation; None for everything else.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class EventLog:
+    """The events of a job; for several threads.
+
+    Args:
+        directory: the job's directory.
+    """
+
+    def __init__(self, directory: Path):
+        self._path, self._lock = directory / _NAME, threading.Lock()
+        if self._path.exists() and not _ends_a_line(self._path):  # a crash has cut one off
+            self._append(b"\n")
+
+    def add(
+        self,
+        message: str,
+        data: Mapping[str, Any] | None = None,
+        level: Literal["info", "warn", "error"] = "info",
+    ) -> None:
+        """Adds an event, which is on the disk when this returns."""
+        event = {"at": int(time.time()), "level": level, "message": message}
+        line = to_json({**event, "data": dict(data)} if data else event)
+        self._append(f"{line}\n".encode())
+
+    def read(self) -> list[Event]:
+        """All events, in order; what a crash has cut off is left out."""
+        if not self._path.exists():
+            return []
+        found = []
+        for line in self._path.read_bytes().splitlines():
+            try:
+                found.append(validate(Event, parse_json(line, _NAME), _NAME))
+            except InputError:
+                continue
+        return found
+
+    def _append(self, line: bytes) -> None:
+        with self._lock:
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(file, line)
+            finally:
+                os.close(file)
+
+
+def in_words(metrics: Mapping[str, Any], steps: int) -> str:
+    """A line of a run's metrics in words.
+
+    >>> in_words({"step": 3, "loss": 0.5, "projected_grad": 1.0}, 10)
+    'Step 3/10: training loss=0.5000'
+    >>> in_words({"step": 3, "dev_accuracy": 0.75, "dev_loss": 0.5}, 10)
+    'Step 3/10: dev accuracy=0.7500, dev loss=0.5000'
+    """
+    known = {"loss": "training loss", "truncated_total": "truncated by folds"}
+    told = [
+        f"{known.get(name, name.replace('_', ' '))}={value:.4f}"
+        for name, value in metrics.items()
+        if isinstance(value, float) and (name in known or name.startswith(("dev_", "eval_")))
+    ]
+    return f"Step {metrics['step']}/{steps}: {', '.join(told) or 'no finite loss'}"
+
+
+def _ends_a_line(path: Path) -> bool:
+    data = path.read_bytes()
+    return not data or data.endswith(b"\n")

@@ -1,0 +1,54 @@
+"""What a job has learnt, in files: an adapter for every step that was evaluated."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import load, save
+
+from zojax.errors import InputError
+from zojax.files import write_atomically
+from zojax.reading import read_bytes
+
+Tree = Any
+
+_FILE = re.compile(r"step-(\d{1,18})\.safetensors")
+_MOST_BYTES = 16 << 30
+
+
+class Learnt:
+    """The adapters of a job.
+
+    Args:
+        directory: where they are.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def steps(self) -> list[int]:
+        """The steps whose adapters there are, in order."""
+        names = (_FILE.fullmatch(path.name) for path in self._directory.iterdir())
+        return sorted(int(name[1]) for name in names if name)
+
+    def keep(self, adapter: Tree, step: int) -> None:
+        """Writes the adapter of a step."""
+        flat = traverse_util.flatten_dict(adapter, sep="/")
+        arrays = {path: np.ascontiguousarray(leaf) for path, leaf in flat.items()}
+        write_atomically(self._path(step), save(arrays))
+
+    def load(self, step: int) -> Tree:
+        """Reads the adapter of a step; ``InputError`` if it is not one of ours."""
+        try:
+            arrays = load(read_bytes(self._path(step), _MOST_BYTES))
+        except InputError:
+            raise
+        except Exception:  # whatever safetensors says
+            raise InputError(f"{self._path(step)}: is damaged") from None
+        return traverse_util.unflatten_dict(arrays, sep="/")
+
+    def _path(self, step: int) -> Path:
+        return self._directory / f"step-{step}.safetensors"

@@ -1,0 +1,300 @@
+"""From what a client asks for to a run's configuration: every setting has a value in the end.
+
+Clients choose among harmless settings alone. Nothing that they send is a path, a module or a name
+of either.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from zojax.config import (
+    Config,
+    DataConfig,
+    FzooConfig,
+    LinearConfig,
+    LoraConfig,
+    LozoConfig,
+    MezoConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+)
+from zojax.errors import InputError, first_few
+from zojax.proposals.proposal import usual_steps
+from zojax.serving.fine_tuning.rows import LABEL, TEXT, Kind, Rows
+from zojax.tasks.custom import parse_template
+from zojax.tasks.labels import as_label
+
+Auto = Literal["auto"]
+Positive = Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=1, le=1024)]
+EstimatorName = Literal["mezo", "lozo", "fzoo"]
+
+LEAST_ROWS = 10
+
+PROMPT = f"{{{TEXT}}}\nLabel:"
+"""What a text is put into, if a job does not say."""
+
+_BATCH, _EVALUATIONS, _MOST_STEPS = 16, 20, 1_000_000
+_MOST_DEV, _MOST_EVAL = 500, 1_000
+_PROBED_RANK = 2
+"""The rank of what is probed beside an adapter, which has room in its slot, too."""
+_PIECE_TOKENS = 512
+"""The tokens that a call of training should not have many more of."""
+
+_CHARACTERS_PER_TOKEN = 3
+
+_RATES: dict[EstimatorName, tuple[tuple[int, float], ...]] = {
+    "mezo": ((4096, 1e-4), (1024, 3e-4), (512, 1e-3), (0, 3e-2)),
+    "lozo": ((4096, 1e-7), (512, 3e-5), (0, 3e-4)),
+    "fzoo": ((512, 3e-4), (0, 3e-3)),
+}
+"""A learning rate for models that are at least so wide."""
+
+_EPSILONS: dict[EstimatorName, float] = {"mezo": 1e-2, "lozo": 1e-3, "fzoo": 1e-3}
+
+
+class Hyperparameters(BaseModel):
+    """OpenAI's hyperparameters, and zojax's.
+
+    Attributes:
+        batch_size: the examples of a step.
+        n_epochs: how often all rows are learnt from.
+        learning_rate_multiplier: how many times as fast as usual to learn.
+        learning_rate: the learning rate itself.
+        steps: the number of steps, in the place of ``n_epochs``.
+        epsilon: how far from the adapter losses are looked at.
+        rank: the rank of what is learnt.
+        estimator: how directions are probed: ``mezo`` in a LoRA, ``lozo`` and ``fzoo`` in all
+            matrices, from where they are folded into an adapter.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    batch_size: Auto | Size = "auto"
+    n_epochs: Auto | Size = "auto"
+    learning_rate_multiplier: Auto | Positive = "auto"
+    learning_rate: Auto | Positive = "auto"
+    steps: Auto | Annotated[int, Field(ge=1, le=_MOST_STEPS)] = "auto"
+    epsilon: Auto | Positive = "auto"
+    rank: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    estimator: EstimatorName = "mezo"
+
+
+class Chosen(BaseModel):
+    """The same, of which none is ``auto``."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    batch_size: int
+    n_epochs: int
+    learning_rate_multiplier: float
+    learning_rate: float
+    steps: int
+    epsilon: float
+    rank: int
+    estimator: EstimatorName
+    micro_batches: int
+    num_train: int
+    num_dev: int
+    num_eval: int
+
+
+class Base(NamedTuple):
+    """The model that jobs train on, as their runs are configured.
+
+    Attributes:
+        path: the checkpoint.
+        dtype: the weights' dtype.
+        width: its width.
+        max_length: the most tokens of an example.
+        max_rank: the largest rank of an adapter.
+    """
+
+    path: str
+    dtype: str
+    width: int
+    max_length: int
+    max_rank: int
+
+
+def choose(asked: Hyperparameters, train: Rows, held_out: Rows | None, base: Base) -> Chosen:
+    """Chooses what was left to zojax.
+
+    Args:
+        asked: what a client asks for.
+        train: the rows to learn from.
+        held_out: the rows to evaluate on; None holds out a fifth of the others.
+        base: the model.
+
+    Raises:
+        InputError: there are too few rows, or adapters of such a rank have no room.
+    """
+    if train.count < LEAST_ROWS:
+        raise InputError(f"training_file: has {train.count} rows; give {LEAST_ROWS} or more")
+    num_eval = train.count // 5 if held_out is None else held_out.count
+    rest = train.count - (num_eval if held_out is None else 0)
+    num_dev = min(_MOST_DEV, rest // 5)
+    num_train = rest - num_dev
+    batch = min(_BATCH, num_train) if asked.batch_size == "auto" else asked.batch_size
+    if batch > num_train:
+        raise InputError(f"batch_size={batch}: there are {num_train} rows to learn from")
+    steps = _steps(asked, num_train, batch)
+    multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
+    usual = next(rate for least, rate in _RATES[asked.estimator] if base.width >= least)
+    rate = usual * multiplier if asked.learning_rate == "auto" else asked.learning_rate
+    return Chosen(
+        batch_size=batch,
+        n_epochs=-(-steps * batch // num_train),
+        learning_rate_multiplier=rate / usual,
+        learning_rate=rate,
+        steps=steps,
+        epsilon=_EPSILONS[asked.estimator] if asked.epsilon == "auto" else asked.epsilon,
+        rank=_rank(asked, base.max_rank),
+        estimator=asked.estimator,
+        micro_batches=_num_pieces(batch, train.mean_characters),
+        num_train=num_train,
+        num_dev=num_dev,
+        num_eval=min(_MOST_EVAL, num_eval),
+    )
+
+
+def _steps(asked: Hyperparameters, num_train: int, batch: int) -> int:
+    if asked.steps != "auto":
+        return asked.steps
+    if asked.n_epochs != "auto":
+        return min(_MOST_STEPS, -(-asked.n_epochs * num_train // batch))
+    return usual_steps(num_train, batch)
+
+
+def _rank(asked: Hyperparameters, most: int) -> int:
+    """The rank, which with what is not folded yet has room in a slot."""
+    room = most if asked.estimator == "mezo" else most - _PROBED_RANK
+    if room < 1 or (asked.rank != "auto" and asked.rank > room):
+        raise InputError(
+            f"rank={asked.rank}: with estimator={asked.estimator}, this server trains adapters of "
+            f"rank 1 to {room}"
+            if room >= 1
+            else f"estimator={asked.estimator}: this server has no room for its adapters"
+        )
+    return min(8, room) if asked.rank == "auto" else asked.rank
+
+
+def _num_pieces(batch: int, mean_characters: float) -> int:
+    """The least number of pieces of a batch whose tokens, at both ends, are few enough.
+
+    >>> _num_pieces(16, 60), _num_pieces(16, 300), _num_pieces(7, 3000)
+    (2, 8, 7)
+    """
+    tokens = 2 * mean_characters / _CHARACTERS_PER_TOKEN
+    sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
+    return batch // next((size for size in sizes if size * tokens <= _PIECE_TOKENS), 1)
+
+
+class Words(NamedTuple):
+    """How rows with labels are read.
+
+    Attributes:
+        prompt: a template with the text.
+        candidates: the words of the labels.
+    """
+
+    prompt: str
+    candidates: dict[str, str]
+
+
+def words_of(rows: Rows, prompt: str | None, candidates: Mapping[str, str] | None) -> Words | None:
+    r"""How rows are read, if they have labels: by the labels as words, unless others are given.
+
+    Args:
+        rows: the rows.
+        prompt: the template that a client gives; None for the usual one.
+        candidates: the words that a client gives; None for the labels.
+
+    Raises:
+        InputError: the template has no text, a label has no word, or there are no labels.
+
+    >>> words_of(Rows("labelled", 20, 50.0, ("bad", "good")), None, None)
+    Words(prompt='{text}\nLabel:', candidates={'bad': ' bad', 'good': ' good'})
+    """
+    if rows.kind != "labelled":
+        if prompt is not None or candidates is not None:
+            raise InputError("data: is for rows of a text and a label")
+        return None
+    fields = parse_template(prompt or PROMPT).fields
+    if fields != (TEXT,):
+        raise InputError(f"data.prompt: give a template whose only name in braces is {{{TEXT}}}")
+    words = dict(candidates or {label: f" {label}" for label in rows.labels})
+    lacking = [label for label in rows.labels if as_label(label, words) is None]
+    if lacking:
+        raise InputError(f"data.candidates: has no word for {first_few(lacking)}")
+    return Words(prompt or PROMPT, words)
+
+
+def configuration(
+    chosen: Chosen,
+    kind: Kind,
+    words: Words | None,
+    base: Base,
+    *,
+    data: Path,
+    run: Path,
+    seed: int,
+) -> Config:
+    """The configuration of a job's run.
+
+    Args:
+        chosen: its settings.
+        kind: what kind of rows it learns from.
+        words: how they are read, if they have labels.
+        base: the model.
+        data: the directory of the rows.
+        run: the run's directory.
+        seed: the seed of the examples and of the directions.
+    """
+    return Config(
+        ModelConfig(base.path, dtype=base.dtype),  # pyright: ignore[reportArgumentType]
+        RunConfig(str(run)),
+        DataConfig(
+            "custom" if words else kind,
+            str(data),
+            num_train=chosen.num_train,
+            num_dev=chosen.num_dev,
+            num_eval=chosen.num_eval,
+            seed=seed,
+            truncate="left",
+            max_length=base.max_length,
+            prompt=words.prompt if words else None,
+            candidates=dict(words.candidates) if words else None,
+            label=LABEL,
+            chat=kind == "conversations",
+        ),
+        TrainConfig(
+            steps=chosen.steps,
+            batch_size=chosen.batch_size,
+            learning_rate=chosen.learning_rate,
+            micro_batches=chosen.micro_batches,
+            in_pieces=True,
+            eval_every=max(1, chosen.steps // _EVALUATIONS),
+            chunk=1,  # so that a step is served as soon as it is done
+            seed=seed,
+        ),
+        _estimator(chosen),
+        space=_space(chosen),
+    )
+
+
+def _estimator(chosen: Chosen) -> LozoConfig | MezoConfig | FzooConfig:
+    if chosen.estimator == "mezo":
+        return MezoConfig(epsilon=chosen.epsilon)
+    of_rank = LozoConfig if chosen.estimator == "lozo" else FzooConfig
+    return of_rank(epsilon=chosen.epsilon, rank=_PROBED_RANK)
+
+
+def _space(chosen: Chosen) -> LinearConfig | LoraConfig:
+    if chosen.estimator == "mezo":
+        return LoraConfig(rank=chosen.rank)
+    return LinearConfig(fold="adapter", adapter_rank=chosen.rank)

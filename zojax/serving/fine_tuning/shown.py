@@ -1,0 +1,138 @@
+"""Files, jobs, events and checkpoints as OpenAI's clients read them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from zojax.serving.errors import ApiError
+from zojax.serving.fine_tuning.bodies import Paging
+from zojax.serving.fine_tuning.events import Event
+from zojax.serving.fine_tuning.file_store import StoredFile
+from zojax.serving.fine_tuning.record import JobRecord
+from zojax.serving.fine_tuning.tunings import checkpoint_name
+
+T = TypeVar("T")
+
+
+def file_object(file: StoredFile) -> dict[str, Any]:
+    """A file, with the number of its rows beside what OpenAI says."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": file.created_at,
+        "filename": file.filename,
+        "purpose": "fine-tune",
+        "status": "processed",
+        "status_details": None,
+        "rows": file.count,
+    }
+
+
+def job_object(record: JobRecord, estimated_finish: int | None = None) -> dict[str, Any]:
+    """A job; ``current_model`` names what it has learnt so far, before OpenAI's field does."""
+    chosen = record.chosen
+    names = ("batch_size", "n_epochs", "learning_rate_multiplier")
+    own = ("learning_rate", "steps", "epsilon", "rank", "estimator")
+    hyperparameters = {name: getattr(chosen, name) for name in (*names, *own)}
+    failed = {"code": "training_failed", "message": record.error, "param": None}
+    return {
+        "id": record.id,
+        "object": "fine_tuning.job",
+        "model": record.base,
+        "created_at": record.created_at,
+        "finished_at": record.finished_at,
+        "fine_tuned_model": record.model if record.status == "succeeded" else None,
+        "current_model": record.model,
+        "organization_id": "zojax",
+        "result_files": [],
+        "status": record.status,
+        "training_file": record.training_file,
+        "validation_file": record.validation_file,
+        "hyperparameters": hyperparameters,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "seed": record.seed,
+        "trained_tokens": None,
+        "error": None if record.error is None else failed,
+        "estimated_finish": estimated_finish,
+        "integrations": [],
+        "metadata": record.metadata,
+        "user_provided_suffix": record.suffix or None,
+    }
+
+
+def event_objects(record: JobRecord, events: Sequence[Event]) -> list[dict[str, Any]]:
+    """A job's events, the oldest first."""
+    return [
+        {
+            "id": f"ftevent-{record.id.removeprefix('ftjob-')}-{i}",
+            "object": "fine_tuning.job.event",
+            "created_at": event.at,
+            "level": event.level,
+            "message": event.message,
+            "type": "metrics" if event.data else "message",
+            "data": event.data,
+        }
+        for i, event in enumerate(events)
+    ]
+
+
+def checkpoint_objects(
+    record: JobRecord, steps: Sequence[int], events: Sequence[Event]
+) -> list[dict[str, Any]]:
+    """A job's checkpoints, the newest first, with what its events say of their steps."""
+    metrics: dict[int, dict[str, Any]] = {step: {} for step in steps}
+    times = dict.fromkeys(steps, record.created_at)
+    for event in events:
+        if event.data and (step := event.data.get("step")) in metrics:
+            metrics[step] |= event.data
+            times[step] = event.at
+    return [
+        {
+            "id": f"ftckpt-{record.id.removeprefix('ftjob-')}-{step}",
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": times[step],
+            "fine_tuned_model_checkpoint": checkpoint_name(record.model, step),
+            "fine_tuning_job_id": record.id,
+            "step_number": step,
+            "metrics": {
+                "step": step,
+                "train_loss": metrics[step].get("loss"),
+                "valid_loss": metrics[step].get("dev_loss"),
+                **{name: x for name, x in metrics[step].items() if name.startswith("dev_")},
+            },
+        }
+        for step in sorted(steps, reverse=True)
+    ]
+
+
+def page(found: Sequence[T], wanted: Paging, id_of: Callable[[T], str]) -> tuple[list[T], bool]:
+    """A page of a list, and whether more follows.
+
+    Args:
+        found: the list.
+        wanted: which page.
+        id_of: a thing's id.
+
+    Raises:
+        ApiError: nothing in the list has the id that the page comes after.
+
+    >>> page("abcd", Paging(limit=2, after="b"), str)
+    (['c', 'd'], False)
+    """
+    ids, after = [id_of(one) for one in found], wanted.after
+    if after is not None and after not in ids:
+        raise ApiError(400, "there is nothing of this id", param="after")
+    first = 0 if after is None else ids.index(after) + 1
+    last = first + wanted.limit
+    return list(found[first:last]), last < len(found)
+
+
+def as_list(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A page as OpenAI lists things."""
+    return {
+        "object": "list",
+        "data": list(data),
+        "has_more": has_more,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }
