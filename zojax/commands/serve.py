@@ -164,7 +164,8 @@ def _serve(settings: Settings, sock: socket.socket) -> int:
         place = f"[{host}]" if ":" in host else host
         names = ", ".join([service.name, *settings.adapters])
         sock.listen(_BACKLOG)  # so that whoever reads this line may connect at once
-        warn(f"zojax serve: {names} at http://{place}:{port}/v1; Ctrl-C ends it")
+        url = f"http://{place}:{port}"
+        warn(f"zojax serve: {names} at {url}/v1, a dashboard at {url}/; Ctrl-C ends it")
         return Server(service).serve_on(sock)
 
 

@@ -81,6 +81,7 @@ class Core:
 
     Attributes:
         counts: what was done so far.
+        turns: see above.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Core:
         target_ms: float,
         turns: Turns | None = None,
     ):
-        self._turns = turns or Turns()
+        self.turns = turns or Turns()
         self.counts, self._elsewhere = Counts(), elsewhere
         self._device, self._slots, self._queues = device, slots, queues
         self._target_ms = target_ms
@@ -164,7 +165,7 @@ class Core:
             self._scores_next = bool(plan.pieces) and not plan.scored
         for call in read:
             self._calls.read(call)
-        self._turns.give(is_serving=self.num_running + self.num_waiting > 0)
+        self.turns.give(is_serving=self.num_running + self.num_waiting > 0)
         return bool(read) or not plan.is_empty
 
     def fail(self, error: Exception) -> None:

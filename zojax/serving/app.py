@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from zojax.serving import adapters, chat, completions, scores, tokens
 from zojax.serving.bridge import unless_disconnected
+from zojax.serving.dashboard.page import add_dashboard
 from zojax.serving.document import (
     ERRORS,
     NOT_READY,
@@ -70,6 +71,7 @@ def create_app(service: Service) -> FastAPI:
     _add_tokens(app, service)
     _add_adapters(app, service)
     add_fine_tuning(app)
+    add_dashboard(app)
     describe(app, OPEN)
     return app
 

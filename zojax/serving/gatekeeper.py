@@ -7,12 +7,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zojax.serving.bridge import Disconnected
+from zojax.serving.dashboard.page import PATHS
 from zojax.serving.errors import ApiError, as_api_error
 from zojax.serving.metrics import Stopwatch
 from zojax.serving.service import Service
 
 OPEN = ("/health", "/ready")
-"""What is answered without a key, and while draining."""
+"""What is answered without a key, and while draining, beside the dashboard's files."""
 
 FILES = "/v1/files"
 """Where files are uploaded."""
@@ -51,7 +52,7 @@ class Gatekeeper:
         service, inside = self._service, False
         try:
             self._check(scope)
-            inside = scope["path"] not in OPEN
+            inside = not _is_open(scope)
             service.num_inside += inside
             await self._app(scope, _bounded(receive, self._most_bytes(scope)), sending)
         except (Disconnected, SendTimeoutError):
@@ -71,13 +72,11 @@ class Gatekeeper:
 
     def _check(self, scope: Scope) -> None:
         """Raises ``ApiError`` if the request is not to be answered."""
-        if scope["path"] in OPEN:
+        if _is_open(scope):
             return
         headers = dict(scope["headers"])
         given = headers.get(b"authorization", b"").decode(errors="replace")
-        keys, admins = self._service.keys, self._service.admin_keys
-        admin = admins.owner(given) if admins else None
-        owner = admin or keys.owner(given)
+        owner, admins = self._service.owner(given), self._service.admin_keys
         if owner is None:
             raise ApiError(
                 401,
@@ -93,7 +92,7 @@ class Gatekeeper:
         if not length.isdigit() or int(length) > most:
             raise _too_large(most)
         state = scope.setdefault("state", {})
-        state["owner"], state["is_admin"] = owner, not admins or admin is not None
+        state["owner"], state["is_admin"] = owner, not admins or admins.owner(given) is not None
 
     def _most_bytes(self, scope: Scope) -> int:
         """The most bytes of a request's body: more where files are uploaded."""
@@ -101,6 +100,10 @@ class Gatekeeper:
         if scope["path"] == FILES and self._service.tunings is not None:
             return limits.file_bytes + _AROUND_A_FILE
         return limits.body_bytes
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["path"] in OPEN or scope["path"] in PATHS
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

@@ -75,6 +75,11 @@ class Metrics:
         counts = self._core.counts
         for name, about in _COUNTED.items():
             yield CounterMetricFamily(f"zojax_{name}", about, value=getattr(counts, name))
+        turns = self._core.turns
+        about = "Pieces of training steps and evaluations of jobs."
+        yield CounterMetricFamily("zojax_training_pieces", about, value=turns.num_pieces)
+        about = "Seconds that these took on the device."
+        yield CounterMetricFamily("zojax_training_seconds", about, value=turns.seconds)
         gauges = {
             "requests_running": ("Texts and items on the device.", self._core.num_running),
             "requests_waiting": ("Texts and items that wait.", self._core.num_waiting),

@@ -81,6 +81,11 @@ class Service:
                 400, "this model has no chat template that can be used; ask /v1/completions"
             ) from None
 
+    def owner(self, authorization: str | None) -> str | None:
+        """The owner of a key, an admin's or another's; None if it is not accepted."""
+        admin = self.admin_keys.owner(authorization) if self.admin_keys else None
+        return admin or self.keys.owner(authorization)
+
     def adapters(self, owner: str) -> list[str]:
         """The adapters that an owner may ask for: none that another's job has learnt."""
         names, tunings = self.runtime.registry.names(), self.tunings

@@ -76,6 +76,7 @@ class JobAnswer(BaseModel):
     finished_at: int | None
     fine_tuned_model: str | None
     current_model: str
+    current_step: int
     organization_id: str
     result_files: list[str]
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]

@@ -14,6 +14,7 @@ from zojax.serving.errors import ApiError
 from zojax.serving.events import stream_events
 from zojax.serving.fine_tuning import answered
 from zojax.serving.fine_tuning.bodies import CreateJobBody, EventPaging, FilePaging, Paging
+from zojax.serving.fine_tuning.record import JobRecord
 from zojax.serving.fine_tuning.shown import (
     as_list,
     checkpoint_objects,
@@ -94,30 +95,28 @@ def _add_jobs(app: FastAPI) -> None:
 
     @app.post("/v1/fine_tuning/jobs", **a_job)
     def create(trains: Trains, request: Request, body: CreateJobBody) -> dict[str, Any]:
-        return job_object(trains.create(request.state.owner, body))
+        return _shown(trains, trains.create(request.state.owner, body))
 
     @app.get("/v1/fine_tuning/jobs", responses=answers(answered.JobsAnswer), response_model=None)
     def jobs(trains: Trains, request: Request, wanted: Page) -> dict[str, Any]:
         found, more = page(trains.of(request.state.owner), wanted, lambda one: one.id)
-        shown = [job_object(one, trains.estimated_finish(one)) for one in found]
-        return as_list(shown, has_more=more)
+        return as_list([_shown(trains, one) for one in found], has_more=more)
 
     @app.get("/v1/fine_tuning/jobs/{job_id}", **a_job)
     def job(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        record = trains.get(request.state.owner, job_id)
-        return job_object(record, trains.estimated_finish(record))
+        return _shown(trains, trains.get(request.state.owner, job_id))
 
     @app.post("/v1/fine_tuning/jobs/{job_id}/cancel", **a_job)
     def cancel(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return job_object(trains.cancel(request.state.owner, job_id))
+        return _shown(trains, trains.cancel(request.state.owner, job_id))
 
     @app.post("/v1/fine_tuning/jobs/{job_id}/pause", **a_job)
     def pause(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return job_object(trains.pause(request.state.owner, job_id))
+        return _shown(trains, trains.pause(request.state.owner, job_id))
 
     @app.post("/v1/fine_tuning/jobs/{job_id}/resume", **a_job)
     def resume(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return job_object(trains.resume(request.state.owner, job_id))
+        return _shown(trains, trains.resume(request.state.owner, job_id))
 
     @app.get(
         "/v1/fine_tuning/jobs/{job_id}/checkpoints",
@@ -130,6 +129,10 @@ def _add_jobs(app: FastAPI) -> None:
         shown = checkpoint_objects(record, trains.checkpoints(owner, job_id), events)
         found, more = page(shown, wanted, lambda one: one["id"])
         return as_list(found, has_more=more)
+
+
+def _shown(trains: Tunings, record: JobRecord) -> dict[str, Any]:
+    return job_object(record, trains.current_step(record), trains.estimated_finish(record))
 
 
 def _add_events(app: FastAPI) -> None:

@@ -28,8 +28,19 @@ def file_object(file: StoredFile) -> dict[str, Any]:
     }
 
 
-def job_object(record: JobRecord, estimated_finish: int | None = None) -> dict[str, Any]:
-    """A job; ``current_model`` names what it has learnt so far, before OpenAI's field does."""
+def job_object(
+    record: JobRecord, current_step: int, estimated_finish: int | None = None
+) -> dict[str, Any]:
+    """A job.
+
+    Args:
+        record: what is kept of it.
+        current_step: the number of steps that are done.
+        estimated_finish: when it will have ended, in seconds since 1970; None if that is not known.
+
+    Returns:
+        OpenAI's object. Beside it, ``current_model`` names what was learnt after ``current_step``.
+    """
     chosen = record.chosen
     names = ("batch_size", "n_epochs", "learning_rate_multiplier")
     own = ("learning_rate", "steps", "epsilon", "rank", "estimator")
@@ -43,6 +54,7 @@ def job_object(record: JobRecord, estimated_finish: int | None = None) -> dict[s
         "finished_at": record.finished_at,
         "fine_tuned_model": record.model if record.status == "succeeded" else None,
         "current_model": record.model,
+        "current_step": current_step,
         "organization_id": "zojax",
         "result_files": [],
         "status": record.status,

@@ -189,6 +189,14 @@ class Tunings:
         per_step = (time.time() - tuning.began_at) / (job.num_steps - first)
         return int(time.time() + per_step * (record.chosen.steps - job.num_steps))
 
+    def current_step(self, record: JobRecord) -> int:
+        """The number of steps that a job has done."""
+        tuning = self._tunings[record.id]
+        if record.status == "succeeded":
+            return record.chosen.steps
+        known = tuning.job.num_steps if tuning.job is not None else 0
+        return max([known, *tuning.learnt.steps()[-1:]])
+
     def owner_of(self, model: str) -> str | None:
         """Whose job has learnt what a model's name means; None if no job has."""
         return self._owners.get(model)
