@@ -6,7 +6,7 @@ import pytest
 from zojax.engine.costs import Costs
 from zojax.engine.ladder import make_ladder
 from zojax.engine.plan import CallCosts
-from zojax.engine.simulate import Arrival, simulate
+from zojax.engine.simulate import Arrival, Training, simulate
 
 LADDER = make_ladder(1024, 16)
 COSTS = CallCosts(*[Costs(base=5.0, per_token=0.05)] * 3)
@@ -23,22 +23,22 @@ def test_gaps_between_tokens_stay_within_the_target_under_a_burst_of_long_prompt
     readers = [Arrival(0.0, 20, 200) for _ in range(8)]
     burst = [Arrival(300.0, 900, 4) for _ in range(8)]
     scoring = [Arrival(300.0, 60) for _ in range(300)]
-    outcomes = simulate(readers + burst + scoring, COSTS, LADDER, target_ms=TARGET)
+    outcomes = simulate(readers + burst + scoring, COSTS, LADDER, target_ms=TARGET).outcomes
     assert max(outcome.longest_gap_ms for outcome in outcomes[:8]) <= TARGET
-    alone = simulate(readers, COSTS, LADDER, target_ms=TARGET)
+    alone = simulate(readers, COSTS, LADDER, target_ms=TARGET).outcomes
     assert max(outcome.longest_gap_ms for outcome in alone) <= TARGET
 
 
 def test_every_request_ends_whatever_comes():
     load = poisson(20, 10, 0, prompt=300, new=30) + poisson(100, 10, 1, prompt=60)
-    outcomes = simulate(load, COSTS, LADDER, target_ms=TARGET)
+    outcomes = simulate(load, COSTS, LADDER, target_ms=TARGET).outcomes
     assert all(0 < outcome.first_ms <= outcome.end_ms for outcome in outcomes)
 
 
 def test_one_who_asks_for_little_does_not_wait_for_one_who_asks_for_much():
     much = [Arrival(0.0, 500, 50, owner="much") for _ in range(100)]
     little = [Arrival(1e3 * (1 + i), 50, 5, owner="little") for i in range(5)]
-    outcomes = simulate(much + little, COSTS, LADDER, target_ms=TARGET)
+    outcomes = simulate(much + little, COSTS, LADDER, target_ms=TARGET).outcomes
     last = max(outcome.end_ms for outcome in outcomes[:100])
     for outcome in outcomes[100:]:
         assert outcome.first_ms < 0.2 * last
@@ -46,7 +46,9 @@ def test_one_who_asks_for_little_does_not_wait_for_one_who_asks_for_much():
 
 def test_scoring_takes_no_longer_than_its_tokens_cost():
     """1,000 items of 60 tokens on pages of 64: 250 calls of 4, or fewer that are fuller."""
-    outcomes = simulate([Arrival(0.0, 60) for _ in range(1000)], COSTS, LADDER, target_ms=1e3)
+    outcomes = simulate(
+        [Arrival(0.0, 60) for _ in range(1000)], COSTS, LADDER, target_ms=1e3
+    ).outcomes
     assert max(o.end_ms for o in outcomes) <= 250 * COSTS.score.ms(256) + 1e-6
 
 
@@ -54,7 +56,44 @@ def test_scoring_takes_no_longer_than_its_tokens_cost():
 def test_a_larger_target_gives_first_tokens_sooner_under_load(target_ms):
     readers = [Arrival(0.0, 20, 400) for _ in range(8)]
     prompts = [Arrival(500.0 + 100 * i, 600, 4) for i in range(20)]
-    found = simulate(readers + prompts, COSTS, LADDER, target_ms=target_ms)
-    slower = simulate(readers + prompts, COSTS, LADDER, target_ms=target_ms / 2)
+    found = simulate(readers + prompts, COSTS, LADDER, target_ms=target_ms).outcomes
+    slower = simulate(readers + prompts, COSTS, LADDER, target_ms=target_ms / 2).outcomes
     first, later = (np.mean([o.first_ms for o in one[8:]]) for one in (found, slower))
     assert first <= later
+
+
+HALF = 0.5
+
+
+def half_busy(seconds: float = 60.0) -> list[Arrival]:
+    """Requests that are served half of the time."""
+    alone = simulate([Arrival(0.0, 200)], COSTS, LADDER, target_ms=TARGET)
+    return poisson(HALF * 1e3 / alone.served_ms, seconds, 3, prompt=200)
+
+
+def test_training_has_the_time_that_nobody_else_wants():
+    load, piece = half_busy(), 2.0
+    found = simulate(load, COSTS, LADDER, target_ms=TARGET, training=Training(piece))
+    idle = 1 - found.served_ms / found.ms
+    assert 0.3 < idle < 0.7
+    trained = found.num_pieces * piece / found.ms
+    assert trained <= idle + 1e-9
+    # The rest is the moment after each request, in which another may come.
+    assert trained > 0.3 * idle
+
+
+def test_a_request_waits_for_one_piece_more_at_most():
+    load, piece = [Arrival(1e3 * i + 0.1 * i, 200) for i in range(1, 30)], 7.0
+    without = simulate(load, COSTS, LADDER, target_ms=TARGET).outcomes
+    beside = simulate(load, COSTS, LADDER, target_ms=TARGET, training=Training(piece)).outcomes
+    longer = [b.first_ms - a.first_ms for a, b in zip(without, beside, strict=True)]
+    assert min(longer) >= 0
+    assert 0 < max(longer) <= piece + 1e-6
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_beside_a_long_text_training_gets_its_share(share):
+    load, piece = [Arrival(0.0, 20, 900)], 20.0
+    training = Training(piece, share)
+    found = simulate(load, COSTS, LADDER, target_ms=TARGET, training=training)
+    assert found.num_pieces * piece / found.ms == pytest.approx(share, rel=0.1)

@@ -11,6 +11,7 @@ import jax
 from zojax.adapters import own_arrays
 from zojax.adapters.lora import load_lora
 from zojax.config import Config
+from zojax.engine.debt import check_share
 from zojax.engine.device import Device
 from zojax.engine.jobs import Job, Jobs
 from zojax.engine.requests import Request
@@ -18,7 +19,6 @@ from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
 from zojax.engine.starting import choose_length, ladder_for, make_pool
 from zojax.engine.submission import Reader, Submission
-from zojax.engine.turns import check_share
 from zojax.errors import InputError
 from zojax.models import Model
 from zojax.models.branches import is_shared

@@ -8,13 +8,18 @@ out.
 import dataclasses
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from zojax.engine.debt import Debt
 from zojax.engine.ladder import Ladder
 from zojax.engine.plan import CallCosts, Plan, Prompt, Scoring, Work, make_plan
 from zojax.engine.shares import Shares, Waiting, in_turn
 from zojax.scoring import Item
+
+_LOOK_MS = 1.0
+"""How often it is looked whether a piece may begin while nothing else is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,34 @@ class Outcome:
     longest_gap_ms: float = 0.0
 
 
+class Training(NamedTuple):
+    """Jobs that always have a piece to compute.
+
+    Attributes:
+        piece_ms: how long a piece takes.
+        share: the share of the time that they get while others are served.
+    """
+
+    piece_ms: float
+    share: float = 0.0
+
+
+class Simulated(NamedTuple):
+    """What became of a load.
+
+    Attributes:
+        outcomes: what became of each request, in the order in which they were given.
+        ms: how long all of it took.
+        served_ms: for how much of that requests were computed.
+        num_pieces: the number of pieces of training that were computed meanwhile.
+    """
+
+    outcomes: list[Outcome]
+    ms: float
+    served_ms: float
+    num_pieces: int
+
+
 @dataclasses.dataclass
 class _Row:
     number: int
@@ -83,18 +116,48 @@ class _Row:
 class _Simulation:
     """The state of the simulated runtime."""
 
-    def __init__(self, arrivals: Sequence[Arrival], costs: CallCosts, ladder: Ladder):
+    def __init__(
+        self,
+        arrivals: Sequence[Arrival],
+        costs: CallCosts,
+        ladder: Ladder,
+        training: Training | None,
+    ):
         self.outcomes = [Outcome(arrival) for arrival in arrivals]
         order = sorted(range(len(arrivals)), key=lambda i: arrivals[i].at_ms)
         self.coming, self.waiting = deque(order), dict[int, Outcome]()
         self.rows: dict[int, _Row] = {}
         self.shares, self.now_ms, self.scores_next = Shares(), 0.0, False
         self.costs, self.ladder = costs, ladder
+        self.training, self.served_ms, self.num_pieces = training, 0.0, 0
+        self.debt = Debt(training.share if training else 0.0, lambda: self.now_ms / 1e3)
+
+    @property
+    def is_serving(self) -> bool:
+        return bool(self.waiting or self.rows)
+
+    def train(self) -> None:
+        """Computes a piece if it may begin now, and on and on until somebody comes."""
+        while self.training is not None:
+            if self.debt.allows(is_serving=self.is_serving):
+                beside_others = self.debt.is_beside_others
+                self.now_ms += self.training.piece_ms
+                self.debt.add(self.training.piece_ms / 1e3, beside_others=beside_others)
+                self.num_pieces += 1
+            elif not self.is_serving:
+                self.now_ms += _LOOK_MS
+            if self.is_serving or not self.coming or self.next_ms <= self.now_ms:
+                return
+
+    @property
+    def next_ms(self) -> float:
+        """When the next request comes."""
+        return self.outcomes[self.coming[0]].arrival.at_ms
 
     def come(self) -> None:
         """Takes the requests that have come by now; the next one if nothing is to be done."""
-        if not self.waiting and not self.rows and self.coming:
-            self.now_ms = max(self.now_ms, self.outcomes[self.coming[0]].arrival.at_ms)
+        if not self.is_serving and self.coming:
+            self.now_ms = max(self.now_ms, self.next_ms)
         while self.coming and self.outcomes[self.coming[0]].arrival.at_ms <= self.now_ms:
             number = self.coming.popleft()
             outcomes = [*self.waiting.values(), *(row.outcome for row in self.rows.values())]
@@ -123,6 +186,7 @@ class _Simulation:
 
     def do(self, plan: Plan, work: Work) -> None:
         """Lets the time pass that an iteration takes, and its tokens come."""
+        began_ms = self.now_ms
         if plan.pieces:
             n, t = plan.piece_shape
             self.now_ms += self.costs.extend.ms(n * t)
@@ -143,6 +207,7 @@ class _Simulation:
         for row in live if plan.steps else ():
             self.serve(row.outcome, plan.steps)
             row.adds(plan.steps, self.now_ms)
+        self.served_ms += self.now_ms - began_ms
         self.scores_next = bool(plan.pieces) and not plan.scored
         self.rows = {number: row for number, row in self.rows.items() if not row.is_done}
 
@@ -152,8 +217,13 @@ class _Simulation:
 
 
 def simulate(
-    arrivals: Sequence[Arrival], costs: CallCosts, ladder: Ladder, *, target_ms: float
-) -> list[Outcome]:
+    arrivals: Sequence[Arrival],
+    costs: CallCosts,
+    ladder: Ladder,
+    *,
+    target_ms: float,
+    training: Training | None = None,
+) -> Simulated:
     """Simulates the runtime until all requests are served.
 
     Args:
@@ -161,24 +231,25 @@ def simulate(
         costs: what the device's calls cost.
         ladder: the shapes of the calls.
         target_ms: the time between two tokens that readers accept.
-
-    Returns:
-        What became of each request, in the order of ``arrivals``.
+        training: jobs that are trained meanwhile; None for none.
 
     Example:
         >>> from zojax.engine.costs import Costs
         >>> from zojax.engine.ladder import make_ladder
         >>> costs = CallCosts(*[Costs(base=4.0, per_token=0.1)] * 3)
-        >>> [outcome] = simulate([Arrival(0.0, 32, 3)], costs, make_ladder(64, 4), target_ms=50.0)
+        >>> found = simulate([Arrival(0.0, 32, 3)], costs, make_ladder(64, 4), target_ms=50.0)
+        >>> [outcome] = found.outcomes
         >>> round(outcome.first_ms, 1), round(outcome.end_ms, 1)
         (7.2, 42.4)
     """
-    simulation = _Simulation(arrivals, costs, ladder)
-    while simulation.coming or simulation.waiting or simulation.rows:
+    simulation = _Simulation(arrivals, costs, ladder, training)
+    while simulation.coming or simulation.is_serving:
         simulation.come()
         work = simulation.work()
         simulation.do(make_plan(work, costs, ladder, target_ms), work)
-    return simulation.outcomes
+        simulation.train()
+    done = simulation.outcomes, simulation.now_ms, simulation.served_ms
+    return Simulated(*done, simulation.num_pieces)
 
 
 def _item(prompt: int) -> Item:

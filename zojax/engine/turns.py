@@ -1,9 +1,7 @@
 """Whose turn it is: pieces of training go onto the device between iterations, one at a time.
 
-Threads that train wait for their turns; the runtime's thread gives them. While nobody is served,
-the next piece gets its turn at once. While somebody is, or was a moment ago, training gets a share
-of the time: every piece makes a debt of the others' part of the time that it took, which the share
-pays off as time goes by, and none begins before it is paid.
+Threads that train wait for their turns; the runtime's thread gives them, as
+:mod:`zojax.engine.debt` allows.
 """
 
 import collections
@@ -14,26 +12,16 @@ from typing import Any
 
 import jax
 
+from zojax.engine.debt import Debt
 from zojax.errors import InputError
 from zojax.programs.pace import Pace
 from zojax.programs.stopping import Stop
 
 _POLL_SECONDS = 0.05
 
-_MOMENT = 0.02
-"""How many seconds after somebody was served they may be expected to ask again."""
-
 
 class EngineEndedError(InputError):
     """There are no more turns."""
-
-
-def check_share(share: float) -> None:
-    """Raises ``InputError`` unless a share of the time is one that others leave."""
-    if not 0 <= share < 1:
-        raise InputError(
-            f"training_share={share}: give a share of the time, 0 or more and less than 1"
-        )
 
 
 class Turns:
@@ -60,13 +48,10 @@ class Turns:
         wake: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.perf_counter,
     ):
-        check_share(share)
-        self._share, self._now = share, now
-        self.wake = wake
+        self._debt, self._now, self.wake = Debt(share, now), now, wake
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
         self._is_taken = self._taken_beside_others = self._is_closed = False
-        self._debt, self._paid_until, self._served = 0.0, now(), -1.0
         self.num_pieces, self.seconds = 0, 0.0
 
     @property
@@ -89,14 +74,10 @@ class Turns:
             Whether a piece has got a turn.
         """
         with self._lock:
-            self._served = self._now() if is_serving else self._served
-            is_serving = is_serving or self._now() < self._served + _MOMENT
-            self._pay(is_serving=is_serving)
-            if self._is_taken or not self._waiting:
+            allows = self._debt.allows(is_serving=is_serving)
+            if self._is_taken or not self._waiting or not allows:
                 return False
-            if is_serving and (self._debt > 0 or not self._share):
-                return False
-            self._is_taken, self._taken_beside_others = True, is_serving
+            self._is_taken, self._taken_beside_others = True, self._debt.is_beside_others
             self._waiting.popleft().set()
             return True
 
@@ -140,13 +121,5 @@ class Turns:
         with self._lock:
             self._is_taken = False
             self.num_pieces, self.seconds = self.num_pieces + 1, self.seconds + seconds
-            self._pay(is_serving=self._taken_beside_others)
-            if self._taken_beside_others:
-                self._debt += seconds * (1 - self._share)
+            self._debt.add(seconds, beside_others=self._taken_beside_others)
         self.wake()
-
-    def _pay(self, *, is_serving: bool) -> None:
-        """Pays with the share of the time that has gone by; with all of it if nobody is served."""
-        elapsed = self._now() - self._paid_until
-        self._paid_until += elapsed
-        self._debt = max(0.0, self._debt - elapsed * (self._share if is_serving else 1.0))
