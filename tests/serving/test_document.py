@@ -28,7 +28,7 @@ _JOB = "/v1/fine_tuning/jobs/{job_id}"
 FINE_TUNING = [
     *(("/v1/files", "POST"), ("/v1/files", "GET"), ("/v1/fine_tuning/jobs", "GET")),
     *((f"/v1/files/{{file_id}}{of}", "GET") for of in ("", "/content")),
-    ("/v1/files/{file_id}", "DELETE"),
+    *(("/v1/files/{file_id}", "DELETE"), ("/v1/models/{name}", "DELETE")),
     *((f"{_JOB}{of}", "GET") for of in ("", "/events", "/checkpoints")),
     *((f"{_JOB}/{verb}", "POST") for verb in ("cancel", "pause", "resume")),
 ]

@@ -111,7 +111,7 @@ def test_what_a_client_trains_is_the_run_that_zojax_trains_alone(
     checkpoints = ask.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data
     assert [one.step_number for one in checkpoints] == list(range(STEPS, -1, -1))
     by_step = {one.step_number: one for one in checkpoints}
-    dev = {step: one.metrics.dev_accuracy for step, one in by_step.items()}
+    dev = {step: one.metrics.valid_accuracy for step, one in by_step.items()}
     assert max(dev.values()) == dev[result["best_step"]] == result["best_dev_accuracy"]
 
     prompt = "a gripping film It was"
@@ -150,6 +150,8 @@ def test_a_job_waits_while_it_is_paused_and_ends_when_it_is_cancelled(ask):
         time.sleep(0.1)
     job = ask.fine_tuning.jobs.retrieve(job.id)
     assert job.estimated_finish is None or job.estimated_finish > time.time()
+    with pytest.raises(openai.BadRequestError, match="its job has not ended; cancel it first"):
+        ask.models.delete(job.current_model)
     job = ask.fine_tuning.jobs.cancel(job.id)
     assert job.status == "cancelled"
     assert job.finished_at is not None
@@ -166,7 +168,7 @@ def test_jobs_go_on_when_a_server_starts_again(service, ask):
         time.sleep(0.1)
     before = service.tunings
     before.close()
-    assert before.get("anyone", job.id).status == "running"
+    assert before.get("anyone", job.id).record.status == "running"
     for name in [name for name in service.runtime.registry.names() if name.startswith("ft:")]:
         service.runtime.registry.remove(name)
     again = Tunings(
@@ -174,8 +176,8 @@ def test_jobs_go_on_when_a_server_starts_again(service, ask):
     )
     service.tunings = again  # also for the tests that follow
     again.start()
-    assert again.get("anyone", job.id).status in ("queued", "running")
-    assert f"{again.get('anyone', job.id).model}:ckpt-step-0" in service.adapters("anyone")
+    assert again.get("anyone", job.id).record.status in ("queued", "running")
+    assert f"{again.get('anyone', job.id).record.model}:ckpt-step-0" in service.adapters("anyone")
     job = ended(ask, job.id)
     assert job.status == "succeeded"
     told = [event.message for event in ask.fine_tuning.jobs.list_events(job.id, limit=100).data]
@@ -220,9 +222,17 @@ def test_what_is_one_keys_is_invisible_to_another(service, running, monkeypatch)
             refused()
     with pytest.raises(openai.BadRequestError, match="there is no such file"):
         jobs.create(model="demo", training_file=file)
+    with pytest.raises(openai.NotFoundError, match="there is no such model"):
+        yours.models.delete(model)
     mine.files.delete(file)
     assert mine.fine_tuning.jobs.retrieve(job.id).training_file == file
     assert mine.completions.create(model=model, prompt="a", max_tokens=1).model == model
+    assert mine.models.delete(model).deleted
+    assert [one.id for one in mine.fine_tuning.jobs.list()] == []
+    for name in names:
+        with pytest.raises(openai.NotFoundError, match="there is no such"):
+            mine.completions.create(model=name, prompt="a")
+    assert not (service.tunings._directory / job.id).exists()
 
 
 @pytest.mark.parametrize("id_", ["..", "%2e%2e%2fjobs", "file-1/../../etc", "file-%00"])
@@ -299,6 +309,8 @@ def test_files_are_kept_as_they_were_sent_and_only_so_many(service, ask, monkeyp
         ({"hyperparameters": {"optimizer": "os:system"}}, "hyperparameters.optimizer: there is no"),
         ({"hyperparameters": {"batch_size": 600}}, "batch_size=600: there are 39 rows"),
         ({"hyperparameters": {"learning_rate": float("inf")}}, "learning_rate|not JSON"),
+        ({"hyperparameters": {"steps": 1, "n_epochs": 1}}, "give steps or n_epochs, and not both"),
+        ({"hyperparameters": {"steps": 10**6, "batch_size": 39}}, "are more than 4,194,304"),
         ({"model": "ft:demo::123"}, "jobs train on the model demo here"),
         ({"extra_body": {"data": {"prompt": "no name"}}}, "whose only name in braces is"),
         ({"extra_body": {"data": {"prompt": "{text.x}"}}}, "braces may contain only|only name in"),

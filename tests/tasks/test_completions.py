@@ -80,12 +80,20 @@ def test_of_a_conversation_the_last_answer_is_scored_after_all_that_was_said(
         ([TALK[1], {"role": "tool", "content": "x"}], "role should be system, user or assistant"),
         ([TALK[1], {"role": "assistant", "content": None}], "content should be a text"),
         ([TALK[1], {**TALK[2], "tool_calls": [1]}], "has 'tool_calls', which cannot be learnt"),
+        ([TALK[1], {**TALK[2], "weight": 0}], "the last answer has weight 0"),
+        ([TALK[1], {**TALK[2], "weight": 2}], "weight should be 0 or 1"),
         (["a film", TALK[2]], r"messages\[0\]: should have a role and a content"),
     ],
 )
 def test_messages_that_are_no_conversation_are_refused_by_their_row(messages, says):
     with pytest.raises(InputError, match=f"^x:7: .*{says}"):
         make_example(CONVERSATIONS, {"messages": messages}, "x:7")
+
+
+def test_openais_weights_of_messages_are_read():
+    talk = [TALK[1], {**TALK[2], "weight": 0}, TALK[3], {**TALK[4], "weight": 1}]
+    example = make_example(CONVERSATIONS, {"messages": talk}, "x:7")
+    assert example.candidates == (TALK[4]["content"],)
 
 
 def test_an_empty_completion_is_refused(tmp_path):

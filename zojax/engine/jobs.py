@@ -177,6 +177,11 @@ class Jobs:
         self._jobs[name] = job
         return job
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is trained any more, since the engine has ended or lost its device."""
+        return self._turns.is_closed
+
     def __contains__(self, name: str) -> bool:
         return name in self._jobs
 

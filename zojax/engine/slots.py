@@ -35,6 +35,9 @@ class Registered(NamedTuple):
 class Registry:
     """The adapters that can be asked for, by name; may be used by several threads.
 
+    Args:
+        tells_names: whether an error names those that there are, whoever reads it.
+
     Example:
         >>> registry = Registry()
         >>> registry.add("reviews", lambda: {})
@@ -45,8 +48,9 @@ class Registry:
         (2, ['reviews'])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tells_names: bool = True) -> None:
         self._by_name: dict[str, Registered] = {}
+        self._tells_names = tells_names
         self._lock, self._versions = threading.Lock(), itertools.count(BASE + 1)
 
     def add(self, name: str, load: Callable[[], Tree]) -> int:
@@ -75,8 +79,12 @@ class Registry:
         found = self._by_name.get(name)
         if found is None:
             known = first_few(self.names()) or "none"
-            raise InputError(f"there is no adapter {name!r}; known are: {known}")
+            there = f"; known are: {known}" if self._tells_names else ""
+            raise InputError(f"there is no adapter {name!r}{there}")
         return found
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
 
     def names(self) -> list[str]:
         """The names, sorted."""

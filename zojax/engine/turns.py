@@ -35,6 +35,7 @@ class Turns:
     Attributes:
         num_pieces: the number of pieces that were computed.
         seconds: how long they took.
+        is_closed: whether there are no more turns.
 
     Example:
         >>> turns = Turns(share=0.25)
@@ -51,7 +52,7 @@ class Turns:
         self._debt, self._now, self.wake = Debt(share, now), now, wake
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
-        self._is_taken = self._taken_beside_others = self._is_closed = False
+        self._is_taken = self._taken_beside_others = self.is_closed = False
         self.num_pieces, self.seconds = 0, 0.0
 
     @property
@@ -96,7 +97,7 @@ class Turns:
 
     def close(self) -> None:
         """Gives no more turns: whoever waits for one, or will, gets an error."""
-        self._is_closed = True
+        self.is_closed = True
 
     def _wait(self, stop: Stop) -> None:
         stop.check()
@@ -105,7 +106,7 @@ class Turns:
             self._waiting.append(turn)
         self.wake()
         while not turn.wait(_POLL_SECONDS):
-            if (stop.is_asked or self._is_closed) and self._gives_up(turn):
+            if (stop.is_asked or self.is_closed) and self._gives_up(turn):
                 stop.check()
                 raise EngineEndedError("the engine has ended, so that its jobs stop")
 

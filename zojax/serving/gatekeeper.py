@@ -21,8 +21,8 @@ FILES = "/v1/files"
 _AROUND_A_FILE = 1 << 16
 """The bytes of a form beside its file."""
 
-BODY_SECONDS = 60.0
-"""How long a body may take to come."""
+BODY_SECONDS, FILE_SECONDS = 60.0, 900.0
+"""How long a body, or a file that is uploaded, may take to come."""
 
 
 class Gatekeeper:
@@ -54,7 +54,9 @@ class Gatekeeper:
             self._check(scope)
             inside = not _is_open(scope)
             service.num_inside += inside
-            await self._app(scope, _bounded(receive, self._most_bytes(scope)), sending)
+            most = self._most_bytes(scope)
+            seconds = BODY_SECONDS if most == service.limits.body_bytes else FILE_SECONDS
+            await self._app(scope, _bounded(receive, most, seconds), sending)
         except (Disconnected, SendTimeoutError):
             status = 499
         except asyncio.CancelledError:
@@ -106,8 +108,8 @@ def _is_open(scope: Scope) -> bool:
     return scope["path"] in OPEN or scope["path"] in PATHS
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    count, is_whole, end = 0, False, asyncio.get_running_loop().time() + BODY_SECONDS
+def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
+    count, is_whole, end = 0, False, asyncio.get_running_loop().time() + seconds
 
     async def receiving() -> Message:
         nonlocal count, is_whole

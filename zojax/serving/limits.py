@@ -33,6 +33,7 @@ class Limits:
         files_per_key: the files of a key.
         stored_bytes_per_key: their bytes together.
         jobs_per_key: the fine-tuning jobs of a key that have not ended.
+        kept_jobs_per_key: the jobs of a key, with those that have ended.
         jobs_at_once: the jobs of all keys that are trained at the same time.
     """
 
@@ -46,6 +47,7 @@ class Limits:
     files_per_key: int = 256
     stored_bytes_per_key: int = 512 << 20
     jobs_per_key: int = 16
+    kept_jobs_per_key: int = 256
     jobs_at_once: int = 4
 
 

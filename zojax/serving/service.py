@@ -16,7 +16,7 @@ from zojax.hub.tokenizer import Tokenizer
 from zojax.hub.turns import for_chats
 from zojax.scoring.pages import IntArray
 from zojax.serving.errors import ApiError
-from zojax.serving.fine_tuning.tunings import Tunings
+from zojax.serving.fine_tuning.tunings import LEARNT, Tunings
 from zojax.serving.limits import Gate, Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.schema import Text
@@ -88,10 +88,12 @@ class Service:
 
     def adapters(self, owner: str) -> list[str]:
         """The adapters that an owner may ask for: none that another's job has learnt."""
-        names, tunings = self.runtime.registry.names(), self.tunings
-        if tunings is None:
-            return names
-        return [name for name in names if tunings.owner_of(name) in (None, owner)]
+        return [name for name in self.runtime.registry.names() if self._is_for(name, owner)]
+
+    def _is_for(self, name: str, owner: str) -> bool:
+        if self.tunings is None or not name.startswith(LEARNT):
+            return True
+        return self.tunings.owner_of(name) == owner
 
     def adapter(self, model: str | None, owner: str) -> str | None:
         """The adapter that a model's name means to an owner; None for the base model.
@@ -101,7 +103,7 @@ class Service:
         """
         if model is None or model == self.name:
             return None
-        if model not in self.adapters(owner):
+        if model not in self.runtime.registry or not self._is_for(model, owner):
             raise ApiError(
                 404,
                 "there is no such model; /v1/models lists those that there are",

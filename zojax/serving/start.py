@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from zojax.adapters import AdapterPool
 from zojax.adapters.lora import load_lora
 from zojax.config import Config, MeshConfig, ModelConfig, RunConfig
 from zojax.engine.device import Device
@@ -24,13 +25,14 @@ from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
 from zojax.hub.turns import for_chats
-from zojax.models import Model
+from zojax.models import Model, content_hash
 from zojax.models.model import weight_sharding
 from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.runs.layout import choose_layout
+from zojax.runs.lock import hold
 from zojax.serving.adapters import unchanged
 from zojax.serving.fine_tuning.settings import Base
-from zojax.serving.fine_tuning.tunings import Tunings
+from zojax.serving.fine_tuning.tunings import LEARNT, Tunings
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
@@ -109,7 +111,7 @@ def started(
     comes_later = settings.adapters_from is not None or settings.trains_in is not None
     to_come = settings.max_lora_rank if comes_later else None
     pool = make_pool(model, known, num_slots=settings.max_loras, rank_to_come=to_come)
-    registry = Registry()
+    registry = Registry(tells_names=False)
 
     def read_fitting(directory: Path) -> Tree:
         adapter = read_adapter(directory)
@@ -129,6 +131,8 @@ def started(
     name = settings.name or Path(settings.model).absolute().name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
         name = settings.name or settings.model  # a hub id
+    if strange := [adapter for adapter in settings.adapters if adapter.startswith(LEARNT)]:
+        raise InputError(f"--adapter {strange[0]}=…: {LEARNT} is for what jobs learn")
     if name in settings.adapters:
         raise InputError(f"--adapter {name}=…: the model has this name; give the adapter another")
     share = settings.training_share
@@ -136,7 +140,7 @@ def started(
         Runtime(
             device, slots, registry, target_ms=settings.target_ms, training_share=share
         ) as runtime,
-        _training(settings, name, length, Jobs(model, runtime.turns, registry, pool)) as tunings,
+        _training(settings, name, length, runtime, model, pool) as tunings,
         CompilationCounter() as compilations,
     ):
         yield Service(
@@ -156,19 +160,41 @@ def started(
 
 
 @contextlib.contextmanager
-def _training(settings: Settings, name: str, length: int, jobs: Jobs) -> Iterator[Tunings | None]:
+def _training(
+    settings: Settings,
+    name: str,
+    length: int,
+    runtime: Runtime,
+    model: Model,
+    pool: AdapterPool | None,
+) -> Iterator[Tunings | None]:
     """The fine-tuning jobs, which stop at the end; None if nothing is trained."""
     if settings.trains_in is None:
         yield None
         return
+    jobs = Jobs(model, runtime.turns, runtime.registry, pool)
     width = read_config(settings.model).hidden_size
-    base = Base(settings.model, settings.dtype, width, length, settings.max_lora_rank)
-    tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
-    tunings.start()
+    base = Base(
+        path=settings.model,
+        hash=content_hash(model.weights),
+        dtype=settings.dtype,  # pyright: ignore[reportArgumentType]
+        width=width,
+        max_length=length,
+        max_rank=settings.max_lora_rank,
+    )
     try:
-        yield tunings
-    finally:
-        tunings.close()
+        settings.trains_in.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--allow-training-in {settings.trains_in}: cannot be written ({error.strerror})"
+        ) from None
+    with hold(settings.trains_in, "--allow-training-in"):
+        tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
+        tunings.start()
+        try:
+            yield tunings
+        finally:
+            tunings.close()
 
 
 def _loaded(settings: Settings) -> Engine:

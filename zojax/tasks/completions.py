@@ -47,6 +47,8 @@ def render_conversation(record: Record, name: str) -> Example:
         raise _bad(name, "the user's and the assistant's messages should alternate")
     if not turns[-1][1].strip():
         raise _bad(name, "the assistant's answer is empty")
+    if messages[-1].get("weight") == 0:
+        raise _bad(name, "the last answer has weight 0, and it is what is learnt")
     return Example(turns[-2][1], (turns[-1][1],), 0, name, turns=tuple(turns[:-2]))
 
 
@@ -54,7 +56,10 @@ def _turn(message: Any, name: str) -> tuple[str, str]:
     """A message as its role and its text."""
     if not isinstance(message, dict):
         raise _bad(name, "should have a role and a content")
-    more = [key for key, value in message.items() if key not in ("role", "content") and value]
+    known = ("role", "content", "weight")
+    more = [key for key, value in message.items() if key not in known and value]
+    if message.get("weight") not in (None, 0, 1):
+        raise _bad(name, "weight should be 0 or 1")
     if more:
         raise _bad(name, f"has {more[0]!r}, which cannot be learnt from; leave it out")
     role, content = message.get("role"), message.get("content")

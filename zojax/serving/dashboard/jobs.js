@@ -111,7 +111,7 @@ function wait(finish) {
 
 export function startJobs(onModels) {
   const rows = new Map();
-  let ended = "", timer = 0;
+  let known = "", timer = 0;
 
   async function refresh() {
     clearTimeout(timer);
@@ -130,9 +130,10 @@ export function startJobs(onModels) {
         const place = rows.get(job.id).place;
         if (byId("jobs").children[i] !== place) byId("jobs").insertBefore(place, byId("jobs").children[i] ?? null);
       });
-      const now = data.map((job) => `${job.id}${job.status}`).join();
-      if (now !== ended) onModels();
-      ended = now;
+      // Models come with a job's first step, with its checkpoints and with its end.
+      const now = data.map((job) => `${job.id}${job.status}${job.current_step}`).join();
+      if (now !== known) await onModels();
+      known = now;
     } catch {
       // The page's head says that the server is not reachable; the next time comes soon.
     }

@@ -36,7 +36,7 @@ class DeletedAnswer(BaseModel):
     """What was deleted."""
 
     id: str
-    object: Literal["file"]
+    object: Literal["file", "model"]
     deleted: Literal[True]
 
 

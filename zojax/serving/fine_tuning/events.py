@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,6 +34,21 @@ class Event(BaseModel):
     data: dict[str, Any] | None = None
 
 
+class Mark(NamedTuple):
+    """How much of a file of events was read.
+
+    Attributes:
+        offset: the number of bytes.
+        count: the number of events.
+    """
+
+    offset: int = 0
+    count: int = 0
+
+
+_START = Mark()
+
+
 class EventLog:
     """The events of a job; for several threads.
 
@@ -52,22 +67,24 @@ class EventLog:
         data: Mapping[str, Any] | None = None,
         level: Literal["info", "warn", "error"] = "info",
     ) -> None:
-        """Adds an event, which is on the disk when this returns."""
+        """Adds an event, which is in the file when this returns."""
         event = {"at": int(time.time()), "level": level, "message": message}
         line = to_json({**event, "data": dict(data)} if data else event)
         self._append(f"{line}\n".encode())
 
-    def read(self) -> list[Event]:
-        """All events, in order; what a crash has cut off is left out."""
+    def read(self, since: Mark = _START) -> tuple[list[Event], Mark]:
+        """The events since a mark, in order, and a mark behind them.
+
+        What a crash has cut off, or is being written now, is left out.
+        """
         if not self._path.exists():
-            return []
-        found = []
-        for line in self._path.read_bytes().splitlines():
-            try:
-                found.append(validate(Event, parse_json(line, _NAME), _NAME))
-            except InputError:
-                continue
-        return found
+            return [], since
+        with self._path.open("rb") as file:
+            file.seek(since.offset)
+            whole = file.read().rpartition(b"\n")[0]
+        found = [event for line in whole.splitlines() if (event := _parse(line))]
+        offset = since.offset + len(whole) + bool(whole)
+        return found, Mark(offset, since.count + len(found))
 
     def _append(self, line: bytes) -> None:
         with self._lock:
@@ -76,6 +93,13 @@ class EventLog:
                 os.write(file, line)
             finally:
                 os.close(file)
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        return validate(Event, parse_json(line, _NAME), _NAME)
+    except InputError:
+        return None
 
 
 def in_words(metrics: Mapping[str, Any], steps: int) -> str:

@@ -72,6 +72,8 @@ class FileStore:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 about = validate(StoredFile, read_json(path / _ABOUT), str(path / _ABOUT))
+                if about.id != path.name:
+                    raise InputError(f"{path}: holds the file {about.id}")
                 self._files[about.id] = about
 
     def add(self, owner: str, filename: str, source: BinaryIO) -> StoredFile:
@@ -81,6 +83,7 @@ class FileStore:
             ApiError: it is too large, or the owner has too many.
             InputError: a row is bad.
         """
+        self._check_room(owner, 0)  # before anything is copied, and again at the end
         id_ = new_id("file")
         partial = self._directory / f"{_PARTIAL}{id_}"
         partial.mkdir()
@@ -146,10 +149,11 @@ class FileStore:
     def delete(self, owner: str, id_: str) -> None:
         """Removes one of an owner's files; jobs that were created with it go on."""
         file = self.get(owner, id_)
-        with self._lock:
-            self._files.pop(file.id, None)
         gone = self._directory / f"{_PARTIAL}{file.id}"
-        (self._directory / file.id).rename(gone)  # at once, so that no half of it stays
+        with self._lock:
+            if self._files.pop(file.id, None) is None:
+                raise ApiError(404, "there is no such file")
+            (self._directory / file.id).rename(gone)  # at once, so that no half of it stays
         shutil.rmtree(gone, ignore_errors=True)
 
     def _check_room(self, owner: str, size: int) -> None:

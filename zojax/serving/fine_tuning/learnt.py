@@ -28,6 +28,8 @@ class Learnt:
     def __init__(self, directory: Path):
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        for partial in directory.glob(".*"):  # a crash left it before it was whole
+            partial.unlink()
 
     def steps(self) -> list[int]:
         """The steps whose adapters there are, in order."""

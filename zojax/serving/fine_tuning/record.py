@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from zojax.files import write_json
 from zojax.reading import read_json, validate
 from zojax.serving.fine_tuning.rows import Kind
-from zojax.serving.fine_tuning.settings import Chosen, Words
+from zojax.serving.fine_tuning.settings import Base, Chosen, Words
 
 _NAME = "job.json"
 
@@ -25,6 +25,7 @@ class JobRecord(BaseModel):
         id: its id, which nobody can guess.
         owner: whose it is.
         base: the name of the model that it trains on.
+        trained_on: the same, as its run is configured, whatever the server is told later.
         model: the name by which requests ask for what it has learnt.
         created_at: when it was created, in seconds since 1970.
         finished_at: when it ended; None before.
@@ -47,6 +48,7 @@ class JobRecord(BaseModel):
     id: str
     owner: str
     base: str
+    trained_on: Base
     model: str
     created_at: int
     finished_at: int | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from zojax.serving.errors import ApiError
 from zojax.serving.events import stream_events
 from zojax.serving.fine_tuning import answered
 from zojax.serving.fine_tuning.bodies import CreateJobBody, EventPaging, FilePaging, Paging
-from zojax.serving.fine_tuning.record import JobRecord
+from zojax.serving.fine_tuning.events import Mark
 from zojax.serving.fine_tuning.shown import (
     as_list,
     checkpoint_objects,
@@ -23,10 +24,14 @@ from zojax.serving.fine_tuning.shown import (
     job_object,
     page,
 )
+from zojax.serving.fine_tuning.tuning import Tuning
 from zojax.serving.fine_tuning.tunings import Tunings
 from zojax.serving.service import Service
 
 _POLL_SECONDS = 0.2
+_FEW = 2
+"""How many files are read together."""
+
 _LONGEST_NAME = 200
 
 Page = Annotated[Paging, Query()]
@@ -48,9 +53,12 @@ def add_fine_tuning(app: FastAPI) -> None:
     _add_files(app)
     _add_jobs(app)
     _add_events(app)
+    _add_models(app)
 
 
 def _add_files(app: FastAPI) -> None:
+    threads = ThreadPoolExecutor(_FEW, "zojax-files")  # of their own: answers need the others
+
     @app.post("/v1/files", responses=answers(answered.FileAnswer), response_model=None)
     async def upload(
         trains: Trains,
@@ -61,8 +69,9 @@ def _add_files(app: FastAPI) -> None:
         if purpose != "fine-tune":
             raise ApiError(400, "only files for fine-tune are kept here", param="purpose")
         name = Path(file.filename or "upload").name[:_LONGEST_NAME]
-        owner = request.state.owner
-        return file_object(await run_in_threadpool(trains.files.add, owner, name, file.file))
+        asked = trains.files.add, request.state.owner, name, file.file
+        loop = asyncio.get_running_loop()
+        return file_object(await loop.run_in_executor(threads, *asked))
 
     @app.get("/v1/files", responses=answers(answered.FilesAnswer), response_model=None)
     def files(
@@ -95,28 +104,28 @@ def _add_jobs(app: FastAPI) -> None:
 
     @app.post("/v1/fine_tuning/jobs", **a_job)
     def create(trains: Trains, request: Request, body: CreateJobBody) -> dict[str, Any]:
-        return _shown(trains, trains.create(request.state.owner, body))
+        return job_object(trains.create(request.state.owner, body))
 
     @app.get("/v1/fine_tuning/jobs", responses=answers(answered.JobsAnswer), response_model=None)
     def jobs(trains: Trains, request: Request, wanted: Page) -> dict[str, Any]:
-        found, more = page(trains.of(request.state.owner), wanted, lambda one: one.id)
-        return as_list([_shown(trains, one) for one in found], has_more=more)
+        found, more = page(trains.of(request.state.owner), wanted, lambda one: one.record.id)
+        return as_list([job_object(one) for one in found], has_more=more)
 
     @app.get("/v1/fine_tuning/jobs/{job_id}", **a_job)
     def job(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return _shown(trains, trains.get(request.state.owner, job_id))
+        return job_object(trains.get(request.state.owner, job_id))
 
     @app.post("/v1/fine_tuning/jobs/{job_id}/cancel", **a_job)
     def cancel(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return _shown(trains, trains.cancel(request.state.owner, job_id))
+        return job_object(trains.cancel(request.state.owner, job_id))
 
     @app.post("/v1/fine_tuning/jobs/{job_id}/pause", **a_job)
     def pause(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return _shown(trains, trains.pause(request.state.owner, job_id))
+        return job_object(trains.pause(request.state.owner, job_id))
 
     @app.post("/v1/fine_tuning/jobs/{job_id}/resume", **a_job)
     def resume(trains: Trains, request: Request, job_id: str) -> dict[str, Any]:
-        return _shown(trains, trains.resume(request.state.owner, job_id))
+        return job_object(trains.resume(request.state.owner, job_id))
 
     @app.get(
         "/v1/fine_tuning/jobs/{job_id}/checkpoints",
@@ -124,15 +133,18 @@ def _add_jobs(app: FastAPI) -> None:
         response_model=None,
     )
     def checkpoints(trains: Trains, request: Request, job_id: str, wanted: Page) -> dict[str, Any]:
-        owner = request.state.owner
-        record, events = trains.get(owner, job_id), trains.events(owner, job_id).read()
-        shown = checkpoint_objects(record, trains.checkpoints(owner, job_id), events)
+        shown = checkpoint_objects(trains.get(request.state.owner, job_id))
         found, more = page(shown, wanted, lambda one: one["id"])
         return as_list(found, has_more=more)
 
 
-def _shown(trains: Tunings, record: JobRecord) -> dict[str, Any]:
-    return job_object(record, trains.current_step(record), trains.estimated_finish(record))
+def _add_models(app: FastAPI) -> None:
+    @app.delete(
+        "/v1/models/{name:path}", responses=answers(answered.DeletedAnswer), response_model=None
+    )
+    def delete(trains: Trains, request: Request, name: str) -> dict[str, Any]:
+        trains.delete(request.state.owner, name)
+        return {"id": name, "object": "model", "deleted": True}
 
 
 def _add_events(app: FastAPI) -> None:
@@ -147,30 +159,26 @@ def _add_events(app: FastAPI) -> None:
         job_id: str,
         wanted: Annotated[EventPaging, Query()],
     ) -> Any:
-        owner = request.state.owner
-        trains.get(owner, job_id)
+        tuning = trains.get(request.state.owner, job_id)
         if wanted.stream:
-            service = request.app.state.service
-            return await stream_events(request, _following(service, trains, owner, job_id))
-        shown = await run_in_threadpool(_events, trains, owner, job_id)
-        found, more = page(shown[::-1], wanted, lambda one: one["id"])
+            following = _following(request.app.state.service, tuning)
+            return await stream_events(request, following)
+        events, _ = await run_in_threadpool(tuning.events.read)
+        shown = event_objects(tuning, events)[::-1]
+        found, more = page(shown, wanted, lambda one: one["id"])
         return as_list(found, has_more=more)
 
 
-def _events(trains: Tunings, owner: str, job_id: str) -> list[dict[str, Any]]:
-    return event_objects(trains.get(owner, job_id), trains.events(owner, job_id).read())
-
-
-async def _following(
-    service: Service, trains: Tunings, owner: str, job_id: str
-) -> AsyncGenerator[dict[str, Any], None]:
+async def _following(service: Service, tuning: Tuning) -> AsyncGenerator[dict[str, Any], None]:
     """A job's events from the first on, as they come, until it or the server ends."""
-    count = 0
-    while True:
-        is_over = trains.get(owner, job_id).has_ended or service.is_draining
-        for event in (await run_in_threadpool(_events, trains, owner, job_id))[count:]:
-            count += 1
-            yield event
-        if is_over:
-            return
-        await asyncio.sleep(_POLL_SECONDS)
+    mark = Mark()
+    with service.gate.entered(tuning.record.owner, 1):
+        while True:
+            is_over = tuning.record.has_ended or service.is_draining
+            events, after = await run_in_threadpool(tuning.events.read, mark)
+            for event in event_objects(tuning, events, mark.count):
+                yield event
+            mark = after
+            if is_over:
+                return
+            await asyncio.sleep(_POLL_SECONDS)

@@ -4,7 +4,7 @@ Clients choose among harmless settings alone. Nothing that they send is a path, 
 of either.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -40,6 +40,9 @@ PROMPT = f"{{{TEXT}}}\nLabel:"
 
 _BATCH, _EVALUATIONS, _MOST_STEPS = 16, 20, 1_000_000
 _MOST_DEV, _MOST_EVAL = 500, 1_000
+_MOST_EXAMPLES = 4 << 20
+"""The most examples of all steps together, whose order is drawn when a job begins."""
+
 _PROBED_RANK = 2
 """The rank of what is probed beside an adapter, which has room in its slot, too."""
 _PIECE_TOKENS = 512
@@ -53,6 +56,9 @@ _RATES: dict[EstimatorName, tuple[tuple[int, float], ...]] = {
     "fzoo": ((512, 3e-4), (0, 3e-3)),
 }
 """A learning rate for models that are at least so wide."""
+
+_VARIANTS: dict[EstimatorName, int] = {"mezo": 2, "lozo": 2, "fzoo": 9}
+"""How often a step reads each of its rows, side by side."""
 
 _EPSILONS: dict[EstimatorName, float] = {"mezo": 1e-2, "lozo": 1e-3, "fzoo": 1e-3}
 
@@ -103,19 +109,23 @@ class Chosen(BaseModel):
     num_eval: int
 
 
-class Base(NamedTuple):
+class Base(BaseModel):
     """The model that jobs train on, as their runs are configured.
 
     Attributes:
         path: the checkpoint.
+        hash: the content hash of its weights.
         dtype: the weights' dtype.
         width: its width.
         max_length: the most tokens of an example.
         max_rank: the largest rank of an adapter.
     """
 
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
     path: str
-    dtype: str
+    hash: str
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "int4"]
     width: int
     max_length: int
     max_rank: int
@@ -143,6 +153,12 @@ def choose(asked: Hyperparameters, train: Rows, held_out: Rows | None, base: Bas
     if batch > num_train:
         raise InputError(f"batch_size={batch}: there are {num_train} rows to learn from")
     steps = _steps(asked, num_train, batch)
+    if steps * batch > _MOST_EXAMPLES:
+        raise InputError(
+            f"steps={steps}, batch_size={batch}: are more than {_MOST_EXAMPLES:,} examples in all"
+        )
+    if "auto" not in (asked.learning_rate, asked.learning_rate_multiplier):
+        raise InputError("give learning_rate or learning_rate_multiplier, and not both")
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
     usual = next(rate for least, rate in _RATES[asked.estimator] if base.width >= least)
     rate = usual * multiplier if asked.learning_rate == "auto" else asked.learning_rate
@@ -155,7 +171,7 @@ def choose(asked: Hyperparameters, train: Rows, held_out: Rows | None, base: Bas
         epsilon=_EPSILONS[asked.estimator] if asked.epsilon == "auto" else asked.epsilon,
         rank=_rank(asked, base.max_rank),
         estimator=asked.estimator,
-        micro_batches=_num_pieces(batch, train.mean_characters),
+        micro_batches=_num_pieces(batch, _VARIANTS[asked.estimator] * train.mean_characters),
         num_train=num_train,
         num_dev=num_dev,
         num_eval=min(_MOST_EVAL, num_eval),
@@ -163,6 +179,8 @@ def choose(asked: Hyperparameters, train: Rows, held_out: Rows | None, base: Bas
 
 
 def _steps(asked: Hyperparameters, num_train: int, batch: int) -> int:
+    if asked.steps != "auto" and asked.n_epochs != "auto":
+        raise InputError("give steps or n_epochs, and not both")
     if asked.steps != "auto":
         return asked.steps
     if asked.n_epochs != "auto":
@@ -183,13 +201,17 @@ def _rank(asked: Hyperparameters, most: int) -> int:
     return min(8, room) if asked.rank == "auto" else asked.rank
 
 
-def _num_pieces(batch: int, mean_characters: float) -> int:
-    """The least number of pieces of a batch whose tokens, at both ends, are few enough.
+def _num_pieces(batch: int, characters: float) -> int:
+    """The least number of pieces of a batch that have few enough tokens.
 
-    >>> _num_pieces(16, 60), _num_pieces(16, 300), _num_pieces(7, 3000)
+    Args:
+        batch: the number of its rows.
+        characters: about how many a row has, in all variants together.
+
+    >>> _num_pieces(16, 120), _num_pieces(16, 600), _num_pieces(7, 6000)
     (2, 8, 7)
     """
-    tokens = 2 * mean_characters / _CHARACTERS_PER_TOKEN
+    tokens = characters / _CHARACTERS_PER_TOKEN
     sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
     return batch // next((size for size in sizes if size * tokens <= _PIECE_TOKENS), 1)
 
@@ -206,29 +228,32 @@ class Words(NamedTuple):
     candidates: dict[str, str]
 
 
-def words_of(rows: Rows, prompt: str | None, candidates: Mapping[str, str] | None) -> Words | None:
+def words_of(
+    sets: Sequence[Rows], prompt: str | None, candidates: Mapping[str, str] | None
+) -> Words | None:
     r"""How rows are read, if they have labels: by the labels as words, unless others are given.
 
     Args:
-        rows: the rows.
+        sets: the rows to learn from, and those to evaluate on, if there are some.
         prompt: the template that a client gives; None for the usual one.
         candidates: the words that a client gives; None for the labels.
 
     Raises:
         InputError: the template has no text, a label has no word, or there are no labels.
 
-    >>> words_of(Rows("labelled", 20, 50.0, ("bad", "good")), None, None)
+    >>> words_of([Rows("labelled", 20, 50.0, ("bad", "good"))], None, None)
     Words(prompt='{text}\nLabel:', candidates={'bad': ' bad', 'good': ' good'})
     """
-    if rows.kind != "labelled":
+    labels = dict.fromkeys(label for rows in sets for label in rows.labels)
+    if sets[0].kind != "labelled":
         if prompt is not None or candidates is not None:
             raise InputError("data: is for rows of a text and a label")
         return None
     fields = parse_template(prompt or PROMPT).fields
     if fields != (TEXT,):
         raise InputError(f"data.prompt: give a template whose only name in braces is {{{TEXT}}}")
-    words = dict(candidates or {label: f" {label}" for label in rows.labels})
-    lacking = [label for label in rows.labels if as_label(label, words) is None]
+    words = dict(candidates or {label: f" {label}" for label in labels})
+    lacking = [label for label in labels if as_label(label, words) is None]
     if lacking:
         raise InputError(f"data.candidates: has no word for {first_few(lacking)}")
     return Words(prompt or PROMPT, words)
@@ -256,7 +281,7 @@ def configuration(
         seed: the seed of the examples and of the directions.
     """
     return Config(
-        ModelConfig(base.path, dtype=base.dtype),  # pyright: ignore[reportArgumentType]
+        ModelConfig(base.path, dtype=base.dtype),
         RunConfig(str(run)),
         DataConfig(
             "custom" if words else kind,
@@ -278,7 +303,7 @@ def configuration(
             learning_rate=chosen.learning_rate,
             micro_batches=chosen.micro_batches,
             in_pieces=True,
-            eval_every=max(1, chosen.steps // _EVALUATIONS),
+            eval_every=-(-chosen.steps // _EVALUATIONS),
             chunk=1,  # so that a step is served as soon as it is done
             seed=seed,
         ),

@@ -7,8 +7,7 @@ from zojax.serving.errors import ApiError
 from zojax.serving.fine_tuning.bodies import Paging
 from zojax.serving.fine_tuning.events import Event
 from zojax.serving.fine_tuning.file_store import StoredFile
-from zojax.serving.fine_tuning.record import JobRecord
-from zojax.serving.fine_tuning.tunings import checkpoint_name
+from zojax.serving.fine_tuning.tuning import Tuning, checkpoint_name
 
 T = TypeVar("T")
 
@@ -28,20 +27,9 @@ def file_object(file: StoredFile) -> dict[str, Any]:
     }
 
 
-def job_object(
-    record: JobRecord, current_step: int, estimated_finish: int | None = None
-) -> dict[str, Any]:
-    """A job.
-
-    Args:
-        record: what is kept of it.
-        current_step: the number of steps that are done.
-        estimated_finish: when it will have ended, in seconds since 1970; None if that is not known.
-
-    Returns:
-        OpenAI's object. Beside it, ``current_model`` names what was learnt after ``current_step``.
-    """
-    chosen = record.chosen
+def job_object(tuning: Tuning) -> dict[str, Any]:
+    """A job; ``current_model`` names what it has learnt after ``current_step``."""
+    record, chosen = tuning.record, tuning.record.chosen
     names = ("batch_size", "n_epochs", "learning_rate_multiplier")
     own = ("learning_rate", "steps", "epsilon", "rank", "estimator")
     hyperparameters = {name: getattr(chosen, name) for name in (*names, *own)}
@@ -54,7 +42,7 @@ def job_object(
         "finished_at": record.finished_at,
         "fine_tuned_model": record.model if record.status == "succeeded" else None,
         "current_model": record.model,
-        "current_step": current_step,
+        "current_step": tuning.current_step,
         "organization_id": "zojax",
         "result_files": [],
         "status": record.status,
@@ -65,18 +53,25 @@ def job_object(
         "seed": record.seed,
         "trained_tokens": None,
         "error": None if record.error is None else failed,
-        "estimated_finish": estimated_finish,
+        "estimated_finish": tuning.estimated_finish,
         "integrations": [],
         "metadata": record.metadata,
         "user_provided_suffix": record.suffix or None,
     }
 
 
-def event_objects(record: JobRecord, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """A job's events, the oldest first."""
+def event_objects(tuning: Tuning, events: Sequence[Event], first: int = 0) -> list[dict[str, Any]]:
+    """A job's events, the oldest first.
+
+    Args:
+        tuning: the job.
+        events: some of its events.
+        first: the number of those before them.
+    """
+    short = tuning.record.id.removeprefix("ftjob-")
     return [
         {
-            "id": f"ftevent-{record.id.removeprefix('ftjob-')}-{i}",
+            "id": f"ftevent-{short}-{i}",
             "object": "fine_tuning.job.event",
             "created_at": event.at,
             "level": event.level,
@@ -84,20 +79,19 @@ def event_objects(record: JobRecord, events: Sequence[Event]) -> list[dict[str, 
             "type": "metrics" if event.data else "message",
             "data": event.data,
         }
-        for i, event in enumerate(events)
+        for i, event in enumerate(events, first)
     ]
 
 
-def checkpoint_objects(
-    record: JobRecord, steps: Sequence[int], events: Sequence[Event]
-) -> list[dict[str, Any]]:
-    """A job's checkpoints, the newest first, with what its events say of their steps."""
-    metrics: dict[int, dict[str, Any]] = {step: {} for step in steps}
-    times = dict.fromkeys(steps, record.created_at)
-    for event in events:
-        if event.data and (step := event.data.get("step")) in metrics:
-            metrics[step] |= event.data
+def checkpoint_objects(tuning: Tuning) -> list[dict[str, Any]]:
+    """A job's checkpoints, the newest first, with what is known of their steps."""
+    record, progress = tuning.record, tuning.progress
+    steps = tuning.learnt.steps()
+    times, losses = dict.fromkeys(steps, record.created_at), dict[int, float | None]()
+    for event in tuning.events.read()[0]:
+        if event.data and (step := event.data.get("step")) in times:
             times[step] = event.at
+            losses[step] = event.data.get("loss", losses.get(step))
     return [
         {
             "id": f"ftckpt-{record.id.removeprefix('ftjob-')}-{step}",
@@ -108,12 +102,12 @@ def checkpoint_objects(
             "step_number": step,
             "metrics": {
                 "step": step,
-                "train_loss": metrics[step].get("loss"),
-                "valid_loss": metrics[step].get("dev_loss"),
-                **{name: x for name, x in metrics[step].items() if name.startswith("dev_")},
+                "train_loss": losses.get(step),
+                "valid_loss": progress.dev_loss.get(step),
+                f"valid_{progress.metric}": progress.dev.get(step),
             },
         }
-        for step in sorted(steps, reverse=True)
+        for step in reversed(steps)
     ]
 
 

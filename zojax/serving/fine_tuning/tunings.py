@@ -1,10 +1,5 @@
-"""The jobs of a server: who waits, who is trained, and what happens at their ends.
+"""The jobs of a server: who waits, who is trained, and what happens at their ends."""
 
-A job is a folder: its record, the rows it learns from, the run, its events and its adapters. A
-server that starts finds them there, and goes on with those that have not ended.
-"""
-
-import dataclasses
 import shutil
 import threading
 import time
@@ -12,46 +7,30 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from zojax.config import Config
 from zojax.engine.jobs import Job, Jobs, Listener
 from zojax.errors import InputError, as_line
 from zojax.reporting.progress import is_evaluated
 from zojax.serving.errors import LOG, ApiError, place_of, without_directories
 from zojax.serving.fine_tuning.bodies import CreateJobBody
-from zojax.serving.fine_tuning.events import EventLog, in_words
+from zojax.serving.fine_tuning.events import in_words
 from zojax.serving.fine_tuning.file_store import FileStore, StoredFile
 from zojax.serving.fine_tuning.ids import new_id
-from zojax.serving.fine_tuning.learnt import Learnt
 from zojax.serving.fine_tuning.record import JobRecord, Status, read_record
-from zojax.serving.fine_tuning.settings import Base, choose, configuration, words_of
+from zojax.serving.fine_tuning.settings import Base, choose, words_of
+from zojax.serving.fine_tuning.tuning import DATA, Tuning, model_of
 from zojax.serving.limits import Limits
 
-_DATA, _RUN, _ADAPTERS = "data", "run", "adapters"
 _SHORT = 12
 
 LEARNT = "ft:"
 """What the names of all adapters begin with that jobs have learnt."""
 
 
-@dataclasses.dataclass
-class _Tuning:
-    """A job, and what belongs to it."""
-
-    record: JobRecord
-    config: Config
-    events: EventLog
-    learnt: Learnt
-    directory: Path
-    job: Job | None = None
-    began_at: float = 0.0
-    began_with: int | None = None  # steps, when it began now
-
-
 class Tunings:
     """The fine-tuning jobs of all owners; for several threads.
 
     Args:
-        directory: where files and jobs are.
+        directory: where files and jobs are; only one server at a time may use it.
         name: what clients call the model that jobs train on.
         base: the same, as runs are configured.
         jobs: trains them.
@@ -64,21 +43,21 @@ class Tunings:
         self.files = FileStore(directory / "files", limits)
         self._directory = directory / "jobs"
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._tunings: dict[str, _Tuning] = {}
-        self._owners: dict[str, str] = {}  # by the model's name
+        self._tunings: dict[str, Tuning] = {}
+        self._by_model: dict[str, Tuning] = {}
 
     def start(self) -> None:
-        """Finds the jobs that there are, and goes on with those that have not ended."""
+        """Finds the jobs that there are, and goes on with those that have not ended.
+
+        Raises:
+            InputError: a job's files are damaged.
+        """
         with self._lock:
             for path in sorted(self._directory.iterdir()):
-                if path.name.startswith("."):  # a crash left it before it was a job
+                if path.name.startswith("."):  # a crash left it before it was a job, or after
                     shutil.rmtree(path, ignore_errors=True)
-                    continue
-                tuning = self._opened(read_record(path), path)
-                self._serve(tuning)
-                if tuning.record.status == "running":
-                    self._set(tuning, status="queued")
-                    tuning.events.add("The server has started again; the job goes on")
+                else:
+                    self._find_again(path)
             self._begin_next()
 
     def close(self) -> None:
@@ -89,7 +68,7 @@ class Tunings:
 
     # --- What clients ask for
 
-    def create(self, owner: str, body: CreateJobBody) -> JobRecord:
+    def create(self, owner: str, body: CreateJobBody) -> Tuning:
         """Creates a job, which begins as soon as there is room.
 
         Raises:
@@ -97,29 +76,18 @@ class Tunings:
             InputError: settings do not fit.
         """
         if body.model != self._name:
-            raise ApiError(
-                404,
-                f"jobs train on the model {self._name} here",
-                code="model_not_found",
-                param="model",
-            )
-        train = self.files.get(owner, body.training_file, "training_file")
-        held_out = None
-        if body.validation_file is not None:
-            held_out = self.files.get(owner, body.validation_file, "validation_file")
-            if held_out.kind != train.kind:
-                raise ApiError(
-                    400,
-                    f"has {held_out.kind} rows, and the training file {train.kind} ones",
-                    param="validation_file",
-                )
+            what = f"jobs train on the model {self._name} here"
+            raise ApiError(404, what, code="model_not_found", param="model")
+        train, held_out = self._files_of(owner, body)
         chosen = choose(body.asked, train.rows, held_out.rows if held_out else None, self._base)
-        words = words_of(train.rows, body.data.prompt, body.data.candidates)
+        sets = [one.rows for one in (train, held_out) if one is not None]
+        words = words_of(sets, body.data.prompt, body.data.candidates)
         id_ = new_id("ftjob")
         record = JobRecord(
             id=id_,
             owner=owner,
             base=self._name,
+            trained_on=self._base,
             model=f"{LEARNT}{self._name}:{body.suffix}:{id_[-_SHORT:]}",
             created_at=int(time.time()),
             training_file=train.id,
@@ -134,93 +102,120 @@ class Tunings:
         )
         with self._lock:
             self._check_room(owner)
-            tuning = self._opened(record, self._written(record, train, held_out))
+            tuning = self._open(record, self._written(record, train, held_out))
             tuning.events.add(f"Created fine-tuning job: {id_}")
             self._begin_next()
-            return tuning.record
+            return tuning
 
-    def of(self, owner: str) -> list[JobRecord]:
+    def of(self, owner: str) -> list[Tuning]:
         """An owner's jobs, the newest first."""
-        found = [one.record for one in list(self._tunings.values()) if one.record.owner == owner]
-        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+        found = [one for one in list(self._tunings.values()) if one.record.owner == owner]
+        return sorted(found, key=lambda one: (one.record.created_at, one.record.id), reverse=True)
 
-    def get(self, owner: str, id_: str) -> JobRecord:
+    def get(self, owner: str, id_: str) -> Tuning:
         """One of an owner's jobs.
 
         Raises:
             ApiError: 404, the owner has no such job.
         """
-        return self._find(owner, id_).record
+        found = self._tunings.get(id_)
+        if found is None or found.record.owner != owner:
+            raise ApiError(404, "there is no such job")
+        return found
 
-    def cancel(self, owner: str, id_: str) -> JobRecord:
+    def cancel(self, owner: str, id_: str) -> Tuning:
         """Ends a job for good; what it has learnt stays."""
         return self._stop(owner, id_, "cancelled", ("queued", "running", "paused"))
 
-    def pause(self, owner: str, id_: str) -> JobRecord:
+    def pause(self, owner: str, id_: str) -> Tuning:
         """Stops a job until it is resumed."""
         return self._stop(owner, id_, "paused", ("queued", "running"))
 
-    def resume(self, owner: str, id_: str) -> JobRecord:
+    def resume(self, owner: str, id_: str) -> Tuning:
         """Lets a paused job go on as soon as there is room."""
-        tuning = self._find(owner, id_)
+        tuning = self.get(owner, id_)
         with self._lock:
             if tuning.record.status != "paused":
                 raise ApiError(400, f"the job is {tuning.record.status}, and not paused")
-            self._check_room(owner)
-            self._set(tuning, status="queued")
+            if tuning.record.trained_on.hash != self._base.hash:
+                raise ApiError(400, "the server serves other weights than the job's")
+            tuning.set(status="queued")
             tuning.events.add("The job was resumed")
             self._begin_next()
-            return tuning.record
+            return tuning
 
-    def events(self, owner: str, id_: str) -> EventLog:
-        """The events of one of an owner's jobs."""
-        return self._find(owner, id_).events
+    def delete(self, owner: str, model: str) -> None:
+        """Removes a job that has ended, with its run and all that it has learnt.
 
-    def checkpoints(self, owner: str, id_: str) -> list[int]:
-        """The steps of one of an owner's jobs that requests can ask for."""
-        return self._find(owner, id_).learnt.steps()
+        Args:
+            owner: who asks.
+            model: the name of its model.
 
-    def estimated_finish(self, record: JobRecord) -> int | None:
-        """When a job will have ended, in seconds since 1970; None if that cannot be told."""
-        tuning = self._tunings[record.id]
-        job, first = tuning.job, tuning.began_with
-        if record.status != "running" or job is None or first is None or job.num_steps <= first:
-            return None
-        per_step = (time.time() - tuning.began_at) / (job.num_steps - first)
-        return int(time.time() + per_step * (record.chosen.steps - job.num_steps))
+        Raises:
+            ApiError: there is no such model, or its job has not ended.
+        """
+        with self._lock:
+            tuning = self._by_model.get(model)
+            if tuning is None or tuning.record.owner != owner:
+                raise ApiError(404, "there is no such model", code="model_not_found")
+            if not tuning.record.has_ended or tuning.is_busy:
+                raise ApiError(400, "its job has not ended; cancel it first")
+            del self._tunings[tuning.record.id], self._by_model[model]
+            tuning.remove()
 
-    def current_step(self, record: JobRecord) -> int:
-        """The number of steps that a job has done."""
-        tuning = self._tunings[record.id]
-        if record.status == "succeeded":
-            return record.chosen.steps
-        known = tuning.job.num_steps if tuning.job is not None else 0
-        return max([known, *tuning.learnt.steps()[-1:]])
-
-    def owner_of(self, model: str) -> str | None:
+    def owner_of(self, name: str) -> str | None:
         """Whose job has learnt what a model's name means; None if no job has."""
-        return self._owners.get(model)
+        tuning = self._by_model.get(model_of(name))
+        return None if tuning is None else tuning.record.owner
+
+    def _files_of(self, owner: str, body: CreateJobBody) -> tuple[StoredFile, StoredFile | None]:
+        train = self.files.get(owner, body.training_file, "training_file")
+        if body.validation_file is None:
+            return train, None
+        held_out = self.files.get(owner, body.validation_file, "validation_file")
+        if held_out.kind != train.kind:
+            what = f"has {held_out.kind} rows, and the training file {train.kind} ones"
+            raise ApiError(400, what, param="validation_file")
+        return train, held_out
+
+    def _stop(self, owner: str, id_: str, status: Status, stoppable: tuple[Status, ...]) -> Tuning:
+        tuning = self.get(owner, id_)
+        with self._lock:
+            if tuning.record.status not in stoppable:
+                raise ApiError(400, f"the job is {tuning.record.status} already")
+            if tuning.job is not None:
+                tuning.job.cancel()
+            ended = {"finished_at": int(time.time())} if status == "cancelled" else {}
+            tuning.set(status=status, **ended)
+            tuning.events.add(f"The job was {status}")
+            self._begin_next()
+            return tuning
 
     # --- How jobs go
 
     def _begin_next(self) -> None:
         """Begins the jobs that there is room for: first those of owners who have fewest."""
         while not self._is_closed:
-            running = [one for one in self._tunings.values() if one.record.status == "running"]
-            queued = [one for one in self._tunings.values() if one.record.status == "queued"]
-            # One that was stopped a moment ago still has its thread.
-            queued = [one for one in queued if one.job is None or one.job.is_done]
-            if len(running) >= self._limits.jobs_at_once or not queued:
+            busy = [one for one in self._tunings.values() if one.is_busy]
+            waiting = [
+                one
+                for one in self._tunings.values()
+                if one.record.status == "queued" and not one.is_busy
+            ]
+            if len(busy) >= self._limits.jobs_at_once or not waiting:
                 return
-            counts = Counter(one.record.owner for one in running)
-            self._begin(min(queued, key=lambda one: (counts[one.record.owner], one.record.id)))
+            counts = Counter(one.record.owner for one in busy)
 
-    def _begin(self, tuning: _Tuning) -> None:
-        self._set(tuning, status="running")
-        tuning.events.add("Fine-tuning job started")
-        tuning.began_with = None
+            def rank(one: Tuning, counts: Counter[str] = counts) -> tuple[int, int, str]:
+                return counts[one.record.owner], one.record.created_at, one.record.id
+
+            self._begin(min(waiting, key=rank))
+
+    def _begin(self, tuning: Tuning) -> None:
         listener = Listener(
-            lambda adapter, steps: self._on_adapter(tuning, adapter, steps),
+            lambda adapter, steps: tuning.has_learnt(
+                adapter, steps, is_kept=is_evaluated(steps, tuning.config.train)
+            ),
             lambda adapter, step: self._on_best(tuning, adapter, step),
             lambda metrics: tuning.events.add(
                 in_words(metrics, tuning.record.chosen.steps), metrics
@@ -228,127 +223,94 @@ class Tunings:
             lambda job: self._on_end(tuning, job),
         )
         try:
+            tuning.set(status="running")
+            tuning.events.add("Fine-tuning job started")
+            tuning.begins()
             tuning.job = self._jobs.train(tuning.config, tuning.record.model, listener)
-        except InputError as error:
+        except Exception as error:
             self._fail(tuning, error)
 
-    def _on_adapter(self, tuning: _Tuning, adapter: Any, steps: int) -> None:
-        if tuning.began_with is None:
-            tuning.began_at, tuning.began_with = time.time(), steps
-        self._owners[tuning.record.model] = tuning.record.owner
-        if is_evaluated(steps, tuning.config.train):
-            self._keep(tuning, adapter, steps)
-
-    def _on_best(self, tuning: _Tuning, adapter: Any, step: int) -> None:
-        self._keep(tuning, adapter, step)
+    def _on_best(self, tuning: Tuning, adapter: Any, step: int) -> None:
         with self._lock:
-            self._set(tuning, best_step=step)
+            tuning.is_best(adapter, step)
 
-    def _on_end(self, tuning: _Tuning, job: Job) -> None:
+    def _on_end(self, tuning: Tuning, job: Job) -> None:
         with self._lock:
             try:
-                job.result(0)
-            except BaseException as error:
-                if not job.is_interrupted:
-                    self._fail(tuning, error)
-            else:
-                tuning.events.add("The job has successfully completed")
-                self._set(tuning, status="succeeded", finished_at=int(time.time()))
-            self._begin_next()
+                self._note_end(tuning, job)
+            except OSError as error:
+                LOG.error("a job's end could not be written: %s", place_of(error))
+            finally:
+                self._begin_next()
 
-    def _fail(self, tuning: _Tuning, error: BaseException) -> None:
+    def _note_end(self, tuning: Tuning, job: Job) -> None:
+        """Notes how a job's training has ended, unless it was cancelled a moment before."""
+        if job.is_interrupted:
+            tuning.stops()
+            return
+        if tuning.record.status == "cancelled":
+            return
+        try:
+            job.result(0)
+        except BaseException as error:
+            # What runs when the device is lost goes on when the server starts again.
+            if isinstance(error, InputError) or not self._jobs.is_over:
+                self._fail(tuning, error)
+        else:
+            tuning.set(status="succeeded", finished_at=int(time.time()))
+            tuning.events.add("The job has successfully completed")
+
+    def _fail(self, tuning: Tuning, error: BaseException) -> None:
         if isinstance(error, InputError):
             why = without_directories(as_line(error))
         else:
             LOG.error("a job failed: %s", place_of(error))
             why = "the server failed to train it; its log says more"
+        tuning.set(status="failed", error=why, finished_at=int(time.time()))
         tuning.events.add(f"The job has failed: {why}", level="error")
-        self._set(tuning, status="failed", error=why, finished_at=int(time.time()))
-
-    def _stop(
-        self, owner: str, id_: str, status: Status, stoppable: tuple[Status, ...]
-    ) -> JobRecord:
-        tuning = self._find(owner, id_)
-        with self._lock:
-            if tuning.record.status not in stoppable:
-                raise ApiError(400, f"the job is {tuning.record.status} already")
-            ended = {"finished_at": int(time.time())} if status == "cancelled" else {}
-            self._set(tuning, status=status, **ended)
-            tuning.events.add(f"The job was {status}")
-            if tuning.job is not None:
-                tuning.job.cancel()
-            self._begin_next()
-            return tuning.record
 
     # --- What is kept of them
 
-    def _opened(self, record: JobRecord, directory: Path) -> _Tuning:
-        tuning = _Tuning(
-            record,
-            self._config(record, directory),
-            EventLog(directory),
-            Learnt(directory / _ADAPTERS),
-            directory,
-        )
-        self._tunings[record.id] = tuning
+    def _open(self, record: JobRecord, directory: Path) -> Tuning:
+        tuning = Tuning(record, directory, self._jobs.registry)
+        self._tunings[record.id] = self._by_model[record.model] = tuning
         return tuning
 
-    def _config(self, record: JobRecord, directory: Path) -> Config:
-        return configuration(
-            record.chosen,
-            record.kind,
-            record.words,
-            self._base,
-            data=directory / _DATA,
-            run=directory / _RUN,
-            seed=record.seed,
-        )
+    def _find_again(self, path: Path) -> None:
+        record = read_record(path)
+        if record.id != path.name:
+            raise InputError(f"{path}: holds the job {record.id}")
+        tuning, is_ours = self._open(record, path), record.trained_on.hash == self._base.hash
+        if is_ours:
+            tuning.serve()
+        if not is_ours and record.status in ("queued", "running"):
+            tuning.set(status="paused")
+            tuning.events.add("The server serves other weights than the job's", level="warn")
+        elif record.status == "running":
+            tuning.set(status="queued")
+            tuning.events.add("The server has started again; the job goes on")
 
     def _written(self, record: JobRecord, train: StoredFile, held_out: StoredFile | None) -> Path:
         """Makes a job's directory, all at once."""
         partial, whole = self._directory / f".{record.id}", self._directory / record.id
-        (partial / _DATA).mkdir(parents=True)
-        for split, file in (("train", train), ("validation", held_out)):
-            if file is not None:
-                self.files.lend(file, partial / _DATA / f"{split}.jsonl")
-        record.write(partial)
-        partial.rename(whole)
+        try:
+            (partial / DATA).mkdir(parents=True)
+            for split, file in (("train", train), ("validation", held_out)):
+                if file is not None:
+                    self.files.lend(file, partial / DATA / f"{split}.jsonl")
+            record.write(partial)
+            partial.rename(whole)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return whole
 
-    def _set(self, tuning: _Tuning, **changes: Any) -> None:
-        tuning.record = tuning.record.model_copy(update=changes)
-        tuning.record.write(tuning.directory)
-
-    def _keep(self, tuning: _Tuning, adapter: Any, step: int) -> None:
-        if step not in tuning.learnt.steps():
-            tuning.learnt.keep(adapter, step)
-        self._register(tuning, checkpoint_name(tuning.record.model, step), step)
-
-    def _serve(self, tuning: _Tuning) -> None:
-        """Lets requests ask for what a job had learnt before the server started."""
-        steps, record = tuning.learnt.steps(), tuning.record
-        for step in steps:
-            self._register(tuning, checkpoint_name(record.model, step), step)
-        if steps:
-            step = steps[-1] if record.best_step is None else record.best_step
-            self._register(tuning, record.model, step)
-
-    def _register(self, tuning: _Tuning, name: str, step: int) -> None:
-        self._owners[name] = tuning.record.owner
-        self._jobs.registry.add(name, lambda: tuning.learnt.load(step))
-
-    def _find(self, owner: str, id_: str) -> _Tuning:
-        found = self._tunings.get(id_)
-        if found is None or found.record.owner != owner:
-            raise ApiError(404, "there is no such job")
-        return found
-
     def _check_room(self, owner: str) -> None:
-        count = sum(not one.has_ended for one in self.of(owner))
-        if count >= self._limits.jobs_per_key:
+        mine, limits = self.of(owner), self._limits
+        count = sum(not one.record.has_ended for one in mine)
+        if count >= limits.jobs_per_key:
             raise ApiError(429, f"this key has {count} jobs that have not ended, which is the most")
-
-
-def checkpoint_name(model: str, step: int) -> str:
-    """The name by which requests ask for what a job had learnt after a step."""
-    return f"{model}:ckpt-step-{step}"
+        if len(mine) >= limits.kept_jobs_per_key:
+            raise ApiError(
+                400,
+                f"this key has {len(mine)} jobs, which is the most; delete some of their models",
+            )
