@@ -77,7 +77,7 @@ class Settings:
     max_lora_rank: int = 16
     target_ms: float = 50.0
     trains_in: Path | None = None
-    training_share: float = 0.1
+    training_share: float = 0.02
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
