@@ -157,3 +157,14 @@ def test_times_are_those_to_the_accuracy_with_which_lozo_ends(tmp_path):
 def test_bad_arguments_are_refused(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
         time_to_accuracy.main([*arguments, "--record", str(tmp_path / "record.json")])
+
+
+def test_a_method_that_is_hopeless_beside_the_others_has_one_seed(study):
+    for method, figure in (("lozo", 0.8), ("mezo", 0.7)):
+        for rate in CONTENDERS[method].rates:
+            write(study, method, rate, 0, study.screen, figure - rate)
+            write(study, method, rate, 0, study.passes, figure - rate)
+    planned = list(time_to_accuracy.pieces(study, ["lozo", "mezo"]))
+    assert {piece.seed for piece in planned if piece.method == "mezo"} == {0}
+    assert {piece.seed for piece in planned if piece.method == "lozo"} == {0, 1, 2}
+    assert any(p.until == study.passes for p in planned if p.method == "mezo")

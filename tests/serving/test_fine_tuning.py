@@ -115,7 +115,7 @@ def test_what_a_client_trains_is_the_run_that_zojax_trains_alone(
     assert max(dev.values()) == dev[result["best_step"]] == result["best_dev_accuracy"]
 
     prompt = "a gripping film It was"
-    best = zojax.load_run(tmp_path / "alone")
+    best = zojax.load_run(directory / "run")  # as all commands take it
     [expected] = best.score([prompt], [" great", " terrible"])
     for model in (job.fine_tuned_model, by_step[result["best_step"]].fine_tuned_model_checkpoint):
         body = {"model": model, "prompt": prompt, "candidates": [" great", " terrible"]}
