@@ -25,7 +25,7 @@ SHOWN = {
     "dashboard-tablet": (768, "light"),
     "dashboard-phone": (360, "dark"),
 }
-STEPS = 600
+STEPS = 800
 
 
 def rows(path: Path) -> Path:
@@ -46,7 +46,7 @@ def begin_job(page: Page, file: Path) -> None:
     page.set_input_files("#job-file", file)
     page.fill("#job-suffix", "reviews")
     page.fill("#job-steps", str(STEPS))
-    page.select_option("#job-estimator", "fzoo")
+    page.select_option("#job-estimator", "lozo")
     page.click("#job-form button")
     page.wait_for_selector("#jobs >> text=succeeded", timeout=600_000)
 

@@ -134,7 +134,7 @@ def test_what_a_client_trains_is_the_run_that_zojax_trains_alone(
 
 
 def test_a_job_waits_while_it_is_paused_and_ends_when_it_is_cancelled(ask):
-    job = created(ask, hyperparameters={"steps": 100_000})
+    job = created(ask, hyperparameters={"steps": 10_000})
     ended(ask, job.id, "running")
     assert ask.fine_tuning.jobs.pause(job.id).status == "paused"
     with pytest.raises(openai.BadRequestError, match="the job is paused already"):
@@ -337,7 +337,7 @@ def test_jobs_that_cannot_be_are_refused(ask, changes, says):
 def test_a_key_has_only_so_many_jobs_and_the_server_trains_only_so_many(service, ask, monkeypatch):
     limits = dataclasses.replace(service.limits, jobs_at_once=1, jobs_per_key=2)
     monkeypatch.setattr(service.tunings, "_limits", limits)
-    first, second = (created(ask, hyperparameters={"steps": 100_000}) for _ in range(2))
+    first, second = (created(ask, hyperparameters={"steps": 10_000}) for _ in range(2))
     with pytest.raises(openai.RateLimitError, match="has 2 jobs that have not ended"):
         created(ask)
     assert ended(ask, first.id, "running").status == "running"

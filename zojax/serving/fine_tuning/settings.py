@@ -52,7 +52,7 @@ _CHARACTERS_PER_TOKEN = 3
 
 _RATES: dict[EstimatorName, tuple[tuple[int, float], ...]] = {
     "mezo": ((4096, 1e-4), (1024, 3e-4), (512, 1e-3), (0, 1e-2)),
-    "lozo": ((4096, 1e-7), (512, 3e-5), (0, 1e-3)),
+    "lozo": ((4096, 1e-7), (512, 3e-5), (0, 5e-4)),
     "fzoo": ((512, 3e-4), (0, 3e-3)),
 }
 """A learning rate for models that are at least so wide."""
