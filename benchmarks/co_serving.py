@@ -74,7 +74,7 @@ def cpu() -> Machine:
     reads, adds = Costs(55.0, 0.85), Costs(45.0, 2.2, 0.006)
     costs = CallCosts(extend=reads, advance=adds, score=reads)
     return Machine(
-        "2 CPU cores, OPT-125M", costs, make_ladder(512, 32, fine_pages=True), 64, (1900, 234)
+        "2 CPU cores, OPT-125M", costs, make_ladder(512, 32, fine_pages=True), 256, (1900, 234)
     )
 
 
@@ -86,7 +86,7 @@ def h100() -> Machine:
     key = 1e3 * _KEY_BYTES / chip.memory_bandwidth
     reads, adds = Costs(base, token), Costs(base, token, key)
     costs = CallCosts(extend=reads, advance=adds, score=reads)
-    return Machine("H100, 8B in bfloat16", costs, make_ladder(2048, 64), 64, (200, 50))
+    return Machine("H100, 8B in bfloat16", costs, make_ladder(2048, 64), 256, (200, 50))
 
 
 class Seen(NamedTuple):

@@ -70,11 +70,13 @@ def _build(kind: str, source: Path) -> None:
     subprocess.run([sys.executable, "-c", program], cwd=source, check=True, capture_output=True)
 
 
-def test_the_wheel_has_the_package_and_the_demos_data_and_nothing_else(wheel, root):
+def test_the_wheel_has_the_package_its_page_and_the_demos_data_and_nothing_else(wheel, root):
     with zipfile.ZipFile(wheel) as opened:
         held = {name for name in opened.namelist() if ".dist-info/" not in name}
     code = {str(path.relative_to(root)) for path in (root / "zojax").rglob("*.py")}
-    assert held == code | DATA
+    page = {name for name in held if name.startswith("zojax/serving/dashboard/")} - code
+    assert {name.rpartition(".")[2] for name in page} == {"html", "css", "js", "svg"}
+    assert held == code | DATA | page
 
 
 def test_the_demo_runs_from_the_unpacked_wheel_in_an_empty_directory(

@@ -73,13 +73,22 @@ def half_busy(seconds: float = 60.0) -> list[Arrival]:
 
 def test_training_has_the_time_that_nobody_else_wants():
     load, piece = half_busy(), 2.0
+    without = simulate(load, COSTS, LADDER, target_ms=TARGET)
     found = simulate(load, COSTS, LADDER, target_ms=TARGET, training=Training(piece))
-    idle = 1 - found.served_ms / found.ms
+    idle = 1 - without.served_ms / without.ms
     assert 0.3 < idle < 0.7
     trained = found.num_pieces * piece / found.ms
-    assert trained <= idle + 1e-9
     # The rest is the moment after each request, in which another may come.
-    assert trained > 0.3 * idle
+    assert 0.2 * idle < trained < idle
+
+
+def test_without_a_share_no_piece_comes_before_a_moment_after_the_last_request():
+    """A client that asks again at once is never behind one."""
+    load, moment = [Arrival(0.0, 200), Arrival(2.0, 200)], 20.0
+    alone = simulate(load, COSTS, LADDER, target_ms=TARGET)
+    again = [*load, Arrival(alone.ms + 0.9 * moment, 200)]
+    found = simulate(again, COSTS, LADDER, target_ms=TARGET, training=Training(50.0))
+    assert found.num_pieces == 0
 
 
 def test_a_request_waits_for_one_piece_more_at_most():

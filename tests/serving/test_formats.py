@@ -167,7 +167,10 @@ def test_without_strict_what_is_not_known_of_a_schema_is_ignored(client):
         ({"guided_choice": []}, "guided_choice: "),
         ({"guided_grammar": "root ::= " + "(" * 5000}, "guided_grammar: "),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_regex: does not go with guided_ch"),
-        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs: "),
+        (
+            {"structured_outputs": {"structural_tag": "x"}},
+            "structured_outputs.structural_tag: there is no such setting",
+        ),
         ({"guided_whitespace_pattern": "x"}, "guided_whitespace_pattern is not supported"),
     ],
     ids=lambda one: str(one)[:50],

@@ -165,6 +165,8 @@ class Core:
             self._scores_next = bool(plan.pieces) and not plan.scored
         for call in read:
             self._calls.read(call)
+        if read:
+            self.turns.others_end()
         self.turns.give(is_serving=self.num_running + self.num_waiting > 0)
         return bool(read) or not plan.is_empty
 

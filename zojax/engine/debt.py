@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from zojax.errors import InputError
 
-_MOMENT = 0.02
+MOMENT = 0.02
 """How many seconds after somebody was served they may be expected to ask again."""
 
 
@@ -48,7 +48,7 @@ class Debt:
         self._share, self._now = share, now
         self._seconds, self._paid_until, self._served = 0.0, now(), -1.0
         self._last = 0.0  # what the last piece owed, which is the most that is paid ahead
-        self.is_beside_others = False
+        self.is_beside_others = self._was_serving = False
 
     def allows(self, *, is_serving: bool) -> bool:
         """Whether a piece may begin now.
@@ -57,9 +57,11 @@ class Debt:
             is_serving: whether anybody else is being served or waits for it.
         """
         now = self._now()
-        self._served = now if is_serving else self._served
-        self.is_beside_others = is_serving or now < self._served + _MOMENT
-        self._pay(beside_others=self.is_beside_others)
+        self._pay(beside_others=self.is_beside_others)  # for the time since the last look
+        if is_serving or self._was_serving:
+            self._served = now
+        self._was_serving = is_serving
+        self.is_beside_others = is_serving or now < self._served + MOMENT
         return not self.is_beside_others or (self._seconds <= 0 and self._share > 0)
 
     def add(self, seconds: float, *, beside_others: bool) -> None:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,7 @@ class Job:
             self._outcome = train_in(self._host, self._config, make_console(quiet=True))
         except BaseException as error:  # whoever asks for the result gets it
             self._outcome = error
+            _forget_locals(error)
         self._ended.set()
         self._listener.on_end(self)
 
@@ -126,6 +128,14 @@ class Job:
     def _on_best(self, method: Method, state: TrainState, step: int) -> None:
         self._listener.on_best(_adapter(method, state), step)
         self.num_steps = self._config.train.steps
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Lets go of all that a run held where it failed; its lines stay in the traceback."""
+    chain: BaseException | None = error
+    while chain is not None:
+        traceback.clear_frames(chain.__traceback__)
+        chain = chain.__cause__ or chain.__context__
 
 
 def _adapter(method: Method, state: TrainState) -> Tree:
@@ -181,6 +191,10 @@ class Jobs:
     def is_over(self) -> bool:
         """Whether nothing is trained any more, since the engine has ended or lost its device."""
         return self._turns.is_closed
+
+    def forget(self, name: str) -> None:
+        """Forgets a job that is done."""
+        self._jobs.pop(name, None)
 
     def __contains__(self, name: str) -> bool:
         return name in self._jobs

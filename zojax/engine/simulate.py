@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zojax.engine.debt import Debt
+from zojax.engine.debt import MOMENT, Debt
 from zojax.engine.ladder import Ladder
 from zojax.engine.plan import CallCosts, Plan, Prompt, Scoring, Work, make_plan
 from zojax.engine.shares import Shares, Waiting, in_turn
 from zojax.scoring import Item
 
-_LOOK_MS = 1.0
+_LOOK_MS = 1e3 * MOMENT
 """How often it is looked whether a piece may begin while nothing else is done."""
 
 
@@ -136,28 +136,37 @@ class _Simulation:
     def is_serving(self) -> bool:
         return bool(self.waiting or self.rows)
 
-    def train(self) -> None:
-        """Computes a piece if it may begin now, and on and on until somebody comes."""
-        while self.training is not None:
-            if self.debt.allows(is_serving=self.is_serving):
-                beside_others = self.debt.is_beside_others
-                self.now_ms += self.training.piece_ms
-                self.debt.add(self.training.piece_ms / 1e3, beside_others=beside_others)
-                self.num_pieces += 1
-            elif not self.is_serving:
-                self.now_ms += _LOOK_MS
-            if self.is_serving or not self.coming or self.next_ms <= self.now_ms:
-                return
+    def idle(self) -> None:
+        """Lets the time pass in which nobody is served: a piece, if it may begin, or a while."""
+        if self.training is None:
+            self.now_ms = self.next_ms
+        elif self.debt.allows(is_serving=False):
+            self.train(beside_others=False)
+        else:
+            self.now_ms = min(self.now_ms + _LOOK_MS, self.next_ms)
+
+    def train(self, *, beside_others: bool) -> None:
+        """Computes a piece of training."""
+        assert self.training is not None
+        self.now_ms += self.training.piece_ms
+        self.debt.add(self.training.piece_ms / 1e3, beside_others=beside_others)
+        self.num_pieces += 1
+
+    def serve_and_train(self, target_ms: float) -> None:
+        """Does an iteration, and behind it on the device a piece, if it may begin."""
+        work = self.work()
+        trains = self.training is not None and self.debt.allows(is_serving=True)
+        self.do(make_plan(work, self.costs, self.ladder, target_ms), work)
+        if trains:
+            self.train(beside_others=True)
 
     @property
     def next_ms(self) -> float:
         """When the next request comes."""
-        return self.outcomes[self.coming[0]].arrival.at_ms
+        return max(self.now_ms, self.outcomes[self.coming[0]].arrival.at_ms)
 
     def come(self) -> None:
-        """Takes the requests that have come by now; the next one if nothing is to be done."""
-        if not self.is_serving and self.coming:
-            self.now_ms = max(self.now_ms, self.next_ms)
+        """Takes the requests that have come by now."""
         while self.coming and self.outcomes[self.coming[0]].arrival.at_ms <= self.now_ms:
             number = self.coming.popleft()
             outcomes = [*self.waiting.values(), *(row.outcome for row in self.rows.values())]
@@ -245,9 +254,10 @@ def simulate(
     simulation = _Simulation(arrivals, costs, ladder, training)
     while simulation.coming or simulation.is_serving:
         simulation.come()
-        work = simulation.work()
-        simulation.do(make_plan(work, costs, ladder, target_ms), work)
-        simulation.train()
+        if simulation.is_serving:
+            simulation.serve_and_train(target_ms)
+        else:
+            simulation.idle()
     done = simulation.outcomes, simulation.now_ms, simulation.served_ms
     return Simulated(*done, simulation.num_pieces)
 

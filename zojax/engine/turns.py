@@ -54,6 +54,7 @@ class Turns:
         self._waiting: collections.deque[threading.Event] = collections.deque()
         self._is_taken = self._taken_beside_others = self.is_closed = False
         self.num_pieces, self.seconds = 0, 0.0
+        self._others_until = now()
 
     @property
     def num_waiting(self) -> int:
@@ -91,9 +92,13 @@ class Turns:
             try:
                 return jax.block_until_ready(program(*args))
             finally:
-                self._end(self._now() - began)
+                self._end(self._now() - max(began, self._others_until))
 
         return in_turn
+
+    def others_end(self) -> None:
+        """Notes that the device has just done what others had sent before a piece in progress."""
+        self._others_until = self._now()
 
     def close(self) -> None:
         """Gives no more turns: whoever waits for one, or will, gets an error."""

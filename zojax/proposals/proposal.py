@@ -39,7 +39,7 @@ _BATCH = 16
 _LONG_ANSWERS = 20  # whose tokens are counted: the longest text need not have the most
 _LONGEST_NAME = 100  # bytes
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
-_CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
+CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
 LEARNING_RATES = ((4096, 1e-7), (512, 1e-6), (0, 3e-4))
 """A learning rate for models that are at least so wide, as the papers and the tutorial have it."""
 
@@ -266,7 +266,7 @@ def _tokens_of(text: str) -> int:
     (3, 4)
     """
     ascii_only = sum(character.isascii() for character in text)
-    return -(-ascii_only // _CHARACTERS_PER_TOKEN) + len(text.encode()) - ascii_only
+    return -(-ascii_only // CHARACTERS_PER_TOKEN) + len(text.encode()) - ascii_only
 
 
 def usual_steps(num_train: int, batch_size: int) -> int:

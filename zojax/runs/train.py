@@ -93,7 +93,19 @@ def _conclude_finished(host: Host, config: Config, best: int) -> None:
     check_run(journal, config, content_hash(host.model.weights))
     method = make_method(config, host.model, len(journal.records))
     check_scalars(journal, method)
-    _, state, _ = rebuild(journal, method, OwnedWeights(host.model.weights), None, steps=best)
+    try:
+        _, state, _ = rebuild(
+            journal,
+            method,
+            OwnedWeights(host.model.weights),
+            None,
+            steps=best,
+            on_progress=lambda step: host.stop.check(),
+        )
+    except stopping.Halted:
+        raise stopping.Stopped(
+            "stopped while the best step was made", host.stop.exit_code
+        ) from None
     host.conclude(method, state, best)
 
 

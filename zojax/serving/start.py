@@ -174,8 +174,9 @@ def _training(
         return
     jobs = Jobs(model, runtime.turns, runtime.registry, pool)
     width = read_config(settings.model).hidden_size
+    local = Path(settings.model)
     base = Base(
-        path=settings.model,
+        path=str(local.resolve()) if local.exists() else settings.model,
         hash=content_hash(model.weights),
         dtype=settings.dtype,  # pyright: ignore[reportArgumentType]
         width=width,

@@ -26,8 +26,10 @@ class Row {
     head.append(this.title, this.told);
     this.bar = make("progress");
     this.error = make("p", "error");
+    this.problem = make("p", "error");
     this.buttons = make("div", "buttons");
     this.curves = make("details");
+    this.curves.name = "curves"; // one at a time: each is a connection that stays
     this.curves.append(make("summary", "", "Curves"));
     const charts = make("div", "charts");
     this.loss = chart("Training loss");
@@ -35,7 +37,7 @@ class Row {
     charts.append(this.loss.place, this.dev.place);
     this.curves.append(charts);
     this.curves.addEventListener("toggle", () => this.toggle());
-    this.place.append(head, this.bar, this.error, this.curves, this.buttons);
+    this.place.append(head, this.bar, this.error, this.curves, this.buttons, this.problem);
     this.show(job);
   }
 
@@ -67,10 +69,11 @@ class Row {
 
   async act(verb, button) {
     button.disabled = true;
+    this.problem.textContent = "";
     try {
       this.show(await (await post(`${JOBS}/${this.job.id}/${verb}`)).json());
     } catch (error) {
-      this.error.textContent = error.message;
+      this.problem.textContent = error.message;
     }
     button.disabled = false;
     this.onChange();
@@ -98,7 +101,7 @@ class Row {
       }
       draw();
     } catch (error) {
-      if (error.name !== "AbortError") this.error.textContent = error.message;
+      if (error.name !== "AbortError") this.problem.textContent = error.message;
     }
   }
 }
@@ -118,6 +121,13 @@ export function startJobs(onModels) {
     try {
       const { data } = await getJson(`${JOBS}?limit=100`);
       byId("jobs-none").hidden = data.length > 0;
+      const there = new Set(data.map((job) => job.id));
+      for (const [id, row] of rows) {
+        if (there.has(id)) continue;
+        row.stop?.abort();
+        row.place.remove();
+        rows.delete(id);
+      }
       for (const job of data) {
         if (rows.has(job.id)) rows.get(job.id).show(job);
         else {

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,8 @@ from zojax.printing import to_json
 from zojax.reading import parse_json, validate
 
 _NAME = "events.jsonl"
+_MOST_BYTES = 1 << 18
+"""The most bytes that are read together."""
 
 
 class Event(BaseModel):
@@ -39,7 +41,7 @@ class Mark(NamedTuple):
 
     Attributes:
         offset: the number of bytes.
-        count: the number of events.
+        count: the number of lines, each of which is an event but for those that a crash has cut.
     """
 
     offset: int = 0
@@ -47,6 +49,9 @@ class Mark(NamedTuple):
 
 
 _START = Mark()
+
+Numbered = tuple[int, Event]
+"""The number of an event's line, from 0, and the event."""
 
 
 class EventLog:
@@ -72,19 +77,37 @@ class EventLog:
         line = to_json({**event, "data": dict(data)} if data else event)
         self._append(f"{line}\n".encode())
 
-    def read(self, since: Mark = _START) -> tuple[list[Event], Mark]:
-        """The events since a mark, in order, and a mark behind them.
+    def since(self, mark: Mark = _START) -> tuple[list[Numbered], Mark]:
+        """Some events behind a mark, in order, and a mark behind them; none are left if it stays.
 
-        What a crash has cut off, or is being written now, is left out.
+        What is being written now is left out.
         """
-        if not self._path.exists():
-            return [], since
-        with self._path.open("rb") as file:
-            file.seek(since.offset)
-            whole = file.read().rpartition(b"\n")[0]
-        found = [event for line in whole.splitlines() if (event := _parse(line))]
-        offset = since.offset + len(whole) + bool(whole)
-        return found, Mark(offset, since.count + len(found))
+        try:
+            with self._path.open("rb") as file:
+                file.seek(mark.offset)
+                whole = file.read(_MOST_BYTES).rpartition(b"\n")[0]
+        except FileNotFoundError:  # none yet, or the job has just been deleted
+            return [], mark
+        if not whole:
+            return [], mark
+        lines = whole.split(b"\n")
+        after = Mark(mark.offset + len(whole) + 1, mark.count + len(lines))
+        return _parsed(enumerate(lines, mark.count)), after
+
+    def newest(self, limit: int, before: int | None = None) -> tuple[list[Numbered], bool]:
+        """The last events, the newest first, and whether there are older ones.
+
+        Args:
+            limit: the most events.
+            before: the number of the event that they come before; None for the newest of all.
+        """
+        try:
+            lines = self._path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return [], False
+        end = len(lines) if before is None else min(before, len(lines))
+        first = max(0, end - limit)
+        return _parsed(enumerate(lines[first:end], first))[::-1], first > 0
 
     def _append(self, line: bytes) -> None:
         with self._lock:
@@ -95,11 +118,14 @@ class EventLog:
                 os.close(file)
 
 
-def _parse(line: bytes) -> Event | None:
-    try:
-        return validate(Event, parse_json(line, _NAME), _NAME)
-    except InputError:
-        return None
+def _parsed(lines: Iterable[tuple[int, bytes]]) -> list[Numbered]:
+    found = []
+    for number, line in lines:
+        try:
+            found.append((number, validate(Event, parse_json(line, _NAME), _NAME)))
+        except InputError:  # a crash has cut it off
+            continue
+    return found
 
 
 def in_words(metrics: Mapping[str, Any], steps: int) -> str:

@@ -34,6 +34,7 @@ class StoredFile(BaseModel):
         created_at: when it came, in seconds since 1970.
         kind: what kind of rows it has.
         count: their number.
+        longest: the most characters of one.
         labels: their labels, if they have some.
     """
 
@@ -46,12 +47,13 @@ class StoredFile(BaseModel):
     created_at: int
     kind: Kind
     count: int
+    longest: int
     labels: list[str]
 
     @property
     def rows(self) -> Rows:
         """What it holds."""
-        return Rows(self.kind, self.count, self.bytes / self.count, tuple(self.labels))
+        return Rows(self.kind, self.count, self.longest, tuple(self.labels))
 
 
 class FileStore:
@@ -99,6 +101,7 @@ class FileStore:
                 created_at=int(time.time()),
                 kind=rows.kind,
                 count=rows.count,
+                longest=rows.longest,
                 labels=list(rows.labels),
             )
             write_json(partial / _ABOUT, about.model_dump())

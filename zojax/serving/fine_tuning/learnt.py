@@ -1,5 +1,6 @@
 """What a job has learnt, in files: an adapter for every step that was evaluated."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,17 @@ class Learnt:
 
     def steps(self) -> list[int]:
         """The steps whose adapters there are, in order."""
-        names = (_FILE.fullmatch(path.name) for path in self._directory.iterdir())
+        try:
+            names = [_FILE.fullmatch(path.name) for path in self._directory.iterdir()]
+        except FileNotFoundError:  # it has just been deleted
+            return []
         return sorted(int(name[1]) for name in names if name)
+
+    def time(self, step: int) -> int:
+        """When the adapter of a step was written, in seconds since 1970."""
+        with contextlib.suppress(FileNotFoundError):
+            return int(self._path(step).stat().st_mtime)
+        return 0
 
     def keep(self, adapter: Tree, step: int) -> None:
         """Writes the adapter of a step."""

@@ -19,6 +19,7 @@ from zojax.serving.fine_tuning.events import Mark
 from zojax.serving.fine_tuning.shown import (
     as_list,
     checkpoint_objects,
+    event_number,
     event_objects,
     file_object,
     job_object,
@@ -32,7 +33,6 @@ _POLL_SECONDS = 0.2
 _FEW = 2
 """How many files are read together."""
 
-_LONGEST_NAME = 200
 
 Page = Annotated[Paging, Query()]
 
@@ -68,7 +68,7 @@ def _add_files(app: FastAPI) -> None:
     ) -> dict[str, Any]:
         if purpose != "fine-tune":
             raise ApiError(400, "only files for fine-tune are kept here", param="purpose")
-        name = Path(file.filename or "upload").name[:_LONGEST_NAME]
+        name = Path(file.filename or "upload").name
         asked = trains.files.add, request.state.owner, name, file.file
         loop = asyncio.get_running_loop()
         return file_object(await loop.run_in_executor(threads, *asked))
@@ -163,10 +163,9 @@ def _add_events(app: FastAPI) -> None:
         if wanted.stream:
             following = _following(request.app.state.service, tuning)
             return await stream_events(request, following)
-        events, _ = await run_in_threadpool(tuning.events.read)
-        shown = event_objects(tuning, events)[::-1]
-        found, more = page(shown, wanted, lambda one: one["id"])
-        return as_list(found, has_more=more)
+        before = None if wanted.after is None else event_number(tuning, wanted.after)
+        events, more = await run_in_threadpool(tuning.events.newest, wanted.limit, before)
+        return as_list(event_objects(tuning, events), has_more=more)
 
 
 async def _following(service: Service, tuning: Tuning) -> AsyncGenerator[dict[str, Any], None]:
@@ -175,10 +174,12 @@ async def _following(service: Service, tuning: Tuning) -> AsyncGenerator[dict[st
     with service.gate.entered(tuning.record.owner, 1):
         while True:
             is_over = tuning.record.has_ended or service.is_draining
-            events, after = await run_in_threadpool(tuning.events.read, mark)
-            for event in event_objects(tuning, events, mark.count):
+            events, after = await run_in_threadpool(tuning.events.since, mark)
+            for event in event_objects(tuning, events):
                 yield event
-            mark = after
+            if after != mark:
+                mark = after
+                continue
             if is_over:
                 return
             await asyncio.sleep(_POLL_SECONDS)

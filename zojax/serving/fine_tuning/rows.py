@@ -29,13 +29,13 @@ class Rows(NamedTuple):
     Attributes:
         kind: of prompts and completions, of chats, or of texts with a label.
         count: the number of rows.
-        mean_characters: about how many characters a row has.
+        longest: the most characters of a row.
         labels: the labels there are, sorted; none unless rows have some.
     """
 
     kind: Kind
     count: int
-    mean_characters: float
+    longest: int
     labels: tuple[str, ...] = ()
 
 
@@ -45,7 +45,7 @@ def check_rows(path: Path) -> Rows:
     Raises:
         InputError: a row is bad, or of another kind than the first; the message names its line.
     """
-    kind, count, labels = None, 0, set[str]()
+    kind, count, longest, labels = None, 0, 0, set[str]()
     try:
         for row in iterate_rows(path, _refuse):
             record = dict(row.record or {})
@@ -57,7 +57,7 @@ def check_rows(path: Path) -> Rows:
                 labels.add(_label(record, row.name))
             else:
                 make_example(_TASKS[kind], record, row.name)
-            count += 1
+            count, longest = count + 1, max(longest, _characters(record, kind))
             if count > _MOST_ROWS:
                 raise InputError(f"{path}: has more than {_MOST_ROWS:,} rows")
     except InputError as error:
@@ -67,7 +67,14 @@ def check_rows(path: Path) -> Rows:
         raise InputError("the file has no rows")
     if kind == "labelled" and not 2 <= len(labels) <= _MOST_LABELS:
         raise InputError(f"there are {len(labels)} labels; give 2 to {_MOST_LABELS}")
-    return Rows(kind, count, path.stat().st_size / count, tuple(sorted(labels)))
+    return Rows(kind, count, longest, tuple(sorted(labels)))
+
+
+def _characters(record: dict[str, Any], kind: Kind) -> int:
+    """How many characters a good row has that are read."""
+    if kind == "conversations":
+        return sum(len(message["content"]) for message in record["messages"])
+    return sum(len(record[field]) for field in _FIELDS[kind] if field != LABEL)
 
 
 def _refuse(error: InputError) -> None:

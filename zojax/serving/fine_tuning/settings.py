@@ -23,7 +23,7 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.errors import InputError, first_few
-from zojax.proposals.proposal import usual_steps
+from zojax.proposals.proposal import CHARACTERS_PER_TOKEN, usual_steps
 from zojax.serving.fine_tuning.rows import LABEL, TEXT, Kind, Rows
 from zojax.tasks.custom import parse_template
 from zojax.tasks.labels import as_label
@@ -45,10 +45,8 @@ _MOST_EXAMPLES = 4 << 20
 
 _PROBED_RANK = 2
 """The rank of what is probed beside an adapter, which has room in its slot, too."""
-_PIECE_TOKENS = 512
-"""The tokens that a call of training should not have many more of."""
-
-_CHARACTERS_PER_TOKEN = 3
+_PIECE_TOKENS = 256
+"""The most tokens of a call of training, unless a row alone has more."""
 
 _RATES: dict[EstimatorName, tuple[tuple[int, float], ...]] = {
     "mezo": ((4096, 1e-4), (1024, 3e-4), (512, 1e-3), (0, 1e-2)),
@@ -130,14 +128,34 @@ class Base(BaseModel):
     max_length: int
     max_rank: int
 
+    def fits(self, other: "Base") -> bool:
+        """Whether what trains on this one can go on where the other is served."""
+        same = self.hash == other.hash and self.path == other.path
+        return same and self.max_rank <= other.max_rank
 
-def choose(asked: Hyperparameters, train: Rows, held_out: Rows | None, base: Base) -> Chosen:
+
+class Words(NamedTuple):
+    """How rows with labels are read.
+
+    Attributes:
+        prompt: a template with the text.
+        candidates: the words of the labels.
+    """
+
+    prompt: str
+    candidates: dict[str, str]
+
+
+def choose(
+    asked: Hyperparameters, train: Rows, held_out: Rows | None, words: Words | None, base: Base
+) -> Chosen:
     """Chooses what was left to zojax.
 
     Args:
         asked: what a client asks for.
         train: the rows to learn from.
         held_out: the rows to evaluate on; None holds out a fifth of the others.
+        words: how rows are read, if they have labels.
         base: the model.
 
     Raises:
@@ -171,7 +189,7 @@ def choose(asked: Hyperparameters, train: Rows, held_out: Rows | None, base: Bas
         epsilon=_EPSILONS[asked.estimator] if asked.epsilon == "auto" else asked.epsilon,
         rank=_rank(asked, base.max_rank),
         estimator=asked.estimator,
-        micro_batches=_num_pieces(batch, _VARIANTS[asked.estimator] * train.mean_characters),
+        micro_batches=_num_pieces(batch, _VARIANTS[asked.estimator] * _tokens(train, words, base)),
         num_train=num_train,
         num_dev=num_dev,
         num_eval=min(_MOST_EVAL, num_eval),
@@ -201,31 +219,24 @@ def _rank(asked: Hyperparameters, most: int) -> int:
     return min(8, room) if asked.rank == "auto" else asked.rank
 
 
-def _num_pieces(batch: int, characters: float) -> int:
+def _tokens(rows: Rows, words: Words | None, base: Base) -> float:
+    """About how many tokens the longest row has, with all of its candidates."""
+    around = 0 if words is None else len(words.prompt) + sum(map(len, words.candidates.values()))
+    return min(base.max_length, (rows.longest + around) / CHARACTERS_PER_TOKEN)
+
+
+def _num_pieces(batch: int, tokens: float) -> int:
     """The least number of pieces of a batch that have few enough tokens.
 
     Args:
         batch: the number of its rows.
-        characters: about how many a row has, in all variants together.
+        tokens: the most that a row has, in all variants together.
 
-    >>> _num_pieces(16, 120), _num_pieces(16, 600), _num_pieces(7, 6000)
+    >>> _num_pieces(16, 20), _num_pieces(16, 100), _num_pieces(7, 1000)
     (2, 8, 7)
     """
-    tokens = characters / _CHARACTERS_PER_TOKEN
     sizes = [size for size in range(batch, 0, -1) if batch % size == 0]
     return batch // next((size for size in sizes if size * tokens <= _PIECE_TOKENS), 1)
-
-
-class Words(NamedTuple):
-    """How rows with labels are read.
-
-    Attributes:
-        prompt: a template with the text.
-        candidates: the words of the labels.
-    """
-
-    prompt: str
-    candidates: dict[str, str]
 
 
 def words_of(
@@ -241,7 +252,7 @@ def words_of(
     Raises:
         InputError: the template has no text, a label has no word, or there are no labels.
 
-    >>> words_of([Rows("labelled", 20, 50.0, ("bad", "good"))], None, None)
+    >>> words_of([Rows("labelled", 20, 50, ("bad", "good"))], None, None)
     Words(prompt='{text}\nLabel:', candidates={'bad': ' bad', 'good': ' good'})
     """
     labels = dict.fromkeys(label for rows in sets for label in rows.labels)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from zojax.serving.errors import ApiError
 from zojax.serving.fine_tuning.bodies import Paging
-from zojax.serving.fine_tuning.events import Event
+from zojax.serving.fine_tuning.events import Numbered
 from zojax.serving.fine_tuning.file_store import StoredFile
 from zojax.serving.fine_tuning.tuning import Tuning, checkpoint_name
 
@@ -60,18 +60,11 @@ def job_object(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def event_objects(tuning: Tuning, events: Sequence[Event], first: int = 0) -> list[dict[str, Any]]:
-    """A job's events, the oldest first.
-
-    Args:
-        tuning: the job.
-        events: some of its events.
-        first: the number of those before them.
-    """
-    short = tuning.record.id.removeprefix("ftjob-")
+def event_objects(tuning: Tuning, events: Sequence[Numbered]) -> list[dict[str, Any]]:
+    """Some of a job's events."""
     return [
         {
-            "id": f"ftevent-{short}-{i}",
+            "id": f"{_events_of(tuning)}{number}",
             "object": "fine_tuning.job.event",
             "created_at": event.at,
             "level": event.level,
@@ -79,35 +72,40 @@ def event_objects(tuning: Tuning, events: Sequence[Event], first: int = 0) -> li
             "type": "metrics" if event.data else "message",
             "data": event.data,
         }
-        for i, event in enumerate(events, first)
+        for number, event in events
     ]
+
+
+def event_number(tuning: Tuning, id_: str) -> int:
+    """The number in an event's id; ``ApiError`` if it is not one of the job's."""
+    number = id_.removeprefix(_events_of(tuning))
+    if number == id_ or not number.isdecimal():
+        raise ApiError(400, "there is nothing of this id", param="after")
+    return int(number)
+
+
+def _events_of(tuning: Tuning) -> str:
+    return f"ftevent-{tuning.record.id.removeprefix('ftjob-')}-"
 
 
 def checkpoint_objects(tuning: Tuning) -> list[dict[str, Any]]:
     """A job's checkpoints, the newest first, with what is known of their steps."""
     record, progress = tuning.record, tuning.progress
-    steps = tuning.learnt.steps()
-    times, losses = dict.fromkeys(steps, record.created_at), dict[int, float | None]()
-    for event in tuning.events.read()[0]:
-        if event.data and (step := event.data.get("step")) in times:
-            times[step] = event.at
-            losses[step] = event.data.get("loss", losses.get(step))
     return [
         {
             "id": f"ftckpt-{record.id.removeprefix('ftjob-')}-{step}",
             "object": "fine_tuning.job.checkpoint",
-            "created_at": times[step],
+            "created_at": tuning.learnt.time(step),
             "fine_tuned_model_checkpoint": checkpoint_name(record.model, step),
             "fine_tuning_job_id": record.id,
             "step_number": step,
             "metrics": {
                 "step": step,
-                "train_loss": losses.get(step),
                 "valid_loss": progress.dev_loss.get(step),
                 f"valid_{progress.metric}": progress.dev.get(step),
             },
         }
-        for step in reversed(steps)
+        for step in reversed(tuning.learnt.steps())
     ]
 
 

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from jax.errors import JaxRuntimeError
+
 from zojax.engine.jobs import Job, Jobs, Listener
 from zojax.errors import InputError, as_line
 from zojax.reporting.progress import is_evaluated
@@ -21,6 +23,8 @@ from zojax.serving.fine_tuning.tuning import DATA, Tuning, model_of
 from zojax.serving.limits import Limits
 
 _SHORT = 12
+
+_OTHERS = "the server serves other weights than the job's, from elsewhere, or smaller adapters"
 
 LEARNT = "ft:"
 """What the names of all adapters begin with that jobs have learnt."""
@@ -79,9 +83,10 @@ class Tunings:
             what = f"jobs train on the model {self._name} here"
             raise ApiError(404, what, code="model_not_found", param="model")
         train, held_out = self._files_of(owner, body)
-        chosen = choose(body.asked, train.rows, held_out.rows if held_out else None, self._base)
         sets = [one.rows for one in (train, held_out) if one is not None]
         words = words_of(sets, body.data.prompt, body.data.candidates)
+        held_rows = held_out.rows if held_out else None
+        chosen = choose(body.asked, train.rows, held_rows, words, self._base)
         id_ = new_id("ftjob")
         record = JobRecord(
             id=id_,
@@ -137,8 +142,8 @@ class Tunings:
         with self._lock:
             if tuning.record.status != "paused":
                 raise ApiError(400, f"the job is {tuning.record.status}, and not paused")
-            if tuning.record.trained_on.hash != self._base.hash:
-                raise ApiError(400, "the server serves other weights than the job's")
+            if not tuning.record.trained_on.fits(self._base):
+                raise ApiError(400, _OTHERS)
             tuning.set(status="queued")
             tuning.events.add("The job was resumed")
             self._begin_next()
@@ -161,6 +166,7 @@ class Tunings:
             if not tuning.record.has_ended or tuning.is_busy:
                 raise ApiError(400, "its job has not ended; cancel it first")
             del self._tunings[tuning.record.id], self._by_model[model]
+            self._jobs.forget(model)
             tuning.remove()
 
     def owner_of(self, name: str) -> str | None:
@@ -253,14 +259,19 @@ class Tunings:
         try:
             job.result(0)
         except BaseException as error:
-            # What runs when the device is lost goes on when the server starts again.
             if isinstance(error, InputError) or not self._jobs.is_over:
-                self._fail(tuning, error)
+                self._fail(tuning, error)  # else it goes on when the server starts again
         else:
             tuning.set(status="succeeded", finished_at=int(time.time()))
             tuning.events.add("The job has successfully completed")
 
     def _fail(self, tuning: Tuning, error: BaseException) -> None:
+        tuning.stops()
+        if isinstance(error, JaxRuntimeError):
+            LOG.error("a job was paused: %s", place_of(error))
+            tuning.set(status="paused")
+            tuning.events.add("The device has failed; resume the job to go on", level="error")
+            return
         if isinstance(error, InputError):
             why = without_directories(as_line(error))
         else:
@@ -280,12 +291,12 @@ class Tunings:
         record = read_record(path)
         if record.id != path.name:
             raise InputError(f"{path}: holds the job {record.id}")
-        tuning, is_ours = self._open(record, path), record.trained_on.hash == self._base.hash
-        if is_ours:
+        tuning = self._open(record, path)
+        if record.trained_on.hash == self._base.hash:
             tuning.serve()
-        if not is_ours and record.status in ("queued", "running"):
+        if not record.trained_on.fits(self._base) and record.status in ("queued", "running"):
             tuning.set(status="paused")
-            tuning.events.add("The server serves other weights than the job's", level="warn")
+            tuning.events.add(_OTHERS, level="warn")
         elif record.status == "running":
             tuning.set(status="queued")
             tuning.events.add("The server has started again; the job goes on")
