@@ -3,10 +3,11 @@
 All of it is in a folder of its own, so that a server that starts finds it there.
 """
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from zojax.config import Config
 from zojax.engine.jobs import Job
@@ -73,6 +74,15 @@ class Tuning:
         """Changes its record, in memory first."""
         self.record = self.record.model_copy(update=changes)
         self.record.write(self._directory)
+
+    def ends(self, message: str, level: Literal["info", "error"] = "info", **changes: Any) -> None:
+        """Changes its record so that it does not go on, after the event that says so.
+
+        Who follows the events ends when the record says so, and has had that event by then.
+        """
+        with contextlib.suppress(OSError):  # a full disk must not keep it from ending
+            self.events.add(message, level=level)
+        self.set(**changes)
 
     def begins(self) -> None:
         """Notes that it begins, or goes on."""

@@ -192,8 +192,7 @@ class Tunings:
             if tuning.job is not None:
                 tuning.job.cancel()
             ended = {"finished_at": int(time.time())} if status == "cancelled" else {}
-            tuning.set(status=status, **ended)
-            tuning.events.add(f"The job was {status}")
+            tuning.ends(f"The job was {status}", status=status, **ended)
             self._begin_next()
             return tuning
 
@@ -262,23 +261,22 @@ class Tunings:
             if isinstance(error, InputError) or not self._jobs.is_over:
                 self._fail(tuning, error)  # else it goes on when the server starts again
         else:
-            tuning.set(status="succeeded", finished_at=int(time.time()))
-            tuning.events.add("The job has successfully completed")
+            message = "The job has successfully completed"
+            tuning.ends(message, status="succeeded", finished_at=int(time.time()))
 
     def _fail(self, tuning: Tuning, error: BaseException) -> None:
         tuning.stops()
         if isinstance(error, JaxRuntimeError):
             LOG.error("a job was paused: %s", place_of(error))
-            tuning.set(status="paused")
-            tuning.events.add("The device has failed; resume the job to go on", level="error")
+            tuning.ends("The device has failed; resume the job to go on", "error", status="paused")
             return
         if isinstance(error, InputError):
             why = without_directories(as_line(error))
         else:
             LOG.error("a job failed: %s", place_of(error))
             why = "the server failed to train it; its log says more"
-        tuning.set(status="failed", error=why, finished_at=int(time.time()))
-        tuning.events.add(f"The job has failed: {why}", level="error")
+        ended = {"status": "failed", "error": why, "finished_at": int(time.time())}
+        tuning.ends(f"The job has failed: {why}", "error", **ended)
 
     # --- What is kept of them
 
