@@ -192,7 +192,7 @@ class Tunings:
             if tuning.job is not None:
                 tuning.job.cancel()
             ended = {"finished_at": int(time.time())} if status == "cancelled" else {}
-            tuning.ends(f"The job was {status}", status=status, **ended)
+            tuning.ends(f"The job was {status}", "info", status=status, **ended)
             self._begin_next()
             return tuning
 
