@@ -4,6 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from zojax.serving.fine_tuning.record import Status
+from zojax.serving.fine_tuning.settings import Learning
+
 
 class FileAnswer(BaseModel):
     """A file."""
@@ -40,19 +43,8 @@ class DeletedAnswer(BaseModel):
     deleted: Literal[True]
 
 
-class _Hyperparameters(BaseModel):
-    batch_size: int
-    n_epochs: int
-    learning_rate_multiplier: float
-    learning_rate: float
-    steps: int
-    epsilon: float
-    rank: int
-    estimator: str
-
-
 class _Supervised(BaseModel):
-    hyperparameters: _Hyperparameters
+    hyperparameters: Learning
 
 
 class _Method(BaseModel):
@@ -79,10 +71,10 @@ class JobAnswer(BaseModel):
     current_step: int
     organization_id: str
     result_files: list[str]
-    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+    status: Status
     training_file: str
     validation_file: str | None
-    hyperparameters: _Hyperparameters
+    hyperparameters: Learning
     method: _Method
     seed: int
     trained_tokens: int | None

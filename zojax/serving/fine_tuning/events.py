@@ -146,5 +146,7 @@ def in_words(metrics: Mapping[str, Any], steps: int) -> str:
 
 
 def _ends_a_line(path: Path) -> bool:
-    data = path.read_bytes()
-    return not data or data.endswith(b"\n")
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        return file.read() in (b"", b"\n")

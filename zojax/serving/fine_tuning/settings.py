@@ -88,8 +88,8 @@ class Hyperparameters(BaseModel):
     estimator: EstimatorName = "mezo"
 
 
-class Chosen(BaseModel):
-    """The same, of which none is ``auto``."""
+class Learning(BaseModel):
+    """The same, of which none is ``auto``, as clients are told them."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -101,6 +101,11 @@ class Chosen(BaseModel):
     epsilon: float
     rank: int
     estimator: EstimatorName
+
+
+class Chosen(Learning):
+    """All that is chosen for a job."""
+
     micro_batches: int
     num_train: int
     num_dev: int

@@ -7,6 +7,7 @@ from zojax.serving.errors import ApiError
 from zojax.serving.fine_tuning.bodies import Paging
 from zojax.serving.fine_tuning.events import Numbered
 from zojax.serving.fine_tuning.file_store import StoredFile
+from zojax.serving.fine_tuning.settings import Learning
 from zojax.serving.fine_tuning.tuning import Tuning, checkpoint_name
 
 T = TypeVar("T")
@@ -29,10 +30,8 @@ def file_object(file: StoredFile) -> dict[str, Any]:
 
 def job_object(tuning: Tuning) -> dict[str, Any]:
     """A job; ``current_model`` names what it has learnt after ``current_step``."""
-    record, chosen = tuning.record, tuning.record.chosen
-    names = ("batch_size", "n_epochs", "learning_rate_multiplier")
-    own = ("learning_rate", "steps", "epsilon", "rank", "estimator")
-    hyperparameters = {name: getattr(chosen, name) for name in (*names, *own)}
+    record = tuning.record
+    hyperparameters = record.chosen.model_dump(include=set(Learning.model_fields))
     failed = {"code": "training_failed", "message": record.error, "param": None}
     return {
         "id": record.id,
