@@ -54,8 +54,7 @@ def _dtype(name: str) -> str:
 def _usage(config: Config, load: str) -> str:
     """Code that loads the model and uses it as the task does: to generate or to rank."""
     task, start = get_task(config.data), _start(config)
-    generates = task.kind in ("generation", "completion")
-    how = _generating(task) if generates else _ranking(config, task)
+    how = _generating(task) if task.has_free_answers else _ranking(config, task)
     return f"""## Use
 
 ```python

@@ -21,7 +21,7 @@ def joined(config: DataConfig, task: Task) -> Join:
         InputError: there is a system's turn, but prompts are no chats.
     """
     if config.chat:
-        ends_turn = task.kind in ("generation", "completion")
+        ends_turn = task.has_free_answers
         return functools.partial(as_chat, system=config.system, ends_turn=ends_turn)
     if config.system is not None:
         raise InputError("data.system is the first turn of a chat; --set data.chat=True")

@@ -91,7 +91,7 @@ def get_task(config: DataConfig) -> Task:
         )
     if config.shuffle_labels and task.kind != "classification":
         raise InputError(f"data.shuffle_labels permutes labels, but {task.name} has none")
-    if config.calibration != "none" and task.kind in ("generation", "completion"):
+    if config.calibration != "none" and task.has_free_answers:
         raise InputError(f"data.calibration is for candidates, but {task.name} has free answers")
     if config.calibration == "median" and not task.candidates:
         raise InputError(

@@ -71,6 +71,11 @@ class Task:
     stop: str = "\n"
     labels: tuple[str, ...] = ()
 
+    @property
+    def has_free_answers(self) -> bool:
+        """Whether examples have an answer to learn, and no candidates to compare it with."""
+        return self.kind in ("generation", "completion")
+
 
 @dataclasses.dataclass(frozen=True)
 class Unusable:
