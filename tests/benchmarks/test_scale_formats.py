@@ -1,6 +1,7 @@
 """What the document on scale says of today's models, from made-up plans with easy figures."""
 
 import doctest
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ GIB = 1 << 30
 def plan(**changes: Any) -> dict[str, Any]:
     told = {
         "fits": True,
+        "mesh": {"data": 4, "model": 1},
         "bytes_per_device": {
             "weights": 8 * GIB,
             "adapters": 0.02 * GIB,
@@ -38,7 +40,33 @@ def test_numbers_are_those_worked_out_by_hand():
 )
 def test_a_row_has_what_a_device_holds_by_kind_or_what_has_room(changes, expected):
     model = "meta-llama/Meta-Llama-3-8B"
-    head, _, row = scale_formats.table({(model, "int8"): plan(**changes)}).splitlines()[-3:]
+    text = scale_formats.table({(model, "int8", "h100x1"): plan(**changes)})
+    head, _, row = text.splitlines()[-3:]
     assert head.endswith("| total, of 60.0 |")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["Meta-Llama-3-8B", "8.03 billion", "int8", "8.0", "0.02", *expected]
+
+
+def test_a_table_has_what_a_device_of_each_machine_holds_at_most():
+    larger = plan(fits=False, smallest_that_fits={"target": "v5e-8"})
+    plans = {("a/b", "int8", "h100x8"): plan(), ("a/b", "int8", "v5e-4"): larger}
+    head, _, row = scale_formats.table_of_all(plans).splitlines()[-3:]
+    assert head == "| model | held in | h100x8 (60.0) | v5e-4 (60.0) |"
+    assert row == "| b | int8 | 8.5 (4 × 1) | no: v5e-8 |"
+
+
+def test_a_plan_that_was_made_before_is_not_made_again(tmp_path, monkeypatch):
+    asked = []
+
+    def ask(python, model, targets, options):
+        asked.append((python.name, model, *targets, options[1]))
+        return {targets[0]: plan()}
+
+    monkeypatch.setattr(scale_formats.scale, "ask", ask)
+    pythons = {"gpu": Path("gpu"), "tpu": Path("tpu")}
+    first = scale_formats.measure(pythons, ["a/b"], ["v5e-4"], tmp_path)
+    assert asked == [
+        ("tpu", "a/b", "v5e-4", f"model.dtype={dtype}") for dtype in ("bfloat16", "int8", "int4")
+    ]
+    assert scale_formats.measure(pythons, ["a/b"], ["v5e-4"], tmp_path) == first
+    assert len(asked) == 3
