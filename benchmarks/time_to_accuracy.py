@@ -4,9 +4,10 @@
     python benchmarks/time_to_accuracy.py --data DIR --write-docs
 
 Every method gets the same forward passes over batches of 16 examples and the same grid: three
-learning rates, of which those that are hopeless after half of the passes are stopped. The dev set,
-held out of the train split, chooses; the best rate is trained with two more seeds, unless the
-method is hopeless beside the others; the validation split has the final word. Runs are kept in
+learning rates, of which one that has made the model worse is stopped after a quarter of the passes,
+and those that are hopeless beside another after half of them. The dev set,
+held out of the train split, chooses; the best rate is trained with two more seeds. A method that is
+hopeless beside another has one rate and one seed; the validation split has the final word. Runs are kept in
 ``--work`` and accuracies in ``--record``: call it again to go on where it stopped, for whatever
 reason.
 
@@ -55,12 +56,24 @@ def dev_accuracy(study: Study, piece: Piece) -> float:
     return 0.0 if found.diverged else found.dev_calibrated
 
 
-def survivors(study: Study, method: str) -> list[float]:
-    """The learning rates of a method that are worth training to the end."""
-    found = {
+def has_collapsed(study: Study, method: str, rate: float) -> bool:
+    """Whether a rate has made the model worse after a quarter of the passes."""
+    untrained, quarter = (Piece(method, rate, SEEDS[0], until) for until in study.marks[:2])
+    return dev_accuracy(study, quarter) < dev_accuracy(study, untrained) - HOPELESS
+
+
+def screened(study: Study, method: str) -> dict[float, float]:
+    """The accuracies after half of the passes of those rates that have come there."""
+    return {
         rate: dev_accuracy(study, Piece(method, rate, SEEDS[0], study.screen))
         for rate in CONTENDERS[method].rates
+        if not has_collapsed(study, method, rate)
     }
+
+
+def survivors(study: Study, method: str) -> list[float]:
+    """The learning rates of a method that are worth training to the end."""
+    found = screened(study, method)
     return [rate for rate in found if found[rate] > max(found.values()) - HOPELESS]
 
 
@@ -74,24 +87,25 @@ def best_rate(study: Study, method: str) -> float:
 
 def contending(study: Study, methods: Sequence[str]) -> list[str]:
     """The methods that keep up with the best one, after half of the passes of the first seed."""
-    found = {
-        method: max(
-            dev_accuracy(study, Piece(method, rate, SEEDS[0], study.screen))
-            for rate in CONTENDERS[method].rates
-        )
-        for method in methods
-    }
-    return [method for method in methods if found[method] > max(found.values()) - HOPELESS]
+    by_rate = {method: screened(study, method) for method in methods}
+    found = {method: max(rates.values()) for method, rates in by_rate.items() if rates}
+    return [method for method in found if found[method] > max(found.values()) - HOPELESS]
 
 
 def pieces(study: Study, methods: Sequence[str]) -> Iterator[Piece]:
     """All pieces in order; what comes later is decided by the scores of what came before."""
     for method in methods:
         for rate in CONTENDERS[method].rates:
-            yield Piece(method, rate, SEEDS[0], study.screen)
-        for rate in survivors(study, method):
+            yield Piece(method, rate, SEEDS[0], study.marks[1])
+            if not has_collapsed(study, method, rate):
+                yield Piece(method, rate, SEEDS[0], study.screen)
+    good = contending(study, methods)
+    for method in methods:
+        found = screened(study, method)
+        best_first = sorted(survivors(study, method), key=lambda rate: -found[rate])
+        for rate in best_first if method in good else best_first[:1]:
             yield Piece(method, rate, SEEDS[0], study.passes)
-    for seed, method in itertools.product(SEEDS[1:], contending(study, methods)):
+    for seed, method in itertools.product(SEEDS[1:], good):
         yield Piece(method, best_rate(study, method), seed, study.passes)
 
 

@@ -31,6 +31,12 @@ def write(study, method, rate, seed, mark, accuracy, *, diverged=False):
     write_record(study.record, record.with_mark(run, mark, found))
 
 
+def write_quarter(study, method, rate):
+    """A run of the first seed that is a little better after a quarter of its passes."""
+    write(study, method, rate, 0, 0, 0.5)
+    write(study, method, rate, 0, study.marks[1], 0.51)
+
+
 def test_every_method_has_the_same_passes_examples_and_number_of_rates(study):
     for method, contender in CONTENDERS.items():
         config = study.config(method, contender.rates[0], seed=1)
@@ -100,16 +106,34 @@ def test_rates_far_behind_the_best_are_stopped_and_the_best_gets_the_other_seeds
     plan = time_to_accuracy.pieces(study, ["lozo"])
     right = {slow: 0.69, good: 0.7, lost: 0.6}
     for rate in (slow, good, lost):
+        assert next(plan) == ("lozo", rate, 0, 500)
+        write_quarter(study, "lozo", rate)
         assert next(plan) == ("lozo", rate, 0, 1000)
         write(study, "lozo", rate, 0, 1000, right[rate])
-    for rate, accuracy in ((slow, 0.7), (good, 0.8)):
+    for rate, accuracy in ((good, 0.8), (slow, 0.7)):
         assert next(plan) == ("lozo", rate, 0, 2000)
         write(study, "lozo", rate, 0, 2000, accuracy)
     assert list(plan) == [("lozo", good, seed, 2000) for seed in (1, 2)]
 
 
+def test_a_rate_that_makes_the_model_worse_is_stopped_after_a_quarter_of_the_passes(study):
+    slow, good, lost = CONTENDERS["lozo"].rates
+    plan = time_to_accuracy.pieces(study, ["lozo"])
+    for rate in (slow, good):
+        assert next(plan) == ("lozo", rate, 0, 500)
+        write_quarter(study, "lozo", rate)
+        assert next(plan) == ("lozo", rate, 0, 1000)
+        write(study, "lozo", rate, 0, 1000, 0.6)
+    assert next(plan) == ("lozo", lost, 0, 500)
+    write(study, "lozo", lost, 0, 500, 0.47)
+    assert next(plan)[1:] in [(rate, 0, 2000) for rate in (slow, good)]
+    assert time_to_accuracy.survivors(study, "lozo") == [slow, good]
+
+
 def test_a_model_whose_scores_are_not_finite_is_behind_all_others(study):
     first, *others = CONTENDERS["lozo"].rates
+    for rate in (first, *others):
+        write_quarter(study, "lozo", rate)
     write(study, "lozo", first, 0, 1000, 1.0, diverged=True)
     for rate in others:
         write(study, "lozo", rate, 0, 1000, 0.5)
@@ -162,9 +186,10 @@ def test_bad_arguments_are_refused(arguments, message, tmp_path):
 def test_a_method_that_is_hopeless_beside_the_others_has_one_seed(study):
     for method, figure in (("lozo", 0.8), ("mezo", 0.7)):
         for rate in CONTENDERS[method].rates:
+            write_quarter(study, method, rate)
             write(study, method, rate, 0, study.screen, figure - rate)
             write(study, method, rate, 0, study.passes, figure - rate)
     planned = list(time_to_accuracy.pieces(study, ["lozo", "mezo"]))
     assert {piece.seed for piece in planned if piece.method == "mezo"} == {0}
     assert {piece.seed for piece in planned if piece.method == "lozo"} == {0, 1, 2}
-    assert any(p.until == study.passes for p in planned if p.method == "mezo")
+    assert [p.rate for p in planned if p[0] == "mezo" and p.until == study.passes] == [1e-5]
