@@ -5,9 +5,9 @@
 
 Every method gets the same forward passes over batches of 16 examples and the same grid: three
 learning rates, of which one that has made the model worse is stopped after a quarter of the passes,
-and those that are hopeless beside another after half of them. The dev set,
-held out of the train split, chooses; the best rate is trained with two more seeds. A method that is
-hopeless beside another has one rate and one seed; the validation split has the final word. Runs are kept in
+and those that are hopeless beside another after half of them. The dev set, held out of the train
+split, chooses; the best rate is trained with two more seeds. A method that is hopeless beside
+another has one rate and one seed; the validation split has the final word. Runs are kept in
 ``--work`` and accuracies in ``--record``: call it again to go on where it stopped, for whatever
 reason.
 
