@@ -24,6 +24,7 @@ from zojax.commands import (
     lm_eval,
     plan,
     predict,
+    probe,
     score,
     serve,
     settings,
@@ -46,6 +47,7 @@ _COMMANDS = {
     "fork": fork,
     "sweep": sweep,
     "compare": compare,
+    "probe": probe,
     "eval": evaluate,
     "lm-eval": lm_eval,
     "predict": predict,
@@ -70,6 +72,7 @@ _EXAMPLES = """examples:
   zojax sweep --config configs/demo.py --output runs/rates \\
       --grid train.learning_rate=1e-4,3e-4,1e-3
   zojax compare runs/demo runs/slower --plot both.png
+  zojax probe --config configs/demo.py --gradients
   zojax eval runs/demo
   zojax lm-eval runs/demo --tasks hellaswag,arc_easy
   zojax predict runs/demo --data reviews.csv --output answers.csv

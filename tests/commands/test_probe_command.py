@@ -1,0 +1,46 @@
+"""``zojax probe``: a map of the tiny model, by gradients and by forward passes."""
+
+import json
+
+import pytest
+
+ARGUMENTS = ("--batches", "4", "--bands", "2", "--set", "train.batch_size=4")
+
+
+@pytest.mark.parametrize("how", [["--gradients"], ["--directions", "1"]])
+def test_the_map_has_every_matrix_in_every_band(run, config_file, tmp_path, how):
+    output = tmp_path / "probe"
+    code, out, err = run("probe", "--config", config_file, *ARGUMENTS, *how, "--output", output)
+    assert code == 0, err
+    told = json.loads((output / "probe.json").read_text())
+    names = ["fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj", "all of them"]
+    assert list(told["sites"]) == names
+    assert told["bands"] == ["0", "1", "0-1"]
+    assert all(len(cells) == 3 for cells in told["sites"].values())
+    assert told["sites"]["all of them"][-1]["relative"] == 1.0
+    assert len(told["offsets"]) == 2
+    assert (output / "probe.png").read_bytes().startswith(b"\x89PNG")
+    assert "all together = 1.00" in out
+    assert "out_proj" in out
+
+
+def test_what_is_told_as_json_is_what_is_written(run, config_file, tmp_path):
+    arguments = ("probe", "--config", config_file, *ARGUMENTS, "--gradients", "--json")
+    _, out, _ = run(*arguments, "--output", tmp_path / "probe")
+    assert json.loads(out) == json.loads((tmp_path / "probe" / "probe.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batches", "3"], "--batches 3: give 4 or more"),
+        (["--bands", "0"], "--bands 0: give 1 or more"),
+        (["--set", "space.name=lora"], "only space.name=linear is measured"),
+        (["--set", "train.objective=accuracy"], "has no gradient"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_line(
+    run, refusal, config_file, arguments, message
+):
+    done = run("probe", "--config", config_file, *ARGUMENTS, *arguments)
+    assert message in refusal(done)

@@ -1,0 +1,205 @@
+r"""Measure which layers and matrices are worth probing, before training.
+
+By forward passes alone, or by gradients, which need more memory and are faster
+by far. The map has what each matrix is worth in each band of layers: how far a
+step at its best learning rate decreases the loss, over that of all together.
+Errors shrink with the square root of the number of batches.
+
+Example:
+  zojax probe --config configs/demo.py --gradients --batches 256
+  zojax probe --config configs/opt13b_lozo.py --batches 64 --output runs/probe
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from zojax.commands.options import CONFIG, COUNT, JSON, SET, SKIP_BAD
+from zojax.errors import InputError
+from zojax.files import write_json
+from zojax.printing import check_output, make_console, say_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zojax.probing.choice import Choice
+    from zojax.probing.moments import Measured
+    from zojax.runs.probe import Probed
+
+TABLE, PICTURE = "probe.json", "probe.png"
+"""The names of the files in ``--output``."""
+
+_FEWEST_BATCHES = 4
+_ALL = "all of them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--config", required=True, **CONFIG)
+    parser.add_argument(
+        "--batches", **{**COUNT, "default": 64}, help="training batches to measure on (default: 64)"
+    )
+    parser.add_argument(
+        "--bands", **{**COUNT, "default": 5}, help="bands of neighbouring layers (default: 5)"
+    )
+    parser.add_argument(
+        "--directions",
+        **{**COUNT, "default": 4},
+        help="directions of each matrix in each band, two passes a batch (default: 4)",
+    )
+    parser.add_argument(
+        "--gradients",
+        action="store_true",
+        help="differentiate instead: all directions at once, for the memory of backpropagation",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help=f"directory for {TABLE} and {PICTURE}"
+    )
+    parser.add_argument("--set", **SET)
+    parser.add_argument("--skip-bad", **SKIP_BAD)
+    parser.add_argument("--json", **JSON)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print the map and what follows from it, and draw it."""
+    from zojax.config.loading import load_config
+    from zojax.outputs import check_place
+
+    for name, least in (("batches", _FEWEST_BATCHES), ("bands", 1), ("directions", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} {getattr(args, name)}: give {least} or more")
+    config = load_config(args.config, args.overrides)
+    if args.output is not None:
+        check_place(f"--output {args.output}", args.output)
+
+    from zojax.probing.choice import all_of, best
+    from zojax.programs.cache import keep_programs
+    from zojax.reporting.probe_map import draw_probe_map
+    from zojax.runs.probe import Plan, probe
+
+    keep_programs()
+    console = make_console(highlight=False, goes_on=True, stderr=args.json)
+    plan = Plan(args.batches, args.bands, None if args.gradients else args.directions)
+    probed = probe(config, plan, console)
+    whole, chosen = all_of(probed.measured), best(probed.measured)
+    told = _as_dict(probed, whole, chosen)
+    if args.json:
+        say_json(told)
+    else:
+        _print(told, console)
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        write_json(args.output / TABLE, told)
+        draw_probe_map(args.output / PICTURE, told["bands"], told["sites"])
+        if not args.json:
+            console.print(f"map      {args.output / PICTURE}", soft_wrap=True)
+    check_output(console)
+    return 0
+
+
+def _as_dict(probed: Probed, whole: Choice, chosen: Choice | None) -> dict[str, Any]:
+    from zojax.probing.choice import cells
+
+    measured, unit = probed.measured, whole.worth.decrease
+    paths = list(measured.sites)
+    rows = {**{_module(path): [path] for path in paths}, _ALL: paths}
+
+    def shown(choice: Choice) -> dict[str, float]:
+        found = choice.worth
+        return {
+            "relative": found.decrease / unit,
+            "error": found.error / abs(unit),
+            "c_squared_over_signal": found.squared / found.signal,
+            "curvature": found.curvature,
+        }
+
+    return {
+        "bands": [_layers(choice.first, choice.stop) for choice in cells(measured, paths)],
+        "sites": {
+            name: [shown(choice) for choice in cells(measured, chosen)]
+            for name, chosen in rows.items()
+        },
+        "all": {
+            **shown(whole),
+            "decrease": unit,
+            "learning_rate": whole.worth.rate if whole.is_curved else None,
+        },
+        "offsets": None if probed.offsets_k is None else probed.offsets_k.tolist(),
+        "suggested": None if chosen is None else _suggestion(chosen, whole, measured),
+    }
+
+
+def _suggestion(chosen: Choice, whole: Choice, measured: Measured) -> dict[str, Any]:
+    from zojax.probing.choice import suggested_epsilon
+
+    difference, error = chosen.margin(whole)
+    settings = {
+        "train.learning_rate": f"{chosen.worth.rate:.1g}",
+        "estimator.epsilon": f"{suggested_epsilon(chosen.worth):g}",
+    }
+    if len(chosen.paths) < len(measured.sites):
+        settings["space.targets"] = f"[{','.join(map(_module, chosen.paths))}]"
+    if (chosen.first, chosen.stop) != (0, measured.parts[-1][1]):
+        settings["space.layers"] = _layers(chosen.first, chosen.stop)
+    if chosen.first:
+        settings["train.kept_states"] = "float32"
+    return {
+        "settings": settings,
+        "by_step": chosen.worth.decrease / whole.worth.decrease,
+        "by_second": chosen.by_second / whole.by_second,
+        "better_by": difference / abs(whole.by_second),
+        "error": error / abs(whole.by_second),
+    }
+
+
+def _print(told: dict[str, Any], console: Console) -> None:
+    if told["offsets"] is not None:
+        offsets = ", ".join(f"{value:+.2f}" for value in told["offsets"])
+        console.print(f"without the bias towards some answers, in nats: {offsets}", soft_wrap=True)
+    table = Table("decrease a step", box=None)
+    for band in told["bands"]:
+        table.add_column(band, justify="right")
+    for name, cells in told["sites"].items():
+        table.add_row(name, *(f"{cell['relative']:.2f} ± {cell['error']:.2f}" for cell in cells))
+    console.print(table)
+    whole = told["all"]
+    rate = whole["learning_rate"]
+    console.print(
+        f"all together = 1.00 ± {whole['error']:.2f}"
+        + ("" if rate is None else f"; best learning rate {rate:.1g}"),
+        soft_wrap=True,
+    )
+    found = told["suggested"]
+    if rate is None:
+        console.print(
+            "somewhere no probe raises the loss, so the map says where batches agree, and nothing "
+            "of how far to step",
+            soft_wrap=True,
+        )
+        return
+    if found is None:
+        console.print(
+            "nothing is better than all of them by more than the error of that; more --batches "
+            "tell more",
+            soft_wrap=True,
+        )
+        return
+    console.print(
+        f"worth most a second: {found['by_second']:.1f} times all of them (more by "
+        f"{found['better_by']:.1f} ± {found['error']:.1f})",
+        soft_wrap=True,
+    )
+    settings = " ".join(f"--set {name}={value}" for name, value in found["settings"].items())
+    console.print(f"  {settings}", soft_wrap=True, markup=False)
+
+
+def _module(path: str) -> str:
+    return path.split("/")[-2]
+
+
+def _layers(first: int, stop: int) -> str:
+    return f"{first}" if stop == first + 1 else f"{first}-{stop - 1}"

@@ -1,0 +1,62 @@
+"""Measure directions by differentiating: all at once, where there is memory for it.
+
+The gradient in a space of factors is small: that of A in ``W + A Vᵀ`` is G V, and c along U Vᵀ is
+the product of both with U. With random U, the mean of two batches' products is that of their
+gradients.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from zojax.adapters import Flat, Space, stack_variants
+from zojax.probing.groups import Products, no_batches
+from zojax.training.step import Objective
+
+Tree = Any
+
+
+def by_gradients(
+    space: Space,
+    objective: Objective,
+    weights: Tree,
+    batches: Sequence[Any],
+    key: jax.Array,
+    *,
+    num_groups: int,
+    scale: float = 1.0,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> Products:
+    """Measures c in every layer of every site of a space, at its start.
+
+    Args:
+        space: all its leaves have a leading axis of layers.
+        objective: what is minimised.
+        weights: the base weights, which are only read.
+        batches: the batches, at least as many as groups.
+        key: the key of what is drawn.
+        num_groups: the number of groups of batches that are compared.
+        scale: the rank of a step's directions over that of the space.
+        on_batch: called with the number of batches that are done.
+    """
+    start, subspace = space.init(weights, key), space.redraw(key)
+
+    @jax.jit
+    def gradient(weights: Tree, batch: Any) -> Flat:
+        def loss(params: Flat) -> jax.Array:
+            return objective(weights, stack_variants([space.adapter(params, subspace)]), batch)[0]
+
+        return {path: _in_rows(g) for path, g in jax.grad(loss)(start).items()}
+
+    shapes: dict[str, Any] = {path: _in_rows(leaf).shape for path, leaf in start.items()}
+    groups = no_batches(num_groups, shapes)
+    for number, batch in enumerate(batches):
+        found = jax.device_get(gradient(weights, batch))
+        groups.add(number * num_groups // len(batches), found)
+        on_batch(number + 1)
+    return groups.products(scale)
+
+
+def _in_rows(leaf: jax.Array) -> jax.Array:
+    return leaf.reshape(leaf.shape[0], -1)

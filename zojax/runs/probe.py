@@ -1,0 +1,180 @@
+"""Measure which layers and matrices are worth probing, on a run's own model, data and batches."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from zojax.config import Config, LinearConfig
+from zojax.distributed import layout_of
+from zojax.errors import InputError
+from zojax.models import Model
+from zojax.models.precision import is_quantised
+from zojax.probing.bias import fit_offsets
+from zojax.probing.gradients import by_gradients
+from zojax.probing.groups import bands, in_bands, measured
+from zojax.probing.moments import Measured
+from zojax.probing.passes import by_passes, curvatures, make_prober
+from zojax.reporting.bar import progress_bar
+from zojax.runs.setup import Run, make_train_source, prepare
+from zojax.training.generated import GeneratedObjective
+from zojax.training.method import choice_metric, objective_name
+from zojax.training.objective import classification_loss, of_candidates
+from zojax.training.placement import put_batch
+from zojax.training.spaces import low_rank
+from zojax.training.step import Batch, Objective
+
+_MOST_GROUPS = 16
+_CURVATURE_BATCHES, _CURVATURE_DIRECTIONS = 2, 2
+_LONGEST = 0.3
+"""The longest probe that is believed, over the size of the matrix: more than training moves it."""
+_SKETCH_RANK = 8
+"""The columns of V with which gradients are compared; more make the comparison more exact."""
+
+
+class Plan(NamedTuple):
+    """How much to measure.
+
+    Attributes:
+        num_batches: the number of batches, at least 4.
+        num_bands: the number of bands of neighbouring layers.
+        num_directions: the directions of each matrix in each band, by forward passes; None
+            differentiates instead.
+    """
+
+    num_batches: int
+    num_bands: int
+    num_directions: int | None
+
+
+class Probed(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        measured: the moments of every site's bands.
+        offsets_k: what was subtracted from the answers' scores, so that they fit the labels; None
+            if the answers are not the same for all examples.
+    """
+
+    measured: Measured
+    offsets_k: np.ndarray | None
+
+
+def probe(config: Config, plan: Plan, console: Console) -> Probed:
+    """Measures the directions of a configuration's space, in all layers and matrices that it has.
+
+    Args:
+        config: the run's configuration; its choice of layers and matrices is ignored.
+        plan: how much to measure.
+        console: where to print notes and progress.
+
+    Raises:
+        InputError: bad input, or a space or an objective that cannot be measured.
+    """
+    if not isinstance(config.space, LinearConfig):
+        raise InputError(f"space.name={config.space.name}: only space.name=linear is measured")
+    config = _for_probing(config, plan.num_batches)
+    run = prepare(config, console)
+    if choice_metric(config, run.data.splits.task):
+        raise InputError(
+            f"train.objective={config.train.objective} has no gradient: use classification or "
+            "likelihood"
+        )
+    source, layout = make_train_source(config, run), layout_of(run.model.weights)
+    batches: list[Batch] = [put_batch(source(n)[1], layout) for n in range(plan.num_batches)]
+    objective, offsets_k = _objective(run, batches)
+    return Probed(_measured(run, plan, batches, objective, console), offsets_k)
+
+
+def _for_probing(config: Config, steps: int) -> Config:
+    """The configuration with all layers and matrices, whose batches are scored in one part."""
+    space = dataclasses.replace(config.space, layers=None, targets=None, fold="none")
+    train = dataclasses.replace(
+        config.train, steps=steps, micro_batches=1, kept_states="none", in_pieces=False
+    )
+    return dataclasses.replace(config, space=space, train=train)
+
+
+def _measured(
+    run: Run, plan: Plan, batches: Sequence[Batch], objective: Objective, console: Console
+) -> Measured:
+    weights, key, epsilon = run.model.weights, run.key, run.config.estimator.epsilon
+    num_groups = min(len(batches), _MOST_GROUPS)
+    rank = getattr(run.config.estimator, "rank", 1)
+    where = low_rank(run.config.space, run.model, rank)
+    start = jax.eval_shape(where[0].init, weights, key)
+    parts = bands(next(iter(start.values())).shape[0], plan.num_bands)
+    prober = make_prober(where, objective, weights, key, parts)
+    with progress_bar(console, "batches") as update:
+
+        def on_batch(done: int) -> None:
+            update(done, len(batches))
+
+        if plan.num_directions is None:
+            sketch = max(rank, _SKETCH_RANK)
+            space, _ = low_rank(run.config.space, run.model, sketch)
+            of_layers = by_gradients(
+                space,
+                objective,
+                weights,
+                batches,
+                key,
+                num_groups=num_groups,
+                scale=rank / sketch,
+                on_batch=on_batch,
+            )
+            products = in_bands(of_layers, parts)
+        else:
+            products = by_passes(
+                prober,
+                batches,
+                num_directions=plan.num_directions,
+                epsilon=epsilon,
+                num_groups=num_groups,
+                on_batch=on_batch,
+            )
+    with progress_bar(console, "curvature") as update:
+
+        def on_part(done: int) -> None:
+            update(done, len(prober.paths) * len(parts))
+
+        curvature = curvatures(
+            prober,
+            batches[:_CURVATURE_BATCHES],
+            num_directions=_CURVATURE_DIRECTIONS,
+            epsilon=epsilon,
+            longest={path: _LONGEST * _size(run.model, path) / rank**0.5 for path in prober.paths},
+            on_part=on_part,
+        )
+    return measured(products, curvature, parts)
+
+
+def _size(model: Model, path: str) -> float:
+    """The root mean square of a matrix's entries, over all layers; not known of integers."""
+    leaf: Any = functools.reduce(lambda tree, name: tree[name], path.split("/"), model.weights)
+    if is_quantised(leaf.dtype):
+        return math.inf
+    return float(jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32)))))
+
+
+def _objective(run: Run, batches: Sequence[Batch]) -> tuple[Objective, np.ndarray | None]:
+    """The run's objective, of scores from which the bias towards some answers is subtracted."""
+    name, task = objective_name(run.config, run.data.splits.task), run.data.splits.task
+    if name != "classification" or not task.candidates:
+        assert not isinstance(run.objective, GeneratedObjective), "that has a choice metric"
+        return run.objective, None
+    scores = jax.jit(lambda weights, batch: run.scorer(weights, {}, batch)[0])
+    found = [jax.device_get((scores(run.model.weights, b), b.labels_b)) for b in batches]
+    scores_nk, labels_n = (np.concatenate(column) for column in zip(*found, strict=True))
+    offsets_k = fit_offsets(scores_nk.astype(np.float64), labels_n)
+    shift_k = offsets_k.astype(np.float32)
+    loss = of_candidates(
+        run.scorer, lambda scores_bk, batch: classification_loss(scores_bk - shift_k, batch)
+    )
+    return loss, offsets_k
