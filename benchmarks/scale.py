@@ -90,7 +90,10 @@ def memory_cell(plan: dict[str, Any]) -> str:
     """The peak bytes and the mesh, or the number of devices that are needed."""
     if not plan["fits"]:
         instead = plan["smallest_that_fits"]
-        return "no" if instead is None else f"no: {instead['target']}"
+        if instead is None:
+            return "no"
+        by_hand = instead["target"] == plan["target"]
+        return f"mesh.model={instead['mesh']['model']}" if by_hand else f"no: {instead['target']}"
     mesh, peak = plan["mesh"], plan["bytes_per_device"]["peak"]
     return f"{peak / 1e9:.1f} ({mesh['data']} × {mesh['model']})"
 

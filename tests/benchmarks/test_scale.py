@@ -9,6 +9,7 @@ import scale
 def plan(**changes: Any) -> dict[str, Any]:
     reduced = {"times": 1, "bytes": 384, "sent_bytes_per_device": 672.0}
     told = {
+        "target": "h100x8",
         "fits": True,
         "mesh": {"data": 8, "model": 1},
         "bytes_per_device": {"peak": 26_250_000_000, "usable": 63_700_000_000},
@@ -25,6 +26,8 @@ def test_a_cell_says_what_a_device_takes_or_what_would_have_room():
     assert scale.memory_cell(plan(fits=False)) == "no"
     larger = {"target": "h100x3"}
     assert scale.memory_cell(plan(fits=False, smallest_that_fits=larger)) == "no: h100x3"
+    other_mesh = plan(mesh={"data": 2, "model": 4})
+    assert scale.memory_cell(plan(fits=False, smallest_that_fits=other_mesh)) == "mesh.model=4"
     assert scale.time_cell(plan()) == "12.5 products"
     assert scale.exchange_cell(plan()) == "672 B"
     assert scale.time_cell(plan(fits=False)) == scale.exchange_cell(plan(fits=False)) == "–"

@@ -12,6 +12,7 @@ GIB = 1 << 30
 
 def plan(**changes: Any) -> dict[str, Any]:
     told = {
+        "target": "h100x1",
         "fits": True,
         "mesh": {"data": 4, "model": 1},
         "bytes_per_device": {

@@ -66,3 +66,14 @@ def test_a_plan_that_does_not_fit_ends_with_exit_code_3(planned, tiny_model):
 )
 def test_a_slip_is_one_line(run, refusal, options, reason):
     assert refusal(run("plan", *options)).startswith(reason)
+
+
+def test_a_run_that_fits_with_more_shards_is_told_so(planned, tiny_model, monkeypatch):
+    def with_room(config, model, plan, tokens, console):
+        chip = dataclasses.replace(plan.target.chip, memory=10**9)
+        return answer.make_plan(config, model, Target(chip, 1), tokens)
+
+    monkeypatch.setattr(answer, "smallest", with_room)
+    code, out, _ = planned(1e4, "--model", str(tiny_model))
+    assert code == 3
+    assert "it fits with --set mesh.model=1, mesh data 1 × model 1" in out

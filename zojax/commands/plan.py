@@ -236,8 +236,11 @@ def _instead(answer: Answer) -> str | Text:
     plan, other = answer.plan, answer.instead
     if other is None:
         return f"it does not fit on any number of {plan.target.chip.name} that is known here"
+    found = f"the smallest target that fits: {other.target.name}"
+    if other.target.name == plan.target.name:
+        found = f"it fits with --set mesh.model={other.mesh[1]}"
     return Text.assemble(
-        (f"the smallest target that fits: {other.target.name}", "bold"),
+        (found, "bold"),
         f", mesh {mesh_of(other)}, "
         f"{size(other.peak)} of {size(other.target.chip.usable_memory)} per device (compiled)",
     )
