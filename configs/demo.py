@@ -3,7 +3,7 @@
     zojax train --config configs/demo.py
 
 The same as ``zojax demo``; the configuration is in the package, beside its model and its data.
-About two minutes on 2 CPU cores. ``--set data.shuffle_labels=true --set run.dir=runs/control`` is
+About a minute on 2 CPU cores. ``--set data.shuffle_labels=true --set run.dir=runs/control`` is
 the control: the same run on labels that mean nothing, which must not learn.
 """
 

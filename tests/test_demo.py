@@ -24,7 +24,7 @@ def run_demo(directory: Path, *overrides: str) -> dict:
 
 
 def test_the_demo_gains_fifteen_points_and_its_result_is_loadable_again(tmp_path):
-    half = () if LONG else ("train.steps=1000",)  # of what it trains for its user
+    half = () if LONG else ("train.steps=500",)  # of what it trains for its user
     result = run_demo(tmp_path / "run", *half)
     assert result["eval_accuracy"] - result["eval_accuracy_before"] >= 0.15
     assert result["compilations_after_start"] == 0
@@ -34,7 +34,7 @@ def test_the_demo_gains_fifteen_points_and_its_result_is_loadable_again(tmp_path
 
 
 def test_the_demo_does_not_learn_from_shuffled_labels(tmp_path):
-    shorter = ("train.steps=800", "train.eval_every=400")  # in 800, true labels gain 30 points
+    shorter = ("train.steps=500", "train.eval_every=250")  # in 500, true labels gain 40 points
     result = run_demo(tmp_path / "control", "data.shuffle_labels=true", *shorter)
     # 600 held-out examples at even odds: a standard error of 2 points.
     assert abs(result["eval_accuracy"] - 0.5) < 0.10

@@ -39,7 +39,7 @@ def test_all_shipped_configurations_are_listed_by_default(listed, root, monkeypa
     everything = listed()
     assert len(everything) == 3 + 66
     assert everything["configs/demo.py"]["method"] == "lozo/linear"
-    assert everything["configs/demo.py"]["steps"] == 2000
+    assert everything["configs/demo.py"]["steps"] == 1000
     row = everything["configs/opt13b_table.py:squad-mezo-prefix"]
     assert (row["task"], row["method"], row["steps"]) == ("squad", "mezo/prefix", 20_000)
     assert row["model"] == "facebook/opt-13b"
@@ -85,7 +85,7 @@ def test_the_table_keeps_within_its_width_and_cuts_nothing(run, root, monkeypatc
     [row] = [line.split() for line in lines if "multirc-icl" in line]
     assert row == ["multirc-icl", "multirc", "icl", "–", "facebook/opt-13b"]
     assert "configs/opt13b_table.py:NAME" in lines
-    row = ["sst2", "lozo/linear", "2,000", "zojax/demo/model"]
+    row = ["sst2", "lozo/linear", "1,000", "zojax/demo/model"]
     assert row in [line.split() for line in lines]
 
 

@@ -23,19 +23,19 @@ REVIEWS = Path(__file__).resolve().parent / "reviews"
 
 
 def get_config() -> Config:
-    """Two thousand steps of LoZO, in ``runs/demo`` of the current directory."""
+    """A thousand steps of LoZO, in ``runs/demo`` of the current directory."""
     return Config(
         model=ModelConfig(str(MODEL), dtype="float32"),
         data=DataConfig("sst2", str(REVIEWS), num_train=1000, num_dev=200, num_eval=600),
         train=TrainConfig(
-            steps=2000,
+            steps=1000,
             batch_size=32,
-            learning_rate=1e-3,
+            learning_rate=1e-2,
             schedule="cosine",
-            eval_every=200,
+            eval_every=100,
             chunk=50,
         ),
         estimator=LozoConfig(epsilon=1e-3, rank=4, interval=50),
-        space=LinearConfig(fold="nearest"),
+        space=LinearConfig(fold="nearest", targets=["out_proj"]),  # see docs/methods.md
         run=RunConfig("runs/demo"),
     )
