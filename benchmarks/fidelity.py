@@ -25,17 +25,23 @@ from fidelity_methods import METHODS, REFERENCES, SLOW_ON_CPUS, Method
 from fidelity_probes import BASES, Tree, draw_probes
 from rich.console import Console
 from rich.progress import track
-from setting import DOCS, ROOT, arguments, machine_name, make_config, random_checkpoint
+from setting import (
+    DOCS,
+    ROOT,
+    arguments,
+    demo_of_all_matrices,
+    machine_name,
+    make_config,
+    random_checkpoint,
+)
 
 from zojax.config import Config, apply_overrides
-from zojax.config.loading import load_config
 from zojax.errors import InputError
 from zojax.models.precision import dequantise
 from zojax.runs.setup import prepare
 
 MARKERS = "<!-- table: made by benchmarks/fidelity.py -->", "<!-- end of fidelity.py's table -->"
 PNG = ROOT / "docs" / "images" / "fidelity.png"
-DEMO = ROOT / "configs" / "demo.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--probes {args.probes}: give at least 1")
     console, settings = Console(stderr=True), [f"estimator.epsilon={args.epsilon}"]
     sizes = [f"train.steps={args.probes}", "train.batch_size=16"]
-    demo = apply_overrides(load_config(str(DEMO)), [*sizes, *settings])
+    demo = apply_overrides(demo_of_all_matrices(), [*sizes, *settings])
     rows = measure("demo", demo, args.probes, METHODS, console, args.reference)
     if args.shape_probes:
         quick = [method for method in METHODS if method.base != SLOW_ON_CPUS]

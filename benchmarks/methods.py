@@ -22,9 +22,9 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
+from setting import demo_of_all_matrices
 
 from zojax.config import Config, apply_overrides
-from zojax.config.loading import load_config
 from zojax.errors import InputError
 from zojax.runs.setup import make_train_source, prepare
 from zojax.runs.train import train
@@ -32,7 +32,6 @@ from zojax.training.step import init_state
 from zojax.training.step_programs import step_program
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO = ROOT / "configs" / "demo.py"
 DOCS = ROOT / "docs" / "methods.md"
 BEGIN, END = "<!-- table: made by benchmarks/methods.py -->", "<!-- end of the table -->"
 SEARCH_SEED = 7
@@ -71,7 +70,7 @@ class Entry:
             "run.dir": directory,
             **self.settings,
         }
-        base = load_config(str(DEMO))
+        base = demo_of_all_matrices()
         return apply_overrides(base, [f"{name}={value}" for name, value in values.items()])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from zojax.config import Config, apply_overrides
+from zojax.config import Config, LinearConfig, apply_overrides
 from zojax.config.loading import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,12 +21,21 @@ DOCS = ROOT / "docs" / "performance.md"
 SMOLLM2 = ROOT / "data" / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 """Where ``scripts/fetch_smollm2.py`` puts it."""
 
+DEMO = ROOT / "configs" / "demo.py"
+
 METHODS: dict[str, list[str]] = {
     "full": ["space.name=full"],
     "linear": [],
     "lora": ["space.name=lora"],
 }
 """Settings of LoZO with r 2 and ν 50, by what is trained."""
+
+
+def demo_of_all_matrices() -> Config:
+    """The demo's configuration, but of all matrices and at a rate for these."""
+    config = load_config(str(DEMO))
+    config.space, config.train.learning_rate = LinearConfig(fold="nearest"), 1e-3
+    return config
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

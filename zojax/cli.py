@@ -70,7 +70,7 @@ _EXAMPLES = """examples:
   zojax fork runs/demo --output runs/slower --set train.learning_rate=1e-4 \\
       --set train.steps=4000
   zojax sweep --config configs/demo.py --output runs/rates \\
-      --grid train.learning_rate=1e-4,3e-4,1e-3
+      --grid train.learning_rate=3e-3,1e-2,3e-2
   zojax compare runs/demo runs/slower --plot both.png
   zojax probe --config configs/demo.py --gradients
   zojax eval runs/demo

@@ -15,13 +15,12 @@ import jax
 import numpy as np
 import torch
 from rich.console import Console
-from setting import ROOT
+from setting import demo_of_all_matrices
 
 from on_device import kernels
 from on_device.figures import Budget
 from zojax.adapters import stack_variants
 from zojax.config import Config, apply_overrides
-from zojax.config.loading import load_config
 from zojax.generation.texts import generate
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.journal.replay import merge
@@ -32,7 +31,6 @@ from zojax.runs.setup import Run, prepare
 from zojax.runs.train import train
 from zojax.training.interval import OwnedWeights
 
-DEMO = ROOT / "configs" / "demo.py"
 _QUIET = Console(quiet=True)
 
 _GRADIENT_ERRORS = {"float32": 2e-2, "bfloat16": 1e-1}
@@ -59,7 +57,7 @@ def demo_config(steps: int, *settings: str) -> Config:
         "data.num_eval=32",
         f"train.eval_every={steps}",
     ]
-    return apply_overrides(load_config(str(DEMO)), [*sizes, *settings])
+    return apply_overrides(demo_of_all_matrices(), [*sizes, *settings])
 
 
 def _gradients(run: Run, budget: Budget) -> None:

@@ -17,10 +17,12 @@ def test_the_map_has_every_matrix_in_every_band(run, config_file, tmp_path, how)
     assert list(told["sites"]) == names
     assert told["bands"] == ["0", "1", "0-1"]
     assert all(len(cells) == 3 for cells in told["sites"].values())
-    assert told["sites"]["all of them"][-1]["relative"] == 1.0
+    assert told["sites"]["all of them"][-1]["relative"] in (1.0, -1.0)
+    assert told["suggested"] is None
     assert len(told["offsets"]) == 2
     assert (output / "probe.png").read_bytes().startswith(b"\x89PNG")
-    assert "all together = 1.00" in out
+    assert ("all together = 1.00" in out) == told["all"]["agrees"]
+    assert ("this map is noise" in out) != told["all"]["agrees"]
     assert "out_proj" in out
 
 
@@ -31,9 +33,21 @@ def test_what_is_told_as_json_is_what_is_written(run, config_file, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "setting",
+    ["estimator.name=mezo", "estimator.name=fzoo", "space.fold=adapter", "space.targets=[fc1]"],
+)
+def test_all_matrices_are_measured_whatever_method_trains_which(run, config_file, setting):
+    arguments = ("probe", "--config", config_file, *ARGUMENTS, "--gradients", "--json")
+    code, out, err = run(*arguments, "--set", setting)
+    assert code == 0, err
+    assert len(json.loads(out)["sites"]) == 7
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--batches", "3"], "--batches 3: give 4 or more"),
+        (["--batches", "900"], "are needed where there are"),
         (["--bands", "0"], "--bands 0: give 1 or more"),
         (["--set", "space.name=lora"], "only space.name=linear is measured"),
         (["--set", "train.objective=accuracy"], "has no gradient"),

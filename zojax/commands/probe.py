@@ -3,16 +3,18 @@ r"""Measure which layers and matrices are worth probing, before training.
 By forward passes alone, or by gradients, which need more memory and are faster
 by far. The map has what each matrix is worth in each band of layers: how far a
 step at its best learning rate decreases the loss, over that of all together.
-Errors shrink with the square root of the number of batches.
+Errors are those of the batches, and shrink with the square root of their
+number.
 
 Example:
-  zojax probe --config configs/demo.py --gradients --batches 256
-  zojax probe --config configs/opt13b_lozo.py --batches 64 --output runs/probe
+  zojax probe --config configs/demo.py --gradients --batches 31
+  zojax probe --config configs/opt13b_lozo.py --batches 62 --output runs/probe
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ from zojax.printing import check_output, make_console, say_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zojax.config import Config
     from zojax.probing.choice import Choice
     from zojax.probing.moments import Measured
     from zojax.runs.probe import Probed
@@ -41,17 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--config", required=True, **CONFIG)
     parser.add_argument(
-        "--batches", **{**COUNT, "default": 64}, help="training batches to measure on (default: 64)"
+        "--batches", **{**COUNT, "default": 30}, help="training batches to measure on (default: 30)"
     )
     parser.add_argument(
         "--bands", **{**COUNT, "default": 5}, help="bands of neighbouring layers (default: 5)"
     )
-    parser.add_argument(
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
         "--directions",
         **{**COUNT, "default": 4},
         help="directions of each matrix in each band, two passes a batch (default: 4)",
     )
-    parser.add_argument(
+    how.add_argument(
         "--gradients",
         action="store_true",
         help="differentiate instead: all directions at once, for the memory of backpropagation",
@@ -86,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     plan = Plan(args.batches, args.bands, None if args.gradients else args.directions)
     probed = probe(config, plan, console)
     whole, chosen = all_of(probed.measured), best(probed.measured)
-    told = _as_dict(probed, whole, chosen)
+    plain = is_plain(config)
+    told = _as_dict(probed, whole, chosen if plain else None, plain_steps=plain)
     if args.json:
         say_json(told)
     else:
@@ -101,20 +106,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_dict(probed: Probed, whole: Choice, chosen: Choice | None) -> dict[str, Any]:
+def is_plain(config: Config) -> bool:
+    """Whether a step moves by −η c U Vᵀ of one probe: to others the measured rates do not apply."""
+    from zojax.config import LozoConfig
+
+    estimator, train = config.estimator, config.train
+    is_lozo = isinstance(estimator, LozoConfig) and estimator.scale == "none"
+    return is_lozo and estimator.num_queries == 1 and train.optimizer == "sgd"
+
+
+def _as_dict(
+    probed: Probed, whole: Choice, chosen: Choice | None, *, plain_steps: bool
+) -> dict[str, Any]:
     from zojax.probing.choice import cells
 
-    measured, unit = probed.measured, whole.worth.decrease
+    measured, unit = probed.measured, abs(whole.worth.decrease) or math.nan
     paths = list(measured.sites)
     rows = {**{_module(path): [path] for path in paths}, _ALL: paths}
 
-    def shown(choice: Choice) -> dict[str, float]:
+    agrees = whole.worth.decrease > whole.worth.error
+    has_rate = agrees and whole.is_curved and plain_steps
+
+    def shown(choice: Choice) -> dict[str, Any]:
         found = choice.worth
         return {
             "relative": found.decrease / unit,
-            "error": found.error / abs(unit),
-            "c_squared_over_signal": found.squared / found.signal,
+            "error": found.error / unit,
+            "signal": found.signal,
+            "c_squared": found.squared,
             "curvature": found.curvature,
+            "is_curved": choice.is_curved,
         }
 
     return {
@@ -125,11 +146,14 @@ def _as_dict(probed: Probed, whole: Choice, chosen: Choice | None) -> dict[str, 
         },
         "all": {
             **shown(whole),
-            "decrease": unit,
-            "learning_rate": whole.worth.rate if whole.is_curved else None,
+            "decrease": whole.worth.decrease,
+            "agrees": agrees,
+            "learning_rate": whole.worth.rate
+            if agrees and whole.is_curved and plain_steps
+            else None,
         },
         "offsets": None if probed.offsets_k is None else probed.offsets_k.tolist(),
-        "suggested": None if chosen is None else _suggestion(chosen, whole, measured),
+        "suggested": None if chosen is None or not agrees else _suggestion(chosen, whole, measured),
     }
 
 
@@ -141,10 +165,10 @@ def _suggestion(chosen: Choice, whole: Choice, measured: Measured) -> dict[str, 
         "train.learning_rate": f"{chosen.worth.rate:.1g}",
         "estimator.epsilon": f"{suggested_epsilon(chosen.worth):g}",
     }
-    if len(chosen.paths) < len(measured.sites):
-        settings["space.targets"] = f"[{','.join(map(_module, chosen.paths))}]"
-    if (chosen.first, chosen.stop) != (0, measured.parts[-1][1]):
-        settings["space.layers"] = _layers(chosen.first, chosen.stop)
+    are_all = len(chosen.paths) == len(measured.sites)
+    settings["space.targets"] = "none" if are_all else f"[{','.join(map(_module, chosen.paths))}]"
+    in_all = (chosen.first, chosen.stop) == (0, measured.parts[-1][1])
+    settings["space.layers"] = "none" if in_all else _layers(chosen.first, chosen.stop)
     if chosen.first:
         settings["train.kept_states"] = "float32"
     return {
@@ -167,6 +191,14 @@ def _print(told: dict[str, Any], console: Console) -> None:
         table.add_row(name, *(f"{cell['relative']:.2f} ± {cell['error']:.2f}" for cell in cells))
     console.print(table)
     whole = told["all"]
+    if not whole["agrees"]:
+        console.print(
+            f"the batches do not agree on any direction (all together: {whole['decrease']:.1g} ± "
+            f"{whole['error'] * abs(whole['decrease']):.1g} nats a step), so this map is noise; "
+            "give more --batches",
+            soft_wrap=True,
+        )
+        return
     rate = whole["learning_rate"]
     console.print(
         f"all together = 1.00 ± {whole['error']:.2f}"
@@ -174,7 +206,7 @@ def _print(told: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     found = told["suggested"]
-    if rate is None:
+    if not whole["is_curved"]:
         console.print(
             "somewhere no probe raises the loss, so the map says where batches agree, and nothing "
             "of how far to step",
@@ -183,7 +215,7 @@ def _print(told: dict[str, Any], console: Console) -> None:
         return
     if found is None:
         console.print(
-            "nothing is better than all of them by more than the error of that; more --batches "
+            "nothing is better than all of them by three times the error of that; more --batches "
             "tell more",
             soft_wrap=True,
         )

@@ -7,9 +7,9 @@ train.eval_every says.
 
 Example:
   zojax sweep --config configs/demo.py --output runs/rates \
-      --grid train.learning_rate=1e-4,3e-4,1e-3
+      --grid train.learning_rate=3e-3,1e-2,3e-2
   zojax sweep --config configs/demo.py --output runs/grid --all \
-      --grid train.learning_rate=1e-4,3e-4 --grid estimator.rank=2,4
+      --grid train.learning_rate=3e-3,1e-2 --grid estimator.rank=2,4
 """
 
 import argparse

@@ -36,6 +36,6 @@ def get_config() -> Config:
             chunk=50,
         ),
         estimator=LozoConfig(epsilon=1e-3, rank=4, interval=50),
-        space=LinearConfig(fold="nearest", targets=["out_proj"]),  # see docs/methods.md
+        space=LinearConfig(fold="nearest", targets=("out_proj",)),  # see docs/methods.md
         run=RunConfig("runs/demo"),
     )

@@ -52,13 +52,15 @@ def all_of(measured: Measured) -> Choice:
 def best(measured: Measured) -> Choice | None:
     """The choice that is best a second, judged by a standard error less than was measured.
 
-    None if nothing is better than all of them by more than the error of the difference, and if
-    curvature was not seen everywhere: what only guesses has room to move, not reason to.
+    None if nothing is better than all of them by three errors of the difference, since it is the
+    best of many; and if curvature was not seen everywhere: what only guesses has room to move, not
+    reason to.
     """
     whole = all_of(measured)
     found = max(choices(measured), key=_lower_bound)
     difference, error = found.margin(whole)
-    return found if whole.is_curved and difference > error else None
+    is_good = whole.is_curved and _lower_bound(found) > 0 and difference > 3 * error
+    return found if is_good else None
 
 
 def choices(measured: Measured) -> Iterator[Choice]:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from zojax.adapters import Flat, Space, stack_variants
+from zojax.errors import InputError
 from zojax.probing.groups import Products, no_batches
 from zojax.training.step import Objective
 
@@ -53,6 +55,8 @@ def by_gradients(
     groups = no_batches(num_groups, shapes)
     for number, batch in enumerate(batches):
         found = jax.device_get(gradient(weights, batch))
+        if not all(np.isfinite(g).all() for g in found.values()):
+            raise InputError("a gradient is not finite; use model.dtype=float32")
         groups.add(number * num_groups // len(batches), found)
         on_batch(number + 1)
     return groups.products(scale)

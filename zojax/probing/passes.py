@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zojax.adapters import Draw, Space, stack_variants
+from zojax.errors import InputError
 from zojax.probing.groups import Bands, Curvature, Products, no_batches
 from zojax.training.step import Objective
 
@@ -102,6 +103,8 @@ def by_passes(
         for at, direction in np.ndindex(c_ld.shape):
             plus, minus = prober.ends(batch, path, at, direction, epsilon)
             c_ld[at, direction] = (plus - minus) / (2 * epsilon)
+        if not np.isfinite(c_ld).all():
+            raise InputError(f"{path}: a loss is not finite; use model.dtype=float32")
         return c_ld
 
     shape = len(prober.parts), num_directions
@@ -163,16 +166,17 @@ def curvatures(
 
 def _risen(rise: Callable[[float], float], epsilon: float, longest: float) -> tuple[float, float]:
     """A length that raises the loss by about ``RISE``, or the longest; and how far it does."""
-    epsilon, risen = min(epsilon, longest), RISE
+    epsilon = min(epsilon, longest)
     for _ in range(_MOST_LENGTHS):
         risen = rise(epsilon)
         if risen < RISE / 4 and epsilon < longest:
-            epsilon = min(3 * epsilon, longest)
+            longer = min(3 * epsilon, longest)
         elif risen <= 4 * RISE:
-            break
+            return epsilon, risen
         else:  # or it is not finite
-            epsilon /= 3
-    return epsilon, risen
+            longer = epsilon / 3
+        last, epsilon = (epsilon, risen), longer
+    return last
 
 
 _MOST_LENGTHS = 12

@@ -32,6 +32,8 @@ from zojax.training.step import Batch, Objective
 
 _MOST_GROUPS = 16
 _CURVATURE_BATCHES, _CURVATURE_DIRECTIONS = 2, 2
+_LONGEST_PAGE = 256
+"""Longer ones may be attended by a kernel, which has no derivative."""
 _LONGEST = 0.3
 """The longest probe that is believed, over the size of the matrix: more than training moves it."""
 _SKETCH_RANK = 8
@@ -81,6 +83,13 @@ def probe(config: Config, plan: Plan, console: Console) -> Probed:
         raise InputError(f"space.name={config.space.name}: only space.name=linear is measured")
     config = _for_probing(config, plan.num_batches)
     run = prepare(config, console)
+    needed, there = plan.num_batches * config.train.batch_size, len(run.data.train)
+    if needed > there:
+        raise InputError(
+            f"--batches {plan.num_batches}: batches with an example in common agree by that alone, "
+            f"and {needed:,} examples are needed where there are {there:,}; give "
+            f"{there // config.train.batch_size} or fewer, or raise data.num_train"
+        )
     if choice_metric(config, run.data.splits.task):
         raise InputError(
             f"train.objective={config.train.objective} has no gradient: use classification or "
@@ -88,15 +97,29 @@ def probe(config: Config, plan: Plan, console: Console) -> Probed:
         )
     source, layout = make_train_source(config, run), layout_of(run.model.weights)
     batches: list[Batch] = [put_batch(source(n)[1], layout) for n in range(plan.num_batches)]
+    longest = max(batch.pages.tokens_pt.shape[-1] for batch in batches)
+    if plan.num_directions is None and longest > _LONGEST_PAGE:
+        raise InputError(
+            f"--gradients: pages of {longest} tokens cannot be differentiated, only those of "
+            f"{_LONGEST_PAGE}; leave it out, or lower data.max_length"
+        )
     objective, offsets_k = _objective(run, batches)
     return Probed(_measured(run, plan, batches, objective, console), offsets_k)
 
 
 def _for_probing(config: Config, steps: int) -> Config:
     """The configuration with all layers and matrices, whose batches are scored in one part."""
-    space = dataclasses.replace(config.space, layers=None, targets=None, fold="none")
+    assert isinstance(config.space, LinearConfig), "no other is measured"
+    space = dataclasses.replace(config.space, layers=None, targets=None)
+    if space.fold == "adapter":
+        space = dataclasses.replace(space, fold="none")
     train = dataclasses.replace(
-        config.train, steps=steps, micro_batches=1, kept_states="none", in_pieces=False
+        config.train,
+        steps=steps,
+        warmup_steps=0,
+        micro_batches=1,
+        kept_states="none",
+        in_pieces=False,
     )
     return dataclasses.replace(config, space=space, train=train)
 
@@ -160,7 +183,7 @@ def _size(model: Model, path: str) -> float:
     leaf: Any = functools.reduce(lambda tree, name: tree[name], path.split("/"), model.weights)
     if is_quantised(leaf.dtype):
         return math.inf
-    return float(jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32)))))
+    return float(jax.jit(lambda w: jnp.sqrt(jnp.mean(jnp.square(w.astype(jnp.float32)))))(leaf))
 
 
 def _objective(run: Run, batches: Sequence[Batch]) -> tuple[Objective, np.ndarray | None]:
