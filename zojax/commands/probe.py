@@ -148,9 +148,7 @@ def _as_dict(
             **shown(whole),
             "decrease": whole.worth.decrease,
             "agrees": agrees,
-            "learning_rate": whole.worth.rate
-            if agrees and whole.is_curved and plain_steps
-            else None,
+            "learning_rate": whole.worth.rate if has_rate else None,
         },
         "offsets": None if probed.offsets_k is None else probed.offsets_k.tolist(),
         "suggested": None if chosen is None or not agrees else _suggestion(chosen, whole, measured),
