@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
     console = make_console(highlight=False, goes_on=True, stderr=args.json)
     plan = Plan(args.batches, args.bands, None if args.gradients else args.directions)
     probed = probe(config, plan, console)
-    whole, chosen = all_of(probed.measured), best(probed.measured)
     plain = is_plain(config)
-    told = _as_dict(probed, whole, chosen if plain else None, plain_steps=plain)
+    chosen = best(probed.measured) if plain else None
+    told = _as_dict(probed, all_of(probed.measured), chosen, plain_steps=plain)
     if args.json:
         say_json(told)
     else:
@@ -141,8 +141,8 @@ def _as_dict(
     return {
         "bands": [_layers(choice.first, choice.stop) for choice in cells(measured, paths)],
         "sites": {
-            name: [shown(choice) for choice in cells(measured, chosen)]
-            for name, chosen in rows.items()
+            name: [shown(choice) for choice in cells(measured, of_row)]
+            for name, of_row in rows.items()
         },
         "all": {
             **shown(whole),

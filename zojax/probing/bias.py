@@ -22,8 +22,7 @@ def fit_offsets(scores_nk: np.ndarray, labels_n: np.ndarray) -> np.ndarray:
     offsets_k = np.zeros(count)
     for _ in range(_STEPS):
         shifted_nk = scores_nk - offsets_k
-        shares_nk = np.exp(shifted_nk - shifted_nk.max(-1, keepdims=True))
-        shares_nk /= shares_nk.sum(-1, keepdims=True)
+        shares_nk = np.exp(shifted_nk - np.logaddexp.reduce(shifted_nk, axis=-1, keepdims=True))
         slope_k = (right_nk - shares_nk).mean(0) + _PENALTY * offsets_k
         products_kk = shares_nk.T @ shares_nk / len(scores_nk)
         curvature_kk = np.diag(shares_nk.mean(0)) - products_kk + _PENALTY * np.eye(count)

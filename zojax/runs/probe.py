@@ -183,7 +183,12 @@ def _size(model: Model, path: str) -> float:
     leaf: Any = functools.reduce(lambda tree, name: tree[name], path.split("/"), model.weights)
     if is_quantised(leaf.dtype):
         return math.inf
-    return float(jax.jit(lambda w: jnp.sqrt(jnp.mean(jnp.square(w.astype(jnp.float32)))))(leaf))
+    return float(_root_mean_square(leaf))
+
+
+@jax.jit  # or a copy in float32 of all layers would be made
+def _root_mean_square(leaf: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
 
 
 def _objective(run: Run, batches: Sequence[Batch]) -> tuple[Objective, np.ndarray | None]:
