@@ -1,13 +1,14 @@
 """Time the steps of time_to_accuracy's methods and of the PyTorch peer, interleaved.
 
-The peer's losses are first held against zojax's, along the same directions. It takes ten minutes on
-2 quiet CPU cores.
+The peer's losses are first held against zojax's, along the same directions. It takes about
+20 minutes on 2 quiet CPU cores.
 """
 
 import os
 import statistics
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import peers
 import torch
 from accuracy_record import Speed
 from accuracy_runs import CONTENDERS, REFERENCE, Study
-from rich.progress import track
 from setting import machine_name
 from timed_step import TimedStep
 
@@ -27,7 +27,7 @@ from zojax.estimators import SUBSPACE, stream_key
 from zojax.estimators.estimator import direction_key
 from zojax.training.step import init_state
 
-EQUAL_STEPS, PEER_STEPS, STEPS = 50, 30, 60
+EQUAL_STEPS, TIMED_STEPS = 50, 30
 
 
 class Peer:
@@ -90,7 +90,7 @@ def measure(study: Study, methods: Sequence[str]) -> Speed:
     ours = steps[REFERENCE]
     peer = Peer(Path(study.model), ours)
     differences = []
-    for number in track(range(EQUAL_STEPS), "compare", transient=True):
+    for number in _told(EQUAL_STEPS, "compared"):
         theirs = peer.along_the_same_directions(number)
         losses_v = ours(number)[1].losses_v
         differences += [abs(float(a) - b) for a, b in zip(losses_v, theirs, strict=True)]
@@ -98,16 +98,23 @@ def measure(study: Study, methods: Sequence[str]) -> Speed:
     peer_seconds = []
     for step in steps.values():
         step(0)  # the first touches all memory
-    for number in track(range(STEPS), "time", transient=True):
+    for number in _told(TIMED_STEPS, "timed"):
         for method, step in steps.items():
             seconds[method].append(step(number)[0])
-        if number < PEER_STEPS:
-            peer_seconds.append(peer.timed(number))
-            time.sleep(0.2)  # torch's threads spin for a while before they sleep
+        peer_seconds.append(peer.timed(number))
+        time.sleep(0.2)  # torch's threads spin for a while before they sleep
     medians = {method: statistics.median(seconds[method]) for method in steps}
     return Speed(machine_name(), medians, statistics.median(peer_seconds), max(differences))
 
 
+def _told(steps: int, done: str) -> Iterator[int]:
+    """Count steps, and say every tenth: a step of the peer takes seconds."""
+    for number in range(steps):
+        yield number
+        if not (number + 1) % 10:
+            print(f"{done} {number + 1} of {steps} steps", file=sys.stderr, flush=True)
+
+
 def _timed_step(study: Study, method: str) -> TimedStep:
     config = study.config(method, CONTENDERS[method].rates[0], 0)
-    return TimedStep(apply_overrides(config, [f"train.steps={STEPS}", "data.num_dev=10"]))
+    return TimedStep(apply_overrides(config, [f"train.steps={EQUAL_STEPS}", "data.num_dev=10"]))
