@@ -8,16 +8,8 @@ from zojax.config.estimators import (
     PopulationConfig,
 )
 from zojax.config.overrides import apply_overrides
-from zojax.config.schema import (
-    Config,
-    DataConfig,
-    MeshConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    from_dict,
-    to_dict,
-)
+from zojax.config.parts import DataConfig, MeshConfig, ModelConfig, RunConfig, TrainConfig
+from zojax.config.schema import Config, from_dict, to_dict
 from zojax.config.spaces import FullConfig, LinearConfig, LoraConfig, PrefixConfig
 from zojax.config.upgrade import EstimatorConfig
 

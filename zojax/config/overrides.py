@@ -8,16 +8,8 @@ from typing import Any, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from zojax.config.messages import hint, reason
-from zojax.config.schema import (
-    KINDS,
-    PARTS,
-    Arguments,
-    Config,
-    Words,
-    field_names,
-    from_dict,
-    to_dict,
-)
+from zojax.config.parts import Arguments, Words
+from zojax.config.schema import KINDS, PARTS, Config, field_names, from_dict, to_dict
 from zojax.config.upgrade import MOVED
 from zojax.errors import InputError
 from zojax.reading import parse_json

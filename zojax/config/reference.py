@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter
 
-from zojax.config.schema import KINDS, OBJECTIVES, PARTS, ObjectiveName
+from zojax.config.parts import OBJECTIVES, ObjectiveName
+from zojax.config.schema import KINDS, PARTS
 
 _REQUIRED = "required"
 
