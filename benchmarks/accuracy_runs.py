@@ -15,7 +15,7 @@ from rich.console import Console
 import zojax
 from zojax.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig, apply_overrides
 from zojax.tasks import load_splits
-from zojax.tasks.calibrate import subtract_median
+from zojax.tasks.calibrate import median_offsets
 
 BATCH_SIZE = 16
 
@@ -148,7 +148,7 @@ class Scored:
 
     def accuracy(self, bias: np.ndarray | None = None) -> float:
         """The share of right answers; the median of ``bias``, scores like these, is subtracted."""
-        scores = self.scores if bias is None else subtract_median(self.scores, bias)
+        scores = self.scores if bias is None else self.scores - median_offsets(bias)
         return float((scores.argmax(-1) == self.labels).mean())
 
 

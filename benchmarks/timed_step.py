@@ -10,9 +10,8 @@ from zojax.config import Config
 from zojax.distributed import layout_of
 from zojax.models.family import DecoderConfig
 from zojax.runs.chunks import compile_programs
-from zojax.runs.setup import Run, make_train_source, prepare
+from zojax.runs.setup import Run, make_train_source, prepare, train_order
 from zojax.scoring import Item
-from zojax.training.batches import batch_indices
 from zojax.training.interval import OwnedWeights, ends_interval
 from zojax.training.placement import put_batch, state_shardings
 from zojax.training.step import StepRecord, init_state
@@ -73,8 +72,7 @@ class TimedStep:
 
 def items_of(run: Run, step: int) -> list[Item]:
     """The examples of a run's step."""
-    train, items = run.config.train, run.data.train
-    return [items[i] for i in batch_indices(train.seed, len(items), train.batch_size, step)]
+    return [run.data.train[i] for i in train_order(run.config, run.data)(step)]
 
 
 def needed_flops(config: DecoderConfig, items: list[Item], num_variants: int) -> int:

@@ -46,7 +46,7 @@ def predict(run, trained, tmp_path):
     return predict
 
 
-@pytest.mark.parametrize("calibration", ["none", "content_free", "median"])
+@pytest.mark.parametrize("calibration", ["none", "content_free", "median", "fitted"])
 def test_probabilities_are_those_of_the_scores_of_an_evaluation(
     predict, run, trained, tiny_reviews, sentences, tmp_path, calibration
 ):

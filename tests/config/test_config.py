@@ -223,7 +223,10 @@ def test_texts_become_the_fields_types(override, name, value):
             'train.optimizer_args should be JSON, such as {"b1": 0.95}; the text: is not JSON '
             "(Expecting value at column 1)",
         ),
-        ("data.calibration=mean", "data.calibration should be 'none', 'content_free' or 'median'"),
+        (
+            "data.calibration=mean",
+            "data.calibration should be 'none', 'content_free', 'median' or 'fitted'",
+        ),
         ("data.shuffle_labels=maybe", "data.shuffle_labels should be true or false"),
         ("data.seed=2147483648", "data.seed should be less than 2147483648"),
         ("train.seed=-1", "train.seed should be greater than or equal to 0"),

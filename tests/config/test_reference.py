@@ -39,7 +39,10 @@ def test_a_default_is_the_default_and_can_be_set_as_it_is_shown():
         ("data.truncate", "error, left"),
         ("data.skip_bad", "true or false"),
         ("estimator.name", "lozo, mezo, mezo_factorized, fzoo, population, module:name"),
-        ("train.objective", "classification, likelihood, accuracy, f1, module:name or none"),
+        (
+            "train.objective",
+            "classification, pairwise, likelihood, accuracy, f1, module:name or none",
+        ),
     ],
 )
 def test_what_a_setting_takes_is_said_in_words(name, takes):

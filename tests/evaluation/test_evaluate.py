@@ -114,7 +114,20 @@ def right(data: Data, scores: np.ndarray) -> float:
     return float((scores.argmax(-1) == labels).mean())
 
 
-@pytest.mark.parametrize("calibration", ["none", "content_free", "median"])
+def balancing(margins: np.ndarray, labels: list[int]) -> list[float]:
+    """Offsets ``[-b/2, b/2]`` at which label 1 is as probable as it is frequent, by bisection.
+
+    A prior of 10 nats on each offset is in the equation, too.
+    """
+    low, high = -50.0, 50.0
+    for _ in range(100):
+        b = (low + high) / 2
+        slope = np.mean(labels) - np.mean(1 / (1 + np.exp(b - margins))) + b / 2 / 100 / len(labels)
+        low, high = (low, b) if slope > 0 else (b, high)
+    return [-b / 2, b / 2]
+
+
+@pytest.mark.parametrize("calibration", ["none", "content_free", "median", "fitted"])
 @pytest.mark.parametrize("num_demos", [0, 2])
 def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, theirs, tiny_reviews):
     config = configure(base, tiny_reviews, "sst2", calibration=calibration, num_demos=num_demos)
@@ -125,6 +138,9 @@ def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, th
     if calibration == "median":
         dev = logprobs(theirs, data.dev)
         scores = scores - np.median(dev - dev.mean(1, keepdims=True), axis=0)
+    if calibration == "fitted":
+        dev = logprobs(theirs, data.dev)
+        scores = scores - balancing(dev[:, 1] - dev[:, 0], [item.label for item in data.dev])
     told = evaluate_config(config, QUIET)
     assert (told["metric"], told["eval_examples"]) == ("accuracy", 12)
     assert told["eval_accuracy"] == right(data, scores)
@@ -323,6 +339,23 @@ def test_a_run_is_trained_by_the_f1_of_its_ranking(base, entities):
     told = io.StringIO()
     assert evaluate_run(entities / "run", Console(file=told))["eval_f1"] == result["eval_f1"]
     assert "has changed" not in told.getvalue()
+
+
+def test_a_run_on_pairs_tells_the_offsets_that_its_answers_need(base, tiny_reviews, tmp_path):
+    config = configure(base, tiny_reviews, "sst2", calibration="fitted")
+    config.data.num_train, config.data.num_dev, config.data.num_eval = 16, 8, 12
+    config.train = TrainConfig(
+        steps=3, batch_size=4, eval_every=3, learning_rate=1e-3, objective="pairwise"
+    )
+    config.train.batches, config.run.dir = "balanced", str(tmp_path / "run")
+    result = train(config, QUIET)
+    assert list(result["offsets"]) == [" terrible", " great"]
+    assert sum(result["offsets"].values()) == pytest.approx(0, abs=1e-9)
+    records = read_journal(tmp_path / "run" / "journal.zj").records
+    assert (records["losses"] > 0).all()
+    evaluated = evaluate_run(tmp_path / "run", QUIET)
+    assert evaluated["offsets"] == result["offsets"]
+    assert train(config, QUIET) == result  # the file is read again
 
 
 def test_a_task_with_free_answers_trains_and_is_judged_by_f1(base, questions, tmp_path):

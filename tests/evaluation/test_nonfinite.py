@@ -21,7 +21,7 @@ from zojax.generation.sampling import GREEDY, NOT_FINITE, Sampling, sample
 from zojax.hub import load, save
 from zojax.reporting.progress import Progress
 from zojax.tasks import Example
-from zojax.tasks.calibrate import subtract_median
+from zojax.tasks.calibrate import fitted_offsets, median_offsets
 from zojax.tasks.metrics import score_ranking
 from zojax.training.objective import choice_loss
 from zojax.training.step import Batch
@@ -226,12 +226,20 @@ def test_no_ranking_of_what_is_not_finite_is_worth_anything(rows, label):
 
 def test_dev_examples_that_are_not_finite_do_not_move_the_median():
     dev = np.array([[-1.0, -3.0], [-2.0, -4.0], [-1.0, -1.0]])
-    scores = np.array([[-1.0, -2.0], [np.nan, -1.0]])
     broken = np.array([[np.nan, -1.0], [np.inf, 0.0]])
-    expected = subtract_median(scores, dev)
-    np.testing.assert_array_equal(subtract_median(scores, np.concatenate([broken, dev])), expected)
-    assert np.isfinite(expected[0]).all()
-    assert np.isnan(subtract_median(scores, broken)).all()
+    expected = median_offsets(dev)
+    np.testing.assert_array_equal(median_offsets(np.concatenate([broken, dev])), expected)
+    assert np.isfinite(expected).all()
+    assert np.isnan(median_offsets(broken)).all()
+
+
+def test_dev_examples_that_are_not_finite_do_not_move_what_is_fitted():
+    dev, labels = np.array([[-1.0, -3.0], [-2.0, -4.0], [-1.0, -1.0]]), [0, 1, 1]
+    broken = np.array([[np.nan, -1.0], [np.inf, 0.0]])
+    with_broken = fitted_offsets(np.concatenate([broken, dev]), [0, 0, *labels])
+    np.testing.assert_array_equal(with_broken, fitted_offsets(dev, labels))
+    assert np.isfinite(with_broken).all()
+    assert np.isnan(fitted_offsets(broken, [0, 1])).all()
 
 
 @pytest.mark.parametrize("bad", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]])

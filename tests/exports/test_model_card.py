@@ -1,5 +1,6 @@
 """Cards: what they name, and the snippet, which runs."""
 
+import ast
 import dataclasses
 import functools
 import json
@@ -213,6 +214,24 @@ def test_the_snippet_of_chats_scores_as_zojax(tiny_model, folded_run, tmp_path):
     ours = [logprobs.mean() for logprobs in engine.score_items([item])[0]]
     theirs = scope["mean_logprobs"](scope["prompt"], ["bad", "great"])
     np.testing.assert_allclose(list(theirs.values()), ours, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("step", [6, 5])
+def test_the_snippet_subtracts_the_offsets_of_its_own_step(step, tiny_model, folded_run, capsys):
+    pytest.importorskip("torch")
+    config = run_dir.read_config(folded_run)
+    config.model, config.data.calibration = ModelConfig(str(tiny_model)), "fitted"
+    journal = read_journal(folded_run / run_dir.JOURNAL)
+    offsets = {" terrible": -0.25, " great": 0.25}
+    figures = {"best_step": 6, "offsets": offsets}
+    code = hf_card(Exported(config, journal, step, figures), tiny_model).split("```")[1][7:]
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    told = ast.literal_eval(capsys.readouterr().out)
+    raw = scope["mean_logprobs"](scope["prompt"], list(offsets))
+    expected = {text: raw[text] - (step == 6) * offsets[text] for text in offsets}
+    assert told == pytest.approx(expected)
+    assert ("subtracts offsets, which are not known" in code) == (step != 6)
 
 
 def test_the_snippet_refuses_a_text_that_the_run_would_refuse(tiny_model, folded_run):

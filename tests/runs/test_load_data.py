@@ -157,8 +157,20 @@ def test_an_objective_that_a_task_has_nothing_for_is_refused(tiny_model, tmp_pat
     labels.train.objective = "f1"
     with pytest.raises(InputError, match=r"f1 compares texts, and custom has labels: use accuracy"):
         check_objective(labels, load_data(labels).splits)
+    labels.train.objective = "pairwise"
+    with pytest.raises(InputError, match=r"how often each label is right: use data.calibration=fi"):
+        check_objective(labels, load_data(labels).splits)
+    labels.data.calibration = "fitted"
+    check_objective(labels, load_data(labels).splits)
     write(tmp_path, RECORDS)
     entities = config(tiny_model, tmp_path, "record")
+    entities.train.objective = "pairwise"
+    with pytest.raises(InputError, match=r"by their labels, and record has none that stay the sam"):
+        check_objective(entities, load_data(entities).splits)
+    entities.train.objective, entities.train.batches = None, "balanced"
+    with pytest.raises(InputError, match=r"batches=balanced: record has no labels that stay the s"):
+        check_objective(entities, load_data(entities).splits)
+    entities.train.batches = "shuffled"
     for objective in ("classification", "likelihood", "accuracy", "f1"):
         entities.train.objective = objective
         check_objective(entities, load_data(entities).splits)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from zojax.tasks import Example
-from zojax.tasks.calibrate import subtract_content_free, subtract_median, without_content
+from zojax.tasks.calibrate import (
+    fitted_offsets,
+    median_offsets,
+    subtract_content_free,
+    without_content,
+)
 
 # float64 sums of a handful of numbers; only their order differs.
 TOLERANCE = 1e-12
@@ -44,7 +49,7 @@ def test_medians_are_those_of_centred_dev_scores(rng):
         [row[k] - statistics.median(d[k] - sum(d.tolist()) / 3 for d in dev) for k in range(3)]
         for row in scores
     ]
-    np.testing.assert_allclose(subtract_median(scores, dev), expected, atol=TOLERANCE)
+    np.testing.assert_allclose(scores - median_offsets(dev), expected, atol=TOLERANCE)
 
 
 def test_a_class_that_is_always_likelier_gets_no_credit_for_it(rng):
@@ -52,9 +57,34 @@ def test_a_class_that_is_always_likelier_gets_no_credit_for_it(rng):
     biased = rng.normal(scale=0.1, size=(200, 2)) + np.eye(2)[labels] + [3.0, 0.0]
     biased += rng.normal(scale=5.0, size=(200, 1))  # how likely any answer is after a prompt
     assert (biased.argmax(-1) == labels).mean() == 0.5
-    calibrated = subtract_median(biased, biased)
+    calibrated = biased - median_offsets(biased)
     # Signal 1 against noise 0.1: right, but for the examples that the median itself falls on.
     assert (calibrated.argmax(-1) == labels).mean() > 0.98
+
+
+def test_fitted_offsets_make_each_class_as_probable_as_it_is_frequent(rng):
+    """The condition for the least cross-entropy; the prior moves a mean by its width's square."""
+    scores = rng.normal(size=(500, 3)) + np.array([4.0, 0.0, -2.0])
+    labels = rng.choice(3, size=500, p=[0.1, 0.3, 0.6])
+    odds = np.exp(scores - fitted_offsets(scores, labels))
+    means = (odds / odds.sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(means, np.bincount(labels) / 500, atol=10 / 100 / 500)
+
+
+def test_fitted_offsets_take_away_a_bias_where_classes_are_rare(rng):
+    labels = (rng.random(2000) < 0.1).astype(int)
+    scores = 4 * np.eye(2)[labels] + rng.normal(size=(2000, 2)) + [0.0, 3.0]
+    fitted = (scores - fitted_offsets(scores, labels)).argmax(-1) == labels
+    middle = (scores - median_offsets(scores)).argmax(-1) == labels
+    assert fitted.mean() > 0.98  # signal 4 against noise of 1.4
+    assert middle.mean() < 0.65  # half of them are called rare
+
+
+def test_a_class_that_no_dev_example_has_gets_a_finite_offset_and_no_answer(rng):
+    scores = rng.normal(size=(50, 3))
+    offsets = fitted_offsets(scores, [0, 1] * 25)
+    assert np.isfinite(offsets).all()
+    assert not ((scores - offsets).argmax(-1) == 2).any()
 
 
 def test_a_prompt_without_content_has_the_same_candidates():

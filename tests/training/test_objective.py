@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zojax.errors import InputError
-from zojax.training.objective import choice_loss, objective
+from zojax.training.objective import choice_loss, objective, pairwise_loss
 from zojax.training.step import Batch
 
 
@@ -33,6 +33,38 @@ def test_the_worth_of_labels_gives_the_accuracy():
 def test_a_score_that_is_no_number_shows():
     scores_bk = np.float32([[-1, np.nan], [-1, -2]])
     assert np.isnan(loss(scores_bk, np.ones((2, 2))))
+
+
+def paired(scores_bk: np.ndarray, labels_b: np.ndarray) -> float:
+    batch = Batch({}, np.int32(labels_b), np.ones(len(labels_b), np.float32))
+    return float(pairwise_loss(np.float32(scores_bk), batch))
+
+
+def test_pairs_of_labels_are_told_apart_by_plain_loops():
+    rng = np.random.default_rng(2)
+    scores_bk, labels_b = rng.normal(size=(9, 3)) * 3, np.array([0, 1, 2, 0, 1, 2, 2, 2, 1])
+    losses = []
+    for i, a in enumerate(labels_b):
+        for j, b in list(enumerate(labels_b))[i + 1 :]:
+            if a != b:
+                as_it_is = scores_bk[i, a] + scores_bk[j, b]
+                exchanged = scores_bk[i, b] + scores_bk[j, a]
+                shares = np.exp([as_it_is, exchanged])
+                losses.append(-np.log(shares[0] / shares.sum()))
+    assert paired(scores_bk, labels_b) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_what_a_model_adds_to_a_word_everywhere_does_not_change_the_loss_of_pairs():
+    rng = np.random.default_rng(3)
+    scores_bk, labels_b = rng.normal(size=(8, 3)), rng.integers(0, 3, 8)
+    biased = scores_bk + np.array([5.0, -2.0, 0.0]) + rng.normal(size=(8, 1))  # and to a prompt
+    assert paired(biased, labels_b) == pytest.approx(paired(scores_bk, labels_b), rel=1e-5)
+
+
+def test_a_batch_of_one_label_has_no_pairs_and_one_of_no_numbers_shows():
+    scores_bk = np.random.default_rng(4).normal(size=(4, 2))
+    assert paired(scores_bk, np.zeros(4)) == 0
+    assert np.isnan(paired(scores_bk * [np.nan, 1], np.arange(4) % 2))
 
 
 @objective

@@ -227,13 +227,14 @@ def _evaluate(
     from zojax.generation.texts import cut_note
     from zojax.reporting.bar import progress_bar
     from zojax.runs.setup import pack_eval_sets
+    from zojax.tasks.calibrate import OF_DEV_SET
     from zojax.training.method import make_scorer
 
     scorer = make_scorer(config, data.splits.task, data.scored, model)
     if predictions is not None:  # the file has log-probabilities, even if logits would do
         scorer = scorer._replace(normalize=True)
     dev_set, eval_set = pack_eval_sets(config, data, model)
-    used = [dev_set, eval_set] if config.data.calibration == "median" else [eval_set]
+    used = [dev_set, eval_set] if config.data.calibration in OF_DEV_SET else [eval_set]
     with console.status("compiling"):
         evaluator = Evaluator(model, adapter_of, carry, scorer, used, data.tokenizer)
     with progress_bar(console, "evaluate") as update:

@@ -189,6 +189,7 @@ def predict(
     from zojax.prediction.predictor import Predictor
     from zojax.prediction.rows import survey
     from zojax.prediction.tables import has_columns, import_arrow
+    from zojax.tasks.calibrate import OF_DEV_SET
     from zojax.tasks.dataset import get_task
     from zojax.tasks.records import format_of
     from zojax.tasks.task import label_names
@@ -217,7 +218,7 @@ def predict(
         labels, has_probability=ranks, taken=found.columns, has_problem=data.skip_bad
     )
     output.expect(functools.partial(has_columns, names=columns.names))
-    dev, dev_hash = _load_dev(config, console) if data.calibration == "median" else ([], "")
+    dev, dev_hash = _load_dev(config, console) if data.calibration in OF_DEV_SET else ([], "")
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
     tokenizer = run_tokenizer(config)
     job = work.Job(args.data, found, columns, output, format_of(path), args.keep_formulas)
@@ -264,7 +265,7 @@ def in_words(summary: Mapping[str, Any]) -> str:
 
 
 def _load_dev(config: Config, console: Console) -> tuple[list[Item], str]:
-    """The dev set, whose median calibrates the scores, and its hash."""
+    """The dev set, which calibrates the scores, and its hash."""
     from zojax.runs.setup import data_hash, load_data
 
     with console.status("reading the dev set"):

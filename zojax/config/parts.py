@@ -42,7 +42,7 @@ def _allowed(name: str) -> str:
     return name
 
 
-OBJECTIVES = ("classification", "likelihood", "accuracy", "f1")
+OBJECTIVES = ("classification", "pairwise", "likelihood", "accuracy", "f1")
 
 
 def _check_objective(name: str) -> str:
@@ -171,7 +171,8 @@ class DataConfig:
         num_demos: the number of demonstrations before every prompt, drawn from the train split;
             MeZO's in-context learning uses 32.
         calibration: what to subtract from the candidates' scores: nothing, their scores after a
-            ``content_free`` prompt, or their ``median`` over the dev set.
+            ``content_free`` prompt, their ``median`` over the dev set, or what is ``fitted`` to the
+            dev set's labels.
         chat: put the model's own chat template around prompts, for instruct models: a prompt is
             what the user says, and the answer is what the assistant says, which alone is scored.
         system: what the system says first in every chat, for templates that have such a turn; None
@@ -194,7 +195,7 @@ class DataConfig:
     metric: Literal["accuracy", "f1", "macro_f1", "probability"] | None = None
     skip_bad: Switch = False
     num_demos: Demonstrations = 0
-    calibration: Literal["none", "content_free", "median"] = "none"
+    calibration: Literal["none", "content_free", "median", "fitted"] = "none"
     chat: Switch = False
     system: Text | None = None
 
@@ -219,11 +220,14 @@ class TrainConfig:
         beta1: the decay of the momentum, and Adam's first.
         beta2: Adam's second decay.
         weight_decay: the weight decay of what is trained (the movement, not the base weights).
-        objective: what is minimised: ``classification`` (cross-entropy over the candidates) or
-            ``likelihood`` (of the right answer's tokens); without a gradient, ``accuracy`` or
-            ``f1`` (with a minus, of the ranking or of generated answers); or your own objective
-            (:func:`zojax.objective`) as ``module:name``. None is the task's own: the first or the
-            second.
+        objective: what is minimised: ``classification`` (cross-entropy over the candidates),
+            ``pairwise`` (that of telling which of two examples has which label, whatever the
+            candidates' bias; it needs ``data.calibration``) or ``likelihood`` (of the right
+            answer's tokens); without a gradient, ``accuracy`` or ``f1`` (with a minus, of the
+            ranking or of generated answers); or your own objective (:func:`zojax.objective`) as
+            ``module:name``. None is the task's own: ``classification`` or ``likelihood``.
+        batches: which examples a step gets: the next of the ``shuffled`` ones, or as many of each
+            label, too (``balanced``).
         micro_batches: the number of parts that a batch is scored in, one after the other, to save
             memory.
         in_pieces: score each part in a call of its own, and not all in one program with the rest of
@@ -252,6 +256,7 @@ class TrainConfig:
     beta2: Fraction = 0.999
     weight_decay: NonNegativeFloat = 0.0
     objective: ObjectiveName | None = None
+    batches: Literal["shuffled", "balanced"] = "shuffled"
     micro_batches: Batch = 1
     in_pieces: Switch = False
     eval_every: Count = 4_000

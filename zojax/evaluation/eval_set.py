@@ -16,7 +16,7 @@ from zojax.tasks import Example, Task
 from zojax.training.batches import pack_batch
 from zojax.training.step import Batch
 
-Calibration = Literal["none", "content_free", "median"]
+Calibration = Literal["none", "content_free", "median", "fitted"]
 
 
 _PER_BATCH = 64

@@ -28,7 +28,12 @@ from zojax.programs.pace import Pace, at_once
 from zojax.programs.stopping import NEVER, Stop
 from zojax.scoring import PageShape
 from zojax.tasks import Example, Task
-from zojax.tasks.calibrate import subtract_content_free, subtract_median
+from zojax.tasks.calibrate import (
+    OF_DEV_SET,
+    fitted_offsets,
+    median_offsets,
+    subtract_content_free,
+)
 from zojax.tasks.metrics import has_finite_scores, mean_loss, score_ranking, score_text
 from zojax.tasks.task import Metric, label_names
 from zojax.training.objective import CandidateScorer
@@ -57,6 +62,8 @@ class Evaluation:
         cut: the number of generated answers that did not end by themselves.
         metric: the task's metric.
         answers: the right and the given labels, if the candidates are the labels of classes.
+        offsets: what was subtracted from each candidate's score, by its text, if the dev set
+            calibrates them.
         loss: the mean cross-entropy of the right candidate among its example's candidates, or of
             its tokens if there is no other, without the examples in ``nonfinite``; None if answers
             are generated, or if no example is left.
@@ -69,6 +76,7 @@ class Evaluation:
     cut: int = 0
     metric: Metric = "accuracy"
     answers: Answers | None = None
+    offsets: Mapping[str, float] | None = None
     loss: float | None = None
 
     @property
@@ -105,6 +113,7 @@ class Evaluation:
             self.loss,
             len(self.nonfinite),
             self._classes,
+            self.offsets,
         )
 
     @functools.cached_property
@@ -203,8 +212,8 @@ class Evaluator:
             weights: the model's weights.
             carry: what defines the model's adapter state.
             eval_set: the data set.
-            dev_set: the data set whose median calibrates the scores, if that is configured; None
-                for ``eval_set`` itself.
+            dev_set: the data set whose scores calibrate those of ``eval_set``, if that is
+                configured; None for ``eval_set`` itself.
             stop: a request to end early.
             on_progress: called after every batch with the number of examples that are done, and the
                 number of all.
@@ -228,8 +237,9 @@ class Evaluator:
                 cut=sum(generation.finish_reason == "length" for generation in made),
                 metric=task.metric,
             )
-        dev = (dev_set or eval_set).ranked if eval_set.calibration == "median" else None
-        wanted = [packed for packed in (*eval_set.packed, dev) if packed is not None]
+        dev = (dev_set or eval_set) if eval_set.calibration in OF_DEV_SET else None
+        of_dev = None if dev is None else dev.ranked
+        wanted = [packed for packed in (*eval_set.packed, of_dev) if packed is not None]
         done, total = 0, sum(packed.size for packed in wanted)
 
         def advance(count: int) -> None:
@@ -244,8 +254,11 @@ class Evaluator:
         if eval_set.bare is not None:
             lengths = eval_set.lengths(self._num_candidates)
             scores = subtract_content_free(scores, score(eval_set.bare), lengths)
-        if dev is not None:
-            scores = subtract_median(scores, score(dev))
+        offsets = None
+        if dev is not None and of_dev is not None:
+            offsets_k = offsets_of(dev, score(of_dev))
+            scores = scores - offsets_k
+            offsets = dict(zip(task.candidates, offsets_k.tolist(), strict=True))
         known = has_finite_scores(examples, scores)
         values = score_ranking(examples, scores, task.metric)
         return Evaluation(
@@ -254,6 +267,7 @@ class Evaluator:
             nonfinite=_unknown(examples, known),
             metric=task.metric,
             answers=_labels(task, examples, scores, known),
+            offsets=offsets,
             loss=mean_loss(examples, scores),
         )
 
@@ -314,6 +328,13 @@ class Evaluator:
             batch_size=eval_set.batch_size,
             on_progress=report,
         )
+
+
+def offsets_of(dev_set: EvalSet, scores: np.ndarray) -> np.ndarray:
+    """What to subtract from candidates' scores, ``(k,)``, by the dev set's scores ``(m, k)``."""
+    if dev_set.calibration == "median":
+        return median_offsets(scores)
+    return fitted_offsets(scores, [item.label for item in dev_set.items])
 
 
 def _shapes(batch: Batch) -> Batch:

@@ -1,6 +1,7 @@
 """What is told of a model on a data set: its figure, how far to trust it, and its classes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from zojax.evaluation.classes import ClassReport
@@ -19,6 +20,8 @@ class Report:
         loss: the mean cross-entropy of the right candidate; None if there is none.
         nonfinite: the number of examples with scores that are not finite, which count as wrong.
         classes: the figures of a classifier; None for other tasks.
+        offsets: what was subtracted from each candidate's score; None if the dev set does not
+            calibrate them.
     """
 
     metric: Metric
@@ -27,6 +30,7 @@ class Report:
     loss: float | None = None
     nonfinite: int = 0
     classes: ClassReport | None = None
+    offsets: Mapping[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The figures of held-out data, as they are written to JSON; what is not known is left out.
@@ -34,7 +38,11 @@ class Report:
         >>> Report("f1", 0.5, (0.25, 0.75)).as_dict()
         {'eval_f1': 0.5, 'eval_interval': [0.25, 0.75]}
         """
-        known = {"eval_loss": self.loss, "eval_nonfinite": self.nonfinite or None}
+        known = {
+            "eval_loss": self.loss,
+            "eval_nonfinite": self.nonfinite or None,
+            "offsets": self.offsets,
+        }
         return {
             f"eval_{self.metric}": self.value,
             "eval_interval": list(self.interval),

@@ -45,13 +45,23 @@ class Exported:
 def hf_card(exported: Exported, directory: Path) -> str:
     """The card of a directory for transformers."""
     dtype = exported.details.get("dtype", exported.config.model.dtype)
-    return _model_card(exported, "transformers", hf_usage(exported.config, directory, dtype))
+    return _model_card(
+        exported, "transformers", hf_usage(exported.config, directory, dtype, _offsets(exported))
+    )
 
 
 def peft_card(exported: Exported, directory: Path) -> str:
     """The card of a LoRA directory for PEFT."""
-    usage = _trained_beside(exported.config.model) + peft_usage(exported.config, directory)
+    usage = _trained_beside(exported.config.model) + peft_usage(
+        exported.config, directory, _offsets(exported)
+    )
     return _model_card(exported, "peft", usage)
+
+
+def _offsets(exported: Exported) -> Mapping[str, float] | None:
+    """The offsets of the dev set, if they are those of this model."""
+    is_best = exported.result.get("best_step") == exported.step
+    return exported.result.get("offsets") if is_best else None
 
 
 def _trained_beside(model: ModelConfig) -> str:

@@ -1,5 +1,6 @@
 """The code in a card that uses the exported model as the run did, with transformers alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from zojax.config import Config
@@ -7,28 +8,33 @@ from zojax.errors import InputError
 from zojax.hub.gguf_file import is_gguf
 from zojax.models.precision import precision_of
 from zojax.tasks import Task
+from zojax.tasks.calibrate import OF_DEV_SET
 from zojax.tasks.custom import parse_template
 from zojax.tasks.dataset import get_task
 from zojax.text import plain
 
+Offsets = Mapping[str, float]
+"""What is subtracted from each candidate's score before they are compared."""
 
-def hf_usage(config: Config, directory: Path, dtype: str) -> str:
+
+def hf_usage(config: Config, directory: Path, dtype: str, offsets: Offsets | None = None) -> str:
     """Code for a directory of transformers.
 
     Args:
         config: the run's configuration.
         directory: the directory.
         dtype: the dtype of its weights.
+        offsets: those of the dev set, if they are known.
     """
     load = f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({str(directory)!r}, dtype=torch.{_dtype(dtype)})
 model.eval()
 tokenizer = AutoTokenizer.from_pretrained({str(directory)!r})"""
-    return _usage(config, load)
+    return _usage(config, load, offsets)
 
 
-def peft_usage(config: Config, directory: Path) -> str:
+def peft_usage(config: Config, directory: Path, offsets: Offsets | None = None) -> str:
     """Code for a directory of PEFT, on the run's base model."""
     place, dtype = _place(config.model.path), _dtype(config.model.dtype)
     load = f"""from peft import PeftModel
@@ -37,7 +43,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 base = AutoModelForCausalLM.from_pretrained({place}, dtype=torch.{dtype})
 model = PeftModel.from_pretrained(base, {str(directory)!r}).eval()
 tokenizer = AutoTokenizer.from_pretrained({place})"""
-    return _usage(config, load)
+    return _usage(config, load, offsets)
 
 
 def _place(base: str) -> str:
@@ -51,10 +57,10 @@ def _dtype(name: str) -> str:
     return precision_of(name).dtype.name
 
 
-def _usage(config: Config, load: str) -> str:
+def _usage(config: Config, load: str, offsets: Offsets | None) -> str:
     """Code that loads the model and uses it as the task does: to generate or to rank."""
     task, start = get_task(config.data), _start(config)
-    how = _generating(task) if task.has_free_answers else _ranking(config, task)
+    how = _generating(task) if task.has_free_answers else _ranking(config, task, offsets)
     return f"""## Use
 
 ```python
@@ -110,7 +116,7 @@ _RANKING = """def mean_logprobs(prompt, candidates):
 
 
 {prompt}
-print(mean_logprobs(prompt, CANDIDATES))"""
+"""
 
 _USUAL_NEW = "50"
 
@@ -128,12 +134,27 @@ _GENERATING = """def answer(prompt):
 print(answer(prompt))"""
 
 
-def _ranking(config: Config, task: Task) -> str:
+def _ranking(config: Config, task: Task, offsets: Offsets | None) -> str:
     """Code that scores as in training: the mean log-probability of a candidate's tokens."""
     candidates = list(task.candidates) or [" one", " another"]
     if config.data.chat:
         candidates = [text.strip() for text in candidates]
-    return _RANKING.replace("CANDIDATES", _literal(repr(candidates)))
+    scores = f"mean_logprobs(prompt, {candidates!r})"
+    if config.data.calibration not in OF_DEV_SET:
+        lines = [f"print({scores})"]
+    elif offsets is None or list(offsets) != list(task.candidates):
+        lines = [
+            f"print({scores})",
+            f"# data.calibration={config.data.calibration} subtracts offsets, which are not known.",
+        ]
+    else:
+        named = dict(zip(candidates, offsets.values(), strict=True))
+        lines = [
+            f"scores = {scores}",
+            f"offsets = {named!r}  # of the dev set: data.calibration={config.data.calibration}",
+            "print({text: score - offsets[text] for text, score in scores.items()})",
+        ]
+    return _RANKING + _literal("\n".join(lines))
 
 
 def _generating(task: Task) -> str:

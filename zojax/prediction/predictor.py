@@ -19,7 +19,12 @@ from zojax.prediction.packing import Packer
 from zojax.prediction.rows import Render, check_none_bad
 from zojax.scoring import Item, PageShape
 from zojax.tasks import Example, Task, tokenise
-from zojax.tasks.calibrate import subtract_content_free, subtract_median, without_content
+from zojax.tasks.calibrate import (
+    fitted_offsets,
+    median_offsets,
+    subtract_content_free,
+    without_content,
+)
 from zojax.tasks.metrics import has_finite_scores
 from zojax.tasks.records import Row
 from zojax.tasks.task import label_names
@@ -94,7 +99,7 @@ class Predictor:
         self._layout = layout_of(model.weights)
         self._packer = self._new_packer(buckets)
         self._labels = label_names(task, task.candidates)
-        self._dev_scores: np.ndarray | None = None
+        self._offsets: np.ndarray | None = None
 
     @property
     def buckets(self) -> list[PageShape]:
@@ -102,12 +107,15 @@ class Predictor:
         return self._packer.buckets
 
     def calibrate(self, dev: Sequence[Item]) -> None:
-        """Scores the dev set, whose median calibrates all scores that come later.
+        """Scores the dev set, which calibrates all scores that come later.
 
         Its shapes do not depend on those of earlier chunks, so that it always has the same scores.
         """
         earlier, self._packer = self._packer, self._new_packer([])
-        self._dev_scores = self._score(dev)()
+        scores = self._score(dev)()
+        by_labels = self._data.calibration == "fitted"
+        labels = [item.label for item in dev]
+        self._offsets = fitted_offsets(scores, labels) if by_labels else median_offsets(scores)
         if earlier.buckets:
             self._packer = earlier
 
@@ -169,8 +177,8 @@ class Predictor:
                 for row, item in zip(lengths, items, strict=True):
                     row[: len(item.candidates)] = [len(tokens) for tokens in item.candidates]
                 scores = subtract_content_free(scores, wait_bare(), lengths)
-            if self._dev_scores is not None:
-                scores = subtract_median(scores, self._dev_scores)
+            if self._offsets is not None:
+                scores = scores - self._offsets
             known = has_finite_scores(examples, scores)
             return [
                 self._choose(one, example, row) if is_known else Answer("nonfinite")

@@ -16,7 +16,15 @@ from zojax.tasks.dataset import get_task
 RESULT = "result.json"
 """The file's name in a run's directory."""
 
-_NESTED = ("dev", "dev_nonfinite", "dev_loss", "eval_interval", "eval_interval_before", "classes")
+_NESTED = (
+    "dev",
+    "dev_nonfinite",
+    "dev_loss",
+    "eval_interval",
+    "eval_interval_before",
+    "classes",
+    "offsets",
+)
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -60,6 +68,7 @@ class _Result(TypedDict):
     dev_examples: NotRequired[Count]
     steps: NotRequired[Count]
     truncated: NotRequired[Figure]
+    offsets: NotRequired[dict[str, _Number]]
 
 
 def read_result(directory: Path, config: Config, steps: int) -> dict[str, Any] | None:

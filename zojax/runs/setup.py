@@ -28,14 +28,20 @@ from zojax.runs.layout import choose_layout
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
 from zojax.tasks import Example, Splits, load_held_out, load_splits
-from zojax.tasks.calibrate import without_content
+from zojax.tasks.calibrate import OF_DEV_SET, without_content
 from zojax.tasks.dataset import get_task
 from zojax.tasks.metrics import score_choices
 from zojax.tasks.odd_texts import odd_texts, truncated
 from zojax.tasks.tokenize import fit, frame_of, only_right_candidate
 from zojax.tasks.tokenize import tokenise as tokenise_whole
 from zojax.text import plain
-from zojax.training.batches import BatchSource, batch_indices, micro_batches, shape_of_all
+from zojax.training.batches import (
+    BatchSource,
+    balanced_order,
+    batch_indices,
+    micro_batches,
+    shape_of_all,
+)
 from zojax.training.generated import GeneratedObjective, QuestionSource
 from zojax.training.method import (
     check_method,
@@ -97,10 +103,10 @@ def load_data(config: Config) -> Data:
 def load_eval_data(config: Config) -> Data:
     """Loads only the part of :func:`load_data` that an evaluation needs: the held-out examples.
 
-    Calibration by the dev set's median needs all examples, since the choice of the dev set depends
-    on that of the training set.
+    Calibration by the dev set needs all examples, since the choice of the dev set depends on that
+    of the training set.
     """
-    return _load(config, load_splits if config.data.calibration == "median" else load_held_out)
+    return _load(config, load_splits if config.data.calibration in OF_DEV_SET else load_held_out)
 
 
 def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]], Splits]) -> Data:
@@ -283,7 +289,7 @@ def load_model(config: Config) -> Model:
 def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
     """Makes the source of the run's batches, with buckets that fit all of them."""
     train, items = config.train, run.data.train
-    order = functools.partial(batch_indices, train.seed, len(items), train.batch_size)
+    order = train_order(config, run.data)
     if generates(config, run.data.splits.task):
         if config.train.kept_states != "none":
             raise InputError(
@@ -321,6 +327,15 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         only=local_pages(layout, num_pages),
         kept=make_kept_states(config, items, run.method, run.model),
     )
+
+
+def train_order(config: Config, data: Data) -> Callable[[int], list[int]]:
+    """The training examples of each step, ``(step) -> indices``."""
+    train = config.train
+    if train.batches == "balanced":
+        labels = [example.label for example in data.splits.train]
+        return balanced_order(train.seed, labels, train.batch_size)
+    return functools.partial(batch_indices, train.seed, len(data.train), train.batch_size)
 
 
 def _in_layers(run: Run) -> int:

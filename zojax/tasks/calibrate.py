@@ -1,8 +1,11 @@
 """Calibration: subtracts how likely a candidate is, whatever the example says."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 from zojax.tasks.example import Example
 
@@ -37,27 +40,72 @@ def subtract_content_free(
     return np.where(exists, lengths * (np.where(exists, scores, 0.0) - free), -np.inf)
 
 
-def subtract_median(scores: FloatArray, dev_scores: FloatArray) -> FloatArray:
-    """Subtracts each class's typical advantage over the other classes on the dev set.
+OF_DEV_SET = ("median", "fitted")
+"""The calibrations that subtract offsets which the dev set tells."""
 
-    ``s'_ik = s_ik - median_j (d_jk - mean_l d_jl)``. Prompts differ in how likely any answer is
-    after them; subtracting the mean over the classes removes that, so that the median compares each
-    class with the others. It needs no labels and is robust to a few outliers. Two classes are then
-    chosen equally often on the dev set, so this helps if classes are about equally frequent, and
-    harms if they are not. Dev examples whose scores are not finite are left out; if none are left,
-    the result is NaN.
+
+def median_offsets(dev_scores: FloatArray) -> FloatArray:
+    """Each class's typical advantage over the other classes on the dev set, ``(k,)``.
+
+    ``b_k = median_j (d_jk - mean_l d_jl)``. Prompts differ in how likely any answer is after them;
+    subtracting the mean over the classes removes that, so that the median compares each class with
+    the others. It needs no labels and is robust to a few outliers. Once they are subtracted from
+    the scores, two classes are chosen equally often on the dev set, so this helps if classes are
+    about equally frequent, and harms if they are not. Dev examples whose scores are not finite are
+    left out; if none are left, the result is NaN.
 
     Args:
-        scores: the scores of the examples to judge, ``(n, k)``.
         dev_scores: the scores on the dev set, ``(m, k)``; class ``k`` is the same word in every
             example.
 
-    >>> dev = np.array([[-1.0, -3.0], [-2.0, -4.0], [-1.0, -1.0]])
-    >>> subtract_median(np.array([[-1.0, -2.0]]), dev)
-    array([[-2., -1.]])
+    >>> median_offsets(np.array([[-1.0, -3.0], [-2.0, -4.0], [-1.0, -1.0]]))
+    array([ 1., -1.])
     """
-    finite = dev_scores[np.isfinite(dev_scores).all(axis=-1)]
-    if not len(finite):
-        return np.full_like(scores, np.nan)
-    centred = finite - finite.mean(axis=-1, keepdims=True)
-    return scores - np.median(centred, axis=0)
+    finite = _finite_rows(dev_scores)
+    if not finite.any():
+        return np.full(dev_scores.shape[1], np.nan)
+    return np.median(_centred(dev_scores[finite]), axis=0)
+
+
+def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatArray:
+    """The offsets that make the dev set's labels most likely once they are subtracted, ``(k,)``.
+
+    They minimise the mean cross-entropy of ``softmax(d - b)``, so that each class is as probable
+    on the dev set as it is frequent there. A weak prior, of 10 nats, keeps the offset of a class
+    finite that no dev example has. As for the median, dev examples whose scores are not finite are
+    left out, and if none are left, the result is NaN.
+
+    Args:
+        dev_scores: the scores on the dev set, ``(m, k)``; class ``k`` is the same word in every
+            example.
+        dev_labels: the index of each dev example's class.
+
+    >>> scores = np.array([[2.0, 0.0], [2.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
+    >>> fitted_offsets(scores, [0, 1, 0, 1]).round(1)  # 2.5 nats between them
+    array([ 1.2, -1.2])
+    """
+    finite = _finite_rows(dev_scores)
+    if not finite.any():
+        return np.full(dev_scores.shape[1], np.nan)
+    scores, labels = _centred(dev_scores[finite].astype(np.float64)), np.asarray(dev_labels)[finite]
+    right = np.eye(scores.shape[1])[labels]
+
+    def loss_and_slope(offsets: FloatArray) -> tuple[float, FloatArray]:
+        logprobs = log_softmax(scores - offsets, axis=1)
+        prior = offsets / (_WIDTH**2 * len(scores))
+        slope = (right - np.exp(logprobs)).mean(0) + prior
+        return -(right * logprobs).sum(1).mean() + (prior * offsets).sum() / 2, slope
+
+    start = np.median(scores, axis=0)
+    return minimize(loss_and_slope, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x
+
+
+_WIDTH = 10.0
+
+
+def _finite_rows(scores: FloatArray) -> np.ndarray:
+    return np.asarray(np.isfinite(scores).all(axis=-1))
+
+
+def _centred(scores: FloatArray) -> FloatArray:
+    return scores - scores.mean(axis=-1, keepdims=True)

@@ -12,6 +12,7 @@ from zojax.config import DataConfig, foreign
 from zojax.config.messages import closest
 from zojax.errors import InputError
 from zojax.tasks.bad_rows import BadRows, Table, lost_labels, survey
+from zojax.tasks.calibrate import OF_DEV_SET
 from zojax.tasks.chat import joined
 from zojax.tasks.completions import COMPLETIONS, CONVERSATIONS
 from zojax.tasks.copa import COPA
@@ -93,10 +94,10 @@ def get_task(config: DataConfig) -> Task:
         raise InputError(f"data.shuffle_labels permutes labels, but {task.name} has none")
     if config.calibration != "none" and task.has_free_answers:
         raise InputError(f"data.calibration is for candidates, but {task.name} has free answers")
-    if config.calibration == "median" and not task.candidates:
+    if config.calibration in OF_DEV_SET and not task.candidates:
         raise InputError(
-            f"data.calibration='median' is for candidates that stay the same, but those of "
-            f"{task.name} depend on the example"
+            f"data.calibration={config.calibration!r} is for candidates that stay the same, but "
+            f"those of {task.name} depend on the example"
         )
     return dataclasses.replace(task, metric=metric)
 

@@ -17,7 +17,7 @@ from zojax.training.step import Batch
 T = TypeVar("T")
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def _epoch_order(seed: int, num_examples: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
@@ -33,6 +33,35 @@ def batch_indices(seed: int, num_examples: int, batch_size: int, step: int) -> l
     """
     at = range(step * batch_size, (step + 1) * batch_size)
     return [int(_epoch_order(seed, num_examples, i // num_examples)[i % num_examples]) for i in at]
+
+
+def balanced_order(seed: int, labels: Sequence[int], batch_size: int) -> Callable[[int], list[int]]:
+    """Makes ``(step) -> indices`` like :func:`batch_indices`, with as many examples of each label.
+
+    The labels take turns, and each one's examples come in an endless sequence of shuffled epochs of
+    its own, so that those of a rare label come more often.
+
+    Args:
+        seed: the seed of the order.
+        labels: the label of each example.
+        batch_size: the number of examples in a step.
+
+    >>> labels = [0, 0, 0, 0, 0, 0, 1, 1]
+    >>> order = balanced_order(0, labels, batch_size=4)
+    >>> [labels[i] for i in order(0)]
+    [0, 1, 0, 1]
+    >>> sorted(i for step in range(3) for i in order(step))
+    [0, 1, 2, 3, 4, 5, 6, 6, 6, 7, 7, 7]
+    """
+    kinds = sorted(set(labels))
+    of_each = [np.flatnonzero(np.array(labels) == kind) for kind in kinds]
+
+    def example(at: int) -> int:
+        turn, kind = divmod(at, len(kinds))
+        epoch, place = divmod(turn, len(of_each[kind]))
+        return int(of_each[kind][_epoch_order(seed + kind, len(of_each[kind]), epoch)[place]])
+
+    return lambda step: list(map(example, range(step * batch_size, (step + 1) * batch_size)))
 
 
 def pack_batch(

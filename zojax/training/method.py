@@ -23,6 +23,7 @@ from zojax.training.objective import (
     examples_of,
     likelihood_loss,
     of_candidates,
+    pairwise_loss,
     tokens_of_answers,
 )
 from zojax.training.schedules import learning_rates
@@ -72,6 +73,18 @@ def check_objective(config: Config, splits: Splits) -> None:
     """Raises ``InputError`` if the task lacks what the objective needs, and names one that fits."""
     task = splits.task
     name, has = objective_name(config, task), f"train.objective={config.train.objective}"
+    if name == "pairwise" and (task.kind != "classification" or not task.candidates):
+        raise InputError(
+            f"{has} compares examples by their labels, and {task.name} has none that stay the same"
+        )
+    if name == "pairwise" and config.data.calibration == "none":
+        raise InputError(
+            f"{has} leaves open how often each label is right: use data.calibration=fitted"
+        )
+    if config.train.batches == "balanced" and not task.candidates:
+        raise InputError(
+            f"train.batches=balanced: {task.name} has no labels that stay the same; leave it out"
+        )
     if task.kind == "generation" and name == "classification":
         raise InputError(f"{has} compares candidates, and {task.name} has free answers: use f1")
     if task.kind == "completion" and name in ("classification", "accuracy", "f1"):
@@ -122,11 +135,12 @@ def make_objective(
     return InMicroBatches(objective, weight)
 
 
-_COMPARED = ("classification", "accuracy", "f1")
+_COMPARED = ("classification", "pairwise", "accuracy", "f1")
 """Objectives that only compare candidates, so that the vocabulary's log-sum-exp cancels."""
 
 _LOSSES: dict[str, CandidateLoss] = {
     "classification": classification_loss,
+    "pairwise": pairwise_loss,
     "likelihood": likelihood_loss,
     "accuracy": choice_loss,
     "f1": choice_loss,

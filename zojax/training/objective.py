@@ -165,6 +165,33 @@ def classification_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     return -jnp.take_along_axis(logprob_bk, batch.labels_b[:, None], axis=-1).mean()
 
 
+def pairwise_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
+    """Cross-entropy of telling which of two examples has which label, averaged over all pairs.
+
+    The pairs are those of different labels. With scores s, the two assignments of the labels of i
+    and j are told apart by ``d = s_i[y_i] + s_j[y_j] - s_i[y_j] - s_j[y_i]``, and the loss is
+    ``log(1 + exp(-d))``. What is added to a candidate's score in every example cancels, so that no
+    probe is spent on the model's bias for a word; with two labels this is the logistic surrogate of
+    the area under the ROC curve (Gao and Zhou, https://arxiv.org/abs/1208.0645). A batch of one
+    label has no pairs, and no loss.
+
+    Args:
+        scores_bk: the candidates' scores, the same candidates in every example.
+        batch: has the labels.
+
+    >>> scores_bk = jnp.array([[5.0, 1.0], [5.0, 2.0], [5.0, 9.0]])
+    >>> batch = Batch({}, jnp.array([0, 1, 1]), jnp.ones(3))
+    >>> round(float(pairwise_loss(scores_bk, batch)), 4)  # pairs with d = 1 and d = 8
+    0.1568
+    """
+    crossed_bb = scores_bk[:, batch.labels_b]  # of example i, the candidate that is right for j
+    right_b = jnp.diagonal(crossed_bb)
+    told_bb = right_b[:, None] + right_b[None, :] - crossed_bb - crossed_bb.T
+    differ_bb = batch.labels_b[:, None] != batch.labels_b[None, :]
+    losses_bb = jnp.where(differ_bb, jax.nn.softplus(-told_bb), 0)
+    return losses_bb.sum() / jnp.maximum(differ_bb.sum(), 1)
+
+
 def likelihood_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     """Negative log-likelihood of the right candidates' tokens, averaged over the batch's tokens.
 
