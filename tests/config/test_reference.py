@@ -34,7 +34,7 @@ def test_a_default_is_the_default_and_can_be_set_as_it_is_shown():
     [
         ("train.batch_size", "an integer from 1 to 4,096"),
         ("train.beta1", "a number from 0 below 1"),
-        ("train.learning_rate", "a number over 0"),
+        ("train.learning_rate", "a number over 0, or auto"),
         ("data.num_dev", "an integer from 1 or none"),
         ("data.truncate", "error, left"),
         ("data.skip_bad", "true or false"),

@@ -7,9 +7,11 @@ also bounded, by the width of the integers that hold them and by what large valu
 import os
 import re
 import struct
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, GetPydanticSchema
+from pydantic_core import core_schema
 
 STRICT = ConfigDict(extra="forbid", validate_assignment=True)
 
@@ -90,6 +92,22 @@ Probes = Annotated[int, Field(strict=True, ge=1, le=1_024)]
 Positive = Annotated[
     float, Field(strict=True, gt=0, allow_inf_nan=False), AfterValidator(in_float32)
 ]
+
+
+def _or_auto(value: Any, check: Callable[[Any], Any]) -> Any:
+    return value if value == "auto" else check(value)
+
+
+LearningRate = Annotated[
+    float | Literal["auto"],
+    GetPydanticSchema(
+        lambda _, schema_of: core_schema.no_info_wrap_validator_function(
+            _or_auto, schema_of(Positive)
+        )
+    ),
+]
+"""A positive number, or ``auto``; what is neither is told to be no such number."""
+
 NonNegativeFloat = Annotated[
     float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(in_float32)
 ]

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from zojax.config.fields import LearningRate, Positive
 from zojax.config.messages import hint, reason
 from zojax.config.parts import Arguments, Words
 from zojax.config.schema import KINDS, PARTS, Config, field_names, from_dict, to_dict
@@ -93,6 +94,8 @@ def _parse(field_type: Any, text: str) -> Any:
         except InputError as error:
             raise InputError(f"should be JSON, such as {example}; {error}") from None
         return TypeAdapter(field_type).validate_python(value)
+    if field_type == LearningRate and text != "auto":
+        field_type = Positive  # a text is not read as a number inside the other
     try:
         return TypeAdapter(field_type).validate_strings(text)
     except ValidationError as error:

@@ -17,10 +17,10 @@ from zojax.config.fields import (
     Batch,
     Count,
     Fraction,
+    LearningRate,
     NonNegative,
     NonNegativeFloat,
     PathText,
-    Positive,
     Seed,
     Steps,
     Switch,
@@ -208,7 +208,9 @@ class TrainConfig:
         steps: the number of steps of the whole run; 0 trains nothing, for a model that is only
             evaluated.
         batch_size: the number of examples per step.
-        learning_rate: the peak of the learning rate.
+        learning_rate: the peak of the learning rate. ``auto`` trains with several rates for an
+            eighth of the steps, and goes on with the best on the dev set; the run then has its
+            number.
         schedule: the learning rate after the warm-up: constant, or linear or cosine to zero.
         warmup_steps: the number of steps in which the learning rate rises linearly from zero.
         optimizer: how the estimated gradient is applied: ``sgd``; ``momentum``, N ← β₁ N +
@@ -247,7 +249,7 @@ class TrainConfig:
 
     steps: Steps = 20_000
     batch_size: Batch = 16
-    learning_rate: Positive = 1e-7
+    learning_rate: LearningRate = 1e-7
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
     optimizer: Optimizer = "sgd"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter
 
+from zojax.config.fields import LearningRate
 from zojax.config.parts import OBJECTIVES, ObjectiveName
 from zojax.config.schema import KINDS, PARTS
 
@@ -91,6 +92,8 @@ def _default(field: Any) -> str:
 
 
 def _takes(of_type: Any) -> str:
+    if of_type == LearningRate:
+        return "a number over 0, or auto"
     if of_type == (ObjectiveName | None):  # pyright: ignore[reportOperatorIssue]
         return f"{', '.join(OBJECTIVES)}, module:name or none"
     return _in_words(TypeAdapter(of_type).json_schema())

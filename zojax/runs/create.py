@@ -56,6 +56,8 @@ def create_run(directory: Path, run: Run, held: ExitStack) -> None:
 
 def _write_run(directory: Path, run: Run) -> None:
     """Writes a new run's files; the journal comes last, as a directory without one is free."""
+    if run.config.train.learning_rate == "auto":
+        raise InputError("train.learning_rate=auto is for zojax train; give a number")
     estimator = run.method.estimator
     header = {
         "zojax": __version__,

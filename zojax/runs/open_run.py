@@ -40,10 +40,14 @@ from zojax.runs.setup import (
     pack_eval_sets,
     prepare,
 )
+from zojax.runs.shared import Parts, Shared
 from zojax.training.batches import BatchSource
 from zojax.training.generated import QuestionSource
 from zojax.training.interval import OwnedWeights
 from zojax.training.placement import put_batch
+from zojax.training.step import TrainState
+
+Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,7 @@ def open_run(
     *,
     makes_lost_evaluations: bool = True,
     host: Host | None = None,
+    shared: Shared | None = None,
 ) -> Iterator[OpenRun | dict[str, Any]]:
     """Open the run in ``run.dir`` where it stopped, or a new one; it is locked while it is open.
 
@@ -95,6 +100,7 @@ def open_run(
         makes_lost_evaluations: whether to make first those evaluations that the configuration asks
             for and that are missing.
         host: the engine that the run is trained in; None for a device of its own.
+        shared: what the run has in common with others that this process has opened before.
 
     Yields:
         The run, or the result of a finished run.
@@ -119,13 +125,17 @@ def open_run(
         if result is not None:
             yield result
             return
-        run = prepare(config, console, None if host is None else host.model)
+        if shared is not None:
+            run = shared.run_of(config)
+        else:
+            run = prepare(config, console, None if host is None else host.model)
         if not exists:
             processes.broadcast_from_leader(
                 "the run directory", lambda: create_run(directory, run, held)
             )
         process_dir = held.enter_context(open_process_dir(directory))
-        with _opened(run, process_dir, console, makes_lost_evaluations, host) as training:
+        parts = None if shared is None else shared.parts
+        with _opened(run, process_dir, console, makes_lost_evaluations, host, parts) as training:
             yield training
 
 
@@ -136,6 +146,7 @@ def _opened(
     console: Console,
     makes_lost_evaluations: bool,
     host: Host | None,
+    parts: Parts | None,
 ) -> Iterator[OpenRun]:
     """Open a run in its locked directory; raise :class:`Stopped` if a stop is requested."""
     with named_if_unwritable(directory):
@@ -153,8 +164,10 @@ def _opened(
                     console,
                     makes_lost_evaluations=makes_lost_evaluations,
                     host=host,
+                    parts=parts,
                 )
-            with cancelled_at_end(training.trainer.programs, training.evaluations.evaluator):
+            own = (training.trainer.programs, training.evaluations.evaluator)
+            with cancelled_at_end(*(own if parts is None else ())):
                 with named_if_unwritable(directory):
                     training.evaluations.catch_up()
                 yield training
@@ -196,21 +209,15 @@ def _set_up(
     *,
     makes_lost_evaluations: bool,
     host: Host | None,
+    parts: Parts | None,
 ) -> OpenRun:
-    """Make the batches, rebuild the run's model, and begin to compile what the loop runs."""
+    """Rebuild the run's model, make the batches, and begin to compile what the loop runs."""
     config, records = run.config.train, journal.opened.records
     check_data(journal.opened, run.data_hash)
     if journal.lost_steps:
         console.print(f"the journal's end was damaged: {journal.lost_steps} steps are repeated")
     if config.nonfinite == "stop":
         refuse_skipped(records)
-
-    # The batches, and the data sets to evaluate on.
-    source = make_train_source(run.config, run)
-    batches = put_batch(source.abstract, layout_of(run.model.weights))
-    dev_set, eval_set = pack_eval_sets(run.config, run.data, run.model)
-    if host is not None:
-        check_method_of_guest(run, dev_set)
 
     # The current model: the base model, or what the journal makes of it.
     progress, done = read_progress(directory, len(records), run.config), len(records)
@@ -232,50 +239,83 @@ def _set_up(
         keep_best=run.config.run.keep_best,
         warn=lambda line: console.print(line, markup=False),
     )
-
-    # The programs, compiled in the background in the order in which they are needed.
-    is_left = done < config.steps
-    if is_left:
-        longest = max(bucket.tokens for bucket in batches)
-        sizes = "" if len(batches) == 1 else f"{len(batches)} sizes of "
-        console.print(
-            f"compiling the step in the background, for {sizes}batches of up to {longest} tokens a "
-            "page"
+    if parts is None:
+        parts = make_parts(
+            run, owned.weights, state, range(done, config.steps), console, stop, host
         )
-        next_bucket = source.bucket(done)
-        batches = {next_bucket: batches[next_bucket], **batches}
-    kept = source.kept if isinstance(source, BatchSource) else None
-    if kept is not None:
-        dev_set, eval_set = with_room([dev_set, eval_set], kept)
-    pace = at_once if host is None else host.pace
-    evaluator = make_evaluator(run, owned.weights, state, [dev_set, eval_set], pace)
-    programs = compile_programs(
-        owned.weights,
-        state,
-        run.key,
-        run.method,
-        run.objective,
-        batches if is_left else {},
-        steps=config.steps,
-        check=stop.check,
-        pace=pace if config.in_pieces else None,
-    )
-    if isinstance(source, BatchSource) and kept is not None:
-        now = dataclasses.replace(run.model, weights=owned.weights)
-        left = range(step, config.steps)
-        keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop)
     trainer = Trainer(
         owned,
         state,
         step,
         run.key,
         run.method,
-        programs,
+        parts.programs,
         journal,
         Reporter(directory, console, done, config.steps, *([] if host is None else [host.tell])),
         stops_if_skipped=config.nonfinite == "stop",
     )
+    sets = parts.dev_set, parts.eval_set
     evaluations = Evaluations(
-        directory, config, trainer, evaluator, dev_set, eval_set, progress, stop, console
+        directory, config, trainer, parts.evaluator, *sets, progress, stop, console
     )
-    return OpenRun(run, directory, source, trainer, evaluations, checkpoints, stop, host)
+    return OpenRun(run, directory, parts.source, trainer, evaluations, checkpoints, stop, host)
+
+
+def make_parts(
+    run: Run,
+    weights: Tree,
+    state: TrainState,
+    left: range,
+    console: Console,
+    stop: stopping.Stop,
+    host: Host | None = None,
+) -> Parts:
+    """Make a run's batches and data sets, and begin to compile the programs that they need.
+
+    Args:
+        run: the run.
+        weights: its current weights.
+        state: its current state, of which the programs need the shapes.
+        left: the steps that are left to train.
+        console: where to print what is compiled.
+        stop: a request to stop.
+        host: the engine that the run is trained in; None for a device of its own.
+
+    Raises:
+        zojax.programs.stopping.Halted: a stop was requested.
+    """
+    config, source = run.config.train, make_train_source(run.config, run)
+    batches = put_batch(source.abstract, layout_of(run.model.weights))
+    sets = pack_eval_sets(run.config, run.data, run.model)
+    if host is not None:
+        check_method_of_guest(run, sets[0])
+
+    # The programs, compiled in the background in the order in which they are needed.
+    if left:
+        longest = max(bucket.tokens for bucket in batches)
+        sizes = "" if len(batches) == 1 else f"{len(batches)} sizes of "
+        console.print(
+            f"compiling the step in the background, for {sizes}batches of up to {longest} tokens a "
+            "page"
+        )
+        next_bucket = source.bucket(left.start)
+        batches = {next_bucket: batches[next_bucket], **batches}
+    kept = source.kept if isinstance(source, BatchSource) else None
+    dev_set, eval_set = sets if kept is None else with_room(sets, kept)
+    pace = at_once if host is None else host.pace
+    evaluator = make_evaluator(run, weights, state, [dev_set, eval_set], pace)
+    programs = compile_programs(
+        weights,
+        state,
+        run.key,
+        run.method,
+        run.objective,
+        batches if left else {},
+        steps=config.steps,
+        check=stop.check,
+        pace=pace if config.in_pieces else None,
+    )
+    if isinstance(source, BatchSource) and kept is not None:
+        now = dataclasses.replace(run.model, weights=weights)
+        keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop)
+    return Parts(source, dev_set, eval_set, evaluator, programs)

@@ -26,6 +26,8 @@ from zojax.text import plain
 from zojax.training.schedules import depends_on_steps
 
 CONFIG = "config.json"
+TRIALS = "rates"
+"""The directory of the trials from which a run's learning rate is chosen, in the run's own."""
 _WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES, CONFUSION)
 
 
@@ -92,7 +94,7 @@ def holds_run(directory: Path, config: Config) -> bool:
         InputError: it holds another run or something else, or cannot be written.
     """
     _check_writable(directory)
-    if not directory.exists() or all(map(_is_remnant, _entries(directory))):
+    if not directory.exists() or _is_free(directory):
         return False
     if not all((directory / name).exists() for name in (CONFIG, JOURNAL)):
         raise InputError(f"run.dir {directory} holds files but no run; {_ELSEWHERE}")
@@ -187,6 +189,12 @@ def _check_writable(directory: Path) -> None:
         raise InputError(f"run.dir {directory}: {place} is not writable; {_ELSEWHERE}")
 
 
+def _is_free(directory: Path) -> bool:
+    """Whether no run has begun there: at most remnants, and trials with what one of them left."""
+    is_searching = (directory / TRIALS).is_dir() and not (directory / JOURNAL).exists()
+    return is_searching or all(map(_is_remnant, _entries(directory)))
+
+
 def _is_remnant(path: Path) -> bool:
     """Whether a file may be lost: the configuration of a run without journal, or half written."""
     partial = (f".{JOURNAL}-", f".{CONFIG}-")
@@ -218,7 +226,8 @@ def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | N
         InputError: it is in use, or cannot be renamed.
     """
     # A config.json alone may be a model's, for example.
-    if not any((directory / name).exists() for name in _WRITTEN if name != CONFIG):
+    written = [name for name in (*_WRITTEN, TRIALS) if name != CONFIG]
+    if not any((directory / name).exists() for name in written):
         yield None
         return
     directory = Path(os.path.abspath(directory))  # "." has no name to which to add a number

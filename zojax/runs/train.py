@@ -1,7 +1,5 @@
 """A whole run, from top to bottom: open it, train in chunks, evaluate, write the result."""
 
-import time
-from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,19 +23,17 @@ from zojax.reporting.verdict import doubts
 from zojax.runs import run_dir
 from zojax.runs.chunks import (
     Packed,
-    Trainer,
     chunk_ends,
-    finished,
-    send_step,
-    write_down,
 )
 from zojax.runs.host import Host, check_guest
 from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.prefetch import prefetch
 from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import Profile
+from zojax.runs.rates import with_rate
 from zojax.runs.rebuild import check_scalars, rebuild, rebuild_run
 from zojax.runs.setup import load_model
+from zojax.runs.steps import run_chunk
 from zojax.runs.truncation import report_truncation, reported_interval, truncation_result
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
@@ -110,7 +106,10 @@ def _conclude_finished(host: Host, config: Config, best: int) -> None:
 
 
 def _train(config: Config, console: Console, host: Host | None = None) -> dict[str, Any]:
-    with open_run(config, console, host=host) as opened:
+    with (
+        with_rate(config, console) as (known, shared),
+        open_run(known, console, host=host, shared=shared) as opened,
+    ):
         if not isinstance(opened, OpenRun):
             console.print("this run is finished; --fresh starts a new one")
             if host is not None:
@@ -198,32 +197,6 @@ def is_saved(step: int, config: Config) -> bool:
     """Whether a run writes a checkpoint after a step."""
     every = config.run.checkpoint_every
     return bool(every) and step % every == 0 and step < config.train.steps
-
-
-def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopping.Stop) -> None:
-    """Trains up to a step, and journals the steps' scalars.
-
-    All steps are sent to the device before the host waits for any of them. If a stop is requested,
-    the chunk ends early, with every step up to ``trainer.step`` journaled.
-
-    Args:
-        trainer: the run's trainer.
-        batches: the steps' batches, in order, on their devices.
-        end: the number of steps that are done after the chunk.
-        stop: a request to end early.
-
-    Raises:
-        InputError: the journal cannot be written, or a loss is not finite and that stops the run.
-    """
-    started, sent = time.perf_counter(), []
-    for step in range(trainer.step, end):
-        if stop.is_asked:
-            break
-        try:
-            sent.append(send_step(trainer, step, next(batches), stop))
-        except stopping.Halted:
-            break
-    write_down(trainer, finished(trainer, sent, stop), started)
 
 
 def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from zojax.runs.chunks import Packed, Sent, finished, send_step, write_down
 from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.own_batches import compile_for, pack_examples
 from zojax.runs.prefetch import prefetch
+from zojax.runs.rates import with_rate
 from zojax.runs.train import check_config, end_checkpoints, finish
 from zojax.runs.truncation import report_truncation
 from zojax.tasks import Example
@@ -92,8 +93,9 @@ class Training:
 
     def _begin(self) -> None:
         with ExitStack() as stack:
+            config, shared = stack.enter_context(with_rate(self._config, self._console))
             opened = stack.enter_context(
-                open_run(self._config, self._console, makes_lost_evaluations=False)
+                open_run(config, self._console, makes_lost_evaluations=False, shared=shared)
             )
             if isinstance(opened, OpenRun):
                 stack.enter_context(opened.trainer.reporter)

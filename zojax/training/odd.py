@@ -86,7 +86,7 @@ def _rank(name: str, rank: int, shapes: Iterable[tuple[int, ...]], *, refuses: b
 
 def _rates(config: Config) -> list[str]:
     train, rates = config.train, learning_rates(config.train)
-    if not len(rates):
+    if not len(rates) or train.learning_rate == "auto":
         return []
     if not rates.any():
         raise InputError(

@@ -26,12 +26,15 @@ def learning_rates(config: TrainConfig, steps: int | None = None) -> np.ndarray:
     else may ask for any number.
 
     The rate warms up from zero, then stays constant, or falls to zero linearly or as a cosine. It
-    is evaluated in float64 on the host, so that every machine gets the same rates.
+    is evaluated in float64 on the host, so that every machine gets the same rates. All are 0 while
+    the learning rate is still to be found (``auto``).
 
     >>> learning_rates(TrainConfig(steps=5, learning_rate=1.0, schedule="linear", warmup_steps=1))
     array([0.  , 1.  , 0.75, 0.5 , 0.25], dtype=float32)
     """
     peak, warmup = config.learning_rate, config.warmup_steps
+    if peak == "auto":
+        return np.zeros(config.steps if steps is None else min(steps, config.steps), np.float32)
     decay_steps = max(1, config.steps - warmup)
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         schedule = {

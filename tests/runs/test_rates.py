@@ -1,0 +1,193 @@
+"""A learning rate that is found: by which runs, and that the run is then one with its number."""
+
+import dataclasses
+import json
+import math
+import runpy
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from zojax.config import apply_overrides
+from zojax.errors import InputError
+from zojax.journal.file import read_journal
+from zojax.programs.stopping import Stopped
+from zojax.runs import open_run, rates, run_dir
+from zojax.runs.host import check_guest
+from zojax.runs.rates import beyond
+from zojax.runs.train import train
+from zojax.runs.training import Training
+
+QUIET = Console(quiet=True)
+STEPS, FEW = 100, 50
+
+
+@pytest.fixture(scope="module")
+def configured(config_file, root):
+    config = runpy.run_path(str(config_file))["get_config"]()
+    settings = {
+        "data.path": root / "zojax" / "demo" / "reviews",
+        "data.num_train": 40,
+        "data.num_dev": 20,
+        "data.num_eval": 10,
+        "train.steps": STEPS,
+        "train.chunk": 25,
+        "train.eval_every": STEPS,
+        "train.schedule": "cosine",
+        "train.learning_rate": "auto",
+        "estimator.interval": 20,
+    }
+    return apply_overrides(config, [f"{name}={value}" for name, value in settings.items()])
+
+
+def within(config, directory, *overrides):
+    return apply_overrides(config, [f"run.dir={directory}", *overrides])
+
+
+def records_of(directory):
+    """The records without their checksums, which depend on the directory's name."""
+    records = read_journal(directory / run_dir.JOURNAL).records
+    return records[[name for name in records.dtype.names if name != "checksum"]]
+
+
+@pytest.fixture(scope="module")
+def found(configured, tmp_path_factory):
+    """A run whose rate was found: its directory, its result, and the programs made for it."""
+    made, compile_programs = [], open_run.compile_programs
+
+    def counting(*args, **kwargs):
+        made.append(compile_programs(*args, **kwargs))
+        return made[-1]
+
+    directory = tmp_path_factory.mktemp("rates") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_run, "compile_programs", counting)
+        result = train(within(configured, directory), QUIET)
+    return directory, result, made
+
+
+def test_the_run_is_that_of_the_number_which_its_files_name(found, configured, tmp_path):
+    directory, result, _ = found
+    told = json.loads((directory / rates.FIGURES).read_text())
+    rate = run_dir.read_config(directory).train.learning_rate
+    assert rate == told["learning_rate"]
+    again = train(within(configured, tmp_path / "a", f"train.learning_rate={rate}"), QUIET)
+    assert again["dev_accuracy"] == result["dev_accuracy"]
+    np.testing.assert_array_equal(records_of(directory), records_of(tmp_path / "a"))
+
+
+def test_the_rate_is_the_best_trials_for_an_eighth_of_the_steps_over_the_root_of_their_share(found):
+    directory, _, _ = found
+    told = json.loads((directory / rates.FIGURES).read_text())
+    assert told["trial_steps"] == FEW
+    losses = {float(rate): loss for rate, loss in told["dev_loss_of_trials"].items()}
+    best = min(losses, key=losses.__getitem__)
+    assert min(losses) < best < max(losses) or len(losses) == 9, "it is not at the edge"
+    assert told["learning_rate"] == pytest.approx(best * math.sqrt(FEW / STEPS), rel=0.05)
+    for rate, loss in losses.items():
+        trial = directory / run_dir.TRIALS / f"{rate:g}"
+        assert len(records_of(trial)) == FEW
+        progress = json.loads((trial / "progress.json").read_text())
+        assert progress["dev_loss"] == {str(FEW): loss}
+        rates_of_trial = records_of(trial)["learning_rate"]
+        assert rates_of_trial[0] == pytest.approx(rate)
+        assert rates_of_trial[-1] < rate / 100, "its schedule ends with it"
+
+
+def test_the_first_trials_move_an_entry_by_six_ten_thousandths_and_more(
+    found, configured, tmp_path
+):
+    """The c of probes that move nothing, from a run of its own."""
+    still = within(configured, tmp_path / "still", "train.learning_rate=1e-30", "train.steps=16")
+    train(dataclasses.replace(still), QUIET)
+    c = records_of(tmp_path / "still")["projected_grad"].astype(np.float64)
+    move = np.sqrt(np.mean(c**2))
+    told = json.loads((found[0] / rates.FIGURES).read_text())
+    moves = [float(rate) * move for rate in told["dev_loss_of_trials"]]
+    for by in (6e-4, 2e-3, 6e-3):
+        assert min(abs(one / by - 1) for one in moves) < 0.05
+
+
+def test_all_trials_and_the_run_share_one_compilation(found):
+    _, result, made = found
+    assert len(made) == 1
+    assert result["compilations_after_start"] == 0
+
+
+def test_a_finished_run_keeps_its_rate(found, configured):
+    directory, result, _ = found
+    before = {path: path.read_bytes() for path in directory.glob("*.*")}
+    assert train(within(configured, directory), QUIET) == result
+    assert {path: path.read_bytes() for path in directory.glob("*.*")} == before
+
+
+def test_a_search_that_was_stopped_goes_on_with_the_next_trial(
+    found, configured, tmp_path, monkeypatch
+):
+    directory, result, _ = found
+    trained, loss_after = [], rates._train_to
+
+    def stopping(training, steps):
+        if len(trained) == 2:
+            raise Stopped("stopped", 130)
+        trained.append(training.directory)
+        loss_after(training, steps)
+
+    config = within(configured, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(rates, "_train_to", stopping)
+        with pytest.raises(Stopped):
+            train(config, QUIET)
+        assert not (tmp_path / "run" / run_dir.JOURNAL).exists()
+        trained.clear()
+        patch.setattr(rates, "_train_to", lambda *a: (trained.append(a[0]), loss_after(*a)))
+        assert train(config, QUIET)["dev_accuracy"] == result["dev_accuracy"]
+    assert len(trained) == len(list((directory / run_dir.TRIALS).iterdir())) - 2
+    np.testing.assert_array_equal(records_of(tmp_path / "run"), records_of(directory))
+
+
+def test_other_settings_are_told_apart_from_trials_that_are_there(
+    configured, tmp_path, monkeypatch
+):
+    def stopping(training, steps):
+        raise Stopped("stopped", 130)
+
+    monkeypatch.setattr(rates, "_train_to", stopping)
+    config = within(configured, tmp_path / "run")
+    with pytest.raises(Stopped):
+        train(config, QUIET)
+    other = within(configured, tmp_path / "run", "train.seed=7")
+    with pytest.raises(
+        InputError, match=r"already holds another run, which differs in train\.seed"
+    ):
+        train(other, QUIET)
+
+
+def test_a_loop_of_ones_own_has_a_rate_too_and_an_adapter_leaves_the_weights(configured, tmp_path):
+    settings = ("space.name=lora", "estimator.name=mezo", "train.objective=pairwise")
+    more = ("data.calibration=fitted", "train.batches=balanced")
+    config = within(configured, tmp_path / "run", *settings, *more)
+    with Training(config) as training:
+        for batch in training.batches():
+            training.step(batch)
+        training.finish()
+    rate = run_dir.read_config(tmp_path / "run").train.learning_rate
+    assert records_of(tmp_path / "run")["learning_rate"][0] == pytest.approx(rate)
+
+
+def test_what_takes_no_trials_is_refused_in_a_line(configured, tmp_path):
+    few = within(configured, tmp_path / "run", "train.steps=99")
+    with pytest.raises(InputError, match=r"train.steps=99 are too few to try learning rates in"):
+        train(few, QUIET)
+    guest = within(configured, tmp_path / "run", "train.in_pieces=true", "space.name=lora")
+    with pytest.raises(InputError, match=r"learning_rate=auto is for a run with a device"):
+        check_guest(guest)
+    assert not (tmp_path / "run").exists()
+
+
+def test_trials_without_a_finite_loss_are_followed_by_smaller_rates():
+    losses = {1e-3: math.inf, 3e-3: math.inf, 1e-2: math.inf}
+    assert beyond(losses) == [3.2e-4]
+    assert beyond({3.2e-4: 0.6, **losses}) == [1e-4]
+    assert beyond({rate: rate for rate in np.arange(1, 10) / 10}) == []

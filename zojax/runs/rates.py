@@ -1,0 +1,240 @@
+"""Finds a run's learning rate: short runs with a few rates, of which the best tells that of all.
+
+A trial trains for an eighth of the run's steps, with the run's own seed, directions and schedule,
+which ends there, too. The rate that is best on the dev set for so few steps is too large for all of
+them: where noise rules, the best rate falls as one over the root of the number of steps, so that is
+what it is multiplied by (the step size of stochastic approximation; Nemirovski et al., 2009,
+https://doi.org/10.1137/070704277).
+
+The first trials move an entry of what is trained by 6e-4, 2e-3 and 6e-3 in the first step, a range
+in which the best rates of very different models and spaces lie; as long as the best one is at the
+edge, there is another beyond it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from zojax.config import Config
+from zojax.distributed import layout_of, processes
+from zojax.errors import InputError
+from zojax.files import write_json
+from zojax.programs import stopping
+from zojax.programs.compiling import cancelled_at_end
+from zojax.runs import lock, run_dir
+from zojax.runs.chunks import Packed, chunk_ends
+from zojax.runs.open_run import OpenRun, make_parts, open_run
+from zojax.runs.prefetch import prefetch
+from zojax.runs.setup import Run, prepare
+from zojax.runs.shared import Parts, Shared
+from zojax.runs.steps import run_chunk
+from zojax.training.placement import put_batch, state_shardings
+from zojax.training.step import init_state
+
+FIGURES = "learning_rate.json"
+"""The file in a run's directory that says how its learning rate was found."""
+
+_MOVES = (6e-4, 2e-3, 6e-3)
+_FACTOR = 10**0.5
+_MOST_RATES = 9
+_SHARE, _FEWEST_STEPS = 8, 50
+_MEASURED = 16
+"""The number of steps whose c is measured."""
+
+
+@contextmanager
+def with_rate(config: Config, console: Console) -> Iterator[tuple[Config, Shared | None]]:
+    """Gives a configuration whose learning rate is a number.
+
+    Args:
+        config: the run's configuration; with ``train.learning_rate="auto"`` the rate of the run
+            that is in its directory is taken, or found by trials.
+        console: where to tell what is tried.
+
+    Yields:
+        The configuration, and what its run shares with the trials if there were any.
+
+    Raises:
+        InputError: bad input, or no trial has a finite loss.
+        zojax.programs.stopping.Stopped: a stop was requested; the same call goes on.
+    """
+    if config.train.learning_rate != "auto":
+        yield config, None
+        return
+    directory = Path(config.run.dir)
+    if (directory / run_dir.JOURNAL).exists():
+        rate = run_dir.read_config(directory).train.learning_rate
+        yield with_train(config, learning_rate=rate), None
+        return
+    if processes.count() > 1:
+        raise InputError("train.learning_rate=auto is for one process; give a number")
+    trial_steps(config.train.steps)
+    run_dir.holds_run(directory, config)  # no, or it raises
+    run_dir.make(directory)
+    with ExitStack() as stack:
+        with lock.hold(directory):
+            rate, shared = _search(config, directory, console, stack)
+        yield with_train(config, learning_rate=rate), shared
+
+
+def trial_steps(steps: int) -> int:
+    """The number of steps of a trial for a run of so many.
+
+    Raises:
+        InputError: these are too few.
+
+    >>> trial_steps(1000), trial_steps(100)
+    (125, 50)
+    """
+    if steps < 2 * _FEWEST_STEPS:
+        raise InputError(
+            f"train.steps={steps} are too few to try learning rates in; give a number for "
+            f"train.learning_rate, or {2 * _FEWEST_STEPS} steps"
+        )
+    return max(steps // _SHARE, _FEWEST_STEPS)
+
+
+def with_train(config: Config, **changes: object) -> Config:
+    """The configuration with some of its training settings changed."""
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def _search(
+    config: Config, directory: Path, console: Console, stack: ExitStack
+) -> tuple[float, Shared]:
+    """Trains the trials, tells how they went, and writes it down."""
+    shared, move = _made_for_all(config, console, stack)
+    if not move:
+        raise InputError("train.learning_rate=auto: no probe changes the loss; give a number")
+    steps, few = config.train.steps, trial_steps(config.train.steps)
+    losses: dict[float, float] = {}
+    rates = [_rounded(by / move) for by in _MOVES]
+    _refuse_other_trials(config)
+    while rates:
+        for rate in rates:
+            losses[rate] = _loss_after(trial_of(config, rate), shared)
+            console.print(f"learning rate {rate:g}: dev loss {losses[rate]:.4f} in {few} steps")
+        rates = beyond(losses)
+    best = min(losses, key=losses.__getitem__)
+    if not math.isfinite(losses[best]):
+        raise InputError(
+            "train.learning_rate=auto: no trial has a finite loss; use model.dtype=float32"
+        )
+    rate = _rounded(best * math.sqrt(few / steps))
+    known = {f"{tried:g}": loss for tried, loss in losses.items() if math.isfinite(loss)}
+    write_json(
+        directory / FIGURES,
+        {"learning_rate": rate, "trial_steps": few, "dev_loss_of_trials": known},
+    )
+    console.print(f"the learning rate of {steps} steps is {rate:g}, from {best:g} for {few}")
+    return rate, shared
+
+
+def _made_for_all(config: Config, console: Console, stack: ExitStack) -> tuple[Shared, float]:
+    """What the trials and the run share, and the typical move of a step."""
+    run = prepare(run_dir.with_whole_paths(config), console)
+    with stopping.listen() as stop:
+        try:
+            state, steps = init_state(run.method, run.model.weights, run.key), config.train.steps
+            parts = make_parts(run, run.model.weights, state, range(steps), console, stop)
+            stack.enter_context(cancelled_at_end(parts.programs, parts.evaluator))
+            return Shared(run, parts), typical_move(run, parts, stop)
+        except stopping.Halted:
+            raise stopping.Stopped("stopped before the first trial", stop.exit_code) from None
+
+
+def trial_of(config: Config, rate: float) -> Config:
+    """The configuration of a trial, in a directory below the run's."""
+    few, steps = trial_steps(config.train.steps), config.train.steps
+    warmup = config.train.warmup_steps * few // steps
+    short = with_train(config, steps=few, warmup_steps=warmup, learning_rate=rate)
+    place = str(Path(config.run.dir) / run_dir.TRIALS / f"{rate:g}")
+    return dataclasses.replace(short, run=dataclasses.replace(config.run, dir=place))
+
+
+def _refuse_other_trials(config: Config) -> None:
+    """Raises ``InputError`` if there are trials of a run with other settings."""
+    trials = Path(config.run.dir) / run_dir.TRIALS
+    for trial in trials.iterdir() if trials.is_dir() else ():
+        if (trial / run_dir.JOURNAL).exists():
+            rate = run_dir.read_config(trial).train.learning_rate
+            if rate != "auto":
+                run_dir.holds_run(trial, trial_of(config, rate))
+
+
+def beyond(losses: dict[float, float]) -> list[float]:
+    """The next rate beyond the best one, if that is at the edge of what was tried.
+
+    >>> beyond({1e-3: 0.5, 3e-3: 0.4, 1e-2: 0.6}), beyond({1e-3: 0.5, 3e-3: 0.6})
+    ([], [0.00032])
+    """
+    best = min(losses, key=losses.__getitem__)
+    if len(losses) == _MOST_RATES:
+        return []
+    if best == min(losses) or not math.isfinite(losses[best]):
+        return [_rounded(min(losses) / _FACTOR)]
+    return [_rounded(best * _FACTOR)] if best == max(losses) else []
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.1e}")
+
+
+def typical_move(run: Run, parts: Parts, stop: stopping.Stop) -> float:
+    """By how much a step of learning rate 1 moves an entry of what is trained, at the start.
+
+    That of ``sgd`` and ``momentum`` is the root mean square of c over the root of the number of
+    directions; other optimizers take steps of about 1, whatever c is.
+
+    Raises:
+        zojax.programs.stopping.Halted: a stop was requested.
+    """
+    if run.config.train.optimizer not in ("sgd", "momentum"):
+        return 1.0
+    weights, squared = run.model.weights, []
+    state = init_state(run.method, weights, run.key)
+    state = jax.device_put(state, state_shardings(run.method, weights))
+    for step in range(_MEASURED):
+        bucket, batch, _ = parts.source(step)
+        program = parts.programs.step.pending[bucket].wait(stop)
+        placed = put_batch(batch, layout_of(weights))
+        state, record = program(weights, state, run.key, np.float32(0), placed)
+        squared.append(np.square(np.asarray(record.projected_grad_q, np.float64)).mean())
+    finite = [one for one in squared if math.isfinite(one)]
+    return math.sqrt(np.mean(finite) / run.method.estimator.num_queries) if finite else 0.0
+
+
+def _loss_after(config: Config, shared: Shared) -> float:
+    """Trains a trial, as far as that is not done, and returns its loss on the dev set.
+
+    For answers that are generated, which have no loss, it is minus the figure.
+    """
+    quiet, steps = Console(quiet=True), config.train.steps
+    with open_run(config, quiet, makes_lost_evaluations=False, shared=shared) as training:
+        assert isinstance(training, OpenRun), "a trial has no result"
+        progress = training.evaluations.progress
+        if steps not in progress.dev:
+            with training.trainer.reporter:
+                _train_to(training, steps)
+                training.evaluations.now("dev")
+        loss = progress.dev_loss.get(steps, -progress.dev[steps])
+        return math.inf if progress.dev_nonfinite.get(steps) else loss
+
+
+def _train_to(training: OpenRun, steps: int) -> None:
+    trainer, layout = training.trainer, layout_of(training.trainer.owned)
+
+    def packed(step: int) -> Packed:
+        bucket, batch, tokens = training.source(step)
+        return bucket, put_batch(batch, layout), tokens
+
+    with closing(prefetch(packed, range(trainer.step, steps))) as batches:
+        for end in chunk_ends(trainer.step, steps, training.run.config.train.chunk):
+            run_chunk(trainer, batches, end, training.stop)
+            training.stop.check()
