@@ -117,12 +117,12 @@ def right(data: Data, scores: np.ndarray) -> float:
 def balancing(margins: np.ndarray, labels: list[int]) -> list[float]:
     """Offsets ``[-b/2, b/2]`` at which label 1 is as probable as it is frequent, by bisection.
 
-    A prior of 10 nats on each offset is in the equation, too.
+    A prior of 2 nats on each offset is in the equation, too.
     """
     low, high = -50.0, 50.0
     for _ in range(100):
         b = (low + high) / 2
-        slope = np.mean(labels) - np.mean(1 / (1 + np.exp(b - margins))) + b / 2 / 100 / len(labels)
+        slope = np.mean(labels) - np.mean(1 / (1 + np.exp(b - margins))) + b / 2 / 4 / len(labels)
         low, high = (low, b) if slope > 0 else (b, high)
     return [-b / 2, b / 2]
 

@@ -81,15 +81,15 @@ def test_the_rate_is_the_best_trials_for_an_eighth_of_the_steps_over_the_root_of
     directory, _, _ = found
     told = json.loads((directory / rates.FIGURES).read_text())
     assert told["trial_steps"] == FEW
-    losses = {float(rate): loss for rate, loss in told["dev_loss_of_trials"].items()}
+    losses = {float(rate): loss for rate, loss in told["of_trials"].items()}
     best = min(losses, key=losses.__getitem__)
     assert min(losses) < best < max(losses) or len(losses) == 9, "it is not at the edge"
     assert told["learning_rate"] == pytest.approx(best * math.sqrt(FEW / STEPS), rel=0.05)
     for rate, loss in losses.items():
-        trial = directory / run_dir.TRIALS / f"{rate:g}"
+        trial = directory / run_dir.TRIALS / f"{FEW}-steps" / f"{rate:g}"
         assert len(records_of(trial)) == FEW
         progress = json.loads((trial / "progress.json").read_text())
-        assert progress["dev_loss"] == {str(FEW): loss}
+        assert progress["dev_loss"] == {"0": told["dev_loss"], str(FEW): loss}
         rates_of_trial = records_of(trial)["learning_rate"]
         assert rates_of_trial[0] == pytest.approx(rate)
         assert rates_of_trial[-1] < rate / 100, "its schedule ends with it"
@@ -104,7 +104,7 @@ def test_the_first_trials_move_an_entry_by_six_ten_thousandths_and_more(
     c = records_of(tmp_path / "still")["projected_grad"].astype(np.float64)
     move = np.sqrt(np.mean(c**2))
     told = json.loads((found[0] / rates.FIGURES).read_text())
-    moves = [float(rate) * move for rate in told["dev_loss_of_trials"]]
+    moves = [float(rate) * move for rate in told["of_trials"]]
     for by in (6e-4, 2e-3, 6e-3):
         assert min(abs(one / by - 1) for one in moves) < 0.05
 
@@ -143,7 +143,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_next_trial(
         trained.clear()
         patch.setattr(rates, "_train_to", lambda *a: (trained.append(a[0]), loss_after(*a)))
         assert train(config, QUIET)["dev_accuracy"] == result["dev_accuracy"]
-    assert len(trained) == len(list((directory / run_dir.TRIALS).iterdir())) - 2
+    assert len(trained) == len(list((directory / run_dir.TRIALS / f"{FEW}-steps").iterdir())) - 2
     np.testing.assert_array_equal(records_of(tmp_path / "run"), records_of(directory))
 
 
@@ -184,6 +184,23 @@ def test_what_takes_no_trials_is_refused_in_a_line(configured, tmp_path):
     with pytest.raises(InputError, match=r"learning_rate=auto is for a run with a device"):
         check_guest(guest)
     assert not (tmp_path / "run").exists()
+
+
+def test_trials_that_teach_nothing_are_followed_by_longer_ones(configured, tmp_path, monkeypatch):
+    asked = []
+
+    def losses(trial, shared):
+        asked.append((trial.train.steps, trial.train.learning_rate))
+        gain = trial.train.learning_rate if trial.train.steps == 100 else 0
+        return 0.7, 0.7 - min(gain, 0.69 if gain < 1 else 0)
+
+    monkeypatch.setattr(rates, "_losses", losses)
+    config = within(configured, tmp_path / "run", "train.steps=400")
+    with rates.with_rate(config, QUIET) as (known, _):
+        rate = known.train.learning_rate
+    assert {steps for steps, _ in asked} == {50, 100}
+    best = max(tried for steps, tried in asked if steps == 100 and tried < 1)
+    assert rate == pytest.approx(best / 2, rel=0.05)
 
 
 def test_trials_without_a_finite_loss_are_followed_by_smaller_rates():

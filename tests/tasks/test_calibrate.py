@@ -68,7 +68,7 @@ def test_fitted_offsets_make_each_class_as_probable_as_it_is_frequent(rng):
     labels = rng.choice(3, size=500, p=[0.1, 0.3, 0.6])
     odds = np.exp(scores - fitted_offsets(scores, labels))
     means = (odds / odds.sum(1, keepdims=True)).mean(0)
-    np.testing.assert_allclose(means, np.bincount(labels) / 500, atol=10 / 100 / 500)
+    np.testing.assert_allclose(means, np.bincount(labels) / 500, atol=5 / 4 / 500)
 
 
 def test_fitted_offsets_take_away_a_bias_where_classes_are_rare(rng):
@@ -80,11 +80,12 @@ def test_fitted_offsets_take_away_a_bias_where_classes_are_rare(rng):
     assert middle.mean() < 0.65  # half of them are called rare
 
 
-def test_a_class_that_no_dev_example_has_gets_a_finite_offset_and_no_answer(rng):
-    scores = rng.normal(size=(50, 3))
-    offsets = fitted_offsets(scores, [0, 1] * 25)
-    assert np.isfinite(offsets).all()
-    assert not ((scores - offsets).argmax(-1) == 2).any()
+def test_a_class_that_no_dev_example_has_is_less_likely_and_not_impossible(rng):
+    scores = rng.normal(size=(40, 100))
+    labels = rng.integers(0, 50, 40)
+    offsets = fitted_offsets(scores, labels.tolist())
+    there, absent = offsets[np.unique(labels)], offsets[50:]
+    assert there.max() < absent.min() < absent.max() < 2
 
 
 def test_a_prompt_without_content_has_the_same_candidates():

@@ -40,9 +40,6 @@ _LONG_ANSWERS = 20  # whose tokens are counted: the longest text need not have t
 _LONGEST_NAME = 100  # bytes
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
-LEARNING_RATES = ((4096, 1e-7), (512, 1e-6), (0, 3e-4))
-"""A learning rate for models that are at least so wide, as the papers and the tutorial have it."""
-
 _UNINFORMATIVE = {"label", "labels", "class", "target", "y", "gold"}
 
 
@@ -80,7 +77,6 @@ class Proposal:
         bad: the number of bad rows among them.
         first_bad: what is wrong with the first bad row; empty if there is none.
         lengths: how long examples are.
-        width: the model's width; None if it is not known.
     """
 
     config: Config
@@ -91,7 +87,6 @@ class Proposal:
     bad: int
     first_bad: str
     lengths: Lengths
-    width: int | None
 
 
 def propose(
@@ -137,14 +132,14 @@ def propose(
     data.num_train = min(_MOST_TRAIN, rest - data.num_dev)
     data.num_eval = min(_MOST_EVAL, held_out)
     data.max_length, data.truncate = lengths.limit, "left"
+    data.calibration = "none" if data.candidates is None else "fitted"
     data.skip_bad = len(bad) > 0 or lengths.room > lengths.limit
-    width = shape.hidden_size if shape else None
     return Proposal(
         Config(
             ModelConfig(model),
             RunConfig(f"runs/{_run_name(path)}"),
             data=data,
-            train=_train(data.num_train, width),
+            train=_train(data),
         ),
         choice,
         count,
@@ -155,7 +150,6 @@ def propose(
             (str(e) for table in (train, validation) if table for e in bad.of(table).values()), ""
         ),
         lengths,
-        width,
     )
 
 
@@ -279,11 +273,19 @@ def usual_steps(num_train: int, batch_size: int) -> int:
     return min(max(500 * -(-passes // 500), _LEAST_STEPS), _MOST_STEPS)
 
 
-def _train(num_train: int, width: int | None) -> TrainConfig:
-    """Steps for a number of rows, and a learning rate for a width of the model."""
-    steps = usual_steps(num_train, _BATCH)
-    rate = next(rate for least, rate in LEARNING_RATES if (width or 768) >= least)
-    return TrainConfig(steps=steps, batch_size=_BATCH, learning_rate=rate, eval_every=steps // 10)
+def _train(data: DataConfig) -> TrainConfig:
+    """Steps for a number of rows; and for labels, what learns them best of all that was tried."""
+    steps = usual_steps(data.num_train or 1, _BATCH)
+    train = TrainConfig(
+        steps=steps,
+        batch_size=_BATCH,
+        learning_rate="auto",
+        schedule="cosine",
+        eval_every=steps // 10,
+    )
+    if data.candidates is None:
+        return train
+    return dataclasses.replace(train, objective="pairwise", batches="balanced")
 
 
 def _run_name(path: Path) -> str:

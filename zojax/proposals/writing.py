@@ -74,7 +74,8 @@ def reasons(proposal: Proposal) -> dict[str, str]:
         "bad rows": _why_bad(proposal),
         "length": _why_length(proposal),
         "steps": _why_steps(proposal),
-        "rate": _why_rate(proposal),
+        "rate": _WHY_RATE,
+        "loss": _why_loss(proposal),
     }
 
 
@@ -120,6 +121,8 @@ def _data(proposal: Proposal) -> Iterator[str]:
     yield from _comment(why["length"])
     yield f"        max_length={data.max_length},"
     yield f"        truncate={quoted(data.truncate)},"
+    if data.calibration != "none":
+        yield f"        calibration={quoted(data.calibration)},  # see objective, below"
 
 
 def _train(proposal: Proposal) -> Iterator[str]:
@@ -129,7 +132,12 @@ def _train(proposal: Proposal) -> Iterator[str]:
     yield f"        batch_size={train.batch_size},"
     yield f"        eval_every={train.eval_every},"
     yield from _comment(why["rate"])
-    yield f"        learning_rate={train.learning_rate:.0e},".replace("e-0", "e-")
+    yield f"        learning_rate={quoted(str(train.learning_rate))},"
+    yield f"        schedule={quoted(train.schedule)},"
+    if train.objective is not None:
+        yield from _comment(why["loss"])
+        yield f"        objective={quoted(train.objective)},"
+        yield f"        batches={quoted(train.batches)},"
 
 
 def _model(proposal: Proposal) -> Iterator[str]:
@@ -245,18 +253,23 @@ def _why_steps(proposal: Proposal) -> str:
     passes = train.steps * train.batch_size / (data.num_train or 1)
     return (
         f"About {passes:,.0f} passes over the rows. Without gradients many steps are needed; if "
-        "the loss still falls at the end, give more with --set train.steps=N and the run goes on."
+        "a run ends too early, give more (--set train.steps=N, and --fresh)."
     )
 
 
-def _why_rate(proposal: Proposal) -> str:
-    if proposal.width is None:
-        why = "for a model as wide as OPT-125M, since this one is not on this machine"
-    else:
-        why = f"for a model of width {proposal.width:,}"
+_WHY_RATE = (
+    "The learning rate is found by short trials, which take half as long as the run; a number in "
+    "place of auto spares them. It falls to zero, so that the last steps add little noise."
+)
+
+
+def _why_loss(proposal: Proposal) -> str:
+    if proposal.config.data.candidates is None:
+        return ""
     return (
-        f"A first guess {why}. Try three times more if the loss does not move, and three times "
-        "less if it jumps."
+        "Rows of different labels are told apart in pairs, as many of each label in a batch, so "
+        "that no step is spent on how much the model likes a word; what that takes off each "
+        "word's score is fitted to the rows that choose the best step."
     )
 
 

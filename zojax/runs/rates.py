@@ -1,10 +1,10 @@
 """Finds a run's learning rate: short runs with a few rates, of which the best tells that of all.
 
 A trial trains for an eighth of the run's steps, with the run's own seed, directions and schedule,
-which ends there, too. The rate that is best on the dev set for so few steps is too large for all of
-them: where noise rules, the best rate falls as one over the root of the number of steps, so that is
-what it is multiplied by (the step size of stochastic approximation; Nemirovski et al., 2009,
-https://doi.org/10.1137/070704277).
+which ends there, too; or for a quarter, if an eighth teaches nothing. The rate that is best on the
+dev set for so few steps is too large for all of them: where noise rules, the best rate falls as one
+over the root of the number of steps, so that is what it is multiplied by (the step size of
+stochastic approximation; Nemirovski et al., 2009, https://doi.org/10.1137/070704277).
 
 The first trials move an entry of what is trained by 6e-4, 2e-3 and 6e-3 in the first step, a range
 in which the best rates of very different models and spaces lie; as long as the best one is at the
@@ -43,7 +43,9 @@ FIGURES = "learning_rate.json"
 _MOVES = (6e-4, 2e-3, 6e-3)
 _FACTOR = 10**0.5
 _MOST_RATES = 9
-_SHARE, _FEWEST_STEPS = 8, 50
+_FEWEST_STEPS = 50
+_LEAST_GAIN = 0.01
+"""By which part of the dev loss a trial has to be better for the trials to have told anything."""
 _MEASURED = 16
 """The number of steps whose c is measured."""
 
@@ -83,21 +85,21 @@ def with_rate(config: Config, console: Console) -> Iterator[tuple[Config, Shared
         yield with_train(config, learning_rate=rate), shared
 
 
-def trial_steps(steps: int) -> int:
-    """The number of steps of a trial for a run of so many.
+def trial_steps(steps: int) -> list[int]:
+    """The numbers of steps of a trial for a run of so many, and of longer trials if it needs them.
 
     Raises:
         InputError: these are too few.
 
     >>> trial_steps(1000), trial_steps(100)
-    (125, 50)
+    ([125, 250], [50])
     """
     if steps < 2 * _FEWEST_STEPS:
         raise InputError(
             f"train.steps={steps} are too few to try learning rates in; give a number for "
             f"train.learning_rate, or {2 * _FEWEST_STEPS} steps"
         )
-    return max(steps // _SHARE, _FEWEST_STEPS)
+    return sorted({max(steps // 8, _FEWEST_STEPS), max(steps // 4, _FEWEST_STEPS)})
 
 
 def with_train(config: Config, **changes: object) -> Config:
@@ -112,15 +114,20 @@ def _search(
     shared, move = _made_for_all(config, console, stack)
     if not move:
         raise InputError("train.learning_rate=auto: no probe changes the loss; give a number")
-    steps, few = config.train.steps, trial_steps(config.train.steps)
-    losses: dict[float, float] = {}
-    rates = [_rounded(by / move) for by in _MOVES]
     _refuse_other_trials(config)
-    while rates:
-        for rate in rates:
-            losses[rate] = _loss_after(trial_of(config, rate), shared)
-            console.print(f"learning rate {rate:g}: dev loss {losses[rate]:.4f} in {few} steps")
-        rates = beyond(losses)
+    start, steps, few = math.inf, config.train.steps, 0
+    losses: dict[float, float] = {}
+    for few in trial_steps(steps):
+        losses = {}
+        rates = [_rounded(by / move) for by in _MOVES]
+        while rates:
+            for rate in rates:
+                trial = trial_of(config, rate, few)
+                start, losses[rate] = _losses(trial, shared)
+                console.print(f"learning rate {rate:g}: dev loss {losses[rate]:.4f} in {few} steps")
+            rates = beyond(losses)
+        if min(losses.values()) < start - _LEAST_GAIN * abs(start):
+            break
     best = min(losses, key=losses.__getitem__)
     if not math.isfinite(losses[best]):
         raise InputError(
@@ -128,10 +135,8 @@ def _search(
         )
     rate = _rounded(best * math.sqrt(few / steps))
     known = {f"{tried:g}": loss for tried, loss in losses.items() if math.isfinite(loss)}
-    write_json(
-        directory / FIGURES,
-        {"learning_rate": rate, "trial_steps": few, "dev_loss_of_trials": known},
-    )
+    told = {"learning_rate": rate, "trial_steps": few, "dev_loss": start, "of_trials": known}
+    write_json(directory / FIGURES, told)
     console.print(f"the learning rate of {steps} steps is {rate:g}, from {best:g} for {few}")
     return rate, shared
 
@@ -149,23 +154,23 @@ def _made_for_all(config: Config, console: Console, stack: ExitStack) -> tuple[S
             raise stopping.Stopped("stopped before the first trial", stop.exit_code) from None
 
 
-def trial_of(config: Config, rate: float) -> Config:
-    """The configuration of a trial, in a directory below the run's."""
-    few, steps = trial_steps(config.train.steps), config.train.steps
-    warmup = config.train.warmup_steps * few // steps
-    short = with_train(config, steps=few, warmup_steps=warmup, learning_rate=rate)
-    place = str(Path(config.run.dir) / run_dir.TRIALS / f"{rate:g}")
+def trial_of(config: Config, rate: float, steps: int) -> Config:
+    """The configuration of a trial of so many steps, in a directory below the run's."""
+    warmup = config.train.warmup_steps * steps // config.train.steps
+    short = with_train(config, steps=steps, warmup_steps=warmup, learning_rate=rate)
+    place = str(Path(config.run.dir) / run_dir.TRIALS / f"{steps}-steps" / f"{rate:g}")
     return dataclasses.replace(short, run=dataclasses.replace(config.run, dir=place))
 
 
 def _refuse_other_trials(config: Config) -> None:
     """Raises ``InputError`` if there are trials of a run with other settings."""
     trials = Path(config.run.dir) / run_dir.TRIALS
-    for trial in trials.iterdir() if trials.is_dir() else ():
-        if (trial / run_dir.JOURNAL).exists():
-            rate = run_dir.read_config(trial).train.learning_rate
-            if rate != "auto":
-                run_dir.holds_run(trial, trial_of(config, rate))
+    for journal in trials.glob(f"*/*/{run_dir.JOURNAL}"):
+        theirs = run_dir.read_config(journal.parent).train
+        if theirs.learning_rate != "auto":
+            trial = trial_of(config, theirs.learning_rate, theirs.steps)
+            here = dataclasses.replace(trial.run, dir=str(journal.parent))
+            run_dir.holds_run(journal.parent, dataclasses.replace(trial, run=here))
 
 
 def beyond(losses: dict[float, float]) -> list[float]:
@@ -210,8 +215,8 @@ def typical_move(run: Run, parts: Parts, stop: stopping.Stop) -> float:
     return math.sqrt(np.mean(finite) / run.method.estimator.num_queries) if finite else 0.0
 
 
-def _loss_after(config: Config, shared: Shared) -> float:
-    """Trains a trial, as far as that is not done, and returns its loss on the dev set.
+def _losses(config: Config, shared: Shared) -> tuple[float, float]:
+    """Trains a trial, as far as that is not done: its loss on the dev set before and behind it.
 
     For answers that are generated, which have no loss, it is minus the figure.
     """
@@ -219,12 +224,19 @@ def _loss_after(config: Config, shared: Shared) -> float:
     with open_run(config, quiet, makes_lost_evaluations=False, shared=shared) as training:
         assert isinstance(training, OpenRun), "a trial has no result"
         progress = training.evaluations.progress
-        if steps not in progress.dev:
-            with training.trainer.reporter:
+
+        def loss(step: int) -> float:
+            if progress.dev_nonfinite.get(step):
+                return math.inf
+            return progress.dev_loss.get(step, -progress.dev[step])
+
+        with training.trainer.reporter:
+            if 0 not in progress.dev:
+                training.evaluations.now("dev")
+            if steps not in progress.dev:
                 _train_to(training, steps)
                 training.evaluations.now("dev")
-        loss = progress.dev_loss.get(steps, -progress.dev[steps])
-        return math.inf if progress.dev_nonfinite.get(steps) else loss
+        return loss(0), loss(steps)
 
 
 def _train_to(training: OpenRun, steps: int) -> None:
