@@ -56,6 +56,7 @@ PARTS = (
     Part("smaller sizes", "sizes:measure_smaller", 0.3),
     # PyTorch has the device to itself: JAX would take three quarters of the memory.
     Part("PyTorch", "peer_steps:measure", 0.25, "torch", {"JAX_PLATFORMS": "cpu"}),
+    Part("grid", "grid:measure", 0.15),
     Part("breakdown", "breakdown:measure", 0.25),
     Part("precision", "precision:measure", 0.25, "torch"),
 )

@@ -45,7 +45,7 @@ class Peer:
         self._params = init_state(run.method, run.model.weights, run.key).params
         self._v = run.method.estimator.space.redraw(stream_key(run.key, SUBSPACE, 0))
         self._settings: Any = run.config.estimator
-        self._rate = run.config.train.learning_rate
+        self._rate = float(run.config.train.learning_rate)
         self._model = peers.load_model(path)
         moved = self._tensors(self._v)
         for name, parameter in self._model.named_parameters():
