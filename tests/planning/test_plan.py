@@ -84,6 +84,19 @@ def test_bytes_are_those_of_weights_adapters_and_what_the_programs_take(plan):
     assert plan.step.exchanges == []
 
 
+def test_what_is_proposed_for_a_table_has_the_shapes_of_any_other_batches():
+    """No example is there to be balanced, and no learning rate yet."""
+    proposed = ["train.batches=balanced", "train.objective=pairwise", "train.learning_rate=auto"]
+    layout = make_layout(1, 1)
+    theirs, usual = (
+        run_shapes(small_config(*settings), MODEL, layout, TOKENS)
+        for settings in ([*proposed, "data.calibration=fitted"], [])
+    )
+    assert [leaf.shape for leaf in jax.tree.leaves(theirs.batches)] == [
+        leaf.shape for leaf in jax.tree.leaves(usual.batches)
+    ]
+
+
 @pytest.mark.parametrize(
     ("dtype", "of_matrices"),
     [("int8", MATRICES + 4 * LAYERS * (5 * D + FFN)), ("int4", MATRICES // 2 + 2 * MATRICES // 32)],

@@ -227,6 +227,8 @@ def test_numbers_of_rows_and_steps_are_those_of_the_table(tmp_path):
     assert (data.num_eval, data.num_dev, data.num_train) == (12, 8, 36)
     assert data.skip_bad
     assert (train.steps, train.eval_every) == (2000, 200)
+    assert (train.learning_rate, train.schedule) == ("auto", "cosine")
+    assert (train.objective, train.batches, data.calibration) == ("pairwise", "balanced", "fitted")
     (tmp_path / "train.jsonl").write_text((tmp_path / "mine.jsonl").read_text())
     (tmp_path / "validation.jsonl").write_text((tmp_path / "mine.jsonl").read_text())
     data = propose(tmp_path).config.data
@@ -249,7 +251,9 @@ def test_the_limit_leaves_room_for_the_longest_answer(tmp_path):
     texts = [f"{text(i % 60)} {i}" for i in range(200)]
     table = [{"question": one, "answer": f"it is the {i}th"} for i, one in enumerate(texts)]
     table[7]["answer"] = "so " * 400
-    lengths = propose(write(tmp_path, "jsonl", table)).lengths
+    proposal = propose(write(tmp_path, "jsonl", table))
+    assert (proposal.config.train.objective, proposal.config.data.calibration) == (None, "none")
+    lengths = proposal.lengths
     assert 400 < lengths.room <= lengths.limit
 
 

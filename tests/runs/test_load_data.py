@@ -162,6 +162,10 @@ def test_an_objective_that_a_task_has_nothing_for_is_refused(tiny_model, tmp_pat
         check_objective(labels, load_data(labels).splits)
     labels.data.calibration = "fitted"
     check_objective(labels, load_data(labels).splits)
+    labels.train.micro_batches = labels.train.batch_size
+    with pytest.raises(InputError, match=r"examples of a part with each other: use parts of 2"):
+        check_objective(labels, load_data(labels).splits)
+    labels.train.micro_batches = 1
     write(tmp_path, RECORDS)
     entities = config(tiny_model, tmp_path, "record")
     entities.train.objective = "pairwise"

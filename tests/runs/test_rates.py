@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from zojax.config import apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import read_journal
 from zojax.programs.stopping import Stopped
-from zojax.runs import open_run, rates, run_dir
+from zojax.runs import open_run, rates, run_dir, shared
+from zojax.runs.fork import begin_fork, fork_config
 from zojax.runs.host import check_guest
 from zojax.runs.rates import beyond
+from zojax.runs.sweep import points_of, sweep
 from zojax.runs.train import train
 from zojax.runs.training import Training
 
@@ -69,7 +72,7 @@ def found(configured, tmp_path_factory):
 
 def test_the_run_is_that_of_the_number_which_its_files_name(found, configured, tmp_path):
     directory, result, _ = found
-    told = json.loads((directory / rates.FIGURES).read_text())
+    told = json.loads((directory / run_dir.FOUND).read_text())
     rate = run_dir.read_config(directory).train.learning_rate
     assert rate == told["learning_rate"]
     again = train(within(configured, tmp_path / "a", f"train.learning_rate={rate}"), QUIET)
@@ -79,7 +82,7 @@ def test_the_run_is_that_of_the_number_which_its_files_name(found, configured, t
 
 def test_the_rate_is_the_best_trials_for_an_eighth_of_the_steps_over_the_root_of_their_share(found):
     directory, _, _ = found
-    told = json.loads((directory / rates.FIGURES).read_text())
+    told = json.loads((directory / run_dir.FOUND).read_text())
     assert told["trial_steps"] == FEW
     losses = {float(rate): loss for rate, loss in told["of_trials"].items()}
     best = min(losses, key=losses.__getitem__)
@@ -103,7 +106,7 @@ def test_the_first_trials_move_an_entry_by_six_ten_thousandths_and_more(
     train(dataclasses.replace(still), QUIET)
     c = records_of(tmp_path / "still")["projected_grad"].astype(np.float64)
     move = np.sqrt(np.mean(c**2))
-    told = json.loads((found[0] / rates.FIGURES).read_text())
+    told = json.loads((found[0] / run_dir.FOUND).read_text())
     moves = [float(rate) * move for rate in told["of_trials"]]
     for by in (6e-4, 2e-3, 6e-3):
         assert min(abs(one / by - 1) for one in moves) < 0.05
@@ -120,6 +123,80 @@ def test_a_finished_run_keeps_its_rate(found, configured):
     before = {path: path.read_bytes() for path in directory.glob("*.*")}
     assert train(within(configured, directory), QUIET) == result
     assert {path: path.read_bytes() for path in directory.glob("*.*")} == before
+
+
+def test_a_sweep_finds_the_rate_of_each_point_and_goes_on_with_it(configured, tmp_path):
+    short = within(configured, tmp_path / "unused", "train.steps=200", "train.eval_every=200")
+    grid = [("train.seed", ["1", "2", "3"])]
+    for _ in range(2):  # the second time all is done
+        best = sweep(points_of(short, grid, tmp_path), [60, 200], QUIET, lambda line: None)
+        assert len(best) == 2
+    for point in best:
+        assert isinstance(
+            run_dir.read_config(Path(point.config.run.dir)).train.learning_rate, float
+        )
+
+
+def test_a_rate_at_which_losses_overflow_is_tried_and_not_taken(configured, tmp_path, monkeypatch):
+    monkeypatch.setattr(rates, "_MOVES", (6e-4, 1e30))
+    train(within(configured, tmp_path / "run", "train.nonfinite=stop"), QUIET)
+    told = json.loads((tmp_path / "run" / run_dir.FOUND).read_text())
+    assert max(map(float, told["of_trials"])) < 1e3
+    config = run_dir.read_config(tmp_path / "run")
+    assert (config.train.nonfinite, config.train.learning_rate < 1) == ("stop", True)
+
+
+@pytest.mark.parametrize("interval", [20, 80])
+def test_a_model_is_loaded_again_only_where_a_trial_has_moved_its_weights(
+    interval, configured, tmp_path, monkeypatch
+):
+    loaded, load_model = [], shared.load_model
+    monkeypatch.setattr(shared, "load_model", lambda config: loaded.append(0) or load_model(config))
+    result = train(within(configured, tmp_path / "run", f"estimator.interval={interval}"), QUIET)
+    trials = len(list((tmp_path / "run" / run_dir.TRIALS / f"{FEW}-steps").iterdir()))
+    assert len(loaded) == (trials if interval < FEW else 0)
+    assert result["steps"] == STEPS
+
+
+def test_a_new_start_sets_trials_aside_and_one_that_fails_puts_them_back(
+    configured, tmp_path, monkeypatch
+):
+    config, told = within(configured, tmp_path / "run"), []
+    train(config, QUIET)
+
+    def failing(trial, shared):
+        run_dir.make(Path(trial.run.dir))
+        raise InputError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rates, "_losses", failing)
+        with (
+            pytest.raises(InputError, match=r"^no$"),
+            run_dir.set_aside(tmp_path / "run", told.append),
+        ):
+            train(config, QUIET)
+    assert "no new run began" in told[-1]
+    assert len(records_of(tmp_path / "run")) == STEPS
+
+
+def test_a_directory_with_other_files_beside_trials_is_not_taken(configured, tmp_path):
+    (tmp_path / "run" / run_dir.TRIALS).mkdir(parents=True)
+    (tmp_path / "run" / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="holds files but no run"):
+        train(within(configured, tmp_path / "run"), QUIET)
+
+
+def test_bad_input_leaves_no_directory(configured, tmp_path):
+    config = within(configured, tmp_path / "run", f"data.path={tmp_path / 'none'}")
+    with pytest.raises(InputError):
+        train(config, QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fork_needs_a_number(found, tmp_path):
+    config = fork_config(found[0], tmp_path / "fork", ["train.learning_rate=auto"])
+    with pytest.raises(InputError, match=r"auto: a fork goes on from a step; give a number"):
+        begin_fork(found[0], FEW, config, QUIET)
 
 
 def test_a_search_that_was_stopped_goes_on_with_the_next_trial(

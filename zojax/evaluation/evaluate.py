@@ -257,7 +257,7 @@ class Evaluator:
         offsets = None
         if dev is not None and of_dev is not None:
             offsets_k = offsets_of(dev, score(of_dev))
-            scores = scores - offsets_k
+            scores = scores - offsets_k.astype(scores.dtype)
             offsets = dict(zip(task.candidates, offsets_k.tolist(), strict=True))
         known = has_finite_scores(examples, scores)
         values = score_ranking(examples, scores, task.metric)

@@ -20,6 +20,7 @@ from zojax.journal.header import Header, Segment
 
 _TRAIN = (
     "batch_size",
+    "batches",
     "chunk",
     "eval_every",
     "in_pieces",

@@ -154,7 +154,9 @@ def run_shapes(config: Config, model: DecoderConfig, layout: Layout, tokens: int
     state = jax.eval_shape(start, base.weights, run.key)
     shardings = state_shardings(run.method, base.weights)
     # All batches are alike, so one step gives the only bucket.
-    one = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=1))
+    one = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, steps=1, batches="shuffled")
+    )
     batches = put_batch(make_train_source(one, run).abstract, layout)
     return RunShapes(run, jax.tree.map(_on, shardings, state), batches, layout, tokens)
 

@@ -178,7 +178,7 @@ class Predictor:
                     row[: len(item.candidates)] = [len(tokens) for tokens in item.candidates]
                 scores = subtract_content_free(scores, wait_bare(), lengths)
             if self._offsets is not None:
-                scores = scores - self._offsets
+                scores = scores - self._offsets.astype(scores.dtype)
             known = has_finite_scores(examples, scores)
             return [
                 self._choose(one, example, row) if is_known else Answer("nonfinite")

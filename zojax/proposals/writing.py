@@ -258,8 +258,9 @@ def _why_steps(proposal: Proposal) -> str:
 
 
 _WHY_RATE = (
-    "The learning rate is found by short trials, which take half as long as the run; a number in "
-    "place of auto spares them. It falls to zero, so that the last steps add little noise."
+    "The learning rate is found by short trials, which take about half as long as the run; a "
+    "number in place of auto spares them. It falls to zero, so that the last steps add little "
+    "noise."
 )
 
 

@@ -65,6 +65,8 @@ def begin_fork(parent: Path, step: int | str | None, config: Config, console: Co
             holds another run. Nothing is written then.
     """
     output = Path(config.run.dir)
+    if config.train.learning_rate == "auto":
+        raise InputError("train.learning_rate=auto: a fork goes on from a step; give a number")
     if os.path.exists(output / JOURNAL):
         return _same_fork(read_journal(output / JOURNAL), parent, step)
     run_dir.holds_run(output, config)

@@ -126,7 +126,7 @@ def open_run(
             yield result
             return
         if shared is not None:
-            run = shared.run_of(config)
+            run = shared.next_run(config)
         else:
             run = prepare(config, console, None if host is None else host.model)
         if not exists:

@@ -117,6 +117,7 @@ def _for_probing(config: Config, steps: int) -> Config:
         config.train,
         steps=steps,
         warmup_steps=0,
+        batches="shuffled",  # balanced ones have examples in common
         micro_batches=1,
         kept_states="none",
         in_pieces=False,

@@ -35,10 +35,7 @@ from zojax.runs.setup import Run, prepare
 from zojax.runs.shared import Parts, Shared
 from zojax.runs.steps import run_chunk
 from zojax.training.placement import put_batch, state_shardings
-from zojax.training.step import init_state
-
-FIGURES = "learning_rate.json"
-"""The file in a run's directory that says how its learning rate was found."""
+from zojax.training.step import TrainState, init_state
 
 _MOVES = (6e-4, 2e-3, 6e-3)
 _FACTOR = 10**0.5
@@ -70,19 +67,35 @@ def with_rate(config: Config, console: Console) -> Iterator[tuple[Config, Shared
         yield config, None
         return
     directory = Path(config.run.dir)
-    if (directory / run_dir.JOURNAL).exists():
-        rate = run_dir.read_config(directory).train.learning_rate
+    rate = processes.broadcast_from_leader("the learning rate", lambda: rate_of_run(directory))
+    if rate is not None:
         yield with_train(config, learning_rate=rate), None
         return
     if processes.count() > 1:
         raise InputError("train.learning_rate=auto is for one process; give a number")
     trial_steps(config.train.steps)
     run_dir.holds_run(directory, config)  # no, or it raises
-    run_dir.make(directory)
+    _refuse_other_trials(config)
     with ExitStack() as stack:
+        shared, move = _made_for_all(config, console, stack)
+        run_dir.make(directory)
         with lock.hold(directory):
-            rate, shared = _search(config, directory, console, stack)
+            rate = _search(config, shared, move, console)
         yield with_train(config, learning_rate=rate), shared
+
+
+def rate_of_run(directory: Path) -> float | None:
+    """The learning rate of the run in a directory; None if there is no run.
+
+    Raises:
+        InputError: its configuration was written without a number.
+    """
+    if not (directory / run_dir.JOURNAL).exists():
+        return None
+    rate = run_dir.read_config(directory).train.learning_rate
+    if rate == "auto":
+        raise InputError(f"{directory / run_dir.CONFIG}: train.learning_rate has no number")
+    return rate
 
 
 def trial_steps(steps: int) -> list[int]:
@@ -107,15 +120,10 @@ def with_train(config: Config, **changes: object) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
-def _search(
-    config: Config, directory: Path, console: Console, stack: ExitStack
-) -> tuple[float, Shared]:
+def _search(config: Config, shared: Shared, move: float, console: Console) -> float:
     """Trains the trials, tells how they went, and writes it down."""
-    shared, move = _made_for_all(config, console, stack)
-    if not move:
-        raise InputError("train.learning_rate=auto: no probe changes the loss; give a number")
-    _refuse_other_trials(config)
     start, steps, few = math.inf, config.train.steps, 0
+    measure = "dev loss" if shared.parts.dev_set.ranked is not None else "minus the dev figure"
     losses: dict[float, float] = {}
     for few in trial_steps(steps):
         losses = {}
@@ -124,7 +132,9 @@ def _search(
             for rate in rates:
                 trial = trial_of(config, rate, few)
                 start, losses[rate] = _losses(trial, shared)
-                console.print(f"learning rate {rate:g}: dev loss {losses[rate]:.4f} in {few} steps")
+                console.print(
+                    f"learning rate {rate:g}: {measure} {losses[rate]:.4f} in {few} steps"
+                )
             rates = beyond(losses)
         if min(losses.values()) < start - _LEAST_GAIN * abs(start):
             break
@@ -136,9 +146,9 @@ def _search(
     rate = _rounded(best * math.sqrt(few / steps))
     known = {f"{tried:g}": loss for tried, loss in losses.items() if math.isfinite(loss)}
     told = {"learning_rate": rate, "trial_steps": few, "dev_loss": start, "of_trials": known}
-    write_json(directory / FIGURES, told)
+    write_json(Path(config.run.dir) / run_dir.FOUND, told)
     console.print(f"the learning rate of {steps} steps is {rate:g}, from {best:g} for {few}")
-    return rate, shared
+    return rate
 
 
 def _made_for_all(config: Config, console: Console, stack: ExitStack) -> tuple[Shared, float]:
@@ -146,18 +156,29 @@ def _made_for_all(config: Config, console: Console, stack: ExitStack) -> tuple[S
     run = prepare(run_dir.with_whole_paths(config), console)
     with stopping.listen() as stop:
         try:
-            state, steps = init_state(run.method, run.model.weights, run.key), config.train.steps
-            parts = make_parts(run, run.model.weights, state, range(steps), console, stop)
+            weights, steps = run.model.weights, config.train.steps
+            state = init_state(run.method, weights, run.key)
+            state = jax.device_put(state, state_shardings(run.method, weights))
+            parts = make_parts(run, weights, state, range(steps), console, stop)
             stack.enter_context(cancelled_at_end(parts.programs, parts.evaluator))
-            return Shared(run, parts), typical_move(run, parts, stop)
+            move = typical_move(run, parts, state, stop)
         except stopping.Halted:
             raise stopping.Stopped("stopped before the first trial", stop.exit_code) from None
+    if not move:
+        raise InputError("train.learning_rate=auto: no probe changes the loss; give a number")
+    if not math.isfinite(move):
+        raise InputError(
+            "train.learning_rate=auto: the loss is not finite at the start; use model.dtype=float32"
+        )
+    return Shared(run, parts), move
 
 
 def trial_of(config: Config, rate: float, steps: int) -> Config:
     """The configuration of a trial of so many steps, in a directory below the run's."""
     warmup = config.train.warmup_steps * steps // config.train.steps
-    short = with_train(config, steps=steps, warmup_steps=warmup, learning_rate=rate)
+    short = with_train(
+        config, steps=steps, warmup_steps=warmup, learning_rate=rate, nonfinite="skip"
+    )
     place = str(Path(config.run.dir) / run_dir.TRIALS / f"{steps}-steps" / f"{rate:g}")
     return dataclasses.replace(short, run=dataclasses.replace(config.run, dir=place))
 
@@ -191,11 +212,17 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.1e}")
 
 
-def typical_move(run: Run, parts: Parts, stop: stopping.Stop) -> float:
+def typical_move(run: Run, parts: Parts, state: TrainState, stop: stopping.Stop) -> float:
     """By how much a step of learning rate 1 moves an entry of what is trained, at the start.
 
     That of ``sgd`` and ``momentum`` is the root mean square of c over the root of the number of
     directions; other optimizers take steps of about 1, whatever c is.
+
+    Args:
+        run: the run.
+        parts: its batches and programs.
+        state: its first state, which is used up.
+        stop: a request to stop.
 
     Raises:
         zojax.programs.stopping.Halted: a stop was requested.
@@ -203,8 +230,6 @@ def typical_move(run: Run, parts: Parts, stop: stopping.Stop) -> float:
     if run.config.train.optimizer not in ("sgd", "momentum"):
         return 1.0
     weights, squared = run.model.weights, []
-    state = init_state(run.method, weights, run.key)
-    state = jax.device_put(state, state_shardings(run.method, weights))
     for step in range(_MEASURED):
         bucket, batch, _ = parts.source(step)
         program = parts.programs.step.pending[bucket].wait(stop)
@@ -212,7 +237,7 @@ def typical_move(run: Run, parts: Parts, stop: stopping.Stop) -> float:
         state, record = program(weights, state, run.key, np.float32(0), placed)
         squared.append(np.square(np.asarray(record.projected_grad_q, np.float64)).mean())
     finite = [one for one in squared if math.isfinite(one)]
-    return math.sqrt(np.mean(finite) / run.method.estimator.num_queries) if finite else 0.0
+    return math.sqrt(np.mean(finite) / run.method.estimator.num_queries) if finite else math.inf
 
 
 def _losses(config: Config, shared: Shared) -> tuple[float, float]:
@@ -222,12 +247,13 @@ def _losses(config: Config, shared: Shared) -> tuple[float, float]:
     """
     quiet, steps = Console(quiet=True), config.train.steps
     with open_run(config, quiet, makes_lost_evaluations=False, shared=shared) as training:
-        assert isinstance(training, OpenRun), "a trial has no result"
+        if not isinstance(training, OpenRun):
+            raise InputError(f"{config.run.dir}: this trial was finished as a run; remove it")
         progress = training.evaluations.progress
 
         def loss(step: int) -> float:
-            if progress.dev_nonfinite.get(step):
-                return math.inf
+            if progress.dev_nonfinite.get(step, 0) > progress.dev_nonfinite.get(0, 0):
+                return math.inf  # of what has no score the loss says nothing
             return progress.dev_loss.get(step, -progress.dev[step])
 
         with training.trainer.reporter:

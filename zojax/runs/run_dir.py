@@ -26,9 +26,11 @@ from zojax.text import plain
 from zojax.training.schedules import depends_on_steps
 
 CONFIG = "config.json"
-TRIALS = "rates"
+TRIALS = "rate_trials"
 """The directory of the trials from which a run's learning rate is chosen, in the run's own."""
-_WRITTEN = (CONFIG, JOURNAL, METRICS, PROGRESS, RESULT, CURVES, CONFUSION)
+FOUND = "learning_rate.json"
+"""The file that says how the learning rate was found."""
+_WRITTEN = (CONFIG, FOUND, JOURNAL, METRICS, PROGRESS, RESULT, CURVES, CONFUSION)
 
 
 def remove_partials(directory: Path) -> None:
@@ -106,6 +108,8 @@ def holds_run(directory: Path, config: Config) -> bool:
         for name in sorted(theirs | ours)
         if not name.startswith(_MAY_CHANGE) and theirs.get(name) != ours.get(name)
     ]
+    if config.train.learning_rate == "auto":  # which the run there has found
+        differing = [name for name in differing if not name.startswith("train.learning_rate ")]
     if [name.partition(" ")[0] for name in differing] == ["train.steps"]:
         if not depends_on_steps(config.train):
             return True
@@ -190,9 +194,9 @@ def _check_writable(directory: Path) -> None:
 
 
 def _is_free(directory: Path) -> bool:
-    """Whether no run has begun there: at most remnants, and trials with what one of them left."""
-    is_searching = (directory / TRIALS).is_dir() and not (directory / JOURNAL).exists()
-    return is_searching or all(map(_is_remnant, _entries(directory)))
+    """Whether no run has begun there: there are at most remnants and trials for its rate."""
+    entries = _entries(directory)
+    return all(_is_remnant(path) or path.name in (TRIALS, FOUND) for path in entries)
 
 
 def _is_remnant(path: Path) -> bool:
@@ -226,8 +230,9 @@ def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | N
         InputError: it is in use, or cannot be renamed.
     """
     # A config.json alone may be a model's, for example.
-    written = [name for name in (*_WRITTEN, TRIALS) if name != CONFIG]
-    if not any((directory / name).exists() for name in written):
+    written = any((directory / name).exists() for name in _WRITTEN if name != CONFIG)
+    is_searching = (directory / TRIALS).exists() and _is_free(directory)
+    if not written and not is_searching:
         yield None
         return
     directory = Path(os.path.abspath(directory))  # "." has no name to which to add a number
@@ -239,20 +244,28 @@ def set_aside(directory: Path, tell: Callable[[str], None]) -> Iterator[Path | N
             directory.rename(aside)
     except OSError as error:
         raise InputError(f"run.dir {directory} cannot be renamed: {error.strerror}") from None
+    has_failed = False
     try:
         tell(f"the previous run is kept in {aside}")
         yield aside
+    except InputError:
+        has_failed = True
+        raise
     finally:
-        if _put_back(aside, directory):
+        if _put_back(aside, directory, with_trials=has_failed):
             tell(f"no new run began; the previous run is in {directory} again")
 
 
-def _put_back(aside: Path, directory: Path) -> bool:
-    """Give a run its name back unless another has begun there; return whether it has it."""
+def _put_back(aside: Path, directory: Path, *, with_trials: bool) -> bool:
+    """Give a run its name back unless another has begun there; return whether it has it.
+
+    Trials for a learning rate are another's beginning, unless they came to nothing.
+    """
     with suppress(OSError, InputError):  # then the run stays where `tell` said
         if directory.exists():
             with lock.hold(directory):
-                if not all(map(_is_remnant, directory.iterdir())):
+                is_left = all(map(_is_remnant, directory.iterdir()))
+                if not is_left and not (with_trials and _is_free(directory)):
                     return False
                 shutil.rmtree(directory)
         aside.rename(directory)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from zojax.config import Config
 from zojax.evaluation.eval_set import EvalSet
 from zojax.evaluation.evaluate import Evaluator
+from zojax.journal.replay import is_folded
 from zojax.runs.chunks import Programs
 from zojax.runs.setup import Run, load_model
 from zojax.training.batches import BatchSource
@@ -36,19 +37,22 @@ class Shared:
     """A run with all that it needs, for others that differ from it in the learning rate alone.
 
     Attributes:
-        run: the first run.
+        run: the first run; one whose weights were moved has others, which were loaded anew.
         parts: what it works with.
-        is_moved: whether a run may have moved the weights of ``run``.
+        is_moved: whether the weights of ``run`` have been moved.
     """
 
     run: Run
     parts: Parts
     is_moved: bool = False
 
-    def run_of(self, config: Config) -> Run:
-        """The run of a configuration, on weights that no other run has moved."""
-        method = self.run.method._replace(learning_rates=learning_rates(config.train))
+    def next_run(self, config: Config) -> Run:
+        """Gives the next run, of a configuration, weights that no other has moved."""
+        model, method = self.run.model, self.run.method
         if self.is_moved:
+            model = dataclasses.replace(model, weights={})  # makes room for loading them again
+            self.run = dataclasses.replace(self.run, model=model)
             self.run = dataclasses.replace(self.run, model=load_model(config))
-        self.is_moved = method.fold is not None
+        self.is_moved = is_folded(method, config.train.steps)
+        method = method._replace(learning_rates=learning_rates(config.train))
         return dataclasses.replace(self.run, config=config, method=method)

@@ -89,7 +89,8 @@ def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatAr
     if not finite.any():
         return np.full(dev_scores.shape[1], np.nan)
     scores, labels = _centred(dev_scores[finite].astype(np.float64)), np.asarray(dev_labels)[finite]
-    right = np.eye(scores.shape[1])[labels]
+    right = np.zeros(scores.shape)
+    right[np.arange(len(labels)), labels] = 1
 
     def loss_and_slope(offsets: FloatArray) -> tuple[float, FloatArray]:
         logprobs = log_softmax(scores - offsets, axis=1)
@@ -98,7 +99,8 @@ def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatAr
         return -(right * logprobs).sum(1).mean() + (prior * offsets).sum() / 2, slope
 
     start = np.median(scores, axis=0)
-    return minimize(loss_and_slope, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x
+    precise = {"gtol": 1e-10, "ftol": 1e-15, "maxiter": 1_000}
+    return minimize(loss_and_slope, start, jac=True, method="L-BFGS-B", options=precise).x
 
 
 _WIDTH = 2.0

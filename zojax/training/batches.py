@@ -17,7 +17,7 @@ from zojax.training.step import Batch
 T = TypeVar("T")
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4)
 def _epoch_order(seed: int, num_examples: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
@@ -56,10 +56,14 @@ def balanced_order(seed: int, labels: Sequence[int], batch_size: int) -> Callabl
     kinds = sorted(set(labels))
     of_each = [np.flatnonzero(np.array(labels) == kind) for kind in kinds]
 
+    @functools.lru_cache(maxsize=2 * len(kinds))  # an epoch of each, or two at its end
+    def epoch_order(kind: int, epoch: int) -> np.ndarray:
+        return np.random.default_rng([seed, kind, epoch]).permutation(of_each[kind])
+
     def example(at: int) -> int:
         turn, kind = divmod(at, len(kinds))
         epoch, place = divmod(turn, len(of_each[kind]))
-        return int(of_each[kind][_epoch_order(seed + kind, len(of_each[kind]), epoch)[place]])
+        return int(epoch_order(kind, epoch)[place])
 
     return lambda step: list(map(example, range(step * batch_size, (step + 1) * batch_size)))
 

@@ -9,6 +9,7 @@ from zojax.models import Model
 from zojax.models.precision import is_quantised
 from zojax.scoring import Item
 from zojax.tasks import Splits, Task
+from zojax.tasks.calibrate import OF_DEV_SET
 from zojax.tasks.task import Metric
 from zojax.training import optimizers
 from zojax.training.estimator_table import make_estimator, make_fold, redraw_interval
@@ -77,7 +78,12 @@ def check_objective(config: Config, splits: Splits) -> None:
         raise InputError(
             f"{has} compares examples by their labels, and {task.name} has none that stay the same"
         )
-    if name == "pairwise" and config.data.calibration == "none":
+    if name == "pairwise" and config.train.batch_size < 2 * config.train.micro_batches:
+        raise InputError(
+            f"{has} compares the examples of a part with each other: use parts of 2 or more "
+            "(train.batch_size, train.micro_batches)"
+        )
+    if name == "pairwise" and config.data.calibration not in OF_DEV_SET:
         raise InputError(
             f"{has} leaves open how often each label is right: use data.calibration=fitted"
         )

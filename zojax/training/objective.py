@@ -173,7 +173,7 @@ def pairwise_loss(scores_bk: jax.Array, batch: Batch) -> jax.Array:
     ``log(1 + exp(-d))``. What is added to a candidate's score in every example cancels, so that no
     probe is spent on the model's bias for a word; with two labels this is the logistic surrogate of
     the area under the ROC curve (Gao and Zhou, https://arxiv.org/abs/1208.0645). A batch of one
-    label has no pairs, and no loss.
+    label has no pairs, and no loss. In micro-batches, pairs are those within each part.
 
     Args:
         scores_bk: the candidates' scores, the same candidates in every example.
