@@ -32,12 +32,13 @@ RUN_FILES = frozenset(
         "confusion.png",
         "curves.png",
         "journal.zj",
+        "learning_rate.json",
         "metrics.jsonl",
         "progress.json",
         "result.json",
     )
 )
-RUN_DIRECTORIES = frozenset(("checkpoints", "profile", "tb"))
+RUN_DIRECTORIES = frozenset(("checkpoints", "profile", "rate_trials", "tb"))
 """What a run directory contains; any directory with a journal is one."""
 
 _JOURNAL, _LOCK = "journal.zj", ".lock"

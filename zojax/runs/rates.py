@@ -25,6 +25,7 @@ from zojax.config import Config
 from zojax.distributed import layout_of, processes
 from zojax.errors import InputError
 from zojax.files import write_json
+from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import cancelled_at_end
 from zojax.runs import lock, run_dir
@@ -245,7 +246,7 @@ def _losses(config: Config, shared: Shared) -> tuple[float, float]:
 
     For answers that are generated, which have no loss, it is minus the figure.
     """
-    quiet, steps = Console(quiet=True), config.train.steps
+    quiet, steps = make_console(quiet=True), config.train.steps
     with open_run(config, quiet, makes_lost_evaluations=False, shared=shared) as training:
         if not isinstance(training, OpenRun):
             raise InputError(f"{config.run.dir}: this trial was finished as a run; remove it")

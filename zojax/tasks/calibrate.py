@@ -82,8 +82,8 @@ def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatAr
         dev_labels: the index of each dev example's class.
 
     >>> scores = np.array([[2.0, 0.0], [2.0, 0.0], [3.0, 0.0], [3.0, 0.0]])
-    >>> fitted_offsets(scores, [0, 1, 0, 1]).round(1)  # of 2.5 nats between them
-    array([ 0.8, -0.8])
+    >>> fitted_offsets(scores, [0, 1, 0, 1]).round(1)  # 2.5 apart but for the prior
+    array([ 1.1, -1.1])
     """
     finite = _finite_rows(dev_scores)
     if not finite.any():
