@@ -30,8 +30,7 @@ from zojax.scoring import PageShape
 from zojax.tasks import Example, Task
 from zojax.tasks.calibrate import (
     OF_DEV_SET,
-    fitted_offsets,
-    median_offsets,
+    dev_offsets,
     subtract_content_free,
 )
 from zojax.tasks.metrics import has_finite_scores, mean_loss, score_ranking, score_text
@@ -256,7 +255,9 @@ class Evaluator:
             scores = subtract_content_free(scores, score(eval_set.bare), lengths)
         offsets = None
         if dev is not None and of_dev is not None:
-            offsets_k = offsets_of(dev, score(of_dev))
+            offsets_k = dev_offsets(
+                dev.calibration, score(of_dev), [item.label for item in dev.items]
+            )
             scores = scores - offsets_k.astype(scores.dtype)
             offsets = dict(zip(task.candidates, offsets_k.tolist(), strict=True))
         known = has_finite_scores(examples, scores)
@@ -328,13 +329,6 @@ class Evaluator:
             batch_size=eval_set.batch_size,
             on_progress=report,
         )
-
-
-def offsets_of(dev_set: EvalSet, scores: np.ndarray) -> np.ndarray:
-    """What to subtract from candidates' scores, ``(k,)``, by the dev set's scores ``(m, k)``."""
-    if dev_set.calibration == "median":
-        return median_offsets(scores)
-    return fitted_offsets(scores, [item.label for item in dev_set.items])
 
 
 def _shapes(batch: Batch) -> Batch:

@@ -20,8 +20,7 @@ from zojax.prediction.rows import Render, check_none_bad
 from zojax.scoring import Item, PageShape
 from zojax.tasks import Example, Task, tokenise
 from zojax.tasks.calibrate import (
-    fitted_offsets,
-    median_offsets,
+    dev_offsets,
     subtract_content_free,
     without_content,
 )
@@ -112,10 +111,8 @@ class Predictor:
         Its shapes do not depend on those of earlier chunks, so that it always has the same scores.
         """
         earlier, self._packer = self._packer, self._new_packer([])
-        scores = self._score(dev)()
-        by_labels = self._data.calibration == "fitted"
         labels = [item.label for item in dev]
-        self._offsets = fitted_offsets(scores, labels) if by_labels else median_offsets(scores)
+        self._offsets = dev_offsets(self._data.calibration, self._score(dev)(), labels)
         if earlier.buckets:
             self._packer = earlier
 

@@ -106,6 +106,13 @@ def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatAr
 _WIDTH = 2.0
 
 
+def dev_offsets(calibration: str, dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatArray:
+    """The offsets of one of the calibrations :data:`OF_DEV_SET`, ``(k,)``."""
+    if calibration == "median":
+        return median_offsets(dev_scores)
+    return fitted_offsets(dev_scores, dev_labels)
+
+
 def _finite_rows(scores: FloatArray) -> np.ndarray:
     return np.asarray(np.isfinite(scores).all(axis=-1))
 
