@@ -43,13 +43,36 @@ def test_all_matrices_are_measured_whatever_method_trains_which(run, config_file
     assert len(json.loads(out)["sites"]) == 7
 
 
+NORMS = ["final_layer_norm", "final_layer_norm bias"]
+SPACES = {
+    "full": ["fc1", "fc1 bias", *NORMS, "q_proj", "q_proj bias"],
+    "lora": ["q_proj lora_A", "q_proj lora_B", "v_proj lora_A", "v_proj lora_B"],
+    "prefix": ["prefix k", "prefix v"],
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("how", ["--gradients", "--directions=1"])
+def test_every_space_has_a_map_without_a_learning_rate(run, config_file, space, how):
+    arguments = ("probe", "--config", config_file, *ARGUMENTS, how, "--json")
+    code, out, err = run(*arguments, "--set", f"space.name={space}")
+    assert code == 0, err
+    told = json.loads(out)
+    assert set(SPACES[space]) <= set(told["sites"])
+    assert told["suggested"] is told["all"]["learning_rate"] is None
+    for name, cells in told["sites"].items():
+        is_moving = any(cell["c_squared"] for cell in cells)
+        # B is zero, so that nothing of A matters yet, and a softmax does not see keys' bias.
+        assert is_moving or name.endswith("lora_A") or name == "k_proj bias", name
+        assert not (is_moving and name.endswith("lora_A")), name
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--batches", "3"], "--batches 3: give 4 or more"),
         (["--batches", "900"], "are needed where there are"),
         (["--bands", "0"], "--bands 0: give 1 or more"),
-        (["--set", "space.name=lora"], "only space.name=linear is measured"),
         (["--set", "train.objective=accuracy"], "has no gradient"),
     ],
 )

@@ -9,13 +9,14 @@ from zojax.adapters import Site, draw_dense, lowrank
 from zojax.probing.bias import fit_offsets
 from zojax.probing.choice import all_of, best, choices
 from zojax.probing.gradients import by_gradients
-from zojax.probing.groups import Curvature, Products, bands, in_bands, measured
+from zojax.probing.groups import Curvature, Products, bands, in_bands, measured, moving
 from zojax.probing.moments import Measured, Moments, worth
 from zojax.probing.passes import RISE, Prober, by_passes, curvatures, make_prober
 
 PATH, SHAPE, PARTS = "layers/fc1/weight", (2, 3, 4), ((0, 1), (1, 2))
 CURVATURE = np.arange(1, 25, dtype=np.float32).reshape(SHAPE) / 10
 KEY = jax.random.key(3)
+MOVING = {PATH: np.ones(2, bool)}
 
 
 def objective(weights, variants, batch):
@@ -55,7 +56,9 @@ def check(found: Products, want: dict[str, np.ndarray], within: float) -> None:
 def test_gradients_give_the_moments_of_factors(batches):
     rank = 256  # of what is measured; its scale is that of directions of rank 2
     space = lowrank((Site(PATH, SHAPE),), rank=rank)
-    found = by_gradients(space, objective, CURVATURE, batches, KEY, num_groups=6, scale=2 / rank)
+    found = by_gradients(
+        space, objective, CURVATURE, batches, KEY, num_groups=6, scale={PATH: 2 / rank}
+    )
     check(found, expected(batches, 2), within=0.2)
 
 
@@ -78,7 +81,12 @@ def test_the_curvature_is_that_of_the_loss_wherever_its_measurement_begins(probe
     want = expected(batches, 2)["curvature"]
     for epsilon in (1e-3, 30.0):
         found = curvatures(
-            prober, batches[:1], num_directions=200, epsilon=epsilon, longest={PATH: 100.0}
+            prober,
+            batches[:1],
+            num_directions=200,
+            epsilon=epsilon,
+            longest={PATH: 100.0},
+            moving=MOVING,
         )[PATH]
         assert found.h_l == pytest.approx(want, rel=0.3)
         assert found.is_seen_l.all()
@@ -87,9 +95,9 @@ def test_the_curvature_is_that_of_the_loss_wherever_its_measurement_begins(probe
 def test_where_no_probe_raises_the_loss_the_curvature_is_the_largest_that_can_be_believed(
     prober, batches
 ):
-    found = curvatures(prober, batches[:1], num_directions=2, epsilon=1e-3, longest={PATH: 0.005})[
-        PATH
-    ]
+    found = curvatures(
+        prober, batches[:1], num_directions=2, epsilon=1e-3, longest={PATH: 0.005}, moving=MOVING
+    )[PATH]
     assert found.h_l == pytest.approx(2 * RISE / 0.005**2)
     assert not found.is_seen_l.any()
 
@@ -175,3 +183,18 @@ def test_offsets_stay_finite_where_an_answer_never_occurs():
     offsets = fit_offsets(np.zeros((8, 2)), np.zeros(8, int))
     assert np.isfinite(offsets).all()
     assert offsets[0] < -2 < 2 < offsets[1]
+
+
+def test_what_changes_no_loss_wins_nothing_and_bends_nothing(prober, batches):
+    """As a LoRA's A does while its B is zero: the map of all together is that of the others."""
+    still = {PATH: np.array([True, False])}
+    found = curvatures(
+        prober, batches[:1], num_directions=2, epsilon=1e-3, longest={PATH: 100.0}, moving=still
+    )[PATH]
+    assert found.h_l[0] > 0 == found.h_l[1]
+    assert found.is_seen_l.all()
+    zeros = np.zeros(4)
+    assert worth(Moments(zeros, zeros, zeros, zeros)).decrease == 0
+    ones = np.ones((2, 3))
+    products: Products = {PATH: (ones, ones, np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0]]))}
+    assert moving(products)[PATH].tolist() == [True, False]

@@ -1,14 +1,17 @@
 r"""Measure which layers and matrices are worth probing, before training.
 
-By forward passes alone, or by gradients, which need more memory and are faster
-by far. The map has what each matrix is worth in each band of layers: how far a
-step at its best learning rate decreases the loss, over that of all together.
+Of the space that the configuration names: matrices (linear), norms and biases
+as well (full), a LoRA's A and B, or a prefix. By forward passes alone, or by
+gradients, which need more memory and are faster by far. The map has what each
+is worth in each band of layers: how far a step at its best learning rate
+decreases the loss, over that of all together.
 Errors are those of the batches, and shrink with the square root of their
 number.
 
 Example:
   zojax probe --config configs/demo.py --gradients --batches 31
   zojax probe --config configs/opt13b_lozo.py --batches 62 --output runs/probe
+  zojax probe --config configs/demo.py --gradients --set space.name=lora
 """
 
 from __future__ import annotations
@@ -108,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
 
 def is_plain(config: Config) -> bool:
     """Whether a step moves by −η c U Vᵀ of one probe: to others the measured rates do not apply."""
-    from zojax.config import LozoConfig
+    from zojax.config import LinearConfig, LozoConfig
 
     estimator, train = config.estimator, config.train
+    if not isinstance(config.space, LinearConfig):
+        return False
     is_lozo = isinstance(estimator, LozoConfig) and estimator.scale == "none"
     return is_lozo and estimator.num_queries == 1 and train.optimizer == "sgd"
 
@@ -199,7 +204,7 @@ def _print(told: dict[str, Any], console: Console) -> None:
         return
     rate = whole["learning_rate"]
     console.print(
-        f"all together = 1.00 ± {whole['error']:.2f}"
+        f"all together = 1.00 ± {whole['error']:.2f}, {whole['decrease']:.2g} nats a step"
         + ("" if rate is None else f"; best learning rate {rate:.1g}"),
         soft_wrap=True,
     )
@@ -228,7 +233,13 @@ def _print(told: dict[str, Any], console: Console) -> None:
 
 
 def _module(path: str) -> str:
-    return path.split("/")[-2]
+    """What a matrix is called, or a vector, or what is beside it.
+
+    >>> [_module(f"layers/fc1/{name}") for name in ("weight", "bias", "weight/lora_B")]
+    ['fc1', 'fc1 bias', 'fc1 lora_B']
+    """
+    names = [name for name in path.split("/") if name != "weight"]
+    return names[-1] if path.endswith("/weight") else " ".join(names[-2:])
 
 
 def _layers(first: int, stop: int) -> str:

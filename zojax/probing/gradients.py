@@ -5,7 +5,7 @@ the product of both with U. With random U, the mean of two batches' products is 
 gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ def by_gradients(
     key: jax.Array,
     *,
     num_groups: int,
-    scale: float = 1.0,
+    scale: Mapping[str, float],
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Products:
     """Measures c in every layer of every site of a space, at its start.
@@ -39,7 +39,8 @@ def by_gradients(
         batches: the batches, at least as many as groups.
         key: the key of what is drawn.
         num_groups: the number of groups of batches that are compared.
-        scale: the rank of a step's directions over that of the space.
+        scale: by path, the rank of a step's directions over that of the space; 1 for what is no
+            matrix of factors.
         on_batch: called with the number of batches that are done.
     """
     start, subspace = space.init(weights, key), space.redraw(key)

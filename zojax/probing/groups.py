@@ -55,11 +55,12 @@ class Groups:
             self.derivative[path][group] += c_ld
             self.squared[path][group] += np.square(c_ld, dtype=np.float64).sum(-1)
 
-    def products(self, scale: float) -> Products:
+    def products(self, scale: Mapping[str, float]) -> Products:
         """The moments of all sites but the curvature.
 
         Args:
-            scale: by which sums over directions are multiplied, to be means over what a step draws.
+            scale: by path, by what sums over directions are multiplied, to be means over what a
+                step draws.
         """
         count_g1 = self.batches_g[:, None]
 
@@ -68,7 +69,8 @@ class Groups:
             with_all_gl = np.einsum("gld,ld->gl", mean_gld, mean_gld.sum(0))
             with_itself_gl = np.einsum("gld,gld->gl", mean_gld, mean_gld)
             squared_gl = self.squared[path] / count_g1
-            return scale * with_all_gl.T, scale * with_itself_gl.T, scale * squared_gl.T
+            by = scale[path]
+            return by * with_all_gl.T, by * with_itself_gl.T, by * squared_gl.T
 
         return {path: of(path) for path in self.derivative}
 
@@ -83,6 +85,14 @@ def no_batches(num_groups: int, shapes: Mapping[str, tuple[int, int]]) -> Groups
     squared = {path: np.zeros((num_groups, parts)) for path, (parts, _) in shapes.items()}
     derivative = {path: np.zeros((num_groups, *shape)) for path, shape in shapes.items()}
     return Groups(np.zeros(num_groups), derivative, squared)
+
+
+def moving(products: Products) -> dict[str, np.ndarray]:
+    """By path, in which parts any direction changes a loss, ``(l,)``.
+
+    None does in a LoRA's A, for example, as long as its B is zero.
+    """
+    return {path: np.asarray(squared_lg.any(1)) for path, (_, _, squared_lg) in products.items()}
 
 
 def in_bands(products: Products, bands: Bands) -> Products:
@@ -104,7 +114,8 @@ class Curvature(NamedTuple):
 
     Attributes:
         h_l: the mean of h, ``(l,)``.
-        is_seen_l: whether it was seen, and is not just the largest that can be believed.
+        is_seen_l: whether it was seen, and is not just the largest that can be believed. What
+            changes nothing has none, and that is seen.
     """
 
     h_l: np.ndarray

@@ -118,7 +118,8 @@ def _means(sums: Moments, count: int) -> tuple[Any, Any, Any]:
 
 def _decrease(signal: Any, squared: Any, curvature: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return signal * np.abs(signal) / (2 * squared * curvature)
+        found = signal * np.abs(signal) / (2 * squared * curvature)
+    return np.where(squared == 0, 0.0, found)  # what changes nothing wins nothing
 
 
 @dataclasses.dataclass(frozen=True)

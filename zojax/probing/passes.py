@@ -113,7 +113,7 @@ def by_passes(
         found = {path: of_site(batch, path) for path in prober.paths}
         groups.add(number * num_groups // len(batches), found)
         on_batch(number + 1)
-    return groups.products(1 / num_directions)
+    return groups.products(dict.fromkeys(prober.paths, 1 / num_directions))
 
 
 def curvatures(
@@ -123,6 +123,7 @@ def curvatures(
     num_directions: int,
     epsilon: float,
     longest: Mapping[str, float],
+    moving: Mapping[str, np.ndarray],
     on_part: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Curvature]:
     """The mean of h in every part of every site, by path.
@@ -138,6 +139,7 @@ def curvatures(
         num_directions: the number of directions of each part of each site.
         epsilon: the length of the first probe.
         longest: by path, the longest length of a probe.
+        moving: by path, in which parts any direction changes a loss, ``(l,)``; elsewhere h is 0.
         on_part: called with the number of parts of sites that are done.
     """
     first = prober.paths[0]
@@ -153,14 +155,17 @@ def curvatures(
 
     found = {}
     for number, path in enumerate(prober.paths):
-        lengths_and_rises = []
+        length, lengths_and_rises = epsilon, []
         for at in range(len(prober.parts)):
-            of_part = functools.partial(rise, path, at)
-            lengths_and_rises.append(_risen(of_part, epsilon, longest[path]))
+            risen = 0.0
+            if moving[path][at]:  # the last part's length is likely to be this one's, too
+                length, risen = _risen(functools.partial(rise, path, at), length, longest[path])
+            lengths_and_rises.append((length, risen))
             on_part(number * len(prober.parts) + at + 1)
         length_l, rise_l = np.array(lengths_and_rises).T
         is_seen_l = rise_l >= RISE / 4
-        found[path] = Curvature(2 * np.where(is_seen_l, rise_l, RISE) / length_l**2, is_seen_l)
+        h_l = 2 * np.where(is_seen_l, rise_l, RISE) / length_l**2
+        found[path] = Curvature(np.where(moving[path], h_l, 0), is_seen_l | ~moving[path])
     return found
 
 

@@ -1,41 +1,36 @@
 """Measure which layers and matrices are worth probing, on a run's own model, data and batches."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from zojax.config import Config, LinearConfig
+from zojax.adapters import draw_dense
+from zojax.config import Config, LinearConfig, PrefixConfig
 from zojax.distributed import layout_of
 from zojax.errors import InputError
-from zojax.models import Model
-from zojax.models.precision import is_quantised
 from zojax.probing.bias import fit_offsets
 from zojax.probing.gradients import by_gradients
-from zojax.probing.groups import bands, in_bands, measured
+from zojax.probing.groups import bands, in_bands, measured, moving
 from zojax.probing.moments import Measured
 from zojax.probing.passes import by_passes, curvatures, make_prober
 from zojax.reporting.bar import progress_bar
+from zojax.runs.probed_space import longest, matrices, probed_space
 from zojax.runs.setup import Run, make_train_source, prepare
 from zojax.training.generated import GeneratedObjective
 from zojax.training.method import choice_metric, objective_name
 from zojax.training.objective import classification_loss, of_candidates
 from zojax.training.placement import put_batch
-from zojax.training.spaces import low_rank
+from zojax.training.spaces import on_weights
 from zojax.training.step import Batch, Objective
 
 _MOST_GROUPS = 16
 _CURVATURE_BATCHES, _CURVATURE_DIRECTIONS = 2, 2
 _LONGEST_PAGE = 256
 """Longer ones may be attended by a kernel, which has no derivative."""
-_LONGEST = 0.3
-"""The longest probe that is believed, over the size of the matrix: more than training moves it."""
 _SKETCH_RANK = 8
 """The columns of V with which gradients are compared; more make the comparison more exact."""
 
@@ -72,15 +67,14 @@ def probe(config: Config, plan: Plan, console: Console) -> Probed:
     """Measures the directions of a configuration's space, in all layers and matrices that it has.
 
     Args:
-        config: the run's configuration; its choice of layers and matrices is ignored.
+        config: the run's configuration; its choice of layers and matrices is ignored, but for the
+            matrices that get a LoRA.
         plan: how much to measure.
         console: where to print notes and progress.
 
     Raises:
-        InputError: bad input, or a space or an objective that cannot be measured.
+        InputError: bad input, or an objective that cannot be measured.
     """
-    if not isinstance(config.space, LinearConfig):
-        raise InputError(f"space.name={config.space.name}: only space.name=linear is measured")
     config = _for_probing(config, plan.num_batches)
     run = prepare(config, console)
     needed, there = plan.num_batches * config.train.batch_size, len(run.data.train)
@@ -109,9 +103,12 @@ def probe(config: Config, plan: Plan, console: Console) -> Probed:
 
 def _for_probing(config: Config, steps: int) -> Config:
     """The configuration with all layers and matrices, whose batches are scored in one part."""
-    assert isinstance(config.space, LinearConfig), "no other is measured"
-    space = dataclasses.replace(config.space, layers=None, targets=None)
-    if space.fold == "adapter":
+    space = config.space
+    if not isinstance(space, PrefixConfig):
+        space = dataclasses.replace(space, layers=None)
+    if isinstance(space, LinearConfig):
+        space = dataclasses.replace(space, targets=None)
+    if on_weights(space) and space.fold == "adapter":
         space = dataclasses.replace(space, fold="none")
     train = dataclasses.replace(
         config.train,
@@ -131,10 +128,11 @@ def _measured(
     weights, key, epsilon = run.model.weights, run.key, run.config.estimator.epsilon
     num_groups = min(len(batches), _MOST_GROUPS)
     rank = getattr(run.config.estimator, "rank", 1)
-    where = low_rank(run.config.space, run.model, rank)
-    start = jax.eval_shape(where[0].init, weights, key)
+    space = probed_space(run.config.space, run.model, rank)
+    start = jax.eval_shape(space.init, weights, key)
     parts = bands(next(iter(start.values())).shape[0], plan.num_bands)
-    prober = make_prober(where, objective, weights, key, parts)
+    prober = make_prober((space, draw_dense), objective, weights, key, parts)
+    factors = matrices(run.config.space, run.model)
     with progress_bar(console, "batches") as update:
 
         def on_batch(done: int) -> None:
@@ -142,15 +140,14 @@ def _measured(
 
         if plan.num_directions is None:
             sketch = max(rank, _SKETCH_RANK)
-            space, _ = low_rank(run.config.space, run.model, sketch)
             of_layers = by_gradients(
-                space,
+                probed_space(run.config.space, run.model, sketch),
                 objective,
                 weights,
                 batches,
                 key,
                 num_groups=num_groups,
-                scale=rank / sketch,
+                scale={path: rank / sketch if path in factors else 1.0 for path in start},
                 on_batch=on_batch,
             )
             products = in_bands(of_layers, parts)
@@ -173,23 +170,11 @@ def _measured(
             batches[:_CURVATURE_BATCHES],
             num_directions=_CURVATURE_DIRECTIONS,
             epsilon=epsilon,
-            longest={path: _LONGEST * _size(run.model, path) / rank**0.5 for path in prober.paths},
+            longest=longest(run.config.space, run.model, space.init(weights, key), rank),
+            moving=moving(products),
             on_part=on_part,
         )
     return measured(products, curvature, parts)
-
-
-def _size(model: Model, path: str) -> float:
-    """The root mean square of a matrix's entries, over all layers; not known of integers."""
-    leaf: Any = functools.reduce(lambda tree, name: tree[name], path.split("/"), model.weights)
-    if is_quantised(leaf.dtype):
-        return math.inf
-    return float(_root_mean_square(leaf))
-
-
-@jax.jit  # or a copy in float32 of all layers would be made
-def _root_mean_square(leaf: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.mean(jnp.square(leaf.astype(jnp.float32))))
 
 
 def _objective(run: Run, batches: Sequence[Batch]) -> tuple[Objective, np.ndarray | None]:
