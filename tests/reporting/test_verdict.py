@@ -67,3 +67,11 @@ def test_a_mean_f1_is_compared_with_that_of_the_most_frequent_answer(figure, is_
 def test_free_answers_have_no_most_frequent_label():
     answers = [Example("p", (" a\n",), 0, "x", answers=("a",))] * 3
     assert said(FALLING, accuracy=0.0, examples=answers) == ""
+
+
+def test_no_other_rate_is_advised_where_trials_have_found_it():
+    result = {"best_step": 0, "dev_loss": {"0": 0.6, "40": 0.9}}
+    flat = np.ones((40, 2))
+    lines = doubts(result, flat, [], rate_was_found=True)
+    assert len(lines) == 2
+    assert all("more train.steps" in line and "train.learning_rate" not in line for line in lines)

@@ -11,6 +11,7 @@ from zojax.evaluation.classes import Answers, macro_f1
 from zojax.tasks import Example
 
 _TRY_RATES = "try train.learning_rate three times larger, and three times smaller"
+_MORE = "its learning rate was found by trials: try more train.steps, or more examples"
 _FEWEST = 20
 """Steps at either end of a run below which the movement of its loss says nothing."""
 _MUCH_ROSE = 0.05
@@ -20,7 +21,11 @@ _MUCH_TRUNCATED = 0.05
 
 
 def doubts(
-    result: Mapping[str, Any], losses_sv: np.ndarray, examples: Sequence[Example]
+    result: Mapping[str, Any],
+    losses_sv: np.ndarray,
+    examples: Sequence[Example],
+    *,
+    rate_was_found: bool = False,
 ) -> list[str]:
     """Return a sentence for each sign that nothing was learnt, or that some of it was dropped.
 
@@ -28,6 +33,7 @@ def doubts(
         result: a finished run's ``result.json``.
         losses_sv: the losses of all steps' variants.
         examples: the held-out examples.
+        rate_was_found: whether trials have found its learning rate, so that others are no advice.
 
     >>> result = {"metric": "accuracy", "best_step": 0, "steps": 40, "eval_accuracy": 0.5}
     >>> for line in doubts(result, np.ones((40, 2)), []):
@@ -39,7 +45,7 @@ def doubts(
     if result["best_step"] == 0:
         found.append(
             "the best step is 0, the model as it was: nothing was learnt that helps on the dev "
-            f"set; {_which_rate(result.get('dev_loss') or {})}"
+            f"set; {_MORE if rate_was_found else _which_rate(result.get('dev_loss') or {})}"
         )
     metric = result.get("metric", "accuracy")
     majority = _majority(examples, metric)
@@ -49,7 +55,11 @@ def doubts(
             f"the held-out {metric} of {100 * figure:.1f} % is not above the "
             f"{100 * majority:.1f} % of always giving the most frequent answer"
         )
-    return found + _unmoved(losses_sv) + _truncated(result.get("truncated", 0.0))
+    return (
+        found
+        + _unmoved(losses_sv, rate_was_found=rate_was_found)
+        + _truncated(result.get("truncated", 0.0))
+    )
 
 
 def _which_rate(dev_loss: Mapping[str, float]) -> str:
@@ -86,7 +96,7 @@ def _majority(examples: Sequence[Example], metric: str) -> float | None:
     return macro_f1(Answers(examples[0].candidates, right, np.full_like(right, most)))
 
 
-def _unmoved(losses_sv: np.ndarray) -> list[str]:
+def _unmoved(losses_sv: np.ndarray, *, rate_was_found: bool) -> list[str]:
     """A sentence if the mean loss at the end is within two standard errors of the beginning's."""
     losses_s = losses_sv.mean(axis=1)
     losses_s = losses_s[np.isfinite(losses_s)]
@@ -103,6 +113,8 @@ def _unmoved(losses_sv: np.ndarray) -> list[str]:
         if moved == "did not move"
         else "try train.learning_rate three times smaller"
     )
+    if rate_was_found:
+        advice = _MORE
     return [
         f"the training loss {moved} ({first.mean():.4f} in the first {count} steps, "
         f"{last.mean():.4f} in the last): {advice}"

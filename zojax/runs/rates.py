@@ -14,7 +14,7 @@ edge, there is another beyond it.
 import dataclasses
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -29,12 +29,11 @@ from zojax.printing import make_console
 from zojax.programs import stopping
 from zojax.programs.compiling import cancelled_at_end
 from zojax.runs import lock, run_dir
-from zojax.runs.chunks import Packed, chunk_ends
+from zojax.runs.chunks import chunk_ends
 from zojax.runs.open_run import OpenRun, make_parts, open_run
-from zojax.runs.prefetch import prefetch
 from zojax.runs.setup import Run, prepare
 from zojax.runs.shared import Parts, Shared
-from zojax.runs.steps import run_chunk
+from zojax.runs.steps import placed_ahead, run_chunk
 from zojax.training.placement import put_batch, state_shardings
 from zojax.training.step import TrainState, init_state
 
@@ -267,13 +266,8 @@ def _losses(config: Config, shared: Shared) -> tuple[float, float]:
 
 
 def _train_to(training: OpenRun, steps: int) -> None:
-    trainer, layout = training.trainer, layout_of(training.trainer.owned)
-
-    def packed(step: int) -> Packed:
-        bucket, batch, tokens = training.source(step)
-        return bucket, put_batch(batch, layout), tokens
-
-    with closing(prefetch(packed, range(trainer.step, steps))) as batches:
+    trainer = training.trainer
+    with placed_ahead(training.source, trainer.owned, range(trainer.step, steps)) as batches:
         for end in chunk_ends(trainer.step, steps, training.run.config.train.chunk):
             run_chunk(trainer, batches, end, training.stop)
             training.stop.check()

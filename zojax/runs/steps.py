@@ -1,10 +1,34 @@
-"""Steps up to the next time when the host waits for the device."""
+"""Steps up to the next time when the host waits for the device, and their batches."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 
+from zojax.distributed import layout_of
 from zojax.programs import stopping
 from zojax.runs.chunks import Packed, Trainer, finished, send_step, write_down
+from zojax.runs.prefetch import prefetch
+from zojax.training.interval import OwnedWeights
+from zojax.training.placement import put_batch
+
+
+def placed_ahead(
+    source: Callable[[int], Packed], owned: OwnedWeights, steps: range
+) -> AbstractContextManager[Iterator[Packed]]:
+    """Packs the batches of steps, and places them on devices, in a thread ahead of whoever asks.
+
+    Args:
+        source: ``step -> (bucket, batch, tokens)`` on the host.
+        owned: the weights that the steps use, by which batches are laid out.
+        steps: the numbers of the steps.
+    """
+    layout = layout_of(owned)
+
+    def packed(step: int) -> Packed:
+        bucket, batch, tokens = source(step)
+        return bucket, put_batch(batch, layout), tokens
+
+    return closing(prefetch(packed, steps))
 
 
 def run_chunk(trainer: Trainer, batches: Iterator[Packed], end: int, stop: stopping.Stop) -> None:

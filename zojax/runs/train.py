@@ -1,13 +1,12 @@
 """A whole run, from top to bottom: open it, train in chunks, evaluate, write the result."""
 
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from zojax.config import Config, to_dict
-from zojax.distributed import layout_of
 from zojax.errors import InputError
 from zojax.files import write_json
 from zojax.journal.file import SKIPPED, Journal, read_journal
@@ -22,22 +21,19 @@ from zojax.reporting.curves import draw_curves
 from zojax.reporting.verdict import doubts
 from zojax.runs import run_dir
 from zojax.runs.chunks import (
-    Packed,
     chunk_ends,
 )
 from zojax.runs.host import Host, check_guest
 from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
-from zojax.runs.prefetch import prefetch
 from zojax.runs.profile import DIRECTORY as PROFILE
 from zojax.runs.profile import Profile
 from zojax.runs.rates import with_rate
 from zojax.runs.rebuild import check_scalars, rebuild, rebuild_run
 from zojax.runs.setup import load_model
-from zojax.runs.steps import run_chunk
+from zojax.runs.steps import placed_ahead, run_chunk
 from zojax.runs.truncation import report_truncation, reported_interval, truncation_result
 from zojax.training.interval import OwnedWeights
 from zojax.training.method import make_method
-from zojax.training.placement import put_batch
 
 _CHECKPOINT_GRACE_SECONDS = 3.0
 """How long a terminated run waits for a checkpoint that is being written."""
@@ -168,19 +164,15 @@ def _train_chunks(training: OpenRun, console: Console) -> None:
     are made there.
     """
     run, trainer, stop = training.run, training.trainer, training.stop
-    config, layout = run.config, layout_of(trainer.owned)
+    config = run.config
     every = (config.train.chunk, config.train.eval_every, config.run.checkpoint_every)
     ends = chunk_ends(trainer.step, config.train.steps, *every, reported_interval(trainer))
     profile = Profile(training.directory / PROFILE, console, stop) if config.run.profile else None
     if profile is not None:
         ends = profile.choose(trainer.step, ends)
-
-    def packed(step: int) -> Packed:
-        bucket, batch, tokens = training.source(step)
-        return bucket, put_batch(batch, layout), tokens
-
     _publish(training)
-    with closing(prefetch(packed, range(trainer.step, config.train.steps))) as batches:
+    steps = range(trainer.step, config.train.steps)
+    with placed_ahead(training.source, trainer.owned, steps) as batches:
         for end in ends:
             first = trainer.step
             with nullcontext() if profile is None else profile.tracing(trainer):
@@ -224,7 +216,12 @@ def finish(training: OpenRun, compilations: int, console: Console) -> dict[str, 
     draw_confusion(directory, name, report.classes)
     write_result(directory / "tb", to_dict(training.run.config), report, progress.best_step or 0)
     write_json(directory / run_dir.RESULT, result)
-    for doubt in doubts(result, journal.records["losses"], training.evaluations.eval_set.examples):
+    examples, was_found = (
+        training.evaluations.eval_set.examples,
+        (directory / run_dir.FOUND).exists(),
+    )
+    losses_sv = journal.records["losses"]
+    for doubt in doubts(result, losses_sv, examples, rate_was_found=was_found):
         console.print(doubt, soft_wrap=True, markup=False)
     return result
 

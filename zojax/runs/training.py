@@ -3,14 +3,13 @@
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from zojax.config import Config
-from zojax.distributed import layout_of
 from zojax.errors import InputError
 from zojax.printing import make_console
 from zojax.programs import stopping
@@ -18,12 +17,11 @@ from zojax.programs.compiling import CompilationCounter
 from zojax.runs.chunks import Packed, Sent, finished, send_step, write_down
 from zojax.runs.open_run import OpenRun, named_if_unwritable, open_run
 from zojax.runs.own_batches import compile_for, pack_examples
-from zojax.runs.prefetch import prefetch
 from zojax.runs.rates import with_rate
+from zojax.runs.steps import placed_ahead
 from zojax.runs.train import check_config, end_checkpoints, finish
 from zojax.runs.truncation import report_truncation
 from zojax.tasks import Example
-from zojax.training.placement import put_batch
 from zojax.training.step import StepRecord
 
 _STOPPED = "was stopped; open it again in a with statement to resume it"
@@ -136,14 +134,8 @@ class Training:
         if self._open is None and self._result:
             return
         training, steps = self._opened, range(self.num_steps, self._config.train.steps)
-        layout = layout_of(training.trainer.owned)
-
-        def packed(step: int) -> TrainingBatch:
-            bucket, batch, tokens = training.source(step)
-            return TrainingBatch((bucket, put_batch(batch, layout), tokens))
-
-        with closing(prefetch(packed, steps)) as batches:
-            yield from batches
+        with placed_ahead(training.source, training.trainer.owned, steps) as batches:
+            yield from map(TrainingBatch, batches)
 
     def pack(self, indices: Sequence[int]) -> TrainingBatch:
         """Make a batch of training examples that you choose.
