@@ -13,6 +13,7 @@ from zojax.serving.errors import ApiError, without_directories
 from zojax.serving.fine_tuning.tunings import LEARNT
 from zojax.serving.schema import LoadAdapterBody, UnloadAdapterBody
 from zojax.serving.service import Service
+from zojax.serving.tinker.bodies import PREFIX
 
 
 def list_models(service: Service, owner: str) -> dict[str, Any]:
@@ -117,8 +118,9 @@ def unload_adapter(service: Service, body: UnloadAdapterBody) -> str:
 
 def _check_name(name: str) -> None:
     """Refuses a name that a job's adapter could have, which is its owner's alone."""
-    if name.startswith(LEARNT):
-        raise ApiError(400, f"lora_name: {LEARNT} is for what jobs learn", param="lora_name")
+    for start in (LEARNT, PREFIX):
+        if name.startswith(start):
+            raise ApiError(400, f"lora_name: {start} is for what is trained", param="lora_name")
 
 
 def _allowed(service: Service) -> Path:

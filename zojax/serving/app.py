@@ -42,6 +42,7 @@ from zojax.serving.schema import (
     UnloadAdapterBody,
 )
 from zojax.serving.service import Service
+from zojax.serving.tinker.routes import add_tinker
 from zojax.version import __version__
 
 _FEW = 2
@@ -71,6 +72,7 @@ def create_app(service: Service) -> FastAPI:
     _add_tokens(app, service)
     _add_adapters(app, service)
     add_fine_tuning(app)
+    add_tinker(app)
     add_dashboard(app)
     describe(app, OPEN)
     return app

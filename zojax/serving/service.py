@@ -20,6 +20,8 @@ from zojax.serving.fine_tuning.tunings import LEARNT, Tunings
 from zojax.serving.limits import Gate, Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.schema import Text
+from zojax.serving.tinker.bodies import PREFIX
+from zojax.serving.tinker.models import TinkerModels
 
 Tree = Any
 
@@ -40,6 +42,7 @@ class Service:
         read_adapter: reads an adapter from its directory; ``InputError`` if it is bad or too large.
         admin_keys: who may load and unload adapters; none if all may that may ask.
         tunings: the fine-tuning jobs; None if nothing is trained.
+        tinker: what tinker's client trains; None if nothing is trained.
         vocabulary: what grammars are compiled for; None if there are none for this tokenizer.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
@@ -58,6 +61,7 @@ class Service:
     read_adapter: Callable[[Path], Tree] | None = None
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
     tunings: Tunings | None = None
+    tinker: TinkerModels | None = None
     vocabulary: Vocabulary | None = None
     is_draining: bool = False
     num_inside: int = 0
@@ -87,10 +91,12 @@ class Service:
         return admin or self.keys.owner(authorization)
 
     def adapters(self, owner: str) -> list[str]:
-        """The adapters that an owner may ask for: none that another's job has learnt."""
+        """The adapters that an owner may ask for: none that another has trained."""
         return [name for name in self.runtime.registry.names() if self._is_for(name, owner)]
 
     def _is_for(self, name: str, owner: str) -> bool:
+        if self.tinker is not None and name.startswith(PREFIX):
+            return self.tinker.owner_of(name) == owner
         if self.tunings is None or not name.startswith(LEARNT):
             return True
         return self.tunings.owner_of(name) == owner

@@ -36,6 +36,8 @@ from zojax.serving.fine_tuning.tunings import LEARNT, Tunings
 from zojax.serving.limits import Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.service import Service
+from zojax.serving.tinker.bodies import PREFIX
+from zojax.serving.tinker.models import TinkerModels
 
 Tree = Any
 
@@ -131,8 +133,9 @@ def started(
     name = settings.name or Path(settings.model).absolute().name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
         name = settings.name or settings.model  # a hub id
-    if strange := [adapter for adapter in settings.adapters if adapter.startswith(LEARNT)]:
-        raise InputError(f"--adapter {strange[0]}=…: {LEARNT} is for what jobs learn")
+    if strange := [one for one in settings.adapters if one.startswith((LEARNT, PREFIX))]:
+        start = strange[0].partition(":")[0]
+        raise InputError(f"--adapter {strange[0]}=…: {start}: is for what is trained")
     if name in settings.adapters:
         raise InputError(f"--adapter {name}=…: the model has this name; give the adapter another")
     share = settings.training_share
@@ -140,7 +143,7 @@ def started(
         Runtime(
             device, slots, registry, target_ms=settings.target_ms, training_share=share
         ) as runtime,
-        _training(settings, name, length, runtime, model, pool) as tunings,
+        _training(settings, name, length, runtime, model, pool) as (tunings, tinker),
         CompilationCounter() as compilations,
     ):
         yield Service(
@@ -155,6 +158,7 @@ def started(
             read_fitting,
             settings.admin_keys,
             tunings,
+            tinker,
             vocabulary,
         )
 
@@ -167,11 +171,12 @@ def _training(
     runtime: Runtime,
     model: Model,
     pool: AdapterPool | None,
-) -> Iterator[Tunings | None]:
-    """The fine-tuning jobs, which stop at the end; None if nothing is trained."""
+) -> Iterator[tuple[Tunings, TinkerModels] | tuple[None, None]]:
+    """Jobs, and what tinker's client trains, which stop at the end; None if nothing is trained."""
     if settings.trains_in is None:
-        yield None
+        yield None, None
         return
+    assert pool is not None, "there is one if anything is trained"
     jobs = Jobs(model, runtime.turns, runtime.registry, pool)
     width = read_config(settings.model).hidden_size
     local = Path(settings.model)
@@ -192,10 +197,13 @@ def _training(
     with hold(settings.trains_in, "--allow-training-in"):
         tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
         tunings.start()
+        shared = runtime.turns, runtime.registry, pool, settings.limits
+        tinker = TinkerModels(settings.trains_in / "tinker", name, base, model, *shared)
         try:
-            yield tunings
+            yield tunings, tinker
         finally:
             tunings.close()
+            tinker.close()
 
 
 def _loaded(settings: Settings) -> Engine:

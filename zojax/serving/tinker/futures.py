@@ -1,0 +1,91 @@
+"""What was asked for and is answered later: kept for its owner until it is too old."""
+
+import secrets
+import threading
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from zojax.serving.errors import ApiError
+
+_MOST = 1024
+"""The most futures of a key; the oldest that are done make room."""
+_MOST_BYTES = 256 << 20
+
+
+class Answer(NamedTuple):
+    """What came of a request.
+
+    Attributes:
+        content: JSON as an object, or a protobuf message.
+    """
+
+    content: dict[str, Any] | bytes
+
+
+Outcome = Future[Answer | Exception]
+"""It never raises, so that nobody has to listen."""
+
+
+class Futures:
+    """The futures of all owners; for several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_owner: dict[str, dict[str, Outcome]] = {}
+        self._ids: dict[tuple[str, Any], str] = {}
+
+    def known(self, owner: str, key: Any) -> str | None:
+        """The id of the future that a request was given before, if it still is there."""
+        return self._ids.get((owner, key))
+
+    def begin(self, owner: str, key: Any) -> tuple[str, Outcome]:
+        """A new future and its id.
+
+        Args:
+            owner: who asks.
+            key: the same if the client asks again for the same.
+
+        Raises:
+            ApiError: 429, the owner waits for too many.
+        """
+        id_, made = secrets.token_hex(12), Future()
+        with self._lock:
+            mine = self._by_owner.setdefault(owner, {})
+            self._make_room(owner, mine)
+            mine[id_] = made
+            self._ids[owner, key] = id_
+        return id_, made
+
+    def get(self, owner: str, id_: str) -> Outcome:
+        """One of an owner's futures.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        found = self._by_owner.get(owner, {}).get(id_)
+        if found is None:
+            raise ApiError(404, "there is no such request, or what came of it is no longer kept")
+        return found
+
+    def _make_room(self, owner: str, mine: dict[str, Outcome]) -> None:
+        done = [id_ for id_, one in mine.items() if one.done()]
+        total = sum(_size(mine[id_]) for id_ in done)
+        gone = []
+        while done and (len(mine) - len(gone) >= _MOST or total > _MOST_BYTES):
+            gone.append(done.pop(0))
+            total -= _size(mine[gone[-1]])
+        if len(mine) - len(gone) >= _MOST:
+            raise ApiError(
+                429, "too many requests of this key are open", headers={"Retry-After": "1"}
+            )
+        for id_ in gone:
+            del mine[id_]
+        if gone:
+            dropped = set(gone)
+            self._ids = {key: id_ for key, id_ in self._ids.items() if id_ not in dropped}
+
+
+def _size(done: Outcome) -> int:
+    found = done.result()
+    content = found.content if isinstance(found, Answer) else b""
+    return len(content) if isinstance(content, bytes) else 0

@@ -1,0 +1,433 @@
+"""Who trains what: sessions, their models and samplers, each visible to its owner alone."""
+
+import contextlib
+import dataclasses
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from zojax.adapters import AdapterPool
+from zojax.engine.slots import Registry
+from zojax.engine.turns import Turns
+from zojax.errors import INTERRUPTED, InputError
+from zojax.models import Model
+from zojax.programs.stopping import Stop
+from zojax.serving.errors import ApiError
+from zojax.serving.fine_tuning.settings import Base
+from zojax.serving.limits import Limits
+from zojax.serving.tinker.bodies import (
+    PREFIX,
+    CreateModelBody,
+    CreateSamplerBody,
+    LoadBody,
+    SaveBody,
+)
+from zojax.serving.tinker.futures import Answer, Futures, Outcome
+from zojax.serving.tinker.learner import Learner
+from zojax.serving.tinker.store import Kept, Kind, Store
+from zojax.serving.tinker.trained import Trained
+
+Tree = Any
+
+_MOST_SESSIONS, _MOST_MODELS, _MOST_SAMPLERS = 64, 16, 128
+"""How many a key may have; what the longest nobody has spoken of makes room."""
+_MOST_WAITING = 64
+"""The most requests of a model that wait for the one before them."""
+_SILENT_SECONDS = 120.0
+"""After how long without a heartbeat a session makes room for another; one is sent every 10 s."""
+_MOST_QUERIES = 64
+_QUERIES = "zojax.num_queries"
+
+
+@dataclasses.dataclass
+class Session:
+    """A client that speaks, whose heart beats."""
+
+    owner: str
+    heard: float
+
+
+@dataclasses.dataclass
+class Training:
+    """A model and its requests, which are answered one after the other.
+
+    Attributes:
+        id: its id, and the name of its adapter.
+        session: the id of its session.
+        owner: whose it is.
+        trained: its state.
+        metadata: what the client said about it.
+        last: the number of the newest request.
+        waiting: requests that wait.
+        is_busy: whether a thread is answering them.
+    """
+
+    id: str
+    session: str
+    owner: str
+    trained: Trained
+    metadata: dict[str, str] | None
+    last: int = -1
+    waiting: deque[tuple[Outcome, Callable[[], Answer]]] = dataclasses.field(default_factory=deque)
+    is_busy: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What is asked for continuations.
+
+    Attributes:
+        owner: whose it is.
+        adapter: the name of its adapter; None for the base model.
+        path: the path of the weights, if they were kept.
+    """
+
+    owner: str
+    adapter: str | None
+    path: str | None = None
+
+
+class TinkerModels:
+    """The sessions, models and samplers of all owners; for several threads.
+
+    Args:
+        directory: where weights are kept.
+        name: what clients call the base model.
+        base: the same, as runs are configured.
+        model: its weights, which are only read.
+        turns: whose turn on the device it is.
+        registry: the adapters that requests can ask for.
+        pool: where these are on the device.
+        limits: how much a key may keep.
+
+    Attributes:
+        name: see above.
+        base: see above.
+        futures: what is answered later.
+        store: the weights that were kept.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        base: Base,
+        model: Model,
+        turns: Turns,
+        registry: Registry,
+        pool: AdapterPool,
+        limits: Limits,
+    ):
+        self.name, self.base, self.futures = name, base, Futures()
+        self.store = Store(directory, limits.stored_bytes_per_key)
+        self.vocab_size: int = model.config.vocab_size
+        self._model, self._registry, self._pool = model, registry, pool
+        self._stop = Stop()
+        self._pace = turns.pace(self._stop)
+        self._threads = ThreadPoolExecutor(limits.jobs_at_once, "zojax-tinker")
+        self._lock = threading.RLock()
+        self._sessions: dict[str, Session] = {}
+        self._models: dict[str, Training] = {}
+        self._samplers: dict[str, Sampler] = {}
+        self._learners: dict[tuple[int, int], Learner] = {}
+        self._owners: dict[str, str] = {}  # of all adapters, by name
+
+    def close(self) -> None:
+        """Ends after the pieces in progress; what waits is told."""
+        self._stop.exit_code = INTERRUPTED
+        self._threads.shutdown(cancel_futures=True)
+        for one in self._models.values():
+            for outcome, _ in one.waiting:
+                outcome.set_result(ApiError(503, "the server is stopping"))
+
+    def owner_of(self, name: str) -> str | None:
+        """Whose an adapter is; None if there is no such adapter here."""
+        return self._owners.get(name)
+
+    # --- Sessions
+
+    def create_session(self, owner: str) -> str:
+        """A new session; ``ApiError`` if the owner has too many whose hearts beat."""
+        with self._lock:
+            mine = [id_ for id_, one in self._sessions.items() if one.owner == owner]
+            if len(mine) >= _MOST_SESSIONS and not self._forget_silent(owner):
+                raise ApiError(429, f"this key has {len(mine)} open sessions, which is the most")
+            id_ = f"{PREFIX}{secrets.token_hex(12)}"
+            self._sessions[id_] = Session(owner, time.monotonic())
+            return id_
+
+    def session(self, owner: str, id_: str) -> Session:
+        """One of an owner's sessions, which is heard; ``ApiError`` if there is none."""
+        found = self._sessions.get(id_)
+        if found is None or found.owner != owner:
+            raise ApiError(404, "there is no such session")
+        found.heard = time.monotonic()
+        return found
+
+    def _forget_silent(self, owner: str) -> bool:
+        """Forgets an owner's sessions that are silent, with their models; whether there were any."""
+        end = time.monotonic() - _SILENT_SECONDS
+        silent = [
+            id_ for id_, one in self._sessions.items() if one.owner == owner and one.heard < end
+        ]
+        for id_ in silent:
+            del self._sessions[id_]
+            for one in [m for m in self._models.values() if m.session == id_ and not m.is_busy]:
+                del self._models[one.id]
+                self._unregister(one.id)
+        return bool(silent)
+
+    # --- Models
+
+    def model(self, owner: str, id_: str) -> Training:
+        """One of an owner's models; ``ApiError`` if there is none."""
+        found = self._models.get(id_)
+        if found is None or found.owner != owner:
+            raise ApiError(404, "there is no such model", param="model_id")
+        session = self._sessions.get(found.session)
+        if session is not None:
+            session.heard = time.monotonic()
+        return found
+
+    def create(self, owner: str, body: CreateModelBody) -> dict[str, Any]:
+        """Creates a model; returns the future of it."""
+        if body.base_model != self.name:
+            what = f"base_model: the model is {self.name} here"
+            raise ApiError(404, what, code="model_not_found", param="base_model")
+        if body.lora_config is None or not body.lora_config.train_attn:
+            raise ApiError(400, "lora_config: a LoRA of attention's matrices is trained here")
+        if body.optimizer_config.type != "adamw":
+            raise ApiError(400, "optimizer_config: the only optimizer here is adamw")
+        lora, queries = body.lora_config, _num_queries(body.user_metadata)
+        if lora.rank > self.base.max_rank:
+            raise ApiError(
+                400,
+                f"rank={lora.rank}: this server trains LoRAs of rank 1 to {self.base.max_rank} "
+                "(--max-lora-rank)",
+            )
+        seed = secrets.randbelow(2**31) if lora.seed is None else lora.seed
+        asked = body.session_id, body.model_seq_id, lora.rank, queries, seed, body.user_metadata
+        one = self._new(owner, *asked)
+
+        def work() -> Answer:
+            one.trained.begin()
+            return Answer({"model_id": one.id, "type": "create_model"})
+
+        return self.begin(one, 0, work)
+
+    def load(self, owner: str, body: LoadBody) -> dict[str, Any]:
+        """Puts weights that were kept into a model, or into a new one; returns the future of it."""
+        about = self.store.about(owner, body.path)
+        if about.hash != self.base.hash or about.rank > self.base.max_rank:
+            raise ApiError(400, "path: these weights are of another base model, or too large")
+        if body.session_id is not None and body.model_seq_id is not None:
+            asked = about.rank, about.num_queries, secrets.randbelow(2**31), body.user_metadata
+            one, seq_id = self._new(owner, body.session_id, body.model_seq_id, *asked), 0
+        elif body.model_id is not None and body.seq_id is not None:
+            one, seq_id = self.model(owner, body.model_id), body.seq_id
+        else:
+            raise ApiError(400, "give model_id and seq_id, or session_id and model_seq_id")
+        if (learner := one.trained.learner).rank != about.rank:
+            raise ApiError(400, f"path: is of rank {about.rank}, and the model of {learner.rank}")
+
+        def work() -> Answer:
+            arrays = self.store.arrays(owner, body.path)
+            one.trained.load(arrays, has_moments=body.optimizer)
+            return Answer({"path": body.path, "model_id": one.id, "type": "load_weights"})
+
+        return self.begin(one, seq_id, work)
+
+    def _new(
+        self,
+        owner: str,
+        session_id: str,
+        number: int,
+        rank: int,
+        num_queries: int,
+        seed: int,
+        metadata: dict[str, str] | None,
+    ) -> Training:
+        """A model without weights, or the one that the same request has made before."""
+        id_ = f"{session_id}:train:{number}"
+        with self._lock:
+            self.session(owner, session_id)
+            if id_ in self._models:
+                return self._models[id_]
+            for _ in range(2):
+                count = sum(one.owner == owner for one in self._models.values())
+                if count < _MOST_MODELS or not self._forget_silent(owner):
+                    break
+            if count >= _MOST_MODELS:
+                raise ApiError(400, f"this key has {count} models in open sessions: close some")
+
+            def publish(adapter: Tree) -> None:
+                self._register(id_, owner, adapter)
+
+            trained = Trained(self._learner(rank, num_queries), seed, self._pace, publish)
+            made = self._models[id_] = Training(id_, session_id, owner, trained, metadata)
+            return made
+
+    def begin(self, one: Training, seq_id: int, work: Callable[[], Answer]) -> dict[str, Any]:
+        """Does some work after all that was asked of a model before; returns the future of it.
+
+        Args:
+            one: the model.
+            seq_id: the request's number: one that comes again is not done again.
+            work: does it.
+
+        Raises:
+            ApiError: the number is too small, or too many requests of the model wait.
+        """
+        with self._lock:
+            key = one.id, seq_id
+            known = self.futures.known(one.owner, key)
+            if known is None:
+                if seq_id <= one.last:
+                    raise ApiError(400, f"seq_id={seq_id}: request {one.last} came before")
+                if len(one.waiting) >= _MOST_WAITING:
+                    raise ApiError(429, "too many requests of this model wait")
+                known, outcome = self.futures.begin(one.owner, key)
+                one.last = seq_id
+                one.waiting.append((outcome, work))
+                if not one.is_busy:
+                    one.is_busy = True
+                    self._threads.submit(self._do_next, one)
+        return {"request_id": known, "model_id": one.id}
+
+    def _do_next(self, one: Training) -> None:
+        with self._lock:
+            if not one.waiting:
+                one.is_busy = False
+                return
+            outcome, work = one.waiting.popleft()
+        try:
+            outcome.set_result(work())
+        except Exception as error:  # whoever asks for the outcome gets it
+            outcome.set_result(error)
+        with contextlib.suppress(RuntimeError):  # the server is stopping
+            self._threads.submit(self._do_next, one)
+
+    # --- What is kept, and asked
+
+    def save(self, owner: str, body: SaveBody, kind: Kind) -> dict[str, Any]:
+        """Keeps a model's weights; without a name for a sampler alone, as long as that is there."""
+        one = self.model(owner, body.model_id)
+        is_for_one = kind == "sampler_weights" and body.path is None
+
+        def work() -> Answer:
+            if is_for_one:
+                id_ = self._snapshot(one, body)
+                return Answer({"sampling_session_id": id_, "type": "save_weights_for_sampler"})
+            now, trained = int(time.time()), one.trained
+            about = Kept(
+                model_id=one.id,
+                kind=kind,
+                name=body.path or secrets.token_hex(8),
+                base=self.name,
+                hash=self.base.hash,
+                rank=trained.learner.rank,
+                num_queries=trained.learner.num_queries,
+                step=trained.step,
+                created_at=now,
+                expires_at=None if body.ttl_seconds is None else now + body.ttl_seconds,
+                metadata=body.user_metadata,
+                run_metadata=one.metadata,
+            )
+            path = self.store.keep(owner, about, trained.arrays, overwrite=body.overwrite)
+            verb = "save_weights" if kind == "weights" else "save_weights_for_sampler"
+            return Answer({"path": path, "type": verb})
+
+        return self.begin(one, body.seq_id, work)
+
+    def _snapshot(self, one: Training, body: SaveBody) -> str:
+        """A sampler of the model as it is now, or of whatever it will be."""
+        number = one.last if body.sampling_session_seq_id is None else body.sampling_session_seq_id
+        id_, name = f"{one.session}:sample:{number}", one.id
+        if body.kind == "snapshot":
+            name = f"{one.id}:snapshot:{body.seq_id}"
+            adapter = self._registry.get(one.id).load()
+            self._register(name, one.owner, adapter)
+        self._add_sampler(id_, Sampler(one.owner, name))
+        return id_
+
+    def create_sampler(self, owner: str, body: CreateSamplerBody) -> str:
+        """A sampler of the base model or of weights that were kept; returns its id."""
+        self.session(owner, body.session_id)
+        id_ = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
+        if body.model_path is not None:
+            path = self.register_kept(owner, body.model_path)
+            self._add_sampler(id_, Sampler(owner, path, path))
+        elif body.base_model == self.name:
+            self._add_sampler(id_, Sampler(owner, None))
+        else:
+            what = f"base_model: the model is {self.name} here"
+            raise ApiError(404, what, code="model_not_found", param="base_model")
+        return id_
+
+    def register_kept(self, owner: str, path: str) -> str:
+        """Lets requests ask for weights that were kept; returns the name of their adapter."""
+        about = self.store.about(owner, path)
+        if about.hash != self.base.hash or about.rank > self.base.max_rank:
+            raise ApiError(400, "model_path: these weights are of another base model, or too large")
+
+        def load() -> Tree:
+            learner = self._learner(about.rank, about.num_queries)
+            trained = Trained(learner, 0, self._pace, lambda adapter: None)
+            trained.load(self.store.arrays(owner, path), has_moments=False)
+            return trained.adapter
+
+        with self._lock:
+            self._owners[path] = owner
+            self._registry.add(path, load)
+        return path
+
+    def _learner(self, rank: int, num_queries: int) -> Learner:
+        with self._lock:
+            sizes = rank, num_queries
+            if sizes not in self._learners:
+                self._learners[sizes] = Learner(self._model, *sizes)
+            return self._learners[sizes]
+
+    def sampler(self, owner: str, id_: str) -> Sampler:
+        """One of an owner's samplers; ``ApiError`` if there is none."""
+        found = self._samplers.get(id_)
+        if found is None or found.owner != owner:
+            raise ApiError(404, "there is no such sampling session")
+        return found
+
+    def _add_sampler(self, id_: str, sampler: Sampler) -> None:
+        with self._lock:
+            self._samplers.pop(id_, None)
+            self._samplers[id_] = sampler
+            mine = [key for key, one in self._samplers.items() if one.owner == sampler.owner]
+            for old in mine[:-_MOST_SAMPLERS]:
+                gone = self._samplers.pop(old).adapter
+                used = {one.adapter for one in self._samplers.values()} | set(self._models)
+                if gone is not None and gone not in used:
+                    self._unregister(gone)
+
+    # --- Adapters by name
+
+    def _register(self, name: str, owner: str, adapter: Tree) -> None:
+        self._pool.check(adapter)
+        with self._lock:
+            self._owners[name] = owner  # first, so that no other owner ever sees it
+            self._registry.add(name, lambda: adapter)
+
+    def _unregister(self, name: str) -> None:
+        self._owners.pop(name, None)
+        with contextlib.suppress(InputError):
+            self._registry.remove(name)
+
+
+def _num_queries(metadata: Mapping[str, str] | None) -> int:
+    """The number of directions of a step, which a client may ask for."""
+    given = (metadata or {}).get(_QUERIES, "1")
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= _MOST_QUERIES):
+        raise ApiError(400, f"user_metadata.{_QUERIES}: give 1 to {_MOST_QUERIES}")
+    return int(given[:9])
