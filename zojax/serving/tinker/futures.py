@@ -3,7 +3,7 @@
 import secrets
 import threading
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 from zojax.serving.errors import ApiError
 
@@ -12,15 +12,8 @@ _MOST = 1024
 _MOST_BYTES = 256 << 20
 
 
-class Answer(NamedTuple):
-    """What came of a request.
-
-    Attributes:
-        content: JSON as an object, or a protobuf message.
-    """
-
-    content: dict[str, Any] | bytes
-
+Answer = dict[str, Any] | bytes
+"""What came of a request: an object that is JSON, or a protobuf message."""
 
 Outcome = Future[Answer | Exception]
 """It never raises, so that nobody has to listen."""
@@ -87,5 +80,4 @@ class Futures:
 
 def _size(done: Outcome) -> int:
     found = done.result()
-    content = found.content if isinstance(found, Answer) else b""
-    return len(content) if isinstance(content, bytes) else 0
+    return len(found) if isinstance(found, bytes) else 0

@@ -88,7 +88,7 @@ def _datum(message: Message, name: str) -> Datum:
     chunks = [Message(chunk) for chunk in message.all(1)]
     if not all(1 in chunk for chunk in chunks):
         raise InputError(f"{name}: only tokens are understood, no images and no sound")
-    tokens_t = _array(b"".join(Message(chunk.bytes(1)).bytes(1) for chunk in chunks), "<i4", name)
+    tokens_t = _array(b"".join(Message(chunk.data(1)).data(1) for chunk in chunks), "<i4", name)
     inputs = message.entries(2)
     if "target_tokens" not in inputs or not len(tokens_t):
         raise InputError(f"{name}: give an input of one token or more, and target_tokens")
@@ -98,7 +98,8 @@ def _datum(message: Message, name: str) -> Datum:
         weight_t = _tensor(inputs["weights"], len(tokens_t), f"{name}.weights")
     if not np.isfinite(weight_t).all():
         raise InputError(f"{name}.weights: are not finite")
-    return Datum(tokens_t, targets_t.clip(-1, 2**31 - 1).astype(np.int32), np.float32(weight_t))
+    targets_t = targets_t.clip(-1, 2**31 - 1).astype(np.int32)
+    return Datum(tokens_t, targets_t, weight_t.astype(np.float32))
 
 
 def _tensor(data: bytes, length: int, name: str) -> np.ndarray:
@@ -107,7 +108,7 @@ def _tensor(data: bytes, length: int, name: str) -> np.ndarray:
     kind = _TYPES.get(message.integer(3))
     if kind is None or 2 in message:
         raise InputError(f"{name}: give a dense tensor of float32 or int64")
-    found = _array(message.bytes(1), kind, name)
+    found = _array(message.data(1), kind, name)
     if len(found) != length:
         raise InputError(f"{name}: has {len(found)} numbers, but the input has {length} tokens")
     return found

@@ -34,7 +34,7 @@ from zojax.serving.tinker.trained import Trained
 
 Tree = Any
 
-_MOST_SESSIONS, _MOST_MODELS, _MOST_SAMPLERS = 64, 16, 128
+_MOST_SESSIONS, _MOST_MODELS, _MOST_SAMPLERS = 64, 16, 32
 """How many a key may have; what the longest nobody has spoken of makes room."""
 _MOST_WAITING = 64
 """The most requests of a model that wait for the one before them."""
@@ -170,7 +170,7 @@ class TinkerModels:
         return found
 
     def _forget_silent(self, owner: str) -> bool:
-        """Forgets an owner's sessions that are silent, with their models; whether there were any."""
+        """Forgets an owner's silent sessions, with their models; whether there were any."""
         end = time.monotonic() - _SILENT_SECONDS
         silent = [
             id_ for id_, one in self._sessions.items() if one.owner == owner and one.heard < end
@@ -216,7 +216,7 @@ class TinkerModels:
 
         def work() -> Answer:
             one.trained.begin()
-            return Answer({"model_id": one.id, "type": "create_model"})
+            return {"model_id": one.id, "type": "create_model"}
 
         return self.begin(one, 0, work)
 
@@ -238,7 +238,7 @@ class TinkerModels:
         def work() -> Answer:
             arrays = self.store.arrays(owner, body.path)
             one.trained.load(arrays, has_moments=body.optimizer)
-            return Answer({"path": body.path, "model_id": one.id, "type": "load_weights"})
+            return {"path": body.path, "model_id": one.id, "type": "load_weights"}
 
         return self.begin(one, seq_id, work)
 
@@ -322,7 +322,7 @@ class TinkerModels:
         def work() -> Answer:
             if is_for_one:
                 id_ = self._snapshot(one, body)
-                return Answer({"sampling_session_id": id_, "type": "save_weights_for_sampler"})
+                return {"sampling_session_id": id_, "type": "save_weights_for_sampler"}
             now, trained = int(time.time()), one.trained
             about = Kept(
                 model_id=one.id,
@@ -339,8 +339,10 @@ class TinkerModels:
                 run_metadata=one.metadata,
             )
             path = self.store.keep(owner, about, trained.arrays, overwrite=body.overwrite)
+            if path in self._owners:
+                self.register_kept(owner, path, is_new=True)
             verb = "save_weights" if kind == "weights" else "save_weights_for_sampler"
-            return Answer({"path": path, "type": verb})
+            return {"path": path, "type": verb}
 
         return self.begin(one, body.seq_id, work)
 
@@ -369,8 +371,14 @@ class TinkerModels:
             raise ApiError(404, what, code="model_not_found", param="base_model")
         return id_
 
-    def register_kept(self, owner: str, path: str) -> str:
-        """Lets requests ask for weights that were kept; returns the name of their adapter."""
+    def register_kept(self, owner: str, path: str, *, is_new: bool = False) -> str:
+        """Lets requests ask for weights that were kept; returns the name of their adapter.
+
+        Args:
+            owner: whose they are.
+            path: their path, which is the name, too.
+            is_new: whether they have taken the place of others.
+        """
         about = self.store.about(owner, path)
         if about.hash != self.base.hash or about.rank > self.base.max_rank:
             raise ApiError(400, "model_path: these weights are of another base model, or too large")
@@ -382,9 +390,15 @@ class TinkerModels:
             return trained.adapter
 
         with self._lock:
-            self._owners[path] = owner
-            self._registry.add(path, load)
+            if is_new or path not in self._owners:
+                self._owners[path] = owner
+                self._registry.add(path, load)
         return path
+
+    def remove_kept(self, owner: str, path: str) -> None:
+        """Removes weights that were kept; ``ApiError`` if there are none."""
+        self.store.remove(owner, path)
+        self._unregister(path)
 
     def _learner(self, rank: int, num_queries: int) -> Learner:
         with self._lock:

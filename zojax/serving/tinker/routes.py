@@ -115,9 +115,9 @@ def _response(found: Answer | Exception) -> Response:
         error = as_api_error(found)
         kind = "user" if error.status < 500 else "server"
         return JSONResponse({"error": error.message, "category": kind})
-    if isinstance(found.content, bytes):
-        return Response(found.content, media_type=PROTOBUF)
-    return JSONResponse(found.content)
+    if isinstance(found, bytes):
+        return Response(found, media_type=PROTOBUF)
+    return JSONResponse(found)
 
 
 def _add_models(router: APIRouter) -> None:
@@ -225,7 +225,7 @@ async def _sample(
 ) -> None:
     with counted:
         try:
-            outcome.set_result(Answer(await sampling.sample(service, body, adapter, owner)))
+            outcome.set_result(await sampling.sample(service, body, adapter, owner))
         except Exception as error:  # whoever asks for the outcome gets it
             outcome.set_result(error)
 
@@ -254,7 +254,7 @@ def _add_kept(router: APIRouter) -> None:
 
     @router.delete("/training_runs/{model_id}/checkpoints/{kind}/{name}", status_code=204)
     def delete(models: Trains, owner: Owner, model_id: str, kind: str, name: str) -> Response:
-        models.store.remove(owner, f"tinker://{model_id}/{kind}/{name}")
+        models.remove_kept(owner, f"tinker://{model_id}/{kind}/{name}")
         return Response(status_code=204)
 
 

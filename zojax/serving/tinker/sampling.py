@@ -74,14 +74,15 @@ def _sampled(body: SampleBody) -> schema.Sampled:
     """The same settings, as of all bodies that ask for continuations."""
     given, stop = body.sampling_params, body.sampling_params.stop
     stops = [stop] if isinstance(stop, str) else list(stop or ())
-    return schema.Sampled(
-        temperature=given.temperature,
-        top_p=given.top_p,
-        top_k=given.top_k,
-        seed=given.seed,
-        stop=[one for one in stops if isinstance(one, str)],
-        stop_token_ids=[one for one in stops if isinstance(one, int)],
-    )
+    settings = {
+        "temperature": given.temperature,
+        "top_p": given.top_p,
+        "top_k": given.top_k,
+        "seed": given.seed,
+        "stop": [one for one in stops if isinstance(one, str)],
+        "stop_token_ids": [one for one in stops if isinstance(one, int)],
+    }
+    return schema.Sampled.model_validate(settings)
 
 
 def _requests(

@@ -120,7 +120,7 @@ class Store:
         """
         folder = self._folder(owner, path)
         with contextlib.suppress(InputError):
-            found = validate(Kept, read_json(folder / _RECORD), folder / _RECORD)
+            found = validate(Kept, read_json(folder / _RECORD), _RECORD)
             if found.path == path and (found.expires_at or time.time() + 1) > time.time():
                 return found
         raise ApiError(404, "there are no such weights")
@@ -139,7 +139,7 @@ class Store:
         found = []
         for record in (self._directory / owner).glob(f"*/*/*/{_RECORD}"):
             with contextlib.suppress(InputError):
-                about = validate(Kept, read_json(record), record)
+                about = validate(Kept, read_json(record), _RECORD)
                 if not record.parent.name.startswith(_PARTIAL):
                     found.append(about)
         found = [one for one in found if model_id in (None, one.model_id)]

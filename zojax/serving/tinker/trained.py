@@ -64,23 +64,20 @@ class Trained:
     def forward(self, data: Sequence[Datum]) -> Answer:
         """Scores datums."""
         logprobs = self.learner.forward(self._pace, self._begun, data)
-        return Answer(write_scored(logprobs, {"loss:sum": _loss(logprobs, data)}))
+        return write_scored(logprobs, {"loss:sum": _loss(logprobs, data)})
 
     def forward_backward(self, data: Sequence[Datum]) -> Answer:
         """Scores datums at both ends of the step's probes, and keeps what they tell."""
         logprobs, projected_grad_q = self.learner.probe(self._pace, self._begun, self._key, data)
         self._projected_grad_q += projected_grad_q
         self._num_calls += 1
-        return Answer(write_scored(logprobs, {"loss:sum": _loss(logprobs, data)}))
+        return write_scored(logprobs, {"loss:sum": _loss(logprobs, data)})
 
     def optim_step(self, adam: AdamSettings) -> Answer:
         """Moves along the step's directions by what all calls since the last step have told."""
-        settings = np.float32(
-            [
-                *(adam.learning_rate, adam.beta1, adam.beta2),
-                *(adam.eps, adam.weight_decay, adam.grad_clip_norm),
-            ]
-        )
+        rates = adam.learning_rate, adam.beta1, adam.beta2
+        rest = adam.eps, adam.weight_decay, adam.grad_clip_norm
+        settings = np.array([*rates, *rest], np.float32)
         told, calls = self._projected_grad_q, self._num_calls
         self._state = self.learner.step(self._begun, self._key, told, settings)
         self._changed()
@@ -88,7 +85,7 @@ class Trained:
             "zojax/projected_grad_rms": float(np.sqrt((told**2).mean())),
             "zojax/forward_backwards": float(calls),
         }
-        return Answer({"metrics": told, "type": "optim_step"})
+        return {"metrics": told, "type": "optim_step"}
 
     @property
     def _begun(self) -> TrainState:

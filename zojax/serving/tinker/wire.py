@@ -46,14 +46,14 @@ class Message:
             raise _broken()
         return found  # pyright: ignore[reportReturnType]
 
-    def bytes(self, number: int) -> bytes:
+    def data(self, number: int) -> bytes:
         """The last of them."""
         return self.all(number)[-1] if number in self._fields else b""
 
     def text(self, number: int) -> str:
         """The same as a text."""
         try:
-            return self.bytes(number).decode()
+            return self.data(number).decode()
         except UnicodeDecodeError:
             raise _broken() from None
 
@@ -67,7 +67,7 @@ class Message:
     def entries(self, number: int) -> dict[str, bytes]:
         """A map from strings to messages."""
         pairs = map(Message, self.all(number))
-        return {pair.text(1): pair.bytes(2) for pair in pairs}
+        return {pair.text(1): pair.data(2) for pair in pairs}
 
     def __contains__(self, number: int) -> bool:
         return number in self._fields
