@@ -20,7 +20,7 @@ from zojax.serving.fine_tuning.tunings import LEARNT, Tunings
 from zojax.serving.limits import Gate, Keys, Limits
 from zojax.serving.metrics import Metrics
 from zojax.serving.schema import Text
-from zojax.serving.tinker.bodies import PREFIX
+from zojax.serving.tinker.bodies import PATH, PREFIX
 from zojax.serving.tinker.models import TinkerModels
 
 Tree = Any
@@ -109,6 +109,8 @@ class Service:
         """
         if model is None or model == self.name:
             return None
+        if self.tinker is not None and PATH.fullmatch(model):
+            self.tinker.register_kept(owner, model)
         if model not in self.runtime.registry or not self._is_for(model, owner):
             raise ApiError(
                 404,

@@ -209,7 +209,7 @@ def arrays_of(state: TrainState, key: jax.Array) -> dict[str, np.ndarray]:
     found = {_KEY: jax.random.key_data(key), _STEP: state.step, _COUNT: moments.count}
     trees = ((_PARAMS, state.params), (_MEAN, moments.mu), (_SQUARE, moments.nu))
     found |= {start + path: leaf for start, tree in trees for path, leaf in tree.items()}
-    return {name: np.ascontiguousarray(leaf) for name, leaf in jax.device_get(found).items()}
+    return {name: np.asarray(leaf, order="C") for name, leaf in jax.device_get(found).items()}
 
 
 def with_arrays(

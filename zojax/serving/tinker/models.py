@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import secrets
 import threading
 import time
@@ -168,6 +169,10 @@ class TinkerModels:
             raise ApiError(404, "there is no such session")
         found.heard = time.monotonic()
         return found
+
+    def finish(self, owner: str, id_: str) -> None:
+        """Ends a session: its models stay until there is no room for them."""
+        self.session(owner, id_).heard = -math.inf
 
     def _forget_silent(self, owner: str) -> bool:
         """Forgets an owner's silent sessions, with their models; whether there were any."""

@@ -96,6 +96,11 @@ def _add_client(router: APIRouter, service: Service) -> None:
         models.session(owner, body.session_id)
         return {}
 
+    @router.post("/sessions/{session_id}/finish")
+    def finish(models: Trains, owner: Owner, session_id: str) -> Json:
+        models.finish(owner, session_id)
+        return {}
+
     @router.post("/retrieve_future")
     async def retrieve(models: Trains, owner: Owner, body: bodies.RetrieveBody) -> Response:
         outcome = models.futures.get(owner, body.request_id)
