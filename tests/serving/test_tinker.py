@@ -15,10 +15,12 @@ from zojax.adapters import draw_dense, stack_variants
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.programs.pace import at_once
+from zojax.serving.errors import ApiError
 from zojax.serving.limits import Keys
 from zojax.serving.tinker.bodies import PATH
 from zojax.serving.tinker.learner import Learner, _score, adam
 from zojax.serving.tinker.messages import PROTOBUF, Datum, read_forward_backward
+from zojax.serving.tinker.store import Store
 from zojax.serving.tinker.wire import Message, field
 
 MINE, YOURS = "tml-mine", "tml-yours"
@@ -170,7 +172,7 @@ def test_the_client_as_it_is_trains_keeps_and_asks(service, running, ids):
 
 
 def test_probes_tell_the_slope_along_the_directions(engine, monkeypatch):
-    monkeypatch.setattr("zojax.serving.tinker.learner.EPSILON", 1e-3)
+    monkeypatch.setattr("zojax.serving.tinker.learner.EPSILON", 1e-4)
     model, key, rng = engine.model, jax.random.key(5), np.random.default_rng(0)
     learner = Learner(model, 1, 2)
     state = dataclasses.replace(learner.begin(key), step=jnp.int32(4))
@@ -180,7 +182,7 @@ def test_probes_tell_the_slope_along_the_directions(engine, monkeypatch):
             rng.integers(4, 400, n).astype(np.int32),  # any target, not just the next token
             rng.normal(size=n).astype(np.float32),
         )
-        for n in (7, 20, 110)
+        for n in (7, 50, 60, 30)
     ]
     state = dataclasses.replace(  # where B is not 0
         state, params={path: leaf + 0.02 for path, leaf in state.params.items()}
@@ -196,12 +198,12 @@ def test_probes_tell_the_slope_along_the_directions(engine, monkeypatch):
             total -= logprob[: len(weight)] @ weight
         return total
 
-    slope = jax.grad(loss)(state.params)
+    slope = jax.jit(jax.grad(loss))(state.params)
     for query, projected_grad in enumerate(found.projected_grad_q):
         number = direction_key(key, state.step, query, 2)
         z = draw_dense(number, state.params, {}, jax.random.normal)
         expected = sum(jnp.vdot(slope[path], z[path]) for path in z)
-        np.testing.assert_allclose(projected_grad, expected, rtol=0.03, atol=0.3)
+        np.testing.assert_allclose(projected_grad, expected, rtol=0.1, atol=0.5)
     for at_state, at_probes in zip(
         learner.forward(at_once, state, data), found.logprobs, strict=True
     ):
@@ -388,11 +390,33 @@ def test_weights_of_another_base_or_damaged_are_not_loaded(keyed, service, monke
         begun = post(keyed, "load_weights", {**load, "seq_id": seq_id})
         assert outcome(keyed, begun)["category"] == "user"
     file.write_bytes(whole)
+    outcome(keyed, post(keyed, "load_weights", {**load, "seq_id": 8}))
     base = service.tinker.base.model_copy(update={"hash": "other"})
     monkeypatch.setattr(service.tinker, "base", base)
     refused = post(keyed, "load_weights", {**load, "seq_id": 9})
     assert refused.status_code == 400
     assert "another base model" in refused.text
+
+
+def test_weights_outlive_the_server_but_not_their_time(keyed, service):
+    model = created(keyed)
+    save = {"model_id": model, "seq_id": 1, "path": "x", "user_metadata": {"a": "b"}}
+    path = outcome(keyed, post(keyed, "save_weights", save))["path"]
+    directory, owner = service.tinker.store._directory, service.tinker.owner_of(model)
+    store = Store(directory, 1 << 20)
+    about = store.about(owner, path)
+    assert (about.path, about.rank, about.metadata) == (path, 2, {"a": "b"})
+    old = about.model_copy(update={"name": "old", "expires_at": 1})
+    arrays = store.arrays(owner, path)
+    store.keep(owner, old, arrays, overwrite=False)
+    with pytest.raises(ApiError, match="there are no such weights"):
+        store.about(owner, old.path)
+    new = about.model_copy(update={"name": "new"})
+    store.keep(owner, new, arrays, overwrite=False)
+    kept = [one.name for one in store.of_owner(owner, model)]
+    assert sorted(kept) == ["new", "x"]
+    with pytest.raises(ApiError, match="delete some"):
+        Store(directory, about.bytes).keep(owner, new, arrays, overwrite=True)
 
 
 def test_a_key_has_only_so_many_models_and_silent_sessions_make_room(keyed, service, monkeypatch):
