@@ -32,9 +32,10 @@ RATE = 0.01
 def _forgets(service) -> Iterator[None]:
     """Nothing of a test stays for the next one."""
     yield
-    for name in list(service.tinker._owners):
-        service.tinker._unregister(name)
-    for known in (service.tinker._sessions, service.tinker._models, service.tinker._samplers):
+    tinker, samplers = service.tinker, service.tinker.samplers
+    for name in list(samplers._owners):
+        samplers.unregister(name)
+    for known in (tinker._sessions, tinker._models, samplers._samplers):
         known.clear()
 
 
@@ -402,7 +403,7 @@ def test_weights_outlive_the_server_but_not_their_time(keyed, service):
     model = created(keyed)
     save = {"model_id": model, "seq_id": 1, "path": "x", "user_metadata": {"a": "b"}}
     path = outcome(keyed, post(keyed, "save_weights", save))["path"]
-    directory, owner = service.tinker.store._directory, service.tinker.owner_of(model)
+    directory, owner = service.tinker.store._directory, service.tinker.samplers.owner_of(model)
     store = Store(directory, 1 << 20)
     about = store.about(owner, path)
     assert (about.path, about.rank, about.metadata) == (path, 2, {"a": "b"})
@@ -434,6 +435,21 @@ def test_a_key_has_only_so_many_models_and_silent_sessions_make_room(keyed, serv
     outcome(keyed, post(keyed, "create_model", body))
     assert post(keyed, "get_info", {"model_id": first}).status_code == 404
     assert first not in service.runtime.registry
+
+
+def test_the_oldest_samplers_make_room_with_their_snapshots(keyed, service, monkeypatch):
+    monkeypatch.setattr("zojax.serving.tinker.samplers._MOST", 2)
+    model = created(keyed)
+    ids = []
+    for seq_id in (1, 2, 3):
+        save = {"model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id}
+        begun = post(keyed, "save_weights_for_sampler", save)
+        ids.append(outcome(keyed, begun)["sampling_session_id"])
+    names = service.runtime.registry.names()
+    assert [f"{model}:snapshot:{i}" in names for i in (1, 2, 3)] == [False, True, True]
+    assert model in names
+    found = [keyed.get(f"/api/v1/samplers/{id_}", headers={"X-API-Key": MINE}) for id_ in ids]
+    assert [one.status_code for one in found] == [404, 200, 200]
 
 
 def test_messages_of_noise_are_refused_with_a_line():

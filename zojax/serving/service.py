@@ -96,7 +96,7 @@ class Service:
 
     def _is_for(self, name: str, owner: str) -> bool:
         if self.tinker is not None and name.startswith(PREFIX):
-            return self.tinker.owner_of(name) == owner
+            return self.tinker.samplers.owner_of(name) == owner
         if self.tunings is None or not name.startswith(LEARNT):
             return True
         return self.tunings.owner_of(name) == owner

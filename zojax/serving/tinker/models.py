@@ -15,7 +15,7 @@ from typing import Any
 from zojax.adapters import AdapterPool
 from zojax.engine.slots import Registry
 from zojax.engine.turns import Turns
-from zojax.errors import INTERRUPTED, InputError
+from zojax.errors import INTERRUPTED
 from zojax.models import Model
 from zojax.programs.stopping import Stop
 from zojax.serving.errors import ApiError
@@ -30,12 +30,13 @@ from zojax.serving.tinker.bodies import (
 )
 from zojax.serving.tinker.futures import Answer, Futures, Outcome
 from zojax.serving.tinker.learner import Learner
+from zojax.serving.tinker.samplers import SNAPSHOT, Sampler, Samplers
 from zojax.serving.tinker.store import Kept, Kind, Store
 from zojax.serving.tinker.trained import Trained
 
 Tree = Any
 
-_MOST_SESSIONS, _MOST_MODELS, _MOST_SAMPLERS = 64, 16, 32
+_MOST_SESSIONS, _MOST_MODELS = 64, 16
 """How many a key may have; what the longest nobody has spoken of makes room."""
 _MOST_WAITING = 64
 """The most requests of a model that wait for the one before them."""
@@ -78,21 +79,6 @@ class Training:
     is_busy: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-    """What is asked for continuations.
-
-    Attributes:
-        owner: whose it is.
-        adapter: the name of its adapter; None for the base model.
-        path: the path of the weights, if they were kept.
-    """
-
-    owner: str
-    adapter: str | None
-    path: str | None = None
-
-
 class TinkerModels:
     """The sessions, models and samplers of all owners; for several threads.
 
@@ -111,6 +97,8 @@ class TinkerModels:
         base: see above.
         futures: what is answered later.
         store: the weights that were kept.
+        samplers: what is asked for continuations, and all adapters by name.
+        vocab_size: the number of the base model's tokens.
     """
 
     def __init__(
@@ -127,16 +115,15 @@ class TinkerModels:
         self.name, self.base, self.futures = name, base, Futures()
         self.store = Store(directory, limits.stored_bytes_per_key)
         self.vocab_size: int = model.config.vocab_size
-        self._model, self._registry, self._pool = model, registry, pool
+        self.samplers = Samplers(registry)
+        self._model, self._pool = model, pool
         self._stop = Stop()
         self._pace = turns.pace(self._stop)
         self._threads = ThreadPoolExecutor(limits.jobs_at_once, "zojax-tinker")
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._models: dict[str, Training] = {}
-        self._samplers: dict[str, Sampler] = {}
         self._learners: dict[tuple[int, int], Learner] = {}
-        self._owners: dict[str, str] = {}  # of all adapters, by name
 
     def close(self) -> None:
         """Ends after the pieces in progress; what waits is told."""
@@ -145,10 +132,6 @@ class TinkerModels:
         for one in self._models.values():
             for outcome, _ in one.waiting:
                 outcome.set_result(ApiError(503, "the server is stopping"))
-
-    def owner_of(self, name: str) -> str | None:
-        """Whose an adapter is; None if there is no such adapter here."""
-        return self._owners.get(name)
 
     # --- Sessions
 
@@ -177,14 +160,17 @@ class TinkerModels:
     def _forget_silent(self, owner: str) -> bool:
         """Forgets an owner's silent sessions, with their models; whether there were any."""
         end = time.monotonic() - _SILENT_SECONDS
-        silent = [
-            id_ for id_, one in self._sessions.items() if one.owner == owner and one.heard < end
-        ]
+        busy = {one.session for one in self._models.values() if one.is_busy}
+        silent = {
+            id_
+            for id_, one in self._sessions.items()
+            if one.owner == owner and one.heard < end and id_ not in busy
+        }
         for id_ in silent:
             del self._sessions[id_]
-            for one in [m for m in self._models.values() if m.session == id_ and not m.is_busy]:
-                del self._models[one.id]
-                self._unregister(one.id)
+        for id_ in [one.id for one in self._models.values() if one.session in silent]:
+            del self._models[id_]
+            self.samplers.unregister(id_)
         return bool(silent)
 
     # --- Models
@@ -271,7 +257,8 @@ class TinkerModels:
                 raise ApiError(400, f"this key has {count} models in open sessions: close some")
 
             def publish(adapter: Tree) -> None:
-                self._register(id_, owner, adapter)
+                self._pool.check(adapter)
+                self.samplers.register(id_, owner, lambda: adapter)
 
             trained = Trained(self._learner(rank, num_queries), seed, self._pace, publish)
             made = self._models[id_] = Training(id_, session_id, owner, trained, metadata)
@@ -344,7 +331,7 @@ class TinkerModels:
                 run_metadata=one.metadata,
             )
             path = self.store.keep(owner, about, trained.arrays, overwrite=body.overwrite)
-            if path in self._owners:
+            if self.samplers.owner_of(path) is not None:
                 self.register_kept(owner, path, is_new=True)
             verb = "save_weights" if kind == "weights" else "save_weights_for_sampler"
             return {"path": path, "type": verb}
@@ -356,10 +343,9 @@ class TinkerModels:
         number = one.last if body.sampling_session_seq_id is None else body.sampling_session_seq_id
         id_, name = f"{one.session}:sample:{number}", one.id
         if body.kind == "snapshot":
-            name = f"{one.id}:snapshot:{body.seq_id}"
-            adapter = self._registry.get(one.id).load()
-            self._register(name, one.owner, adapter)
-        self._add_sampler(id_, Sampler(one.owner, name))
+            name, adapter = f"{one.id}{SNAPSHOT}{body.seq_id}", one.trained.adapter
+            self.samplers.register(name, one.owner, lambda: adapter)
+        self.samplers.add(id_, Sampler(one.owner, name))
         return id_
 
     def create_sampler(self, owner: str, body: CreateSamplerBody) -> str:
@@ -368,12 +354,12 @@ class TinkerModels:
         id_ = f"{body.session_id}:sample:{body.sampling_session_seq_id}"
         if body.model_path is not None:
             path = self.register_kept(owner, body.model_path)
-            self._add_sampler(id_, Sampler(owner, path, path))
-        elif body.base_model == self.name:
-            self._add_sampler(id_, Sampler(owner, None))
-        else:
+            self.samplers.add(id_, Sampler(owner, path, path))
+            return id_
+        if body.base_model != self.name:
             what = f"base_model: the model is {self.name} here"
             raise ApiError(404, what, code="model_not_found", param="base_model")
+        self.samplers.add(id_, Sampler(owner, None))
         return id_
 
     def register_kept(self, owner: str, path: str, *, is_new: bool = False) -> str:
@@ -394,16 +380,14 @@ class TinkerModels:
             trained.load(self.store.arrays(owner, path), has_moments=False)
             return trained.adapter
 
-        with self._lock:
-            if is_new or path not in self._owners:
-                self._owners[path] = owner
-                self._registry.add(path, load)
+        if is_new or self.samplers.owner_of(path) is None:
+            self.samplers.register(path, owner, load)
         return path
 
     def remove_kept(self, owner: str, path: str) -> None:
         """Removes weights that were kept; ``ApiError`` if there are none."""
         self.store.remove(owner, path)
-        self._unregister(path)
+        self.samplers.unregister(path)
 
     def _learner(self, rank: int, num_queries: int) -> Learner:
         with self._lock:
@@ -411,37 +395,6 @@ class TinkerModels:
             if sizes not in self._learners:
                 self._learners[sizes] = Learner(self._model, *sizes)
             return self._learners[sizes]
-
-    def sampler(self, owner: str, id_: str) -> Sampler:
-        """One of an owner's samplers; ``ApiError`` if there is none."""
-        found = self._samplers.get(id_)
-        if found is None or found.owner != owner:
-            raise ApiError(404, "there is no such sampling session")
-        return found
-
-    def _add_sampler(self, id_: str, sampler: Sampler) -> None:
-        with self._lock:
-            self._samplers.pop(id_, None)
-            self._samplers[id_] = sampler
-            mine = [key for key, one in self._samplers.items() if one.owner == sampler.owner]
-            for old in mine[:-_MOST_SAMPLERS]:
-                gone = self._samplers.pop(old).adapter
-                used = {one.adapter for one in self._samplers.values()} | set(self._models)
-                if gone is not None and gone not in used:
-                    self._unregister(gone)
-
-    # --- Adapters by name
-
-    def _register(self, name: str, owner: str, adapter: Tree) -> None:
-        self._pool.check(adapter)
-        with self._lock:
-            self._owners[name] = owner  # first, so that no other owner ever sees it
-            self._registry.add(name, lambda: adapter)
-
-    def _unregister(self, name: str) -> None:
-        self._owners.pop(name, None)
-        with contextlib.suppress(InputError):
-            self._registry.remove(name)
 
 
 def _num_queries(metadata: Mapping[str, str] | None) -> int:

@@ -186,7 +186,7 @@ def _add_sampling(router: APIRouter, service: Service) -> None:
 
     @router.get("/samplers/{sampler_id}")
     def get_sampler(models: Trains, owner: Owner, sampler_id: str) -> Json:
-        found = models.sampler(owner, sampler_id)
+        found = models.samplers.get(owner, sampler_id)
         return {"sampler_id": sampler_id, "base_model": models.name, "model_path": found.path}
 
     @router.post("/asample")
@@ -212,7 +212,7 @@ def _add_sampling(router: APIRouter, service: Service) -> None:
 def _adapter(models: TinkerModels, owner: str, body: bodies.SampleBody) -> str | None:
     """The adapter that a body asks for; None for the base model."""
     if body.sampling_session_id is not None:
-        return models.sampler(owner, body.sampling_session_id).adapter
+        return models.samplers.get(owner, body.sampling_session_id).adapter
     if body.model_path is not None:
         return models.register_kept(owner, body.model_path)
     if body.base_model != models.name:
