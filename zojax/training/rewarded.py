@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from zojax.adapters import trainable_sites
 from zojax.config import LoraConfig, MezoConfig
 from zojax.models import Model
 from zojax.programs.pace import Pace, at_once
@@ -45,6 +46,9 @@ _WINDOW = 512
 """About how many rewards the baseline looks back on."""
 
 _MOST_ADVANTAGE = 3.0
+
+_WRITING = ("out_proj", "o_proj", "fc2", "down_proj")
+_CUSTOMARY = ("q_proj", "v_proj")
 
 _PIECE_TOKENS = 256
 """The most tokens of a piece over both ends of a probe, unless one row alone has more."""
@@ -143,8 +147,8 @@ class Recipe:
         learning_rate: the learning rate.
         max_distance: the radius of the ball around the start, in lengths of the start itself.
         seed: what start and directions are drawn from.
-        targets: names of the layers' matrices that get a LoRA.
-        layers: the layers that get one, as in a configuration; None for all.
+        targets: names of the layers' matrices that get a LoRA; None for those that write into the
+            residual stream, attention's and the MLP's, which are most worth probing.
     """
 
     rank: int
@@ -153,8 +157,7 @@ class Recipe:
     learning_rate: float
     max_distance: float
     seed: int
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    layers: str | None = None
+    targets: tuple[str, ...] | None = None
 
 
 class StepScalars(NamedTuple):
@@ -268,10 +271,16 @@ def packed(items: Sequence[Item], advantage_b: np.ndarray) -> list[Batch]:
 def _method(model: Model, recipe: Recipe) -> Method:
     estimator = make_estimator(
         MezoConfig(epsilon=recipe.epsilon, num_queries=recipe.num_queries),
-        LoraConfig(rank=recipe.rank, targets=recipe.targets, layers=recipe.layers),
+        LoraConfig(rank=recipe.rank, targets=recipe.targets or _writing(model)),
         model,
     )._replace(variants_at_once=2)
     return Method(estimator, optax.sgd, 0, np.empty(0, np.float32))
+
+
+def _writing(model: Model) -> tuple[str, ...]:
+    """The names of the matrices that write into the residual stream."""
+    names = {site.path.split("/")[-2] for site in trainable_sites(model.weights, "linear")}
+    return tuple(name for name in _WRITING if name in names) or _CUSTOMARY
 
 
 def _programs(method: Method, model: Model) -> tuple[Callable[..., Any], ...]:

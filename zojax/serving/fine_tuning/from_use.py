@@ -13,7 +13,7 @@ MOST_BEHIND = 256
 """The most steps between a completion and its reward: later ones are not learnt from."""
 
 _MOST_STEPS = 100_000
-_RATES: tuple[tuple[int, float], ...] = ((4096, 3e-4), (1024, 1e-3), (512, 3e-3), (0, 3e-2))
+_RATES: tuple[tuple[int, float], ...] = ((4096, 1e-3), (1024, 3e-3), (512, 1e-2), (0, 1e-1))
 """A learning rate for models that are at least so wide."""
 
 
@@ -91,8 +91,8 @@ def choose_from_use(asked: FeedbackHyperparameters, base: Base) -> FromUse:
         steps=10_000,
         num_queries=8,
         learning_rate=rate,
-        epsilon=1e-2,
-        rank=min(8, base.max_rank),
+        epsilon=2e-2,
+        rank=min(2, base.max_rank),
         max_distance=2.0,
     )
     given = {name: value for name, value in asked.model_dump().items() if value != "auto"}

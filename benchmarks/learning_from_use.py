@@ -1,0 +1,300 @@
+"""Does the demo model learn from the rewards of what it serves?
+
+    python benchmarks/learning_from_use.py --write-docs
+
+Every request is a review with " It was" behind it, which is continued by one token at temperature
+1. The reward is 1 if that is the right label's word, " great" or " terrible", and else 0. The same
+requests, in the same order, are answered
+
+- without learning;
+- with learning: after every batch of rewards some steps on the advantage-weighted log-likelihood
+  of what was served, by the learner of a job of kind ``feedback``;
+- under probes: half of a batch's requests is answered under either end of a probe, and the step is
+  made of the difference of their rewards. It takes no pass of the model beside those that answer.
+
+Of answering under probes the table also tells how much of the variance of a step's scalar is
+chance: the difference of the rewards that came, against that of their expectations, which the
+scores of the right words are.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from command import run, tell
+from setting import ROOT
+
+import zojax
+from zojax.adapters import stack_variants
+from zojax.generation import Sampling, generate
+from zojax.scoring import Item
+from zojax.training.rewarded import Baseline, Learner, Recipe, advantages
+
+DOCS = ROOT / "docs" / "training-in-the-server.md"
+IMAGE = ROOT / "docs" / "images" / "learning-from-use.png"
+LONGEST = 16
+"""The most tokens of a prompt, so that few shapes are compiled."""
+MARKERS = (
+    "<!-- table: made by learning_from_use.py -->",
+    "<!-- end of learning_from_use.py's table -->",
+)
+
+WORDS = " terrible", " great"
+BATCH, STEPS_PER_BATCH, WINDOWS = 16, 2, 20
+RECIPE = Recipe(
+    rank=2,
+    epsilon=2e-2,
+    num_queries=8,
+    learning_rate=1e-1,
+    max_distance=2.0,
+    seed=0,
+)
+LENGTHS = (0.03, 0.1, 0.3)
+"""The lengths of the probes under which requests are answered."""
+
+Tree = Any
+
+
+class Traffic(NamedTuple):
+    """Requests, all alike but for their prompts.
+
+    Attributes:
+        prompts: the prompts' tokens.
+        rights: the right token of each.
+    """
+
+    prompts: list[np.ndarray]
+    rights: list[int]
+
+    def batches(self, count: int, seed: int) -> Iterator[list[int]]:
+        """The indices of the prompts of so many requests, in batches."""
+        rng = np.random.default_rng(seed)
+        for _ in range(count // BATCH):
+            yield rng.integers(len(self.prompts), size=BATCH).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """The rewards of a run, and what is known of its steps.
+
+    Attributes:
+        rewards: the reward of every request.
+        chance: of every step, the difference of the rewards that came and of the expected ones.
+        distance: how far the adapter is from its start in the end, of the most that it may be.
+        right: the mean probability of the right word on held-out reviews, at the end.
+    """
+
+    rewards: list[float]
+    chance: list[tuple[float, float]]
+    distance: float
+    right: float
+
+
+def read_traffic(engine: zojax.Engine, split: str) -> Traffic:
+    """The reviews of a split as requests."""
+    lines = (zojax.demo.REVIEWS / f"{split}.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    tokenizer = engine.tokenizer
+    ids = [tokenizer.prompt(tokenizer.ids(f"{row['sentence']} It was")) for row in rows]
+    words = [tokenizer.ids(word)[0] for word in WORDS]
+    kept = [
+        (np.array(prompt, np.int32), words[row["label"]])
+        for prompt, row in zip(ids, rows, strict=True)
+        if len(prompt) <= LONGEST
+    ]
+    return Traffic([prompt for prompt, _ in kept], [right for _, right in kept])
+
+
+def answer(
+    engine: zojax.Engine, pool: Tree, slots: Sequence[int], prompts: Sequence[np.ndarray], key: Any
+) -> list[int]:
+    """One token after each prompt, sampled under the adapter in its slot."""
+    found = generate(
+        engine.model,
+        prompts,
+        engine.tokenizer.text,
+        max_new_tokens=1,
+        sampling=Sampling(temperature=1.0),
+        key=key,
+        pool=pool,
+        slots=slots,
+        batch_size=BATCH,
+    )
+    return [one.tokens[0] for one in found]
+
+
+def probabilities(
+    engine: zojax.Engine, pool: Tree, prompts: Sequence[np.ndarray], rights: Sequence[int]
+) -> np.ndarray:
+    """The probability of the right word after each prompt, under the adapter in slot 1."""
+    under = dataclasses.replace(engine, pool=pool)
+    items = [
+        Item(prompt, (np.array([right], np.int32),))
+        for prompt, right in zip(prompts, rights, strict=True)
+    ]
+    return np.exp([one[0][0] for one in under.score_items(items, 64)])
+
+
+def serve(
+    engine: zojax.Engine, traffic: Traffic, held_out: Traffic, count: int, seed: int, way: str,
+    recipe: Recipe,
+) -> Served:  # fmt: skip
+    """Answers so many requests in one of the three ways."""
+    learner, baseline = Learner(engine.model, dataclasses.replace(recipe, seed=seed)), Baseline()
+    rewards, chance = list[float](), list[tuple[float, float]]()
+    key = jax.random.key(seed)
+    for number, indices in enumerate(traffic.batches(count, seed)):
+        prompts = [traffic.prompts[i] for i in indices]
+        rights = [traffic.rights[i] for i in indices]
+        of_batch = jax.random.fold_in(key, number)
+        if way == "probes":
+            pool = jax.tree.map(lambda leaf: leaf[0], learner.variants())
+            slots = [1 + i % 2 for i in range(BATCH)]
+        else:
+            pool, slots = stack_variants([learner.adapter]), [1] * BATCH
+        tokens = answer(engine, pool, slots, prompts, of_batch)
+        came = [float(t == right) for t, right in zip(tokens, rights, strict=True)]
+        rewards += came
+        if way == "learning":
+            baseline = baseline.after(came)
+            advantage_b = advantages(came, baseline)
+            items = [
+                Item(prompt, (np.array([token], np.int32),))
+                for prompt, token in zip(prompts, tokens, strict=True)
+            ]
+            for _ in range(STEPS_PER_BATCH if advantage_b.any() else 0):
+                learner.move(learner.probe(items, advantage_b))
+        if way == "probes":
+            losses_v = -np.array([np.mean(came[0::2]), np.mean(came[1::2])], np.float32)
+            if number % 8 == 0:  # all of the batch under both ends: what more answers would tell
+                plus, minus = (
+                    probabilities(engine, _alone(pool, slot), prompts, rights).mean()
+                    for slot in (1, 2)
+                )
+                chance.append((float(losses_v[1] - losses_v[0]), float(plus - minus)))
+            learner.move(learner.scalars(losses_v))
+    pool = stack_variants([learner.adapter])
+    right = probabilities(engine, pool, held_out.prompts, held_out.rights)
+    return Served(rewards, chance, learner.distance, float(right.mean()))
+
+
+def _alone(pool: Tree, slot: int) -> Tree:
+    """A pool with the base model and the adapter of one slot."""
+    return jax.tree.map(lambda leaf: leaf[np.array([0, slot])], pool)
+
+
+def in_windows(rewards: Sequence[float]) -> list[float]:
+    """The mean rewards of successive requests, in equally many windows whatever their number."""
+    return [float(part.mean()) for part in np.array_split(np.array(rewards), WINDOWS)]
+
+
+def measure(count: int, seeds: Sequence[int]) -> dict[str, Any]:
+    """All figures."""
+    engine = zojax.load(zojax.demo.MODEL)
+    traffic, held_out = read_traffic(engine, "train"), read_traffic(engine, "validation")
+    # Of probes that are answered under, one direction a batch, as long as its reward can be seen.
+    ways: dict[str, tuple[str, Recipe]] = {
+        "without learning": ("none", RECIPE),
+        "learning": ("learning", RECIPE),
+        **{
+            f"under probes, ε {length:g}": (
+                "probes",
+                dataclasses.replace(RECIPE, epsilon=length, num_queries=1),
+            )
+            for length in LENGTHS
+        },
+    }
+    found = {}
+    for name, (way, recipe) in ways.items():
+        runs = [serve(engine, traffic, held_out, count, seed, way, recipe) for seed in seeds]
+        found[name] = {
+            "rewards": [in_windows(one.rewards) for one in runs],
+            "distance": [one.distance for one in runs],
+            "right": [one.right for one in runs],
+            "chance": [one.chance for one in runs],
+        }
+        print(name, [round(of_run[-1], 2) for of_run in found[name]["rewards"]], flush=True)
+    figures = {"requests": count, "seeds": list(seeds), "recipe": dataclasses.asdict(RECIPE)}
+    return {**figures, "ways": found}
+
+
+def as_table(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    count, seeds = figures["requests"], len(figures["seeds"])
+    lines = [
+        f"{count:,} requests, {seeds} seeds: the mean over these, in brackets the least and the most.",
+        "",
+        "| answered | reward, first tenth | reward, last tenth | right word, held out | distance | "
+        "step's variance that is chance |",
+        "|---|---|---|---|---|---|",
+    ]
+    tenth = WINDOWS // 10
+    for name, way in figures["ways"].items():
+        rewards_sw = np.array(way["rewards"])
+        cells = [
+            _spread(rewards_sw[:, :tenth].mean(1)),
+            _spread(rewards_sw[:, -tenth:].mean(1)),
+            _spread(np.array(way["right"])),
+            f"{np.mean(way['distance']):.0%}".replace("%", " %"),
+            _chance(way["chance"]),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
+
+
+def _chance(of_runs: Sequence[Sequence[Sequence[float]]]) -> str:
+    """The share of the variance of the differences of rewards that is not that of expected ones."""
+    pairs_n2 = np.array([pair for of_run in of_runs for pair in of_run])
+    if not len(pairs_n2):
+        return ""
+    came, expected = (pairs_n2**2).mean(0)
+    return f"{100 * (1 - min(1.0, expected / came)):.1f} % ({came:.4f}, expected {expected:.4f})"
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """The rewards against the requests that were served."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    ends = figures["requests"] * (np.arange(WINDOWS) + 1) / WINDOWS
+    colours = ("#666666", "#1f5fbf", "#c77700", "#a8327d", "#2a8a4a")
+    for (name, way), colour in zip(figures["ways"].items(), colours, strict=False):
+        rewards_sw = np.array(way["rewards"])
+        axes.plot(ends, rewards_sw.mean(0), color=colour, label=name, linewidth=1.8)
+        axes.fill_between(ends, rewards_sw.min(0), rewards_sw.max(0), color=colour, alpha=0.12)
+    axes.set(xlabel="requests served", ylabel="mean reward", ylim=(0, 1), xlim=(0, ends[-1]))
+    axes.legend(frameon=False, loc="upper left", fontsize=8, ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+
+
+def main() -> None:
+    """Measures, and writes what was found."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--requests", type=int, default=2400)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="where the figures go, too")
+    parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
+    args = parser.parse_args()
+    figures = measure(args.requests, range(args.seeds))
+    tell(args, as_table(figures), figures, DOCS, MARKERS)
+    if args.write_docs:
+        draw(figures, IMAGE)
+
+
+if __name__ == "__main__":
+    run(main)
