@@ -3,8 +3,12 @@
     python benchmarks/learning_from_use.py --write-docs
 
 Every request is a review with " It was" behind it, which is continued by one token at temperature
-1. The reward is 1 if that is the right label's word, " great" or " terrible", and else 0. The same
-requests, in the same order, are answered
+1. There are two rewards that a program can check:
+
+- "praise": 1 if the token is " great", whatever the review says, and else 0;
+- "label": 1 if it is the right label's word, " great" or " terrible", and else 0.
+
+The same requests, in the same order, are answered
 
 - without learning;
 - with learning: after every batch of rewards some steps on the advantage-weighted log-likelihood
@@ -20,7 +24,8 @@ scores of the right words are.
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +36,14 @@ from setting import ROOT
 
 import zojax
 from zojax.adapters import stack_variants
+from zojax.files import write_atomically
 from zojax.generation import Sampling, generate
 from zojax.scoring import Item
 from zojax.training.rewarded import Baseline, Learner, Recipe, advantages
 
 DOCS = ROOT / "docs" / "training-in-the-server.md"
 IMAGE = ROOT / "docs" / "images" / "learning-from-use.png"
+JSON = ROOT / "benchmarks" / "results" / "learning-from-use.json"
 LONGEST = 16
 """The most tokens of a prompt, so that few shapes are compiled."""
 MARKERS = (
@@ -45,7 +52,7 @@ MARKERS = (
 )
 
 WORDS = " terrible", " great"
-BATCH, STEPS_PER_BATCH, WINDOWS = 16, 2, 20
+BATCH, STEPS_PER_BATCH, WINDOWS = 16, 2, 10
 RECIPE = Recipe(
     rank=2,
     epsilon=2e-2,
@@ -65,7 +72,7 @@ class Traffic(NamedTuple):
 
     Attributes:
         prompts: the prompts' tokens.
-        rights: the right token of each.
+        rights: the token of each that is rewarded.
     """
 
     prompts: list[np.ndarray]
@@ -95,15 +102,15 @@ class Served:
     right: float
 
 
-def read_traffic(engine: zojax.Engine, split: str) -> Traffic:
-    """The reviews of a split as requests."""
+def read_traffic(engine: zojax.Engine, split: str, reward: str) -> Traffic:
+    """The reviews of a split as requests, for whose answers there is one of the two rewards."""
     lines = (zojax.demo.REVIEWS / f"{split}.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     tokenizer = engine.tokenizer
     ids = [tokenizer.prompt(tokenizer.ids(f"{row['sentence']} It was")) for row in rows]
     words = [tokenizer.ids(word)[0] for word in WORDS]
     kept = [
-        (np.array(prompt, np.int32), words[row["label"]])
+        (np.array(prompt, np.int32), words[1 if reward == "praise" else row["label"]])
         for prompt, row in zip(ids, rows, strict=True)
         if len(prompt) <= LONGEST
     ]
@@ -193,57 +200,67 @@ def in_windows(rewards: Sequence[float]) -> list[float]:
     return [float(part.mean()) for part in np.array_split(np.array(rewards), WINDOWS)]
 
 
-def measure(count: int, seeds: Sequence[int]) -> dict[str, Any]:
-    """All figures."""
+def measure(
+    counts: Mapping[str, int], seeds: Sequence[int], on_found: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """All figures.
+
+    Args:
+        counts: the number of requests, by the reward.
+        seeds: the seeds of traffic and learners.
+        on_found: called with the figures so far.
+    """
     engine = zojax.load(zojax.demo.MODEL)
-    traffic, held_out = read_traffic(engine, "train"), read_traffic(engine, "validation")
-    # Of probes that are answered under, one direction a batch, as long as its reward can be seen.
-    ways: dict[str, tuple[str, Recipe]] = {
-        "without learning": ("none", RECIPE),
-        "learning": ("learning", RECIPE),
-        **{
-            f"under probes, ε {length:g}": (
-                "probes",
-                dataclasses.replace(RECIPE, epsilon=length, num_queries=1),
-            )
-            for length in LENGTHS
-        },
-    }
-    found = {}
-    for name, (way, recipe) in ways.items():
-        runs = [serve(engine, traffic, held_out, count, seed, way, recipe) for seed in seeds]
-        found[name] = {
-            "rewards": [in_windows(one.rewards) for one in runs],
-            "distance": [one.distance for one in runs],
-            "right": [one.right for one in runs],
-            "chance": [one.chance for one in runs],
-        }
-        print(name, [round(of_run[-1], 2) for of_run in found[name]["rewards"]], flush=True)
-    figures = {"requests": count, "seeds": list(seeds), "recipe": dataclasses.asdict(RECIPE)}
-    return {**figures, "ways": found}
+    figures = {"seeds": list(seeds), "recipe": dataclasses.asdict(RECIPE), "rewards": {}}
+    for reward, count in counts.items():
+        traffic, held_out = (
+            read_traffic(engine, split, reward) for split in ("train", "validation")
+        )
+        ways = {"without learning": ("none", RECIPE), "learning": ("learning", RECIPE)}
+        if reward == "praise":  # what does not show here would show nowhere
+            for length in LENGTHS:
+                of_length = dataclasses.replace(RECIPE, epsilon=length, num_queries=1)
+                ways[f"under probes, ε = {length:g}"] = "probes", of_length
+        found = figures["rewards"][reward] = {"requests": count, "ways": {}}
+        for name, (way, recipe) in ways.items():
+            runs = [serve(engine, traffic, held_out, count, seed, way, recipe) for seed in seeds]
+            found["ways"][name] = {
+                "rewards": [in_windows(one.rewards) for one in runs],
+                "distance": [one.distance for one in runs],
+                "right": [one.right for one in runs],
+                "chance": [one.chance for one in runs],
+            }
+            last = [round(in_windows(one.rewards)[-1], 2) for one in runs]
+            print(reward, name, last, file=sys.stderr, flush=True)
+            on_found(figures)
+    return figures
 
 
 def as_table(figures: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    count, seeds = figures["requests"], len(figures["seeds"])
     lines = [
-        f"{count:,} requests, {seeds} seeds: the mean over these, in brackets the least and the most.",
+        f"{len(figures['seeds'])} seeds: the mean, and in brackets the least and the most. The "
+        "first and the last tenth of the requests are compared.",
         "",
-        "| answered | reward, first tenth | reward, last tenth | right word, held out | distance | "
-        "step's variance that is chance |",
-        "|---|---|---|---|---|---|",
+        "| reward | answered | requests | first | last | expected, held out, at the end | "
+        "distance | variance of a difference of rewards: all, and what is not chance |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     tenth = WINDOWS // 10
-    for name, way in figures["ways"].items():
-        rewards_sw = np.array(way["rewards"])
-        cells = [
-            _spread(rewards_sw[:, :tenth].mean(1)),
-            _spread(rewards_sw[:, -tenth:].mean(1)),
-            _spread(np.array(way["right"])),
-            f"{np.mean(way['distance']):.0%}".replace("%", " %"),
-            _chance(way["chance"]),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for reward, of_reward in figures["rewards"].items():
+        for name, way in of_reward["ways"].items():
+            rewards_sw = np.array(way["rewards"])
+            cells = [
+                reward,
+                name,
+                f"{of_reward['requests']:,}",
+                _spread(rewards_sw[:, :tenth].mean(1)),
+                _spread(rewards_sw[:, -tenth:].mean(1)),
+                _spread(np.array(way["right"])),
+                f"{100 * np.mean(way['distance']):.0f} %",
+                _chance(way["chance"]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -252,30 +269,32 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _chance(of_runs: Sequence[Sequence[Sequence[float]]]) -> str:
-    """The share of the variance of the differences of rewards that is not that of expected ones."""
+    """The mean square of the differences of rewards that came, and of those to be expected."""
     pairs_n2 = np.array([pair for of_run in of_runs for pair in of_run])
     if not len(pairs_n2):
         return ""
     came, expected = (pairs_n2**2).mean(0)
-    return f"{100 * (1 - min(1.0, expected / came)):.1f} % ({came:.4f}, expected {expected:.4f})"
+    return f"{came:.4f}, {expected:.4f}"
 
 
 def draw(figures: dict[str, Any], path: Path) -> None:
     """The rewards against the requests that were served."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    ends = figures["requests"] * (np.arange(WINDOWS) + 1) / WINDOWS
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    both = figure.subplots(1, len(figures["rewards"]), sharey=True, squeeze=False)[0]
     colours = ("#666666", "#1f5fbf", "#c77700", "#a8327d", "#2a8a4a")
-    for (name, way), colour in zip(figures["ways"].items(), colours, strict=False):
-        rewards_sw = np.array(way["rewards"])
-        axes.plot(ends, rewards_sw.mean(0), color=colour, label=name, linewidth=1.8)
-        axes.fill_between(ends, rewards_sw.min(0), rewards_sw.max(0), color=colour, alpha=0.12)
-    axes.set(xlabel="requests served", ylabel="mean reward", ylim=(0, 1), xlim=(0, ends[-1]))
-    axes.legend(frameon=False, loc="upper left", fontsize=8, ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+    for axes, (reward, of_reward) in zip(both, figures["rewards"].items(), strict=True):
+        ends = of_reward["requests"] * (np.arange(WINDOWS) + 1) / WINDOWS
+        for (name, way), colour in zip(of_reward["ways"].items(), colours, strict=False):
+            rewards_sw = np.array(way["rewards"])
+            axes.plot(ends, rewards_sw.mean(0), color=colour, label=name, linewidth=1.8)
+            axes.fill_between(ends, rewards_sw.min(0), rewards_sw.max(0), color=colour, alpha=0.12)
+        axes.set(xlabel="requests served", ylim=(0, 1), xlim=(0, ends[-1]), title=reward)
+        axes.legend(frameon=False, loc="upper left", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+    both[0].set_ylabel("mean reward")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
@@ -285,12 +304,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--requests", type=int, default=2400)
+    parser.add_argument("--praise", type=int, default=960, help="requests (default: 960)")
+    parser.add_argument("--label", type=int, default=1600, help="requests (default: 1600)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="where the figures go, too")
+    parser.add_argument("--json", type=Path, default=JSON, help="where the figures go, too")
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
     args = parser.parse_args()
-    figures = measure(args.requests, range(args.seeds))
+    counts = {"praise": args.praise, "label": args.label}
+    figures = measure(
+        {reward: count for reward, count in counts.items() if count},
+        range(args.seeds),
+        lambda found: write_atomically(args.json, f"{json.dumps(found, indent=1)}\n".encode()),
+    )
     tell(args, as_table(figures), figures, DOCS, MARKERS)
     if args.write_docs:
         draw(figures, IMAGE)

@@ -15,7 +15,7 @@ from zojax.scoring import Item
 Key = tuple[str, int]
 """An answer's id, and the index of one of its choices."""
 
-Taken = Literal["unknown", "twice"]
+Missing = Literal["unknown", "twice"]
 """Why there is no completion for a reward: there never was one or it was forgotten, or it has one
 already.
 """
@@ -80,7 +80,7 @@ class ServedMemory:
             self._tokens += tokens
             self._forget()
 
-    def take(self, key: Key) -> Served | Taken:
+    def take(self, key: Key) -> Served | Missing:
         """The completion that a reward is for, which takes no other; or why there is none."""
         with self._lock:
             self._forget()
