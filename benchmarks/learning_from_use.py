@@ -305,7 +305,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--praise", type=int, default=960, help="requests (default: 960)")
-    parser.add_argument("--label", type=int, default=1600, help="requests (default: 1600)")
+    parser.add_argument("--label", type=int, default=960, help="requests (default: 960)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=JSON, help="where the figures go, too")
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")
