@@ -58,11 +58,11 @@ RECIPE = Recipe(
     epsilon=2e-2,
     num_queries=8,
     learning_rate=1e-1,
-    max_distance=2.0,
+    max_distance=4.0,
     seed=0,
 )
-LENGTHS = (0.03, 0.1, 0.3)
-"""The lengths of the probes under which requests are answered."""
+PROBES = (0.03, 1e-2), (0.1, 1e-2), (0.1, 1e-1), (0.3, 1e-1)
+"""Lengths of the probes under which requests are answered, each with a learning rate."""
 
 Tree = Any
 
@@ -218,9 +218,11 @@ def measure(
         )
         ways = {"without learning": ("none", RECIPE), "learning": ("learning", RECIPE)}
         if reward == "praise":  # what does not show here would show nowhere
-            for length in LENGTHS:
-                of_length = dataclasses.replace(RECIPE, epsilon=length, num_queries=1)
-                ways[f"under probes, ε = {length:g}"] = "probes", of_length
+            for length, rate in PROBES:
+                of_length = dataclasses.replace(
+                    RECIPE, epsilon=length, num_queries=1, learning_rate=rate
+                )
+                ways[f"under probes, ε = {length:g}, η = {rate:g}"] = "probes", of_length
         found = figures["rewards"][reward] = {"requests": count, "ways": {}}
         for name, (way, recipe) in ways.items():
             runs = [serve(engine, traffic, held_out, count, seed, way, recipe) for seed in seeds]
@@ -283,7 +285,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     both = figure.subplots(1, len(figures["rewards"]), sharey=True, squeeze=False)[0]
-    colours = ("#666666", "#1f5fbf", "#c77700", "#a8327d", "#2a8a4a")
+    colours = ("#666666", "#1f5fbf", "#c77700", "#a8327d", "#2a8a4a", "#7a6a00")
     for axes, (reward, of_reward) in zip(both, figures["rewards"].items(), strict=True):
         ends = of_reward["requests"] * (np.arange(WINDOWS) + 1) / WINDOWS
         for (name, way), colour in zip(of_reward["ways"].items(), colours, strict=False):
@@ -305,7 +307,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--praise", type=int, default=960, help="requests (default: 960)")
-    parser.add_argument("--label", type=int, default=960, help="requests (default: 960)")
+    parser.add_argument("--label", type=int, default=1600, help="requests (default: 1600)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=JSON, help="where the figures go, too")
     parser.add_argument("--write-docs", action="store_true", help=f"into docs/{DOCS.name}")

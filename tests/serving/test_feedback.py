@@ -106,10 +106,9 @@ def test_rewards_are_taken_once_and_only_for_what_was_served(ask):
 
 
 def test_a_job_goes_on_from_its_journal_when_a_server_starts_again(service, ask):
-    job = learning(ask, steps=8, batch_size=4)
-    while ask.fine_tuning.jobs.retrieve(job.id).current_step < 4:
-        rated(ask, job, 4)
-        time.sleep(0.2)
+    job = learning(ask, steps=30, batch_size=4)
+    rated(ask, job, 12)  # of three batches, if not all their rewards are alike
+    at_step(ask, job, 2)
     before = service.tunings
     before.close()
     directory = before._directory / job.id
@@ -124,18 +123,18 @@ def test_a_job_goes_on_from_its_journal_when_a_server_starts_again(service, ask)
     again.start()
     at_step(ask, job, steps)
     for _ in range(LONG):
-        if ask.fine_tuning.jobs.retrieve(job.id).status != "running":
+        if ask.fine_tuning.jobs.retrieve(job.id).status == "succeeded":
             break
         with contextlib.suppress(openai.ConflictError, openai.NotFoundError):  # it has just ended
-            rated(ask, job, 4)
+            rated(ask, job, 16)
         time.sleep(0.3)
     job = ask.fine_tuning.jobs.retrieve(job.id)
-    assert (job.status, job.current_step) == ("succeeded", 8)
+    assert (job.status, job.current_step) == ("succeeded", 30)
     assert job.fine_tuned_model == job.current_model
     told = [one.message for one in ask.fine_tuning.jobs.list_events(job.id, limit=100).data]
     assert any("reward=" in message for message in told)
     assert ask.fine_tuning.jobs.checkpoints.list(job.id, limit=100).data[-1].step_number == 0
-    assert len((directory / "steps.jsonl").read_bytes().splitlines()) == 8
+    assert len((directory / "steps.jsonl").read_bytes().splitlines()) == 30
     with pytest.raises(openai.NotFoundError):  # it has ended: what is served is not remembered
         rate(ask, say(ask, job.current_model).id, 1)
     assert ask.models.delete(job.current_model).deleted

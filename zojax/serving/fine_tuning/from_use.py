@@ -93,7 +93,7 @@ def choose_from_use(asked: FeedbackHyperparameters, base: Base) -> FromUse:
         learning_rate=rate,
         epsilon=2e-2,
         rank=min(2, base.max_rank),
-        max_distance=2.0,
+        max_distance=4.0,
     )
     given = {name: value for name, value in asked.model_dump().items() if value != "auto"}
     if given.get("rank", 1) > base.max_rank:
