@@ -49,6 +49,7 @@ VALID: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [5, 6, 7]},
     "/v1/load_lora_adapter": {"lora_name": "new", "lora_path": "none", "load_inplace": False},
     "/v1/unload_lora_adapter": {"lora_name": "new"},
+    "/v1/feedback": {"id": "cmpl-1", "index": 0, "reward": 0.5},
     "/v1/fine_tuning/jobs": {
         "model": "demo",
         "training_file": "file-1",

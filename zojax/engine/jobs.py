@@ -3,8 +3,6 @@
 import copy
 import dataclasses
 import threading
-import traceback
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,10 @@ import jax
 from zojax.adapters import AdapterPool, own_arrays
 from zojax.config import Config
 from zojax.config.messages import joined
+from zojax.engine.listener import Listener, forget_locals
 from zojax.engine.slots import Registry
 from zojax.engine.turns import EngineEndedError, Turns
+from zojax.engine.use_job import Course, UseJob
 from zojax.errors import INTERRUPTED, InputError
 from zojax.hub.checkpoint import find_checkpoint
 from zojax.models import Model, abstract_model
@@ -22,26 +22,10 @@ from zojax.printing import make_console
 from zojax.programs.stopping import Stop, Stopped
 from zojax.runs.host import Host, check_guest
 from zojax.runs.train import check_config, train_in
+from zojax.training.rewarded import Recipe
 from zojax.training.step import Method, TrainState
 
 Tree = Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Listener:
-    """Who is told how a job goes, on the job's own thread; an error ends the job.
-
-    Attributes:
-        on_adapter: called with what was learnt, and after how many steps, as soon as it is served.
-        on_best: called with what was learnt at the best step, and with that step, at the end.
-        on_metrics: called with every line of the run's ``metrics.jsonl``.
-        on_end: called last with the job, when its result, or its error, is there.
-    """
-
-    on_adapter: Callable[[Tree, int], None] = lambda adapter, steps: None
-    on_best: Callable[[Tree, int], None] = lambda adapter, step: None
-    on_metrics: Callable[[Mapping[str, Any]], None] = lambda metrics: None
-    on_end: Callable[["Job"], None] = lambda job: None
 
 
 class Job:
@@ -90,6 +74,10 @@ class Job:
         """Ends it after the piece in progress; what was journaled is kept."""
         self._stop.exit_code = INTERRUPTED
 
+    def join(self) -> None:
+        """Waits for its thread."""
+        self._thread.join()
+
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Waits until it is trained to the end.
 
@@ -117,7 +105,7 @@ class Job:
             self._outcome = train_in(self._host, self._config, make_console(quiet=True))
         except BaseException as error:  # whoever asks for the result gets it
             self._outcome = error
-            _forget_locals(error)
+            forget_locals(error)
         self._ended.set()
         self._listener.on_end(self)
 
@@ -128,14 +116,6 @@ class Job:
     def _on_best(self, method: Method, state: TrainState, step: int) -> None:
         self._listener.on_best(_adapter(method, state), step)
         self.num_steps = self._config.train.steps
-
-
-def _forget_locals(error: BaseException) -> None:
-    """Lets go of all that a run held where it failed; its lines stay in the traceback."""
-    chain: BaseException | None = error
-    while chain is not None:
-        traceback.clear_frames(chain.__traceback__)
-        chain = chain.__cause__ or chain.__context__
 
 
 def _adapter(method: Method, state: TrainState) -> Tree:
@@ -159,7 +139,7 @@ class Jobs:
 
     def __init__(self, model: Model, turns: Turns, registry: Registry, pool: AdapterPool | None):
         self._model, self._turns, self.registry, self._pool = model, turns, registry, pool
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job | UseJob] = {}
 
     def train(self, config: Config, name: str, listener: Listener | None = None) -> Job:
         """Begins a job.
@@ -175,6 +155,34 @@ class Jobs:
                 would move the weights that the engine serves, or there is no room for what it
                 learns.
         """
+        self._check_room(name)
+        listener = self._registering(name, listener or Listener())
+        job = Job(name, self._as_guest(config), self._model, self._turns, listener)
+        self._jobs[name] = job
+        return job
+
+    def learn_from_use(
+        self, name: str, recipe: Recipe, course: Course, journal: Path, listener: Listener
+    ) -> UseJob:
+        """Begins a job that learns from rewards; it goes on from its journal, if there is one.
+
+        Args:
+            name: as for :meth:`train`.
+            recipe: how it learns.
+            course: when it steps, and when it ends.
+            journal: its journal's path.
+            listener: who is told how it goes.
+
+        Raises:
+            InputError: a job of this name is not done, or there is no room for what it learns.
+        """
+        self._check_room(name)
+        listener = self._registering(name, listener)
+        job = UseJob(name, recipe, course, journal, self._model, self._turns, listener)
+        self._jobs[name] = job
+        return job
+
+    def _check_room(self, name: str) -> None:
         known = self._jobs.get(name)
         if known is not None and not known.is_done:
             raise InputError(f"name={name}: a job of this name is not done")
@@ -182,10 +190,6 @@ class Jobs:
             raise InputError(
                 "the engine has no room for what a job learns: start it with max_lora_rank"
             )
-        listener = self._registering(name, listener or Listener())
-        job = Job(name, self._as_guest(config), self._model, self._turns, listener)
-        self._jobs[name] = job
-        return job
 
     @property
     def is_over(self) -> bool:
@@ -204,7 +208,7 @@ class Jobs:
         for job in self._jobs.values():
             job.cancel()
         for job in self._jobs.values():
-            job._thread.join()
+            job.join()
 
     def _registering(self, name: str, listener: Listener) -> Listener:
         """The same listener, after requests can ask for what was learnt."""

@@ -30,6 +30,7 @@ from zojax.serving.document import (
 )
 from zojax.serving.errors import ApiError, handle_errors
 from zojax.serving.events import stream_events
+from zojax.serving.feedback.routes import add_feedback
 from zojax.serving.fine_tuning.routes import add_fine_tuning
 from zojax.serving.gatekeeper import OPEN, Gatekeeper
 from zojax.serving.schema import (
@@ -73,6 +74,7 @@ def create_app(service: Service) -> FastAPI:
     _add_adapters(app, service)
     add_fine_tuning(app)
     add_tinker(app)
+    add_feedback(app)
     add_dashboard(app)
     describe(app, OPEN)
     return app

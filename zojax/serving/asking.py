@@ -10,6 +10,7 @@ import numpy as np
 
 from zojax.engine.requests import GenerateRequest
 from zojax.errors import InputError
+from zojax.scoring import Item
 from zojax.scoring.pages import IntArray
 from zojax.serving.errors import ApiError
 from zojax.serving.formats import grammar_of
@@ -108,6 +109,23 @@ def make_requests(
             for i in range(tries)
         ]
     return made
+
+
+def remember(
+    service: Service, asked: Asked, index: int, prompt: IntArray, tokens: Sequence[int]
+) -> None:
+    """Remembers a choice that is told now, if its model learns from use: a reward may come for it.
+
+    Args:
+        service: the service.
+        asked: what was asked.
+        index: the choice's index.
+        prompt: its prompt's tokens.
+        tokens: its own.
+    """
+    if service.tunings is not None and asked.adapter is not None and tokens:
+        item = Item(prompt, (np.array(tokens, np.int32),))
+        service.tunings.serves(asked.adapter, (asked.id, index), item)
 
 
 def new_id(prefix: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from zojax.errors import InputError
-from zojax.serving.asking import Asked, as_json, make_requests, new_id
+from zojax.serving.asking import Asked, as_json, make_requests, new_id, remember
 from zojax.serving.choices import Part, Shown, continuations
 from zojax.serving.events import Event
 from zojax.serving.schema import ChatBody, Message
@@ -76,6 +76,8 @@ async def complete(service: Service, body: ChatBody, owner: str) -> dict[str, An
     choices = []
     for i, one in enumerate(parts):
         text = "".join(part.text for part in one)
+        tokens = [shown.token.id for part in one for shown in part.tokens]
+        remember(service, asked, i, asked.prompts[0], tokens)
         choices.append(
             {
                 "index": i,
@@ -99,9 +101,13 @@ async def stream(service: Service, body: ChatBody, owner: str) -> AsyncGenerator
         asked = await run_in_threadpool(_ask, service, body, owner)
         head = asked.head("chat.completion.chunk")
         begin = {**head, "usage": None} if wants_usage else head
+        tokens: list[list[int]] = [[] for _ in asked.requests]
         async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
             async for part in coming:
                 new += len(part.tokens)
+                tokens[part.index] += [shown.token.id for shown in part.tokens]
+                if part.finish_reason is not None:
+                    remember(service, asked, part.index, asked.prompts[0], tokens[part.index])
                 if is_new[part.index]:
                     is_new[part.index] = False
                     delta = {"role": "assistant", "content": ""}

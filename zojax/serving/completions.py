@@ -14,7 +14,7 @@ from zojax.engine.requests import Token
 from zojax.errors import InputError
 from zojax.generation.streaming import Detokenizer
 from zojax.scoring.pages import IntArray
-from zojax.serving.asking import Asked, as_json, make_requests, new_id
+from zojax.serving.asking import Asked, as_json, make_requests, new_id, remember
 from zojax.serving.choices import Part, Shown, continuations, prompt_tokens
 from zojax.serving.events import Event
 from zojax.serving.schema import CompletionBody, Text
@@ -89,7 +89,7 @@ async def complete(service: Service, body: CompletionBody, owner: str) -> dict[s
     tries = len(asked.requests) // len(asked.prompts)
     groups = [parts[i * tries : (i + 1) * tries] for i in range(len(asked.prompts))]
     choices = []
-    for echo, group in zip(echoes, groups, strict=True):
+    for prompt, echo, group in zip(asked.prompts, echoes, groups, strict=True):
         for one in _best(group, body.n) or [[Part(0, "", [], "length")]] * body.n:
             whole = Part(
                 len(choices),
@@ -97,6 +97,8 @@ async def complete(service: Service, body: CompletionBody, owner: str) -> dict[s
                 [shown for part in one for shown in part.tokens],
                 one[-1].finish_reason,
             )
+            tokens = [shown.token.id for shown in whole.tokens]
+            remember(service, asked, whole.index, prompt, tokens)
             choices.append(_choice(service, body, whole, echo))
     new = sum(len(part.tokens) for one in parts for part in one)
     return {**asked.head("text_completion"), "choices": choices, "usage": asked.usage(new)}
@@ -130,9 +132,14 @@ async def stream(service: Service, body: CompletionBody, owner: str) -> AsyncGen
                 choice = _choice(service, body, Part(i, "", [], "length"), echo)
                 yield {**asked.head("text_completion"), "choices": [choice], **nothing}
         is_new = [True] * len(asked.requests)
+        tokens: list[list[int]] = [[] for _ in asked.requests]
         async with contextlib.aclosing(continuations(service, asked.requests, body)) as coming:
             async for part in coming:
                 new += len(part.tokens)
+                tokens[part.index] += [shown.token.id for shown in part.tokens]
+                if part.finish_reason is not None:
+                    prompt = asked.prompts[part.index // body.n]
+                    remember(service, asked, part.index, prompt, tokens[part.index])
                 echo = echoes[part.index // body.n] if is_new[part.index] else None
                 is_new[part.index] = False
                 choice = _choice(service, body, part, echo)

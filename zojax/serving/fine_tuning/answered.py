@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from zojax.serving.fine_tuning.from_use import FromUse
 from zojax.serving.fine_tuning.record import Status
 from zojax.serving.fine_tuning.settings import Learning
 
@@ -47,9 +48,14 @@ class _Supervised(BaseModel):
     hyperparameters: Learning
 
 
+class _Feedback(BaseModel):
+    hyperparameters: FromUse
+
+
 class _Method(BaseModel):
-    type: Literal["supervised"]
-    supervised: _Supervised
+    type: Literal["supervised", "feedback"]
+    supervised: _Supervised | None = None
+    feedback: _Feedback | None = None
 
 
 class _JobError(BaseModel):
@@ -72,9 +78,9 @@ class JobAnswer(BaseModel):
     organization_id: str
     result_files: list[str]
     status: Status
-    training_file: str
+    training_file: str | None
     validation_file: str | None
-    hyperparameters: Learning
+    hyperparameters: Learning | FromUse
     method: _Method
     seed: int
     trained_tokens: int | None

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from zojax.serving.fine_tuning.from_use import FeedbackHyperparameters
 from zojax.serving.fine_tuning.settings import Hyperparameters
 from zojax.serving.schema import Body
 
@@ -48,13 +49,29 @@ class Supervised(BaseModel):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
-class Method(BaseModel):
-    """How to learn."""
+class Feedback(BaseModel):
+    """Settings of a job that learns from use."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    type: Literal["supervised"]
-    supervised: Supervised = Supervised()
+    hyperparameters: FeedbackHyperparameters = FeedbackHyperparameters()
+
+
+class Method(BaseModel):
+    """How to learn: from a file, or from rewards for what is served."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    type: Literal["supervised", "feedback"]
+    supervised: Supervised | None = None
+    feedback: Feedback | None = None
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "Method":
+        other = self.feedback if self.type == "supervised" else self.supervised
+        if other is not None:
+            raise ValueError(f"method.type is {self.type}: give no settings of another one")
+        return self
 
 
 class LabelledData(BaseModel):
@@ -75,7 +92,7 @@ class CreateJobBody(Body):
     """The body of ``/v1/fine_tuning/jobs``."""
 
     model: str  # pyright: ignore[reportGeneralTypeIssues, reportIncompatibleVariableOverride]
-    training_file: _Short
+    training_file: _Short | None = None
     validation_file: _Short | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
@@ -91,11 +108,30 @@ class CreateJobBody(Body):
             raise ValueError("integrations: there are none here; leave it out")
         if self.hyperparameters is not None and self.method is not None:
             raise ValueError("hyperparameters: give them in method alone")
+        if self.learns_from_use:
+            if self.training_file is not None or self.validation_file is not None:
+                raise ValueError("training_file: a job that learns from use has none; leave it out")
+            if self.data != LabelledData():
+                raise ValueError("data: is for rows of a text and a label")
+        elif self.training_file is None:
+            raise ValueError("training_file: give the id of a file to learn from")
         return self
+
+    @property
+    def learns_from_use(self) -> bool:
+        """Whether it learns from rewards, and not from a file."""
+        return self.method is not None and self.method.type == "feedback"
 
     @property
     def asked(self) -> Hyperparameters:
         """The hyperparameters, wherever they stand."""
-        if self.method is not None:
+        if self.method is not None and self.method.supervised is not None:
             return self.method.supervised.hyperparameters
         return self.hyperparameters or Hyperparameters()
+
+    @property
+    def asked_of_use(self) -> FeedbackHyperparameters:
+        """The hyperparameters of a job that learns from use."""
+        if self.method is None or self.method.feedback is None:
+            return FeedbackHyperparameters()
+        return self.method.feedback.hyperparameters

@@ -136,7 +136,7 @@ def in_words(metrics: Mapping[str, Any], steps: int) -> str:
     >>> in_words({"step": 3, "dev_accuracy": 0.75, "dev_loss": 0.5}, 10)
     'Step 3/10: dev accuracy=0.7500, dev loss=0.5000'
     """
-    known = {"loss": "training loss", "truncated_total": "truncated by folds"}
+    known = {"loss": "training loss", "truncated_total": "truncated by folds", "reward": "reward"}
     told = [
         f"{known.get(name, name.replace('_', ' '))}={value:.4f}"
         for name, value in metrics.items()

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from zojax.files import write_json
 from zojax.reading import read_json, validate
+from zojax.serving.fine_tuning.from_use import FromUse
 from zojax.serving.fine_tuning.rows import Kind
 from zojax.serving.fine_tuning.settings import Base, Chosen, Words
 
@@ -29,9 +30,9 @@ class JobRecord(BaseModel):
         model: the name by which requests ask for what it has learnt.
         created_at: when it was created, in seconds since 1970.
         finished_at: when it ended; None before.
-        training_file: the id of the file to learn from.
+        training_file: the id of the file to learn from; None for a job that learns from use.
         validation_file: the id of the file to evaluate on; None for a part of the other.
-        kind: what kind of rows it learns from.
+        kind: what kind of rows it learns from; None likewise.
         prompt: the template of rows with labels.
         candidates: the words of their labels.
         chosen: its settings.
@@ -52,12 +53,12 @@ class JobRecord(BaseModel):
     model: str
     created_at: int
     finished_at: int | None = None
-    training_file: str
-    validation_file: str | None
-    kind: Kind
+    training_file: str | None = None
+    validation_file: str | None = None
+    kind: Kind | None = None
     prompt: str | None = None
     candidates: dict[str, str] | None = None
-    chosen: Chosen
+    chosen: Chosen | FromUse
     seed: int
     suffix: str
     metadata: dict[str, str]

@@ -7,6 +7,7 @@ from zojax.serving.errors import ApiError
 from zojax.serving.fine_tuning.bodies import Paging
 from zojax.serving.fine_tuning.events import Numbered
 from zojax.serving.fine_tuning.file_store import StoredFile
+from zojax.serving.fine_tuning.from_use import FromUse
 from zojax.serving.fine_tuning.settings import Learning
 from zojax.serving.fine_tuning.tuning import Tuning, checkpoint_name
 
@@ -31,7 +32,10 @@ def file_object(file: StoredFile) -> dict[str, Any]:
 def job_object(tuning: Tuning) -> dict[str, Any]:
     """A job; ``current_model`` names what it has learnt after ``current_step``."""
     record = tuning.record
-    hyperparameters = record.chosen.model_dump(include=set(Learning.model_fields))
+    chosen = record.chosen
+    kind = "feedback" if isinstance(chosen, FromUse) else "supervised"
+    told = FromUse if isinstance(chosen, FromUse) else Learning
+    hyperparameters = chosen.model_dump(include=set(told.model_fields))
     failed = {"code": "training_failed", "message": record.error, "param": None}
     return {
         "id": record.id,
@@ -48,7 +52,7 @@ def job_object(tuning: Tuning) -> dict[str, Any]:
         "training_file": record.training_file,
         "validation_file": record.validation_file,
         "hyperparameters": hyperparameters,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "method": {"type": kind, kind: {"hyperparameters": hyperparameters}},
         "seed": record.seed,
         "trained_tokens": None,
         "error": None if record.error is None else failed,

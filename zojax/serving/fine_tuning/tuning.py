@@ -12,15 +12,20 @@ from typing import Any, Literal
 from zojax.config import Config
 from zojax.engine.jobs import Job
 from zojax.engine.slots import Registry
+from zojax.engine.use_job import UseJob
 from zojax.errors import InputError
 from zojax.reporting.progress import Progress, read_progress
+from zojax.serving.feedback.served import ServedMemory
 from zojax.serving.fine_tuning.events import EventLog
+from zojax.serving.fine_tuning.from_use import FromUse
 from zojax.serving.fine_tuning.learnt import Learnt
 from zojax.serving.fine_tuning.record import JobRecord
-from zojax.serving.fine_tuning.settings import configuration
+from zojax.serving.fine_tuning.settings import Chosen, configuration
 
 DATA = "data"
-_RUN, _ADAPTERS = "run", "adapters"
+_RUN, _ADAPTERS, _STEPS = "run", "adapters", "steps.jsonl"
+_CHECKPOINTS = 20
+"""About how many checkpoints a job that learns from use keeps."""
 _CHECKPOINT = ":ckpt-step-"
 
 Tree = Any
@@ -50,9 +55,10 @@ class Tuning:
 
     Attributes:
         record: see above.
-        config: its run's configuration.
+        config: its run's configuration; None if it learns from use.
         events: what has happened to it.
         learnt: the adapters of the steps that were evaluated.
+        served: what its model has served; rewards may come for it if it learns from use.
         job: its training; None if it has not begun since the server started.
     """
 
@@ -61,9 +67,20 @@ class Tuning:
         self.config = _config(record, directory)
         self.events = EventLog(directory)
         self.learnt = Learnt(directory / _ADAPTERS)
-        self.job: Job | None = None
+        self.served = ServedMemory()
+        self.job: Job | UseJob | None = None
         self._latest: tuple[Tree, int] | None = None
         self._began: tuple[float, int] | None = None  # when, and after how many steps
+
+    @property
+    def learns_from_use(self) -> bool:
+        """Whether it learns from rewards, and not from a file."""
+        return isinstance(self.record.chosen, FromUse)
+
+    @property
+    def journal(self) -> Path:
+        """The journal of a job that learns from use."""
+        return self._directory / _STEPS
 
     @property
     def is_busy(self) -> bool:
@@ -98,7 +115,7 @@ class Tuning:
         """
         self._began = self._began or (time.time(), steps)
         self._latest = adapter, steps
-        if is_kept:
+        if is_kept or (self.learns_from_use and self._is_due(steps)):
             self._keep(adapter, steps)
 
     def is_best(self, adapter: Tree, step: int) -> None:
@@ -156,10 +173,17 @@ class Tuning:
     @property
     def progress(self) -> Progress:
         """Its evaluations so far."""
+        if self.config is None:
+            return Progress()
         try:
             return read_progress(Path(self.config.run.dir), self.current_step, self.config)
         except InputError:  # it is being written, or is damaged: the run tells in its own time
             return Progress()
+
+    def _is_due(self, steps: int) -> bool:
+        """Whether the last checkpoint is so long ago that another is due."""
+        kept = self.learnt.steps()
+        return not kept or steps - kept[-1] >= -(-self.record.chosen.steps // _CHECKPOINTS)
 
     def _keep(self, adapter: Tree, step: int) -> None:
         if step not in self.learnt.steps():
@@ -170,7 +194,9 @@ class Tuning:
         self._registry.add(name, lambda: self.learnt.load(step))
 
 
-def _config(record: JobRecord, directory: Path) -> Config:
+def _config(record: JobRecord, directory: Path) -> Config | None:
+    if not isinstance(record.chosen, Chosen) or record.kind is None:
+        return None
     return configuration(
         record.chosen,
         record.kind,

@@ -4,21 +4,26 @@ import shutil
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jax.errors import JaxRuntimeError
 
 from zojax.engine.jobs import Job, Jobs, Listener
+from zojax.engine.use_job import IdleError, Rated, UseJob
 from zojax.errors import InputError, as_line
 from zojax.reporting.progress import is_evaluated
+from zojax.scoring import Item
 from zojax.serving.errors import LOG, ApiError, place_of, without_directories
+from zojax.serving.feedback.served import Key, Served
 from zojax.serving.fine_tuning.bodies import CreateJobBody
 from zojax.serving.fine_tuning.events import in_words
 from zojax.serving.fine_tuning.file_store import FileStore, StoredFile
+from zojax.serving.fine_tuning.from_use import MOST_BEHIND, FromUse, choose_from_use
 from zojax.serving.fine_tuning.ids import new_id
 from zojax.serving.fine_tuning.record import JobRecord, Status, read_record
-from zojax.serving.fine_tuning.settings import Base, choose, words_of
+from zojax.serving.fine_tuning.settings import Base, Chosen, choose, words_of
 from zojax.serving.fine_tuning.tuning import DATA, Tuning, model_of
 from zojax.serving.limits import Limits
 
@@ -82,35 +87,26 @@ class Tunings:
         if body.model != self._name:
             what = f"jobs train on the model {self._name} here"
             raise ApiError(404, what, code="model_not_found", param="model")
+        if body.learns_from_use:
+            chosen = choose_from_use(body.asked_of_use, self._base)
+            return self._created(self._record(owner, body, chosen), {})
         train, held_out = self._files_of(owner, body)
         sets = [one.rows for one in (train, held_out) if one is not None]
         words = words_of(sets, body.data.prompt, body.data.candidates)
         held_rows = held_out.rows if held_out else None
         chosen = choose(body.asked, train.rows, held_rows, words, self._base)
-        id_ = new_id("ftjob")
-        record = JobRecord(
-            id=id_,
-            owner=owner,
-            base=self._name,
-            trained_on=self._base,
-            model=f"{LEARNT}{self._name}:{body.suffix}:{id_[-_SHORT:]}",
-            created_at=int(time.time()),
+        record = self._record(
+            owner,
+            body,
+            chosen,
             training_file=train.id,
             validation_file=held_out.id if held_out else None,
             kind=train.kind,
             prompt=words.prompt if words else None,
             candidates=words.candidates if words else None,
-            chosen=chosen,
-            seed=body.seed,
-            suffix=body.suffix,
-            metadata=body.metadata,
         )
-        with self._lock:
-            self._check_room(owner)
-            tuning = self._open(record, self._written(record, train, held_out))
-            tuning.events.add(f"Created fine-tuning job: {id_}")
-            self._begin_next()
-            return tuning
+        lent = {"train": train, "validation": held_out}
+        return self._created(record, {split: one for split, one in lent.items() if one is not None})
 
     def of(self, owner: str) -> list[Tuning]:
         """An owner's jobs, the newest first."""
@@ -175,6 +171,7 @@ class Tunings:
         return None if tuning is None else tuning.record.owner
 
     def _files_of(self, owner: str, body: CreateJobBody) -> tuple[StoredFile, StoredFile | None]:
+        assert body.training_file is not None, "its body has been checked"
         train = self.files.get(owner, body.training_file, "training_file")
         if body.validation_file is None:
             return train, None
@@ -196,6 +193,79 @@ class Tunings:
             self._begin_next()
             return tuning
 
+    def _record(
+        self, owner: str, body: CreateJobBody, chosen: Chosen | FromUse, **of_files: Any
+    ) -> JobRecord:
+        """The record of a new job."""
+        id_ = new_id("ftjob")
+        return JobRecord(
+            id=id_,
+            owner=owner,
+            base=self._name,
+            trained_on=self._base,
+            model=f"{LEARNT}{self._name}:{body.suffix}:{id_[-_SHORT:]}",
+            created_at=int(time.time()),
+            chosen=chosen,
+            seed=body.seed,
+            suffix=body.suffix,
+            metadata=body.metadata,
+            **of_files,
+        )
+
+    def _created(self, record: JobRecord, files: Mapping[str, StoredFile]) -> Tuning:
+        """A new job, which begins as soon as there is room."""
+        with self._lock:
+            self._check_room(record.owner)
+            tuning = self._open(record, self._written(record, files))
+            tuning.events.add(f"Created fine-tuning job: {record.id}")
+            self._begin_next()
+            return tuning
+
+    # --- What is served, and what it was worth
+
+    def serves(self, model: str, key: Key, item: Item) -> None:
+        """Remembers a completion, if its model is that of a job that learns from use now.
+
+        Args:
+            model: the model's name.
+            key: the answer's id and the choice's index.
+            item: its prompt and itself.
+        """
+        tuning = self._by_model.get(model)
+        if tuning is not None and tuning.learns_from_use and tuning.record.status == "running":
+            steps = tuning.job.num_steps if tuning.job is not None else 0
+            tuning.served.add(key, Served(item, steps))
+
+    def rate(self, owner: str, key: Key, reward: float) -> tuple[str, Literal["taken", "late"]]:
+        """Takes a reward; returns the job's id, and whether the job learns from it or it is late.
+
+        Args:
+            owner: who gives it, which is whose the completion is.
+            key: the answer's id and the choice's index.
+            reward: the reward.
+
+        Raises:
+            ApiError: 404, no such completion is remembered; 409, it has its reward, or its job does
+                not learn now.
+        """
+        found = [one for one in self.of(owner) if one.learns_from_use and one.served.holds(key)]
+        if not found:
+            raise ApiError(404, "no such completion is remembered", param="id")
+        tuning, job = found[0], found[0].job
+        if not isinstance(job, UseJob) or tuning.record.status != "running":
+            raise ApiError(
+                409, f"its job is {tuning.record.status}, and does not learn", param="id"
+            )
+        served = tuning.served.take(key)
+        if served == "unknown":
+            raise ApiError(404, "no such completion is remembered", param="id")
+        if served == "twice":
+            raise ApiError(409, "this completion has its reward already", param="id")
+        if job.num_steps - served.step > MOST_BEHIND:
+            return tuning.record.id, "late"
+        job.rate(Rated(served.item, reward))
+        return tuning.record.id, "taken"
+
     # --- How jobs go
 
     def _begin_next(self) -> None:
@@ -207,7 +277,10 @@ class Tunings:
                 for one in self._tunings.values()
                 if one.record.status == "queued" and not one.is_busy
             ]
-            if len(busy) >= self._limits.jobs_at_once or not waiting:
+            # Those that learn from use mostly wait for rewards: others need not wait for them.
+            many = Counter(one.learns_from_use for one in busy)
+            waiting = [w for w in waiting if many[w.learns_from_use] < self._limits.jobs_at_once]
+            if not waiting:
                 return
             counts = Counter(one.record.owner for one in busy)
 
@@ -217,21 +290,27 @@ class Tunings:
             self._begin(min(waiting, key=rank))
 
     def _begin(self, tuning: Tuning) -> None:
+        config, chosen, steps = tuning.config, tuning.record.chosen, tuning.record.chosen.steps
         listener = Listener(
-            lambda adapter, steps: tuning.has_learnt(
-                adapter, steps, is_kept=is_evaluated(steps, tuning.config.train)
+            lambda adapter, step: tuning.has_learnt(
+                adapter, step, is_kept=config is not None and is_evaluated(step, config.train)
             ),
             lambda adapter, step: self._on_best(tuning, adapter, step),
-            lambda metrics: tuning.events.add(
-                in_words(metrics, tuning.record.chosen.steps), metrics
-            ),
+            lambda metrics: tuning.events.add(in_words(metrics, steps), metrics),
             lambda job: self._on_end(tuning, job),
         )
         try:
             tuning.set(status="running")
             tuning.events.add("Fine-tuning job started")
             tuning.begins()
-            tuning.job = self._jobs.train(tuning.config, tuning.record.model, listener)
+            name = tuning.record.model
+            if isinstance(chosen, FromUse):
+                recipe, course = chosen.recipe(tuning.record.seed), chosen.course
+                learn = self._jobs.learn_from_use
+                tuning.job = learn(name, recipe, course, tuning.journal, listener)
+            else:
+                assert config is not None, "jobs that learn from files have one"
+                tuning.job = self._jobs.train(config, name, listener)
         except Exception as error:
             self._fail(tuning, error)
 
@@ -239,7 +318,7 @@ class Tunings:
         with self._lock:
             tuning.is_best(adapter, step)
 
-    def _on_end(self, tuning: Tuning, job: Job) -> None:
+    def _on_end(self, tuning: Tuning, job: Job | UseJob) -> None:
         with self._lock:
             try:
                 self._note_end(tuning, job)
@@ -248,7 +327,7 @@ class Tunings:
             finally:
                 self._begin_next()
 
-    def _note_end(self, tuning: Tuning, job: Job) -> None:
+    def _note_end(self, tuning: Tuning, job: Job | UseJob) -> None:
         """Notes how a job's training has ended, unless it was cancelled a moment before."""
         if job.is_interrupted:
             tuning.stops()
@@ -257,6 +336,9 @@ class Tunings:
             return
         try:
             job.result(0)
+        except IdleError as error:
+            tuning.stops()
+            tuning.ends(f"The job was paused: {error}", status="paused")
         except BaseException as error:
             if isinstance(error, InputError) or not self._jobs.is_over:
                 self._fail(tuning, error)  # else it goes on when the server starts again
@@ -299,14 +381,13 @@ class Tunings:
             tuning.set(status="queued")
             tuning.events.add("The server has started again; the job goes on")
 
-    def _written(self, record: JobRecord, train: StoredFile, held_out: StoredFile | None) -> Path:
+    def _written(self, record: JobRecord, files: Mapping[str, StoredFile]) -> Path:
         """Makes a job's directory, all at once."""
         partial, whole = self._directory / f".{record.id}", self._directory / record.id
         try:
             (partial / DATA).mkdir(parents=True)
-            for split, file in (("train", train), ("validation", held_out)):
-                if file is not None:
-                    self.files.lend(file, partial / DATA / f"{split}.jsonl")
+            for split, file in files.items():
+                self.files.lend(file, partial / DATA / f"{split}.jsonl")
             record.write(partial)
             partial.rename(whole)
         finally:

@@ -1,0 +1,115 @@
+"""The journal of what learns from use: a line of JSON for each step, from which it is made anew.
+
+A line is on the disk before its step is made. A crash can leave a part of the last line, which is
+cut off when the file is opened again; any other damage is refused.
+"""
+
+import os
+import zlib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from zojax.errors import InputError
+from zojax.printing import to_json
+from zojax.reading import parse_json, read_bytes, validate
+from zojax.training.rewarded import Baseline, StepScalars
+
+_MOST_BYTES = 1 << 30
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class StepLine(BaseModel):
+    """A step.
+
+    Attributes:
+        step: the number of steps before it.
+        projected_grad: a number for each direction, each a float32.
+        skipped: whether nothing moved.
+        rewards: the number of rewards that it has learnt from.
+        count: the number of all rewards so far.
+        mean: their mean, as of :class:`zojax.training.rewarded.Baseline`.
+        square: the mean of their squares.
+        checksum: of the line without it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    step: int
+    projected_grad: Annotated[list[_Finite], Field(min_length=1, max_length=1024)]
+    skipped: bool
+    rewards: int
+    count: int
+    mean: _Finite
+    square: _Finite
+    checksum: int
+
+    @property
+    def scalars(self) -> StepScalars:
+        """What :meth:`zojax.training.rewarded.Learner.move` takes."""
+        grads_q = np.array(self.projected_grad, np.float32)
+        return StepScalars(grads_q, self.skipped, float("nan"))
+
+    @property
+    def baseline(self) -> Baseline:
+        """What was known of the rewards."""
+        return Baseline(self.count, self.mean, self.square)
+
+
+class UseJournal:
+    """The journal, open for more steps.
+
+    Args:
+        path: the file, which is made if there is none.
+
+    Attributes:
+        steps: the steps that were in it.
+
+    Raises:
+        InputError: it is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.steps = _whole_lines(path)
+        # Unbuffered, since a failed write must not leave data behind that is written later.
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._count = len(self.steps)
+
+    def add(self, scalars: StepScalars, rewards: int, baseline: Baseline) -> None:
+        """Adds a step, which is on the disk when this returns."""
+        grads = [0.0 if scalars.skipped else float(c) for c in scalars.projected_grad_q]
+        step = {"step": self._count, "projected_grad": grads, "skipped": scalars.skipped}
+        known = {**step, "rewards": rewards, **baseline._asdict()}
+        line = f"{to_json({**known, 'checksum': _checksum(known)})}\n".encode()
+        if os.write(self._file, line) != len(line):
+            raise InputError("the job's journal could not be written whole; free space")
+        os.fsync(self._file)
+        self._count += 1
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
+
+
+def _whole_lines(path: Path) -> list[StepLine]:
+    """The steps in a journal, whose unfinished last line is cut off."""
+    if not path.exists():
+        return []
+    raw = read_bytes(path, _MOST_BYTES)
+    whole = raw.rpartition(b"\n")[0]
+    whole += b"\n" if whole else b""
+    if len(whole) < len(raw):
+        os.truncate(path, len(whole))
+    found = []
+    for number, line in enumerate(whole.splitlines()):
+        step = validate(StepLine, parse_json(line, path.name), path.name)
+        if step.step != number or step.checksum != _checksum(step.model_dump(exclude={"checksum"})):
+            raise InputError(f"{path.name}: line {number + 1} is damaged")
+        found.append(step)
+    return found
+
+
+def _checksum(known: dict) -> int:
+    return zlib.crc32(to_json(known).encode())
