@@ -12,6 +12,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from zojax.adapters import draw_dense, stack_variants
+from zojax.engine.slots import Registry
 from zojax.errors import InputError
 from zojax.estimators import direction_key
 from zojax.programs.pace import at_once
@@ -20,7 +21,8 @@ from zojax.serving.limits import Keys
 from zojax.serving.tinker.bodies import PATH
 from zojax.serving.tinker.learner import Learner, _score, adam
 from zojax.serving.tinker.messages import PROTOBUF, Datum, read_forward_backward
-from zojax.serving.tinker.store import Store
+from zojax.serving.tinker.samplers import Sampler, Samplers
+from zojax.serving.tinker.store import Kept, Store
 from zojax.serving.tinker.wire import Message, field
 
 MINE, YOURS = "tml-mine", "tml-yours"
@@ -463,3 +465,48 @@ def test_messages_of_noise_are_refused_with_a_line():
             read_forward_backward(bytes(noise), vocab_size=10, max_length=8)
         except InputError:
             continue
+
+
+def kept(name: str) -> Kept:
+    return Kept(
+        model_id=f"tinker:{'0' * 24}:train:0",
+        kind="weights",
+        name=name,
+        base="model",
+        hash="hash",
+        rank=2,
+        num_queries=1,
+        step=0,
+        created_at=1,
+    )
+
+
+def test_a_crash_between_two_renames_loses_no_weights(tmp_path):
+    store, one = Store(tmp_path, 1 << 20), {"a": np.ones(3, np.float32)}
+    path = store.keep("owner", kept("w"), one, overwrite=False)
+    [whole] = tmp_path.glob("owner/*/weights/w")
+    whole.rename(whole.with_name(".half-way"))  # as if the new ones had not come to their place
+    again = Store(tmp_path, 1 << 20)
+    assert again.arrays("owner", path)["a"].tolist() == [1, 1, 1]
+    again.remove("owner", path)
+    (whole.parent / ".cut-off").mkdir()
+    assert not Store(tmp_path, 1 << 20).of_owner("owner")
+    assert not list(whole.parent.iterdir())
+
+
+def test_weights_in_the_place_of_others_need_no_room_beside_them(tmp_path):
+    store, one = Store(tmp_path, 3000), {"a": np.ones(500, np.float32)}
+    store.keep("owner", kept("w"), one, overwrite=False)
+    store.keep("owner", kept("w"), one, overwrite=True)
+    with pytest.raises(ApiError, match="more than 3,000 bytes"):
+        store.keep("owner", kept("v"), one, overwrite=False)
+
+
+def test_a_sampler_that_is_asked_stays_however_many_are_made():
+    samplers = Samplers(Registry())
+    samplers.add("first", Sampler("owner", None))
+    for number in range(100):
+        samplers.add(f"{number}", Sampler("owner", None))
+        assert samplers.get("owner", "first").adapter is None
+    with pytest.raises(ApiError):
+        samplers.get("owner", "0")

@@ -15,7 +15,8 @@ class Listener:
     Attributes:
         on_adapter: called with what was learnt, and after how many steps, as soon as it is served.
         on_best: called with what was learnt at the best step, and with that step, at the end.
-        on_metrics: called with every line of the run's ``metrics.jsonl``.
+        on_metrics: called with every line of the run's ``metrics.jsonl``; or, of a job that learns
+            from use, with its step, a batch's mean reward, the number of rewards and the distance.
         on_end: called last with the job, when its result, or its error, is there.
     """
 

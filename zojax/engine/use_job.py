@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from zojax.adapters import own_arrays
 from zojax.engine.listener import Listener, forget_locals
 from zojax.engine.turns import EngineEndedError, Turns
-from zojax.engine.use_journal import UseJournal
+from zojax.engine.use_journal import StepLine, UseJournal
 from zojax.errors import INTERRUPTED, InputError
 from zojax.models import Model
 from zojax.programs.stopping import Halted, Stop, Stopped
@@ -22,6 +23,8 @@ from zojax.training.rewarded import Baseline, Learner, Recipe, advantages
 
 _POLL_SECONDS = 0.2
 _MOST_BATCHES = 8
+_MOVES_A_TURN = 16
+"""How many journaled steps are done again in a turn."""
 """How many batches of rewards may wait; of more, the oldest are dropped."""
 
 
@@ -93,7 +96,7 @@ class UseJob:
         self._recipe, self._course, self._path = recipe, course, journal
         self._model, self._turns, self._listener = model, turns, listener
         self._stop, self._ended = Stop(), threading.Event()
-        most = max(_MOST_BATCHES * course.batch_size, course.batch_size)
+        most = _MOST_BATCHES * course.batch_size
         self._rated: collections.deque[Rated] = collections.deque(maxlen=most)
         self._has_come = threading.Condition()
         self._outcome: dict[str, Any] | BaseException | None = None
@@ -149,12 +152,9 @@ class UseJob:
 
     def _learn(self) -> dict[str, Any]:
         learner = Learner(self._model, self._recipe, self._turns.pace(self._stop))
-        journal, baseline = UseJournal(self._path), Baseline()
+        journal = UseJournal(self._path)
         try:
-            for line in journal.steps:
-                self._stop.check()
-                learner.move(line.scalars)
-                baseline = line.baseline
+            baseline = self._replay(journal, learner)
             self._publish(learner)
             while learner.num_steps < self._course.steps:
                 baseline = self._learn_from(self._next_batch(), learner, journal, baseline)
@@ -162,6 +162,23 @@ class UseJob:
             journal.close()
         self._listener.on_best(_on_host(learner), learner.num_steps)
         return {"steps": learner.num_steps, "rewards": baseline.count, "reward": baseline.mean}
+
+    def _replay(self, journal: UseJournal, learner: Learner) -> Baseline:
+        """Does all journaled steps, a few in a turn; the baseline after them."""
+        pace, baseline = self._turns.pace(self._stop), Baseline()
+
+        def move(lines: Sequence[StepLine]) -> Any:
+            for line in lines:
+                learner.move(line.scalars)
+            return learner.state
+
+        for first in range(0, len(journal.steps), _MOVES_A_TURN):
+            lines = journal.steps[first : first + _MOVES_A_TURN]
+            if any(len(x.scalars.projected_grad_q) != self._recipe.num_queries for x in lines):
+                raise InputError(f"{self._path}: has not {self._recipe.num_queries} scalars a step")
+            pace(move, lines)
+            baseline = lines[-1].baseline
+        return baseline
 
     def _learn_from(
         self, batch: list[Rated], learner: Learner, journal: UseJournal, before: Baseline

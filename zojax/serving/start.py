@@ -195,15 +195,14 @@ def _training(
             f"--allow-training-in {settings.trains_in}: cannot be written ({error.strerror})"
         ) from None
     with hold(settings.trains_in, "--allow-training-in"):
-        tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
-        tunings.start()
         shared = runtime.turns, runtime.registry, pool, settings.limits
-        tinker = TinkerModels(settings.trains_in / "tinker", name, base, model, *shared)
-        try:
+        with contextlib.ExitStack() as stack:
+            tinker = TinkerModels(settings.trains_in / "tinker", name, base, model, *shared)
+            stack.callback(tinker.close)
+            tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
+            stack.callback(tunings.close)
+            tunings.start()
             yield tunings, tinker
-        finally:
-            tunings.close()
-            tinker.close()
 
 
 def _loaded(settings: Settings) -> Engine:

@@ -160,6 +160,10 @@ class Recipe:
     targets: tuple[str, ...] | None = None
 
 
+_MOST_SHAPES = 16
+"""The most shapes of batches whose programs are kept."""
+
+
 class StepScalars(NamedTuple):
     """What a step is made of, and what a journal needs to make it again.
 
@@ -191,6 +195,7 @@ class Learner:
         self._key = jax.random.key(recipe.seed)
         self._method = _method(model, recipe)
         self._perturb, self._score, self._update = _programs(self._method, model)
+        self._scorers: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
         self.state: TrainState = init_state(self._method, model.weights, self._key)
         self._start = jax.tree.map(jnp.array, self.state.params)  # the state is used up
         start_length = float(optax.tree.norm(self._start))
@@ -226,13 +231,30 @@ class Learner:
         batches = packed(items, advantage_b)
         losses_gpv = [
             [
-                np.asarray(self._pace(self._score, weights, variants, np.int32(group), batch))
+                np.asarray(
+                    self._pace(
+                        self._compiled(weights, variants, np.int32(group), batch),
+                        weights,
+                        variants,
+                        np.int32(group),
+                        batch,
+                    )
+                )
                 for batch in batches
             ]
             for group in range(self._recipe.num_queries)
         ]
         losses_v = np.mean(np.array(losses_gpv, np.float32), axis=1, dtype=np.float32).reshape(-1)
         return self.scalars(losses_v)
+
+    def _compiled(self, *args: Any) -> Callable[..., Any]:
+        """The program that scores a batch of this shape, compiled before its turn."""
+        key = tuple(leaf.shape for leaf in jax.tree.leaves(args[-1]))
+        if key not in self._scorers:
+            if len(self._scorers) >= _MOST_SHAPES:
+                del self._scorers[next(iter(self._scorers))]
+            self._scorers[key] = self._score.lower(*args).compile()
+        return self._scorers[key]
 
     def scalars(self, losses_v: np.ndarray) -> StepScalars:
         """What the next step is made of, from the losses at both ends of its probes.
@@ -283,7 +305,7 @@ def _writing(model: Model) -> tuple[str, ...]:
     return tuple(name for name in _WRITING if name in names) or _CUSTOMARY
 
 
-def _programs(method: Method, model: Model) -> tuple[Callable[..., Any], ...]:
+def _programs(method: Method, model: Model) -> tuple[Any, ...]:
     """``perturb``, ``score`` and ``update``, jitted; the last uses up the state."""
     objective = of_candidates(CandidateScorer(model.graphdef, 1, normalize=True), advantage_loss)
 

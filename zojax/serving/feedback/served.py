@@ -99,12 +99,6 @@ class ServedMemory:
             self._forget()
             return key in self._entries
 
-    def clear(self) -> None:
-        """Forgets all."""
-        with self._lock:
-            self._entries.clear()
-            self._tokens = 0
-
     def _forget(self) -> None:
         """Forgets what is too old, and what there is no room for."""
         oldest = self._now() - self._seconds

@@ -20,7 +20,8 @@ _TEN_YEARS = 10 * 366 * 86_400
 Id = Annotated[str, Field(max_length=200)]
 Number = Annotated[int, Field(ge=0, lt=10**9)]
 Path = Annotated[str, Field(max_length=400)]
-Metadata = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+Word = Annotated[str, Field(max_length=64)]
+Metadata = Annotated[dict[Word, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
@@ -73,7 +74,7 @@ class AdamSettings(Body):
     learning_rate: Positive = 1e-4
     beta1: Share = 0.9
     beta2: Share = 0.95
-    eps: Positive = 1e-12
+    eps: Annotated[float, Field(gt=0, le=1e6)] = 1e-12
     weight_decay: Positive = 0.0
     grad_clip_norm: Positive = 0.0
 

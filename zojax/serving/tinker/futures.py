@@ -1,4 +1,4 @@
-"""What was asked for and is answered later: kept for its owner until it is too old."""
+"""What was asked for and is answered later: kept until its owner asks for too much else."""
 
 import secrets
 import threading
@@ -9,7 +9,7 @@ from zojax.serving.errors import ApiError
 
 _MOST = 1024
 """The most futures of a key; the oldest that are done make room."""
-_MOST_BYTES = 256 << 20
+_MOST_BYTES = 64 << 20
 
 
 Answer = dict[str, Any] | bytes

@@ -1,18 +1,17 @@
 """Who trains what: sessions, their models and samplers, each visible to its owner alone."""
 
 import contextlib
-import dataclasses
 import math
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from zojax.adapters import AdapterPool
+from zojax.engine.listener import forget_locals
 from zojax.engine.slots import Registry
 from zojax.engine.turns import Turns
 from zojax.errors import INTERRUPTED
@@ -28,9 +27,10 @@ from zojax.serving.tinker.bodies import (
     LoadBody,
     SaveBody,
 )
-from zojax.serving.tinker.futures import Answer, Futures, Outcome
+from zojax.serving.tinker.futures import Answer, Futures
 from zojax.serving.tinker.learner import Learner
 from zojax.serving.tinker.samplers import SNAPSHOT, Sampler, Samplers
+from zojax.serving.tinker.sessions import Session, Training, Waiting
 from zojax.serving.tinker.store import Kept, Kind, Store
 from zojax.serving.tinker.trained import Trained
 
@@ -42,41 +42,13 @@ _MOST_WAITING = 64
 """The most requests of a model that wait for the one before them."""
 _SILENT_SECONDS = 120.0
 """After how long without a heartbeat a session makes room for another; one is sent every 10 s."""
-_MOST_QUERIES = 64
+_MOST_QUERIES = 16
+"""The most directions of a step, whose adapters are all on the device at once."""
+_MOST_LEARNERS = 8
+"""The most sizes of models whose programs are kept for the next model of the size."""
+_MOST_WAITING_BYTES = 64 << 20
+"""The most bytes of a key's requests that wait."""
 _QUERIES = "zojax.num_queries"
-
-
-@dataclasses.dataclass
-class Session:
-    """A client that speaks, whose heart beats."""
-
-    owner: str
-    heard: float
-
-
-@dataclasses.dataclass
-class Training:
-    """A model and its requests, which are answered one after the other.
-
-    Attributes:
-        id: its id, and the name of its adapter.
-        session: the id of its session.
-        owner: whose it is.
-        trained: its state.
-        metadata: what the client said about it.
-        last: the number of the newest request.
-        waiting: requests that wait.
-        is_busy: whether a thread is answering them.
-    """
-
-    id: str
-    session: str
-    owner: str
-    trained: Trained
-    metadata: dict[str, str] | None
-    last: int = -1
-    waiting: deque[tuple[Outcome, Callable[[], Answer]]] = dataclasses.field(default_factory=deque)
-    is_busy: bool = False
 
 
 class TinkerModels:
@@ -130,8 +102,8 @@ class TinkerModels:
         self._stop.exit_code = INTERRUPTED
         self._threads.shutdown(cancel_futures=True)
         for one in self._models.values():
-            for outcome, _ in one.waiting:
-                outcome.set_result(ApiError(503, "the server is stopping"))
+            for waiting in one.waiting:
+                waiting.outcome.set_result(ApiError(503, "the server is stopping"))
 
     # --- Sessions
 
@@ -264,13 +236,16 @@ class TinkerModels:
             made = self._models[id_] = Training(id_, session_id, owner, trained, metadata)
             return made
 
-    def begin(self, one: Training, seq_id: int, work: Callable[[], Answer]) -> dict[str, Any]:
+    def begin(
+        self, one: Training, seq_id: int, work: Callable[[], Answer], size: int = 0
+    ) -> dict[str, Any]:
         """Does some work after all that was asked of a model before; returns the future of it.
 
         Args:
             one: the model.
             seq_id: the request's number: one that comes again is not done again.
             work: does it.
+            size: the bytes that wait with it.
 
         Raises:
             ApiError: the number is too small, or too many requests of the model wait.
@@ -283,9 +258,12 @@ class TinkerModels:
                     raise ApiError(400, f"seq_id={seq_id}: request {one.last} came before")
                 if len(one.waiting) >= _MOST_WAITING:
                     raise ApiError(429, "too many requests of this model wait")
+                mine = (model for model in self._models.values() if model.owner == one.owner)
+                if sum(model.waiting_bytes for model in mine) + size > _MOST_WAITING_BYTES:
+                    raise ApiError(429, "too many bytes of this key's requests wait")
                 known, outcome = self.futures.begin(one.owner, key)
                 one.last = seq_id
-                one.waiting.append((outcome, work))
+                one.waiting.append(Waiting(outcome, work, size))
                 if not one.is_busy:
                     one.is_busy = True
                     self._threads.submit(self._do_next, one)
@@ -296,10 +274,11 @@ class TinkerModels:
             if not one.waiting:
                 one.is_busy = False
                 return
-            outcome, work = one.waiting.popleft()
+            outcome, work, _ = one.waiting.popleft()
         try:
             outcome.set_result(work())
         except Exception as error:  # whoever asks for the outcome gets it
+            forget_locals(error)
             outcome.set_result(error)
         with contextlib.suppress(RuntimeError):  # the server is stopping
             self._threads.submit(self._do_next, one)
@@ -340,8 +319,10 @@ class TinkerModels:
 
     def _snapshot(self, one: Training, body: SaveBody) -> str:
         """A sampler of the model as it is now, or of whatever it will be."""
-        number = one.last if body.sampling_session_seq_id is None else body.sampling_session_seq_id
-        id_, name = f"{one.session}:sample:{number}", one.id
+        number, name = body.sampling_session_seq_id, one.id
+        id_ = f"{one.id}:sample:{body.seq_id}"
+        if number is not None:
+            id_ = f"{one.session}:sample:{number}"
         if body.kind == "snapshot":
             name, adapter = f"{one.id}{SNAPSHOT}{body.seq_id}", one.trained.adapter
             self.samplers.register(name, one.owner, lambda: adapter)
@@ -370,7 +351,12 @@ class TinkerModels:
             path: their path, which is the name, too.
             is_new: whether they have taken the place of others.
         """
-        about = self.store.about(owner, path)
+        try:
+            about = self.store.about(owner, path)
+        except ApiError:  # it is too old now
+            if self.samplers.owner_of(path) == owner:
+                self.samplers.unregister(path)
+            raise
         if about.hash != self.base.hash or about.rank > self.base.max_rank:
             raise ApiError(400, "model_path: these weights are of another base model, or too large")
 
@@ -392,9 +378,11 @@ class TinkerModels:
     def _learner(self, rank: int, num_queries: int) -> Learner:
         with self._lock:
             sizes = rank, num_queries
-            if sizes not in self._learners:
-                self._learners[sizes] = Learner(self._model, *sizes)
-            return self._learners[sizes]
+            found = self._learners.pop(sizes, None) or Learner(self._model, *sizes)
+            self._learners[sizes] = found  # behind all others
+            while len(self._learners) > _MOST_LEARNERS:
+                del self._learners[next(iter(self._learners))]
+            return found
 
 
 def _num_queries(metadata: Mapping[str, str] | None) -> int:

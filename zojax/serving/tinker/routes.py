@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
+from zojax.engine.listener import forget_locals
 from zojax.serving.errors import ApiError, as_api_error
 from zojax.serving.service import Service
 from zojax.serving.tinker import bodies, sampling
@@ -174,7 +175,7 @@ def _begin_scoring(service: Service, models: TinkerModels, owner: str, body: byt
     asked = read_forward_backward(body, **sizes)
     one = models.model(owner, asked.model_id)
     verb = one.trained.forward if asked.forward_only else one.trained.forward_backward
-    return models.begin(one, asked.seq_id, lambda: verb(asked.data))
+    return models.begin(one, asked.seq_id, lambda: verb(asked.data), len(body))
 
 
 def _add_sampling(router: APIRouter, service: Service) -> None:
@@ -232,6 +233,7 @@ async def _sample(
         try:
             outcome.set_result(await sampling.sample(service, body, adapter, owner))
         except Exception as error:  # whoever asks for the outcome gets it
+            forget_locals(error)
             outcome.set_result(error)
 
 

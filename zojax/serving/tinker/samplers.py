@@ -13,7 +13,7 @@ from zojax.serving.errors import ApiError
 Tree = Any
 
 _MOST = 32
-"""How many a key may have; the oldest makes room."""
+"""How many a key may have; what nobody has asked for longest makes room."""
 
 
 SNAPSHOT = ":snapshot:"
@@ -65,10 +65,12 @@ class Samplers:
 
     def get(self, owner: str, id_: str) -> Sampler:
         """One of an owner's samplers; ``ApiError`` if there is none."""
-        found = self._samplers.get(id_)
-        if found is None or found.owner != owner:
-            raise ApiError(404, "there is no such sampling session")
-        return found
+        with self._lock:
+            found = self._samplers.get(id_)
+            if found is None or found.owner != owner:
+                raise ApiError(404, "there is no such sampling session")
+            self._samplers[id_] = self._samplers.pop(id_)  # the newest now
+            return found
 
     def add(self, id_: str, sampler: Sampler) -> None:
         """Adds a sampler; snapshots that only the oldest has asked go with it."""

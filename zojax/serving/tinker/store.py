@@ -24,7 +24,7 @@ from zojax.serving.tinker.bodies import NAME, PATH
 
 Kind = Literal["weights", "sampler_weights"]
 
-_RECORD, _ARRAYS, _PARTIAL = "record.json", "arrays.safetensors", "."
+_RECORD, _ARRAYS, _PARTIAL, _REMOVED = "record.json", "arrays.safetensors", ".", ".removed-"
 _MOST_BYTES = 16 << 30
 
 
@@ -82,7 +82,7 @@ class Store:
         self._lock = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True)
         for left in directory.glob("*/*/*/.*"):  # a crash left it before it was whole, or after
-            shutil.rmtree(left, ignore_errors=True)
+            self._restore(left)
 
     def keep(
         self, owner: str, about: Kept, arrays: Mapping[str, np.ndarray], *, overwrite: bool
@@ -97,16 +97,21 @@ class Store:
         whole = self._folder(owner, about.path)
         partial, gone = (whole.with_name(f".{secrets.token_hex(8)}") for _ in range(2))
         with self._lock:
-            self._check_room(owner, len(data))
             if whole.exists() and not overwrite:
                 raise ApiError(400, f"path={about.name}: there are weights of this name already")
+            self._check_room(owner, len(data), about.path)
             try:
                 partial.mkdir(parents=True)
                 write_atomically(partial / _ARRAYS, data)
                 write_json(partial / _RECORD, about.model_dump())
                 if whole.exists():
                     whole.rename(gone)
-                partial.rename(whole)
+                try:
+                    partial.rename(whole)
+                except OSError:
+                    if gone.exists():
+                        gone.rename(whole)
+                    raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.rmtree(gone, ignore_errors=True)
@@ -152,7 +157,7 @@ class Store:
             self._remove(self._folder(owner, path))
 
     def _remove(self, folder: Path) -> None:
-        gone = folder.with_name(f".{secrets.token_hex(8)}")
+        gone = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
         folder.rename(gone)  # at once, so that no half of it stays
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -163,13 +168,24 @@ class Store:
         model_id, kind, name = found.groups()
         return self._directory / owner / model_id.replace(":", "-") / kind / name
 
-    def _check_room(self, owner: str, size: int) -> None:
+    def _restore(self, left: Path) -> None:
+        """Puts what a crash left half-way to its place back there if it is whole; or removes it."""
+        with contextlib.suppress(InputError, OSError, ApiError):
+            about = validate(Kept, read_json(left / _RECORD), _RECORD)
+            whole = self._folder(left.parents[2].name, about.path)
+            is_whole = (left / _ARRAYS).stat().st_size == about.bytes
+            if is_whole and not left.name.startswith(_REMOVED) and not whole.exists():
+                left.rename(whole)
+        shutil.rmtree(left, ignore_errors=True)
+
+    def _check_room(self, owner: str, size: int, path: str) -> None:
+        """Raises ``ApiError`` if there is no room for so many bytes in the place of a path's."""
         kept = self.of_owner(owner)
         for one in kept:
             if one.expires_at is not None and one.expires_at <= time.time():
                 self._remove(self._folder(owner, one.path))
                 size -= one.bytes
-        if sum(one.bytes for one in kept) + size > self._most_bytes:
+        if sum(one.bytes for one in kept if one.path != path) + size > self._most_bytes:
             raise ApiError(
                 400,
                 f"this key's weights would have more than {self._most_bytes:,} bytes: delete some",
