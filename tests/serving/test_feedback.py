@@ -141,10 +141,10 @@ def test_a_job_goes_on_from_its_journal_when_a_server_starts_again(service, ask)
 
 
 def test_what_is_one_keys_is_invisible_to_another(service, running, monkeypatch):
-    monkeypatch.setattr(service, "keys", Keys(["mine", "yours"]))
+    monkeypatch.setattr(service, "keys", Keys(["my feedback", "your feedback"]))
     mine, yours = (
         openai.OpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0)
-        for key in ("mine", "yours")
+        for key in ("my feedback", "your feedback")
     )
     job = learning(mine, steps=2)
     answer = say(mine, job.current_model)
