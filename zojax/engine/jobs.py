@@ -12,6 +12,7 @@ from zojax.adapters import AdapterPool, own_arrays
 from zojax.config import Config
 from zojax.config.messages import joined
 from zojax.engine.listener import Listener, forget_locals
+from zojax.engine.outcome import Outcome, wait_for
 from zojax.engine.slots import Registry
 from zojax.engine.turns import EngineEndedError, Turns
 from zojax.engine.use_job import Course, UseJob
@@ -56,7 +57,7 @@ class Job:
         told = self._on_steps, self._on_best, listener.on_metrics
         self._host = Host(model, pace, self._stop, *told)
         self._ended = threading.Event()
-        self._outcome: dict[str, Any] | BaseException | None = None
+        self._outcome: Outcome = None
         self._thread = threading.Thread(target=self._run, name=f"zojax-job {name}", daemon=True)
         self._thread.start()
 
@@ -91,14 +92,7 @@ class Job:
             zojax.InputError: it has failed or was cancelled; the message says why.
             TimeoutError: it is not done yet.
         """
-        if not self._ended.wait(timeout):
-            raise TimeoutError(f"the job {self.name} is at step {self.num_steps} after {timeout} s")
-        if isinstance(self._outcome, Stopped):
-            raise InputError(f"the job {self.name} was cancelled: {self._outcome}")
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._outcome
+        return wait_for(self, self._ended, lambda: self._outcome, timeout)
 
     def _run(self) -> None:
         try:

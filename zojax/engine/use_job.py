@@ -13,6 +13,7 @@ import numpy as np
 
 from zojax.adapters import own_arrays
 from zojax.engine.listener import Listener, forget_locals
+from zojax.engine.outcome import Outcome, wait_for
 from zojax.engine.turns import EngineEndedError, Turns
 from zojax.engine.use_journal import StepLine, UseJournal
 from zojax.errors import INTERRUPTED, InputError
@@ -99,7 +100,7 @@ class UseJob:
         most = _MOST_BATCHES * course.batch_size
         self._rated: collections.deque[Rated] = collections.deque(maxlen=most)
         self._has_come = threading.Condition()
-        self._outcome: dict[str, Any] | BaseException | None = None
+        self._outcome: Outcome = None
         self._thread = threading.Thread(target=self._run, name=f"zojax-job {name}", daemon=True)
         self._thread.start()
 
@@ -129,14 +130,7 @@ class UseJob:
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Waits until it has learnt to the end; the errors are those of ``Job.result``."""
-        if not self._ended.wait(timeout):
-            raise TimeoutError(f"the job {self.name} is at step {self.num_steps} after {timeout} s")
-        if isinstance(self._outcome, Stopped):
-            raise InputError(f"the job {self.name} was cancelled: {self._outcome}")
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._outcome
+        return wait_for(self, self._ended, lambda: self._outcome, timeout)
 
     def _run(self) -> None:
         try:
