@@ -87,6 +87,26 @@ def test_a_job_has_the_scalars_of_the_run_alone_and_disturbs_no_answer(engine, a
     assert np.abs(records(alone)["projected_grad"]).min() > 0
 
 
+def test_a_job_in_upper_layers_keeps_what_lies_below_and_has_the_scalars_of_the_run_alone(
+    engine, tmp_path
+):
+    def of_layers(name: str, kept_states: str) -> zojax.Config:
+        config = configuration(tmp_path / name, space=LoraConfig(rank=2, layers="3-"))
+        config.train.kept_states, config.train.in_pieces = kept_states, True
+        return config
+
+    for name, kept_states in (("alone", "float32"), ("whole", "none")):
+        zojax.train(of_layers(name, kept_states), Console(quiet=True))
+    turns = engine._session.runtime.turns
+    before = turns.num_pieces
+    engine.train(of_layers("job", "float32"), "upper").result(LONG)
+    groups = 32 // 4 + 2 * 2  # the training examples by fours, and two batches of each other set
+    assert turns.num_pieces - before == groups + 2 * STEPS + 2 * (3 + 2)
+    found = records(tmp_path / "job")
+    assert records_hash(found) == records_hash(records(tmp_path / "alone"))
+    np.testing.assert_allclose(found["losses"], records(tmp_path / "whole")["losses"], rtol=1e-5)
+
+
 def scores_under(engine, adapter: str | None) -> np.ndarray:
     async def ask() -> np.ndarray:
         submitted = [engine.submit(text, CANDIDATES, adapter=adapter) for text in PROMPTS]

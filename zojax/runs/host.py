@@ -54,10 +54,6 @@ def check_guest(config: Config) -> None:
         raise InputError("a run in an engine needs train.in_pieces=true")
     if config.train.learning_rate == "auto":
         raise InputError("train.learning_rate=auto is for a run with a device of its own")
-    if config.train.kept_states != "none":
-        raise InputError(
-            f"train.kept_states={config.train.kept_states} is for a run with a device of its own"
-        )
     if config.run.profile:
         raise InputError("run.profile=true would trace all that the engine does")
     if config.mesh != MeshConfig() or not processes.is_alone():

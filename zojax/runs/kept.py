@@ -1,7 +1,6 @@
 """Keep what lies below the trained layers, for a run's training, dev and evaluation data alike."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.models import Model
 from zojax.models.branches import Layers
+from zojax.programs.pace import Pace, at_once
 from zojax.programs.stopping import NEVER, Stop
 from zojax.reporting.bar import progress_bar
 from zojax.scoring import Item
@@ -107,6 +107,7 @@ def keep_states(
     steps: range,
     console: Console,
     stop: Stop = NEVER,
+    pace: Pace = at_once,
 ) -> None:
     """Computes what lies below the trained layers, for the examples of the run's steps to come.
 
@@ -118,19 +119,19 @@ def keep_states(
         steps: the steps to come.
         console: where to show the progress.
         stop: a request to end early.
+        pace: sends each batch to the device when its turn comes.
 
     Raises:
         zojax.programs.stopping.Halted: a stop was requested.
     """
     assert source.kept is not None
     graphdef, first = model.graphdef, layers_below(method, model.weights)
-    layout, dtype = layout_of(model.weights), source.kept.dtype
+    dtype = source.kept.dtype
 
     def below(weights: Tree, batch: Batch) -> jax.Array:
         return states_below(weights, batch.pages, graphdef=graphdef, stop=first).astype(dtype)
 
-    program = jax.jit(below, out_shardings=layout.sharding())
-    compute = functools.partial(_computed, program, model.weights, layout)
+    compute = _at_pace(below, model.weights, pace)
     packed = [packed for of in eval_sets for packed in of.packed]
     of_sets = sum(one.size for one in packed)
     with progress_bar(console, f"layers below {first}", transient=True) as update:
@@ -146,5 +147,20 @@ def keep_states(
             update(done + count, done + source.num_in_groups(steps))
 
 
-def _computed(program: Any, weights: Tree, layout: Any, batch: Batch) -> jax.Array:
-    return program(weights, put_batch(batch, layout))
+def _at_pace(below: Callable[[Tree, Batch], jax.Array], weights: Tree, pace: Pace) -> Compute:
+    """Calls a function of the weights and a batch in turns, compiled before its first of a shape.
+
+    A turn is as long as its call: while it compiled, nobody else would get one.
+    """
+    layout = layout_of(weights)
+    program = jax.jit(below, out_shardings=layout.sharding())
+    compiled: dict[tuple[Any, ...], Callable[..., jax.Array]] = {}
+
+    def compute(batch: Batch) -> jax.Array:
+        placed = put_batch(batch, layout)
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(placed))
+        if shapes not in compiled:
+            compiled[shapes] = program.lower(weights, placed).compile()
+        return pace(compiled[shapes], weights, placed)
+
+    return compute

@@ -317,5 +317,5 @@ def make_parts(
     )
     if isinstance(source, BatchSource) and kept is not None:
         now = dataclasses.replace(run.model, weights=weights)
-        keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop)
+        keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop, pace)
     return Parts(source, dev_set, eval_set, evaluator, programs)
