@@ -185,6 +185,8 @@ def _row(
         "first": longer,
         "token": slower,
         "goodput": good,
+        "filled": before.places.filled / max(1, before.places.all),
+        "in_pairs": before.places.in_pairs / max(1, before.places.all),
         "tokens_per_second": 1e3 * beside.num_pieces * machine.piece_tokens / beside.ms,
         "is_met": bool(is_met),
     }
@@ -212,6 +214,15 @@ def table(found: Sequence[dict[str, Any]], machines: Sequence[Machine]) -> str:
             f"{of_idle} | {100 * row['first']:+.1f} % | {token} | "
             f"× {row['goodput']:.3f} | {'met' if row['is_met'] else 'missed'} |"
         )
+    scored = [row for row in found if row["asks"] == "scores"]
+    filled = [100 * row["filled"] for row in scored]
+    in_pairs = max(100 * row["in_pairs"] for row in scored)
+    lines += [
+        "",
+        f"Of the places on pages to score, {min(filled):.0f} to {max(filled):.0f} % hold tokens "
+        "that were asked for; on pages of a call that are empty, two by two, are at most "
+        f"{in_pairs:.1f} %.",
+    ]
     return "\n".join(lines)
 
 

@@ -100,6 +100,14 @@ def test_a_request_waits_for_one_piece_more_at_most():
     assert 0 < max(longer) <= piece + 1e-6
 
 
+def test_the_places_of_a_call_are_counted_and_the_pages_where_a_probe_would_have_had_room():
+    costs = CallCosts(*[Costs(base=1.0, per_token=0.0)] * 3)  # more pages cost nothing
+    found = simulate([Arrival(0.0, 60)] * 2, costs, make_ladder(64, 4), target_ms=TARGET)
+    four_pages, two_texts = 4 * 64, 2 * 60
+    # Each text has 60 tokens and two candidates of one, which need not be read.
+    assert found.places == (four_pages, two_texts, 2 * 64)
+
+
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_beside_a_long_text_training_gets_its_share(share):
     load, piece = [Arrival(0.0, 20, 900)], 20.0

@@ -70,6 +70,21 @@ class Training(NamedTuple):
     share: float = 0.0
 
 
+class Places(NamedTuple):
+    """The places for tokens on all pages that were scored.
+
+    Attributes:
+        all: their number.
+        filled: how many held a token that was asked for.
+        in_pairs: how many were on pages that were empty, two of a call: where both ends of a probe
+            would have had room.
+    """
+
+    all: int = 0
+    filled: int = 0
+    in_pairs: int = 0
+
+
 class Simulated(NamedTuple):
     """What became of a load.
 
@@ -78,12 +93,14 @@ class Simulated(NamedTuple):
         ms: how long all of it took.
         served_ms: for how much of that requests were computed.
         num_pieces: the number of pieces of training that were computed meanwhile.
+        places: the places on pages that were scored.
     """
 
     outcomes: list[Outcome]
     ms: float
     served_ms: float
     num_pieces: int
+    places: Places
 
 
 @dataclasses.dataclass
@@ -131,6 +148,7 @@ class _Simulation:
         self.costs, self.ladder = costs, ladder
         self.training, self.served_ms, self.num_pieces = training, 0.0, 0
         self.debt = Debt(training.share if training else 0.0, lambda: self.now_ms / 1e3)
+        self.places = Places()
 
     @property
     def is_serving(self) -> bool:
@@ -207,6 +225,7 @@ class _Simulation:
                 row.adds(1, self.now_ms)
         if plan.scored:
             self.now_ms += self.costs.score.ms(plan.page_shape.pages * plan.page_shape.tokens)
+            self.places = _with_call(self.places, plan, work)
         for number in [number for page in plan.scored for number in page]:
             outcome = self.waiting.pop(number)
             self.serve(outcome, outcome.arrival.prompt)
@@ -259,7 +278,18 @@ def simulate(
         else:
             simulation.idle()
     done = simulation.outcomes, simulation.now_ms, simulation.served_ms
-    return Simulated(*done, simulation.num_pieces)
+    return Simulated(*done, simulation.num_pieces, simulation.places)
+
+
+def _with_call(places: Places, plan: Plan, work: Work) -> Places:
+    """The places with those of one more call."""
+    shape, sent = plan.page_shape, {number for page in plan.scored for number in page}
+    free = shape.pages - len(plan.scored)
+    return Places(
+        places.all + shape.pages * shape.tokens,
+        places.filled + sum(one.item.num_computed for one in work.scorings if one.number in sent),
+        places.in_pairs + free // 2 * 2 * shape.tokens,
+    )
 
 
 def _item(prompt: int) -> Item:
