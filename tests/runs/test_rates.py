@@ -80,6 +80,15 @@ def test_the_run_is_that_of_the_number_which_its_files_name(found, configured, t
     np.testing.assert_array_equal(records_of(directory), records_of(tmp_path / "a"))
 
 
+def test_over_kept_states_trials_and_run_have_the_bits_of_the_number_too(configured, tmp_path):
+    kept = within(configured, tmp_path / "found", "space.layers=1", "train.kept_states=float32")
+    train(kept, QUIET)
+    rate = run_dir.read_config(tmp_path / "found").train.learning_rate
+    settings = ["space.layers=1", "train.kept_states=float32", f"train.learning_rate={rate}"]
+    train(within(configured, tmp_path / "a", *settings), QUIET)
+    np.testing.assert_array_equal(records_of(tmp_path / "found"), records_of(tmp_path / "a"))
+
+
 def test_the_rate_is_the_best_trials_for_an_eighth_of_the_steps_over_the_root_of_their_share(found):
     directory, _, _ = found
     told = json.loads((directory / run_dir.FOUND).read_text())
