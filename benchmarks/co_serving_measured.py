@@ -288,7 +288,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=10, help="of windows (default: 10)")
     parser.add_argument("--seconds", type=float, default=15, help="of a window (default: 15)")
-    parser.add_argument("--training-share", type=float, default=0.02, help="default: 0.02")
+    parser.add_argument("--training-share", type=float, default=0.005, help="default: 0.005")
     parser.add_argument(
         "--loads",
         nargs="+",

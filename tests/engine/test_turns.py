@@ -129,18 +129,42 @@ def test_without_a_share_nothing_is_sent_while_others_are_served(make_turns):
     assert turns.give(is_serving=False)
 
 
-def test_what_was_sent_in_idle_time_is_no_debt(make_turns):
+def test_what_was_sent_in_idle_time_counts_as_part_of_the_share_for_a_minute(make_turns):
     clock, log = Clock(), []
     turns = make_turns(share=0.01, now=clock)
-    Trainer(turns, "a", clock, 1.0, log, count=12)
-    for _ in range(10):
+    Trainer(turns, "a", clock, 1.0, log, count=1002)
+    for _ in range(1000):
         wait_for(turns, 1)
         assert turns.give(is_serving=False)
         until(lambda: not turns.is_taken)
     wait_for(turns, 1)
+    assert not turns.give(is_serving=True)
+    clock.seconds += 59
+    assert not turns.give(is_serving=True)
+    clock.seconds += 2
     assert turns.give(is_serving=True)
     wait_for(turns, 1)
+    clock.seconds += 98
     assert not turns.give(is_serving=True)
+    clock.seconds += 2
+    assert turns.give(is_serving=True)
+
+
+def test_short_pieces_begin_sooner_after_others_were_served(make_turns):
+    """Who asks again waits for one at most, so that it does not pay to expect them for longer."""
+    for seconds, moment in ((0.01, 0.005), (10.0, 0.02)):
+        clock, log = Clock(), []
+        turns = make_turns(share=0.0, now=clock)
+        Trainer(turns, "a", clock, seconds, log, count=2)
+        wait_for(turns, 1)
+        assert turns.give(is_serving=False)
+        wait_for(turns, 1)
+        assert not turns.give(is_serving=True)
+        assert not turns.give(is_serving=False)
+        clock.seconds += 0.9 * moment
+        assert not turns.give(is_serving=False)
+        clock.seconds += 0.2 * moment
+        assert turns.give(is_serving=False)
 
 
 def test_who_waits_for_a_turn_hears_of_a_stop_and_leaves_it_to_the_next(make_turns):

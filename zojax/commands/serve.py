@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--target-ms", float, 50.0, "time between two tokens that readers accept"),
         ("--max-requests-per-key", count, 1024, "the most open texts and items of a key"),
         ("--max-jobs", count, 4, "the most fine-tuning jobs that are trained together"),
-        ("--training-share", float, 0.02, "the share of the time for training, beside requests"),
+        ("--training-share", float, 0.005, "the share of the time that training is sure of"),
         ("--max-queue", count, 4096, "the most open texts and items of all keys"),
     ]
     for name, kind, default, what in numbers:

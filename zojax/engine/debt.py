@@ -1,17 +1,24 @@
 """How much of the time training may take: it owes those who are served what it has taken of theirs.
 
 While nobody is served, training may have all of the time. While somebody is, or was a moment ago,
-it gets a share: every piece makes a debt of the time that it took, which the share pays off as time
-goes by, and none begins before it is paid. What is paid too much until an iteration ends is there
-for the next piece.
+it may only have what it lacks of its share: every piece makes a debt of the time that it took,
+which the share pays off as time goes by, and none begins beside others before it is paid. What
+training has had in idle time counts, for a minute: others wait for it only where there is no such
+time. What is paid too much until an iteration ends is there for the next piece.
 """
 
 from collections.abc import Callable
 
 from zojax.errors import InputError
 
-MOMENT = 0.02
-"""How many seconds after somebody was served they may be expected to ask again."""
+_LONGEST_MOMENT = 0.02
+_MOMENT_OF_PIECE = 0.5
+"""Whoever was served may ask again within a moment, and would then wait for a piece. So a moment is
+a part of the last piece: to wait for longer costs more than it saves."""
+
+_REMEMBERED = 60.0
+"""For how many seconds what training has had in idle time counts: its share is that of each minute,
+more or less, not of a day."""
 
 
 def check_share(share: float) -> None:
@@ -26,8 +33,12 @@ class Debt:
     """What training owes; not for several threads.
 
     Args:
-        share: of the time while others are served, from 0 up to less than 1.
+        share: of the time that training is sure of, from 0 up to less than 1.
         now: the time in seconds.
+
+    Attributes:
+        moment: for how many seconds after somebody was served they may be expected to ask again.
+        is_beside_others: whether somebody was, when it was last looked.
 
     Example:
         >>> seconds = 0.0
@@ -48,6 +59,7 @@ class Debt:
         self._share, self._now = share, now
         self._seconds, self._paid_until, self._served = 0.0, now(), -1.0
         self._last = 0.0  # what the last piece owed, which is the most that is paid ahead
+        self.moment = _LONGEST_MOMENT
         self.is_beside_others = self._was_serving = False
 
     def allows(self, *, is_serving: bool) -> bool:
@@ -57,11 +69,11 @@ class Debt:
             is_serving: whether anybody else is being served or waits for it.
         """
         now = self._now()
-        self._pay(beside_others=self.is_beside_others)  # for the time since the last look
+        self._pay()  # for the time since the last look
         if is_serving or self._was_serving:
             self._served = now
         self._was_serving = is_serving
-        self.is_beside_others = is_serving or now < self._served + MOMENT
+        self.is_beside_others = is_serving or now < self._served + self.moment
         return not self.is_beside_others or (self._seconds <= 0 and self._share > 0)
 
     def add(self, seconds: float, *, beside_others: bool) -> None:
@@ -72,12 +84,17 @@ class Debt:
             beside_others: whether somebody was served when it began.
         """
         self._last = seconds if beside_others else self._last
-        self._pay(beside_others=beside_others)
-        self._seconds += seconds if beside_others else 0.0
+        self.moment = min(_LONGEST_MOMENT, _MOMENT_OF_PIECE * seconds)
+        self._pay()
+        owed = self._seconds + seconds
+        if not beside_others:
+            owed = max(self._seconds, min(owed, _REMEMBERED * self._share))
+        self._seconds = owed
 
-    def _pay(self, *, beside_others: bool) -> None:
-        """Pays with the share of the time that has gone by; with all of it if nobody is served."""
+    def _pay(self) -> None:
+        """Pays with the share of the time that has gone by."""
         elapsed = self._now() - self._paid_until
         self._paid_until += elapsed
-        share, least = (self._share, -self._last) if beside_others else (1.0, 0.0)
-        self._seconds = max(min(self._seconds, least), self._seconds - elapsed * share)
+        ahead = self._last if self.is_beside_others else 0.0
+        least = min(self._seconds, -ahead)
+        self._seconds = max(least, self._seconds - elapsed * self._share)

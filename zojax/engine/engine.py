@@ -295,8 +295,8 @@ class Engine:
             max_loras: the most adapters on the device together; others take their turn.
             max_lora_rank: the largest rank of adapters that come later, from :meth:`train`; None if
                 none do.
-            training_share: the share of the time that :meth:`train` gets while requests are
-                answered, from 0 up to less than 1. It gets all of the time that is left over.
+            training_share: the share of the time that :meth:`train` is sure of, however many
+                requests there are, from 0 up to less than 1. It gets all that requests leave.
             on_progress: called with the number of programs that are compiled, and of all.
 
         Raises:

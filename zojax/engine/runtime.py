@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from zojax.engine.core import Core
-from zojax.engine.debt import MOMENT
 from zojax.engine.device import MAX_BIASES, Device
 from zojax.engine.plan import fits
 from zojax.engine.queues import Asked, Queues
@@ -176,9 +175,8 @@ class Runtime:
     def _take_commands(self, *, wait: bool, most: int | None = _MOST_COMMANDS) -> None:
         with contextlib.suppress(queue.Empty):
             if wait:  # a debt of training is paid as time goes by
-                seconds = (
-                    MOMENT if self.turns.num_waiting else _POLL_SECONDS if self._ends else None
-                )
+                moment = self.turns.moment if self.turns.num_waiting else None
+                seconds = moment or (_POLL_SECONDS if self._ends else None)
                 self._commands.get(timeout=seconds)()
             for _ in itertools.count() if most is None else range(most):
                 self._commands.get_nowait()()

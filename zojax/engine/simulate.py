@@ -12,14 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zojax.engine.debt import MOMENT, Debt
+from zojax.engine.debt import Debt
 from zojax.engine.ladder import Ladder
 from zojax.engine.plan import CallCosts, Plan, Prompt, Scoring, Work, make_plan
 from zojax.engine.shares import Shares, Waiting, in_turn
 from zojax.scoring import Item
-
-_LOOK_MS = 1e3 * MOMENT
-"""How often it is looked whether a piece may begin while nothing else is done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Training(NamedTuple):
 
     Attributes:
         piece_ms: how long a piece takes.
-        share: the share of the time that they get while others are served.
+        share: the share of the time that they are sure of.
     """
 
     piece_ms: float
@@ -161,7 +158,7 @@ class _Simulation:
         elif self.debt.allows(is_serving=False):
             self.train(beside_others=False)
         else:
-            self.now_ms = min(self.now_ms + _LOOK_MS, self.next_ms)
+            self.now_ms = min(self.now_ms + 1e3 * self.debt.moment, self.next_ms)
 
     def train(self, *, beside_others: bool) -> None:
         """Computes a piece of training."""

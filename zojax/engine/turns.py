@@ -28,7 +28,7 @@ class Turns:
     """Turns on a device.
 
     Args:
-        share: of the time while others are served, from 0 up to less than 1.
+        share: of the time that training is sure of, from 0 up to less than 1.
         wake: lets the runtime's thread look for somebody whose turn it is; any thread calls it.
         now: the time in seconds.
 
@@ -60,6 +60,11 @@ class Turns:
     def num_waiting(self) -> int:
         """The number of pieces that wait for their turn."""
         return len(self._waiting)
+
+    @property
+    def moment(self) -> float:
+        """How many seconds after somebody was served it is to be looked again whose turn it is."""
+        return self._debt.moment
 
     @property
     def is_taken(self) -> bool:

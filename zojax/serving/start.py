@@ -59,7 +59,7 @@ class Settings:
         max_lora_rank: the largest rank of adapters that are loaded while serving.
         target_ms: the time between two tokens that readers accept.
         trains_in: the directory of files and fine-tuning jobs; None if nothing is trained.
-        training_share: the share of the time that training gets while others are served.
+        training_share: the share of the time that training is sure of, beside requests.
         keys: who may ask.
         limits: for how much.
         admin_keys: who may load and unload adapters; none if all may that may ask.
@@ -79,7 +79,7 @@ class Settings:
     max_lora_rank: int = 16
     target_ms: float = 50.0
     trains_in: Path | None = None
-    training_share: float = 0.02
+    training_share: float = 0.005
     keys: Keys = dataclasses.field(default_factory=Keys)
     limits: Limits = dataclasses.field(default_factory=Limits)
     admin_keys: Keys = dataclasses.field(default_factory=Keys)
