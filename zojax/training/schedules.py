@@ -1,7 +1,6 @@
 """The learning rate of every step, as a table."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -46,5 +45,6 @@ def learning_rates(config: TrainConfig, steps: int | None = None) -> np.ndarray:
             rising = optax.linear_schedule(0.0, peak, warmup)
             schedule = optax.join_schedules([rising, schedule], [warmup])
         steps = config.steps if steps is None else min(steps, config.steps)
-        rates = np.asarray(schedule(jnp.arange(steps, dtype=jnp.float64)))
+        # NumPy's, so that a constant rate compiles nothing, however many steps there are.
+        rates = np.asarray(schedule(np.arange(steps, dtype=np.float64)))
     return np.broadcast_to(rates, steps).astype(np.float32)
