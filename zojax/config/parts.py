@@ -245,6 +245,10 @@ class TrainConfig:
             compute for every example, so that steps and evaluations cost the layers above alone:
             4 (``float32``) or 2 (``bfloat16``) bytes for each token and each of the model's
             hidden size; a data set that takes more than 1 GiB lies in a temporary file.
+        padded_candidates: give every example a page of its own, with room for ``data.max_length``
+            tokens and so many candidates, so that the shapes of all programs are known without
+            the data; None packs the examples into few pages, of the shapes that they need.
+        padded_candidate_tokens: with ``padded_candidates``, the most tokens of a candidate.
     """
 
     steps: Steps = 20_000
@@ -266,6 +270,8 @@ class TrainConfig:
     seed: Seed = 42
     nonfinite: Literal["skip", "stop"] = "skip"
     kept_states: Literal["none", "float32", "bfloat16"] = "none"
+    padded_candidates: Count | None = None
+    padded_candidate_tokens: Count = 1
 
 
 @dataclass(config=STRICT)

@@ -75,7 +75,11 @@ class EvalSet:
 
 
 def pack_sets(
-    sets: Sequence[Sequence[Item]], batch_size: int, hidden_size: int, layout: Layout
+    sets: Sequence[Sequence[Item]],
+    batch_size: int,
+    hidden_size: int,
+    layout: Layout,
+    padded: PageShape | None = None,
 ) -> list[PackedItems | None]:
     """Pack data sets for one executable: compiling another takes longer than some padding does.
 
@@ -86,19 +90,24 @@ def pack_sets(
         batch_size: the most examples in a batch.
         hidden_size: the model's width; see :func:`zojax.scoring.buckets.choose_num_pages`.
         layout: the layout of the devices, which share every batch's pages evenly.
+        padded: the shape of every batch, of ``batch_size`` pages; None chooses one for the sets.
     """
     if not any(sets):
         return [None] * len(sets)
-    counts = _batches_of_sets(sets, batch_size)
+    counts = _fewest(sets, batch_size) if padded else _batches_of_sets(sets, batch_size)
     groups = [deal(items, count, batch_size) for items, count in zip(sets, counts, strict=True)]
     by_set = [
         [[items[i] for i in group] for group in dealt]
         for items, dealt in zip(sets, groups, strict=True)
     ]
     batches = [members for by_group in by_set for members in by_group]
-    num_pages = choose_num_pages(batches, hidden_size, multiple_of=layout.mesh.shape[DATA])
+    if padded is None:
+        num_pages = choose_num_pages(batches, hidden_size, multiple_of=layout.mesh.shape[DATA])
+    else:
+        num_pages = padded.pages
     assigned = [[assign(members, num_pages) for members in by_group] for by_group in by_set]
-    [bucket] = choose_buckets([one.shape for of_set in assigned for one in of_set], 1)
+    needed = [one.shape for of_set in assigned for one in of_set]
+    bucket = padded or choose_buckets(needed, 1)[0]
     only = local_pages(layout, num_pages)
 
     def packed(
@@ -118,7 +127,7 @@ def pack_sets(
 def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[int]:
     """The number of batches of each set, chosen so that all have one size and little padding."""
     totals = [sum(item.num_computed for item in items) for items in sets]
-    fewest = [-(-len(items) // batch_size) for items in sets]
+    fewest = _fewest(sets, batch_size)
 
     def counts(tokens: float) -> list[int]:
         return [
@@ -128,6 +137,10 @@ def _batches_of_sets(sets: Sequence[Sequence[Item]], batch_size: int) -> list[in
 
     full = {total / few for total, few in zip(totals, fewest, strict=True) if few}
     return counts(min(full, key=lambda tokens: (tokens + _PER_BATCH) * sum(counts(tokens))))
+
+
+def _fewest(sets: Sequence[Sequence[Item]], batch_size: int) -> list[int]:
+    return [-(-len(items) // batch_size) for items in sets]
 
 
 def deal(items: Sequence[Item], num_groups: int, room: int) -> list[np.ndarray]:

@@ -11,8 +11,8 @@ import numpy as np
 import xxhash
 from rich.console import Console
 
-from zojax.config import Config, DataConfig
-from zojax.distributed import DATA, layout_of, local_pages
+from zojax.config import Config, DataConfig, TrainConfig
+from zojax.distributed import DATA, Layout, layout_of, local_pages
 from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems, pack_sets
 from zojax.evaluation.evaluate import Evaluator
@@ -25,7 +25,8 @@ from zojax.programs.pace import Pace
 from zojax.programs.settings import check_settings
 from zojax.runs.kept import make_kept_states
 from zojax.runs.layout import choose_layout
-from zojax.scoring import Item, shape_needed
+from zojax.runs.padding import check_padded, padded_shape
+from zojax.scoring import Item, PageShape, shape_needed
 from zojax.scoring.buckets import choose_num_pages, few_buckets
 from zojax.tasks import Example, Splits, load_held_out, load_splits
 from zojax.tasks.calibrate import OF_DEV_SET, without_content
@@ -140,6 +141,7 @@ def _load(config: Config, load: Callable[[DataConfig, Callable[[Example], Item]]
     if num_new and (note := _longer_answers([*dev, *held_out], num_new)):
         splits = dataclasses.replace(splits, notes=(*splits.notes, note))
     data = Data(train, dev, held_out, splits, tokenizer)
+    check_padded(config, data.scored)
     if config.data.calibration != "content_free":
         return data
     bare_dev, bare_eval = (
@@ -298,23 +300,9 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
             )
         longest = run.data.splits.task.max_new_tokens
         return QuestionSource(items, order, train.batch_size, longest, train.micro_batches)
-    batches = [
-        micro_batches([items[i] for i in order(step)], train.micro_batches)
-        for step in range(train.steps)
-    ]
-    layout = layout_of(run.model.weights)
-    num_pages = choose_num_pages(
-        [part for batch in batches for part in batch],
-        run.model.config.hidden_size,
-        multiple_of=layout.mesh.shape[DATA],
-    )
-    tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
-    shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
-    buckets = few_buckets(
-        shapes,
-        tokens // train.micro_batches,
-        ops_per_token=2 * train.micro_batches * run.method.estimator.num_variants * _in_layers(run),
-    )
+    layout, size = layout_of(run.model.weights), train.batch_size // train.micro_batches
+    padded = _padded(config, run.model, size)
+    buckets = [padded] if padded else _chosen_buckets(train, run, order, layout)
     metric, splits = choice_metric(config, run.data.splits.task), run.data.splits
     value_nk = metric and score_choices(splits.train, run.scorer.num_candidates, metric)
     return BatchSource(
@@ -324,8 +312,37 @@ def make_train_source(config: Config, run: Run) -> BatchSource | QuestionSource:
         buckets,
         train.micro_batches,
         value_nk,
-        only=local_pages(layout, num_pages),
+        only=local_pages(layout, buckets[0].pages),
         kept=make_kept_states(config, items, run.method, run.model),
+    )
+
+
+def _padded(config: Config, model: Model, num_pages: int) -> PageShape | None:
+    positions = model.config.max_position_embeddings
+    shares = layout_of(model.weights).mesh.shape[DATA]
+    return padded_shape(config, positions, num_pages, multiple_of=shares)
+
+
+def _chosen_buckets(
+    train: TrainConfig, run: Run, order: Callable[[int], list[int]], layout: Layout
+) -> list[PageShape]:
+    """The buckets that fit all batches of a run best."""
+    items = run.data.train
+    batches = [
+        micro_batches([items[i] for i in order(step)], train.micro_batches)
+        for step in range(train.steps)
+    ]
+    num_pages = choose_num_pages(
+        [part for batch in batches for part in batch],
+        run.model.config.hidden_size,
+        multiple_of=layout.mesh.shape[DATA],
+    )
+    tokens = sum(item.num_computed for batch in batches for part in batch for item in part)
+    shapes = [shape_of_all([shape_needed(part, num_pages) for part in batch]) for batch in batches]
+    return few_buckets(
+        shapes,
+        tokens // train.micro_batches,
+        ops_per_token=2 * train.micro_batches * run.method.estimator.num_variants * _in_layers(run),
     )
 
 
@@ -347,9 +364,11 @@ def pack_eval_sets(config: Config, data: Data, model: Model) -> tuple[EvalSet, E
     """Packs the dev and the held-out examples, in batches of as many tokens as a step scores."""
     task, train = data.splits.task, config.train
     batch_size = config.run.eval_batch_size or 2 * train.batch_size // train.micro_batches
+    hidden_size, layout = model.config.hidden_size, layout_of(model.weights)
+    padded = _padded(config, model, batch_size)
 
     def packed(sets: list[list[Item]]) -> list[PackedItems | None]:
-        return pack_sets(sets, batch_size, model.config.hidden_size, layout_of(model.weights))
+        return pack_sets(sets, batch_size, hidden_size, layout, padded)
 
     items = [data.dev, data.eval]
     ranked = [None, None] if task.kind == "generation" else packed(items)

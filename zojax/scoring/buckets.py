@@ -1,6 +1,7 @@
 """Buckets: the few page shapes that a run compiles for, chosen from the batches it will see."""
 
 import collections
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -57,15 +58,24 @@ def choose_buckets(needed: Iterable[PageShape], max_buckets: int = 8) -> list[Pa
     """
     shapes = collections.Counter(needed)
     [num_pages] = {shape.pages for shape in shapes}
-    multiple = _MULTIPLE // math.gcd(_MULTIPLE, num_pages)
     count_by_tokens: collections.Counter[int] = collections.Counter()
     for shape, count in shapes.items():
-        count_by_tokens[multiple * -(-shape.tokens // multiple)] += count
+        count_by_tokens[of_whole_vectors(shape).tokens] += count
     reads, scored = (max(getattr(s, name) for s in shapes) for name in ("reads", "scored"))
     return [
         PageShape(num_pages, tokens, reads, scored)
         for tokens in _fewest_padded(sorted(count_by_tokens.items()), max_buckets)
     ]
+
+
+def of_whole_vectors(shape: PageShape) -> PageShape:
+    """Rounds the tokens of a page up so far that those of all pages fill whole vectors.
+
+    >>> of_whole_vectors(PageShape(2, 13, 4, 8)), of_whole_vectors(PageShape(8, 13, 4, 8)).tokens
+    (PageShape(pages=2, tokens=16, reads=4, scored=8), 13)
+    """
+    multiple = _MULTIPLE // math.gcd(_MULTIPLE, shape.pages)
+    return dataclasses.replace(shape, tokens=multiple * -(-shape.tokens // multiple))
 
 
 def few_buckets(

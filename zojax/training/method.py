@@ -95,6 +95,11 @@ def check_objective(config: Config, splits: Splits) -> None:
         raise InputError(f"{has} compares candidates, and {task.name} has free answers: use f1")
     if task.kind == "completion" and name in ("classification", "accuracy", "f1"):
         raise InputError(f"{has} compares candidates, and {task.name} has none: use likelihood")
+    if config.train.padded_candidates is not None and task.kind == "generation":
+        raise InputError(
+            f"train.padded_candidates={config.train.padded_candidates} is for candidates that are "
+            f"scored, and {task.name} has free answers; leave it out"
+        )
     if name == "f1" and not any(example.answers for example in splits.train):
         raise InputError(f"{has} compares texts, and {task.name} has labels: use accuracy")
 
@@ -111,11 +116,15 @@ def make_scorer(config: Config, task: Task, items: Sequence[Item], model: Model)
         items: all items that will be scored.
         model: the base model.
     """
+    train, items = config.train, list(items)
+    most, longest = train.padded_candidates, train.padded_candidate_tokens
+    if most is None:
+        most = max(len(item.candidates) for item in items)
+        longest = max(len(candidate) for item in items for candidate in item.candidates)
     return CandidateScorer(
         graphdef=model.graphdef,
-        num_candidates=max(len(item.candidates) for item in items),
-        normalize=objective_name(config, task) not in _COMPARED
-        or any(len(c) > 1 for item in items for c in item.candidates),
+        num_candidates=most,
+        normalize=objective_name(config, task) not in _COMPARED or longest > 1,
     )
 
 
