@@ -8,6 +8,11 @@ import pytest
 from zojax.commands import serve
 
 
+def trains(one: str) -> tuple[str, ...]:
+    """The options of a server that trains one class of jobs."""
+    return "--allow-training-in", "/no/such/tunings", "--train-class", one
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -27,6 +32,16 @@ from zojax.commands import serve
         (("--mesh", "4"), "--mesh 4: give data=N, model=N or both"),
         (("--mesh", "data=0"), "--mesh data=0: give data=N, model=N or both"),
         (("--mesh", "data=1,model=3"), "mesh.model=3 does not divide the model's"),
+        (("--train-class", "rank=4"), "--train-class goes with --allow-training-in"),
+        (trains("rnk=4"), "--train-class rnk=4: no 'rnk'; did you mean rank?"),
+        (trains("rank"), "--train-class rank: give KEY=VALUE, each once"),
+        (trains("rank=4,rank=8"), "--train-class rank=4,rank=8: give KEY=VALUE, each once"),
+        (trains("rank=17"), "rank=17: with estimator=mezo, this server trains adapters of rank 1"),
+        (trains("batch_size=0"), "--train-class batch_size=0: batch_size should be greater than"),
+        (trains("estimator=sgd"), "estimator should be 'mezo', 'lozo' or 'fzoo'"),
+        (trains("tokens=x"), "--train-class tokens=x: tokens should be an integer"),
+        (trains("tokens=128"), "--train-class tokens=128: rows have at most 67 here"),
+        (trains("tokens=64,candidates=40"), "tokens=64: has no room for a prompt beside"),
         (("--mesh", "data=999,model=1"), "mesh.data=999 × mesh.model=1 takes 999 devices"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from zojax.programs.cache import keep_programs
+from zojax.programs.cache import keep_programs, kept_until_the_end
 
 
 @pytest.mark.parametrize("given", ["", "caches", "./caches", "~/caches", None])
@@ -26,3 +26,25 @@ def test_what_is_no_absolute_path_is_as_if_it_were_not_set(given, tmp_path, monk
         for name, value in before.items():
             jax.config.update(name, value)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.fixture
+def unset():
+    """No directory is set; what was set is put back."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_programs_that_are_kept_nowhere_are_kept_until_the_end(unset, tmp_path):
+    with kept_until_the_end():
+        directory = Path(jax.config.values["jax_compilation_cache_dir"])
+        assert directory.is_dir()
+    assert not directory.exists()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    with kept_until_the_end():
+        assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
+    assert tmp_path.is_dir()

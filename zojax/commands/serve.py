@@ -6,6 +6,7 @@ Example:
   zojax serve --model facebook/opt-125m --adapter reviews=DIR --port 8000
   zojax serve --model model.gguf --host 0.0.0.0 --api-keys keys.txt
   zojax serve --allow-training-in tunings
+  zojax serve --allow-training-in tunings --train-class tokens=64,rank=4
 """
 
 from __future__ import annotations
@@ -129,6 +130,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let clients upload files and train adapters (OpenAI's /v1/fine_tuning), which are "
         "kept in DIR",
     )
+    parser.add_argument(
+        "--train-class",
+        action="append",
+        default=[],
+        dest="train_classes",
+        metavar="KEY=VALUE,…",
+        help="a class of jobs whose programs are compiled now; others are refused then. Keys: "
+        "estimator (mezo), rank, batch_size (16), epsilon, candidates (2 labels at most; 1 for "
+        "completions and chats), candidate_tokens, tokens of a row (128) (repeatable)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -154,12 +165,13 @@ def run(args: argparse.Namespace) -> int:
 def _serve(settings: Settings, sock: socket.socket) -> int:
 
     from zojax.distributed.platforms import check_platforms
-    from zojax.programs.cache import keep_programs
+    from zojax.programs.cache import keep_programs, kept_until_the_end
     from zojax.serving.server import Server
 
     keep_programs()
     check_platforms()
-    with _started(settings) as service:
+    kept = kept_until_the_end() if settings.job_classes else contextlib.nullcontext()
+    with kept, _started(settings) as service:
         host, port = sock.getsockname()[:2]
         place = f"[{host}]" if ":" in host else host
         names = ", ".join([service.name, *settings.adapters])
@@ -198,6 +210,7 @@ def _started(settings: Settings) -> Iterator[Service]:
 
 def _settings(args: argparse.Namespace) -> Settings:
     from zojax.demo import MODEL
+    from zojax.serving.fine_tuning.classes import read_class
     from zojax.serving.limits import Keys, Limits, read_keys
     from zojax.serving.start import Settings
 
@@ -227,6 +240,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         )
     if args.trains_in and (args.run is not None or args.mesh):
         raise InputError("serve: --allow-training-in does not go with RUN or --mesh")
+    if args.train_classes and not args.trains_in:
+        raise InputError("serve: --train-class goes with --allow-training-in")
     model = args.run or args.model
     return Settings(
         str(model or MODEL),
@@ -251,6 +266,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.run is not None,
         args.step,
         None if args.mesh is None else _mesh(args.mesh),
+        [read_class(one, args.max_lora_rank) for one in args.train_classes],
     )
 
 

@@ -1,5 +1,6 @@
 """Jobs: runs that are trained in an engine beside its other work, each by a thread of its own."""
 
+import contextlib
 import copy
 import dataclasses
 import threading
@@ -20,6 +21,7 @@ from zojax.errors import INTERRUPTED, InputError
 from zojax.hub.checkpoint import find_checkpoint
 from zojax.models import Model, abstract_model
 from zojax.printing import make_console
+from zojax.programs.pace import at_once
 from zojax.programs.stopping import Stop, Stopped
 from zojax.runs.host import Host, check_guest
 from zojax.runs.train import check_config, train_in
@@ -154,6 +156,33 @@ class Jobs:
         job = Job(name, self._as_guest(config), self._model, self._turns, listener)
         self._jobs[name] = job
         return job
+
+    def rehearse(self, config: Config, stop_after: int) -> None:
+        """Trains a run, stops it, and goes on to its end, without turns.
+
+        All programs that runs of the same shapes need are compiled then, and kept where JAX keeps
+        compiled programs. Nothing that the run learns is served.
+
+        Args:
+            config: the run's configuration, of the engine's own model.
+            stop_after: the steps after which it is stopped, so that it goes on from its journal.
+
+        Raises:
+            InputError: as for :meth:`train`.
+        """
+        config, quiet = self._as_guest(config), make_console(quiet=True)
+
+        def host(stop: Stop, steps: int) -> Host:
+            def publish(method: Method, state: TrainState, step: int) -> None:
+                _adapter(method, state)
+                if step == steps:
+                    stop.exit_code = INTERRUPTED
+
+            return Host(self._model, at_once, stop, publish, publish, lambda metrics: None)
+
+        with contextlib.suppress(Stopped):
+            train_in(host(Stop(), stop_after), config, quiet)
+        train_in(host(Stop(), config.train.steps + 1), config, quiet)
 
     def learn_from_use(
         self, name: str, recipe: Recipe, course: Course, journal: Path, listener: Listener

@@ -1,7 +1,9 @@
 """Keep compiled programs on disk between processes."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,6 +29,24 @@ def keep_programs() -> None:
             f"({error.strerror}); every run compiles them anew"
         )
         return
+    _keep_in(directory)
+
+
+@contextlib.contextmanager
+def kept_until_the_end() -> Iterator[None]:
+    """Keep compiled programs in a temporary directory, unless they are kept somewhere already.
+
+    It begins before anything is compiled, because JAX decides then whether it keeps programs.
+    """
+    if jax.config.values["jax_compilation_cache_dir"]:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="zojax-compiled-") as directory:
+        _keep_in(Path(directory))
+        yield
+
+
+def _keep_in(directory: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

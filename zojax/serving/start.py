@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from zojax.programs.compiling import CompilationCounter, cancelled_at_end
 from zojax.runs.layout import choose_layout
 from zojax.runs.lock import hold
 from zojax.serving.adapters import unchanged
+from zojax.serving.fine_tuning.classes import AskedClass, Classes, choose_class
+from zojax.serving.fine_tuning.rehearsal import rehearse
 from zojax.serving.fine_tuning.settings import Base
 from zojax.serving.fine_tuning.tunings import LEARNT, Tunings
 from zojax.serving.limits import Keys, Limits
@@ -66,6 +68,8 @@ class Settings:
         is_run: whether to serve what a run has trained, without adapters, in the run's own dtype.
         step: the run's model after this many steps; None for the best.
         mesh: how devices share the work, as in a run's configuration; None for one device.
+        job_classes: the only classes of jobs that are taken, which are compiled at the start; none
+            if all are taken.
     """
 
     model: str
@@ -86,6 +90,7 @@ class Settings:
     is_run: bool = False
     step: int | None = None
     mesh: MeshConfig | None = None
+    job_classes: Sequence[AskedClass] = ()
 
 
 @contextlib.contextmanager
@@ -104,6 +109,7 @@ def started(
     loaded = _loaded(settings)
     tokenizer, model = loaded.tokenizer, loaded.model
     length = choose_length(model, settings.max_length, f"--max-length {settings.max_length}")
+    classes = [choose_class(one, settings.max_lora_rank, length) for one in settings.job_classes]
 
     def read_adapter(directory: Path) -> Tree:
         return load_lora(directory, model)
@@ -126,10 +132,11 @@ def started(
     slots = Slots(pool, loaded.pool)
     ladder = ladder_for(model.weights, length, settings.rows)
     device = Device(model, slots.arrays, ladder, jax.random.key(0))
-    on_progress(0, device.num_programs)
+    count = device.num_programs + len(classes)
+    on_progress(0, count)
     with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
         vocabulary = _vocabulary(tokenizer)  # now, since no other thread runs meanwhile
-        device.compile(lambda done: on_progress(done, device.num_programs))
+        device.compile(lambda done: on_progress(done, count))
     name = settings.name or Path(settings.model).absolute().name
     if settings.model.count("/") == 1 and not Path(settings.model).exists():
         name = settings.name or settings.model  # a hub id
@@ -139,11 +146,19 @@ def started(
     if name in settings.adapters:
         raise InputError(f"--adapter {name}=…: the model has this name; give the adapter another")
     share = settings.training_share
+    taken = Classes(classes, lambda text: len(tokenizer.ids(text)))
+
+    def on_rehearsed(done: int) -> None:
+        on_progress(device.num_programs + done, count)
+
     with (
         Runtime(
             device, slots, registry, target_ms=settings.target_ms, training_share=share
         ) as runtime,
-        _training(settings, name, length, runtime, model, pool) as (tunings, tinker),
+        _training(settings, name, length, taken, runtime, model, pool, on_rehearsed) as (
+            tunings,
+            tinker,
+        ),
         CompilationCounter() as compilations,
     ):
         yield Service(
@@ -168,9 +183,11 @@ def _training(
     settings: Settings,
     name: str,
     length: int,
+    classes: Classes,
     runtime: Runtime,
     model: Model,
     pool: AdapterPool | None,
+    on_rehearsed: Callable[[int], None],
 ) -> Iterator[tuple[Tunings, TinkerModels] | tuple[None, None]]:
     """Jobs, and what tinker's client trains, which stop at the end; None if nothing is trained."""
     if settings.trains_in is None:
@@ -199,8 +216,11 @@ def _training(
         with contextlib.ExitStack() as stack:
             tinker = TinkerModels(settings.trains_in / "tinker", name, base, model, *shared)
             stack.callback(tinker.close)
-            tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits)
+            tunings = Tunings(settings.trains_in, name, base, jobs, settings.limits, classes)
             stack.callback(tunings.close)
+            for done, one in enumerate(classes, 1):
+                rehearse(one, base, jobs)
+                on_rehearsed(done)
             tunings.start()
             yield tunings, tinker
 

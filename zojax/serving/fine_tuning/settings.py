@@ -1,30 +1,17 @@
-"""From what a client asks for to a run's configuration: every setting has a value in the end.
+"""From what a client asks for to a job's settings: every one has a value in the end.
 
 Clients choose among harmless settings alone. Nothing that they send is a path, a module or a name
 of either.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from zojax.config import (
-    Config,
-    DataConfig,
-    FzooConfig,
-    LinearConfig,
-    LoraConfig,
-    LozoConfig,
-    MezoConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-)
 from zojax.errors import InputError, first_few
 from zojax.proposals.proposal import CHARACTERS_PER_TOKEN, usual_steps
-from zojax.serving.fine_tuning.rows import LABEL, TEXT, Kind, Rows
+from zojax.serving.fine_tuning.rows import TEXT, Rows
 from zojax.tasks.custom import parse_template
 from zojax.tasks.labels import as_label
 
@@ -38,12 +25,15 @@ LEAST_ROWS = 10
 PROMPT = f"{{{TEXT}}}\nLabel:"
 """What a text is put into, if a job does not say."""
 
-_BATCH, _EVALUATIONS, _MOST_STEPS = 16, 20, 1_000_000
+BATCH = 16
+"""The examples of a step, if a job does not say."""
+
+_MOST_STEPS = 1_000_000
 _MOST_DEV, _MOST_EVAL = 500, 1_000
 _MOST_EXAMPLES = 4 << 20
 """The most examples of all steps together, whose order is drawn when a job begins."""
 
-_PROBED_RANK = 2
+PROBED_RANK = 2
 """The rank of what is probed beside an adapter, which has room in its slot, too."""
 _PIECE_TOKENS = 256
 """The most tokens of a call of training, unless a row alone has more."""
@@ -58,7 +48,8 @@ _RATES: dict[EstimatorName, tuple[tuple[int, float], ...]] = {
 _VARIANTS: dict[EstimatorName, int] = {"mezo": 2, "lozo": 2, "fzoo": 9}
 """How often a step reads each of its rows, side by side."""
 
-_EPSILONS: dict[EstimatorName, float] = {"mezo": 1e-2, "lozo": 1e-3, "fzoo": 1e-3}
+EPSILONS: dict[EstimatorName, float] = {"mezo": 1e-2, "lozo": 1e-3, "fzoo": 1e-3}
+"""How far each looks, unless a job says so."""
 
 
 class Hyperparameters(BaseModel):
@@ -72,8 +63,8 @@ class Hyperparameters(BaseModel):
         steps: the number of steps, in the place of ``n_epochs``.
         epsilon: how far from the adapter losses are looked at.
         rank: the rank of what is learnt.
-        estimator: how directions are probed: ``mezo`` in a LoRA, ``lozo`` and ``fzoo`` in all
-            matrices, from where they are folded into an adapter.
+        estimator: how directions are probed: ``mezo`` in a LoRA, which is ``auto``, ``lozo`` and
+            ``fzoo`` in all matrices, from where they are folded into an adapter.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -85,7 +76,7 @@ class Hyperparameters(BaseModel):
     steps: Auto | Annotated[int, Field(ge=1, le=_MOST_STEPS)] = "auto"
     epsilon: Auto | Positive = "auto"
     rank: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
-    estimator: EstimatorName = "mezo"
+    estimator: Auto | EstimatorName = "auto"
 
 
 class Learning(BaseModel):
@@ -103,6 +94,31 @@ class Learning(BaseModel):
     estimator: EstimatorName
 
 
+class Padding(BaseModel):
+    """The room that every row of a job has, however long it is.
+
+    Attributes:
+        tokens: of a row with all of its candidates, which are computed whether it has them or not.
+        candidates: the most candidates.
+        candidate_tokens: the most tokens of a candidate.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    tokens: int
+    candidates: int
+    candidate_tokens: int
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a prompt with its longest candidate, so that all others have room.
+
+        >>> Padding(tokens=64, candidates=2, candidate_tokens=4).max_length
+        62
+        """
+        return self.tokens + 1 - (self.candidates - 1) * (self.candidate_tokens - 1)
+
+
 class Chosen(Learning):
     """All that is chosen for a job."""
 
@@ -110,6 +126,7 @@ class Chosen(Learning):
     num_train: int
     num_dev: int
     num_eval: int
+    padding: Padding | None = None
 
 
 class Base(BaseModel):
@@ -151,8 +168,39 @@ class Words(NamedTuple):
     candidates: dict[str, str]
 
 
+class Counts(NamedTuple):
+    """How many rows a job learns from, chooses its best step by, and is evaluated on."""
+
+    num_train: int
+    num_dev: int
+    num_eval: int
+
+
+def count_rows(train: Rows, held_out: Rows | None) -> Counts:
+    """Divides a job's rows.
+
+    Args:
+        train: the rows to learn from.
+        held_out: the rows to evaluate on; None holds out a fifth of the others.
+
+    Raises:
+        InputError: there are too few.
+    """
+    if train.count < LEAST_ROWS:
+        raise InputError(f"training_file: has {train.count} rows; give {LEAST_ROWS} or more")
+    num_eval = train.count // 5 if held_out is None else held_out.count
+    rest = train.count - (num_eval if held_out is None else 0)
+    num_dev = min(_MOST_DEV, rest // 5)
+    return Counts(rest - num_dev, num_dev, min(_MOST_EVAL, num_eval))
+
+
 def choose(
-    asked: Hyperparameters, train: Rows, held_out: Rows | None, words: Words | None, base: Base
+    asked: Hyperparameters,
+    train: Rows,
+    held_out: Rows | None,
+    words: Words | None,
+    base: Base,
+    padding: Padding | None = None,
 ) -> Chosen:
     """Chooses what was left to zojax.
 
@@ -162,17 +210,14 @@ def choose(
         held_out: the rows to evaluate on; None holds out a fifth of the others.
         words: how rows are read, if they have labels.
         base: the model.
+        padding: the room of every row; None packs rows together as they are.
 
     Raises:
         InputError: there are too few rows, or adapters of such a rank have no room.
     """
-    if train.count < LEAST_ROWS:
-        raise InputError(f"training_file: has {train.count} rows; give {LEAST_ROWS} or more")
-    num_eval = train.count // 5 if held_out is None else held_out.count
-    rest = train.count - (num_eval if held_out is None else 0)
-    num_dev = min(_MOST_DEV, rest // 5)
-    num_train = rest - num_dev
-    batch = min(_BATCH, num_train) if asked.batch_size == "auto" else asked.batch_size
+    counts = count_rows(train, held_out)
+    num_train = counts.num_train
+    batch = min(BATCH, num_train) if asked.batch_size == "auto" else asked.batch_size
     if batch > num_train:
         raise InputError(f"batch_size={batch}: there are {num_train} rows to learn from")
     steps = _steps(asked, num_train, batch)
@@ -183,7 +228,9 @@ def choose(
     if "auto" not in (asked.learning_rate, asked.learning_rate_multiplier):
         raise InputError("give learning_rate or learning_rate_multiplier, and not both")
     multiplier = 1.0 if asked.learning_rate_multiplier == "auto" else asked.learning_rate_multiplier
-    usual = next(rate for least, rate in _RATES[asked.estimator] if base.width >= least)
+    estimator = "mezo" if asked.estimator == "auto" else asked.estimator
+    usual = next(rate for least, rate in _RATES[estimator] if base.width >= least)
+    tokens = padding.tokens if padding else num_tokens(train, words, base)
     rate = usual * multiplier if asked.learning_rate == "auto" else asked.learning_rate
     return Chosen(
         batch_size=batch,
@@ -191,13 +238,12 @@ def choose(
         learning_rate_multiplier=rate / usual,
         learning_rate=rate,
         steps=steps,
-        epsilon=_EPSILONS[asked.estimator] if asked.epsilon == "auto" else asked.epsilon,
-        rank=_rank(asked, base.max_rank),
-        estimator=asked.estimator,
-        micro_batches=_num_pieces(batch, _VARIANTS[asked.estimator] * _tokens(train, words, base)),
-        num_train=num_train,
-        num_dev=num_dev,
-        num_eval=min(_MOST_EVAL, num_eval),
+        epsilon=EPSILONS[estimator] if asked.epsilon == "auto" else asked.epsilon,
+        rank=choose_rank(asked.rank, estimator, base.max_rank),
+        estimator=estimator,
+        micro_batches=_num_pieces(batch, _VARIANTS[estimator] * tokens),
+        **counts._asdict(),
+        padding=padding,
     )
 
 
@@ -211,20 +257,29 @@ def _steps(asked: Hyperparameters, num_train: int, batch: int) -> int:
     return usual_steps(num_train, batch)
 
 
-def _rank(asked: Hyperparameters, most: int) -> int:
-    """The rank, which with what is not folded yet has room in a slot."""
-    room = most if asked.estimator == "mezo" else most - _PROBED_RANK
-    if room < 1 or (asked.rank != "auto" and asked.rank > room):
+def choose_rank(asked: Auto | int, estimator: EstimatorName, most: int) -> int:
+    """The rank of what is learnt, which with what is not folded yet has room in a slot.
+
+    Args:
+        asked: what is asked for.
+        estimator: how directions are probed.
+        most: the largest rank of an adapter.
+
+    Raises:
+        InputError: there is no such room.
+    """
+    room = most if estimator == "mezo" else most - PROBED_RANK
+    if room < 1 or (asked != "auto" and asked > room):
         raise InputError(
-            f"rank={asked.rank}: with estimator={asked.estimator}, this server trains adapters of "
-            f"rank 1 to {room}"
+            f"rank={asked}: with estimator={estimator}, this server trains adapters of rank 1 to "
+            f"{room}"
             if room >= 1
-            else f"estimator={asked.estimator}: this server has no room for its adapters"
+            else f"estimator={estimator}: this server has no room for its adapters"
         )
-    return min(8, room) if asked.rank == "auto" else asked.rank
+    return min(8, room) if asked == "auto" else asked
 
 
-def _tokens(rows: Rows, words: Words | None, base: Base) -> float:
+def num_tokens(rows: Rows, words: Words | None, base: Base) -> float:
     """About how many tokens the longest row has, with all of its candidates."""
     around = 0 if words is None else len(words.prompt) + sum(map(len, words.candidates.values()))
     return min(base.max_length, (rows.longest + around) / CHARACTERS_PER_TOKEN)
@@ -273,69 +328,3 @@ def words_of(
     if lacking:
         raise InputError(f"data.candidates: has no word for {first_few(lacking)}")
     return Words(prompt or PROMPT, words)
-
-
-def configuration(
-    chosen: Chosen,
-    kind: Kind,
-    words: Words | None,
-    base: Base,
-    *,
-    data: Path,
-    run: Path,
-    seed: int,
-) -> Config:
-    """The configuration of a job's run.
-
-    Args:
-        chosen: its settings.
-        kind: what kind of rows it learns from.
-        words: how they are read, if they have labels.
-        base: the model.
-        data: the directory of the rows.
-        run: the run's directory.
-        seed: the seed of the examples and of the directions.
-    """
-    return Config(
-        ModelConfig(base.path, dtype=base.dtype),
-        RunConfig(str(run)),
-        DataConfig(
-            "custom" if words else kind,
-            str(data),
-            num_train=chosen.num_train,
-            num_dev=chosen.num_dev,
-            num_eval=chosen.num_eval,
-            seed=seed,
-            truncate="left",
-            max_length=base.max_length,
-            prompt=words.prompt if words else None,
-            candidates=dict(words.candidates) if words else None,
-            label=LABEL,
-            chat=kind == "conversations",
-        ),
-        TrainConfig(
-            steps=chosen.steps,
-            batch_size=chosen.batch_size,
-            learning_rate=chosen.learning_rate,
-            micro_batches=chosen.micro_batches,
-            in_pieces=True,
-            eval_every=-(-chosen.steps // _EVALUATIONS),
-            chunk=1,  # so that a step is served as soon as it is done
-            seed=seed,
-        ),
-        _estimator(chosen),
-        space=_space(chosen),
-    )
-
-
-def _estimator(chosen: Chosen) -> LozoConfig | MezoConfig | FzooConfig:
-    if chosen.estimator == "mezo":
-        return MezoConfig(epsilon=chosen.epsilon)
-    of_rank = LozoConfig if chosen.estimator == "lozo" else FzooConfig
-    return of_rank(epsilon=chosen.epsilon, rank=_PROBED_RANK)
-
-
-def _space(chosen: Chosen) -> LinearConfig | LoraConfig:
-    if chosen.estimator == "mezo":
-        return LoraConfig(rank=chosen.rank)
-    return LinearConfig(fold="adapter", adapter_rank=chosen.rank)

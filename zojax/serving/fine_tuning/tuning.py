@@ -16,11 +16,12 @@ from zojax.engine.use_job import UseJob
 from zojax.errors import InputError
 from zojax.reporting.progress import Progress, read_progress
 from zojax.serving.feedback.served import ServedMemory
+from zojax.serving.fine_tuning.configuration import configuration
 from zojax.serving.fine_tuning.events import EventLog
 from zojax.serving.fine_tuning.from_use import FromUse
 from zojax.serving.fine_tuning.learnt import Learnt
 from zojax.serving.fine_tuning.record import JobRecord
-from zojax.serving.fine_tuning.settings import Chosen, configuration
+from zojax.serving.fine_tuning.settings import Chosen
 
 DATA = "data"
 _RUN, _ADAPTERS, _STEPS = "run", "adapters", "steps.jsonl"

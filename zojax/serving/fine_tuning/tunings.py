@@ -18,12 +18,13 @@ from zojax.scoring import Item
 from zojax.serving.errors import LOG, ApiError, place_of, without_directories
 from zojax.serving.feedback.served import Key, Served
 from zojax.serving.fine_tuning.bodies import CreateJobBody
+from zojax.serving.fine_tuning.classes import Classes
 from zojax.serving.fine_tuning.events import in_words
 from zojax.serving.fine_tuning.file_store import FileStore, StoredFile
 from zojax.serving.fine_tuning.from_use import MOST_BEHIND, FromUse, choose_from_use
 from zojax.serving.fine_tuning.ids import new_id
 from zojax.serving.fine_tuning.record import JobRecord, Status, read_record
-from zojax.serving.fine_tuning.settings import Base, Chosen, choose, words_of
+from zojax.serving.fine_tuning.settings import Base, Chosen, words_of
 from zojax.serving.fine_tuning.tuning import DATA, Tuning, model_of
 from zojax.serving.limits import Limits
 
@@ -44,9 +45,19 @@ class Tunings:
         base: the same, as runs are configured.
         jobs: trains them.
         limits: how many there may be.
+        classes: those that are taken; None takes all.
     """
 
-    def __init__(self, directory: Path, name: str, base: Base, jobs: Jobs, limits: Limits):
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        base: Base,
+        jobs: Jobs,
+        limits: Limits,
+        classes: Classes | None = None,
+    ):
+        self._classes = classes or Classes()
         self._name, self._base, self._limits, self._jobs = name, base, limits, jobs
         self._lock, self._is_closed = threading.RLock(), False
         self.files = FileStore(directory / "files", limits)
@@ -94,7 +105,7 @@ class Tunings:
         sets = [one.rows for one in (train, held_out) if one is not None]
         words = words_of(sets, body.data.prompt, body.data.candidates)
         held_rows = held_out.rows if held_out else None
-        chosen = choose(body.asked, train.rows, held_rows, words, self._base)
+        chosen = self._classes.choose(body.asked, train.rows, held_rows, words, self._base)
         record = self._record(
             owner,
             body,

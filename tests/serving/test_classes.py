@@ -1,0 +1,204 @@
+"""A class of jobs is compiled when a server starts: its jobs compile nothing more."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.monitoring
+import numpy as np
+import openai
+import pytest
+from rich.console import Console
+
+import zojax
+from tests.serving.conftest import ROWS, Running
+from zojax.errors import InputError
+from zojax.journal.file import JOURNAL, read_journal
+from zojax.journal.segments import records_hash
+from zojax.runs.run_dir import read_config
+from zojax.serving.fine_tuning.classes import AskedClass, Classes, choose_class, read_class
+from zojax.serving.fine_tuning.rows import Rows
+from zojax.serving.fine_tuning.settings import Base, Hyperparameters, Padding, Words
+from zojax.serving.service import Service
+from zojax.serving.start import Settings, started
+
+GIVEN = "rank=2,batch_size=8,tokens=48,candidate_tokens=1"
+WORDS = {"prompt": "{text} It was", "candidates": {"0": " terrible", "1": " great"}}
+
+
+class Compiled:
+    """The names of the programs that JAX compiles, and does not find where it keeps them."""
+
+    def __init__(self):
+        self.names: list[str] = []
+        self._are_new = threading.local()
+        jax.monitoring.register_event_listener(self._on_event)
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+
+    def _on_event(self, event: str, **_: str | int) -> None:
+        if event == "/jax/compilation_cache/cache_misses":
+            self._are_new.yes = True
+
+    def _on_duration(self, event: str, seconds: float, **of: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            if getattr(self._are_new, "yes", False):
+                self.names.append(str(of.get("fun_name")))
+            self._are_new.yes = False
+
+    def take(self) -> list[str]:
+        """Those since the last call."""
+        names, self.names = self.names, []
+        return names
+
+    def close(self) -> None:
+        jax.monitoring.unregister_event_listener(self._on_event)
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Iterator[Compiled]:
+    compiled = Compiled()
+    yield compiled
+    compiled.close()
+
+
+@pytest.fixture(scope="module")
+def service(compiled, tmp_path_factory) -> Iterator[Service]:
+    """The demo's model as other tests serve it, with one class of jobs."""
+    settings = Settings(
+        str(zojax.demo.MODEL),
+        "demo",
+        rows=ROWS,
+        max_loras=2,
+        max_lora_rank=2,
+        trains_in=tmp_path_factory.mktemp("tunings"),
+        training_share=0.5,
+        job_classes=[read_class(GIVEN, max_rank=2)],
+    )
+    progress = []
+    with started(settings, lambda done, of: progress.append((done, of))) as service:
+        assert progress[-1][0] == progress[-1][1]
+        yield service
+
+
+@pytest.fixture
+def ask(service) -> Iterator[openai.OpenAI]:
+    running = Running(service)
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+    running.server.handle_exit(15, None)
+    running.thread.join(30)
+    service.is_draining = False
+
+
+def created(client: openai.OpenAI, count: int, **hyperparameters):
+    lines = (zojax.demo.REVIEWS / "train.jsonl").read_text().splitlines()[:count]
+    rows = [{"text": row["sentence"], "label": row["label"]} for row in map(json.loads, lines)]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = client.files.create(file=("reviews.jsonl", content), purpose="fine-tune")
+    return client.fine_tuning.jobs.create(
+        model="demo",
+        training_file=file.id,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # pyright: ignore[reportArgumentType]
+        extra_body={"data": WORDS},
+    )
+
+
+def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alone(
+    service, compiled, ask, tmp_path
+):
+    assert {"jit(score)", "jit(perturb_all)", "jit(update_from)"} <= {*compiled.take()}
+    job: Any = created(ask, 60, steps=6, learning_rate=0.3)
+    told = job.method.supervised.hyperparameters
+    assert (told.batch_size, told.rank) == (8, 2)
+    [tuning] = service.tunings.of("anyone")
+    tuning.job.result(240)
+    assert ask.completions.create(model=job.current_model, prompt="a", max_tokens=1).choices
+    assert compiled.take() == []
+
+    directory = Path(tuning.config.run.dir)
+    config = read_config(directory)
+    assert (config.train.padded_candidates, config.data.max_length) == (2, 49)
+    config.run.dir = str(tmp_path / "alone")
+    zojax.train(config, Console(quiet=True))
+    records = [read_journal(path / JOURNAL).records for path in (directory, tmp_path / "alone")]
+    assert records_hash(records[0]) == records_hash(records[1])
+    assert np.abs(records[0]["projected_grad"]).min() > 0
+
+
+def test_a_job_that_fits_no_class_is_told_which_there_are(service, ask):
+    before = len(service.tunings.of("anyone"))
+    with pytest.raises(openai.BadRequestError) as raised:
+        created(ask, 60, rank=1, steps=1)
+    body: Any = raised.value.body
+    message = body["message"]
+    assert "rank=1, 39 rows to learn from, 2 labels of up to 1 tokens: fits no class" in message
+    [one] = map(str, service.tunings._classes)
+    assert message.endswith(f"; there are {one}")
+    assert one == (
+        "estimator=mezo,rank=2,batch_size=8,epsilon=0.01,tokens=48,candidates=2,candidate_tokens=1"
+    )
+    assert len(service.tunings.of("anyone")) == before
+
+
+BASE = Base(path="", hash="", dtype="float32", width=128, max_length=64, max_rank=16)
+LABELS = Words("{text}\nLabel:", {"bad": " bad", "good": " good"})
+
+
+def classes(*given: str) -> Classes:
+    made = [choose_class(read_class(one, 16), 16, 64) for one in given]
+    return Classes(made, lambda text: len(text) // 4)
+
+
+def labelled(count: int = 100, longest: int = 40) -> Rows:
+    return Rows("labelled", count, longest, ("bad", "good"))
+
+
+def chosen(given: Classes, rows: Rows, **asked):
+    words = LABELS if rows.kind == "labelled" else None
+    return given.choose(Hyperparameters(**asked), rows, None, words, BASE)
+
+
+def test_what_a_class_leaves_out():
+    assert choose_class(AskedClass(), 16, 2048).padding == Padding(
+        tokens=128, candidates=2, candidate_tokens=4
+    )
+    assert choose_class(AskedClass(), 16, 64).padding.tokens == 67
+    only = choose_class(AskedClass(candidates=1, tokens=64), 4, 64)
+    assert (only.rank, only.padding.candidate_tokens, only.padding.max_length) == (4, 64, 65)
+
+
+def test_what_a_job_leaves_open_is_that_of_the_first_class_that_it_fits():
+    given = classes("rank=4,batch_size=128", "rank=8", "estimator=lozo,rank=2")
+    assert (chosen(given, labelled()).rank, chosen(given, labelled(), rank=8).rank) == (8, 8)
+    assert chosen(given, labelled(400)).batch_size == 128
+    lozo = chosen(given, labelled(), estimator="lozo")
+    assert (lozo.rank, lozo.epsilon, lozo.estimator) == (2, 1e-3, "lozo")
+    for asked in ({"rank": 3}, {"epsilon": 0.1}, {"batch_size": 8}, {"estimator": "fzoo"}):
+        with pytest.raises(InputError, match="fits no class of jobs of this server; there are est"):
+            chosen(given, labelled(), **asked)
+
+
+def test_rows_go_where_they_have_room_or_else_where_they_have_most():
+    given = classes("tokens=16", "tokens=64", "tokens=32", "tokens=24,candidates=1")
+
+    def tokens(rows: Rows) -> int:
+        padding = chosen(given, rows).padding
+        assert padding is not None
+        return padding.tokens
+
+    assert [tokens(labelled(longest=n)) for n in (10, 100, 1000)] == [16, 64, 64]
+    assert tokens(Rows("completions", 100, 1000)) == 24
+    with pytest.raises(InputError, match="64 rows to learn from, completions: fits no class"):
+        chosen(classes("tokens=16"), Rows("completions", 100, 10))
+    with pytest.raises(InputError, match="2 labels of up to 1 tokens: fits no class"):
+        chosen(classes("tokens=16,candidates=1"), labelled())
+
+
+def test_pieces_have_as_many_rows_as_have_room():
+    assert chosen(classes("tokens=64"), labelled()).micro_batches == 8
+    assert chosen(classes("tokens=16"), labelled()).micro_batches == 2
+    assert classes()[:] == ()
+    assert chosen(classes(), labelled()).padding is None
