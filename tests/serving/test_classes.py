@@ -24,7 +24,7 @@ from zojax.serving.fine_tuning.settings import Base, Hyperparameters, Padding, W
 from zojax.serving.service import Service
 from zojax.serving.start import Settings, started
 
-GIVEN = "rank=2,batch_size=8,tokens=48,candidate_tokens=1"
+GIVEN = "rank=2,num_layers=2,batch_size=8,tokens=48,candidate_tokens=1"
 WORDS = {"prompt": "{text} It was", "candidates": {"0": " terrible", "1": " great"}}
 
 
@@ -41,7 +41,7 @@ class Compiled:
         if event == "/jax/compilation_cache/cache_misses":
             self._are_new.yes = True
 
-    def _on_duration(self, event: str, seconds: float, **of: str | int) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **of: str | int) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             if getattr(self._are_new, "yes", False):
                 self.names.append(str(of.get("fun_name")))
@@ -112,7 +112,7 @@ def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alon
     assert {"jit(score)", "jit(perturb_all)", "jit(update_from)"} <= {*compiled.take()}
     job: Any = created(ask, 60, steps=6, learning_rate=0.3)
     told = job.method.supervised.hyperparameters
-    assert (told.batch_size, told.rank) == (8, 2)
+    assert (told.batch_size, told.rank, told.num_layers) == (8, 2, 2)
     [tuning] = service.tunings.of("anyone")
     tuning.job.result(240)
     assert ask.completions.create(model=job.current_model, prompt="a", max_tokens=1).choices
@@ -121,6 +121,7 @@ def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alon
     directory = Path(tuning.config.run.dir)
     config = read_config(directory)
     assert (config.train.padded_candidates, config.data.max_length) == (2, 49)
+    assert (config.train.kept_states, config.space.layers) == ("float32", "2-")
     config.run.dir = str(tmp_path / "alone")
     zojax.train(config, Console(quiet=True))
     records = [read_journal(path / JOURNAL).records for path in (directory, tmp_path / "alone")]
@@ -138,17 +139,18 @@ def test_a_job_that_fits_no_class_is_told_which_there_are(service, ask):
     [one] = map(str, service.tunings._classes)
     assert message.endswith(f"; there are {one}")
     assert one == (
-        "estimator=mezo,rank=2,batch_size=8,epsilon=0.01,tokens=48,candidates=2,candidate_tokens=1"
+        "estimator=mezo,rank=2,batch_size=8,epsilon=0.01,num_layers=2,"
+        "tokens=48,candidates=2,candidate_tokens=1"
     )
     assert len(service.tunings.of("anyone")) == before
 
 
-BASE = Base(path="", hash="", dtype="float32", width=128, max_length=64, max_rank=16)
+BASE = Base(path="", hash="", dtype="float32", width=128, depth=4, max_length=64, max_rank=16)
 LABELS = Words("{text}\nLabel:", {"bad": " bad", "good": " good"})
 
 
 def classes(*given: str) -> Classes:
-    made = [choose_class(read_class(one, 16), 16, 64) for one in given]
+    made = [choose_class(read_class(one, 16), 16, 64, 4) for one in given]
     return Classes(made, lambda text: len(text) // 4)
 
 
@@ -162,11 +164,11 @@ def chosen(given: Classes, rows: Rows, **asked):
 
 
 def test_what_a_class_leaves_out():
-    assert choose_class(AskedClass(), 16, 2048).padding == Padding(
+    assert choose_class(AskedClass(), 16, 2048, 4).padding == Padding(
         tokens=128, candidates=2, candidate_tokens=4
     )
-    assert choose_class(AskedClass(), 16, 64).padding.tokens == 67
-    only = choose_class(AskedClass(candidates=1, tokens=64), 4, 64)
+    assert choose_class(AskedClass(), 16, 64, 4).padding.tokens == 67
+    only = choose_class(AskedClass(candidates=1, tokens=64), 4, 64, 4)
     assert (only.rank, only.padding.candidate_tokens, only.padding.max_length) == (4, 64, 65)
 
 
@@ -195,6 +197,30 @@ def test_rows_go_where_they_have_room_or_else_where_they_have_most():
         chosen(classes("tokens=16"), Rows("completions", 100, 10))
     with pytest.raises(InputError, match="2 labels of up to 1 tokens: fits no class"):
         chosen(classes("tokens=16,candidates=1"), labelled())
+
+
+def test_what_lies_below_the_layers_that_learn_is_kept_if_there_is_room():
+    upper = {"num_layers": 1}
+    assert (
+        chosen(Classes(), labelled()).num_layers,
+        chosen(Classes(), labelled()).keeps_states,
+    ) == (
+        4,
+        False,
+    )
+    assert chosen(Classes(), labelled(), **upper).keeps_states
+    # 4 GiB are 2 ** 23 tokens of 128 numbers in float32, and a row has 64.
+    assert chosen(Classes(), labelled(2**16, longest=10**6), steps=1, **upper).keeps_states
+    many = labelled(2**18, longest=10**6)
+    assert not chosen(Classes(), many, steps=1, **upper).keeps_states
+    with pytest.raises(InputError, match="num_layers=1: no room for what so many rows"):
+        chosen(classes("num_layers=1,tokens=64"), many, steps=1)
+    with pytest.raises(InputError, match="num_layers=5: the model has 4"):
+        chosen(Classes(), labelled(), num_layers=5)
+    with pytest.raises(InputError, match="--train-class num_layers=5: the model has 4"):
+        classes("num_layers=5")
+    with pytest.raises(InputError, match="fits no class"):
+        chosen(classes("num_layers=1"), labelled(), num_layers=2)
 
 
 def test_pieces_have_as_many_rows_as_have_room():

@@ -137,8 +137,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="train_classes",
         metavar="KEY=VALUE,…",
         help="a class of jobs whose programs are compiled now; others are refused then. Keys: "
-        "estimator (mezo), rank, batch_size (16), epsilon, candidates (2 labels at most; 1 for "
-        "completions and chats), candidate_tokens, tokens of a row (128) (repeatable)",
+        "estimator (mezo), rank, batch_size (16), epsilon, num_layers, candidates (2 labels at "
+        "most; 1 for completions and chats), candidate_tokens, tokens of a row (128) (repeatable)",
     )
 
 

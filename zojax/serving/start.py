@@ -109,7 +109,10 @@ def started(
     loaded = _loaded(settings)
     tokenizer, model = loaded.tokenizer, loaded.model
     length = choose_length(model, settings.max_length, f"--max-length {settings.max_length}")
-    classes = [choose_class(one, settings.max_lora_rank, length) for one in settings.job_classes]
+    depth = model.config.num_hidden_layers
+    classes = [
+        choose_class(one, settings.max_lora_rank, length, depth) for one in settings.job_classes
+    ]
 
     def read_adapter(directory: Path) -> Tree:
         return load_lora(directory, model)
@@ -195,13 +198,13 @@ def _training(
         return
     assert pool is not None, "there is one if anything is trained"
     jobs = Jobs(model, runtime.turns, runtime.registry, pool)
-    width = read_config(settings.model).hidden_size
     local = Path(settings.model)
     base = Base(
         path=str(local.resolve()) if local.exists() else settings.model,
         hash=content_hash(model.weights),
         dtype=settings.dtype,  # pyright: ignore[reportArgumentType]
-        width=width,
+        width=model.config.hidden_size,
+        depth=model.config.num_hidden_layers,
         max_length=length,
         max_rank=settings.max_lora_rank,
     )

@@ -42,6 +42,7 @@ class AskedClass(BaseModel):
         rank: the rank of what is learnt.
         batch_size: the examples of a step.
         epsilon: how far from the adapter losses are looked at.
+        num_layers: how many of the upper layers learn.
         candidates: the most labels; 1 is for completions and conversations.
         candidate_tokens: the most tokens of a label's word, or of an answer.
         tokens: the room of a row with all of its candidates.
@@ -53,6 +54,7 @@ class AskedClass(BaseModel):
     rank: Annotated[int, Field(ge=1, le=4096)] | None = None
     batch_size: Size = BATCH
     epsilon: Positive | None = None
+    num_layers: Size | None = None
     candidates: Annotated[int, Field(ge=1, le=64)] = 2
     candidate_tokens: Size | None = None
     tokens: Annotated[int, Field(ge=8, le=1 << 20)] | None = None
@@ -67,6 +69,7 @@ class JobClass(BaseModel):
     rank: int
     batch_size: int
     epsilon: float
+    num_layers: int
     padding: Padding
 
     def __str__(self) -> str:
@@ -106,17 +109,20 @@ def read_class(text: str, max_rank: int) -> AskedClass:
     return asked
 
 
-def choose_class(asked: AskedClass, max_rank: int, max_length: int) -> JobClass:
+def choose_class(asked: AskedClass, max_rank: int, max_length: int, depth: int) -> JobClass:
     """Chooses what was left out of a class.
 
     Args:
         asked: the class.
         max_rank: the largest rank of an adapter.
         max_length: the most tokens of a prompt with an answer.
+        depth: the number of the model's layers.
 
     Raises:
-        InputError: there is no room for such rows.
+        InputError: there is no room for such rows, or there are not so many layers.
     """
+    if asked.num_layers is not None and asked.num_layers > depth:
+        raise InputError(f"--train-class num_layers={asked.num_layers}: the model has {depth}")
     count, longest = asked.candidates, asked.candidate_tokens
     if longest is None and count > 1:
         longest = _LABEL_TOKENS
@@ -135,6 +141,7 @@ def choose_class(asked: AskedClass, max_rank: int, max_length: int) -> JobClass:
         rank=choose_rank(asked.rank or "auto", asked.estimator, max_rank),
         batch_size=asked.batch_size,
         epsilon=asked.epsilon or EPSILONS[asked.estimator],
+        num_layers=asked.num_layers or depth,
         padding=padding,
     )
 
@@ -216,7 +223,7 @@ class Classes(Sequence[JobClass]):
         return choose(asked.model_copy(update=filled), *of_data, chosen.padding)
 
 
-_SHARED = ("estimator", "rank", "batch_size", "epsilon")
+_SHARED = ("estimator", "rank", "batch_size", "epsilon", "num_layers")
 """What both jobs and classes have."""
 
 

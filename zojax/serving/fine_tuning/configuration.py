@@ -15,7 +15,7 @@ from zojax.config import (
     TrainConfig,
 )
 from zojax.serving.fine_tuning.rows import LABEL, Kind
-from zojax.serving.fine_tuning.settings import PROBED_RANK, Base, Chosen, Words
+from zojax.serving.fine_tuning.settings import PROBED_RANK, Base, Chosen, Words, kept_dtype
 
 _EVALUATIONS = 20
 
@@ -70,9 +70,10 @@ def configuration(
             seed=seed,
             padded_candidates=padding.candidates if padding else None,
             padded_candidate_tokens=padding.candidate_tokens if padding else 1,
+            kept_states=kept_dtype(base) if chosen.keeps_states else "none",
         ),
         _estimator(chosen),
-        space=_space(chosen),
+        space=_space(chosen, base.depth),
     )
 
 
@@ -83,7 +84,8 @@ def _estimator(chosen: Chosen) -> LozoConfig | MezoConfig | FzooConfig:
     return of_rank(epsilon=chosen.epsilon, rank=PROBED_RANK)
 
 
-def _space(chosen: Chosen) -> LinearConfig | LoraConfig:
+def _space(chosen: Chosen, depth: int) -> LinearConfig | LoraConfig:
+    layers = None if chosen.num_layers == depth else f"{depth - chosen.num_layers}-"
     if chosen.estimator == "mezo":
-        return LoraConfig(rank=chosen.rank)
-    return LinearConfig(fold="adapter", adapter_rank=chosen.rank)
+        return LoraConfig(rank=chosen.rank, layers=layers)
+    return LinearConfig(fold="adapter", adapter_rank=chosen.rank, layers=layers)

@@ -33,6 +33,9 @@ _MOST_DEV, _MOST_EVAL = 500, 1_000
 _MOST_EXAMPLES = 4 << 20
 """The most examples of all steps together, whose order is drawn when a job begins."""
 
+_MOST_KEPT = 4 << 30
+"""The most bytes, in memory or on disk, of what a job keeps of the layers that do not learn."""
+
 PROBED_RANK = 2
 """The rank of what is probed beside an adapter, which has room in its slot, too."""
 _PIECE_TOKENS = 256
@@ -63,6 +66,8 @@ class Hyperparameters(BaseModel):
         steps: the number of steps, in the place of ``n_epochs``.
         epsilon: how far from the adapter losses are looked at.
         rank: the rank of what is learnt.
+        num_layers: how many layers learn, counted from the last; all, which is ``auto``, or fewer,
+            and what lies below is then computed once for each row.
         estimator: how directions are probed: ``mezo`` in a LoRA, which is ``auto``, ``lozo`` and
             ``fzoo`` in all matrices, from where they are folded into an adapter.
     """
@@ -76,6 +81,7 @@ class Hyperparameters(BaseModel):
     steps: Auto | Annotated[int, Field(ge=1, le=_MOST_STEPS)] = "auto"
     epsilon: Auto | Positive = "auto"
     rank: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    num_layers: Auto | Size = "auto"
     estimator: Auto | EstimatorName = "auto"
 
 
@@ -91,6 +97,7 @@ class Learning(BaseModel):
     steps: int
     epsilon: float
     rank: int
+    num_layers: int
     estimator: EstimatorName
 
 
@@ -120,13 +127,18 @@ class Padding(BaseModel):
 
 
 class Chosen(Learning):
-    """All that is chosen for a job."""
+    """All that is chosen for a job.
+
+    Attributes:
+        keeps_states: whether what lies below the layers that learn is kept.
+    """
 
     micro_batches: int
     num_train: int
     num_dev: int
     num_eval: int
     padding: Padding | None = None
+    keeps_states: bool = False
 
 
 class Base(BaseModel):
@@ -137,6 +149,7 @@ class Base(BaseModel):
         hash: the content hash of its weights.
         dtype: the weights' dtype.
         width: its width.
+        depth: the number of its layers.
         max_length: the most tokens of an example.
         max_rank: the largest rank of an adapter.
     """
@@ -147,6 +160,7 @@ class Base(BaseModel):
     hash: str
     dtype: Literal["float32", "bfloat16", "float16", "int8", "int4"]
     width: int
+    depth: int
     max_length: int
     max_rank: int
 
@@ -231,6 +245,12 @@ def choose(
     estimator = "mezo" if asked.estimator == "auto" else asked.estimator
     usual = next(rate for least, rate in _RATES[estimator] if base.width >= least)
     tokens = padding.tokens if padding else num_tokens(train, words, base)
+    num_layers = base.depth if asked.num_layers == "auto" else asked.num_layers
+    if num_layers > base.depth:
+        raise InputError(f"num_layers={num_layers}: the model has {base.depth}")
+    keeps = num_layers < base.depth and _has_room(sum(counts) * tokens, base)
+    if padding and num_layers < base.depth and not keeps:
+        raise InputError(f"num_layers={num_layers}: no room for what so many rows have below them")
     rate = usual * multiplier if asked.learning_rate == "auto" else asked.learning_rate
     return Chosen(
         batch_size=batch,
@@ -240,10 +260,12 @@ def choose(
         steps=steps,
         epsilon=EPSILONS[estimator] if asked.epsilon == "auto" else asked.epsilon,
         rank=choose_rank(asked.rank, estimator, base.max_rank),
+        num_layers=num_layers,
         estimator=estimator,
         micro_batches=_num_pieces(batch, _VARIANTS[estimator] * tokens),
         **counts._asdict(),
         padding=padding,
+        keeps_states=keeps,
     )
 
 
@@ -277,6 +299,16 @@ def choose_rank(asked: Auto | int, estimator: EstimatorName, most: int) -> int:
             else f"estimator={estimator}: this server has no room for its adapters"
         )
     return min(8, room) if asked == "auto" else asked
+
+
+def kept_dtype(base: Base) -> Literal["float32", "bfloat16"]:
+    """How what lies below the layers that learn is kept."""
+    return "float32" if base.dtype == "float32" else "bfloat16"
+
+
+def _has_room(tokens: float, base: Base) -> bool:
+    """Whether what a model computes below a layer for so many tokens can be kept."""
+    return tokens * base.width * {"float32": 4, "bfloat16": 2}[kept_dtype(base)] <= _MOST_KEPT
 
 
 def num_tokens(rows: Rows, words: Words | None, base: Base) -> float:
