@@ -2,8 +2,10 @@
 
     python -m tests.serving.soak --minutes 10
 
-It fails if a request is neither answered nor refused, an answer comes from an adapter that was
-replaced, something is compiled, or memory keeps growing.
+After a while it trains one job after the other, too. It fails if a request is neither answered
+nor refused, a job does not end as it should, an answer comes from an adapter that was replaced,
+something is compiled before jobs are trained, a job compiles more than those before it, or memory
+keeps growing.
 """
 
 import argparse
@@ -26,11 +28,25 @@ import httpx
 import numpy as np
 
 from tests.serving.conftest import write_lora
+from tests.serving.soak_jobs import Training
 
 PROCESSES = 2
 PROMPT = "a gripping film"
 WARM_UP = 0.4
 """The part of the time in which memory may grow: allocators and caches fill up."""
+ALONE = 0.15
+"""The part of the time before jobs are trained, in which nothing may be compiled."""
+
+_TOLD = {
+    # Every job compiles the same programs again; from files that takes a tenth of the time.
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    # With an arena for each of the jobs' threads, it takes 60 jobs until all are as large as ever.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+}
+"""What is told to the server's process by its environment."""
 
 
 class Reloads:
@@ -62,25 +78,34 @@ class Reloads:
 
 
 def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
-    """Lets clients ask for some time, and says what happened.
+    """Lets clients ask and jobs train for some time, and says what happened.
 
     Args:
-        url: a server's, with the adapters ``one`` and ``two`` below where clients load them from.
+        url: a server's that trains, with the adapters ``one`` and ``two`` below where clients load
+            them from.
         pid: its process.
         seconds: how long.
     """
     began, end = time.time(), time.time() + seconds
     http = httpx.Client(base_url=url, timeout=60)
-    compiled = _metric(http, "zojax_compilations_total")
+
+    def compilations() -> float:
+        return _metric(http, "zojax_compilations_total")
+
+    compiled = compilations()
     reloads = Reloads(http)
     reloads.once()
     seeds = itertools.count()
     clients = [_start(url, next(seeds), end) for _ in range(PROCESSES)]
+    training = Training(url, compilations)
     kills = [began + seconds * part for part in (1 / 3, 2 / 3)]
     memory: list[tuple[float, float]] = []
     while time.time() < end:
         reloads.once()
-        memory.append((time.time() - began, _resident_mib(pid)))
+        if not training.is_alive() and time.time() > began + ALONE * seconds:
+            compiled = compilations() - compiled
+            training.start()
+        memory.append((time.time() - began, _own_mib(pid)))
         if kills and time.time() > kills[0]:
             kills.pop(0)
             clients[0].send_signal(signal.SIGKILL)
@@ -88,15 +113,19 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
             clients[0] = _start(url, next(seeds), end)
         time.sleep(0.2)
     told = [json.loads(client.communicate(timeout=90)[0]) for client in clients]
+    training.stop()
     warm = np.array([one for one in memory if one[0] > WARM_UP * seconds])
     slope, _ = np.polyfit(warm[:, 0], warm[:, 1], 1)
     return {
         "seconds": round(time.time() - began, 1),
         "outcomes": dict(sum(map(Counter, told), Counter())),
+        "jobs": dict(training.outcomes),
+        "compiled by jobs": training.compiled,
+        "jobs compile more": training.compiles_more,
         "reloads": reloads.count,
         "stale": reloads.stale,
         "open at the end": _left_open(http),
-        "compilations": _metric(http, "zojax_compilations_total") - compiled,
+        "compilations": compiled,
         "MiB at the start, warm, at the end": [memory[0][1], warm[0, 1], warm[-1, 1]],
         "MiB a minute after warming up": round(60 * float(slope), 3),
     }
@@ -104,8 +133,11 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
 
 def faults(report: dict[str, Any], most_mib_a_minute: float) -> list[str]:
     """What is wrong in a report."""
-    found = [name for name in report["outcomes"] if name.startswith("lost")]
-    found += [name for name in ("stale", "open at the end", "compilations") if report[name]]
+    ends = (*report["outcomes"], *report["jobs"])
+    found = [name for name in ends if name.startswith("lost")]
+    wrong = ("stale", "open at the end", "compilations", "jobs compile more")
+    found += [name for name in wrong if report[name]]
+    found += ["nothing was trained"] * (not report["jobs"])
     found += ["nothing was answered"] * (not report["outcomes"].get("answered"))
     grows = report["MiB a minute after warming up"] > most_mib_a_minute
     return found + ["memory grows"] * grows
@@ -117,9 +149,10 @@ def _start(url: str, seed: int, end: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _resident_mib(pid: int) -> float:
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 1024 if found else 0.0
+def _own_mib(pid: int) -> float:
+    """Its own memory, be it swapped out: files that it reads come and go as others need room."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return sum(int(kb) for kb in re.findall(r"(?:RssAnon|VmSwap):\s+(\d+) kB", status)) / 1024
 
 
 def _metric(http: httpx.Client, name: str) -> float:
@@ -145,9 +178,11 @@ def _server(directory: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "zojax.cli", "serve", "--port", "0", "--rows", "4"]
     command += ["--max-lora-rank", "2", "--max-loras", "2"]
     command += ["--allow-adapters-from", str(directory)]
+    command += ["--allow-training-in", str(directory / "tunings"), "--training-share", "0.3"]
     for name in ("one", "two"):
         command += ["--adapter", f"{name}={directory / name}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(directory / "programs"), **_TOLD, **os.environ}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
         assert server.stderr is not None
         try:
             for line in server.stderr:

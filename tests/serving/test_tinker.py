@@ -11,6 +11,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
+from tests.serving.tinker_client import MINE, created, outcome, post, scoring, tensor
 from zojax.adapters import draw_dense, stack_variants
 from zojax.engine.slots import Registry
 from zojax.errors import InputError
@@ -20,12 +21,12 @@ from zojax.serving.errors import ApiError
 from zojax.serving.limits import Keys
 from zojax.serving.tinker.bodies import PATH
 from zojax.serving.tinker.learner import Learner, _score, adam
-from zojax.serving.tinker.messages import PROTOBUF, Datum, read_forward_backward
+from zojax.serving.tinker.messages import Datum, read_forward_backward
 from zojax.serving.tinker.samplers import Sampler, Samplers
 from zojax.serving.tinker.store import Kept, Store
 from zojax.serving.tinker.wire import Message, field
 
-MINE, YOURS = "tml-mine", "tml-yours"
+YOURS = "tml-yours"
 TEXT = "a gripping film . It was great"
 RATE = 0.01
 
@@ -51,50 +52,6 @@ def keyed(service, client, monkeypatch) -> TestClient:
 @pytest.fixture
 def ids(service) -> list[int]:
     return service.tokenizer.prompt(service.tokenizer.ids(TEXT))
-
-
-def post(client, path: str, body, key: str = MINE):
-    headers = {"X-API-Key": key}
-    if isinstance(body, bytes):
-        headers["Content-Type"] = PROTOBUF
-        return client.post(f"/api/v1/{path}", content=body, headers=headers)
-    return client.post(f"/api/v1/{path}", json=body, headers=headers)
-
-
-def outcome(client, answer, key: str = MINE):
-    """What came of a request that was answered with a future."""
-    assert answer.status_code == 200, answer.text
-    body = {"request_id": answer.json()["request_id"]}
-    while (found := post(client, "retrieve_future", body, key)).status_code == 408:
-        assert found.json()["type"] == "try_again"
-    assert found.status_code == 200
-    return found.content if PROTOBUF in found.headers["content-type"] else found.json()
-
-
-def created(client, key: str = MINE, **changes) -> str:
-    session = post(client, "create_session", {}, key).json()["session_id"]
-    body = {
-        "session_id": session,
-        "model_seq_id": 0,
-        "base_model": "demo",
-        "lora_config": {"rank": 2, "seed": 3},
-        **changes,
-    }
-    return outcome(client, post(client, "create_model", body, key), key)["model_id"]
-
-
-def tensor(values, dtype: int) -> bytes:
-    kinds = {1: "<f4", 2: "<i8"}
-    return field(1, np.array(values, kinds[dtype]).tobytes()) + field(3, dtype)
-
-
-def scoring(model_id: str, seq_id: int, ids, *, loss="cross_entropy", only=False, **inputs):
-    tokens = field(1, np.array(ids[:-1], "<i4").tobytes())
-    given = {"target_tokens": tensor(ids[1:], 2), **inputs}
-    entries = [field(2, field(1, name) + field(2, value)) for name, value in given.items()]
-    datum = field(1, field(1, tokens)) + b"".join(entries)
-    head = field(1, model_id) + field(2, seq_id) + field(3, datum)
-    return head + field(4, loss) + field(6, int(only))
 
 
 def loss_of(scored: bytes) -> float:
