@@ -2,8 +2,11 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from zojax.serving.tinker.messages import PROTOBUF
+from zojax.serving.tinker.wire import field
 
 OWN_WORDS = "mine-alone-4711"
 """Stands in every body, and must be in no log."""
@@ -106,13 +109,24 @@ class Sent(NamedTuple):
         return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + self.body
 
 
-def malformed(count: int, seed: int = 0) -> Iterator[Sent]:
-    """Draws requests; each kind of wrong and each route is drawn equally often."""
+def malformed(
+    count: int, seed: int = 0, valid: Mapping[str, dict[str, Any] | bytes] = VALID
+) -> Iterator[Sent]:
+    """Draws requests; each kind of wrong and each route is drawn equally often.
+
+    Args:
+        count: how many.
+        seed: what is wrong with them is drawn from it.
+        valid: a valid body of each route: JSON, or a message of protobuf.
+    """
     rng = random.Random(seed)
-    routes = list(VALID)
+    routes = list(valid.items())
     for i in range(count):
         why, make = _KINDS[i % len(_KINDS)]
-        yield make(rng, why, routes[(i // len(_KINDS)) % len(routes)])
+        path, body = routes[(i // len(_KINDS)) % len(routes)]
+        if isinstance(body, bytes) and make in (_value, _written, _fields, _twice):
+            make = _message
+        yield make(rng, why, path, body)
 
 
 _STRANGE: tuple[Any, ...] = (
@@ -141,6 +155,7 @@ _HEADERS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("Authorization", "Bearer " + "a" * 4000),),
     (("Authorization", "Bearer \xff\xfe"),),
     (("Authorization", "Basic YTpi"),),
+    (("X-API-Key", "tml-\xff"),),
     (("Content-Encoding", "gzip"),),
     (("Expect", "100-continue"),),
     (("Accept", "image/png"), ("Accept-Encoding", "br;q=a")),
@@ -172,13 +187,46 @@ _PATHS = (
     *("/v1/models/%ff%fe", "/v1/models/%F0%9F%91%8D", "/v1/models/one/", "/v1/models/one?a=%00"),
     *("/v1/completions?model=one&model=", "/%", "/v1/completions%0d%0aX:%20y", "/docs", "/redoc"),
     *("/openapi.json", "/V1/completions", "*", "http://evil/v1/models", "/v1/models;a=b"),
+    *("/api/v1/training_runs/%00", "/api/v1/training_runs/..%2f..", "/api/v1/samplers/%ff"),
+    *("/api/v1/sessions/a/finish", "/api/v1/training_runs/a/checkpoints", "/api/v1/", "/api/v1"),
+    "/api/v1/training_runs/a/checkpoints/weights/..%2f..%2fb",
 )
+_NUMBERS = (0, 1, 127, 2**31, 2**63, 2**64 - 1)
+_PARTS = (
+    *(b"", b"\0", b"\xff" * 9, b"a" * 70_000, b"\x0a" * 3000, b"../../etc/passwd", b"ppo"),
+    *(
+        field(1, field(1, field(1, b"\0\0\xc0\x7f"))),
+        field(3, 1),
+        field(2, b"a") * 5000,
+        b"\x0b\x0c",
+    ),
+)
+"""What stands in a field of a message instead of what belongs there."""
 _NOT_HTTP = ("broken HTTP", "chunks")
 _JSON = ((TYPE, "application/json"),)
+_OF_MESSAGES = ((TYPE, PROTOBUF),)
+
+
+def _encoded(body: dict[str, Any] | bytes) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def _headers(body: dict[str, Any] | bytes) -> tuple[tuple[str, str], ...]:
+    return _OF_MESSAGES if isinstance(body, bytes) else _JSON
 
 
 def _post(why: str, path: str, body: bytes, headers: Any = _JSON) -> Sent:
     return Sent(why, "POST", path, headers, body, str(len(body)))
+
+
+def _message(rng: random.Random, why: str, path: str, valid: bytes) -> Sent:
+    """A message with other fields before or behind those that it has: the last one counts."""
+    given = rng.choice(_NUMBERS) if rng.random() < 0.5 else rng.choice(_PARTS)
+    other = field(rng.choice((1, 2, 3, 3, 4, 5, 6, 2**20)), given)
+    body = rng.choice(
+        (valid + other, other + valid, valid * 2, valid + other * rng.choice((2, 900)))
+    )
+    return _post(why, path, body, _OF_MESSAGES)
 
 
 def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -201,96 +249,98 @@ def _changed(body: Any, at: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-def _value(rng: random.Random, why: str, path: str) -> Sent:
-    body = VALID[path]
+def _value(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = valid
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         body = _changed(body, rng.choice(list(_places(body))), rng.choice(_STRANGE))
     return _post(why, path, json.dumps(body).encode())
 
 
-def _written(rng: random.Random, why: str, path: str) -> Sent:
-    body = _changed(VALID[path], rng.choice(list(_places(VALID[path]))), "@@")
+def _written(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = _changed(valid, rng.choice(list(_places(valid))), "@@")
     return _post(why, path, json.dumps(body).replace('"@@"', rng.choice(_WRITTEN)).encode())
 
 
-def _fields(rng: random.Random, why: str, path: str) -> Sent:
-    body = {k: v for k, v in VALID[path].items() if rng.random() < 0.6}
+def _fields(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = {k: v for k, v in valid.items() if rng.random() < 0.6}
     body[rng.choice(("tools", "user", "\0", "ä" * 100, "response_format", "__class__"))] = (
         rng.choice(_STRANGE)
     )
     return _post(why, path, json.dumps(body).encode())
 
 
-def _twice(rng: random.Random, why: str, path: str) -> Sent:
-    text, key = json.dumps(VALID[path]), rng.choice(list(VALID[path]))
+def _twice(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    text, key = json.dumps(valid), rng.choice(list(valid))
     again = f'"{key}": {json.dumps(rng.choice(_STRANGE))}'
     text = rng.choice((f"{{{again}, {text[1:]}", f"{text[:-1]}, {again}}}"))
     return _post(why, path, text.encode())
 
 
-def _bytes(rng: random.Random, why: str, path: str) -> Sent:
-    body = bytearray(json.dumps(VALID[path]).encode())
+def _bytes(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = bytearray(_encoded(valid))
     for _ in range(rng.choice((1, 3, 20))):
         body[rng.randrange(len(body))] = rng.randrange(256)
-    return _post(why, path, bytes(body))
+    return _post(why, path, bytes(body), _headers(valid))
 
 
-def _cut(rng: random.Random, why: str, path: str) -> Sent:
-    body = json.dumps(VALID[path]).encode()
-    return _post(why, path, body[: rng.randrange(len(body))])
+def _cut(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = _encoded(valid)
+    return _post(why, path, body[: rng.randrange(len(body))], _headers(valid))
 
 
-def _whole(rng: random.Random, why: str, path: str) -> Sent:
-    text = json.dumps(VALID[path])
+def _whole(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    text = json.dumps(valid) if isinstance(valid, dict) else "{}"
     bodies = (
         *(b"", b" \n", b"null", b"[]", b"1", b'"a"', b"true", b"{}", b"{" * 1000, b"\xff" * 100),
         *(text.encode("utf-16"), text.encode("utf-32-le"), b"\xef\xbb\xbf" + text.encode()),
         *(f"[{text}]".encode(), text.encode() * 2, b"prompt=a&model=b", b"\0" * 1000),
         b"--a\r\nContent-Disposition: form-data; name=prompt\r\n\r\na\r\n--a--\r\n",
     )
-    return _post(why, path, rng.choice(bodies))
+    return _post(why, path, rng.choice(bodies), _headers(valid))
 
 
-def _kind(rng: random.Random, why: str, path: str) -> Sent:
-    body, kind = json.dumps(VALID[path]).encode(), rng.choice(_TYPES)
+def _kind(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body, kind = _encoded(valid), rng.choice(_TYPES)
     return _post(why, path, body, ((TYPE, kind),) if kind else ())
 
 
-def _method(rng: random.Random, why: str, path: str) -> Sent:
-    path = rng.choice((path, rng.choice(GETS)))
-    return _post(why, path, json.dumps(VALID.get(path, {})).encode())._replace(
-        method=rng.choice(_METHODS)
-    )
+def _method(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    at = rng.choice((path, rng.choice(GETS)))
+    body = _encoded(valid) if at == path else b"{}"
+    return _post(why, at, body, _headers(valid))._replace(method=rng.choice(_METHODS))
 
 
-def _header(rng: random.Random, why: str, path: str) -> Sent:
-    body = json.dumps(VALID[path]).encode()
-    return _post(why, path, body, (*_JSON, *rng.choice(_HEADERS)))
+def _header(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = _encoded(valid)
+    return _post(why, path, body, (*_headers(valid), *rng.choice(_HEADERS)))
 
 
-def _broken(rng: random.Random, why: str, path: str) -> Sent:
-    sent = _post(why, path, json.dumps(VALID[path]).encode())
+def _broken(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    sent = _post(why, path, _encoded(valid), _headers(valid))
     if rng.random() < 0.2:
-        return sent._replace(headers=(*_JSON, ("Host", "another")))
+        return sent._replace(headers=(*_headers(valid), ("Host", "another")))
     if rng.random() < 0.2:
         return sent._replace(path=f"{path} a")
     return sent._replace(length=rng.choice(_LENGTHS))
 
 
-def _chunks(rng: random.Random, why: str, path: str) -> Sent:
-    body = json.dumps(VALID[path]).encode()
+def _chunks(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    body = _encoded(valid)
     sizes = (f"{len(body):x}", "0", "-1", "z", "ffffffffffffffff", "1;a=" + "b" * 9000)
     chunked = f"{rng.choice(sizes)}\r\n".encode() + body + rng.choice((b"\r\n0\r\n\r\n", b""))
-    headers = (*_JSON, ("Transfer-Encoding", rng.choice(("chunked", "gzip", "chunked, chunked"))))
+    headers = (
+        *_headers(valid),
+        ("Transfer-Encoding", rng.choice(("chunked", "gzip", "chunked, chunked"))),
+    )
     return Sent(why, "POST", path, headers, chunked, rng.choice((None, "5")))
 
 
-def _other_path(rng: random.Random, why: str, path: str) -> Sent:
-    sent = _post(why, rng.choice(_PATHS), json.dumps(VALID[path]).encode())
+def _other_path(rng: random.Random, why: str, path: str, valid: Any) -> Sent:
+    sent = _post(why, rng.choice(_PATHS), _encoded(valid))
     return sent._replace(method=rng.choice(("GET", "POST")))
 
 
-_KINDS: tuple[tuple[str, Callable[[random.Random, str, str], Sent]], ...] = (
+_KINDS: tuple[tuple[str, Callable[[random.Random, str, str, Any], Sent]], ...] = (
     ("a value of another kind", _value),
     ("values of other kinds", _value),
     ("a value that is not JSON, or too much", _written),

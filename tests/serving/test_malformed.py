@@ -6,19 +6,26 @@ import json
 import logging
 import socket
 import threading
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
+from fastapi.testclient import TestClient
 
 from tests.campaigns import LONG
 from tests.serving.conftest import Running
-from tests.serving.malformed import OWN_WORDS, Sent, malformed
+from tests.serving.malformed import OWN_WORDS, VALID, Sent, malformed
+from tests.serving.tinker_client import created, outcome, post, scoring, tensor
+from zojax.serving.app import create_app
 from zojax.serving.limits import Keys
 from zojax.serving.service import Service
 
 KEY, OTHERS_KEY = "key-of-the-rude-0815", "key-of-the-quiet-2342"
 SECRET = "another's words 31337"
 COUNT = 4_200 if LONG else 420
+FEEDBACK_JOB = {"model": "demo", "method": {"type": "feedback"}}
 HIDDEN = (SECRET, OTHERS_KEY, KEY, "Traceback", "site-packages", str(Path(__file__).parents[2]))
 
 Answer = tuple[int, str, bytes]
@@ -89,26 +96,96 @@ def compilations(service: Service) -> bytes:
     return next(line for line in lines if line.startswith(b"zojax_compilations_total"))
 
 
-def test_malformed_requests_are_refused_and_nobody_else_notices(chatting, loras, caplog):
-    kept = dataclasses.replace(chatting, keys=Keys([KEY, OTHERS_KEY]))
-    running, compiled = Running(kept), compilations(kept)
+def check(service: Service, valid: Mapping[str, Any], words: Iterable[str], caplog: Any) -> None:
+    """Sends malformed bodies, while another client asks, and fails if any does harm."""
+    running = Running(service)
     quiet = Quiet(running.url)
     try:
         with caplog.at_level(logging.DEBUG):
             quiet.start()
-            answers = [(sent, answer_to(sent, running.url)) for sent in malformed(COUNT)]
+            sent = malformed(COUNT, valid=valid)
+            answers = [(one, answer_to(one, running.url)) for one in sent]
             quiet.end()
         assert httpx.get(f"{running.url}/ready").status_code == 200
     finally:
         quiet.end()
         running.server.handle_exit(15, None)
         running.thread.join(30)
+        service.is_draining = False
     faults = [(why, one) for one in answers if (why := fault(*one))]
     assert not faults, (len(faults), faults[:3])
     assert len(set(quiet.texts)) == 1
     assert len(quiet.texts) > 1
     assert quiet.texts[0].startswith(SECRET)
-    for word in (*HIDDEN, OWN_WORDS, str(loras)):
+    for word in (*HIDDEN, OWN_WORDS, *words):
         assert word not in caplog.text
-    assert kept.gate.num_open == 0
+    assert service.gate.num_open == 0
+
+
+def test_malformed_requests_are_refused_and_nobody_else_notices(chatting, loras, caplog):
+    kept = dataclasses.replace(chatting, keys=Keys([KEY, OTHERS_KEY]))
+    compiled = compilations(kept)
+    check(kept, VALID, [str(loras)], caplog)
     assert compilations(kept) == compiled
+
+
+def test_malformed_bodies_of_what_is_trained_are_refused(service, caplog):
+    kept = dataclasses.replace(service, keys=Keys([KEY, OTHERS_KEY]))
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with TestClient(create_app(kept), headers=headers) as client:
+        job = client.post("/v1/fine_tuning/jobs", json=FEEDBACK_JOB).json()
+        valid = trained_bodies(client, job["current_model"])
+        check(kept, valid, [str(service.tinker.store._directory)], caplog)
+        model = valid["/api/v1/get_info"]["model_id"]
+        asked = client.post(
+            "/v1/completions", json={"model": model, "prompt": "a", "max_tokens": 1}
+        )
+        assert asked.status_code == 200
+        assert service.tunings is not None
+        owner = service.tunings._tunings[job["id"]].record.owner
+        for one in service.tunings.of(owner):  # those that came through, too
+            if not one.record.has_ended:
+                service.tunings.cancel(owner, one.record.id)
+
+
+def trained_bodies(client: TestClient, learning: str) -> dict[str, Any]:
+    """Valid bodies of Tinker's routes, about a model that there is, and a reward for an answer."""
+    model = created(client, KEY)
+    session, save = model.partition(":train")[0], {"model_id": model, "path": "first"}
+    path = outcome(client, post(client, "save_weights", {**save, "seq_id": 1}, KEY), KEY)["path"]
+    asks = {"session_id": session, "sampling_session_seq_id": 0, "model_path": path}
+    sampler = post(client, "create_sampling_session", asks, KEY).json()["sampling_session_id"]
+    for _ in range(600):
+        asked = {"model": learning, "prompt": "a", "max_tokens": 1}
+        if (answer := client.post("/v1/completions", json=asked)).status_code == 200:
+            break
+        time.sleep(0.1)
+    step = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+    prompt = {"chunks": [{"type": "encoded_text", "tokens": [2, 45, 77]}]}
+    sampling = {"max_tokens": 2, "seed": 1, "stop": ["END"], "temperature": 0.5, "top_k": 5}
+    about = {"user_metadata": {"for": OWN_WORDS}}
+    by_verb = {
+        "create_session": {"tags": [OWN_WORDS], "sdk_version": "0.38", **about},
+        "session_heartbeat": {"session_id": session},
+        "create_model": {
+            **{"session_id": session, "model_seq_id": 0, "base_model": "demo", **about},
+            **{"lora_config": {"rank": 2, "seed": 3, "train_attn": True}},
+        },
+        "get_info": {"model_id": model},
+        "forward_backward": scoring(model, 2, [2, 45, 120, 77], weights=tensor([1, 0.5, 0], 1)),
+        "optim_step": {"model_id": model, "seq_id": 3, "adam_params": step},
+        "save_weights": {**save, "seq_id": 4, "ttl_seconds": 60, "overwrite": True, **about},
+        "save_weights_for_sampler": {**save, "seq_id": 5, "kind": "snapshot"},
+        "load_weights": {"model_id": model, "seq_id": 6, "optimizer": True, "path": path},
+        "create_sampling_session": asks,
+        "asample": {
+            **{"prompt": prompt, "sampling_params": sampling, "num_samples": 2, "seq_id": 0},
+            **{"sampling_session_id": sampler, "topk_sample_logprobs": 2, "prompt_logprobs": True},
+        },
+        "retrieve_future": {"request_id": "a"},
+        "weights_info": {"tinker_path": path},
+        "client/config": {"sdk_version": OWN_WORDS},
+        "telemetry": {"events": [OWN_WORDS]},
+    }
+    reward = {"id": answer.json()["id"], "index": 0, "reward": 0.5}
+    return {f"/api/v1/{verb}": body for verb, body in by_verb.items()} | {"/v1/feedback": reward}
