@@ -1,27 +1,19 @@
 """Tinker's own client trains here, and no key sees what is another's."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import httpx
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from fastapi.testclient import TestClient
 
 from tests.serving.tinker_client import MINE, created, outcome, post, scoring, tensor
-from zojax.adapters import draw_dense, stack_variants
 from zojax.engine.slots import Registry
 from zojax.errors import InputError
-from zojax.estimators import direction_key
-from zojax.programs.pace import at_once
 from zojax.serving.errors import ApiError
 from zojax.serving.limits import Keys
 from zojax.serving.tinker.bodies import PATH
-from zojax.serving.tinker.learner import Learner, _score, adam
-from zojax.serving.tinker.messages import Datum, read_forward_backward
+from zojax.serving.tinker.messages import read_forward_backward
 from zojax.serving.tinker.samplers import Sampler, Samplers
 from zojax.serving.tinker.store import Kept, Store
 from zojax.serving.tinker.wire import Message, field
@@ -129,64 +121,6 @@ def test_the_client_as_it_is_trains_keeps_and_asks(service, running, ids):
     with pytest.raises(tinker.BadRequestError, match="only cross_entropy is known here"):
         model.forward_backward([datum(ids)], "ppo").result()
     client.close("success").result()
-
-
-def test_probes_tell_the_slope_along_the_directions(engine, monkeypatch):
-    monkeypatch.setattr("zojax.serving.tinker.learner.EPSILON", 1e-4)
-    model, key, rng = engine.model, jax.random.key(5), np.random.default_rng(0)
-    learner = Learner(model, 1, 2)
-    state = dataclasses.replace(learner.begin(key), step=jnp.int32(4))
-    data = [
-        Datum(
-            rng.integers(4, 400, n).astype(np.int32),
-            rng.integers(4, 400, n).astype(np.int32),  # any target, not just the next token
-            rng.normal(size=n).astype(np.float32),
-        )
-        for n in (7, 50, 60, 30)
-    ]
-    state = dataclasses.replace(  # where B is not 0
-        state, params={path: leaf + 0.02 for path, leaf in state.params.items()}
-    )
-    found = learner.probe(at_once, state, key, data)
-
-    def loss(params):
-        total = 0.0
-        for members, pages in learner._pages(data):
-            variants = stack_variants([learner._space.adapter(params, {})])
-            weight = np.concatenate([data[i].weight_t for i in members])
-            [logprob] = _score(model.weights, variants, pages, graphdef=model.graphdef)
-            total -= logprob[: len(weight)] @ weight
-        return total
-
-    slope = jax.jit(jax.grad(loss))(state.params)
-    for query, projected_grad in enumerate(found.projected_grad_q):
-        number = direction_key(key, state.step, query, 2)
-        z = draw_dense(number, state.params, {}, jax.random.normal)
-        expected = sum(jnp.vdot(slope[path], z[path]) for path in z)
-        np.testing.assert_allclose(projected_grad, expected, rtol=0.1, atol=0.5)
-    for at_state, at_probes in zip(
-        learner.forward(at_once, state, data), found.logprobs, strict=True
-    ):
-        np.testing.assert_allclose(at_state, at_probes, atol=0.02)
-
-
-@pytest.mark.parametrize("most", [0.0, 0.5])
-def test_a_step_is_torchs_adamw(most):
-    rng = np.random.default_rng(1)
-    start, gradients = rng.normal(size=5), rng.normal(size=(4, 5))
-    theirs = torch.nn.Parameter(torch.tensor(start))
-    settings = 0.1, 0.8, 0.9, 1e-6, 0.05, most
-    optimizer = torch.optim.AdamW([theirs], 0.1, (0.8, 0.9), 1e-6, 0.05)
-    ours = {"w": jnp.float32(start)}
-    moments = adam(0.0).init(ours)
-    for gradient in gradients:
-        theirs.grad = torch.tensor(gradient)
-        if most:
-            torch.nn.utils.clip_grad_norm_([theirs], most)
-        optimizer.step()
-        updates, moments = adam(settings).update({"w": jnp.float32(gradient)}, moments, ours)
-        ours = {"w": ours["w"] + updates["w"]}
-    np.testing.assert_allclose(ours["w"], theirs.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_one_keys_is_invisible_to_another(keyed, ids):
@@ -379,38 +313,6 @@ def test_weights_outlive_the_server_but_not_their_time(keyed, service):
         Store(directory, about.bytes).keep(owner, new, arrays, overwrite=True)
 
 
-def test_a_key_has_only_so_many_models_and_silent_sessions_make_room(keyed, service, monkeypatch):
-    monkeypatch.setattr("zojax.serving.tinker.models._MOST_MODELS", 1)
-    first = created(keyed)
-    body = {
-        "session_id": post(keyed, "create_session", {}).json()["session_id"],
-        "model_seq_id": 0,
-        "base_model": "demo",
-        "lora_config": {"rank": 1},
-    }
-    assert "models in open sessions" in post(keyed, "create_model", body).text
-    created(keyed, YOURS)
-    post(keyed, f"sessions/{first.partition(':train')[0]}/finish", {})
-    outcome(keyed, post(keyed, "create_model", body))
-    assert post(keyed, "get_info", {"model_id": first}).status_code == 404
-    assert first not in service.runtime.registry
-
-
-def test_the_oldest_samplers_make_room_with_their_snapshots(keyed, service, monkeypatch):
-    monkeypatch.setattr("zojax.serving.tinker.samplers._MOST", 2)
-    model = created(keyed)
-    ids = []
-    for seq_id in (1, 2, 3):
-        save = {"model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id}
-        begun = post(keyed, "save_weights_for_sampler", save)
-        ids.append(outcome(keyed, begun)["sampling_session_id"])
-    names = service.runtime.registry.names()
-    assert [f"{model}:snapshot:{i}" in names for i in (1, 2, 3)] == [False, True, True]
-    assert model in names
-    found = [keyed.get(f"/api/v1/samplers/{id_}", headers={"X-API-Key": MINE}) for id_ in ids]
-    assert [one.status_code for one in found] == [404, 200, 200]
-
-
 def test_messages_of_noise_are_refused_with_a_line():
     rng = np.random.default_rng(2)
     valid = scoring("m", 1, [3, 4, 5])
@@ -457,6 +359,38 @@ def test_weights_in_the_place_of_others_need_no_room_beside_them(tmp_path):
     store.keep("owner", kept("w"), one, overwrite=True)
     with pytest.raises(ApiError, match="more than 3,000 bytes"):
         store.keep("owner", kept("v"), one, overwrite=False)
+
+
+def test_a_key_has_only_so_many_models_and_silent_sessions_make_room(keyed, service, monkeypatch):
+    monkeypatch.setattr("zojax.serving.tinker.models._MOST_MODELS", 1)
+    first = created(keyed)
+    body = {
+        "session_id": post(keyed, "create_session", {}).json()["session_id"],
+        "model_seq_id": 0,
+        "base_model": "demo",
+        "lora_config": {"rank": 1},
+    }
+    assert "models in open sessions" in post(keyed, "create_model", body).text
+    created(keyed, YOURS)
+    post(keyed, f"sessions/{first.partition(':train')[0]}/finish", {})
+    outcome(keyed, post(keyed, "create_model", body))
+    assert post(keyed, "get_info", {"model_id": first}).status_code == 404
+    assert first not in service.runtime.registry
+
+
+def test_the_oldest_samplers_make_room_with_their_snapshots(keyed, service, monkeypatch):
+    monkeypatch.setattr("zojax.serving.tinker.samplers._MOST", 2)
+    model = created(keyed)
+    ids = []
+    for seq_id in (1, 2, 3):
+        save = {"model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id}
+        begun = post(keyed, "save_weights_for_sampler", save)
+        ids.append(outcome(keyed, begun)["sampling_session_id"])
+    names = service.runtime.registry.names()
+    assert [f"{model}:snapshot:{i}" in names for i in (1, 2, 3)] == [False, True, True]
+    assert model in names
+    found = [keyed.get(f"/api/v1/samplers/{id_}", headers={"X-API-Key": MINE}) for id_ in ids]
+    assert [one.status_code for one in found] == [404, 200, 200]
 
 
 def test_a_sampler_that_is_asked_stays_however_many_are_made():

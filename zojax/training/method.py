@@ -1,8 +1,19 @@
 """Makes what a configuration trains with: space, estimator, optimizer and objective."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from zojax.config import Config, MezoConfig, MezoFactorizedConfig, PopulationConfig, foreign
+import numpy as np
+import optax
+
+from zojax.config import (
+    Config,
+    LoraConfig,
+    MezoConfig,
+    MezoFactorizedConfig,
+    PopulationConfig,
+    foreign,
+)
 from zojax.errors import InputError
 from zojax.hub.tokenizer import Tokenizer
 from zojax.models import Model
@@ -51,6 +62,28 @@ def make_method(config: Config, model: Model, steps: int | None = None) -> Metho
         learning_rates(config.train, steps),
         make_fold(config.estimator, config.space, model),
     )
+
+
+def mezo_in_lora(
+    model: Model,
+    space: LoraConfig,
+    optimizer: Callable[[Any], optax.GradientTransformation],
+    *,
+    epsilon: float,
+    num_queries: int,
+) -> Method:
+    """MeZO in a LoRA, outside of a run: the two ends of a probe at once, and no schedule.
+
+    Args:
+        model: the base model.
+        space: the LoRA.
+        optimizer: makes the optax transformation of the estimated gradient, as of ``Method``.
+        epsilon: the length of a probe.
+        num_queries: the number of directions of a step.
+    """
+    settings = MezoConfig(epsilon=epsilon, num_queries=num_queries)
+    estimator = make_estimator(settings, space, model)._replace(variants_at_once=2)
+    return Method(estimator, optimizer, 0, np.zeros(0, np.float32))
 
 
 def objective_name(config: Config, task: Task) -> str:

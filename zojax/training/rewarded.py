@@ -13,7 +13,7 @@ sequence of rewards whatever leads further away than its radius.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,13 +22,13 @@ import numpy as np
 import optax
 
 from zojax.adapters import trainable_sites
-from zojax.config import LoraConfig, MezoConfig
+from zojax.config import LoraConfig
 from zojax.models import Model
-from zojax.programs.pace import Pace, at_once
+from zojax.programs.pace import Pace, PacedProgram, at_once
 from zojax.scoring import Item, shape_needed
 from zojax.scoring.buckets import rounded
 from zojax.training.batches import micro_batches, pack_batch, shape_of_all
-from zojax.training.estimator_table import make_estimator
+from zojax.training.method import mezo_in_lora
 from zojax.training.objective import CandidateScorer, of_candidates
 from zojax.training.step import (
     Batch,
@@ -160,10 +160,6 @@ class Recipe:
     targets: tuple[str, ...] | None = None
 
 
-_MOST_SHAPES = 16
-"""The most shapes of batches whose programs are kept."""
-
-
 class StepScalars(NamedTuple):
     """What a step is made of, and what a journal needs to make it again.
 
@@ -193,9 +189,14 @@ class Learner:
     def __init__(self, model: Model, recipe: Recipe, pace: Pace = at_once):
         self._model, self._recipe, self._pace = model, recipe, pace
         self._key = jax.random.key(recipe.seed)
-        self._method = _method(model, recipe)
+        self._method = mezo_in_lora(
+            model,
+            LoraConfig(rank=recipe.rank, targets=recipe.targets or _writing(model)),
+            optax.sgd,
+            epsilon=recipe.epsilon,
+            num_queries=recipe.num_queries,
+        )
         self._perturb, self._score, self._update = _programs(self._method, model)
-        self._scorers: dict[tuple[tuple[int, ...], ...], Callable[..., Any]] = {}
         self.state: TrainState = init_state(self._method, model.weights, self._key)
         self._start = jax.tree.map(jnp.array, self.state.params)  # the state is used up
         start_length = float(optax.tree.norm(self._start))
@@ -231,30 +232,13 @@ class Learner:
         batches = packed(items, advantage_b)
         losses_gpv = [
             [
-                np.asarray(
-                    self._pace(
-                        self._compiled(weights, variants, np.int32(group), batch),
-                        weights,
-                        variants,
-                        np.int32(group),
-                        batch,
-                    )
-                )
+                np.asarray(self._score(self._pace, weights, variants, np.int32(group), batch))
                 for batch in batches
             ]
             for group in range(self._recipe.num_queries)
         ]
         losses_v = np.mean(np.array(losses_gpv, np.float32), axis=1, dtype=np.float32).reshape(-1)
         return self.scalars(losses_v)
-
-    def _compiled(self, *args: Any) -> Callable[..., Any]:
-        """The program that scores a batch of this shape, compiled before its turn."""
-        key = tuple(leaf.shape for leaf in jax.tree.leaves(args[-1]))
-        if key not in self._scorers:
-            if len(self._scorers) >= _MOST_SHAPES:
-                del self._scorers[next(iter(self._scorers))]
-            self._scorers[key] = self._score.lower(*args).compile()
-        return self._scorers[key]
 
     def scalars(self, losses_v: np.ndarray) -> StepScalars:
         """What the next step is made of, from the losses at both ends of its probes.
@@ -290,15 +274,6 @@ def packed(items: Sequence[Item], advantage_b: np.ndarray) -> list[Batch]:
     ]
 
 
-def _method(model: Model, recipe: Recipe) -> Method:
-    estimator = make_estimator(
-        MezoConfig(epsilon=recipe.epsilon, num_queries=recipe.num_queries),
-        LoraConfig(rank=recipe.rank, targets=recipe.targets or _writing(model)),
-        model,
-    )._replace(variants_at_once=2)
-    return Method(estimator, optax.sgd, 0, np.empty(0, np.float32))
-
-
 def _writing(model: Model) -> tuple[str, ...]:
     """The names of the matrices that write into the residual stream."""
     names = {site.path.split("/")[-2] for site in trainable_sites(model.weights, "linear")}
@@ -306,7 +281,7 @@ def _writing(model: Model) -> tuple[str, ...]:
 
 
 def _programs(method: Method, model: Model) -> tuple[Any, ...]:
-    """``perturb``, ``score`` and ``update``, jitted; the last uses up the state."""
+    """``perturb``, ``score`` in turns, and ``update``, which uses up the state."""
     objective = of_candidates(CandidateScorer(model.graphdef, 1, normalize=True), advantage_loss)
 
     def perturb_all(key: jax.Array, state: TrainState) -> Tree:
@@ -322,4 +297,4 @@ def _programs(method: Method, model: Model) -> tuple[Any, ...]:
         after = update(method, state, key, grads_q, rate, skipped)
         return dataclasses.replace(after, params=within(after.params, start, radius))
 
-    return jax.jit(perturb_all), jax.jit(score), jax.jit(move, donate_argnums=0)
+    return jax.jit(perturb_all), PacedProgram(score), jax.jit(move, donate_argnums=0)

@@ -11,6 +11,7 @@ import numpy as np
 from zojax.engine.requests import Token
 from zojax.errors import InputError
 from zojax.serving.tinker.wire import Message, field
+from zojax.training.weighted import Datum
 
 PROTOBUF = "application/x-protobuf"
 
@@ -21,20 +22,6 @@ _FLOAT32, _INT64 = 1, 2
 _TYPES = {_FLOAT32: np.dtype("<f4"), _INT64: np.dtype("<i8")}
 _ABSENT = -99999.0
 """Stands for a log-probability of a token that is not there."""
-
-
-class Datum(NamedTuple):
-    """What is scored: after each token of an input, a target.
-
-    Attributes:
-        tokens_t: the input, int32.
-        targets_t: the tokens that are scored, int32; usually the input's, one place further.
-        weight_t: how much each counts in the loss, float32.
-    """
-
-    tokens_t: np.ndarray
-    targets_t: np.ndarray
-    weight_t: np.ndarray
 
 
 class ForwardBackward(NamedTuple):

@@ -28,11 +28,11 @@ from zojax.serving.tinker.bodies import (
     SaveBody,
 )
 from zojax.serving.tinker.futures import Answer, Futures
-from zojax.serving.tinker.learner import Learner
 from zojax.serving.tinker.samplers import SNAPSHOT, Sampler, Samplers
 from zojax.serving.tinker.sessions import Session, Training, Waiting
 from zojax.serving.tinker.store import Kept, Kind, Store
 from zojax.serving.tinker.trained import Trained
+from zojax.training.weighted import LoraPrograms
 
 Tree = Any
 
@@ -44,7 +44,7 @@ _SILENT_SECONDS = 120.0
 """After how long without a heartbeat a session makes room for another; one is sent every 10 s."""
 _MOST_QUERIES = 16
 """The most directions of a step, whose adapters are all on the device at once."""
-_MOST_LEARNERS = 8
+_MOST_SIZES = 8
 """The most sizes of models whose programs are kept for the next model of the size."""
 _MOST_WAITING_BYTES = 64 << 20
 """The most bytes of a key's requests that wait."""
@@ -95,7 +95,7 @@ class TinkerModels:
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._models: dict[str, Training] = {}
-        self._learners: dict[tuple[int, int], Learner] = {}
+        self._by_size: dict[tuple[int, int], LoraPrograms] = {}
 
     def close(self) -> None:
         """Ends after the pieces in progress; what waits is told."""
@@ -195,8 +195,8 @@ class TinkerModels:
             one, seq_id = self.model(owner, body.model_id), body.seq_id
         else:
             raise ApiError(400, "give model_id and seq_id, or session_id and model_seq_id")
-        if (learner := one.trained.learner).rank != about.rank:
-            raise ApiError(400, f"path: is of rank {about.rank}, and the model of {learner.rank}")
+        if (rank := one.trained.programs.rank) != about.rank:
+            raise ApiError(400, f"path: is of rank {about.rank}, and the model of {rank}")
 
         def work() -> Answer:
             arrays = self.store.arrays(owner, body.path)
@@ -232,7 +232,7 @@ class TinkerModels:
                 self._pool.check(adapter)
                 self.samplers.register(id_, owner, lambda: adapter)
 
-            trained = Trained(self._learner(rank, num_queries), seed, self._pace, publish)
+            trained = Trained(self._programs(rank, num_queries), seed, self._pace, publish)
             made = self._models[id_] = Training(id_, session_id, owner, trained, metadata)
             return made
 
@@ -301,8 +301,8 @@ class TinkerModels:
                 name=body.path or secrets.token_hex(8),
                 base=self.name,
                 hash=self.base.hash,
-                rank=trained.learner.rank,
-                num_queries=trained.learner.num_queries,
+                rank=trained.programs.rank,
+                num_queries=trained.programs.num_queries,
                 step=trained.step,
                 created_at=now,
                 expires_at=None if body.ttl_seconds is None else now + body.ttl_seconds,
@@ -361,8 +361,8 @@ class TinkerModels:
             raise ApiError(400, "model_path: these weights are of another base model, or too large")
 
         def load() -> Tree:
-            learner = self._learner(about.rank, about.num_queries)
-            trained = Trained(learner, 0, self._pace, lambda adapter: None)
+            programs = self._programs(about.rank, about.num_queries)
+            trained = Trained(programs, 0, self._pace, lambda adapter: None)
             trained.load(self.store.arrays(owner, path), has_moments=False)
             return trained.adapter
 
@@ -375,13 +375,13 @@ class TinkerModels:
         self.store.remove(owner, path)
         self.samplers.unregister(path)
 
-    def _learner(self, rank: int, num_queries: int) -> Learner:
+    def _programs(self, rank: int, num_queries: int) -> LoraPrograms:
         with self._lock:
             sizes = rank, num_queries
-            found = self._learners.pop(sizes, None) or Learner(self._model, *sizes)
-            self._learners[sizes] = found  # behind all others
-            while len(self._learners) > _MOST_LEARNERS:
-                del self._learners[next(iter(self._learners))]
+            found = self._by_size.pop(sizes, None) or LoraPrograms(self._model, *sizes)
+            self._by_size[sizes] = found  # behind all others
+            while len(self._by_size) > _MOST_SIZES:
+                del self._by_size[next(iter(self._by_size))]
             return found
 
 

@@ -140,7 +140,7 @@ def _add_models(router: APIRouter) -> None:
             "model_id": one.id,
             "model_name": models.name,
             "is_lora": True,
-            "lora_rank": one.trained.learner.rank,
+            "lora_rank": one.trained.programs.rank,
         }
 
 
@@ -248,7 +248,7 @@ def _add_kept(router: APIRouter) -> None:
         kept = models.store.of_owner(owner, model_id)
         if not kept:
             one = models.model(owner, model_id)
-            return _run(models, one.id, one.trained.learner.rank, one.metadata, datetime.now(UTC))
+            return _run(models, one.id, one.trained.programs.rank, one.metadata, datetime.now(UTC))
         last = kept[-1]
         told = _run(models, model_id, last.rank, last.run_metadata, _time(last.created_at))
         kinds = {"weights": "last_checkpoint", "sampler_weights": "last_sampler_checkpoint"}
