@@ -13,6 +13,7 @@ from zojax.errors import InputError
 from zojax.scoring import Item
 from zojax.scoring.pages import IntArray
 from zojax.serving.errors import ApiError
+from zojax.serving.feedback import rewards
 from zojax.serving.formats import grammar_of
 from zojax.serving.schema import Sampled
 from zojax.serving.service import Service
@@ -125,7 +126,7 @@ def remember(
     """
     if service.tunings is not None and asked.adapter is not None and tokens:
         item = Item(prompt, (np.array(tokens, np.int32),))
-        service.tunings.serves(asked.adapter, (asked.id, index), item)
+        rewards.remember(service.tunings, asked.adapter, (asked.id, index), item)
 
 
 def new_id(prefix: str) -> str:

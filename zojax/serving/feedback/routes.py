@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from zojax.serving.document import answers
+from zojax.serving.feedback.rewards import rate
 from zojax.serving.fine_tuning.routes import Trains
 
 
@@ -41,6 +42,6 @@ def add_feedback(app: FastAPI) -> None:
 
     @app.post("/v1/feedback", responses=answers(FeedbackAnswer), response_model=None)
     def feedback(trains: Trains, request: Request, body: FeedbackBody) -> dict[str, Any]:
-        job, status = trains.rate(request.state.owner, (body.id, body.index), body.reward)
+        job, status = rate(trains, request.state.owner, (body.id, body.index), body.reward)
         told = {"id": body.id, "index": body.index, "reward": body.reward}
         return {"object": "feedback", **told, "job": job, "status": status}

@@ -6,22 +6,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jax.errors import JaxRuntimeError
 
 from zojax.engine.jobs import Job, Jobs, Listener
-from zojax.engine.use_job import IdleError, Rated, UseJob
+from zojax.engine.use_job import IdleError, UseJob
 from zojax.errors import InputError, as_line
 from zojax.reporting.progress import is_evaluated
-from zojax.scoring import Item
 from zojax.serving.errors import LOG, ApiError, place_of, without_directories
-from zojax.serving.feedback.served import Key, Served
 from zojax.serving.fine_tuning.bodies import CreateJobBody
 from zojax.serving.fine_tuning.classes import Classes
 from zojax.serving.fine_tuning.events import in_words
 from zojax.serving.fine_tuning.file_store import FileStore, StoredFile
-from zojax.serving.fine_tuning.from_use import MOST_BEHIND, FromUse, choose_from_use
+from zojax.serving.fine_tuning.from_use import FromUse, choose_from_use
 from zojax.serving.fine_tuning.ids import new_id
 from zojax.serving.fine_tuning.record import JobRecord, Status, read_record
 from zojax.serving.fine_tuning.settings import Base, Chosen, words_of
@@ -29,6 +27,11 @@ from zojax.serving.fine_tuning.tuning import DATA, Tuning, model_of
 from zojax.serving.limits import Limits
 
 _SHORT = 12
+
+_WAITING_JOBS = 4
+"""So many times as many jobs that learn from use go on together as of the others: each has a thread
+that mostly waits for rewards, and its steps take turns like all others.
+"""
 
 _OTHERS = "the server serves other weights than the job's, from elsewhere, or smaller adapters"
 
@@ -181,6 +184,10 @@ class Tunings:
         tuning = self._by_model.get(model_of(name))
         return None if tuning is None else tuning.record.owner
 
+    def of_model(self, model: str) -> Tuning | None:
+        """The job that learns what a model's name means; None if no job does."""
+        return self._by_model.get(model)
+
     def _files_of(self, owner: str, body: CreateJobBody) -> tuple[StoredFile, StoredFile | None]:
         assert body.training_file is not None, "its body has been checked"
         train = self.files.get(owner, body.training_file, "training_file")
@@ -232,51 +239,6 @@ class Tunings:
             self._begin_next()
             return tuning
 
-    # --- What is served, and what it was worth
-
-    def serves(self, model: str, key: Key, item: Item) -> None:
-        """Remembers a completion, if its model is that of a job that learns from use now.
-
-        Args:
-            model: the model's name.
-            key: the answer's id and the choice's index.
-            item: its prompt and itself.
-        """
-        tuning = self._by_model.get(model)
-        if tuning is not None and tuning.learns_from_use and tuning.record.status == "running":
-            steps = tuning.job.num_steps if tuning.job is not None else 0
-            tuning.served.add(key, Served(item, steps))
-
-    def rate(self, owner: str, key: Key, reward: float) -> tuple[str, Literal["taken", "late"]]:
-        """Takes a reward; returns the job's id, and whether the job learns from it or it is late.
-
-        Args:
-            owner: who gives it, which is whose the completion is.
-            key: the answer's id and the choice's index.
-            reward: the reward.
-
-        Raises:
-            ApiError: 404, no such completion is remembered; 409, it has its reward, or its job does
-                not learn now.
-        """
-        found = [one for one in self.of(owner) if one.learns_from_use and one.served.holds(key)]
-        if not found:
-            raise ApiError(404, "no such completion is remembered", param="id")
-        tuning, job = found[0], found[0].job
-        if not isinstance(job, UseJob) or tuning.record.status != "running":
-            raise ApiError(
-                409, f"its job is {tuning.record.status}, and does not learn", param="id"
-            )
-        served = tuning.served.take(key)
-        if served == "unknown":
-            raise ApiError(404, "no such completion is remembered", param="id")
-        if served == "twice":
-            raise ApiError(409, "this completion has its reward already", param="id")
-        if job.num_steps - served.step > MOST_BEHIND:
-            return tuning.record.id, "late"
-        job.rate(Rated(served.item, reward))
-        return tuning.record.id, "taken"
-
     # --- How jobs go
 
     def _begin_next(self) -> None:
@@ -288,9 +250,9 @@ class Tunings:
                 for one in self._tunings.values()
                 if one.record.status == "queued" and not one.is_busy
             ]
-            # Those that learn from use mostly wait for rewards: others need not wait for them.
-            many = Counter(one.learns_from_use for one in busy)
-            waiting = [w for w in waiting if many[w.learns_from_use] < self._limits.jobs_at_once]
+            many, most = Counter(one.learns_from_use for one in busy), self._limits.jobs_at_once
+            room = {False: most, True: _WAITING_JOBS * most}
+            waiting = [w for w in waiting if many[w.learns_from_use] < room[w.learns_from_use]]
             if not waiting:
                 return
             counts = Counter(one.record.owner for one in busy)
