@@ -15,7 +15,7 @@ from zojax.engine.use_journal import UseJournal
 from zojax.scoring import Item
 from zojax.serving.feedback.served import Served, ServedMemory
 from zojax.serving.fine_tuning.tunings import Tunings
-from zojax.serving.limits import Keys
+from zojax.serving.limits import Keys, Limits
 from zojax.training.rewarded import Baseline, Learner, Recipe
 
 PROMPT = "a gripping film It was"
@@ -138,6 +138,46 @@ def test_a_job_goes_on_from_its_journal_when_a_server_starts_again(service, ask)
     with pytest.raises(openai.NotFoundError):  # it has ended: what is served is not remembered
         rate(ask, say(ask, job.current_model).id, 1)
     assert ask.models.delete(job.current_model).deleted
+
+
+def test_rewards_that_are_all_the_same_count_after_a_restart_too(service, ask):
+    job = learning(ask, steps=30, batch_size=2)
+    journal = service.tunings.get("anyone", job.id).journal
+
+    def lines(count: int) -> list:
+        for _ in range(10 * LONG):
+            if len(found := UseJournal(journal).lines) >= count:
+                return found
+            time.sleep(0.1)
+        raise TimeoutError(found)
+
+    answer = say(ask, job.current_model, 2)
+    for choice in answer.choices:
+        rate(ask, answer.id, 1.0, choice.index)
+    [same] = lines(1)
+    assert (same.is_step, same.count, same.mean) == (False, 2, 1.0)
+    ask.fine_tuning.jobs.pause(job.id)
+    ask.fine_tuning.jobs.resume(job.id)
+    ended(ask, job.id, "running")
+    for _ in range(10 * LONG):  # until its new thread takes rewards
+        tuning = service.tunings.get("anyone", job.id)
+        if tuning.record.status == "running" and not tuning.job.is_done:
+            break
+        time.sleep(0.1)
+    rated(ask, job, 2)
+    step = lines(2)[1]
+    assert (step.step, step.is_step, step.count, step.mean) == (0, True, 4, 0.75)
+    ask.fine_tuning.jobs.cancel(job.id)
+
+
+def test_jobs_that_wait_for_rewards_keep_few_others_waiting(service, ask, monkeypatch):
+    monkeypatch.setattr(service.tunings, "_limits", Limits(jobs_at_once=1))
+    method = {"type": "feedback", "feedback": {"hyperparameters": SETTINGS}}
+    body = {"model": "demo", "method": method}
+    made = [ask.post("/fine_tuning/jobs", body=body, cast_to=object) for _ in range(5)]
+    assert [one["status"] for one in made] == ["running"] * 4 + ["queued"]
+    for one in reversed(made):
+        ask.fine_tuning.jobs.cancel(one["id"])
 
 
 def test_what_is_one_keys_is_invisible_to_another(service, running, monkeypatch):
@@ -270,7 +310,7 @@ def test_a_journal_makes_the_same_adapter_anew_to_the_bit(engine, tmp_path):
         journal.add(scalars, 4, Baseline(4, 0.1, 1 / 3))
         learner.move(scalars)
     again = Learner(engine.model, RECIPE)
-    for line in UseJournal(path).steps:
+    for line in UseJournal(path).lines:
         again.move(line.scalars)
     assert line.baseline == Baseline(4, 0.1, 1 / 3)
     for path_, leaf in learner.state.params.items():
@@ -285,7 +325,7 @@ def test_a_damaged_journal_is_refused_and_a_cut_one_goes_on(engine, tmp_path):
     whole = path.read_bytes()
     for cut in range(len(whole) - 1, len(whole) - 40, -7):
         path.write_bytes(whole[:cut])
-        assert len(UseJournal(path).steps) == 1
+        assert len(UseJournal(path).lines) == 1
         assert path.read_bytes().count(b"\n") == 1
     path.write_bytes(whole.replace(b'"rewards": 4', b'"rewards": 5', 1))
     with pytest.raises(Exception, match="line 1 is damaged"):

@@ -24,9 +24,9 @@ from zojax.training.rewarded import Baseline, Learner, Recipe, advantages
 
 _POLL_SECONDS = 0.2
 _MOST_BATCHES = 8
+"""How many batches of rewards may wait; of more, the oldest are dropped."""
 _MOVES_A_TURN = 16
 """How many journaled steps are done again in a turn."""
-"""How many batches of rewards may wait; of more, the oldest are dropped."""
 
 
 class Rated(NamedTuple):
@@ -159,20 +159,19 @@ class UseJob:
 
     def _replay(self, journal: UseJournal, learner: Learner) -> Baseline:
         """Does all journaled steps, a few in a turn; the baseline after them."""
-        pace, baseline = self._turns.pace(self._stop), Baseline()
+        pace = self._turns.pace(self._stop)
 
         def move(lines: Sequence[StepLine]) -> Any:
             for line in lines:
                 learner.move(line.scalars)
             return learner.state
 
-        for first in range(0, len(journal.steps), _MOVES_A_TURN):
-            lines = journal.steps[first : first + _MOVES_A_TURN]
-            if any(len(x.scalars.projected_grad_q) != self._recipe.num_queries for x in lines):
-                raise InputError(f"{self._path}: has not {self._recipe.num_queries} scalars a step")
-            pace(move, lines)
-            baseline = lines[-1].baseline
-        return baseline
+        steps = [line for line in journal.lines if line.is_step]
+        if any(len(line.projected_grad) != self._recipe.num_queries for line in steps):
+            raise InputError(f"{self._path}: has not {self._recipe.num_queries} scalars a step")
+        for first in range(0, len(steps), _MOVES_A_TURN):
+            pace(move, steps[first : first + _MOVES_A_TURN])
+        return journal.lines[-1].baseline if journal.lines else Baseline()
 
     def _learn_from(
         self, batch: list[Rated], learner: Learner, journal: UseJournal, before: Baseline
@@ -182,7 +181,9 @@ class UseJob:
         baseline = before.after(rewards)
         advantage_b = advantages(rewards, baseline)
         left = self._course.steps - learner.num_steps
-        if advantage_b.any():  # else all rewards were as usual, and no step would move anything
+        if not advantage_b.any():  # all rewards were as usual, and no step would move anything
+            journal.add_rewards(len(batch), baseline)
+        else:
             for _ in range(min(self._course.steps_per_batch, left)):
                 scalars = learner.probe([rated.item for rated in batch], advantage_b)
                 journal.add(scalars, len(batch), baseline)

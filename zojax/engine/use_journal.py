@@ -1,7 +1,9 @@
 """The journal of what learns from use: a line of JSON for each step, from which it is made anew.
 
-A line is on the disk before its step is made. A crash can leave a part of the last line, which is
-cut off when the file is opened again; any other damage is refused.
+A line is on the disk before its step is made. Rewards that no step is made of, since all are the
+same, have a line without scalars: the baseline of those that follow counts them. A crash can leave
+a part of the last line, which is cut off when the file is opened again; any other damage is
+refused.
 """
 
 import os
@@ -22,13 +24,13 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class StepLine(BaseModel):
-    """A step.
+    """A step, or a batch of rewards without one.
 
     Attributes:
         step: the number of steps before it.
-        projected_grad: a number for each direction, each a float32.
+        projected_grad: a number for each direction, each a float32; none if there is no step.
         skipped: whether nothing moved.
-        rewards: the number of rewards that it has learnt from.
+        rewards: the number of rewards in the batch.
         count: the number of all rewards so far.
         mean: their mean, as of :class:`zojax.training.rewarded.Baseline`.
         square: the mean of their squares.
@@ -38,13 +40,18 @@ class StepLine(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     step: int
-    projected_grad: Annotated[list[_Finite], Field(min_length=1, max_length=1024)]
+    projected_grad: Annotated[list[_Finite], Field(max_length=1024)]
     skipped: bool
     rewards: int
     count: int
     mean: _Finite
     square: _Finite
     checksum: int
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a step."""
+        return bool(self.projected_grad)
 
     @property
     def scalars(self) -> StepScalars:
@@ -65,28 +72,35 @@ class UseJournal:
         path: the file, which is made if there is none.
 
     Attributes:
-        steps: the steps that were in it.
+        lines: the lines that were in it.
 
     Raises:
         InputError: it is damaged.
     """
 
     def __init__(self, path: Path):
-        self.steps = _whole_lines(path)
+        self.lines = _whole_lines(path)
         # Unbuffered, since a failed write must not leave data behind that is written later.
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        self._count = len(self.steps)
+        self._count = sum(line.is_step for line in self.lines)
 
     def add(self, scalars: StepScalars, rewards: int, baseline: Baseline) -> None:
         """Adds a step, which is on the disk when this returns."""
         grads = [0.0 if scalars.skipped else float(c) for c in scalars.projected_grad_q]
-        step = {"step": self._count, "projected_grad": grads, "skipped": scalars.skipped}
+        self._write(grads, scalars.skipped, rewards, baseline)
+        self._count += 1
+
+    def add_rewards(self, rewards: int, baseline: Baseline) -> None:
+        """Adds a batch of rewards of which no step is made."""
+        self._write([], False, rewards, baseline)
+
+    def _write(self, grads: list[float], skipped: bool, rewards: int, baseline: Baseline) -> None:
+        step = {"step": self._count, "projected_grad": grads, "skipped": skipped}
         known = {**step, "rewards": rewards, **baseline._asdict()}
         line = f"{to_json({**known, 'checksum': _checksum(known)})}\n".encode()
         if os.write(self._file, line) != len(line):
             raise InputError("the job's journal could not be written whole; free space")
         os.fsync(self._file)
-        self._count += 1
 
     def close(self) -> None:
         """Closes the file."""
@@ -94,7 +108,7 @@ class UseJournal:
 
 
 def _whole_lines(path: Path) -> list[StepLine]:
-    """The steps in a journal, whose unfinished last line is cut off."""
+    """The lines of a journal, whose unfinished last one is cut off."""
     if not path.exists():
         return []
     raw = read_bytes(path, _MOST_BYTES)
@@ -102,12 +116,13 @@ def _whole_lines(path: Path) -> list[StepLine]:
     whole += b"\n" if whole else b""
     if len(whole) < len(raw):
         os.truncate(path, len(whole))
-    found = []
-    for number, line in enumerate(whole.splitlines()):
+    found, count = [], 0
+    for number, line in enumerate(whole.splitlines(), start=1):
         step = validate(StepLine, parse_json(line, path.name), path.name)
-        if step.step != number or step.checksum != _checksum(step.model_dump(exclude={"checksum"})):
-            raise InputError(f"{path.name}: line {number + 1} is damaged")
+        if step.step != count or step.checksum != _checksum(step.model_dump(exclude={"checksum"})):
+            raise InputError(f"{path.name}: line {number} is damaged")
         found.append(step)
+        count += step.is_step
     return found
 
 
