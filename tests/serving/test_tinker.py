@@ -8,13 +8,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.serving.tinker_client import MINE, created, outcome, post, scoring, tensor
-from zojax.engine.slots import Registry
 from zojax.errors import InputError
 from zojax.serving.errors import ApiError
 from zojax.serving.limits import Keys
 from zojax.serving.tinker.bodies import PATH
 from zojax.serving.tinker.messages import read_forward_backward
-from zojax.serving.tinker.samplers import Sampler, Samplers
 from zojax.serving.tinker.store import Kept, Store
 from zojax.serving.tinker.wire import Message, field
 
@@ -28,8 +26,10 @@ def _forgets(service) -> Iterator[None]:
     """Nothing of a test stays for the next one."""
     yield
     tinker, samplers = service.tinker, service.tinker.samplers
-    for name in list(samplers._owners):
-        samplers.unregister(name)
+    for name in list(samplers._adapters):
+        samplers.forget(name)
+    for one in list(tinker._models.values()):
+        tinker._requests.remove(one)
     for known in (tinker._sessions, tinker._models, samplers._samplers):
         known.clear()
 
@@ -359,45 +359,3 @@ def test_weights_in_the_place_of_others_need_no_room_beside_them(tmp_path):
     store.keep("owner", kept("w"), one, overwrite=True)
     with pytest.raises(ApiError, match="more than 3,000 bytes"):
         store.keep("owner", kept("v"), one, overwrite=False)
-
-
-def test_a_key_has_only_so_many_models_and_silent_sessions_make_room(keyed, service, monkeypatch):
-    monkeypatch.setattr("zojax.serving.tinker.models._MOST_MODELS", 1)
-    first = created(keyed)
-    body = {
-        "session_id": post(keyed, "create_session", {}).json()["session_id"],
-        "model_seq_id": 0,
-        "base_model": "demo",
-        "lora_config": {"rank": 1},
-    }
-    assert "models in open sessions" in post(keyed, "create_model", body).text
-    created(keyed, YOURS)
-    post(keyed, f"sessions/{first.partition(':train')[0]}/finish", {})
-    outcome(keyed, post(keyed, "create_model", body))
-    assert post(keyed, "get_info", {"model_id": first}).status_code == 404
-    assert first not in service.runtime.registry
-
-
-def test_the_oldest_samplers_make_room_with_their_snapshots(keyed, service, monkeypatch):
-    monkeypatch.setattr("zojax.serving.tinker.samplers._MOST", 2)
-    model = created(keyed)
-    ids = []
-    for seq_id in (1, 2, 3):
-        save = {"model_id": model, "seq_id": seq_id, "sampling_session_seq_id": seq_id}
-        begun = post(keyed, "save_weights_for_sampler", save)
-        ids.append(outcome(keyed, begun)["sampling_session_id"])
-    names = service.runtime.registry.names()
-    assert [f"{model}:snapshot:{i}" in names for i in (1, 2, 3)] == [False, True, True]
-    assert model in names
-    found = [keyed.get(f"/api/v1/samplers/{id_}", headers={"X-API-Key": MINE}) for id_ in ids]
-    assert [one.status_code for one in found] == [404, 200, 200]
-
-
-def test_a_sampler_that_is_asked_stays_however_many_are_made():
-    samplers = Samplers(Registry())
-    samplers.add("first", Sampler("owner", None))
-    for number in range(100):
-        samplers.add(f"{number}", Sampler("owner", None))
-        assert samplers.get("owner", "first").adapter is None
-    with pytest.raises(ApiError):
-        samplers.get("owner", "0")

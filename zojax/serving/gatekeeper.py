@@ -21,6 +21,9 @@ FILES = "/v1/files"
 TINKER = "/api/v1/"
 """What the paths of Tinker's API begin with."""
 
+_RETRIEVE = f"{TINKER}retrieve_future"
+"""Where its client fetches what it was promised, while draining, too."""
+
 _AROUND_A_FILE = 1 << 16
 """The bytes of a form beside its file."""
 
@@ -89,7 +92,7 @@ class Gatekeeper:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if self._service.is_draining:
+        if self._service.is_draining and scope["path"] != _RETRIEVE:
             raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
         if self._service.runtime.is_lost:
             raise _lost()

@@ -71,9 +71,7 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         service = self._service
-        while not service.runtime.is_lost and not (
-            service.is_draining and service.gate.num_open == service.num_inside == 0
-        ):
+        while not service.runtime.is_lost and not (service.is_draining and service.is_idle):
             await asyncio.sleep(_POLL_SECONDS)
         if service.runtime.is_lost:
             self.exit_code = LOST

@@ -85,6 +85,12 @@ class Service:
                 400, "this model has no chat template that can be used; ask /v1/completions"
             ) from None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was accepted is answered, and its answers are fetched."""
+        awaited = self.tinker.futures.num_awaited if self.tinker is not None else 0
+        return self.gate.num_open == self.num_inside == awaited == 0
+
     def owner(self, authorization: str | None) -> str | None:
         """The owner of a key, an admin's or another's; None if it is not accepted."""
         admin = self.admin_keys.owner(authorization) if self.admin_keys else None

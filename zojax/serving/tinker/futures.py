@@ -1,7 +1,9 @@
 """What was asked for and is answered later: kept until its owner asks for too much else."""
 
+import math
 import secrets
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,6 +13,9 @@ _MOST = 1024
 """The most futures of a key; the oldest that are done make room."""
 _MOST_BYTES = 64 << 20
 
+
+_FETCH_SECONDS = 10.0
+"""How long a server that stops lets clients fetch an answer."""
 
 Answer = dict[str, Any] | bytes
 """What came of a request: an object that is JSON, or a protobuf message."""
@@ -26,17 +31,34 @@ class Futures:
         self._lock = threading.Lock()
         self._by_owner: dict[str, dict[str, Outcome]] = {}
         self._ids: dict[tuple[str, Any], str] = {}
+        self._awaited: dict[str, float] = {}  # by id: until when
 
     def known(self, owner: str, key: Any) -> str | None:
         """The id of the future that a request was given before, if it still is there."""
         return self._ids.get((owner, key))
 
-    def begin(self, owner: str, key: Any) -> tuple[str, Outcome]:
+    @property
+    def num_awaited(self) -> int:
+        """How many futures a server that stops has to wait for, until clients have fetched them."""
+        with self._lock:
+            return sum(until > time.monotonic() for until in self._awaited.values())
+
+    def is_awaited(self, id_: str) -> bool:
+        """Whether a future is one of these."""
+        return id_ in self._awaited
+
+    def fetched(self, id_: str) -> None:
+        """Notes that a future's outcome is sent."""
+        with self._lock:
+            self._awaited.pop(id_, None)
+
+    def begin(self, owner: str, key: Any, *, is_awaited: bool = False) -> tuple[str, Outcome]:
         """A new future and its id.
 
         Args:
             owner: who asks.
             key: the same if the client asks again for the same.
+            is_awaited: whether the client is to get the outcome even if the server stops.
 
         Raises:
             ApiError: 429, the owner waits for too many.
@@ -47,6 +69,9 @@ class Futures:
             self._make_room(owner, mine)
             mine[id_] = made
             self._ids[owner, key] = id_
+            if is_awaited:
+                self._awaited[id_] = math.inf
+                made.add_done_callback(lambda _: self._done(id_))
         return id_, made
 
     def get(self, owner: str, id_: str) -> Outcome:
@@ -59,6 +84,10 @@ class Futures:
         if found is None:
             raise ApiError(404, "there is no such request, or what came of it is no longer kept")
         return found
+
+    def _done(self, id_: str) -> None:
+        with self._lock:
+            self._awaited[id_] = time.monotonic() + _FETCH_SECONDS
 
     def _make_room(self, owner: str, mine: dict[str, Outcome]) -> None:
         done = [id_ for id_, one in mine.items() if one.done()]
@@ -73,6 +102,7 @@ class Futures:
             )
         for id_ in gone:
             del mine[id_]
+            self._awaited.pop(id_, None)
         if gone:
             dropped = set(gone)
             self._ids = {key: id_ for key, id_ in self._ids.items() if id_ not in dropped}

@@ -1,20 +1,17 @@
 """Who trains what: sessions, their models and samplers, each visible to its owner alone."""
 
-import contextlib
+import dataclasses
 import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from zojax.adapters import AdapterPool
-from zojax.engine.listener import forget_locals
 from zojax.engine.slots import Registry
 from zojax.engine.turns import Turns
-from zojax.errors import INTERRUPTED
 from zojax.models import Model
 from zojax.programs.stopping import Stop
 from zojax.serving.errors import ApiError
@@ -28,8 +25,8 @@ from zojax.serving.tinker.bodies import (
     SaveBody,
 )
 from zojax.serving.tinker.futures import Answer, Futures
+from zojax.serving.tinker.requests import Requests, Training
 from zojax.serving.tinker.samplers import SNAPSHOT, Sampler, Samplers
-from zojax.serving.tinker.sessions import Session, Training, Waiting
 from zojax.serving.tinker.store import Kept, Kind, Store
 from zojax.serving.tinker.trained import Trained
 from zojax.training.weighted import LoraPrograms
@@ -38,17 +35,23 @@ Tree = Any
 
 _MOST_SESSIONS, _MOST_MODELS = 64, 16
 """How many a key may have; what the longest nobody has spoken of makes room."""
-_MOST_WAITING = 64
-"""The most requests of a model that wait for the one before them."""
+_MOST_OF_ALL = 128
+"""How many models all keys may have together, since all are on the host."""
 _SILENT_SECONDS = 120.0
 """After how long without a heartbeat a session makes room for another; one is sent every 10 s."""
 _MOST_QUERIES = 16
 """The most directions of a step, whose adapters are all on the device at once."""
 _MOST_SIZES = 8
 """The most sizes of models whose programs are kept for the next model of the size."""
-_MOST_WAITING_BYTES = 64 << 20
-"""The most bytes of a key's requests that wait."""
 _QUERIES = "zojax.num_queries"
+
+
+@dataclasses.dataclass
+class Session:
+    """A client that speaks, whose heart beats."""
+
+    owner: str
+    heard: float
 
 
 class TinkerModels:
@@ -91,19 +94,15 @@ class TinkerModels:
         self._model, self._pool = model, pool
         self._stop = Stop()
         self._pace = turns.pace(self._stop)
-        self._threads = ThreadPoolExecutor(limits.jobs_at_once, "zojax-tinker")
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._models: dict[str, Training] = {}
+        self._requests = Requests(self.futures, self._stop, self._lock)
         self._by_size: dict[tuple[int, int], LoraPrograms] = {}
 
     def close(self) -> None:
         """Ends after the pieces in progress; what waits is told."""
-        self._stop.exit_code = INTERRUPTED
-        self._threads.shutdown(cancel_futures=True)
-        for one in self._models.values():
-            for waiting in one.waiting:
-                waiting.outcome.set_result(ApiError(503, "the server is stopping"))
+        self._requests.close()
 
     # --- Sessions
 
@@ -129,20 +128,24 @@ class TinkerModels:
         """Ends a session: its models stay until there is no room for them."""
         self.session(owner, id_).heard = -math.inf
 
-    def _forget_silent(self, owner: str) -> bool:
-        """Forgets an owner's silent sessions, with their models; whether there were any."""
+    def _forget_silent(self, owner: str | None = None) -> bool:
+        """Forgets silent sessions with their models; whether there were any.
+
+        Args:
+            owner: whose; None for those of all owners.
+        """
         end = time.monotonic() - _SILENT_SECONDS
-        busy = {one.session for one in self._models.values() if one.is_busy}
+        busy = {one.session for one in self._models.values() if not one.is_idle}
         silent = {
             id_
             for id_, one in self._sessions.items()
-            if one.owner == owner and one.heard < end and id_ not in busy
+            if owner in (None, one.owner) and one.heard < end and id_ not in busy
         }
         for id_ in silent:
             del self._sessions[id_]
+            self.samplers.end_session(id_)
         for id_ in [one.id for one in self._models.values() if one.session in silent]:
-            del self._models[id_]
-            self.samplers.unregister(id_)
+            self._requests.remove(self._models.pop(id_))
         return bool(silent)
 
     # --- Models
@@ -221,12 +224,7 @@ class TinkerModels:
             self.session(owner, session_id)
             if id_ in self._models:
                 return self._models[id_]
-            for _ in range(2):
-                count = sum(one.owner == owner for one in self._models.values())
-                if count < _MOST_MODELS or not self._forget_silent(owner):
-                    break
-            if count >= _MOST_MODELS:
-                raise ApiError(400, f"this key has {count} models in open sessions: close some")
+            self._check_room(owner)
 
             def publish(adapter: Tree) -> None:
                 self._pool.check(adapter)
@@ -234,54 +232,31 @@ class TinkerModels:
 
             trained = Trained(self._programs(rank, num_queries), seed, self._pace, publish)
             made = self._models[id_] = Training(id_, session_id, owner, trained, metadata)
+            self._requests.add(made)
             return made
+
+    def _check_room(self, owner: str) -> None:
+        """Raises ``ApiError`` if there is no room for another model of an owner."""
+
+        def count() -> int:
+            return sum(one.owner == owner for one in self._models.values())
+
+        if count() >= _MOST_MODELS:
+            self._forget_silent(owner)
+        if count() >= _MOST_MODELS:
+            raise ApiError(400, f"this key has {count()} models in open sessions: close some")
+        if len(self._models) >= _MOST_OF_ALL:
+            self._forget_silent()
+        if len(self._models) >= _MOST_OF_ALL:
+            what = f"the server has {len(self._models)} models in open sessions, which is the most"
+            raise ApiError(429, what, headers={"Retry-After": "10"})
 
     def begin(
         self, one: Training, seq_id: int, work: Callable[[], Answer], size: int = 0
     ) -> dict[str, Any]:
-        """Does some work after all that was asked of a model before; returns the future of it.
-
-        Args:
-            one: the model.
-            seq_id: the request's number: one that comes again is not done again.
-            work: does it.
-            size: the bytes that wait with it.
-
-        Raises:
-            ApiError: the number is too small, or too many requests of the model wait.
-        """
-        with self._lock:
-            key = one.id, seq_id
-            known = self.futures.known(one.owner, key)
-            if known is None:
-                if seq_id <= one.last:
-                    raise ApiError(400, f"seq_id={seq_id}: request {one.last} came before")
-                if len(one.waiting) >= _MOST_WAITING:
-                    raise ApiError(429, "too many requests of this model wait")
-                mine = (model for model in self._models.values() if model.owner == one.owner)
-                if sum(model.waiting_bytes for model in mine) + size > _MOST_WAITING_BYTES:
-                    raise ApiError(429, "too many bytes of this key's requests wait")
-                known, outcome = self.futures.begin(one.owner, key)
-                one.last = seq_id
-                one.waiting.append(Waiting(outcome, work, size))
-                if not one.is_busy:
-                    one.is_busy = True
-                    self._threads.submit(self._do_next, one)
+        """Does some work after all that was asked of a model before; see :class:`Requests`."""
+        known = self._requests.begin(one, seq_id, work, size)
         return {"request_id": known, "model_id": one.id}
-
-    def _do_next(self, one: Training) -> None:
-        with self._lock:
-            if not one.waiting:
-                one.is_busy = False
-                return
-            outcome, work, _ = one.waiting.popleft()
-        try:
-            outcome.set_result(work())
-        except Exception as error:  # whoever asks for the outcome gets it
-            forget_locals(error)
-            outcome.set_result(error)
-        with contextlib.suppress(RuntimeError):  # the server is stopping
-            self._threads.submit(self._do_next, one)
 
     # --- What is kept, and asked
 
@@ -351,12 +326,9 @@ class TinkerModels:
             path: their path, which is the name, too.
             is_new: whether they have taken the place of others.
         """
-        try:
-            about = self.store.about(owner, path)
-        except ApiError:  # it is too old now
-            if self.samplers.owner_of(path) == owner:
-                self.samplers.unregister(path)
-            raise
+        if not is_new and self.samplers.owner_of(path) == owner:
+            return path  # known: nothing is read from the disk
+        about = self.store.about(owner, path)
         if about.hash != self.base.hash or about.rank > self.base.max_rank:
             raise ApiError(400, "model_path: these weights are of another base model, or too large")
 
@@ -366,14 +338,13 @@ class TinkerModels:
             trained.load(self.store.arrays(owner, path), has_moments=False)
             return trained.adapter
 
-        if is_new or self.samplers.owner_of(path) is None:
-            self.samplers.register(path, owner, load)
+        self.samplers.register(path, owner, load, about.expires_at)
         return path
 
     def remove_kept(self, owner: str, path: str) -> None:
         """Removes weights that were kept; ``ApiError`` if there are none."""
         self.store.remove(owner, path)
-        self.samplers.unregister(path)
+        self.samplers.forget(path)
 
     def _programs(self, rank: int, num_queries: int) -> LoraPrograms:
         with self._lock:

@@ -107,12 +107,14 @@ def _add_client(router: APIRouter, service: Service) -> None:
         outcome = models.futures.get(owner, body.request_id)
         waiting = asyncio.wrap_future(outcome)
         for _ in range(_MOST_POLLS):
-            if waiting.done() or service.is_draining:
-                break
             await asyncio.wait([waiting], timeout=_POLL_SECONDS)
+            ends = service.is_draining and not models.futures.is_awaited(body.request_id)
+            if waiting.done() or ends:
+                break
         if not waiting.done():
             told = {"type": "try_again", "request_id": body.request_id, "queue_state": "active"}
             return JSONResponse(told, 408)
+        models.futures.fetched(body.request_id)
         return _response(waiting.result())
 
 
@@ -199,7 +201,8 @@ def _add_sampling(router: APIRouter, service: Service) -> None:
         if known is None:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(service.gate.entered(owner, body.num_samples))
-                known, outcome = models.futures.begin(owner, object() if None in key else key)
+                key = object() if None in key else key
+                known, outcome = models.futures.begin(owner, key, is_awaited=True)
                 counted = stack.pop_all()
             task = asyncio.create_task(
                 _sample(service, body, adapter, owner, outcome, counted), name=f"tinker {known}"

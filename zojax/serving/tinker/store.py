@@ -68,6 +68,11 @@ class Kept(BaseModel):
         """What clients call them."""
         return f"tinker://{self.model_id}/{self.kind}/{self.name}"
 
+    @property
+    def is_over(self) -> bool:
+        """Whether their time is over, so that they are as good as removed."""
+        return self.expires_at is not None and self.expires_at <= time.time()
+
 
 class Store:
     """The weights that all owners have kept; for several threads.
@@ -126,7 +131,7 @@ class Store:
         folder = self._folder(owner, path)
         with contextlib.suppress(InputError):
             found = validate(Kept, read_json(folder / _RECORD), _RECORD)
-            if found.path == path and (found.expires_at or time.time() + 1) > time.time():
+            if found.path == path and not found.is_over:
                 return found
         raise ApiError(404, "there are no such weights")
 
@@ -141,14 +146,19 @@ class Store:
 
     def of_owner(self, owner: str, model_id: str | None = None) -> list[Kept]:
         """All that an owner has kept, of one model or of all, the oldest first."""
+        found = [one for one in self._all(owner) if not one.is_over]
+        found = [one for one in found if model_id in (None, one.model_id)]
+        return sorted(found, key=lambda one: (one.created_at, one.path))
+
+    def _all(self, owner: str) -> list[Kept]:
+        """The same with those whose time is over, in any order."""
         found = []
         for record in (self._directory / owner).glob(f"*/*/*/{_RECORD}"):
             with contextlib.suppress(InputError):
                 about = validate(Kept, read_json(record), _RECORD)
                 if not record.parent.name.startswith(_PARTIAL):
                     found.append(about)
-        found = [one for one in found if model_id in (None, one.model_id)]
-        return sorted(found, key=lambda one: (one.created_at, one.path))
+        return found
 
     def remove(self, owner: str, path: str) -> None:
         """Removes an owner's weights; ``ApiError`` if there are none."""
@@ -180,12 +190,11 @@ class Store:
 
     def _check_room(self, owner: str, size: int, path: str) -> None:
         """Raises ``ApiError`` if there is no room for so many bytes in the place of a path's."""
-        kept = self.of_owner(owner)
-        for one in kept:
-            if one.expires_at is not None and one.expires_at <= time.time():
+        for one in self._all(owner):
+            if one.is_over:
                 self._remove(self._folder(owner, one.path))
-                size -= one.bytes
-        if sum(one.bytes for one in kept if one.path != path) + size > self._most_bytes:
+        others = sum(one.bytes for one in self.of_owner(owner) if one.path != path)
+        if others + size > self._most_bytes:
             raise ApiError(
                 400,
                 f"this key's weights would have more than {self._most_bytes:,} bytes: delete some",

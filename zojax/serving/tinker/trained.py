@@ -65,6 +65,10 @@ class Trained:
         self._state, self._key = with_arrays(first, key, arrays, has_moments=has_moments)
         self._changed()
 
+    def rest(self) -> None:
+        """Moves its state from the device to the host, from where the next verb takes it."""
+        self._state = jax.device_get(self._state)
+
     def forward(self, data: Sequence[Datum]) -> Answer:
         """Scores datums."""
         return _scored(self.programs.forward(self._pace, self._begun, data), data)
