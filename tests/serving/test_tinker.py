@@ -28,8 +28,6 @@ def _forgets(service) -> Iterator[None]:
     tinker, samplers = service.tinker, service.tinker.samplers
     for name in list(samplers._adapters):
         samplers.forget(name)
-    for one in list(tinker._models.values()):
-        tinker._requests.remove(one)
     for known in (tinker._sessions, tinker._models, samplers._samplers):
         known.clear()
 

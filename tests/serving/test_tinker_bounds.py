@@ -23,8 +23,6 @@ def _forgets(service):
     """Nothing of a test stays for the next one."""
     yield
     tinker = service.tinker
-    for one in list(tinker._models.values()):
-        tinker._requests.remove(one)
     for known in (tinker._models, tinker._sessions):
         known.clear()
     for name in list(tinker.samplers._adapters):
@@ -87,7 +85,7 @@ def test_models_that_nobody_waits_for_move_to_the_host_and_go_on_the_same(
     [alone] = trained([MINE])
     monkeypatch.setattr("zojax.serving.tinker.requests._MOST_ON_DEVICE", 1)
     assert trained([MINE, YOURS]) == [alone, alone]
-    assert len(service.tinker._requests._on_device) == 1
+    assert sum(one.used >= 0 for one in service.tinker._models.values()) == 1
     *others, last = service.tinker._models.values()
     step = {"model_id": last.id, "seq_id": 8, "adam_params": {}}
     outcome(keyed, post(keyed, "optim_step", step, YOURS), YOURS)

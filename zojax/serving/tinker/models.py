@@ -97,7 +97,7 @@ class TinkerModels:
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._models: dict[str, Training] = {}
-        self._requests = Requests(self.futures, self._stop, self._lock)
+        self._requests = Requests(self._models, self.futures, self._stop, self._lock)
         self._by_size: dict[tuple[int, int], LoraPrograms] = {}
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class TinkerModels:
             del self._sessions[id_]
             self.samplers.end_session(id_)
         for id_ in [one.id for one in self._models.values() if one.session in silent]:
-            self._requests.remove(self._models.pop(id_))
+            del self._models[id_]
         return bool(silent)
 
     # --- Models
@@ -160,11 +160,15 @@ class TinkerModels:
             session.heard = time.monotonic()
         return found
 
-    def create(self, owner: str, body: CreateModelBody) -> dict[str, Any]:
-        """Creates a model; returns the future of it."""
-        if body.base_model != self.name:
+    def check_base(self, name: str | None) -> None:
+        """Refuses another base model than the one that is served."""
+        if name != self.name:
             what = f"base_model: the model is {self.name} here"
             raise ApiError(404, what, code="model_not_found", param="base_model")
+
+    def create(self, owner: str, body: CreateModelBody) -> dict[str, Any]:
+        """Creates a model; returns the future of it."""
+        self.check_base(body.base_model)
         if body.lora_config is None or not body.lora_config.train_attn:
             raise ApiError(400, "lora_config: a LoRA of attention's matrices is trained here")
         if body.optimizer_config.type != "adamw":
@@ -188,9 +192,7 @@ class TinkerModels:
 
     def load(self, owner: str, body: LoadBody) -> dict[str, Any]:
         """Puts weights that were kept into a model, or into a new one; returns the future of it."""
-        about = self.store.about(owner, body.path)
-        if about.hash != self.base.hash or about.rank > self.base.max_rank:
-            raise ApiError(400, "path: these weights are of another base model, or too large")
+        about = self._fitting(owner, body.path)
         if body.session_id is not None and body.model_seq_id is not None:
             asked = about.rank, about.num_queries, secrets.randbelow(2**31), body.user_metadata
             one, seq_id = self._new(owner, body.session_id, body.model_seq_id, *asked), 0
@@ -232,7 +234,6 @@ class TinkerModels:
 
             trained = Trained(self._programs(rank, num_queries), seed, self._pace, publish)
             made = self._models[id_] = Training(id_, session_id, owner, trained, metadata)
-            self._requests.add(made)
             return made
 
     def _check_room(self, owner: str) -> None:
@@ -312,9 +313,7 @@ class TinkerModels:
             path = self.register_kept(owner, body.model_path)
             self.samplers.add(id_, Sampler(owner, path, path))
             return id_
-        if body.base_model != self.name:
-            what = f"base_model: the model is {self.name} here"
-            raise ApiError(404, what, code="model_not_found", param="base_model")
+        self.check_base(body.base_model)
         self.samplers.add(id_, Sampler(owner, None))
         return id_
 
@@ -328,9 +327,7 @@ class TinkerModels:
         """
         if not is_new and self.samplers.owner_of(path) == owner:
             return path  # known: nothing is read from the disk
-        about = self.store.about(owner, path)
-        if about.hash != self.base.hash or about.rank > self.base.max_rank:
-            raise ApiError(400, "model_path: these weights are of another base model, or too large")
+        about = self._fitting(owner, path)
 
         def load() -> Tree:
             programs = self._programs(about.rank, about.num_queries)
@@ -340,6 +337,13 @@ class TinkerModels:
 
         self.samplers.register(path, owner, load, about.expires_at)
         return path
+
+    def _fitting(self, owner: str, path: str) -> Kept:
+        """What is known of weights that were kept, if the base model can have them."""
+        about = self.store.about(owner, path)
+        if about.hash != self.base.hash or about.rank > self.base.max_rank:
+            raise ApiError(400, "path: these weights are of another base model, or too large")
+        return about
 
     def remove_kept(self, owner: str, path: str) -> None:
         """Removes weights that were kept; ``ApiError`` if there are none."""

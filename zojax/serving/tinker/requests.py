@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class Waiting(NamedTuple):
     """A request that waits for the one before it.
 
     Attributes:
-        number: tells which has waited longest, over all models.
+        number: its number among those of all models.
         outcome: what is told when it is done.
         work: does it.
         size: the bytes of its body.
@@ -54,6 +54,7 @@ class Training:
         last: the number of the newest request.
         waiting: requests that wait.
         is_busy: whether a thread is answering one of them.
+        used: the number of the last that was answered; -1 if it is not on the device.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Training:
     last: int = -1
     waiting: deque[Waiting] = dataclasses.field(default_factory=deque)
     is_busy: bool = False
+    used: int = -1
 
     @property
     def is_idle(self) -> bool:
@@ -75,16 +77,21 @@ class Requests:
     """The requests of all models; for several threads.
 
     Args:
+        models: the models by id.
         futures: where clients learn what came of them.
         stop: ends those in progress.
-        lock: held by whoever looks whether a model is idle, and then removes it.
+        lock: held by whoever changes the models.
     """
 
-    def __init__(self, futures: Futures, stop: Stop, lock: threading.RLock):
-        self._futures, self._stop, self._lock = futures, stop, lock
+    def __init__(
+        self,
+        models: Mapping[str, Training],
+        futures: Futures,
+        stop: Stop,
+        lock: threading.RLock,
+    ):
+        self._models, self._futures, self._stop, self._lock = models, futures, stop, lock
         self._threads = ThreadPoolExecutor(_THREADS, "zojax-tinker")
-        self._models: dict[str, Training] = {}
-        self._on_device: dict[str, Training] = {}  # what was used last is the last
         self._numbers = itertools.count()
 
     def close(self) -> None:
@@ -95,17 +102,6 @@ class Requests:
         for one in self._models.values():
             for waiting in one.waiting:
                 waiting.outcome.set_result(ApiError(503, "the server is stopping"))
-
-    def add(self, one: Training) -> None:
-        """Takes requests of a model from now on."""
-        with self._lock:
-            self._models[one.id] = one
-
-    def remove(self, one: Training) -> None:
-        """Takes no more requests of a model that is idle."""
-        with self._lock:
-            del self._models[one.id]
-            self._on_device.pop(one.id, None)
 
     def begin(self, one: Training, seq_id: int, work: Callable[[], Answer], size: int = 0) -> str:
         """Does some work after all that was asked of a model before; returns its future's id.
@@ -164,9 +160,7 @@ class Requests:
             found = error
         try:
             with self._lock:
-                one.is_busy = False
-                self._on_device.pop(one.id, None)
-                self._on_device[one.id] = one
+                one.is_busy, one.used = False, asked.number
                 self._do_next()
                 self._make_room()
         finally:
@@ -174,7 +168,8 @@ class Requests:
 
     def _make_room(self) -> None:
         """Moves the models that were used the longest ago to the host."""
-        idle = [one for one in self._on_device.values() if not one.is_busy]
-        for one in idle[: max(0, len(self._on_device) - _MOST_ON_DEVICE)]:
+        there = [one for one in self._models.values() if one.used >= 0]
+        idle = sorted((one for one in there if not one.is_busy), key=lambda one: one.used)
+        for one in idle[: max(0, len(there) - _MOST_ON_DEVICE)]:
             one.trained.rest()
-            del self._on_device[one.id]
+            one.used = -1

@@ -219,8 +219,7 @@ def _adapter(models: TinkerModels, owner: str, body: bodies.SampleBody) -> str |
         return models.samplers.get(owner, body.sampling_session_id).adapter
     if body.model_path is not None:
         return models.register_kept(owner, body.model_path)
-    if body.base_model != models.name:
-        raise ApiError(404, f"base_model: the model is {models.name} here", param="base_model")
+    models.check_base(body.base_model)
     return None
 
 

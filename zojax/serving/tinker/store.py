@@ -14,18 +14,18 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from zojax.errors import InputError
 from zojax.files import write_atomically, write_json
-from zojax.reading import read_bytes, read_json, validate
+from zojax.reading import read_json, validate
+from zojax.serving.arrays import read_arrays
 from zojax.serving.errors import ApiError
 from zojax.serving.tinker.bodies import NAME, PATH
 
 Kind = Literal["weights", "sampler_weights"]
 
 _RECORD, _ARRAYS, _PARTIAL, _REMOVED = "record.json", "arrays.safetensors", ".", ".removed-"
-_MOST_BYTES = 16 << 30
 
 
 class Kept(BaseModel):
@@ -137,12 +137,7 @@ class Store:
 
     def arrays(self, owner: str, path: str) -> dict[str, np.ndarray]:
         """Their arrays; ``InputError`` if they are damaged."""
-        try:
-            return load(read_bytes(self._folder(owner, path) / _ARRAYS, _MOST_BYTES))
-        except InputError:
-            raise
-        except Exception:  # whatever safetensors says
-            raise InputError("the weights that were kept are damaged") from None
+        return read_arrays(self._folder(owner, path) / _ARRAYS)
 
     def of_owner(self, owner: str, model_id: str | None = None) -> list[Kept]:
         """All that an owner has kept, of one model or of all, the oldest first."""
