@@ -19,6 +19,7 @@ from tests.serving.conftest import Running
 from tests.serving.malformed import OWN_WORDS, VALID, Sent, malformed
 from tests.serving.tinker_client import created, outcome, post, scoring, tensor
 from zojax.serving.app import create_app
+from zojax.serving.errors import as_api_error
 from zojax.serving.limits import Keys
 from zojax.serving.service import Service
 
@@ -137,12 +138,16 @@ def test_malformed_bodies_of_what_is_trained_are_refused(service, caplog):
         valid = trained_bodies(client, job["current_model"])
         check(kept, valid, [str(service.tinker.store._directory)], caplog)
         model = valid["/api/v1/get_info"]["model_id"]
+        owner = service.tinker.samplers.owner_of(model)
+        found = [one.result(60) for one in service.tinker.futures._by_owner[owner].values()]
+        broken = [one for one in found if isinstance(one, Exception)]
+        assert all(as_api_error(one).status < 500 for one in broken), broken
+        assert len(broken) < len(found)
         asked = client.post(
             "/v1/completions", json={"model": model, "prompt": "a", "max_tokens": 1}
         )
         assert asked.status_code == 200
         assert service.tunings is not None
-        owner = service.tunings._tunings[job["id"]].record.owner
         for one in service.tunings.of(owner):  # those that came through, too
             if not one.record.has_ended:
                 service.tunings.cancel(owner, one.record.id)
