@@ -62,7 +62,7 @@ bits-test: $(VENV)/.test  ## run the tests that compare bits under three instruc
 	    -n $(WORKERS) --dist loadfile $(BITS) || exit; done
 
 soak: MINUTES := 10
-soak: $(VENV)/.test  ## serve under load, reloads and killed clients (MINUTES=10), and watch memory
+soak: $(VENV)/.test  ## serve and train under load, reloads and killed clients (MINUTES=10), and watch memory
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.serving.soak --minutes $(MINUTES)
 
 lint: $(VENV)/.test  ## ruff, pyright and the import contract

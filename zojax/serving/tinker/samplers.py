@@ -55,13 +55,12 @@ class Samplers:
 
     def owner_of(self, name: str) -> str | None:
         """Whose an adapter is; None if there is no such adapter here, or none any more."""
-        found = self._adapters.get(name)
-        if found is None:
-            return None
-        if found.ends is not None and found.ends <= time.time():
-            self.forget(name)
-            return None
-        return found.owner
+        with self._lock:
+            found = self._adapters.get(name)
+            if found is not None and found.ends is not None and found.ends <= time.time():
+                self.forget(name)
+                return None
+            return None if found is None else found.owner
 
     def register(
         self, name: str, owner: str, load: Callable[[], Tree], ends: int | None = None
