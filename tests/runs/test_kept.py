@@ -12,6 +12,7 @@ from tests.runs.small_runs import leave_after
 from zojax.config import Config, apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import read_journal
+from zojax.programs.pace import PacedProgram
 from zojax.runs import kept
 from zojax.runs.train import train
 from zojax.runs.training import Training
@@ -92,12 +93,12 @@ def test_examples_of_your_own_choice_are_computed_when_they_are_needed(config, t
 def test_each_example_is_computed_once(config, tmp_path, monkeypatch):
     examples = []
 
-    def count(program, weights, batch):
-        examples.append(int(np.asarray(batch.pages.segments_pt).max(axis=1).sum()))
-        return program(weights, batch)
+    class Counting(PacedProgram):
+        def __call__(self, pace, weights, batch):
+            examples.append(int(np.asarray(batch.pages.segments_pt).max(axis=1).sum()))
+            return super().__call__(pace, weights, batch)
 
-    at_pace = kept._at_pace
-    monkeypatch.setattr(kept, "_at_pace", lambda *args: at_pace(*args[:2], count))
+    monkeypatch.setattr(kept, "PacedProgram", Counting)
     _, result = trained(config, tmp_path / "run", "train.kept_states=float32")
     train, num_train = config.train, result["train_examples"]
     order = functools.partial(batch_indices, train.seed, num_train, train.batch_size)

@@ -1,7 +1,7 @@
 """Keep what lies below the trained layers, for a run's training, dev and evaluation data alike."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from zojax.errors import InputError
 from zojax.evaluation.eval_set import EvalSet, PackedItems
 from zojax.models import Model
 from zojax.models.branches import Layers
-from zojax.programs.pace import Pace, at_once
+from zojax.programs.pace import Pace, PacedProgram, at_once
 from zojax.programs.stopping import NEVER, Stop
 from zojax.reporting.bar import progress_bar
 from zojax.scoring import Item
@@ -25,8 +25,6 @@ from zojax.training.placement import put_batch
 from zojax.training.step import Batch, Method, init_state, perturb
 
 Tree = Any
-Compute = Callable[[Batch], jax.Array]
-"""``(batch) -> states_ptn``, below the trained layers."""
 
 
 def trained_layers(method: Method, weights: Tree) -> Layers | None:
@@ -126,12 +124,16 @@ def keep_states(
     """
     assert source.kept is not None
     graphdef, first = model.graphdef, layers_below(method, model.weights)
-    dtype = source.kept.dtype
+    layout, dtype = layout_of(model.weights), source.kept.dtype
 
     def below(weights: Tree, batch: Batch) -> jax.Array:
         return states_below(weights, batch.pages, graphdef=graphdef, stop=first).astype(dtype)
 
-    compute = _at_pace(below, model.weights, pace)
+    program = PacedProgram(below)
+
+    def compute(batch: Batch) -> jax.Array:
+        return program(pace, model.weights, put_batch(batch, layout))
+
     packed = [packed for of in eval_sets for packed in of.packed]
     of_sets = sum(one.size for one in packed)
     with progress_bar(console, f"layers below {first}", transient=True) as update:
@@ -145,22 +147,3 @@ def keep_states(
         for count in source.fill(compute, steps):
             stop.check()
             update(done + count, done + source.num_in_groups(steps))
-
-
-def _at_pace(below: Callable[[Tree, Batch], jax.Array], weights: Tree, pace: Pace) -> Compute:
-    """Calls a function of the weights and a batch in turns, compiled before its first of a shape.
-
-    A turn is as long as its call: while it compiled, nobody else would get one.
-    """
-    layout = layout_of(weights)
-    program = jax.jit(below, out_shardings=layout.sharding())
-    compiled: dict[tuple[Any, ...], Callable[..., jax.Array]] = {}
-
-    def compute(batch: Batch) -> jax.Array:
-        placed = put_batch(batch, layout)
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(placed))
-        if shapes not in compiled:
-            compiled[shapes] = program.lower(weights, placed).compile()
-        return pace(compiled[shapes], weights, placed)
-
-    return compute
