@@ -150,9 +150,28 @@ def test_what_was_sent_in_idle_time_counts_as_part_of_the_share_for_a_minute(mak
     assert turns.give(is_serving=True)
 
 
+def test_no_more_is_paid_ahead_than_a_piece(make_turns):
+    clock, log = Clock(), []
+    turns = make_turns(share=0.1, now=clock)
+    long = Trainer(turns, "long", clock, 5.0, log)
+    wait_for(turns, 1)
+    assert turns.give(is_serving=True)
+    long.join(LONG)
+    clock.seconds += 3600
+    Trainer(turns, "short", clock, 0.5, log, count=50)
+    given = 0
+    for _ in range(100):  # ten seconds in tenths
+        wait_for(turns, 1)
+        if turns.give(is_serving=True):
+            given += 1
+            until(lambda given=given: len(log) == 1 + given)
+        clock.seconds += 0.1
+    assert given <= 2 + 0.1 * (clock.seconds - 3605) / 0.5
+
+
 def test_short_pieces_begin_sooner_after_others_were_served(make_turns):
     """Who asks again waits for one at most, so that it does not pay to expect them for longer."""
-    for seconds, moment in ((0.01, 0.005), (10.0, 0.02)):
+    for seconds, moment in ((1e-5, 0.001), (0.01, 0.005), (10.0, 0.02)):
         clock, log = Clock(), []
         turns = make_turns(share=0.0, now=clock)
         Trainer(turns, "a", clock, seconds, log, count=2)

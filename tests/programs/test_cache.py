@@ -28,10 +28,13 @@ def test_what_is_no_absolute_path_is_as_if_it_were_not_set(given, tmp_path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+LEAST = "jax_persistent_cache_min_compile_time_secs"
+
+
 @pytest.fixture
 def unset():
     """No directory is set; what was set is put back."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = ("jax_compilation_cache_dir", LEAST)
     before = {name: jax.config.values[name] for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
     yield
@@ -45,6 +48,9 @@ def test_programs_that_are_kept_nowhere_are_kept_until_the_end(unset, tmp_path):
         assert directory.is_dir()
     assert not directory.exists()
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update(LEAST, 1.0)  # as JAX has it if a user sets the directory alone
     with kept_until_the_end():
         assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)
+        assert jax.config.values[LEAST] == 0
+    assert jax.config.values[LEAST] == 1
     assert tmp_path.is_dir()

@@ -13,7 +13,8 @@ from zojax.config import Config, apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import read_journal
 from zojax.programs.pace import PacedProgram
-from zojax.runs import kept
+from zojax.programs.stopping import Halted, Stopped
+from zojax.runs import kept, open_run
 from zojax.runs.train import train
 from zojax.runs.training import Training
 from zojax.scoring import Item, kept_states
@@ -88,6 +89,24 @@ def test_examples_of_your_own_choice_are_computed_when_they_are_needed(config, t
         with Training(own) as training:
             losses.append(np.asarray(training.step(training.pack(chosen)).losses_v))
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_a_stop_while_states_are_computed_leaves_nothing_compiling(config, tmp_path, monkeypatch):
+    cancelled, compile_programs = [], open_run.compile_programs
+
+    def compiling(*args, **kwargs):
+        programs = compile_programs(*args, **kwargs)
+        monkeypatch.setattr(type(programs), "cancel", lambda self: cancelled.append(self))
+        return programs
+
+    def stops(*args):
+        raise Halted
+
+    monkeypatch.setattr(open_run, "compile_programs", compiling)
+    monkeypatch.setattr(open_run, "keep_states", stops)
+    with pytest.raises(Stopped):
+        trained(config, tmp_path / "run", "train.kept_states=float32")
+    assert len(cancelled) == 1
 
 
 def test_each_example_is_computed_once(config, tmp_path, monkeypatch):

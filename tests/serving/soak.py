@@ -4,8 +4,8 @@
 
 After a while it trains one job after the other, too. It fails if a request is neither answered
 nor refused, a job does not end as it should, an answer comes from an adapter that was replaced,
-something is compiled before jobs are trained, a job compiles more than those before it, or memory
-keeps growing.
+something is compiled before jobs are trained, a job compiles more than twice as much as the first
+two of its kind, or memory keeps growing.
 """
 
 import argparse

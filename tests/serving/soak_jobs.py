@@ -69,8 +69,11 @@ class Training(threading.Thread):
 
     @property
     def compiles_more(self) -> bool:
-        """Whether a job has compiled more than the first of its kind, which began once perhaps."""
-        return any(max(counts) > 2 * counts[0] for counts in self.compiled.values() if counts[0])
+        """Whether a job has compiled more than twice as much as the first two of its kind.
+
+        Paused at another step, one may replay another number of steps, for which it compiles.
+        """
+        return any(max(counts) > 2 * max(counts[:2]) for counts in self.compiled.values())
 
     def _from_file(self) -> None:
         """A job that is paused and goes on, to its end."""

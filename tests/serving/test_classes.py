@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from zojax.serving.service import Service
 from zojax.serving.start import Settings, started
 
 GIVEN = "rank=2,num_layers=2,batch_size=8,tokens=48,candidate_tokens=1"
+FOLDS = "estimator=lozo,rank=2,batch_size=8,tokens=48,candidate_tokens=1"
+ANSWERS = "candidates=1,rank=2,batch_size=8,tokens=48"
+LONG = 300.0
 WORDS = {"prompt": "{text} It was", "candidates": {"0": " terrible", "1": " great"}}
 
 
@@ -72,10 +76,10 @@ def service(compiled, tmp_path_factory) -> Iterator[Service]:
         "demo",
         rows=ROWS,
         max_loras=2,
-        max_lora_rank=2,
+        max_lora_rank=4,
         trains_in=tmp_path_factory.mktemp("tunings"),
         training_share=0.5,
-        job_classes=[read_class(GIVEN, max_rank=2)],
+        job_classes=[read_class(one, max_rank=4) for one in (GIVEN, FOLDS, ANSWERS)],
     )
     progress = []
     with started(settings, lambda done, of: progress.append((done, of))) as service:
@@ -93,17 +97,29 @@ def ask(service) -> Iterator[openai.OpenAI]:
     service.is_draining = False
 
 
-def created(client: openai.OpenAI, count: int, **hyperparameters):
+def created(client: openai.OpenAI, count: int, *, answers: bool = False, **hyperparameters):
     lines = (zojax.demo.REVIEWS / "train.jsonl").read_text().splitlines()[:count]
-    rows = [{"text": row["sentence"], "label": row["label"]} for row in map(json.loads, lines)]
+    fields = ("prompt", "completion") if answers else ("text", "label")
+    pairs = [(row["sentence"], row["label"]) for row in map(json.loads, lines)]
+    if answers:
+        pairs = [(text, [" bad", " good"][label]) for text, label in pairs]
+    rows = [dict(zip(fields, pair, strict=True)) for pair in pairs]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     file = client.files.create(file=("reviews.jsonl", content), purpose="fine-tune")
     return client.fine_tuning.jobs.create(
         model="demo",
         training_file=file.id,
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # pyright: ignore[reportArgumentType]
-        extra_body={"data": WORDS},
+        extra_body={} if answers else {"data": WORDS},
     )
+
+
+def until(client: openai.OpenAI, job_id: str, status: str) -> None:
+    deadline = time.monotonic() + LONG
+    while (now := client.fine_tuning.jobs.retrieve(job_id).status) != status:
+        assert now in ("queued", "running", "paused")
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alone(
@@ -114,7 +130,7 @@ def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alon
     told = job.method.supervised.hyperparameters
     assert (told.batch_size, told.rank, told.num_layers) == (8, 2, 2)
     [tuning] = service.tunings.of("anyone")
-    tuning.job.result(240)
+    tuning.job.result(LONG)
     assert ask.completions.create(model=job.current_model, prompt="a", max_tokens=1).choices
     assert compiled.take() == []
 
@@ -129,6 +145,33 @@ def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alon
     assert np.abs(records[0]["projected_grad"]).min() > 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "in_journal"),
+    [
+        ({"estimator": "lozo", "steps": 55}, 55),  # beyond the end of an interval of 50
+        ({"answers": True, "steps": 40}, 40),
+    ],
+    ids=["lozo", "completions"],
+)
+def test_a_job_that_is_paused_and_goes_on_compiles_nothing(
+    asked, in_journal, service, compiled, ask
+):
+    compiled.take()
+    job = created(ask, 60, learning_rate=1e-4, **asked)
+    tuning = service.tunings.get("anyone", job.id)
+    deadline = time.monotonic() + LONG
+    while tuning.job is None or tuning.job.num_steps < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    ask.fine_tuning.jobs.pause(job.id)
+    until(ask, job.id, "paused")
+    ask.fine_tuning.jobs.resume(job.id)
+    until(ask, job.id, "succeeded")
+    journal = read_journal(Path(tuning.config.run.dir) / JOURNAL)
+    assert len(journal.records) == in_journal
+    assert compiled.take() == []
+
+
 def test_a_job_that_fits_no_class_is_told_which_there_are(service, ask):
     before = len(service.tunings.of("anyone"))
     with pytest.raises(openai.BadRequestError) as raised:
@@ -136,11 +179,11 @@ def test_a_job_that_fits_no_class_is_told_which_there_are(service, ask):
     body: Any = raised.value.body
     message = body["message"]
     assert "rank=1, 39 rows to learn from, 2 labels of up to 1 tokens: fits no class" in message
-    [one] = map(str, service.tunings._classes)
-    assert message.endswith(f"; there are {one}")
-    assert one == (
-        "estimator=mezo,rank=2,batch_size=8,epsilon=0.01,num_layers=2,"
-        "tokens=48,candidates=2,candidate_tokens=1"
+    assert message.endswith(
+        "; there are estimator=mezo,rank=2,batch_size=8,epsilon=0.01,num_layers=2,"
+        "tokens=48,candidates=2,candidate_tokens=1 and estimator=lozo,rank=2,batch_size=8,"
+        "epsilon=0.001,num_layers=4,tokens=48,candidates=2,candidate_tokens=1 and estimator=mezo,"
+        "rank=2,batch_size=8,epsilon=0.01,num_layers=4,tokens=48,candidates=1,candidate_tokens=48"
     )
     assert len(service.tunings.of("anyone")) == before
 
@@ -191,23 +234,23 @@ def test_rows_go_where_they_have_room_or_else_where_they_have_most():
         assert padding is not None
         return padding.tokens
 
-    assert [tokens(labelled(longest=n)) for n in (10, 100, 1000)] == [16, 64, 64]
-    assert tokens(Rows("completions", 100, 1000)) == 24
-    with pytest.raises(InputError, match="64 rows to learn from, completions: fits no class"):
-        chosen(classes("tokens=16"), Rows("completions", 100, 10))
+    assert [tokens(labelled(longest=n)) for n in (3, 30, 300)] == [16, 64, 64]
+    assert tokens(Rows("completions", 100, 300, answer=23)) == 24
+    for answer, given in ((10, "tokens=16"), (24, "tokens=24,candidates=1")):
+        says = f"64 rows to learn from, completions with answers of up to about {answer} tokens"
+        with pytest.raises(InputError, match=f"{says}: fits no class"):
+            chosen(classes(given), Rows("completions", 100, 300, answer=answer))
+    short = "tokens=24,candidates=1,candidate_tokens=4"
+    with pytest.raises(InputError, match="up to about 5 tokens: fits no class"):
+        chosen(classes(short), Rows("completions", 100, 300, answer=5))
     with pytest.raises(InputError, match="2 labels of up to 1 tokens: fits no class"):
         chosen(classes("tokens=16,candidates=1"), labelled())
 
 
 def test_what_lies_below_the_layers_that_learn_is_kept_if_there_is_room():
     upper = {"num_layers": 1}
-    assert (
-        chosen(Classes(), labelled()).num_layers,
-        chosen(Classes(), labelled()).keeps_states,
-    ) == (
-        4,
-        False,
-    )
+    whole = chosen(Classes(), labelled())
+    assert (whole.num_layers, whole.keeps_states) == (4, False)
     assert chosen(Classes(), labelled(), **upper).keeps_states
     # 4 GiB are 2 ** 23 tokens of 128 numbers in float32, and a row has 64.
     assert chosen(Classes(), labelled(2**16, longest=10**6), steps=1, **upper).keeps_states
@@ -226,5 +269,5 @@ def test_what_lies_below_the_layers_that_learn_is_kept_if_there_is_room():
 def test_pieces_have_as_many_rows_as_have_room():
     assert chosen(classes("tokens=64"), labelled()).micro_batches == 8
     assert chosen(classes("tokens=16"), labelled()).micro_batches == 2
-    assert classes()[:] == ()
+    assert list(classes()) == []
     assert chosen(classes(), labelled()).padding is None

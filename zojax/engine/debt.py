@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from zojax.errors import InputError
 
-_LONGEST_MOMENT = 0.02
+_SHORTEST_MOMENT, _LONGEST_MOMENT = 1e-3, 0.02
 _MOMENT_OF_PIECE = 0.5
 """Whoever was served may ask again within a moment, and would then wait for a piece. So a moment is
 a part of the last piece: to wait for longer costs more than it saves."""
@@ -84,12 +84,13 @@ class Debt:
             beside_others: whether somebody was served when it began.
         """
         self._last = seconds if beside_others else self._last
-        self.moment = min(_LONGEST_MOMENT, _MOMENT_OF_PIECE * seconds)
+        self.moment = max(_SHORTEST_MOMENT, min(_LONGEST_MOMENT, _MOMENT_OF_PIECE * seconds))
         self._pay()
-        owed = self._seconds + seconds
-        if not beside_others:
-            owed = max(self._seconds, min(owed, _REMEMBERED * self._share))
-        self._seconds = owed
+        if beside_others:
+            self._seconds = max(self._seconds, -seconds) + seconds
+        else:
+            most = _REMEMBERED * self._share
+            self._seconds = max(self._seconds, min(self._seconds + seconds, most))
 
     def _pay(self) -> None:
         """Pays with the share of the time that has gone by."""

@@ -97,7 +97,7 @@ class Turns:
             try:
                 return jax.block_until_ready(program(*args))
             finally:
-                self._end(self._now() - max(began, self._others_until))
+                self._end(max(0.0, self._now() - max(began, self._others_until)))
 
         return in_turn
 

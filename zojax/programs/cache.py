@@ -34,22 +34,33 @@ def keep_programs() -> None:
 
 @contextlib.contextmanager
 def kept_until_the_end() -> Iterator[None]:
-    """Keep compiled programs in a temporary directory, unless they are kept somewhere already.
+    """Keep all compiled programs, in a temporary directory unless there is one for them already.
 
-    It begins before anything is compiled, because JAX decides then whether it keeps programs.
+    It begins before anything is compiled, because JAX decides then whether it keeps programs. In a
+    directory of the user's own JAX keeps only those that take long to compile, unless told so.
     """
-    if jax.config.values["jax_compilation_cache_dir"]:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="zojax-compiled-") as directory:
-        _keep_in(Path(directory))
-        yield
+    directory = jax.config.values["jax_compilation_cache_dir"]
+    before = {name: jax.config.values[name] for name in ("jax_compilation_cache_dir", *_LEAST)}
+    with tempfile.TemporaryDirectory(prefix="zojax-compiled-") as ours:
+        _keep_in(Path(directory or ours))
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+
+
+_LEAST = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+"""What makes JAX keep even the smallest program, and those that are compiled in no time."""
 
 
 def _keep_in(directory: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    for name, value in _LEAST.items():
+        jax.config.update(name, value)
 
 
 def _cache_home() -> Path:

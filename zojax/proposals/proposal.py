@@ -39,7 +39,7 @@ _BATCH = 16
 _LONG_ANSWERS = 20  # whose tokens are counted: the longest text need not have the most
 _LONGEST_NAME = 100  # bytes
 _LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
-CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
+_CHARACTERS_PER_TOKEN = 3  # about four in English; a longer estimate cuts nothing off
 _UNINFORMATIVE = {"label", "labels", "class", "target", "y", "gold"}
 
 
@@ -244,23 +244,25 @@ def _measure(
 def _room(example: Example, task: Task, tokenizer: Tokenizer | None) -> int:
     """The number of tokens of an example's longest candidate, or answer to generate."""
     if tokenizer is None:
-        return max(task.max_new_tokens, *map(_tokens_of, example.candidates))
+        return max(task.max_new_tokens, *map(estimated_tokens, example.candidates))
     return max(task.max_new_tokens, *map(len, tokenise(tokenizer, example).candidates))
 
 
 def _estimate(example: Example, task: Task) -> int:
     """About as many tokens as an example has at most, where no tokenizer is at hand."""
-    return 1 + _tokens_of(example.prompt) + _room(example, task, None)
+    return 1 + estimated_tokens(example.prompt) + _room(example, task, None)
 
 
-def _tokens_of(text: str) -> int:
+def estimated_tokens(text: str) -> int:
     """A token for every three characters of ASCII, and for every byte of other characters.
 
-    >>> _tokens_of(" billing"), _tokens_of("😀")
+    That is more than most texts have, so that no room is lacking for them.
+
+    >>> estimated_tokens(" billing"), estimated_tokens("😀")
     (3, 4)
     """
     ascii_only = sum(character.isascii() for character in text)
-    return -(-ascii_only // CHARACTERS_PER_TOKEN) + len(text.encode()) - ascii_only
+    return -(-ascii_only // _CHARACTERS_PER_TOKEN) + len(text.encode()) - ascii_only
 
 
 def usual_steps(num_train: int, batch_size: int) -> int:

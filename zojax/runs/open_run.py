@@ -317,5 +317,10 @@ def make_parts(
     )
     if isinstance(source, BatchSource) and kept is not None:
         now = dataclasses.replace(run.model, weights=weights)
-        keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop, pace)
+        try:
+            keep_states(source, [dev_set, eval_set], run.method, now, left, console, stop, pace)
+        except BaseException:  # nobody has them yet who would cancel them
+            programs.cancel()
+            evaluator.cancel()
+            raise
     return Parts(source, dev_set, eval_set, evaluator, programs)

@@ -52,10 +52,10 @@ def check_padded(config: Config, items: Iterable[Item]) -> None:
         if len(item.candidates) > candidates:
             raise InputError(
                 f"{item.name}: has {len(item.candidates)} candidates, but train.padded_candidates "
-                f"is {candidates}"
+                f"is {candidates}: raise it, or leave it out"
             )
         if most > longest:
             raise InputError(
                 f"{item.name}: has a candidate of {most} tokens, but "
-                f"train.padded_candidate_tokens is {longest}"
+                f"train.padded_candidate_tokens is {longest}: raise it, or shorten the candidate"
             )

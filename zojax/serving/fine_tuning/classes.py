@@ -5,8 +5,8 @@ its space, matrices and length of a probe, the adapter's rank, how many rows are
 and the room that a row has, whatever it holds.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -146,7 +146,7 @@ def choose_class(asked: AskedClass, max_rank: int, max_length: int, depth: int) 
     )
 
 
-class Classes(Sequence[JobClass]):
+class Classes:
     """The classes of a server.
 
     Args:
@@ -159,11 +159,8 @@ class Classes(Sequence[JobClass]):
     ):
         self._classes, self._length = tuple(classes), length
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._classes[index]
-
-    def __len__(self) -> int:
-        return len(self._classes)
+    def __iter__(self) -> Iterator[JobClass]:
+        return iter(self._classes)
 
     def choose(
         self,
@@ -195,14 +192,16 @@ class Classes(Sequence[JobClass]):
         num_train = count_rows(train, held_out).num_train
         labels = [] if words is None else list(words.candidates.values())
         longest = max(map(self._length, labels), default=0)
+        answer = max(rows.answer for rows in (train, held_out or train))
 
         def fits(one: JobClass) -> bool:
-            of_rows = one.padding.candidates == 1
+            room = one.padding
             if labels:
-                room = one.padding
-                of_rows = room.candidates >= len(labels) and room.candidate_tokens >= longest
+                has_room = room.candidates >= len(labels) and room.candidate_tokens >= longest
+            else:
+                has_room = room.candidates == 1 and room.candidate_tokens >= answer < room.tokens
             return (
-                of_rows
+                has_room
                 and one.batch_size <= num_train
                 and all(getattr(asked, name) in ("auto", getattr(one, name)) for name in _SHARED)
             )
@@ -211,7 +210,9 @@ class Classes(Sequence[JobClass]):
         if not fitting:
             given = {name: getattr(asked, name) for name in _SHARED}
             told = [f"{name}={value}" for name, value in given.items() if value != "auto"]
-            what = f"{len(labels)} labels of up to {longest} tokens" if labels else train.kind
+            what = f"{train.kind} with answers of up to about {answer} tokens"
+            if labels:
+                what = f"{len(labels)} labels of up to {longest} tokens"
             raise InputError(
                 f"{', '.join([*told, f'{num_train} rows to learn from', what])}: fits no class of "
                 f"jobs of this server; there are {' and '.join(map(str, self._classes))}"

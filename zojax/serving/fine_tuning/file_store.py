@@ -34,8 +34,9 @@ class StoredFile(BaseModel):
         created_at: when it came, in seconds since 1970.
         kind: what kind of rows it has.
         count: their number.
-        longest: the most characters of one.
+        longest: about the most tokens of one.
         labels: their labels, if they have some.
+        answer: about the most tokens of an answer, if they have none.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -49,11 +50,12 @@ class StoredFile(BaseModel):
     count: int
     longest: int
     labels: list[str]
+    answer: int = 0
 
     @property
     def rows(self) -> Rows:
         """What it holds."""
-        return Rows(self.kind, self.count, self.longest, tuple(self.labels))
+        return Rows(self.kind, self.count, self.longest, tuple(self.labels), self.answer)
 
 
 class FileStore:
@@ -103,6 +105,7 @@ class FileStore:
                 count=rows.count,
                 longest=rows.longest,
                 labels=list(rows.labels),
+                answer=rows.answer,
             )
             write_json(partial / _ABOUT, about.model_dump())
             with self._lock:

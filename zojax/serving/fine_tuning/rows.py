@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zojax.errors import InputError
+from zojax.proposals.proposal import estimated_tokens
 from zojax.tasks.completions import COMPLETIONS, CONVERSATIONS
 from zojax.tasks.records import iterate_rows
 from zojax.tasks.task import Task, make_example
@@ -29,14 +30,16 @@ class Rows(NamedTuple):
     Attributes:
         kind: of prompts and completions, of chats, or of texts with a label.
         count: the number of rows.
-        longest: the most characters of a row.
+        longest: about the most tokens of a row.
         labels: the labels there are, sorted; none unless rows have some.
+        answer: about the most tokens of an answer, if rows have no labels.
     """
 
     kind: Kind
     count: int
     longest: int
     labels: tuple[str, ...] = ()
+    answer: int = 0
 
 
 def check_rows(path: Path) -> Rows:
@@ -45,7 +48,7 @@ def check_rows(path: Path) -> Rows:
     Raises:
         InputError: a row is bad, or of another kind than the first; the message names its line.
     """
-    kind, count, longest, labels = None, 0, 0, set[str]()
+    kind, count, longest, answer, labels = None, 0, 0, 0, set[str]()
     try:
         for row in iterate_rows(path, _refuse):
             record = dict(row.record or {})
@@ -57,7 +60,9 @@ def check_rows(path: Path) -> Rows:
                 labels.add(_label(record, row.name))
             else:
                 make_example(_TASKS[kind], record, row.name)
-            count, longest = count + 1, max(longest, _characters(record, kind))
+            tokens = [estimated_tokens(text) for text in _texts(record, kind)]
+            count, longest = count + 1, max(longest, sum(tokens))
+            answer = max(answer, 0 if kind == "labelled" else tokens[-1])
             if count > _MOST_ROWS:
                 raise InputError(f"{path}: has more than {_MOST_ROWS:,} rows")
     except InputError as error:
@@ -67,14 +72,14 @@ def check_rows(path: Path) -> Rows:
         raise InputError("the file has no rows")
     if kind == "labelled" and not 2 <= len(labels) <= _MOST_LABELS:
         raise InputError(f"there are {len(labels)} labels; give 2 to {_MOST_LABELS}")
-    return Rows(kind, count, longest, tuple(sorted(labels)))
+    return Rows(kind, count, longest, tuple(sorted(labels)), answer)
 
 
-def _characters(record: dict[str, Any], kind: Kind) -> int:
-    """How many characters a good row has that are read."""
+def _texts(record: dict[str, Any], kind: Kind) -> list[str]:
+    """What is read of a good row, but for its label; the answer is the last."""
     if kind == "conversations":
-        return sum(len(message["content"]) for message in record["messages"])
-    return sum(len(record[field]) for field in _FIELDS[kind] if field != LABEL)
+        return [message["content"] for message in record["messages"]]
+    return [record[field] for field in _FIELDS[kind] if field != LABEL]
 
 
 def _refuse(error: InputError) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from zojax.errors import InputError, first_few
-from zojax.proposals.proposal import CHARACTERS_PER_TOKEN, usual_steps
+from zojax.proposals.proposal import estimated_tokens, usual_steps
 from zojax.serving.fine_tuning.rows import TEXT, Rows
 from zojax.tasks.custom import parse_template
 from zojax.tasks.labels import as_label
@@ -97,7 +97,7 @@ class Learning(BaseModel):
     steps: int
     epsilon: float
     rank: int
-    num_layers: int
+    num_layers: int = 0  # all, in the records of jobs from before there was a choice
     estimator: EstimatorName
 
 
@@ -160,7 +160,7 @@ class Base(BaseModel):
     hash: str
     dtype: Literal["float32", "bfloat16", "float16", "int8", "int4"]
     width: int
-    depth: int
+    depth: int = 0  # not known, in the records of jobs from before it was needed
     max_length: int
     max_rank: int
 
@@ -227,7 +227,8 @@ def choose(
         padding: the room of every row; None packs rows together as they are.
 
     Raises:
-        InputError: there are too few rows, or adapters of such a rank have no room.
+        InputError: there are too few rows or layers, or there is no room for adapters of such a
+            rank or, with padding, for what lies below the layers that learn.
     """
     counts = count_rows(train, held_out)
     num_train = counts.num_train
@@ -311,10 +312,10 @@ def _has_room(tokens: float, base: Base) -> bool:
     return tokens * base.width * {"float32": 4, "bfloat16": 2}[kept_dtype(base)] <= _MOST_KEPT
 
 
-def num_tokens(rows: Rows, words: Words | None, base: Base) -> float:
+def num_tokens(rows: Rows, words: Words | None, base: Base) -> int:
     """About how many tokens the longest row has, with all of its candidates."""
-    around = 0 if words is None else len(words.prompt) + sum(map(len, words.candidates.values()))
-    return min(base.max_length, (rows.longest + around) / CHARACTERS_PER_TOKEN)
+    around = [] if words is None else [words.prompt, *words.candidates.values()]
+    return min(base.max_length, rows.longest + sum(map(estimated_tokens, around)))
 
 
 def _num_pieces(batch: int, tokens: float) -> int:
