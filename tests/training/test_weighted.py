@@ -11,7 +11,7 @@ import torch
 import zojax
 from zojax.adapters import draw_dense, stack_variants
 from zojax.estimators import direction_key
-from zojax.programs.pace import PacedProgram, at_once
+from zojax.programs.pace import at_once
 from zojax.training.weighted import Datum, LoraPrograms, _score, adam
 
 
@@ -72,17 +72,3 @@ def test_a_step_is_torchs_adamw(most):
         updates, moments = adam(settings).update({"w": jnp.float32(gradient)}, moments, ours)
         ours = {"w": ours["w"] + updates["w"]}
     np.testing.assert_allclose(ours["w"], theirs.detach(), rtol=1e-4, atol=1e-5)
-
-
-def test_a_program_is_compiled_once_a_shape_and_the_oldest_make_room():
-    traced = []
-
-    def function(weights, x):
-        traced.append(x.shape)
-        return weights + x.sum()
-
-    program = PacedProgram(function, most=2)
-    for size in (1, 2, 1, 3, 1, 2):  # 2 was used the longest ago when 3 came
-        assert program(at_once, jnp.float32(1), np.ones(size, np.float32)) == 1 + size
-    assert traced == [(1,), (2,), (3,)]
-    assert len(program._programs) == 2
