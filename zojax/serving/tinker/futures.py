@@ -4,6 +4,7 @@ import math
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,7 +13,6 @@ from zojax.serving.errors import ApiError
 _MOST = 1024
 """The most futures of a key; the oldest that are done make room."""
 _MOST_BYTES = 64 << 20
-
 
 _FETCH_SECONDS = 10.0
 """How long a server that stops lets clients fetch an answer."""
@@ -25,10 +25,14 @@ Outcome = Future[Answer | Exception]
 
 
 class Futures:
-    """The futures of all owners; for several threads."""
+    """The futures of all owners; for several threads.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    Args:
+        now: the time in seconds, from any start.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._lock, self._now = threading.Lock(), now
         self._by_owner: dict[str, dict[str, Outcome]] = {}
         self._ids: dict[tuple[str, Any], str] = {}
         self._awaited: dict[str, float] = {}  # by id: until when
@@ -41,7 +45,8 @@ class Futures:
     def num_awaited(self) -> int:
         """How many futures a server that stops has to wait for, until clients have fetched them."""
         with self._lock:
-            return sum(until > time.monotonic() for until in self._awaited.values())
+            self._forget_old()
+            return len(self._awaited)
 
     def is_awaited(self, id_: str) -> bool:
         """Whether a future is one of these."""
@@ -87,7 +92,15 @@ class Futures:
 
     def _done(self, id_: str) -> None:
         with self._lock:
-            self._awaited[id_] = time.monotonic() + _FETCH_SECONDS
+            if id_ in self._awaited:  # else it made room, or was fetched, since it was done
+                self._awaited[id_] = self._now() + _FETCH_SECONDS
+            self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Waits no longer for those who have not fetched an answer in time."""
+        now = self._now()
+        for id_ in [id_ for id_, until in self._awaited.items() if until <= now]:
+            del self._awaited[id_]
 
     def _make_room(self, owner: str, mine: dict[str, Outcome]) -> None:
         done = [id_ for id_, one in mine.items() if one.done()]
