@@ -110,8 +110,32 @@ def test_all_keys_have_only_so_many_models_together(keyed, service, monkeypatch)
     outcome(keyed, post(keyed, "create_model", body, YOURS), YOURS)
 
 
-def test_what_was_sampled_is_fetched_while_the_server_stops(running, service, ids):
+def test_what_was_sampled_is_fetched_while_the_server_stops_and_no_training_holds_it(
+    running, service, ids, monkeypatch
+):
+    """Clients that ask for an unfinished step again and again are told to go, and do not matter."""
+    ends, told = threading.Event(), []
+
+    def waits(data):
+        assert ends.wait(60)
+        return {}
+
+    def poll(id_: str) -> None:
+        with httpx.Client(base_url=running.url, timeout=60) as mine:
+            while running.thread.is_alive():
+                try:
+                    told.append(post(mine, "retrieve_future", {"request_id": id_}).status_code)
+                except httpx.TransportError:  # the server has ended
+                    return
+
     with httpx.Client(base_url=running.url, timeout=60) as http:
+        model = created(http)
+        trained = service.tinker._models[model].trained
+        monkeypatch.setattr(trained, "forward_backward", waits)
+        training = post(http, "forward_backward", scoring(model, 1, ids)).json()["request_id"]
+        pollers = [threading.Thread(target=poll, args=(training,)) for _ in range(3)]
+        for poller in pollers:
+            poller.start()
         prompt = {"chunks": [{"type": "encoded_text", "tokens": ids[:3]}]}
         asks = {"base_model": "demo", "prompt": prompt, "sampling_params": {"max_tokens": 40}}
         begun = [post(http, "asample", {**asks, "num_samples": 4}) for _ in range(2)]
@@ -123,7 +147,13 @@ def test_what_was_sampled_is_fetched_while_the_server_stops(running, service, id
         time.sleep(0.5)  # nobody asks for a while
         assert outcome(http, begun[1])
     running.thread.join(8)
-    assert not running.thread.is_alive()
+    is_over = not running.thread.is_alive()
+    ends.set()
+    for poller in pollers:
+        poller.join(60)
+    assert service.tinker.futures.get("anyone", training).result(60) == {}
+    assert is_over
+    assert set(told) == {503}
 
 
 def test_weights_that_are_known_are_not_looked_up_on_the_disk(keyed, service, ids, monkeypatch):

@@ -82,6 +82,15 @@ def as_api_error(error: Exception) -> ApiError:
     return ApiError(500, "the server failed to answer; its log says more")
 
 
+def stopping() -> ApiError:
+    """What is told while the server stops to whoever asks for more.
+
+    >>> stopping().status
+    503
+    """
+    return ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
+
+
 def without_directories(text: str) -> str:
     """A text whose absolute paths have only their last part left.
 

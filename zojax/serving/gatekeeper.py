@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zojax.serving.bridge import Disconnected
 from zojax.serving.dashboard.page import PATHS
-from zojax.serving.errors import ApiError, as_api_error
+from zojax.serving.errors import ApiError, as_api_error, stopping
 from zojax.serving.metrics import Stopwatch
 from zojax.serving.service import Service
 
@@ -58,7 +58,9 @@ class Gatekeeper:
         service, inside = self._service, False
         try:
             self._check(scope)
-            inside = not _is_open(scope)
+            # Whoever fetches asks again and again, and must not keep a server that stops from
+            # ending: it waits by itself for the answers that are owed, and for those being sent.
+            inside = not _is_open(scope) and scope["path"] != _RETRIEVE
             service.num_inside += inside
             most = self._most_bytes(scope)
             seconds = BODY_SECONDS if most == service.limits.body_bytes else FILE_SECONDS
@@ -93,7 +95,7 @@ class Gatekeeper:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if self._service.is_draining and scope["path"] != _RETRIEVE:
-            raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
+            raise stopping()
         if self._service.runtime.is_lost:
             raise _lost()
         length, most = headers.get(b"content-length", b"0"), self._most_bytes(scope)

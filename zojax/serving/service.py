@@ -46,7 +46,8 @@ class Service:
         vocabulary: what grammars are compiled for; None if there are none for this tokenizer.
         gate: what is waiting or being served.
         is_draining: whether no more requests are taken.
-        num_inside: the number of requests that were let in and have no whole answer yet.
+        num_inside: the number of requests that were let in and have no whole answer yet, but for
+            those that fetch what came of others.
         created: when serving began, in seconds since 1970.
     """
 

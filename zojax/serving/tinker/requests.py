@@ -11,7 +11,7 @@ from typing import NamedTuple
 from zojax.engine.listener import forget_locals
 from zojax.errors import INTERRUPTED
 from zojax.programs.stopping import Stop
-from zojax.serving.errors import ApiError
+from zojax.serving.errors import ApiError, stopping
 from zojax.serving.tinker.futures import Answer, Futures, Outcome
 from zojax.serving.tinker.trained import Trained
 
@@ -101,7 +101,7 @@ class Requests:
         self._threads.shutdown()
         for one in self._models.values():
             for waiting in one.waiting:
-                waiting.outcome.set_result(ApiError(503, "the server is stopping"))
+                waiting.outcome.set_result(stopping())
 
     def begin(self, one: Training, seq_id: int, work: Callable[[], Answer], size: int = 0) -> str:
         """Does some work after all that was asked of a model before; returns its future's id.

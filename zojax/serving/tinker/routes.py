@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from zojax.engine.listener import forget_locals
-from zojax.serving.errors import ApiError, as_api_error
+from zojax.serving.errors import ApiError, as_api_error, stopping
 from zojax.serving.service import Service
 from zojax.serving.tinker import bodies, sampling
 from zojax.serving.tinker.futures import Answer, Outcome
@@ -107,11 +107,14 @@ def _add_client(router: APIRouter, service: Service) -> None:
         outcome = models.futures.get(owner, body.request_id)
         waiting = asyncio.wrap_future(outcome)
         for _ in range(_MOST_POLLS):
+            # Also while the server stops, since the client repeats what got 503 without a pause.
             await asyncio.wait([waiting], timeout=_POLL_SECONDS)
             ends = service.is_draining and not models.futures.is_awaited(body.request_id)
             if waiting.done() or ends:
                 break
         if not waiting.done():
+            if ends:
+                raise stopping()
             told = {"type": "try_again", "request_id": body.request_id, "queue_state": "active"}
             return JSONResponse(told, 408)
         models.futures.fetched(body.request_id)
