@@ -166,12 +166,13 @@ class UseJob:
                 learner.move(line.scalars)
             return learner.state
 
-        steps = [line for line in journal.lines if line.is_step]
+        lines = journal.take_lines()
+        steps = [line for line in lines if line.is_step]
         if any(len(line.projected_grad) != self._recipe.num_queries for line in steps):
             raise InputError(f"{self._path}: has not {self._recipe.num_queries} scalars a step")
         for first in range(0, len(steps), _MOVES_A_TURN):
             pace(move, steps[first : first + _MOVES_A_TURN])
-        return journal.lines[-1].baseline if journal.lines else Baseline()
+        return lines[-1].baseline if lines else Baseline()
 
     def _learn_from(
         self, batch: list[Rated], learner: Learner, journal: UseJournal, before: Baseline

@@ -1,9 +1,10 @@
 """The journal of what learns from use: a line of JSON for each step, from which it is made anew.
 
 A line is on the disk before its step is made. Rewards that no step is made of, since all are the
-same, have a line without scalars: the baseline of those that follow counts them. A crash can leave
-a part of the last line, which is cut off when the file is opened again; any other damage is
-refused.
+same, have a line without scalars: the baseline of those that follow counts them. The next line
+takes its place, as it counts them, too; so the journal grows by steps alone, however long nothing
+is learnt. A crash can leave a part of the last line, which is cut off when the file is opened
+again, and one while a line takes another's place can lose both; any other damage is refused.
 """
 
 import os
@@ -71,18 +72,20 @@ class UseJournal:
     Args:
         path: the file, which is made if there is none.
 
-    Attributes:
-        lines: the lines that were in it.
-
     Raises:
         InputError: it is damaged.
     """
 
     def __init__(self, path: Path):
-        self.lines = _whole_lines(path)
+        self._lines, self._kept = _whole_lines(path)
         # Unbuffered, since a failed write must not leave data behind that is written later.
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        self._count = sum(line.is_step for line in self.lines)
+        self._count = sum(line.is_step for line in self._lines)
+
+    def take_lines(self) -> list[StepLine]:
+        """The lines that were in it when it was opened; it does not keep them."""
+        taken, self._lines = self._lines, []
+        return taken
 
     def add(self, scalars: StepScalars, rewards: int, baseline: Baseline) -> None:
         """Adds a step, which is on the disk when this returns."""
@@ -98,32 +101,37 @@ class UseJournal:
         step = {"step": self._count, "projected_grad": grads, "skipped": skipped}
         known = {**step, "rewards": rewards, **baseline._asdict()}
         line = f"{to_json({**known, 'checksum': _checksum(known)})}\n".encode()
+        # Whatever is behind the last step has no step, and the new line counts its rewards.
+        os.ftruncate(self._file, self._kept)
         if os.write(self._file, line) != len(line):
             raise InputError("the job's journal could not be written whole; free space")
         os.fsync(self._file)
+        if grads:
+            self._kept += len(line)
 
     def close(self) -> None:
         """Closes the file."""
         os.close(self._file)
 
 
-def _whole_lines(path: Path) -> list[StepLine]:
-    """The lines of a journal, whose unfinished last one is cut off."""
+def _whole_lines(path: Path) -> tuple[list[StepLine], int]:
+    """A journal's lines, whose unfinished last one is cut off, and where its last step ends."""
     if not path.exists():
-        return []
+        return [], 0
     raw = read_bytes(path, _MOST_BYTES)
     whole = raw.rpartition(b"\n")[0]
     whole += b"\n" if whole else b""
     if len(whole) < len(raw):
         os.truncate(path, len(whole))
-    found, count = [], 0
-    for number, line in enumerate(whole.splitlines(), start=1):
+    found, count, end, kept = [], 0, 0, 0
+    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
         step = validate(StepLine, parse_json(line, path.name), path.name)
         if step.step != count or step.checksum != _checksum(step.model_dump(exclude={"checksum"})):
             raise InputError(f"{path.name}: line {number} is damaged")
         found.append(step)
-        count += step.is_step
-    return found
+        count, end = count + step.is_step, end + len(line)
+        kept = end if step.is_step else kept
+    return found, kept
 
 
 def _checksum(known: dict) -> int:
