@@ -37,7 +37,7 @@ def two(tmp_path):
 def test_all_shipped_configurations_are_listed_by_default(listed, root, monkeypatch):
     monkeypatch.chdir(root)
     everything = listed()
-    assert len(everything) == 3 + 66
+    assert len(everything) == 4 + 66
     assert everything["configs/demo.py"]["method"] == "lozo/linear"
     assert everything["configs/demo.py"]["steps"] == 1000
     row = everything["configs/opt13b_table.py:squad-mezo-prefix"]

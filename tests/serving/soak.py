@@ -77,7 +77,7 @@ class Reloads:
         return answer.json()["choices"][0]["text"]
 
 
-def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
+def soak(url: str, pid: int, seconds: float, *, trains: bool = True) -> dict[str, Any]:
     """Lets clients ask and jobs train for some time, and says what happened.
 
     Args:
@@ -85,6 +85,7 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
             them from.
         pid: its process.
         seconds: how long.
+        trains: whether jobs are trained, too.
     """
     began, end = time.time(), time.time() + seconds
     http = httpx.Client(base_url=url, timeout=60)
@@ -102,7 +103,7 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
     memory: list[tuple[float, float, int]] = []
     while time.time() < end:
         reloads.once()
-        if not training.is_alive() and time.time() > began + ALONE * seconds:
+        if trains and not training.is_alive() and time.time() > began + ALONE * seconds:
             compiled = compilations() - compiled
             training.start()
         memory.append((time.time() - began, _own_mib(pid), training.outcomes.total()))
@@ -113,7 +114,10 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
             clients[0] = _start(url, next(seeds), end)
         time.sleep(0.2)
     told = [json.loads(client.communicate(timeout=90)[0]) for client in clients]
-    training.stop()
+    if trains:
+        training.stop()
+    else:
+        compiled = compilations() - compiled
     later = [one for one in memory if one[0] > WARM_UP * seconds]
     warm = np.array([one for one in later if one[2] >= WARM_JOBS][10:] or later)
     slope, _ = np.polyfit(warm[:, 0], warm[:, 1], 1)
@@ -134,16 +138,15 @@ def soak(url: str, pid: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def faults(report: dict[str, Any], most_mib_a_minute: float) -> list[str]:
-    """What is wrong in a report."""
+def faults(report: dict[str, Any], most_mib_a_minute: float | None) -> list[str]:
+    """What is wrong in a report; None does not look at memory."""
     ends = (*report["outcomes"], *report["jobs"])
     found = [name for name in ends if name.startswith("lost")]
     wrong = ("stale", "open at the end", "compilations", "jobs compile more")
     found += [name for name in wrong if report[name]]
-    found += ["nothing was trained"] * (not report["jobs"])
     found += ["nothing was answered"] * (not report["outcomes"].get("answered"))
-    grows = report["MiB a minute after warming up"] > most_mib_a_minute
-    return found + ["memory grows"] * grows
+    grows = report["MiB a minute after warming up"]
+    return found + ["memory grows"] * (most_mib_a_minute is not None and grows > most_mib_a_minute)
 
 
 def _start(url: str, seed: int, end: float) -> subprocess.Popen[str]:
@@ -207,6 +210,7 @@ def main() -> int:
         report = soak(url, pid, 60 * args.minutes)
     print(json.dumps(report, indent=2))
     found = faults(report, args.most_mib_a_minute)
+    found += ["nothing was trained"] * (not report["jobs"])
     print("; ".join(found) or "nothing is wrong")
     return int(bool(found))
 
