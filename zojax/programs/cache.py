@@ -10,6 +10,12 @@ import jax
 
 from zojax.printing import warn
 
+_LEAST = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+"""What makes JAX keep even the smallest program, and those that are compiled in no time."""
+
 
 def keep_programs() -> None:
     """Keep compiled programs between runs, unless the user has chosen a directory for them.
@@ -48,13 +54,6 @@ def kept_until_the_end() -> Iterator[None]:
         finally:
             for name, value in before.items():
                 jax.config.update(name, value)
-
-
-_LEAST = {
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-"""What makes JAX keep even the smallest program, and those that are compiled in no time."""
 
 
 def _keep_in(directory: Path) -> None:
