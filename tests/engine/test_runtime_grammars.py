@@ -114,7 +114,8 @@ def test_texts_under_grammars_go_on_together(ask):
     ask.finish(ask.start(first, others_come)[1])
     for answers in started:
         ask.finish(answers)
-    assert counts.iterations - before <= 2 * 20  # and not ROWS * 20
+    # where a mask comes too late, the others go on without it: two groups, but not ROWS of them
+    assert counts.iterations - before <= 3 * 20 < ROWS * 20
 
 
 def test_nothing_is_compiled_for_a_grammar(ask):
