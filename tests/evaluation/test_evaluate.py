@@ -23,13 +23,23 @@ from zojax.config import (
     TrainConfig,
     apply_overrides,
 )
+from zojax.evaluation.evaluate import Evaluator
 from zojax.evaluation.intervals import wilson
 from zojax.hub import save
 from zojax.journal.file import read_journal
 from zojax.models.opt import OPTConfig
-from zojax.runs.setup import Data, Run, load_data, make_train_source, prepare
+from zojax.runs.setup import (
+    Data,
+    Run,
+    load_data,
+    load_model,
+    make_train_source,
+    pack_eval_sets,
+    prepare,
+)
 from zojax.runs.train import train
 from zojax.tasks.metrics import f1
+from zojax.training.method import make_scorer
 from zojax.training.step import init_state
 from zojax.training.step_programs import step_program
 
@@ -151,6 +161,23 @@ def test_rankings_are_calibrated_as_numpy_would(calibration, num_demos, base, th
     pairs = list(zip(labels, given, strict=True))
     matrix = [[pairs.count((row, column)) for column in (0, 1)] for row in (0, 1)]
     assert told["classes"]["confusion"] == matrix
+
+
+def test_a_dev_set_is_scored_once_for_its_offsets_and_its_figure(base, tiny_reviews):
+    config = configure(base, tiny_reviews, "sst2", calibration="median")
+    data, model = load_data(config), load_model(config)
+    scorer = make_scorer(config, data.splits.task, data.scored, model)
+    sets = pack_eval_sets(config, data, model)
+    evaluator = Evaluator(model, lambda carry: carry, {}, scorer, sets, data.tokenizer)
+    told: list[tuple[int, int]] = []
+    offsets = [
+        evaluator.evaluate(
+            model.weights, {}, one, sets[0], on_progress=lambda *counts: told.append(counts)
+        ).offsets
+        for one in sets
+    ]
+    assert [done for done, total in told if done == total] == [6, 6 + 12]
+    assert offsets[0] == offsets[1]
 
 
 def write_choices(directory: Path, labels: list[int]) -> None:

@@ -237,7 +237,7 @@ class Evaluator:
                 metric=task.metric,
             )
         dev = (dev_set or eval_set) if eval_set.calibration in OF_DEV_SET else None
-        of_dev = None if dev is None else dev.ranked
+        of_dev = None if dev is None or dev is eval_set else dev.ranked
         wanted = [packed for packed in (*eval_set.packed, of_dev) if packed is not None]
         done, total = 0, sum(packed.size for packed in wanted)
 
@@ -249,15 +249,14 @@ class Evaluator:
         def score(packed: PackedItems) -> np.ndarray:
             return self._scores(weights, carry, packed, stop, advance)
 
-        scores = score(eval_set.ranked)
+        scores = raw = score(eval_set.ranked)
         if eval_set.bare is not None:
             lengths = eval_set.lengths(self._num_candidates)
             scores = subtract_content_free(scores, score(eval_set.bare), lengths)
         offsets = None
-        if dev is not None and of_dev is not None:
-            offsets_k = dev_offsets(
-                dev.calibration, score(of_dev), [item.label for item in dev.items]
-            )
+        if dev is not None:
+            of_dev = raw if of_dev is None else score(of_dev)  # its own are known already
+            offsets_k = dev_offsets(dev.calibration, of_dev, [item.label for item in dev.items])
             scores = scores - offsets_k.astype(scores.dtype)
             offsets = dict(zip(task.candidates, offsets_k.tolist(), strict=True))
         known = has_finite_scores(examples, scores)
