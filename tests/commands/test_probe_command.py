@@ -74,10 +74,13 @@ def test_every_space_has_a_map_without_a_learning_rate(run, config_file, space, 
         (["--batches", "900"], "are needed where there are"),
         (["--bands", "0"], "--bands 0: give 1 or more"),
         (["--set", "train.objective=accuracy"], "has no gradient"),
+        (["--gradients"], "tokens cannot be differentiated"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_line(
-    run, refusal, config_file, arguments, message
+def test_what_cannot_be_measured_is_refused_in_a_line_before_a_model_is_loaded(
+    run, refusal, config_file, arguments, message, monkeypatch
 ):
+    monkeypatch.setattr("zojax.runs.setup.load_model", lambda config: pytest.fail("loads a model"))
+    monkeypatch.setattr("zojax.runs.probe._LONGEST_PAGE", 8)
     done = run("probe", "--config", config_file, *ARGUMENTS, *arguments)
     assert message in refusal(done)

@@ -1,6 +1,7 @@
 """Measure which layers and matrices are worth probing, on a run's own model, data and batches."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from zojax.probing.moments import Measured
 from zojax.probing.passes import by_passes, curvatures, make_prober
 from zojax.reporting.bar import progress_bar
 from zojax.runs.probed_space import longest, matrices, probed_space
-from zojax.runs.setup import Run, make_train_source, prepare
+from zojax.runs.setup import Data, Run, make_train_source, prepare, train_order
 from zojax.training.generated import GeneratedObjective
 from zojax.training.method import choice_metric, objective_name
 from zojax.training.objective import classification_loss, of_candidates
@@ -76,29 +77,41 @@ def probe(config: Config, plan: Plan, console: Console) -> Probed:
         InputError: bad input, or an objective that cannot be measured.
     """
     config = _for_probing(config, plan.num_batches)
-    run = prepare(config, console)
-    needed, there = plan.num_batches * config.train.batch_size, len(run.data.train)
+    run = prepare(config, console, check=functools.partial(_check, config, plan))
+    source, layout = make_train_source(config, run), layout_of(run.model.weights)
+    batches: list[Batch] = [put_batch(source(n)[1], layout) for n in range(plan.num_batches)]
+    if plan.num_directions is None:
+        _check_differentiable(max(batch.pages.tokens_pt.shape[-1] for batch in batches))
+    objective, offsets_k = _objective(run, batches)
+    return Probed(_measured(run, plan, batches, objective, console), offsets_k)
+
+
+def _check(config: Config, plan: Plan, data: Data) -> None:
+    """Raises ``InputError`` if the data cannot be measured so, which no model is needed to see."""
+    needed, there = plan.num_batches * config.train.batch_size, len(data.train)
     if needed > there:
         raise InputError(
             f"--batches {plan.num_batches}: batches with an example in common agree by that alone, "
             f"and {needed:,} examples are needed where there are {there:,}; give "
             f"{there // config.train.batch_size} or fewer, or raise data.num_train"
         )
-    if choice_metric(config, run.data.splits.task):
+    if choice_metric(config, data.splits.task):
         raise InputError(
             f"train.objective={config.train.objective} has no gradient: use classification or "
             "likelihood"
         )
-    source, layout = make_train_source(config, run), layout_of(run.model.weights)
-    batches: list[Batch] = [put_batch(source(n)[1], layout) for n in range(plan.num_batches)]
-    longest = max(batch.pages.tokens_pt.shape[-1] for batch in batches)
-    if plan.num_directions is None and longest > _LONGEST_PAGE:
+    if plan.num_directions is None:
+        order = train_order(config, data)
+        chosen = {index for step in range(plan.num_batches) for index in order(step)}
+        _check_differentiable(max(data.train[index].num_computed for index in chosen))
+
+
+def _check_differentiable(longest: int) -> None:
+    if longest > _LONGEST_PAGE:
         raise InputError(
             f"--gradients: pages of {longest} tokens cannot be differentiated, only those of "
             f"{_LONGEST_PAGE}; leave it out, or lower data.max_length"
         )
-    objective, offsets_k = _objective(run, batches)
-    return Probed(_measured(run, plan, batches, objective, console), offsets_k)
 
 
 def _for_probing(config: Config, steps: int) -> Config:

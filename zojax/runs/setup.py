@@ -227,19 +227,26 @@ class Run:
     key: jax.Array
 
 
-def prepare(config: Config, console: Console, model: Model | None = None) -> Run:
+def prepare(
+    config: Config,
+    console: Console,
+    model: Model | None = None,
+    check: Callable[[Data], None] = lambda data: None,
+) -> Run:
     """Reads the data and then the model; ``InputError`` says what is wrong with either.
 
     Args:
         config: the run's configuration.
         console: where notes are printed.
         model: the base model, if it is loaded already.
+        check: raises ``InputError`` if the data will not do, before the model is loaded.
     """
     check_settings()
     check_method(config)
     with console.status("reading data"):
         data = load_data(config)
     check_objective(config, data.splits)
+    check(data)
     for note in data.splits.notes:
         console.print(note, soft_wrap=True, markup=False)
     with console.status("loading the model"):
