@@ -7,7 +7,7 @@ import pytest
 ARGUMENTS = ("--batches", "4", "--bands", "2", "--set", "train.batch_size=4")
 
 
-@pytest.mark.parametrize("how", [["--gradients"], ["--directions", "1"]])
+@pytest.mark.parametrize("how", [["--gradients"], ["--directions", "2"]])
 def test_the_map_has_every_matrix_in_every_band(run, config_file, tmp_path, how):
     output = tmp_path / "probe"
     code, out, err = run("probe", "--config", config_file, *ARGUMENTS, *how, "--output", output)
@@ -52,7 +52,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("how", ["--gradients", "--directions=1"])
+@pytest.mark.parametrize("how", ["--gradients", "--directions=2"])
 def test_every_space_has_a_map_without_a_learning_rate(run, config_file, space, how):
     arguments = ("probe", "--config", config_file, *ARGUMENTS, how, "--json")
     code, out, err = run(*arguments, "--set", f"space.name={space}")
@@ -73,6 +73,7 @@ def test_every_space_has_a_map_without_a_learning_rate(run, config_file, space, 
         (["--batches", "3"], "--batches 3: give 4 or more"),
         (["--batches", "900"], "are needed where there are"),
         (["--bands", "0"], "--bands 0: give 1 or more"),
+        (["--directions", "1"], "--directions 1: give 2 or more"),
         (["--set", "train.objective=accuracy"], "has no gradient"),
         (["--gradients"], "tokens cannot be differentiated"),
     ],

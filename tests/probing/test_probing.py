@@ -9,9 +9,19 @@ from zojax.adapters import Site, draw_dense, lowrank
 from zojax.probing.bias import fit_offsets
 from zojax.probing.choice import all_of, best, choices
 from zojax.probing.gradients import by_gradients
-from zojax.probing.groups import Curvature, Products, bands, in_bands, measured, moving
+from zojax.probing.groups import (
+    Curvature,
+    OfSite,
+    Products,
+    bands,
+    in_bands,
+    measured,
+    moving,
+    no_batches,
+)
 from zojax.probing.moments import Measured, Moments, worth
 from zojax.probing.passes import RISE, Prober, by_passes, curvatures, make_prober
+from zojax.probing.spread import no_spread, spread
 
 PATH, SHAPE, PARTS = "layers/fc1/weight", (2, 3, 4), ((0, 1), (1, 2))
 CURVATURE = np.arange(1, 25, dtype=np.float32).reshape(SHAPE) / 10
@@ -46,9 +56,10 @@ def expected(batches, rank: int) -> dict[str, np.ndarray]:
 
 
 def check(found: Products, want: dict[str, np.ndarray], within: float) -> None:
-    moments = measured(found, {PATH: Curvature(np.ones(2), np.ones(2, bool))}, PARTS)
+    seen = {PATH: Curvature(np.ones(2), np.ones(2, bool), np.zeros(2))}
+    moments = measured(found, seen, PARTS)
     for layer in range(SHAPE[0]):
-        of_layer = worth(moments.of([PATH], slice(layer, layer + 1)))
+        of_layer = moments.worth([PATH], slice(layer, layer + 1))
         assert of_layer.signal == pytest.approx(want["signal"][layer], rel=within)
         assert of_layer.squared == pytest.approx(want["squared"][layer], rel=within)
 
@@ -57,7 +68,14 @@ def test_gradients_give_the_moments_of_factors(batches):
     rank = 256  # of what is measured; its scale is that of directions of rank 2
     space = lowrank((Site(PATH, SHAPE),), rank=rank)
     found = by_gradients(
-        space, objective, CURVATURE, batches, KEY, num_groups=6, scale={PATH: 2 / rank}
+        space,
+        objective,
+        CURVATURE,
+        batches,
+        KEY,
+        num_groups=6,
+        factors={PATH},
+        scale={PATH: 2 / rank},
     )
     check(found, expected(batches, 2), within=0.2)
 
@@ -105,11 +123,14 @@ def test_where_no_probe_raises_the_loss_the_curvature_is_the_largest_that_can_be
 def test_the_measured_rate_and_decrease_are_the_best_of_a_parabola():
     """For one c and one h, a step of rate η changes the loss by −η c² + η² c² h / 2."""
     c, h = 3.0, 4.0
-    found = worth(Moments(np.full(5, 5 * c * c), *np.full((2, 5), c * c), np.full(5, h)))
+    found = worth(Moments(np.full(5, 5 * c * c), *np.full((2, 5), c * c), np.full(5, h)), EXACT)
     rates = np.linspace(0, 1, 1001)
     change = -rates * c * c + rates**2 * c * c * h / 2
     assert found.rate == pytest.approx(rates[change.argmin()])
     assert found.decrease == pytest.approx(-change.min())
+
+
+EXACT = no_spread()
 
 
 def test_the_error_is_the_spread_over_other_batches():
@@ -121,9 +142,52 @@ def test_the_error_is_the_spread_over_other_batches():
         groups = gradient + rng.normal(size=(12, 50))
         products = groups @ groups.T
         squared = np.diagonal(products)
-        found.append(worth(Moments(products.sum(1), squared, squared, np.full(12, 5.0))))
+        moments = Moments(products.sum(1), squared, squared, np.full(12, 5.0))
+        found.append(worth(moments, EXACT))
     spread = np.std([one.decrease for one in found])
     assert np.mean([one.error for one in found]) == pytest.approx(spread, rel=0.2)
+
+
+SITES = ("layers/a/weight", "layers/b/weight")
+
+
+def measure_once(rng, gradient: np.ndarray, noise: float, directions: int) -> Measured:
+    """Two sites of one layer each on 12 batches, probed along directions of 40 entries."""
+    groups = no_batches(12, dict.fromkeys(SITES, (1, directions, 1)))
+    batches = gradient + noise * rng.normal(size=(12, 2, 40))
+    z = rng.normal(size=(2, directions, 40))
+    for number, (a, b) in enumerate(np.einsum("gsn,sdn->gsd", batches, z)):
+        groups.add(number, {SITES[0]: a[None, :, None], SITES[1]: b[None, :, None]})
+    products = groups.products(dict.fromkeys(SITES, 1 / directions))
+    rises = rng.chisquare(4, size=(2, 16)) / 4  # the curvature along 16 other directions
+    curvature = {
+        path: Curvature(h.mean(keepdims=True), np.ones(1, bool), h.var(ddof=1, keepdims=True) / 16)
+        for path, h in zip(SITES, rises, strict=True)
+    }
+    return measured(products, curvature, ((0, 1),))
+
+
+@pytest.mark.parametrize(("noise", "directions"), [(0.0, 60), (1.0, 60), (1.0, 600), (3.0, 30)])
+def test_the_error_is_the_spread_over_other_batches_and_other_directions(noise, directions):
+    """Where directions decide, where both do, where batches do, and where both do together."""
+    rng = np.random.default_rng(5)
+    gradient = rng.normal(size=(2, 40))
+    found = [all_of(measure_once(rng, gradient, noise, directions)).worth for _ in range(300)]
+    spread_of_all = np.std([one.decrease for one in found])
+    assert np.mean([one.error for one in found]) == pytest.approx(spread_of_all, rel=0.2)
+
+
+def test_the_error_of_a_margin_is_its_spread():
+    """Of one of two sites and both of them, which share what is measured of the one."""
+    rng = np.random.default_rng(6)
+    gradient = rng.normal(size=(2, 40)) * np.array([[2.0], [0.5]])
+    margins = []
+    for _ in range(300):
+        once = measure_once(rng, gradient, 1.0, 60)
+        alone = next(choice for choice in choices(once) if choice.paths == SITES[:1])
+        margins.append(alone.margin(all_of(once)))
+    differences, errors = np.array(margins).T
+    assert errors.mean() == pytest.approx(differences.std(), rel=0.2)
 
 
 def some_measured(signal: np.ndarray, noise: float = 0.0) -> Measured:
@@ -131,11 +195,10 @@ def some_measured(signal: np.ndarray, noise: float = 0.0) -> Measured:
     rng = np.random.default_rng(2)
     agreed = signal[..., None] * np.ones(8) + noise * rng.normal(size=(*signal.shape, 8))
     ones = np.ones((3, 8))
-    sites = {
-        name: Moments(8 * agreed[at], agreed[at], ones, ones)
-        for at, name in enumerate(("layers/a/weight", "layers/b/weight"))
-    }
-    return Measured(((0, 1), (1, 2), (2, 3)), sites, {name: np.ones(3, bool) for name in sites})
+    sites = {name: Moments(8 * agreed[at], agreed[at], ones, ones) for at, name in enumerate(SITES)}
+    curved = {name: np.ones(3, bool) for name in sites}
+    exact = {name: no_spread(3) for name in sites}
+    return Measured(((0, 1), (1, 2), (2, 3)), sites, curved, exact)
 
 
 def test_the_best_choice_is_where_the_signal_is_and_little_has_to_be_computed():
@@ -165,9 +228,11 @@ def test_no_choice_is_made_of_what_the_groups_disagree_about():
 
 
 def test_layers_are_taken_together_in_bands():
-    of_layers = {PATH: (np.array([[1.0], [2.0], [4.0]]),) * 3}
-    together, _, _ = in_bands(of_layers, bands(3, 2))[PATH]
-    assert together.tolist() == [[3.0], [4.0]]
+    each = np.array([[1.0], [2.0], [4.0]])
+    one = spread(np.arange(24.0).reshape(4, 3, 2), np.zeros((4, 3, 2)))
+    found = in_bands({PATH: OfSite(each, each, each, one)}, bands(3, 2))[PATH]
+    assert found.squared_lg.tolist() == [[3.0], [4.0]]
+    assert found.spread.directions_kk[:, 0, 0].tolist() == [0.5, 0.25]  # of n and n + 1
 
 
 def test_the_bias_towards_an_answer_is_found():
@@ -194,7 +259,8 @@ def test_what_changes_no_loss_wins_nothing_and_bends_nothing(prober, batches):
     assert found.h_l[0] > 0 == found.h_l[1]
     assert found.is_seen_l.all()
     zeros = np.zeros(4)
-    assert worth(Moments(zeros, zeros, zeros, zeros)).decrease == 0
-    ones = np.ones((2, 3))
-    products: Products = {PATH: (ones, ones, np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0]]))}
+    nothing = worth(Moments(zeros, zeros, zeros, zeros), EXACT)
+    assert nothing.decrease == nothing.error == 0
+    ones, squared = np.ones((2, 3)), np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0]])
+    products: Products = {PATH: OfSite(ones, ones, squared, no_spread(2))}
     assert moving(products)[PATH].tolist() == [True, False]

@@ -5,8 +5,9 @@ as well (full), a LoRA's A and B, or a prefix. By forward passes alone, or by
 gradients, which need more memory and are faster by far. The map has what each
 is worth in each band of layers: how far a step at its best learning rate
 decreases the loss, over that of all together.
-Errors are those of the batches, and shrink with the square root of their
-number.
+What follows ± is one standard error: by how much the figure would differ on
+other batches and along other directions. It shrinks with the square root of
+--batches, and that of --directions where these are few.
 
 Example:
   zojax probe --config configs/demo.py --gradients --batches 31
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from zojax.config.loading import load_config
     from zojax.outputs import check_place
 
-    for name, least in (("batches", _FEWEST_BATCHES), ("bands", 1), ("directions", 1)):
+    for name, least in (("batches", _FEWEST_BATCHES), ("bands", 1), ("directions", 2)):
         if getattr(args, name) < least:
             raise InputError(f"--{name} {getattr(args, name)}: give {least} or more")
     config = load_config(args.config, args.overrides)
@@ -166,7 +167,7 @@ def _suggestion(chosen: Choice, whole: Choice, measured: Measured) -> dict[str, 
     difference, error = chosen.margin(whole)
     settings = {
         "train.learning_rate": f"{chosen.worth.rate:.1g}",
-        "estimator.epsilon": f"{suggested_epsilon(chosen.worth):g}",
+        "estimator.epsilon": f"{suggested_epsilon(chosen.worth.curvature):g}",
     }
     are_all = len(chosen.paths) == len(measured.sites)
     settings["space.targets"] = "none" if are_all else f"[{','.join(map(_module, chosen.paths))}]"

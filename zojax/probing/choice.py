@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from zojax.probing.moments import Measured, Worth, jackknife, worth
+from zojax.probing.moments import Measured, Worth
+from zojax.probing.spread import standard_error
 
 _MOST_MODULES = 8
 """Of more modules, not all sets are tried, but single ones and all but one."""
@@ -38,10 +39,20 @@ class Choice(NamedTuple):
     def margin(self, other: "Choice") -> tuple[float, float]:
         """By how much more it decreases the loss a second, and the standard error of that.
 
-        Both are measured on the same batches, so much of what is due to them cancels.
+        Both are measured on the same batches and directions, so much of what is due to them
+        cancels.
+
+        Args:
+            other: what has all of these matrices, and may have others.
         """
-        without_g = self.worth.without_g / self.cost - other.worth.without_g / other.cost
-        return self.by_second - other.by_second, jackknife(without_g)
+        ours, theirs = self.worth, other.worth
+        without_g = ours.without_g / self.cost - theirs.without_g / other.cost
+        slope_of_others = -theirs.slope_k / other.cost
+        slope_of_these = ours.slope_k / self.cost + slope_of_others
+        of_these = ours.spread.along(slope_of_these)
+        of_others = (theirs.spread - ours.spread).along(slope_of_others)
+        variances = (a + b for a, b in zip(of_these, of_others, strict=True))
+        return self.by_second - other.by_second, standard_error(without_g, *variances)
 
 
 def all_of(measured: Measured) -> Choice:
@@ -91,7 +102,7 @@ def _choice(measured: Measured, paths: tuple[str, ...], first: int, stop: int) -
         paths,
         first_layer,
         measured.parts[stop - 1][1],
-        worth(measured.of(paths, slice(first, stop))),
+        measured.worth(paths, slice(first, stop)),
         1 - first_layer / num_layers,
         all(measured.is_curved[path][first:stop].all() for path in paths),
     )
@@ -109,12 +120,12 @@ def _sets(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
         yield from itertools.combinations(paths, size)
 
 
-def suggested_epsilon(chosen: Worth) -> float:
+def suggested_epsilon(curvature: float) -> float:
     """The length of a probe at which curvature alone changes the loss by 0.005 nats.
 
     A longer one leaves the range in which the loss is a parabola, and a shorter one loses digits.
 
-    >>> suggested_epsilon(Worth(0.0, (), 0.0, 0.0, 0.0, curvature=2500.0))
+    >>> suggested_epsilon(2500.0)
     0.002
     """
-    return float(f"{math.sqrt(2 * 0.005 / chosen.curvature):.0e}")
+    return float(f"{math.sqrt(2 * 0.005 / curvature):.0e}")

@@ -5,7 +5,7 @@ the product of both with U. With random U, the mean of two batches' products is 
 gradients.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ def by_gradients(
     key: jax.Array,
     *,
     num_groups: int,
+    factors: Collection[str],
     scale: Mapping[str, float],
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Products:
@@ -39,6 +40,8 @@ def by_gradients(
         batches: the batches, at least as many as groups.
         key: the key of what is drawn.
         num_groups: the number of groups of batches that are compared.
+        factors: the paths of factors A, whose columns go along V's, which is drawn; all other
+            leaves are measured as they are.
         scale: by path, the rank of a step's directions over that of the space; 1 for what is no
             matrix of factors.
         on_batch: called with the number of batches that are done.
@@ -50,9 +53,14 @@ def by_gradients(
         def loss(params: Flat) -> jax.Array:
             return objective(weights, stack_variants([space.adapter(params, subspace)]), batch)[0]
 
-        return {path: _in_rows(g) for path, g in jax.grad(loss)(start).items()}
+        return {path: by_direction(path, g) for path, g in jax.grad(loss)(start).items()}
 
-    shapes: dict[str, Any] = {path: _in_rows(leaf).shape for path, leaf in start.items()}
+    def by_direction(path: str, leaf: jax.Array) -> jax.Array:
+        """Layers, columns and rows of factors; layers, 1 and all entries of others."""
+        columns = leaf if path in factors else leaf.reshape(leaf.shape[0], -1, 1)
+        return columns.swapaxes(1, 2)
+
+    shapes: dict[str, Any] = {path: by_direction(path, leaf).shape for path, leaf in start.items()}
     groups = no_batches(num_groups, shapes)
     for number, batch in enumerate(batches):
         found = jax.device_get(gradient(weights, batch))
@@ -61,7 +69,3 @@ def by_gradients(
         groups.add(number * num_groups // len(batches), found)
         on_batch(number + 1)
     return groups.products(scale)
-
-
-def _in_rows(leaf: jax.Array) -> jax.Array:
-    return leaf.reshape(leaf.shape[0], -1)

@@ -18,10 +18,12 @@ Axes: g groups of batches, l parts of a site (layers, or bands of them).
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from zojax.probing.spread import Spread, standard_error
 
 
 class Moments(NamedTuple):
@@ -52,6 +54,8 @@ class Worth(NamedTuple):
         signal: E[c_a c_b].
         squared: E[c²].
         curvature: E[h].
+        slope_k: by how much the decrease changes with each of the three, ``(3,)``.
+        spread: how the three vary with the directions.
     """
 
     decrease: float
@@ -60,21 +64,28 @@ class Worth(NamedTuple):
     signal: float
     squared: float
     curvature: float
+    slope_k: np.ndarray
+    spread: Spread
 
     @property
     def error(self) -> float:
-        """The standard error of the decrease over the groups."""
-        return jackknife(self.without_g)
+        """The standard error of the decrease over other batches and other directions.
+
+        What it cannot tell is by how much curvature differs on other batches.
+        """
+        return standard_error(self.without_g, *self.spread.along(self.slope_k))
 
 
-def worth(moments: Moments) -> Worth:
+def worth(moments: Moments, spread: Spread) -> Worth:
     """What follows from the moments of a set of directions.
 
     Args:
         moments: of at least 3 groups.
+        spread: how they vary with the directions, ``(3, 3)``.
 
+    >>> from zojax.probing.spread import no_spread
     >>> agreed = Moments(np.full(4, 4.0), np.ones(4), np.full(4, 2.0), np.full(4, 5.0))
-    >>> found = worth(agreed)  # all groups agree on c = 1; batches differ, so that c² is 2
+    >>> found = worth(agreed, no_spread())  # all agree on c = 1; batches differ, so that c² is 2
     >>> found.decrease, found.error, found.rate
     (0.05, 0.0, 0.1)
     """
@@ -85,17 +96,10 @@ def worth(moments: Moments) -> Worth:
     without_g = _decrease(*_means(_without_each(moments, total), count - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = signal / (squared * curvature)
-    return Worth(float(decrease), without_g, *map(float, (rate, signal, squared, curvature)))
-
-
-def jackknife(without_g: np.ndarray) -> float:
-    """The standard error of a figure, from its values without each of the groups.
-
-    >>> round(jackknife(np.array([1.0, 2.0, 3.0])), 3)  # of the mean of 3, 2 and 1, times 2
-    1.155
-    """
-    count = len(without_g)
-    return float(np.sqrt((count - 1) / count * ((without_g - without_g.mean()) ** 2).sum()))
+        slopes = abs(rate), -decrease / squared, -decrease / curvature
+    slope_k = np.zeros(3) if squared == 0 else np.array(slopes, np.float64)
+    figures = float(rate), float(signal), float(squared), float(curvature)
+    return Worth(float(decrease), without_g, *figures, slope_k, spread)
 
 
 def _without_each(moments: Moments, total: Moments) -> Moments:
@@ -130,13 +134,18 @@ class Measured:
         parts: the layers ``(first, stop)`` of each part; all sites have the same.
         sites: the moments by path, with arrays ``(l, g)``.
         is_curved: by path, whether the curvature of each part was seen, ``(l,)``.
+        spreads: by path, how the moments vary with the directions, ``(l, 3, 3)``.
     """
 
     parts: tuple[tuple[int, int], ...]
     sites: dict[str, Moments]
     is_curved: dict[str, np.ndarray]
+    spreads: dict[str, Spread]
 
-    def of(self, paths: Iterable[str], parts: slice = slice(None)) -> Moments:
-        """The moments of some sites in some of the parts, all taken together."""
-        chosen = zip(*(self.sites[path] for path in paths), strict=True)
-        return Moments(*(np.sum([a[parts].sum(0) for a in arrays], axis=0) for arrays in chosen))
+    def worth(self, paths: Sequence[str], parts: slice = slice(None)) -> Worth:
+        """What some sites in some of the parts are worth, all taken together."""
+        moments, spreads = (
+            [np.sum([a[parts].sum(0) for a in arrays], axis=0) for arrays in zip(*of, strict=True)]
+            for of in ([self.sites[path] for path in paths], [self.spreads[path] for path in paths])
+        )
+        return worth(Moments(*moments), Spread(*spreads))

@@ -92,7 +92,7 @@ def by_passes(
     Args:
         prober: what probes.
         batches: the batches, at least as many as groups.
-        num_directions: the number of directions of each part of each site.
+        num_directions: the number of directions of each part of each site, at least 2.
         epsilon: the length of a probe.
         num_groups: the number of groups of batches that are compared.
         on_batch: called with the number of batches that are done.
@@ -105,9 +105,9 @@ def by_passes(
             c_ld[at, direction] = (plus - minus) / (2 * epsilon)
         if not np.isfinite(c_ld).all():
             raise InputError(f"{path}: a loss is not finite; use model.dtype=float32")
-        return c_ld
+        return c_ld[..., None]
 
-    shape = len(prober.parts), num_directions
+    shape = len(prober.parts), num_directions, 1
     groups = no_batches(num_groups, dict.fromkeys(prober.paths, shape))
     for number, batch in enumerate(batches):
         found = {path: of_site(batch, path) for path in prober.paths}
@@ -136,7 +136,7 @@ def curvatures(
     Args:
         prober: what probes.
         batches: a few batches.
-        num_directions: the number of directions of each part of each site.
+        num_directions: the number of directions of each part of each site, at least 2.
         epsilon: the length of the first probe.
         longest: by path, the longest length of a probe.
         moving: by path, in which parts any direction changes a loss, ``(l,)``; elsewhere h is 0.
@@ -145,42 +145,53 @@ def curvatures(
     first = prober.paths[0]
     centers = [prober.ends(batch, first, 0, 0, 0.0)[0] for batch in batches]
 
-    def rise(path: str, at: int, epsilon: float) -> float:
+    def rise(path: str, at: int, epsilon: float) -> tuple[float, float]:
+        """The mean over directions, and the variance of that."""
         found = [
-            prober.ends(batch, path, at, direction, epsilon).mean() - center
+            [
+                prober.ends(batch, path, at, direction, epsilon).mean() - center
+                for direction in range(num_directions)
+            ]
             for batch, center in zip(batches, centers, strict=True)
-            for direction in range(num_directions)
         ]
-        return float(np.mean(found))
+        rise_d = np.mean(found, axis=0)
+        return float(rise_d.mean()), float(rise_d.var(ddof=1) / num_directions)
 
     found = {}
     for number, path in enumerate(prober.paths):
         length, lengths_and_rises = epsilon, []
         for at in range(len(prober.parts)):
-            risen = 0.0
+            risen = variance = 0.0
             if moving[path][at]:  # the last part's length is likely to be this one's, too
-                length, risen = _risen(functools.partial(rise, path, at), length, longest[path])
-            lengths_and_rises.append((length, risen))
+                of_part = functools.partial(rise, path, at)
+                length, risen, variance = _risen(of_part, length, longest[path])
+            lengths_and_rises.append((length, risen, variance))
             on_part(number * len(prober.parts) + at + 1)
-        length_l, rise_l = np.array(lengths_and_rises).T
+        length_l, rise_l, variance_l = np.array(lengths_and_rises).T
         is_seen_l = rise_l >= RISE / 4
         h_l = 2 * np.where(is_seen_l, rise_l, RISE) / length_l**2
-        found[path] = Curvature(np.where(moving[path], h_l, 0), is_seen_l | ~moving[path])
+        found[path] = Curvature(
+            np.where(moving[path], h_l, 0),
+            is_seen_l | ~moving[path],
+            np.where(is_seen_l, variance_l, 0) * (2 / length_l**2) ** 2,
+        )
     return found
 
 
-def _risen(rise: Callable[[float], float], epsilon: float, longest: float) -> tuple[float, float]:
-    """A length that raises the loss by about ``RISE``, or the longest; and how far it does."""
+def _risen(
+    rise: Callable[[float], tuple[float, float]], epsilon: float, longest: float
+) -> tuple[float, float, float]:
+    """A length that raises the loss by about ``RISE``, or the longest; its rise and variance."""
     epsilon = min(epsilon, longest)
     for _ in range(_MOST_LENGTHS):
-        risen = rise(epsilon)
+        risen, variance = rise(epsilon)
         if risen < RISE / 4 and epsilon < longest:
             longer = min(3 * epsilon, longest)
         elif risen <= 4 * RISE:
-            return epsilon, risen
+            return epsilon, risen, variance
         else:  # or it is not finite
             longer = epsilon / 3
-        last, epsilon = (epsilon, risen), longer
+        last, epsilon = (epsilon, risen, variance), longer
     return last
 
 

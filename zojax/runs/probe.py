@@ -42,8 +42,8 @@ class Plan(NamedTuple):
     Attributes:
         num_batches: the number of batches, at least 4.
         num_bands: the number of bands of neighbouring layers.
-        num_directions: the directions of each matrix in each band, by forward passes; None
-            differentiates instead.
+        num_directions: the directions of each matrix in each band, by forward passes, at least
+            2; None differentiates instead.
     """
 
     num_batches: int
@@ -160,6 +160,7 @@ def _measured(
                 batches,
                 key,
                 num_groups=num_groups,
+                factors=factors,
                 scale={path: rank / sketch if path in factors else 1.0 for path in start},
                 on_batch=on_batch,
             )
