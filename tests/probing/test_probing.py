@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from zojax.adapters import Site, draw_dense, lowrank
-from zojax.probing.bias import fit_offsets
 from zojax.probing.choice import all_of, best, choices
 from zojax.probing.gradients import by_gradients
 from zojax.probing.groups import (
@@ -233,21 +232,6 @@ def test_layers_are_taken_together_in_bands():
     found = in_bands({PATH: OfSite(each, each, each, one)}, bands(3, 2))[PATH]
     assert found.squared_lg.tolist() == [[3.0], [4.0]]
     assert found.spread.directions_kk[:, 0, 0].tolist() == [0.5, 0.25]  # of n and n + 1
-
-
-def test_the_bias_towards_an_answer_is_found():
-    """Scores that are right but for a constant: the offsets are that constant."""
-    rng = np.random.default_rng(4)
-    true = rng.normal(size=(4000, 3))
-    labels = (true - np.log(-np.log(rng.random(true.shape)))).argmax(1)  # drawn by softmax
-    offsets = fit_offsets(true + np.array([2.0, 0.0, -1.0]), labels)
-    assert offsets - offsets.mean() == pytest.approx(np.array([2, 0, -1]) - 1 / 3, abs=0.15)
-
-
-def test_offsets_stay_finite_where_an_answer_never_occurs():
-    offsets = fit_offsets(np.zeros((8, 2)), np.zeros(8, int))
-    assert np.isfinite(offsets).all()
-    assert offsets[0] < -2 < 2 < offsets[1]
 
 
 def test_what_changes_no_loss_wins_nothing_and_bends_nothing(prober, batches):

@@ -4,6 +4,7 @@ import statistics
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq, root
 
 from zojax.tasks import Example
 from zojax.tasks.calibrate import (
@@ -69,6 +70,39 @@ def test_fitted_offsets_make_each_class_as_probable_as_it_is_frequent(rng):
     odds = np.exp(scores - fitted_offsets(scores, labels))
     means = (odds / odds.sum(1, keepdims=True)).mean(0)
     np.testing.assert_allclose(means, np.bincount(labels) / 500, atol=5 / 4 / 500)
+
+
+def test_fitted_offsets_of_two_classes_are_where_the_slope_of_their_one_number_is_zero(rng):
+    """Opposite numbers b and −b, by bisection: no step and no curvature can mislead it."""
+    scores, labels = rng.normal(size=(7, 2)), [0, 0, 1, 0, 0, 0, 0]
+
+    def slope(b: float) -> float:
+        second = [1 / (1 + np.exp(row[0] - row[1] - 2 * b)) for row in scores]
+        return 2 * (sum(second) - sum(labels)) + 2 * b / 2**2  # of all, with the prior once
+
+    expected = brentq(slope, -20, 20, xtol=1e-12)
+    np.testing.assert_allclose(fitted_offsets(scores, labels), [expected, -expected], atol=1e-7)
+
+
+def test_fitted_offsets_of_many_classes_solve_the_same_equations_as_another_solver_does(rng):
+    scores, labels = 3 * rng.normal(size=(30, 4)), rng.integers(0, 3, 30)  # none is of the last
+
+    def slopes(offsets: np.ndarray) -> list[float]:
+        odds = [np.exp(row - offsets) for row in scores]
+        expected = [sum(row[k] / row.sum() for row in odds) for k in range(4)]
+        return [(labels == k).sum() - expected[k] + offsets[k] / 2**2 for k in range(4)]
+
+    found = root(slopes, np.zeros(4), tol=1e-12)
+    assert found.success
+    np.testing.assert_allclose(fitted_offsets(scores, labels), found.x, atol=1e-7)
+
+
+def test_fitted_offsets_find_a_bias_that_was_added(rng):
+    """Labels are drawn by the softmax of scores, to which constants are added."""
+    true = rng.normal(size=(4000, 3))
+    labels = (true - np.log(-np.log(rng.random(true.shape)))).argmax(1)
+    offsets = fitted_offsets(true + np.array([2.0, 0.0, -1.0]), labels)
+    assert offsets == pytest.approx(np.array([2, 0, -1]) - 1 / 3, abs=0.15)
 
 
 def test_fitted_offsets_take_away_a_bias_where_classes_are_rare(rng):

@@ -13,7 +13,6 @@ from zojax.adapters import draw_dense
 from zojax.config import Config, LinearConfig, PrefixConfig
 from zojax.distributed import layout_of
 from zojax.errors import InputError
-from zojax.probing.bias import fit_offsets
 from zojax.probing.gradients import by_gradients
 from zojax.probing.groups import bands, in_bands, measured, moving
 from zojax.probing.moments import Measured
@@ -21,6 +20,7 @@ from zojax.probing.passes import by_passes, curvatures, make_prober
 from zojax.reporting.bar import progress_bar
 from zojax.runs.probed_space import longest, matrices, probed_space
 from zojax.runs.setup import Data, Run, make_train_source, prepare, train_order
+from zojax.tasks.calibrate import fitted_offsets
 from zojax.training.generated import GeneratedObjective
 from zojax.training.method import choice_metric, objective_name
 from zojax.training.objective import classification_loss, of_candidates
@@ -200,7 +200,7 @@ def _objective(run: Run, batches: Sequence[Batch]) -> tuple[Objective, np.ndarra
     scores = jax.jit(lambda weights, batch: run.scorer(weights, {}, batch)[0])
     found = [jax.device_get((scores(run.model.weights, b), b.labels_b)) for b in batches]
     scores_nk, labels_n = (np.concatenate(column) for column in zip(*found, strict=True))
-    offsets_k = fit_offsets(scores_nk.astype(np.float64), labels_n)
+    offsets_k = fitted_offsets(scores_nk, labels_n)
     shift_k = offsets_k.astype(np.float32)
     loss = of_candidates(
         run.scorer, lambda scores_bk, batch: classification_loss(scores_bk - shift_k, batch)

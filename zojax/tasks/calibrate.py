@@ -67,7 +67,7 @@ def median_offsets(dev_scores: FloatArray) -> FloatArray:
     return np.median(_centred(dev_scores[finite]), axis=0)
 
 
-def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int]) -> FloatArray:
+def fitted_offsets(dev_scores: FloatArray, dev_labels: Sequence[int] | np.ndarray) -> FloatArray:
     """The offsets that make the dev set's labels most likely once they are subtracted, ``(k,)``.
 
     They minimise the mean cross-entropy of ``softmax(d - b)``, so that each class is as probable
