@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import zojax
+from zojax.config.loading import load_config
 from zojax.prediction import work
+from zojax.prediction.predictor import Predictor
 from zojax.tasks.dataset import TASKS
 
 NAMES = ["prediction", "probability", "probability_terrible", "probability_great"]
@@ -63,6 +66,51 @@ def test_probabilities_are_those_of_the_scores_of_an_evaluation(
         assert found == pytest.approx(shares.tolist(), abs=2e-6)
         assert row["prediction"] == ["terrible", "great"][answer["prediction"]]
         assert float(row["probability"]) == max(found)
+
+
+@pytest.fixture(scope="module")
+def calibrated(config_file, tmp_path_factory) -> Path:
+    """A finished run whose answers are calibrated by its dev set."""
+    directory = tmp_path_factory.mktemp("runs") / "calibrated"
+    overrides = [f"run.dir={directory}", "data.calibration=fitted", "train.learning_rate=1e-2"]
+    with Path(os.devnull).open("w") as nowhere:
+        zojax.train(load_config(str(config_file), overrides), Console(file=nowhere))
+    return directory
+
+
+def test_the_offsets_of_a_run_are_those_of_its_result_and_no_dev_row_is_scored(
+    predict, calibrated, sentences, monkeypatch
+):
+    rows = [{"sentence": sentence} for sentence in sentences]
+    result = calibrated / "result.json"
+    kept = result.read_text()
+    result.unlink()
+    scored, _, _ = predict(rows, "scored.jsonl", by=(calibrated,))
+    result.write_text(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "calibrate", lambda self, dev: pytest.fail("scores dev rows"))
+        patch.setattr("zojax.runs.setup.load_data", lambda config: pytest.fail("reads them"))
+        known, _, _ = predict(rows, "known.jsonl", "--skip-bad", by=(calibrated,))
+    assert [row["prediction"] for row in known] == [row["prediction"] for row in scored]
+    probabilities = [[row["probability_great"] for row in found] for found in (known, scored)]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=2e-6)
+    uncalibrated, _, _ = predict(rows, "a.jsonl", "--set=data.calibration=none", by=(calibrated,))
+    assert probabilities[0] != pytest.approx([row["probability_great"] for row in uncalibrated])
+
+
+@pytest.mark.parametrize(
+    "options", [["--step", "3"], ["--set", "data.calibration=median"], ["--set", "data.num_dev=8"]]
+)
+def test_the_dev_set_is_scored_for_another_step_calibration_or_dev_set(
+    predict, calibrated, monkeypatch, options
+):
+    sizes = []
+    calibrate = Predictor.calibrate
+    monkeypatch.setattr(
+        Predictor, "calibrate", lambda self, dev: [sizes.append(len(dev)), calibrate(self, dev)]
+    )
+    predict([{"sentence": "a fine film"}], "out.jsonl", *options, by=(calibrated,))
+    assert sizes == [8 if "data.num_dev=8" in options else 12]
 
 
 BAD = [{"sentence": "a fine film"}, {"sentence": 5}, {"other": "x"}, {"sentence": "a dull film"}]

@@ -42,12 +42,14 @@ from zojax.commands.options import (
     SKIP_BAD,
     Option,
     override_run,
+    read_run_journal,
     spare_inputs,
 )
 from zojax.errors import InputError
 from zojax.printing import make_console, say, say_json, warn
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from zojax.config import Config
@@ -218,12 +220,15 @@ def predict(
         labels, has_probability=ranks, taken=found.columns, has_problem=data.skip_bad
     )
     output.expect(functools.partial(has_columns, names=columns.names))
-    dev, dev_hash = _load_dev(config, console) if data.calibration in OF_DEV_SET else ([], "")
+    of_dev_set = data.calibration in OF_DEV_SET
+    offsets_k = _offsets_of_run(args, config) if of_dev_set else None
+    needs_dev = of_dev_set and offsets_k is None
+    dev, calibrated_by = _load_dev(config, console) if needs_dev else ([], str(offsets_k))
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
     tokenizer = run_tokenizer(config)
     job = work.Job(args.data, found, columns, output, format_of(path), args.keep_formulas)
     started, place = time.perf_counter(), path.with_name(f"{path.name}.partial")
-    identity, size = _identity(config, found, loaded, dev_hash), work.CHUNK_ROWS
+    identity, size = _identity(config, found, loaded, calibrated_by), work.CHUNK_ROWS
     if tokenizer.chat is not None:
         identity["chat template"] = xxhash.xxh3_128_hexdigest(tokenizer.chat.source.encode())
     keep = kept_answers(place, identity, size, fresh=args.overwrite)
@@ -232,7 +237,9 @@ def predict(
         if before:
             rest = "" if before == found.count else "; the rest follows"
             warn(f"{before:,} of {found.count:,} rows were answered before{rest}")
-        predictor = Predictor(config, task, loaded.model, loaded.pool, tokenizer, render, buckets)
+        predictor = Predictor(
+            config, task, loaded.model, loaded.pool, tokenizer, render, buckets, offsets_k
+        )
         if dev:
             predictor.calibrate(dev)
         with _told_of_a_stop(partial), _progress(console, found.count) as advance:
@@ -273,6 +280,31 @@ def _load_dev(config: Config, console: Console) -> tuple[list[Item], str]:
     return data.dev, data_hash(dataclasses.replace(data, train=[], eval=[]), with_answers=False)
 
 
+def _offsets_of_run(args: argparse.Namespace, config: Config) -> np.ndarray | None:
+    """The offsets in the run's result, ``(k,)``; None if they are of another model or dev set."""
+    import numpy as np
+
+    from zojax.reporting.progress import read_progress
+    from zojax.runs.result import read_result
+    from zojax.runs.run_dir import read_config
+    from zojax.tasks.dataset import get_task
+
+    if args.run is None or args.adapter is not None:
+        return None
+    trained, steps = read_config(args.run), len(read_run_journal(args.run).records)
+    # A run without skip_bad has met no bad row, so that its dev set is the same with it.
+    if dataclasses.replace(config.data, skip_bad=trained.data.skip_bad) != trained.data:
+        return None
+    result = read_result(args.run, trained, steps)
+    if result is None or not (offsets := result.get("offsets")):
+        return None
+    best = read_progress(args.run, steps, trained).best_step
+    if result["best_step"] != (best if args.step is None else args.step):
+        return None
+    words = get_task(config.data).candidates
+    return np.array([offsets[word] for word in words]) if {*offsets} == {*words} else None
+
+
 def _load_run(args: argparse.Namespace, config: Config, console: Console) -> Loaded:
     from zojax.adapters import stack_variants
     from zojax.journal.file import read_journal
@@ -308,7 +340,7 @@ def _load_base(args: argparse.Namespace, config: Config, console: Console) -> Lo
     return Loaded(model, stack_variants([lora]), version)
 
 
-def _identity(config: Config, found: Survey, loaded: Loaded, dev_hash: str) -> dict[str, str]:
+def _identity(config: Config, found: Survey, loaded: Loaded, calibrated_by: str) -> dict[str, str]:
     """What must stay the same for work to go on, by the name that an error calls it."""
     import jax
 
@@ -320,7 +352,7 @@ def _identity(config: Config, found: Survey, loaded: Loaded, dev_hash: str) -> d
     settings = [data, tree["mesh"], tree["model"], config.run.eval_batch_size]
     return {
         "data": found.digest,
-        "dev set": dev_hash,
+        "dev set": calibrated_by,
         "model": loaded.version,
         "devices": f"{jax.device_count()} {jax.default_backend()}",
         "settings": xxhash.xxh3_128_hexdigest(json.dumps(settings).encode()),

@@ -79,6 +79,8 @@ class Predictor:
         tokenizer: the model's tokenizer.
         render: makes an example of a row.
         buckets: the shapes that earlier chunks of the same work needed.
+        offsets_k: what is subtracted from the candidates' scores; None if nothing is, or not before
+            :meth:`calibrate`.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Predictor:
         tokenizer: Tokenizer,
         render: Render,
         buckets: Sequence[PageShape] = (),
+        offsets_k: np.ndarray | None = None,
     ):
         self._data, self._task, self._model, self._pool = config.data, task, model, pool
         self._tokenizer, self._render = tokenizer, render
@@ -98,7 +101,7 @@ class Predictor:
         self._layout = layout_of(model.weights)
         self._packer = self._new_packer(buckets)
         self._labels = label_names(task, task.candidates)
-        self._offsets: np.ndarray | None = None
+        self._offsets = offsets_k
 
     @property
     def buckets(self) -> list[PageShape]:
