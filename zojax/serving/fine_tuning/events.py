@@ -118,6 +118,41 @@ class EventLog:
                 os.close(file)
 
 
+class StepEvents:
+    """Which lines of a run's metrics are told as events: a thousand steps or fewer, of any number.
+
+    Evaluations are always told, since there are few whatever the steps are.
+
+    Args:
+        steps: the number of the run's steps.
+        most: how many of them are told, about.
+
+    Example:
+        >>> told = StepEvents(100, most=4)
+        >>> [step for step in range(1, 101) if told.tells({"step": step, "loss": 0.5})]
+        [1, 25, 50, 75, 100]
+    """
+
+    def __init__(self, steps: int, most: int = 1000):
+        self._steps, self._every = steps, -(-steps // most)
+        self._due: dict[str, int] = dict.fromkeys(_PROGRESS, 1)
+
+    def tells(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether a line is told, which comes after all that were asked about before."""
+        kind, step = next((name for name in _PROGRESS if name in metrics), None), metrics["step"]
+        if kind is None:
+            return True
+        if step < self._due[kind]:
+            return False
+        after = step - step % self._every + self._every
+        self._due[kind] = min(after, self._steps) if step < self._steps else after
+        return True
+
+
+_PROGRESS: tuple[str, ...] = ("loss", "reward", "truncated")
+"""Names of which one is in each line that steps add, and not evaluations."""
+
+
 def _parsed(lines: Iterable[tuple[int, bytes]]) -> list[Numbered]:
     found = []
     for number, line in lines:

@@ -17,7 +17,7 @@ from zojax.reporting.progress import is_evaluated
 from zojax.serving.errors import LOG, ApiError, place_of, without_directories
 from zojax.serving.fine_tuning.bodies import CreateJobBody
 from zojax.serving.fine_tuning.classes import Classes
-from zojax.serving.fine_tuning.events import in_words
+from zojax.serving.fine_tuning.events import StepEvents, in_words
 from zojax.serving.fine_tuning.file_store import FileStore, StoredFile
 from zojax.serving.fine_tuning.from_use import FromUse, choose_from_use
 from zojax.serving.fine_tuning.ids import new_id
@@ -264,12 +264,18 @@ class Tunings:
 
     def _begin(self, tuning: Tuning) -> None:
         config, chosen, steps = tuning.config, tuning.record.chosen, tuning.record.chosen.steps
+        of_steps = StepEvents(steps)
+
+        def on_metrics(metrics: Mapping[str, Any]) -> None:
+            if of_steps.tells(metrics):
+                tuning.events.add(in_words(metrics, steps), metrics)
+
         listener = Listener(
             lambda adapter, step: tuning.has_learnt(
                 adapter, step, is_kept=config is not None and is_evaluated(step, config.train)
             ),
             lambda adapter, step: self._on_best(tuning, adapter, step),
-            lambda metrics: tuning.events.add(in_words(metrics, steps), metrics),
+            on_metrics,
             lambda job: self._on_end(tuning, job),
         )
         try:
