@@ -5,7 +5,7 @@ import dataclasses
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +158,7 @@ def started(
         Runtime(
             device, slots, registry, target_ms=settings.target_ms, training_share=share
         ) as runtime,
-        _training(settings, name, length, taken, runtime, model, pool, on_rehearsed) as (
+        _training(settings, _Trained(name, length, model, pool, runtime), taken, on_rehearsed) as (
             tunings,
             tinker,
         ),
@@ -181,33 +181,48 @@ def started(
         )
 
 
+class _Trained(NamedTuple):
+    """What adapters are trained for, beside requests.
+
+    Attributes:
+        name: what clients call the model.
+        length: the most tokens of an example.
+        model: the model.
+        pool: where adapters are served from; there is one if anything is trained.
+        runtime: serves them, and says when to train.
+    """
+
+    name: str
+    length: int
+    model: Model
+    pool: AdapterPool | None
+    runtime: Runtime
+
+    def base(self, settings: Settings) -> Base:
+        """The model, as configurations of runs name it."""
+        local = Path(settings.model)
+        return Base(
+            path=str(local.resolve()) if local.exists() else settings.model,
+            hash=content_hash(self.model.weights),
+            dtype=settings.dtype,  # pyright: ignore[reportArgumentType]
+            width=self.model.config.hidden_size,
+            depth=self.model.config.num_hidden_layers,
+            max_length=self.length,
+            max_rank=settings.max_lora_rank,
+        )
+
+
 @contextlib.contextmanager
 def _training(
-    settings: Settings,
-    name: str,
-    length: int,
-    classes: Classes,
-    runtime: Runtime,
-    model: Model,
-    pool: AdapterPool | None,
-    on_rehearsed: Callable[[int], None],
+    settings: Settings, trained: _Trained, classes: Classes, on_rehearsed: Callable[[int], None]
 ) -> Iterator[tuple[Tunings, TinkerModels] | tuple[None, None]]:
     """Jobs, and what tinker's client trains, which stop at the end; None if nothing is trained."""
     if settings.trains_in is None:
         yield None, None
         return
+    name, _, model, pool, runtime = trained
     assert pool is not None, "there is one if anything is trained"
-    jobs = Jobs(model, runtime.turns, runtime.registry, pool)
-    local = Path(settings.model)
-    base = Base(
-        path=str(local.resolve()) if local.exists() else settings.model,
-        hash=content_hash(model.weights),
-        dtype=settings.dtype,  # pyright: ignore[reportArgumentType]
-        width=model.config.hidden_size,
-        depth=model.config.num_hidden_layers,
-        max_length=length,
-        max_rank=settings.max_lora_rank,
-    )
+    jobs, base = Jobs(model, runtime.turns, runtime.registry, pool), trained.base(settings)
     try:
         settings.trains_in.mkdir(parents=True, exist_ok=True)
     except OSError as error:
