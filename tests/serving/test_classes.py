@@ -19,6 +19,7 @@ from zojax.errors import InputError
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.journal.segments import records_hash
 from zojax.runs.run_dir import read_config
+from zojax.serving.fine_tuning import settings
 from zojax.serving.fine_tuning.classes import AskedClass, Classes, choose_class, read_class
 from zojax.serving.fine_tuning.rows import Rows
 from zojax.serving.fine_tuning.settings import Base, Hyperparameters, Padding, Words
@@ -71,7 +72,7 @@ def compiled() -> Iterator[Compiled]:
 @pytest.fixture(scope="module")
 def service(compiled, tmp_path_factory) -> Iterator[Service]:
     """The demo's model as other tests serve it, with one class of jobs."""
-    settings = Settings(
+    served = Settings(
         str(zojax.demo.MODEL),
         "demo",
         rows=ROWS,
@@ -82,7 +83,7 @@ def service(compiled, tmp_path_factory) -> Iterator[Service]:
         job_classes=[read_class(one, max_rank=4) for one in (GIVEN, FOLDS, ANSWERS)],
     )
     progress = []
-    with started(settings, lambda done, of: progress.append((done, of))) as service:
+    with started(served, lambda done, of: progress.append((done, of))) as service:
         assert progress[-1][0] == progress[-1][1]
         yield service
 
@@ -204,6 +205,21 @@ def labelled(count: int = 100, longest: int = 40) -> Rows:
 def chosen(given: Classes, rows: Rows, **asked):
     words = LABELS if rows.kind == "labelled" else None
     return given.choose(Hyperparameters(**asked), rows, None, words, BASE)
+
+
+@pytest.mark.parametrize("given", [(), ("tokens=64",)], ids=["any", "a class"])
+def test_a_job_s_rows_are_counted_once(given, monkeypatch):
+    counted = []
+    count = settings.count_rows
+
+    def count_rows(*rows):
+        counted.append(rows)
+        return count(*rows)
+
+    monkeypatch.setattr("zojax.serving.fine_tuning.settings.count_rows", count_rows)
+    monkeypatch.setattr("zojax.serving.fine_tuning.classes.count_rows", count_rows)
+    assert chosen(classes(*given), labelled()).num_train == 64
+    assert len(counted) == 1
 
 
 def test_what_a_class_leaves_out():

@@ -183,13 +183,14 @@ class Classes:
             base: the model.
 
         Raises:
-            InputError: it fits none, and the message lists them; or as for
+            InputError: there are too few rows; it fits none, and the message lists them; or as for
                 :func:`zojax.serving.fine_tuning.settings.choose`.
         """
-        of_data = train, held_out, words, base
+        counts = count_rows(train, held_out)
+        of_data = train, counts, words, base
         if not self._classes:
             return choose(asked, *of_data)
-        num_train = count_rows(train, held_out).num_train
+        num_train = counts.num_train
         labels = [] if words is None else list(words.candidates.values())
         longest = max(map(self._length, labels), default=0)
         answer = max(rows.answer for rows in (train, held_out or train))

@@ -11,7 +11,13 @@ from zojax.errors import InputError
 from zojax.serving.fine_tuning.classes import JobClass
 from zojax.serving.fine_tuning.configuration import configuration
 from zojax.serving.fine_tuning.rows import LABEL, TEXT, check_rows
-from zojax.serving.fine_tuning.settings import Base, Hyperparameters, choose, words_of
+from zojax.serving.fine_tuning.settings import (
+    Base,
+    Hyperparameters,
+    choose,
+    count_rows,
+    words_of,
+)
 
 _INTERVAL = 2
 """Steps between redraws, which are in no program: an interval's end is rehearsed early."""
@@ -47,7 +53,7 @@ def _run(job_class: JobClass, base: Base, directory: Path) -> Config:
     words = words_of([rows], None, None)
     own = job_class.model_dump(exclude={"padding"})
     asked = Hyperparameters(**own, steps=_INTERVAL + 1, learning_rate=1e-6)
-    chosen = choose(asked, rows, None, words, base, job_class.padding)
+    chosen = choose(asked, rows, count_rows(rows, None), words, base, job_class.padding)
     run = directory / "run"
     config = configuration(chosen, rows.kind, words, base, data=path.parent, run=run, seed=0)
     if isinstance(config.estimator, LozoConfig | FzooConfig):

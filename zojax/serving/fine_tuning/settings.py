@@ -211,7 +211,7 @@ def count_rows(train: Rows, held_out: Rows | None) -> Counts:
 def choose(
     asked: Hyperparameters,
     train: Rows,
-    held_out: Rows | None,
+    counts: Counts,
     words: Words | None,
     base: Base,
     padding: Padding | None = None,
@@ -221,16 +221,15 @@ def choose(
     Args:
         asked: what a client asks for.
         train: the rows to learn from.
-        held_out: the rows to evaluate on; None holds out a fifth of the others.
+        counts: how they are divided, by :func:`count_rows`.
         words: how rows are read, if they have labels.
         base: the model.
         padding: the room of every row; None packs rows together as they are.
 
     Raises:
-        InputError: there are too few rows or layers, or there is no room for adapters of such a
-            rank or, with padding, for what lies below the layers that learn.
+        InputError: there are too few rows for a batch, or too few layers, or there is no room for
+            adapters of such a rank or, with padding, for what lies below the layers that learn.
     """
-    counts = count_rows(train, held_out)
     num_train = counts.num_train
     batch = min(BATCH, num_train) if asked.batch_size == "auto" else asked.batch_size
     if batch > num_train:
