@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,27 @@ def tell(
         docs: the document.
         markers: the lines before and after the table in the document.
     """
-    print(text)
+    tell_tables(args, [(text, markers)], figures, docs)
+
+
+def tell_tables(
+    args: argparse.Namespace,
+    tables: Sequence[tuple[str, tuple[str, str]]],
+    figures: Any,
+    docs: Path,
+) -> None:
+    """Print tables of the same figures, and write them where ``--json`` and ``--write-docs`` say.
+
+    Args:
+        args: as for :func:`tell`.
+        tables: each table, and its markers in the document.
+        figures: the figures in all of them, which are written once.
+        docs: the document.
+    """
+    for text, _ in tables:
+        print(text)
     if args.json:
         write_atomically(args.json, f"{json.dumps(figures, indent=1)}\n".encode())
     if args.write_docs:
-        write_docs(docs, *markers, text)
+        for text, markers in tables:
+            write_docs(docs, *markers, text)

@@ -175,9 +175,9 @@ def main(argv: list[str] | None = None) -> None:
     figures = [
         {"model": model, "dtype": dtype, "plan": plan} for (model, dtype, _), plan in plans.items()
     ]
-    if TARGET in args.targets:
-        command.tell(args, table(plans), figures, scale.DOCS, MARKERS)
-    command.tell(args, table_of_all(plans), figures, scale.DOCS, MARKERS_OF_ALL)
+    on_one = [(table(plans), MARKERS)] if TARGET in args.targets else []
+    tables = [*on_one, (table_of_all(plans), MARKERS_OF_ALL)]
+    command.tell_tables(args, tables, figures, scale.DOCS)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What the document on scale says of today's models, from made-up plans with easy figures."""
 
 import doctest
+import json
 from pathlib import Path
 from typing import Any
 
+import command
 import pytest
 import scale_formats
 
@@ -71,3 +73,20 @@ def test_a_plan_that_was_made_before_is_not_made_again(tmp_path, monkeypatch):
     ]
     assert scale_formats.measure(pythons, ["a/b"], ["v5e-4"], tmp_path) == first
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("targets", [["h100x1", "v5e-4"], ["v5e-4"]])
+def test_the_figures_of_all_tables_are_written_once(targets, tmp_path, monkeypatch, capsys):
+    model = "meta-llama/Meta-Llama-3-8B"
+    monkeypatch.setattr(
+        scale_formats.scale, "ask", lambda python, model, targets, options: {targets[0]: plan()}
+    )
+    written = []
+    monkeypatch.setattr(command, "write_atomically", lambda path, data: written.append(data))
+    asked = ["--models", model, "--targets", *targets, "--work", str(tmp_path)]
+    scale_formats.main([*asked, "--json", str(tmp_path / "told.json")])
+    [told] = written
+    figures = json.loads(told)
+    assert {one["dtype"] for one in figures} == set(scale_formats.DTYPES)
+    assert len(figures) == 3 * len(targets)
+    assert ("GiB on h100x1" in capsys.readouterr().out) == ("h100x1" in targets)
