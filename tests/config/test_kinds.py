@@ -26,6 +26,7 @@ from zojax.config import (
     to_dict,
 )
 from zojax.config.estimators import ESTIMATORS, estimator
+from zojax.demo import get_config
 from zojax.errors import InputError
 
 
@@ -111,6 +112,12 @@ def test_another_kind_takes_over_what_was_set_as_far_as_it_has_it(config):
     }
     lora = apply_overrides(config, ["space.name=lora"])
     assert apply_overrides(lora, ["space.name=linear"]).space == LinearConfig()
+    assert apply_overrides(get_config(), ["space.name=lora"]).space == LoraConfig()  # the demo's
+    config.space = LinearConfig(targets=("out_proj",), layers="1-")
+    assert apply_overrides(config, ["space.name=lora"]).space == LoraConfig(layers="1-")
+    assert apply_overrides(config, ["space.name=linear"]).space == config.space
+    config.space = LoraConfig(targets=("fc1",))
+    assert apply_overrides(config, ["space.name=linear"]).space == LinearConfig()
     config.space = LinearConfig(fold="none")
     assert apply_overrides(config, ["space.name=full"]).space == FullConfig(fold="none")
 

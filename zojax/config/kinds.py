@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 import pydantic.dataclasses
@@ -42,12 +42,15 @@ class Kinds:
         part: the part of the configuration, for messages.
         own: what messages call a user's own kind, such as ``an estimator``; empty if users cannot
             add kinds.
+        chosen_anew: the fields that each kind chooses for itself, so that what was chosen for one
+            says nothing of another.
         classes: the dataclass of each kind, by name.
     """
 
-    def __init__(self, part: str, own: str = "") -> None:
+    def __init__(self, part: str, own: str = "", chosen_anew: Collection[str] = ()) -> None:
         self.part = part
         self.own = own
+        self.chosen_anew = chosen_anew
         self.classes: dict[str, type] = {}
 
     def register(self, settings: _Settings) -> _Settings:
@@ -109,12 +112,16 @@ class Kinds:
     def change(self, settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Converts settings to another kind; keeps values that are not defaults, if they fit.
 
+        Those of :attr:`chosen_anew` are the other kind's own defaults.
+
         Raises:
             ValueError: there is no such kind.
         """
         self.check_name(name)
+        if name == settings["name"]:
+            return dict(settings)
         old = {field.name: field for field in dataclasses.fields(self.classes[settings["name"]])}
-        new = self.types(name)
+        new = self.types(name).keys() - set(self.chosen_anew)
         kept = {f: v for f, v in settings.items() if f in new and v != _plain(old[f].default)}
         return {**kept, "name": name}
 

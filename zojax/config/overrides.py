@@ -25,7 +25,8 @@ def apply_overrides(config: Config, overrides: Sequence[str]) -> Config:
     """Returns a new configuration with overrides, ``part.field=value``, applied.
 
     ``none`` stands for None if a field may be None. If ``estimator.name`` or ``space.name``
-    changes, fields that were set keep their values where the new kind has them.
+    changes, fields that were set keep their values where the new kind has them, but for
+    ``space.targets``: the matrices that are best trained themselves are not those of a LoRA.
 
     >>> from zojax.config import ModelConfig, RunConfig
     >>> config = Config(ModelConfig("facebook/opt-125m"), RunConfig("runs/a"))

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from zojax.config.fields import STRICT, LayerNumbers, Positive, Size, Text
 from zojax.config.kinds import Kinds
 
-SPACES = Kinds("space")
+SPACES = Kinds("space", chosen_anew=("targets",))
 
 Fold = Literal["stochastic", "nearest", "none", "adapter"]
 Targets = Annotated[tuple[Text, ...], Field(min_length=1)]
