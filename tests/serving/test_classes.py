@@ -21,7 +21,7 @@ from zojax.journal.segments import records_hash
 from zojax.runs.run_dir import read_config
 from zojax.serving.fine_tuning import settings
 from zojax.serving.fine_tuning.classes import AskedClass, Classes, choose_class, read_class
-from zojax.serving.fine_tuning.rows import Rows
+from zojax.serving.fine_tuning.rows import Kind, Rows
 from zojax.serving.fine_tuning.settings import Base, Hyperparameters, Padding, Words
 from zojax.serving.service import Service
 from zojax.serving.start import Settings, started
@@ -70,10 +70,10 @@ def compiled() -> Iterator[Compiled]:
 
 
 @pytest.fixture(scope="module")
-def service(compiled, tmp_path_factory) -> Iterator[Service]:
-    """The demo's model as other tests serve it, with one class of jobs."""
+def service(compiled, chat_model, tmp_path_factory) -> Iterator[Service]:
+    """The demo's model as other tests serve it, with a chat template and three classes of jobs."""
     served = Settings(
-        str(zojax.demo.MODEL),
+        str(chat_model),
         "demo",
         rows=ROWS,
         max_loras=2,
@@ -98,20 +98,29 @@ def ask(service) -> Iterator[openai.OpenAI]:
     service.is_draining = False
 
 
-def created(client: openai.OpenAI, count: int, *, answers: bool = False, **hyperparameters):
+def as_row(kind: Kind, text: str, label: int) -> dict[str, Any]:
+    word = ["bad", "good"][label]
+    if kind == "labelled":
+        return {"text": text, "label": label}
+    if kind == "completions":
+        return {"prompt": text, "completion": f" {word}"}
+    turns = ["Is it good?", "Tell me more.", text, word] if len(text) % 2 else [text, word]
+    roles = ("user", "assistant") * 2
+    messages = zip(roles[: len(turns)], turns, strict=True)
+    return {"messages": [{"role": role, "content": said} for role, said in messages]}
+
+
+def created(client: openai.OpenAI, count: int, *, kind: Kind = "labelled", **hyperparameters):
     lines = (zojax.demo.REVIEWS / "train.jsonl").read_text().splitlines()[:count]
-    fields = ("prompt", "completion") if answers else ("text", "label")
     pairs = [(row["sentence"], row["label"]) for row in map(json.loads, lines)]
-    if answers:
-        pairs = [(text, [" bad", " good"][label]) for text, label in pairs]
-    rows = [dict(zip(fields, pair, strict=True)) for pair in pairs]
+    rows = [as_row(kind, *pair) for pair in pairs]
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     file = client.files.create(file=("reviews.jsonl", content), purpose="fine-tune")
     return client.fine_tuning.jobs.create(
         model="demo",
         training_file=file.id,
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},  # pyright: ignore[reportArgumentType]
-        extra_body={} if answers else {"data": WORDS},
+        extra_body={"data": WORDS} if kind == "labelled" else {},
     )
 
 
@@ -150,9 +159,10 @@ def test_a_job_of_a_class_compiles_nothing_and_is_the_run_that_zojax_trains_alon
     ("asked", "in_journal"),
     [
         ({"estimator": "lozo", "steps": 55}, 55),  # beyond the end of an interval of 50
-        ({"answers": True, "steps": 40}, 40),
+        ({"kind": "completions", "steps": 40}, 40),
+        ({"kind": "conversations", "steps": 40}, 40),  # of one and of two questions
     ],
-    ids=["lozo", "completions"],
+    ids=["lozo", "completions", "conversations"],
 )
 def test_a_job_that_is_paused_and_goes_on_compiles_nothing(
     asked, in_journal, service, compiled, ask
