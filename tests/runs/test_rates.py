@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import math
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.kept_programs import QUICK_FLAGS
 from zojax.config import apply_overrides
 from zojax.errors import InputError
 from zojax.journal.file import read_journal
@@ -27,8 +31,7 @@ STEPS, FEW = 100, 50
 
 
 @pytest.fixture(scope="module")
-def configured(config_file, root):
-    config = runpy.run_path(str(config_file))["get_config"]()
+def settings(root) -> list[str]:
     settings = {
         "data.path": root / "zojax" / "demo" / "reviews",
         "data.num_train": 40,
@@ -41,7 +44,12 @@ def configured(config_file, root):
         "train.learning_rate": "auto",
         "estimator.interval": 20,
     }
-    return apply_overrides(config, [f"{name}={value}" for name, value in settings.items()])
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def configured(config_file, settings):
+    return apply_overrides(runpy.run_path(str(config_file))["get_config"](), settings)
 
 
 def within(config, directory, *overrides):
@@ -87,6 +95,28 @@ def test_over_kept_states_trials_and_run_have_the_bits_of_the_number_too(configu
     settings = ["space.layers=1", "train.kept_states=float32", f"train.learning_rate={rate}"]
     train(within(configured, tmp_path / "a", *settings), QUIET)
     np.testing.assert_array_equal(records_of(tmp_path / "found"), records_of(tmp_path / "a"))
+
+
+@pytest.mark.slow
+def test_on_a_mesh_the_run_has_the_bits_of_the_number_too(
+    config_file, settings, root, tmp_path, compiled_as_here
+):
+    flags = f"{QUICK_FLAGS} --xla_force_host_platform_device_count=2"
+    script = Path(__file__).with_name("rates_on_mesh.py")
+    done = subprocess.run(
+        [sys.executable, script, config_file, tmp_path, *settings],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env={**os.environ, **compiled_as_here, "XLA_FLAGS": flags, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr
+    found, number = tmp_path / "found", tmp_path / "number"
+    told = json.loads((found / run_dir.FOUND).read_text())
+    assert told["learning_rate"] == run_dir.read_config(number).train.learning_rate
+    assert not (number / run_dir.FOUND).exists()
+    np.testing.assert_array_equal(records_of(found), records_of(number))
+    assert len(records_of(found)) == STEPS
 
 
 def test_the_rate_is_the_best_trials_for_an_eighth_of_the_steps_over_the_root_of_their_share(found):
