@@ -14,7 +14,7 @@ from flax import traverse_util
 from rich.console import Console
 
 from zojax.commands.journal import verify
-from zojax.commands.journal_replay import replay_to
+from zojax.commands.journal_replay import in_words, replay_to
 from zojax.commands.journal_show import show
 from zojax.config import (
     Config,
@@ -283,6 +283,20 @@ def test_replay_writes_the_models_weights(run, console, tmp_path):
     assert told["content_hash"] == content_hash(merge(owned, state, method, key))
     assert told["content_hash"] != journal.header.base_hash
     assert "training_seconds" not in told
+
+
+@pytest.mark.parametrize(
+    ("last", "what"), [(None, "the model after step 4"), (2, "this mean")], ids=["model", "mean"]
+)
+def test_the_last_line_of_a_replay_says_what_was_written_where(
+    last, what, trained, console, tmp_path
+):
+    output = tmp_path / "out"
+    told = in_words(replay_to(trained, console, output=output, average_last=last)).splitlines()
+    assert told[0].startswith("replayed 4 steps in ")
+    assert told[1:] == [f"{output}: {what}"]
+    assert (output / "model.safetensors").is_file()
+    assert len(in_words(replay_to(trained, console)).splitlines()) == 1
 
 
 def test_a_replayed_directory_has_its_tokenizer(trained, console, tiny_model, tmp_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zojax.commands.options import read_run_journal
 from zojax.errors import InputError
+from zojax.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,9 +43,9 @@ def replay_to(
             None for the model after the last.
 
     Returns:
-        ``steps``, ``average_last`` if it was given, ``seconds`` of the replay (without compiling),
-        ``content_hash`` of the result, and ``training_seconds`` if the run's directory says how
-        long these steps took in training.
+        ``steps``, ``average_last`` and ``output`` if they were given, ``seconds`` of the replay
+        (without compiling), ``content_hash`` of the result, and ``training_seconds`` if the run's
+        directory says how long these steps took in training.
 
     Raises:
         InputError: the journal is damaged or has fewer steps, the base model is another one, or the
@@ -78,6 +79,7 @@ def replay_to(
     trained_for = _training_seconds(journal.path.parent, steps)
     return {
         "steps": steps,
+        **({} if output is None else {"output": str(output)}),
         **({} if average_last is None else {"average_last": average_last}),
         "seconds": seconds,
         "content_hash": content_hash(result.weights),
@@ -86,10 +88,13 @@ def replay_to(
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
-    """The result of :func:`replay_to` as a line.
+    """The result of :func:`replay_to` as a line, and another for what was written.
 
     >>> in_words({"steps": 2, "seconds": 0.5, "content_hash": "0f", "training_seconds": 10.0})
     'replayed 2 steps in 0.5 s, 5.0 % of the 10.0 s that they took in training; content hash 0f'
+    >>> print(in_words({"steps": 2, "seconds": 0.5, "content_hash": "0f", "output": "out"}))
+    replayed 2 steps in 0.5 s; content hash 0f
+    out: the model after step 2
     """
     line = f"replayed {summary['steps']} steps in {summary['seconds']:.1f} s"
     if trained_for := summary.get("training_seconds"):
@@ -97,7 +102,11 @@ def in_words(summary: Mapping[str, Any]) -> str:
         line += f", {share:.1f} % of the {trained_for:.1f} s that they took in training"
     if average_last := summary.get("average_last"):
         line += f"; the mean of the models after the last {average_last} of them, in float32"
-    return f"{line}; content hash {summary['content_hash']}"
+    line += f"; content hash {summary['content_hash']}"
+    if output := summary.get("output"):
+        what = "this mean" if average_last else f"the model after step {summary['steps']}"
+        line += f"\n{plain(output)}: {what}"
+    return line
 
 
 def _replay_with_bar(
