@@ -25,6 +25,40 @@ def test_the_next_command_runs_as_printed(run, table, tiny_model):
     assert "label 0 ' good'" in out
 
 
+@pytest.mark.parametrize(
+    ("odd", "line"),
+    [
+        ({3: "Good", 4: "Good", 5: "Good"}, "'Good' (3 rows, like 'good')"),
+        ({3: "godo"}, "'godo' (1 row, like 'good')"),
+        (
+            {3: "sideways", 7: "GOOD", 8: "sideways"},
+            "'sideways' (2 rows), 'GOOD' (1 row, like 'good')",
+        ),
+    ],
+)
+def test_labels_that_may_be_misspelt_are_named_in_a_line(run, table, odd, line):
+    rows = [json.loads(row) for row in table.read_text().splitlines()]
+    for at, label in odd.items():
+        rows[at]["label"] = label
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    code, out, err = run("init", "films.jsonl")
+    assert (code, err) == (0, "")
+    assert f"check     May be misspelt: {line}.\n" in out
+    assert f"# May be misspelt: {line}." in (table.parent / "config.py").read_text()
+
+
+def test_labels_that_many_rows_have_are_not_called_misspelt(run, table):
+    _, out, _ = run("init", "films.jsonl")
+    assert "misspelt" not in out
+
+
+def test_labels_that_differ_in_blanks_are_refused_by_name(run, table, refusal):
+    rows = table.read_text().replace('"good"', '"good "', 3)
+    table.write_text(rows)
+    line = refusal(run("init", "films.jsonl"))
+    assert "labels 'good' (17 rows) and 'good ' (3 rows) differ only in blanks" in line
+
+
 def test_a_file_that_is_there_is_kept_unless_asked(run, table, refusal):
     assert run("init", "films.jsonl")[0] == 0
     (table.parent / "config.py").write_text("mine")

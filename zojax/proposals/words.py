@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from zojax.config.messages import closest
 from zojax.errors import InputError
 from zojax.text import plain
 
@@ -38,6 +39,37 @@ def propose_words(where: str, counts: Mapping[str, int]) -> dict[str, str]:
         first[word] = label
         words[label] = word
     return words
+
+
+def doubted(counts: Mapping[str, int]) -> list[tuple[str, str | None]]:
+    """The labels that may be others misspelt, the most frequent first, and which others.
+
+    Those are labels that differ from a more frequent one in case alone, and labels that only one or
+    two rows have, beside the label that is most like them, if any is. Of labels that are all so
+    rare, none is doubted for that.
+
+    >>> counts = {"billing": 40, "Billing": 3, "biling": 1, "login": 9, "other": 2}
+    >>> doubted(counts)
+    [('Billing', 'billing'), ('other', None), ('biling', 'billing')]
+    >>> doubted({"1": 4, "7": 1}), doubted({"a": 1, "b": 2})
+    ([('7', None)], [])
+    """
+    order = sorted(counts, key=lambda label: -counts[label])
+    first: dict[str, str] = {}
+    for label in order:
+        first.setdefault(label.casefold(), label)
+    usual = [label for label in first.values() if counts[label] > _RARE]
+    found: list[tuple[str, str | None]] = []
+    for label in order:
+        if (other := first[label.casefold()]) != label:
+            found.append((label, other))
+        elif usual and counts[label] <= _RARE:
+            found.append((label, None if is_whole(label) else closest(label, usual)))
+    return found
+
+
+_RARE = 2
+"""So many rows or fewer may have a label by mistake."""
 
 
 def are_truths(labels: Mapping[str, int]) -> bool:

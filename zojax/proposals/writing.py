@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zojax.errors import first_few
 from zojax.proposals.proposal import Proposal
-from zojax.proposals.words import are_numbers, are_truths, is_whole
+from zojax.proposals.words import are_numbers, are_truths, doubted, is_whole
 from zojax.text import plain
 
 _WIDTH = 88  # ruff's own, and black's
@@ -70,6 +70,7 @@ def reasons(proposal: Proposal) -> dict[str, str]:
         "label" if proposal.config.data.candidates else "answer": _why_target(proposal),
         "text": _why_texts(proposal),
         "words": _why_words(proposal),
+        "check": _doubts(proposal),
         "rows": _why_rows(proposal),
         "bad rows": _why_bad(proposal),
         "length": _why_length(proposal),
@@ -104,6 +105,7 @@ def _data(proposal: Proposal) -> Iterator[str]:
         yield from _comment(why["label"])
         yield f"        label={quoted(data.label)},"
         yield from _comment(why["words"])
+        yield from _comment(why["check"])
         yield "        candidates={"
         for label, word in data.candidates.items():
             count = proposal.choice.target.values[label]
@@ -201,11 +203,23 @@ def _why_words(proposal: Proposal) -> str:
             "The labels are numbers, which say little to a model. Words learn better: write what "
             'each number means, such as " bad" and " good".'
         )
-    if (few := sum(count == 1 for count in counts.values())) > 0:
-        told += f" {few:,} of the labels {'stands' if few == 1 else 'stand'} in a single row."
     if max(counts.values()) > 0.8 * sum(counts.values()):
         told += " One label has most rows: an accuracy below its share is worth nothing."
     return told
+
+
+def _doubts(proposal: Proposal) -> str:
+    """Which labels may be misspelt."""
+    counts = proposal.choice.target.values
+    if proposal.config.data.candidates is None or not (found := doubted(counts)):
+        return ""
+
+    def shown(label: str, other: str | None) -> str:
+        rows = f"{counts[label]:,} row{'s' * (counts[label] > 1)}"
+        return f"{_name(label)} ({rows}{'' if other is None else f', like {_name(other)}'})"
+
+    named = first_few((shown(*one) for one in found), _NAMED, longest=3 * _LONGEST)
+    return f"May be misspelt: {named}."
 
 
 def _why_rows(proposal: Proposal) -> str:
