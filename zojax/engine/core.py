@@ -4,13 +4,13 @@ A step sends an iteration to the device, and then reads the one before it, which
 to be computed.
 """
 
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from zojax.engine.calls import Calls
 from zojax.engine.continuing import Continuing, pieces, tokens_of
+from zojax.engine.counts import Counts
 from zojax.engine.device import Device
 from zojax.engine.plan import (
     LOOKAHEAD,
@@ -42,29 +42,6 @@ _MOST_WAITS = 3
 Elsewhere = Callable[[Callable[[], Any], Callable[[Any], None]], None]
 """Calls the first function on another thread, and the second on this one between two iterations,
 with what the first returned or raised."""
-
-
-@dataclasses.dataclass
-class Counts:
-    """What was done since the start, for metrics.
-
-    Attributes:
-        iterations: iterations.
-        prompt_tokens: tokens of prompts, of which ``reused_tokens`` were in a cache.
-        reused_tokens: see above.
-        new_tokens: tokens that were added.
-        scored_tokens: tokens that were computed to score something.
-        padding_tokens: places in calls that held no token.
-        paused_texts: how often a text gave up its row for somebody else's.
-    """
-
-    iterations: int = 0
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    new_tokens: int = 0
-    scored_tokens: int = 0
-    padding_tokens: int = 0
-    paused_texts: int = 0
 
 
 class Core:
