@@ -11,6 +11,7 @@ from flax import nnx, traverse_util
 
 from tests.hub.checkpoints import noisy
 from zojax.models import decoder
+from zojax.models.branches import LayerRange, Layers
 from zojax.models.forward import Forward
 from zojax.models.opt import OPTConfig
 from zojax.scoring.attention import prompt_attention
@@ -116,3 +117,17 @@ def test_the_weight_tree_is_the_checkpoints():
     layers = {f"layers/{name}/{part}" for name in with_bias for part in ("weight", "bias")}
     tables = ("embed_tokens", "embed_positions", "project_in", "project_out")
     assert flat.keys() == layers | {f"{name}/weight" for name in tables}
+
+
+@pytest.mark.parametrize("edge", [1, 2, 3])
+def test_an_adapter_of_some_layers_is_cut_where_a_part_ends(model, edge):
+    whole = branch_of_upper_layers()
+    cut = jax.tree.map(lambda leaf: leaf[:, FIRST:], whole["layers"])
+    ranged = {"layers": LayerRange(cut, Layers(FIRST, 4, 4))}
+    found = []
+    for adapters in (whole, ranged):
+        forward = dataclasses.replace(forward_of(PAGES, adapters=adapters), reads_pr=READS_PR)
+        forward = dataclasses.replace(forward, slot_p=jnp.array([1, 2]))
+        x_ptn, _ = decoder.run_adapted(model, model.embed(TOKENS_PT, forward), forward, 0, edge)
+        found.append(decoder.run_from(model, x_ptn, forward, edge)[0])
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-5 * np.abs(found[0]).max())

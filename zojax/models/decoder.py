@@ -85,18 +85,25 @@ def run_from(
     model: Decoder, x_ptn: jax.Array, forward: Forward, first: int
 ) -> tuple[jax.Array, Cache | None]:
     """Like :func:`run`, from the residual stream before layer ``first`` on."""
-    cache = forward.cache
-    adapted = forward.adapted
+    x_prn, cache = run_adapted(model, x_ptn, forward, first, model.num_layers)
+    return model.finish(x_prn, forward), cache
+
+
+def run_adapted(
+    model: Decoder, x_ptn: jax.Array, forward: Forward, first: int, stop: int
+) -> tuple[jax.Array, Cache | None]:
+    """Like :func:`run_layers`, of layers of which some alone may have an adapter."""
+    adapted, cache = forward.adapted, forward.cache
     if adapted is None:
-        x_prn, cache = run_layers(model, x_ptn, forward, first)
-        return model.finish(x_prn, forward), cache
+        return run_layers(model, x_ptn, forward, first, stop)
     bare = forward.without_adapter()
-    edges = [first, max(first, adapted.first), max(first, adapted.stop), model.num_layers]
-    for part, (start, stop) in zip((bare, forward, bare), itertools.pairwise(edges), strict=True):
-        if start < stop:
+    inner = (min(max(first, edge), stop) for edge in (adapted.first, adapted.stop))
+    edges = itertools.pairwise([first, *inner, stop])
+    for part, (start, end) in zip((bare, forward, bare), edges, strict=True):
+        if start < end:
             part = dataclasses.replace(part, cache=cache)
-            x_ptn, cache = run_layers(model, x_ptn, part, start, stop)
-    return model.finish(x_ptn, forward), cache
+            x_ptn, cache = run_layers(model, x_ptn, part, start, end)
+    return x_ptn, cache
 
 
 def run_layers(
