@@ -221,6 +221,33 @@ def tokens(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
+def test_pieces_are_of_the_first_prompts_kind_and_those_of_the_other_come_next():
+    left = {1: (300, 200), 2: (300, 0), 3: (300, 200), 4: (300, 0)}  # all, and above alone
+    kinds = []
+    while left:
+        prompts = [Prompt(number, *one) for number, one in left.items()]
+        planned = plan(prompts=prompts)
+        kinds.append(planned.takes_above)
+        assert planned.pieces[0].number == prompts[0].number
+        for number, count in planned.pieces:
+            all_left, above = left[number]
+            assert (above > 0) == planned.takes_above
+            assert count <= (above or all_left)
+            left[number] = (all_left - count, max(0, above - count))
+        left = {number: one for number, one in left.items() if one[0]}
+    assert kinds[0]
+    assert not kinds[-1]
+
+
+def test_a_call_of_upper_layers_is_planned_by_its_own_costs():
+    cheap = COSTS._replace(extend_above=Costs(base=2.0, per_token=0.01))
+    shapes = [
+        make_plan(Work(live=1, prompts=[Prompt(1, 900, above)]), cheap, LADDER, 20.0).piece_shape
+        for above in (0, 800)
+    ]
+    assert shapes[0][0] * shapes[0][1] < shapes[1][0] * shapes[1][1]
+
+
 def test_a_row_is_reused_only_for_its_version_and_never_whole():
     table, prompt = RowTable((2,)), tokens(*range(40))
     first = table.take(7, prompt)
@@ -230,7 +257,7 @@ def test_a_row_is_reused_only_for_its_version_and_never_whole():
     assert other.num_reused == 0
     table.free(other.row)
     again = table.take(7, prompt)
-    assert again == (first.row, 39, None)
+    assert again == (first.row, 39, 39, None)
 
 
 def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
@@ -239,10 +266,10 @@ def test_a_busy_row_is_copied_and_the_oldest_free_one_makes_room():
         table.take(0, tokens(100 + i))
         table.free(i)
     place = table.take(0, prompt)
-    assert place == (0, 0, None)
+    assert place == (0, 0, 0, None)
     table.hold(0, prompt)
-    assert table.take(0, prompt) == (1, 39, 0)
-    assert table.take(0, tokens(*range(30), 99)) == (2, 30, 0)
+    assert table.take(0, prompt) == (1, 39, 39, 0)
+    assert table.take(0, tokens(*range(30), 99)) == (2, 30, 30, 0)
     assert table.num_free == 0
 
 
@@ -254,7 +281,9 @@ def test_later_rows_are_taken_only_when_the_first_are_busy():
     table.hold(2, prompt)
     table.free(2)
     table.free(1)
-    assert table.take(0, prompt) == Place(1, 39, source=2)  # it is copied to where steps are short
+    assert table.take(0, prompt) == Place(
+        1, 39, 39, source=2
+    )  # it is copied to where steps are short
     assert table.take(0, tokens(7)).row in (2, 3)
 
 
@@ -263,9 +292,9 @@ def test_a_long_row_that_shares_little_is_kept():
     table.take(0, long)
     table.hold(0, long)
     table.free(0)
-    assert table.take(0, tokens(*range(20), 999, 998)) == (1, 20, 0)
+    assert table.take(0, tokens(*range(20), 999, 998)) == (1, 20, 20, 0)
     table.free(1)
-    assert table.take(0, long) == (0, 199, None)
+    assert table.take(0, long) == (0, 199, 199, None)
 
 
 def test_a_text_whose_mask_is_awaited_has_a_reader_too():

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 import jax
 
 from zojax.engine.continuing import num_steps
-from zojax.engine.costs import CostFit, Costs
+from zojax.engine.costs import PRIOR, CostFit
 from zojax.engine.plan import CallCosts
-
-_PRIOR = Costs(base=2.0, per_token=0.05)
 
 
 class Call(NamedTuple):
@@ -41,7 +39,7 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self._fits = {kind: CostFit.begin(_PRIOR) for kind in CallCosts._fields}
+        self._fits = {kind: CostFit.begin(PRIOR) for kind in CallCosts._fields}
         self.costs = CallCosts(**{kind: fit.costs() for kind, fit in self._fits.items()})
         self._open: list[Call] = []
         self._last_read = 0.0

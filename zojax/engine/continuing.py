@@ -28,6 +28,7 @@ class Continuing:
         num_reused: the number of the prompt's tokens that were in a cache when it first got a row.
         start: the number of the tokens before the next new one whose computation was sent to the
             device.
+        num_below: the number of these tokens whose shared layers its row holds at least.
         num_sent: the most new tokens that what was sent may add.
         tokens: the new tokens that were told.
         following: its text in its grammar; None before the first token, or without a grammar.
@@ -43,6 +44,7 @@ class Continuing:
     slots: list[int]
     num_reused: int
     start: int
+    num_below: int = 0
     num_sent: int = 0
     tokens: list[int] = dataclasses.field(default_factory=list)
     following: "Following | None" = None
@@ -72,6 +74,11 @@ class Continuing:
     def left(self) -> int:
         """The number of tokens that are still to be computed before the next new one."""
         return len(self.before) - self.start
+
+    @property
+    def above(self) -> int:
+        """The number of the next of them of which the upper layers alone are to be computed."""
+        return max(0, self.num_below - self.start)
 
     @property
     def is_live(self) -> bool:

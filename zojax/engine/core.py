@@ -75,7 +75,7 @@ class Core:
         self.counts, self._elsewhere = Counts(), elsewhere
         self._device, self._slots, self._queues = device, slots, queues
         self._target_ms = target_ms
-        self._table = RowTable(device.ladder.row_counts)
+        self._table = RowTable(device.ladder.row_counts, device.share_below)
         self._continuing: dict[int, Continuing] = {}  # by number, the first admitted first
         self._scoring: dict[int, Asked] = {}  # sent, not read
         self._calls, self._scores_next, self._num_waits = Calls(), False, 0
@@ -159,7 +159,7 @@ class Core:
             self._slots.release(asked.versions)
         self._continuing, self._scoring = {}, {}
         self._calls.take()
-        self._table = RowTable(self._device.ladder.row_counts)
+        self._table = RowTable(self._device.ladder.row_counts, self._device.share_below)
         try:
             self._device.reset()  # a call that failed may have used up the rows
         finally:
@@ -183,14 +183,19 @@ class Core:
     def _admit(self, asked: Asked, request: GenerateRequest) -> None:
         """Gives a free row to a request."""
         before = asked.before
-        place = self._table.take(asked.versions, before)
+        below = self._slots.below(asked.versions, self._device.shared_layers)
+        place = self._table.take(asked.versions, before, below)
         slots, reused = self._acquire(asked), place.num_reused
         self._queues.remove(asked.number)
-        self._continuing[asked.number] = Continuing(asked, place.row, slots, reused, reused)
+        self._continuing[asked.number] = Continuing(
+            asked, place.row, slots, reused, reused, place.num_below
+        )
         self.counts.prompt_tokens += len(before)
         self.counts.reused_tokens += reused
+        self.counts.shared_tokens += place.num_below - reused
         if place.source is not None:
-            self._device.copy_row(place.source, place.row)
+            copy = self._device.copy_row if reused else self._device.copy_below
+            copy(place.source, place.row)
         if request.nudges:
             added = before[len(request.prompt) :]
             self._device.nudge(place.row, dict(request.logit_bias), added.tolist())
@@ -217,7 +222,7 @@ class Core:
         return Work(
             self._rows_for(live) if live else 0,
             sum(one.places for one in live),
-            [Prompt(n, one.left) for n, one in self._continuing.items() if one.left],
+            [Prompt(n, one.left, one.above) for n, one in self._continuing.items() if one.left],
             [Scoring(asked.number, _item(asked), asked.versions) for asked in scorings],
             self._scores_next,
             any(one.has_grammar for one in self._continuing.values()),
@@ -266,7 +271,10 @@ class Core:
         arrays = pieces(parts, self._device.no_pieces(n, t))
         stop = int((arrays.start_n + arrays.count_n).max())
         visible = self._device.ladder.visible_for(max(stop, t))
-        chosen = self._device.extend(arrays, visible)
+        if plan.takes_above:
+            kind, result = "extend_above", self._device.extend_above(arrays, visible)
+        else:
+            kind, result = "extend", self._device.extend(arrays, visible)
         ended: list[tuple[int, Continuing]] = []
         for i, (one, count) in enumerate(parts):
             one.start += count
@@ -281,7 +289,7 @@ class Core:
                 self._deliver(one, tokens_of(chosen, i, one.request))
 
         self.counts.padding_tokens += n * t - sum(count for _, count in parts)
-        self._calls.sent("extend", n * t, chosen, deliver)
+        self._calls.sent(kind, n * t, result, deliver)
 
     def _send_pages(self, plan: Plan, scorings: dict[int, Asked]) -> None:
         numbers = [number for page in plan.scored for number in page]
@@ -369,7 +377,7 @@ class Core:
             self._device.clear(one.row)  # first: if it fails, the request is still known
         del self._continuing[one.asked.number]
         if not is_sound:
-            self._table.hold(one.row, one.request.prompt[:0])
+            self._table.forget(one.row)
         self._table.free(one.row)
         self._slots.release(one.asked.versions)
 

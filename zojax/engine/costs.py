@@ -36,6 +36,10 @@ class Costs(NamedTuple):
         return self.base + self.per_token * tokens + self.per_key * keys
 
 
+PRIOR = Costs(base=2.0, per_token=0.05)
+"""What a call is taken to cost before any is measured."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CostFit:
     """A running fit of :class:`Costs` by least squares, in which old iterations fade; immutable.

@@ -18,7 +18,15 @@ from zojax.distributed import layout_of, put, put_pages
 from zojax.engine.ladder import Ladder
 from zojax.engine.masks import num_words
 from zojax.engine.requests import MAX_LOGPROBS
-from zojax.engine.row_programs import advance, clear_row, copy_row, extend, nudge
+from zojax.engine.row_programs import (
+    advance,
+    clear_row,
+    copy_below,
+    copy_row,
+    extend,
+    extend_above,
+    nudge,
+)
 from zojax.engine.rows import Chosen, Pieces, RowState, empty_rows, no_pieces, slots_of
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, shapes_of
@@ -41,26 +49,45 @@ class Device:
         key: the key that sampling draws from.
         slots_per_row: the number of slots whose branches are added for a row or page: with 2, it
             may have a probe beside its adapter.
+        shared_layers: the number of lowest layers that adapters share which begin above them; 0 if
+            rows keep nothing for that.
 
     Attributes:
         ladder: the shapes of all calls.
         slots_per_row: the number of slots of a row or page.
+        shared_layers: the number of lowest layers that are shared.
+        share_below: the share of all layers that these are.
         num_programs: the number of programs.
         vocab_size: the number of the model's tokens.
     """
 
     def __init__(
-        self, model: Model, pool: Tree, ladder: Ladder, key: jax.Array, *, slots_per_row: int = 1
+        self,
+        model: Model,
+        pool: Tree,
+        ladder: Ladder,
+        key: jax.Array,
+        *,
+        slots_per_row: int = 1,
+        shared_layers: int = 0,
     ):
         if slots_per_row not in (1, 2):
             raise ValueError(f"slots_per_row={slots_per_row}: a row has an adapter, or a probe too")
         self.ladder, self.slots_per_row = ladder, slots_per_row
+        self.shared_layers = shared_layers
+        self.share_below = shared_layers / model.config.num_hidden_layers
         self._layout = layout_of(model.weights)
         self._weights, self._pool = model.weights, pool
         self._key = put(key, self._layout.sharding())
         self._static = {"graphdef": model.graphdef}
-        sizes = {"num_rows": ladder.num_rows, "slots_per_row": slots_per_row}
-        make = functools.partial(empty_rows, length=ladder.length, **sizes, **self._static)
+        sizes = {
+            "num_rows": ladder.num_rows,
+            "length": ladder.length,
+            "slots_per_row": slots_per_row,
+            "shared_layers": shared_layers,
+            "width": model.config.hidden_size,
+        }
+        make = functools.partial(empty_rows, **sizes, **self._static)
         shapes = jax.eval_shape(make, model.weights)
         self._of_state = self._shardings(shapes)
         self._empty = jax.jit(make, out_shardings=self._of_state)
@@ -110,6 +137,13 @@ class Device:
         self._state, chosen = self._programs[name](*args)
         return chosen
 
+    def extend_above(self, pieces: Pieces, visible: int) -> jax.Array:
+        """The same where rows hold the shared layers; something that is there when it is done."""
+        name = ("extend above", *pieces.tokens_nt.shape, visible)
+        args = (self._weights, self._pool, self._state, self._put(pieces))
+        self._state, done = self._programs[name](*args)
+        return done
+
     def advance(self, steps: int, rows: int, visible: int) -> Chosen:
         """Adds up to ``steps`` tokens to live rows, all among the first; ``(k, p)`` new tokens."""
         args = (self._weights, self._pool, self._state, self._key, self._put(np.int32(steps)))
@@ -144,6 +178,11 @@ class Device:
     def copy_row(self, source: int, row: int) -> None:
         """Copies one row of the cache into another."""
         self._state = self._programs["copy"](self._state, *map(self._number, (source, row)))
+
+    def copy_below(self, source: int, row: int) -> None:
+        """Copies one row's shared layers into another."""
+        args = map(self._number, (source, row))
+        self._state = self._programs["copy below"](self._state, *args)
 
     def nudge(self, row: int, biases: dict[int, float], added: Sequence[int]) -> None:
         """Sets what is added to a row's logits, and which tokens were added to it."""
@@ -186,6 +225,11 @@ class Device:
             function = functools.partial(extend, visible=visible, **self._static)
             pieces = _structs(self.no_pieces(n, t), whole)
             yield ("extend", n, t, visible), _ahead(function, (*model, pieces, key), **rows)
+            if self.shared_layers:
+                function = functools.partial(extend_above, visible=visible, **self._static)
+                name, outs = ("extend above", n, t, visible), (self._of_state, whole)
+                options: dict[str, Any] = {**rows, "out_shardings": outs}
+                yield name, _ahead(function, (*model, pieces), **options)
         for count, visible in self.ladder.advance_programs:
             sizes = {"rows": count, "visible": visible, "most_steps": self.ladder.most_steps}
             function = functools.partial(_advance, {**sizes, **self._static})
@@ -207,6 +251,8 @@ class Device:
         values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
         of_state: dict[str, Any] = {"donate_argnums": 0, "out_shardings": self._of_state}
         yield "copy", _ahead(copy_row, (state, steps, steps), **of_state)
+        if self.shared_layers:
+            yield "copy below", _ahead(copy_below, (state, steps, steps), **of_state)
         added = jax.ShapeDtypeStruct((self.ladder.length,), jnp.int32, sharding=whole)
         yield "nudge", _ahead(nudge, (state, steps, tokens, values, added), **of_state)
         yield "clear", _ahead(clear_row, (state, steps), **of_state)

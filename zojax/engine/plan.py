@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from zojax.engine.costs import Costs
+from zojax.engine.costs import PRIOR, Costs
 from zojax.engine.ladder import Ladder
 from zojax.scoring import Item, PageShape
 from zojax.scoring.pages import Assignment
@@ -33,10 +33,12 @@ class Prompt(NamedTuple):
     Attributes:
         number: its request's number.
         left: the number of its tokens that are not in the cache.
+        above: the number of the next of them of which the upper layers alone are not.
     """
 
     number: int
     left: int
+    above: int = 0
 
 
 class Scoring(NamedTuple):
@@ -75,11 +77,12 @@ class Work:
 
 
 class CallCosts(NamedTuple):
-    """The fitted costs of the three kinds of calls."""
+    """The fitted costs of the kinds of calls; the last there are where layers are shared."""
 
     advance: Costs
     extend: Costs
     score: Costs
+    extend_above: Costs = PRIOR
 
 
 class Piece(NamedTuple):
@@ -100,6 +103,7 @@ class Plan:
         scored: the numbers of the items on each page, as in
             :class:`~zojax.scoring.pages.Assignment`; empty for no pages.
         page_shape: the shape of the pages.
+        takes_above: whether pieces take the upper layers alone, since rows hold the others.
     """
 
     steps: int = 0
@@ -107,6 +111,7 @@ class Plan:
     piece_shape: tuple[int, int] = (0, 0)
     scored: tuple[tuple[int, ...], ...] = ()
     page_shape: PageShape = NO_PAGES
+    takes_above: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -146,16 +151,31 @@ def make_plan(work: Work, costs: CallCosts, ladder: Ladder, target_ms: float) ->
         target_ms = left_ms
     elif not work.one_by_one:  # those rows have readers, too, while they wait for their masks
         target_ms *= _UNREAD
+    prompts, takes_above = _of_one_kind(work.prompts)
+    extend_costs = costs.extend_above if takes_above else costs.extend
     pages_first = bool(work.scorings) and (work.scores_next or not work.prompts)
     if pages_first:
         shape, scored = _pages(work.scorings, costs.score, ladder, target_ms)
         target_ms -= costs.score.ms(shape.pages * shape.tokens)
-        pieces = _pieces(work.prompts, costs.extend, ladder, target_ms, must=False)
+        pieces = _pieces(prompts, extend_costs, ladder, target_ms, must=False)
     else:
-        pieces = _pieces(work.prompts, costs.extend, ladder, target_ms, must=True)
-        target_ms -= costs.extend.ms(pieces[0][0] * pieces[0][1]) if pieces[1] else 0.0
+        pieces = _pieces(prompts, extend_costs, ladder, target_ms, must=True)
+        target_ms -= extend_costs.ms(pieces[0][0] * pieces[0][1]) if pieces[1] else 0.0
         shape, scored = _pages(work.scorings, costs.score, ladder, target_ms, must=False)
-    return Plan(steps, pieces[1], pieces[0], scored, shape)
+    return Plan(steps, pieces[1], pieces[0], scored, shape, takes_above)
+
+
+def _of_one_kind(prompts: Sequence[Prompt]) -> tuple[Sequence[Prompt], bool]:
+    """The prompts whose next piece is computed as the first one's is, and whether that is above.
+
+    >>> _of_one_kind([Prompt(3, 40, above=30), Prompt(4, 50), Prompt(5, 9, above=8)])
+    ([Prompt(number=3, left=30, above=30), Prompt(number=5, left=8, above=8)], True)
+    """
+    if not any(prompt.above for prompt in prompts):
+        return prompts, False
+    if prompts[0].above:
+        return [one._replace(left=one.above) for one in prompts if one.above], True
+    return [prompt for prompt in prompts if not prompt.above], False
 
 
 def _pieces(

@@ -7,6 +7,7 @@ Axes: as in :mod:`zojax.engine.rows`, and k new tokens.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 from zojax.engine.masks import ANY, masked
 from zojax.engine.requests import MAX_LOGPROBS
 from zojax.engine.rows import Chosen, Pieces, RowState, Settings, slots_of
+from zojax.engine.shared_layers import run_above, run_keeping
 from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import NOT_FINITE, sample
 from zojax.models import decoder
@@ -52,19 +54,10 @@ def extend(
     """
     model = nnx.merge(graphdef, weights)
     tokens_nt, settings = jnp.asarray(pieces.tokens_nt), pieces.settings
-    count_n1, start_n1 = pieces.count_n[:, None], pieces.start_n[:, None]
-    t, places = jnp.arange(tokens_nt.shape[1]), state.cache.k_ypgsd.shape[3]
-    # The padding goes to no place, and is computed at the last token's position, which exists.
-    place_nt = jnp.where(t < count_n1, start_n1 + t, places)
-    forward = Forward(
-        start_n1 + jnp.minimum(t, count_n1 - 1),
-        jnp.asarray(slots_of(settings.slot_ps)),
-        cached_attention(place_nt, jnp.asarray(pieces.row_n), visible),
-        pool,
-        reads_pr=count_n1 - 1,
-        cache=state.cache,
+    forward, place_nt = _of_pieces(pool, state, pieces, visible)
+    hidden_n1d, cache, below = run_keeping(
+        model, tokens_nt, forward, state.below, pieces.row_n, place_nt
     )
-    hidden_n1d, cache = decoder.run(model, tokens_nt, forward)
     ends_n = jnp.asarray(pieces.ends_n)
     logits_nv = jax.lax.cond(  # the head is read only for a prompt that ends
         ends_n.any(),
@@ -83,10 +76,52 @@ def extend(
     settings = jax.tree.map(put, state.settings, settings)
     length_p, live_p = put(state.length_p, length_n), put(state.live_p, ends_n)
     state = dataclasses.replace(
-        state, cache=cache, settings=settings, length_p=length_p, live_p=live_p
+        state, cache=cache, settings=settings, length_p=length_p, live_p=live_p, below=below
     )
     token_p = put(jnp.full_like(state.last_p, UNUSED), chosen.token)
     return _appended(state, token_p), chosen
+
+
+def extend_above(
+    weights: Tree,
+    pool: Tree,
+    state: RowState,
+    pieces: Pieces,
+    *,
+    graphdef: nnx.GraphDef,
+    visible: int,
+) -> tuple[RowState, jax.Array]:
+    """Takes pieces of prompts into their rows, which hold the layers that adapters share already.
+
+    The arguments are those of :func:`extend`; no piece ends its prompt.
+
+    Returns:
+        The rows, and the number of tokens, which is there when the call is done.
+    """
+    assert state.below is not None, "there are layers that adapters share"
+    model = nnx.merge(graphdef, weights)
+    forward, _ = _of_pieces(pool, state, pieces, visible)
+    cache = run_above(model, forward, state.below, pieces.row_n)
+    return dataclasses.replace(state, cache=cache), jnp.sum(pieces.count_n)
+
+
+def _of_pieces(
+    pool: Tree, state: RowState, pieces: Pieces, visible: int
+) -> tuple[Forward, jax.Array]:
+    """What a model needs besides the pieces' tokens, and the place ``(n, t)`` of each token."""
+    count_n1, start_n1 = pieces.count_n[:, None], pieces.start_n[:, None]
+    t, places = jnp.arange(pieces.tokens_nt.shape[1]), state.cache.k_ypgsd.shape[3]
+    # The padding goes to no place, and is computed at the last token's position, which exists.
+    place_nt = jnp.where(t < count_n1, start_n1 + t, places)
+    forward = Forward(
+        start_n1 + jnp.minimum(t, count_n1 - 1),
+        jnp.asarray(slots_of(pieces.settings.slot_ps)),
+        cached_attention(place_nt, jnp.asarray(pieces.row_n), visible),
+        pool,
+        reads_pr=count_n1 - 1,
+        cache=state.cache,
+    )
+    return forward, place_nt
 
 
 def advance(
@@ -140,12 +175,14 @@ def advance(
             pool,
             cache=state.cache,
         )
-        hidden_p1d, cache = decoder.run(model, state.last_p[:, None], forward)
+        hidden_p1d, cache, below = run_keeping(
+            model, state.last_p[:, None], forward, state.below, None, place_p1
+        )
         logits_pv = decoder.logits(model, hidden_p1d, forward)[:, 0]
         length_p = state.length_p + state.live_p
         rows = (state.settings, state.bias_pv, state.count_pv, length_p, state.live_p)
         chosen = _choose(logits_pv, *rows, key, allowed_pw)
-        state = dataclasses.replace(state, cache=cache, length_p=length_p)
+        state = dataclasses.replace(state, cache=cache, length_p=length_p, below=below)
         return _appended(state, chosen.token), chosen
 
     def goes_on(carry: tuple[jax.Array, RowState, Chosen]) -> jax.Array:
@@ -168,26 +205,57 @@ def advance(
 
 
 def _first_rows(state: RowState, rows: int) -> RowState:
-    """The first rows alone, with the cache of all, which is not to be copied."""
-    first = jax.tree.map(lambda array: array[:rows], dataclasses.replace(state, cache=None))
-    return dataclasses.replace(first, cache=state.cache)
+    """The first rows alone, with what is kept of all tokens, which is not to be copied."""
+    first = jax.tree.map(lambda array: array[:rows], _without_tokens(state))
+    return dataclasses.replace(first, cache=state.cache, below=state.below)
 
 
 def _with_first_rows(state: RowState, first: RowState) -> RowState:
     """All rows, with the first ones as they are now."""
-    old, new = (dataclasses.replace(one, cache=None) for one in (state, first))
+    old, new = _without_tokens(state), _without_tokens(first)
     both = jax.tree.map(lambda old, new: old.at[: len(new)].set(new), old, new)
-    return dataclasses.replace(both, cache=first.cache)
+    return dataclasses.replace(both, cache=first.cache, below=first.below)
+
+
+def _without_tokens(state: RowState) -> RowState:
+    return dataclasses.replace(state, cache=None, below=None)
 
 
 def copy_row(state: RowState, source: Array, row: Array) -> RowState:
-    """Copies one row of the cache into another, which shares its beginning."""
+    """Copies what one row holds of its tokens into another, which shares its beginning."""
 
-    def copied(x_ypgsd: jax.Array) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(x_ypgsd, source, 1, axis=1)
-        return jax.lax.dynamic_update_slice_in_dim(x_ypgsd, piece, row, axis=1)
+    def copied(axis: int, x: jax.Array) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(x, source, 1, axis)
+        return jax.lax.dynamic_update_slice_in_dim(x, piece, row, axis)
 
-    return dataclasses.replace(state, cache=Cache(*map(copied, state.cache)))
+    return _with_tokens(state, copied)
+
+
+def copy_below(state: RowState, source: Array, row: Array) -> RowState:
+    """Copies the layers that adapters share alone, and fills the others with zeros.
+
+    Under another adapter, numbers of the upper layers may be no longer finite, which the one who
+    has asked for it is not told yet.
+    """
+    assert state.below is not None, "there are layers that adapters share"
+    layer = state.below.layer
+
+    def copied(axis: int, x: jax.Array) -> jax.Array:
+        piece = jax.lax.dynamic_slice_in_dim(x, source, 1, axis)
+        if axis == 1:
+            piece = piece.at[layer:].set(0)
+        return jax.lax.dynamic_update_slice_in_dim(x, piece, row, axis)
+
+    return _with_tokens(state, copied)
+
+
+def _with_tokens(state: RowState, change: Callable[[int, jax.Array], jax.Array]) -> RowState:
+    """The rows with all that they hold of tokens changed; ``change`` is told the axis of rows."""
+    cache = Cache(*(change(1, x_ypgsd) for x_ypgsd in state.cache))
+    below = state.below
+    if below is not None:
+        below = dataclasses.replace(below, x_psn=change(0, below.x_psn))
+    return dataclasses.replace(state, cache=cache, below=below)
 
 
 def nudge(state: RowState, row: Array, tokens: Array, biases: Array, added: Array) -> RowState:
@@ -208,12 +276,12 @@ def nudge(state: RowState, row: Array, tokens: Array, biases: Array, added: Arra
 def clear_row(state: RowState, row: Array) -> RowState:
     """Ends a row, and fills it with zeros, since zero times a masked NaN is NaN."""
 
-    def cleared(x_ypgsd: jax.Array) -> jax.Array:
-        zeros = jnp.zeros_like(x_ypgsd[:, :1])
-        return jax.lax.dynamic_update_slice_in_dim(x_ypgsd, zeros, row, axis=1)
+    def cleared(axis: int, x: jax.Array) -> jax.Array:
+        zeros = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+        return jax.lax.dynamic_update_slice_in_dim(x, zeros, row, axis)
 
-    cache = Cache(*map(cleared, state.cache))
-    return dataclasses.replace(state, cache=cache, live_p=state.live_p.at[row].set(False))
+    state = _with_tokens(state, cleared)
+    return dataclasses.replace(state, live_p=state.live_p.at[row].set(False))
 
 
 def _choose(

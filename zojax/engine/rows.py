@@ -16,6 +16,7 @@ from flax import nnx
 
 from zojax.engine.masks import ANY, num_words
 from zojax.engine.requests import MAX_STOP_IDS
+from zojax.engine.shared_layers import Below, nothing_below
 from zojax.generation.prompts import UNUSED
 from zojax.generation.sampling import Sampling
 from zojax.models import decoder
@@ -65,6 +66,7 @@ class RowState:
         settings: how each is continued.
         bias_pv: what is added to the logits of nudged rows.
         count_pv: how often each token was added to nudged rows.
+        below: what the layers that adapters share leave of each row's tokens; None if none are.
     """
 
     cache: Cache | Any
@@ -74,6 +76,7 @@ class RowState:
     settings: Settings
     bias_pv: jax.Array
     count_pv: jax.Array
+    below: Below | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -151,9 +154,26 @@ def no_pieces(n: int, t: int, *, num_rows: int, vocab_size: int, slots_per_row: 
 
 
 def empty_rows(
-    weights: Tree, *, graphdef: nnx.GraphDef, num_rows: int, length: int, slots_per_row: int = 1
+    weights: Tree,
+    *,
+    graphdef: nnx.GraphDef,
+    num_rows: int,
+    length: int,
+    slots_per_row: int = 1,
+    shared_layers: int = 0,
+    width: int = 0,
 ) -> RowState:
-    """Makes free rows of ``length`` places each."""
+    """Makes free rows of ``length`` places each.
+
+    Args:
+        weights: the base model's parameters.
+        graphdef: the model's structure.
+        num_rows: the number of rows.
+        length: the number of places of a row.
+        slots_per_row: the number of slots of a row.
+        shared_layers: the number of lowest layers that adapters share.
+        width: the width of the residual stream, where any are.
+    """
     model = nnx.merge(graphdef, weights)
     settings = jax.tree.map(jnp.asarray, no_settings(num_rows, slots_per_row))
     whole = jnp.zeros(num_rows, jnp.int32)
@@ -166,6 +186,7 @@ def empty_rows(
         settings,
         jnp.zeros(shape, jnp.float32),
         jnp.zeros(shape, jnp.int32),
+        nothing_below(shared_layers, width, num_rows=num_rows, length=length),
     )
 
 

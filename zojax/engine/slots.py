@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from zojax.adapters.pool import AdapterPool
+from zojax.engine.shared_layers import first_layer
 from zojax.errors import InputError, first_few
 
 Tree = Any
@@ -94,6 +95,7 @@ class Registry:
 @dataclasses.dataclass
 class _Live:
     slot: int
+    first_layer: int
     used: int = 0
 
 
@@ -158,8 +160,17 @@ class Slots:
                 return False
             oldest = min(idle, key=lambda v: self._live[v].used)
             self._pool.evict(self._live.pop(oldest).slot)
-        self._live[version] = _Live(self._pool.insert(adapter), next(self._uses))
+        slot = self._pool.insert(adapter)
+        self._live[version] = _Live(slot, first_layer(adapter), next(self._uses))
         return True
+
+    def below(self, versions: Sequence[int], layer: int) -> tuple[int, ...]:
+        """Those of versions in slots that change a layer below ``layer``, in their order.
+
+        Where these are the same, what lies below is the same.
+        """
+        adapters = (version for version in versions if version != BASE)
+        return tuple(version for version in adapters if self._live[version].first_layer < layer)
 
     def acquire(self, versions: Sequence[int]) -> list[int]:
         """The slots of versions that are in some; they stay there until they are released."""
