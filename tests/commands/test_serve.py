@@ -25,6 +25,11 @@ def trains(one: str) -> tuple[str, ...]:
         (("--max-length", "65"), "--max-length 65: give 32 to 64"),
         (("--model", "/no/such/model"), "/no/such/model"),
         (("/no/such/run",), "/no/such/run: no such directory, so no run"),
+        (
+            ("--shared-layers", "4"),
+            "--shared-layers 4: give 0 to 3, fewer than the model's 4 layers",
+        ),
+        (("run", "--shared-layers", "1"), "--shared-layers does not go with RUN, which has no"),
         (("--step", "3"), "--step goes with RUN"),
         (("run", "--model", "m"), "--model and --dtype do not go with RUN"),
         (("run", "--adapter", "a=b"), "zojax export RUN --format peft"),

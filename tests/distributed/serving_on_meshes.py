@@ -1,5 +1,7 @@
 """Answers requests on meshes of 4 virtual devices, and prints the answers as JSON.
 
+On all but one device the adapter, which begins at layer 2, shares the cache of the layers below.
+
     XLA_FLAGS=--xla_force_host_platform_device_count=4 \
         python tests/distributed/serving_on_meshes.py MODEL LORA DATAxMODEL …
 
@@ -21,6 +23,7 @@ from zojax.scoring import Item
 from zojax.serving.start import Settings, started
 
 LENGTHS = (3, 9, 20, 31, 12, 5)
+LONG = np.arange(100, 145, dtype=np.int32)
 
 
 def requests() -> list[Any]:
@@ -29,16 +32,18 @@ def requests() -> list[Any]:
     def tokens(length: int) -> np.ndarray:
         return rng.integers(3, 1000, length).astype(np.int32)
 
-    made: list[Any] = []
+    made: list[Any] = [GenerateRequest(LONG, 8)]
     for i, length in enumerate(LENGTHS):
         adapter = (None, "lora")[i % 2]
         made.append(GenerateRequest(tokens(length), 8, adapter=adapter))
         made.append(ScoreRequest(Item(tokens(length), (tokens(2), tokens(3))), adapter))
+    made.insert(1, GenerateRequest(LONG, 8, adapter="lora"))  # it waits for its adapter
     return made
 
 
 def answers(model: str, lora: str, mesh: MeshConfig) -> dict[str, Any]:
-    settings = Settings(model, "m", {"lora": Path(lora)}, rows=4, mesh=mesh)
+    shared = 2 if mesh != MeshConfig(1, 1) else 0
+    settings = Settings(model, "m", {"lora": Path(lora)}, rows=4, mesh=mesh, shared_layers=shared)
     texts, scores = [], []
     with started(settings) as service:
         leaf = jax.tree.leaves(service.runtime._device._weights)[0]
@@ -58,7 +63,9 @@ def answers(model: str, lora: str, mesh: MeshConfig) -> dict[str, Any]:
                 if answer.finish_reason is not None:
                     texts.append(ids)
                     break
-        return {"devices": len(leaf.sharding.device_set), "texts": texts, "scores": scores}
+        devices, counts = len(leaf.sharding.device_set), service.runtime.core.counts
+        found = {"devices": devices, "texts": texts, "scores": scores}
+        return {**found, "shared": counts.shared_tokens}
 
 
 if __name__ == "__main__":

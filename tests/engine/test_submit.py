@@ -173,6 +173,8 @@ def test_what_cannot_be_started_is_one_line(engine, loras):
     for options, says in [
         ({"rows": 0}, "rows=0: give 1 or more"),
         ({"max_length": 65}, "max_length=65: give 32 to 64"),
+        ({"shared_layers": 4}, "shared_layers=4: give 0 to 3, fewer than the model's 4 layers"),
+        ({"shared_layers": -1}, "shared_layers=-1: give 0 to 3"),
         ({"adapters": {"": loras["one"]}}, "an adapter's name is empty"),
         ({"adapters": {"a": "/no/such"}}, "/no/such"),
     ]:

@@ -30,10 +30,10 @@ TEMPLATE = (
 )
 
 
-def write_lora(directory: Path, seed: int, rank: int = 2) -> Path:
-    """A random LoRA for the demo's model, as PEFT writes one."""
+def write_lora(directory: Path, seed: int, rank: int = 2, first: int = 0) -> Path:
+    """A random LoRA of the demo's model from a layer on, as PEFT writes one."""
     rng, tensors = np.random.default_rng(seed), {}
-    for layer in range(4):
+    for layer in range(first, 4):
         for name in ("q_proj", "v_proj"):
             start = f"base_model.model.model.decoder.layers.{layer}.self_attn.{name}"
             for part, shape in (("lora_A", (rank, 128)), ("lora_B", (128, rank))):
@@ -45,6 +45,7 @@ def write_lora(directory: Path, seed: int, rank: int = 2) -> Path:
         "r": rank,
         "lora_alpha": rank,
         "target_modules": ["q_proj", "v_proj"],
+        "layers_to_transform": list(range(first, 4)),
     }
     (directory / "adapter_config.json").write_text(json.dumps(config))
     return directory

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--rows", count, 16, "the most texts that are continued together"),
         ("--max-loras", count, 4, "the most adapters on the device together"),
         ("--max-lora-rank", count, 16, "the largest rank of adapters that clients load"),
+        ("--shared-layers", count, 0, "lowest layers whose cache adapters above them share"),
         ("--target-ms", float, 50.0, "time between two tokens that readers accept"),
         ("--max-requests-per-key", count, 1024, "the most open texts and items of a key"),
         ("--max-jobs", count, 4, "the most fine-tuning jobs that are trained together"),
@@ -234,6 +235,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise InputError("serve: --model and --dtype do not go with RUN, which has both")
     if args.run is not None and args.mesh:
         raise InputError("serve: --mesh does not go with RUN; export its model, and serve that")
+    if args.run is not None and args.shared_layers:
+        raise InputError("serve: --shared-layers does not go with RUN, which has no adapters")
     if args.run is not None and (args.adapters or args.adapters_from):
         raise InputError(
             "serve: adapters do not go with RUN; make one of it: zojax export RUN --format peft"
@@ -267,6 +270,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         args.step,
         None if args.mesh is None else _mesh(args.mesh),
         [read_class(one, args.max_lora_rank) for one in args.train_classes],
+        args.shared_layers,
     )
 
 

@@ -282,6 +282,7 @@ class Engine:
         max_length: int | None = None,
         max_loras: int = 4,
         max_lora_rank: int | None = None,
+        shared_layers: int = 0,
         training_share: float = 0.1,
         on_progress: OnCompiled = lambda done, of: None,
     ) -> None:
@@ -295,6 +296,9 @@ class Engine:
             max_loras: the most adapters on the device together; others take their turn.
             max_lora_rank: the largest rank of adapters that come later, from :meth:`train`; None if
                 none do.
+            shared_layers: the number of lowest layers whose cache the adapters share that leave
+                these layers as they are: of a prompt that another of them has had, only the layers
+                above are computed.
             training_share: the share of the time that :meth:`train` is sure of, however many
                 requests there are, from 0 up to less than 1. It gets all that requests leave.
             on_progress: called with the number of programs that are compiled, and of all.
@@ -309,6 +313,7 @@ class Engine:
             max_length=max_length,
             max_loras=max_loras,
             max_lora_rank=max_lora_rank,
+            shared_layers=shared_layers,
             training_share=training_share,
             on_progress=on_progress,
         )

@@ -17,7 +17,7 @@ from zojax.engine.jobs import Job, Jobs
 from zojax.engine.requests import Request
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
-from zojax.engine.starting import choose_length, ladder_for, make_pool
+from zojax.engine.starting import check_shared_layers, choose_length, ladder_for, make_pool
 from zojax.engine.submission import Reader, Submission
 from zojax.errors import InputError
 from zojax.models import Model
@@ -55,6 +55,7 @@ class Session:
         max_length: int | None = None,
         max_loras: int = 4,
         max_lora_rank: int | None = None,
+        shared_layers: int = 0,
         training_share: float = 0.1,
         target_ms: float = 50.0,
         on_progress: OnCompiled = lambda done, of: None,
@@ -72,6 +73,7 @@ class Session:
             if value is not None and value < 1:
                 raise InputError(f"{name}={value}: give 1 or more")
         length = choose_length(self._model, max_length, f"max_length={max_length}")
+        shared = check_shared_layers(self._model, shared_layers, f"shared_layers={shared_layers}")
         found = {
             name: load_lora(Path(path), self._model) for name, path in (adapters or {}).items()
         }
@@ -91,6 +93,7 @@ class Session:
             slots.arrays,
             ladder_for(self._model.weights, length, rows),
             jax.random.key(0),
+            shared_layers=shared,
         )
         with cancelled_at_end(device):
             device.compile(lambda done: on_progress(done, device.num_programs))

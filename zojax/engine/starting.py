@@ -37,6 +37,23 @@ def choose_length(model: Model, wanted: int | None, name: str) -> int:
     return wanted
 
 
+def check_shared_layers(model: Model, wanted: int, name: str) -> int:
+    """The number of lowest layers that adapters share.
+
+    Args:
+        model: the model.
+        wanted: how many are wanted; 0 for none.
+        name: what an error calls the wish.
+
+    Raises:
+        InputError: the model has no layer above them, or it is negative.
+    """
+    layers = model.config.num_hidden_layers
+    if not 0 <= wanted < layers:
+        raise InputError(f"{name}: give 0 to {layers - 1}, fewer than the model's {layers} layers")
+    return wanted
+
+
 def ladder_for(weights: Tree, length: int, num_rows: int) -> Ladder:
     """The ladder for the devices that the weights are on.
 

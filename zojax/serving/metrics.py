@@ -14,6 +14,7 @@ _COUNTED = {
     "iterations": "Iterations of the runtime.",
     "prompt_tokens": "Tokens of prompts.",
     "reused_tokens": "Tokens of prompts that were in a cache.",
+    "shared_tokens": "Tokens of prompts of which the layers that adapters share alone were in one.",
     "new_tokens": "Tokens that were added.",
     "scored_tokens": "Tokens that were computed to score something.",
     "padding_tokens": "Places in calls that held no token.",

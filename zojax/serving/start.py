@@ -20,7 +20,7 @@ from zojax.engine.jobs import Jobs
 from zojax.engine.loading import load_run
 from zojax.engine.runtime import Runtime
 from zojax.engine.slots import Registry, Slots
-from zojax.engine.starting import choose_length, ladder_for, make_pool
+from zojax.engine.starting import check_shared_layers, choose_length, ladder_for, make_pool
 from zojax.errors import InputError
 from zojax.hub import load, load_tokenizer, read_config
 from zojax.hub.tokenizer import Tokenizer
@@ -70,6 +70,7 @@ class Settings:
         mesh: how devices share the work, as in a run's configuration; None for one device.
         job_classes: the only classes of jobs that are taken, which are compiled at the start; none
             if all are taken.
+        shared_layers: the number of lowest layers whose cache the adapters share that begin above.
     """
 
     model: str
@@ -91,6 +92,7 @@ class Settings:
     step: int | None = None
     mesh: MeshConfig | None = None
     job_classes: Sequence[AskedClass] = ()
+    shared_layers: int = 0
 
 
 @contextlib.contextmanager
@@ -109,6 +111,9 @@ def started(
     loaded = _loaded(settings)
     tokenizer, model = loaded.tokenizer, loaded.model
     length = choose_length(model, settings.max_length, f"--max-length {settings.max_length}")
+    shared = check_shared_layers(
+        model, settings.shared_layers, f"--shared-layers {settings.shared_layers}"
+    )
     depth = model.config.num_hidden_layers
     classes = [
         choose_class(one, settings.max_lora_rank, length, depth) for one in settings.job_classes
@@ -134,7 +139,7 @@ def started(
         registry.add(name, unchanged(directory, read_adapter))
     slots = Slots(pool, loaded.pool)
     ladder = ladder_for(model.weights, length, settings.rows)
-    device = Device(model, slots.arrays, ladder, jax.random.key(0))
+    device = Device(model, slots.arrays, ladder, jax.random.key(0), shared_layers=shared)
     count = device.num_programs + len(classes)
     on_progress(0, count)
     with cancelled_at_end(device):  # or the process would go on compiling after Ctrl-C
