@@ -18,7 +18,7 @@ from zojax.adapters.sites import nest
 from zojax.engine.device import Device
 from zojax.engine.ladder import make_ladder
 from zojax.engine.requests import GenerateRequest
-from zojax.engine.row_programs import extend, extend_above
+from zojax.engine.row_programs import copy_row, extend, extend_above
 from zojax.engine.row_table import Place, RowTable
 from zojax.engine.rows import empty_rows, no_pieces
 from zojax.engine.runtime import Runtime
@@ -284,12 +284,30 @@ def test_nothing_is_compiled_after_the_start(ask):
 def test_layers_that_are_not_shared_cost_nothing(devices):
     _, shares, alone = devices
     new = {name for name in shares._pending if name not in alone._pending}
-    assert new == {*(("extend above", n, t, v) for n, t, v in LADDER.piece_programs), "copy below"}
+    assert new == {("extend above", n, t, v) for n, t, v in LADDER.piece_programs}
     kept, nothing = shares._state, alone._state
     assert nothing.below is None
     assert len(jax.tree.leaves(kept)) == len(jax.tree.leaves(nothing)) + 1
     assert kept.below.x_psn.shape == (ROWS, LENGTH, PRE_LN.hidden_size)
     assert kept.below.x_psn.dtype == np.float32
+
+
+def test_a_copy_has_what_is_shared_and_zeros_where_the_source_may_be_not_finite(deep):
+    make = functools.partial(empty_rows, num_rows=2, length=8, graphdef=deep.graphdef)
+    width = PRE_LN.hidden_size
+    empty = make(deep.weights, shared_layers=SHARED, width=width)
+    full = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), (empty.cache, empty.below))
+    k_ypgsd = full[0].k_ypgsd.at[:, 0, :, :3].set(1).at[:SHARED, 0, :, :5].set(1)
+    below = dataclasses.replace(full[1], x_psn=full[1].x_psn.at[0, :5].set(1))
+    state = dataclasses.replace(empty, cache=full[0]._replace(k_ypgsd=k_ypgsd), below=below)
+    found = copy_row(state, 0, 1, 3, 5)
+    count_y = jnp.where(jnp.arange(LAYERS) < SHARED, 5, 3)
+    kept_ys = np.arange(8) < count_y[:, None]
+    heads, depth = k_ypgsd.shape[2], k_ypgsd.shape[4]
+    expected = np.broadcast_to(kept_ys[:, None, :, None], (LAYERS, heads, 8, depth))
+    np.testing.assert_array_equal(found.cache.k_ypgsd[:, 1], expected)
+    expected = np.broadcast_to((np.arange(8) < 5)[:, None], (8, width))
+    np.testing.assert_array_equal(found.below.x_psn[1], expected)
 
 
 def test_what_is_above_takes_its_share_of_the_products():

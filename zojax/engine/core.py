@@ -194,8 +194,7 @@ class Core:
         self.counts.reused_tokens += reused
         self.counts.shared_tokens += place.num_below - reused
         if place.source is not None:
-            copy = self._device.copy_row if reused else self._device.copy_below
-            copy(place.source, place.row)
+            self._device.copy_row(place.source, place.row, reused, place.num_below)
         if request.nudges:
             added = before[len(request.prompt) :]
             self._device.nudge(place.row, dict(request.logit_bias), added.tolist())

@@ -21,7 +21,6 @@ from zojax.engine.requests import MAX_LOGPROBS
 from zojax.engine.row_programs import (
     advance,
     clear_row,
-    copy_below,
     copy_row,
     extend,
     extend_above,
@@ -175,14 +174,10 @@ class Device:
             self._weights, self._pool, put_pages(pages, self._layout), self._put(np.bool_(ranks))
         )
 
-    def copy_row(self, source: int, row: int) -> None:
-        """Copies one row of the cache into another."""
-        self._state = self._programs["copy"](self._state, *map(self._number, (source, row)))
-
-    def copy_below(self, source: int, row: int) -> None:
-        """Copies one row's shared layers into another."""
-        args = map(self._number, (source, row))
-        self._state = self._programs["copy below"](self._state, *args)
+    def copy_row(self, source: int, row: int, num_reused: int, num_below: int) -> None:
+        """Copies what one row holds of the first tokens, and of the shared layers, into another."""
+        args = map(self._number, (source, row, num_reused, num_below))
+        self._state = self._programs["copy"](self._state, *args)
 
     def nudge(self, row: int, biases: dict[int, float], added: Sequence[int]) -> None:
         """Sets what is added to a row's logits, and which tokens were added to it."""
@@ -250,9 +245,7 @@ class Device:
         tokens = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.int32, sharding=whole)
         values = jax.ShapeDtypeStruct((MAX_BIASES,), jnp.float32, sharding=whole)
         of_state: dict[str, Any] = {"donate_argnums": 0, "out_shardings": self._of_state}
-        yield "copy", _ahead(copy_row, (state, steps, steps), **of_state)
-        if self.shared_layers:
-            yield "copy below", _ahead(copy_below, (state, steps, steps), **of_state)
+        yield "copy", _ahead(copy_row, (state, *[steps] * 4), **of_state)
         added = jax.ShapeDtypeStruct((self.ladder.length,), jnp.int32, sharding=whole)
         yield "nudge", _ahead(nudge, (state, steps, tokens, values, added), **of_state)
         yield "clear", _ahead(clear_row, (state, steps), **of_state)

@@ -221,29 +221,29 @@ def _without_tokens(state: RowState) -> RowState:
     return dataclasses.replace(state, cache=None, below=None)
 
 
-def copy_row(state: RowState, source: Array, row: Array) -> RowState:
-    """Copies what one row holds of its tokens into another, which shares its beginning."""
+def copy_row(
+    state: RowState, source: Array, row: Array, num_reused: Array, num_below: Array
+) -> RowState:
+    """Copies what one row holds of the first tokens into another, and zeros for what it does not.
 
-    def copied(axis: int, x: jax.Array) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(x, source, 1, axis)
-        return jax.lax.dynamic_update_slice_in_dim(x, piece, row, axis)
+    What else the source holds may be no longer finite, which the one who has asked for it is not
+    told yet, and would stay in the way of whoever has the row next.
 
-    return _with_tokens(state, copied)
-
-
-def copy_below(state: RowState, source: Array, row: Array) -> RowState:
-    """Copies the layers that adapters share alone, and fills the others with zeros.
-
-    Under another adapter, numbers of the upper layers may be no longer finite, which the one who
-    has asked for it is not told yet.
+    Args:
+        state: the rows.
+        source: the row to copy.
+        row: the other row.
+        num_reused: the number of tokens whose keys and values are copied in all layers.
+        num_below: the number of those whose lowest layers are, which adapters share.
     """
-    assert state.below is not None, "there are layers that adapters share"
-    layer = state.below.layer
+    layers, places = state.cache.k_ypgsd.shape[0], jnp.arange(state.cache.k_ypgsd.shape[3])
+    lowest = 0 if state.below is None else state.below.layer
+    count_y = jnp.where(jnp.arange(layers) < lowest, num_below, num_reused)
+    kept = {1: places < count_y[:, None, None, None], 0: places < num_below}
 
     def copied(axis: int, x: jax.Array) -> jax.Array:
         piece = jax.lax.dynamic_slice_in_dim(x, source, 1, axis)
-        if axis == 1:
-            piece = piece.at[layer:].set(0)
+        piece = jnp.where(kept[axis][..., None], piece, 0)
         return jax.lax.dynamic_update_slice_in_dim(x, piece, row, axis)
 
     return _with_tokens(state, copied)

@@ -97,7 +97,9 @@ def run_above(model: decoder.Decoder, forward: Forward, below: Below, row_p: Arr
 
 
 def first_layer(adapter: Tree) -> int:
-    """The lowest layer that an adapter changes; one that changes more than matrices begins at 0.
+    """The lowest layer of which an adapter has numbers that are not zero, so that it may change it.
+
+    One that has more than matrices of layers begins at 0.
 
     >>> u = np.zeros((4, 3, 2), np.float32)
     >>> u[2] = 1.0
