@@ -39,7 +39,8 @@ class Calls:
     """
 
     def __init__(self) -> None:
-        self._fits = {kind: CostFit.begin(PRIOR) for kind in CallCosts._fields}
+        self._unmeasured = CostFit.begin(PRIOR)
+        self._fits = dict.fromkeys(CallCosts._fields, self._unmeasured)
         self.costs = CallCosts(**{kind: fit.costs() for kind, fit in self._fits.items()})
         self._open: list[Call] = []
         self._last_read = 0.0
@@ -75,5 +76,7 @@ class Calls:
             fit = fit.with_iteration(call.tokens, call.keys, 1e3 * (now - started) / steps)
             self._fits[call.kind] = fit
             self.costs = self.costs._replace(**{call.kind: fit.costs()})
+            if call.kind == "extend" and self._fits["extend_above"] is self._unmeasured:
+                self.costs = self.costs._replace(extend_above=fit.costs())  # it takes less
         self._last_read = now
         call.deliver(result)
