@@ -27,7 +27,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,8 +222,9 @@ def predict(
     output.expect(functools.partial(has_columns, names=columns.names))
     of_dev_set = data.calibration in OF_DEV_SET
     offsets_k = _offsets_of_run(args, config) if of_dev_set else None
-    needs_dev = of_dev_set and offsets_k is None
-    dev, calibrated_by = _load_dev(config, console) if needs_dev else ([], str(offsets_k))
+    dev, calibrated_by = list["Item"](), "" if offsets_k is None else str(offsets_k.tolist())
+    if of_dev_set and offsets_k is None:
+        dev, calibrated_by = _load_dev(config, console)
     loaded = (_load_base if args.config or args.adapter else _load_run)(args, config, console)
     tokenizer = run_tokenizer(config)
     job = work.Job(args.data, found, columns, output, format_of(path), args.keep_formulas)
@@ -295,11 +296,13 @@ def _offsets_of_run(args: argparse.Namespace, config: Config) -> np.ndarray | No
     # A run without skip_bad has met no bad row, so that its dev set is the same with it.
     if dataclasses.replace(config.data, skip_bad=trained.data.skip_bad) != trained.data:
         return None
-    result = read_result(args.run, trained, steps)
-    if result is None or not (offsets := result.get("offsets")):
-        return None
     best = read_progress(args.run, steps, trained).best_step
-    if result["best_step"] != (best if args.step is None else args.step):
+    if steps != trained.train.steps or args.step not in (None, best):
+        return None
+    result = None
+    with suppress(InputError):  # a damaged result is as good as none
+        result = read_result(args.run, trained, steps)
+    if result is None or not (offsets := result.get("offsets")) or result["best_step"] != best:
         return None
     words = get_task(config.data).candidates
     return np.array([offsets[word] for word in words]) if {*offsets} == {*words} else None
