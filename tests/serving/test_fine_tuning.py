@@ -1,6 +1,7 @@
 """OpenAI's client uploads rows, creates a job, follows it, and asks for what it has learnt."""
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import zojax
 from zojax.journal.file import JOURNAL, read_journal
 from zojax.journal.segments import records_hash
 from zojax.runs.run_dir import read_config
+from zojax.serving.fine_tuning import tunings
+from zojax.serving.fine_tuning.events import StepEvents
 from zojax.serving.fine_tuning.tunings import Tunings
 from zojax.serving.limits import Keys
 
@@ -131,6 +134,17 @@ def test_what_a_client_trains_is_the_run_that_zojax_trains_alone(
     [text] = best.generate([prompt], max_new_tokens=3)
     assert said.choices[0].text == text.text
     assert job.fine_tuned_model in [model.id for model in ask.models.list()]
+
+
+def test_a_long_job_tells_some_of_its_steps_and_all_else(running, ask, monkeypatch):
+    monkeypatch.setattr(tunings, "StepEvents", functools.partial(StepEvents, most=3))
+    events = follow(running.url, created(ask).id)
+    figures = [event["data"] for event in events if event["data"]]
+    assert [one["step"] for one in figures if "loss" in one] == [1, 2, 4, STEPS]
+    assert [one["step"] for one in figures if "dev_loss" in one] == list(range(STEPS + 1))
+    messages = [event["message"] for event in events if not event["data"]]
+    assert messages[1] == "Fine-tuning job started"
+    assert messages[-1] == "The job has successfully completed"
 
 
 def started(client: openai.OpenAI, job_id: str, step: int = 1):

@@ -2,7 +2,7 @@
 
 import itertools
 
-from zojax.serving.fine_tuning.events import EventLog, StepEvents
+from zojax.serving.fine_tuning.events import StepEvents
 
 
 def told(events: StepEvents, steps: list[int], name: str = "loss") -> list[int]:
@@ -21,9 +21,9 @@ def test_of_a_long_job_about_a_thousand_steps_are_told_with_the_first_and_the_la
     assert max(b - a for a, b in itertools.pairwise(found)) <= 124
 
 
-def test_batches_of_rewards_that_move_nothing_add_no_events():
+def test_of_batches_of_rewards_that_move_nothing_the_first_is_told():
     """Their step stays, and there is no end to them."""
-    assert told(StepEvents(10), [4, 4, 4, 8, 8, 10, 10, 10], "reward") == [4, 8, 10]
+    assert told(StepEvents(10), [0, 0, 0, 4, 4, 4, 8, 8, 10, 10, 10], "reward") == [0, 4, 8, 10]
 
 
 def test_steps_that_come_several_at_once_are_told_as_often():
@@ -37,11 +37,3 @@ def test_evaluations_and_what_folds_drop_are_told_beside_the_steps():
     lines = [{"step": 7, "loss": 0.5}, {"step": 7, "truncated": 0.1}, {"step": 7, "dev_f1": 0.2}]
     assert [events.tells(line) for line in lines] == [True, True, True]
     assert [events.tells({**line, "step": 8}) for line in lines] == [False, False, True]
-
-
-def test_state_changes_and_errors_are_never_left_out(tmp_path):
-    log = EventLog(tmp_path)
-    for _ in range(3):
-        log.add("The job was resumed")
-        log.add("The job has failed: no disk", level="error")
-    assert [event.level for _, event in log.since()[0]] == ["info", "error"] * 3

@@ -121,7 +121,8 @@ class EventLog:
 class StepEvents:
     """Which lines of a run's metrics are told as events: a thousand steps or fewer, of any number.
 
-    Evaluations are always told, since there are few whatever the steps are.
+    Evaluations are always told, since there are few whatever the steps are. Of batches of rewards
+    that move nothing, whose step is the last one's or 0, the first is told if no step was before.
 
     Args:
         steps: the number of the run's steps.
@@ -135,7 +136,7 @@ class StepEvents:
 
     def __init__(self, steps: int, most: int = 1000):
         self._steps, self._every = steps, -(-steps // most)
-        self._due: dict[str, int] = dict.fromkeys(_PROGRESS, 1)
+        self._due: dict[str, int] = dict.fromkeys(_PROGRESS, 0)
 
     def tells(self, metrics: Mapping[str, Any]) -> bool:
         """Whether a line is told, which comes after all that were asked about before."""
