@@ -150,7 +150,9 @@ def test_the_error_is_the_spread_over_other_batches():
 SITES = ("layers/a/weight", "layers/b/weight")
 
 
-def measure_once(rng, gradient: np.ndarray, noise: float, directions: int) -> Measured:
+def measure_once(
+    rng, gradient: np.ndarray, noise: float, directions: int, curvatures: int = 16
+) -> Measured:
     """Two sites of one layer each on 12 batches, probed along directions of 40 entries."""
     groups = no_batches(12, dict.fromkeys(SITES, (1, directions, 1)))
     batches = gradient + noise * rng.normal(size=(12, 2, 40))
@@ -158,11 +160,11 @@ def measure_once(rng, gradient: np.ndarray, noise: float, directions: int) -> Me
     for number, (a, b) in enumerate(np.einsum("gsn,sdn->gsd", batches, z)):
         groups.add(number, {SITES[0]: a[None, :, None], SITES[1]: b[None, :, None]})
     products = groups.products(dict.fromkeys(SITES, 1 / directions))
-    rises = rng.chisquare(4, size=(2, 16)) / 4  # the curvature along 16 other directions
-    curvature = {
-        path: Curvature(h.mean(keepdims=True), np.ones(1, bool), h.var(ddof=1, keepdims=True) / 16)
-        for path, h in zip(SITES, rises, strict=True)
-    }
+    rises = rng.chisquare(4, size=(2, curvatures)) / 4  # the curvature along other directions
+    curvature = {}
+    for path, h in zip(SITES, rises, strict=True):
+        variance = h.var(ddof=1, keepdims=True) / curvatures
+        curvature[path] = Curvature(h.mean(keepdims=True), np.ones(1, bool), variance)
     return measured(products, curvature, ((0, 1),))
 
 
@@ -174,6 +176,17 @@ def test_the_error_is_the_spread_over_other_batches_and_other_directions(noise, 
     found = [all_of(measure_once(rng, gradient, noise, directions)).worth for _ in range(300)]
     spread_of_all = np.std([one.decrease for one in found])
     assert np.mean([one.error for one in found]) == pytest.approx(spread_of_all, rel=0.2)
+
+
+def test_the_error_is_within_half_where_curvature_has_two_directions():
+    """As in each cell of a map: about two in three figures are within it of the middle."""
+    rng = np.random.default_rng(7)
+    gradient = rng.normal(size=(2, 40))
+    found = [all_of(measure_once(rng, gradient, 1.0, 60, 2)).worth for _ in range(300)]
+    decreases = np.array([one.decrease for one in found])
+    errors = np.array([one.error for one in found])
+    assert errors.mean() == pytest.approx(decreases.std(), rel=0.5)
+    assert 0.55 < np.mean(abs(decreases - np.median(decreases)) < errors) < 0.8
 
 
 def test_the_error_of_a_margin_is_its_spread():

@@ -7,7 +7,8 @@ is worth in each band of layers: how far a step at its best learning rate
 decreases the loss, over that of all together.
 What follows ± is one standard error: by how much the figure would differ on
 other batches and along other directions. It shrinks with the square root of
---batches, and that of --directions where these are few.
+--batches, and that of --directions where these are few, down to what two
+directions leave open of the curvature.
 
 Example:
   zojax probe --config configs/demo.py --gradients --batches 31

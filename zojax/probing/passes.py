@@ -19,6 +19,9 @@ from zojax.training.step import Objective
 
 Tree = Any
 
+_BEHIND_CURVATURE = 1 << 16
+"""The first direction of c: those before are for curvature, whose error is its own."""
+
 RISE = 0.01
 """By how much curvature raises the loss where it is measured, in nats: far enough to be seen, and
 as far as training goes."""
@@ -101,7 +104,7 @@ def by_passes(
     def of_site(batch: Any, path: str) -> np.ndarray:
         c_ld = np.zeros((len(prober.parts), num_directions))
         for at, direction in np.ndindex(c_ld.shape):
-            plus, minus = prober.ends(batch, path, at, direction, epsilon)
+            plus, minus = prober.ends(batch, path, at, _BEHIND_CURVATURE + direction, epsilon)
             c_ld[at, direction] = (plus - minus) / (2 * epsilon)
         if not np.isfinite(c_ld).all():
             raise InputError(f"{path}: a loss is not finite; use model.dtype=float32")
