@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import command
 import httpx
@@ -214,10 +214,43 @@ class Trained:
             time.sleep(0.5)
 
 
+class Traffic(NamedTuple):
+    """What is asked, and when.
+
+    Attributes:
+        scores: whether candidates are scored, and no texts continued.
+        share: of what saturates the server.
+        burst: how many questions come at once.
+    """
+
+    scores: bool
+    share: float
+    burst: int = 1
+
+    @classmethod
+    def read(cls, text: str) -> "Traffic":
+        """Reads ``KIND:SHARE`` or ``KIND:SHARE:BURST``.
+
+        >>> Traffic.read("texts:0.5:8").name
+        'texts, bursts of 8, 50 %'
+        """
+        kind, share, *burst = text.split(":")
+        if kind not in ("scores", "texts"):
+            raise InputError(f"--loads {text}: asks for scores or texts")
+        return cls(kind == "scores", float(share), *map(int, burst))
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        come = "Poisson" if self.burst == 1 else f"bursts of {self.burst}"
+        return f"{'scores' if self.scores else 'texts'}, {come}, {100 * self.share:.0f} %"
+
+
 def measured(
-    url: str, ask: Ask, job: Trained, vocab_size: int, args: Any, *, share: float, scores: bool
+    url: str, ask: Ask, job: Trained, vocab_size: int, args: Any, traffic: Traffic
 ) -> Load:
     """Measures one load."""
+    scores, share, burst = traffic
     console, asked = Console(stderr=True), questions(1, vocab_size, scores=scores)
     job.set_paused(is_paused=True)
     began = time.perf_counter()
@@ -226,7 +259,7 @@ def measured(
     most = rate(answers, began + args.seconds / 2, began + args.seconds) / units
     windows: dict[bool, list[Window]] = {False: [], True: []}
     for number in range(args.pairs):
-        times = arrivals(number, share * float(most), args.seconds)
+        times = arrivals(number, share * float(most), args.seconds, burst)
         for trains in (False, True) if number % 2 == 0 else (True, False):
             job.set_paused(is_paused=not trains)
             of_pair = questions(100 + number, vocab_size, scores=scores)
@@ -239,8 +272,7 @@ def measured(
     before, began = job.pieces(), time.perf_counter()
     time.sleep(args.seconds)
     alone = (job.pieces() - before) / (time.perf_counter() - began)
-    name = f"{'scores' if scores else 'texts'}, Poisson, {100 * share:.0f} %"
-    return Load(name, scores, windows[False], windows[True], alone)
+    return Load(traffic.name, scores, windows[False], windows[True], alone)
 
 
 def table(found: Sequence[dict[str, Any]], training_share: float) -> str:
@@ -292,24 +324,20 @@ def main() -> None:
     parser.add_argument(
         "--loads",
         nargs="+",
-        default=["scores:0.5", "scores:0.8", "texts:0.5"],
-        metavar="KIND:SHARE",
+        default=["scores:0.5", "scores:0.8", "scores:0.5:8", "texts:0.5"],
+        metavar="KIND:SHARE[:BURST]",
     )
     args = parser.parse_args()
-    found = []
+    loads, found = [*map(Traffic.read, args.loads)], []
     with random_checkpoint(args.shape, args.tokenizer) as checkpoint:
         vocab_size = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
         with trained_server(checkpoint, args.training_share) as url:
             asks = {True: asks_to_score(MODEL), False: asks_to_generate([MODEL])}
             with httpx.Client(base_url=url, timeout=600) as client:
                 job = Trained(client)
-                for load in args.loads:
-                    kind, _, share = load.partition(":")
-                    scores = kind == "scores"
-                    one = measured(
-                        url, asks[scores], job, vocab_size, args, share=float(share), scores=scores
-                    )
-                    found.append(figures(one))
+                for load in loads:
+                    ask = asks[load.scores]
+                    found.append(figures(measured(url, ask, job, vocab_size, args, load)))
                     Console(stderr=True).print(found[-1])
     command.tell(args, table(found, args.training_share), found, DOCS, MARKERS)
 

@@ -1,8 +1,10 @@
 """The figures of what a job costs those who ask, from answers whose times are known."""
 
 import pytest
-from co_serving_measured import Load, Window, figures, table
+from co_serving_measured import Load, Traffic, Window, figures, table
 from serving_load import Answer
+
+from zojax.errors import InputError
 
 
 def window(seconds: list[float], pieces: float, failed: int = 0) -> Window:
@@ -45,3 +47,10 @@ def test_the_first_and_the_next_tokens_are_told_apart():
     assert told["first_p99"][0] == 2
     assert told["per_token_p99"][0] == pytest.approx(1)
     assert told["goodput"][0] == 0
+
+
+def test_loads_are_read_and_named():
+    assert Traffic.read("scores:0.8") == Traffic(True, 0.8)
+    assert Traffic.read("texts:0.5:8").name == "texts, bursts of 8, 50 %"
+    with pytest.raises(InputError, match="asks for scores or texts"):
+        Traffic.read("words:0.5")
