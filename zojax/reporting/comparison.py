@@ -56,6 +56,7 @@ def _figure(curves: Sequence[Curve]) -> "Figure":
     by_steps.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     by_time.set(xlabel="minutes of training")
     for axes in (by_steps, by_time):
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # from 0, and its markers are seen whole
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(
