@@ -18,14 +18,7 @@ from zojax.distributed import layout_of, put, put_pages
 from zojax.engine.ladder import Ladder
 from zojax.engine.masks import num_words
 from zojax.engine.requests import MAX_LOGPROBS
-from zojax.engine.row_programs import (
-    advance,
-    clear_row,
-    copy_row,
-    extend,
-    extend_above,
-    nudge,
-)
+from zojax.engine.row_programs import advance, clear_row, copy_row, extend, extend_above, nudge
 from zojax.engine.rows import Chosen, Pieces, RowState, empty_rows, no_pieces, slots_of
 from zojax.models import Model
 from zojax.programs.compiling import PendingProgram, shapes_of

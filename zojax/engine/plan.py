@@ -171,9 +171,7 @@ def _of_one_kind(prompts: Sequence[Prompt]) -> tuple[Sequence[Prompt], bool]:
     >>> _of_one_kind([Prompt(3, 40, above=30), Prompt(4, 50), Prompt(5, 9, above=8)])
     ([Prompt(number=3, left=30, above=30), Prompt(number=5, left=8, above=8)], True)
     """
-    if not any(prompt.above for prompt in prompts):
-        return prompts, False
-    if prompts[0].above:
+    if prompts and prompts[0].above:
         return [one._replace(left=one.above) for one in prompts if one.above], True
     return [prompt for prompt in prompts if not prompt.above], False
 

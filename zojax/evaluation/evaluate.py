@@ -255,8 +255,9 @@ class Evaluator:
             scores = subtract_content_free(scores, score(eval_set.bare), lengths)
         offsets = None
         if dev is not None:
-            of_dev = raw if of_dev is None else score(of_dev)  # its own are known already
-            offsets_k = dev_offsets(dev.calibration, of_dev, [item.label for item in dev.items])
+            dev_scores = raw if of_dev is None else score(of_dev)  # its own are known already
+            labels = [item.label for item in dev.items]
+            offsets_k = dev_offsets(dev.calibration, dev_scores, labels)
             scores = scores - offsets_k.astype(scores.dtype)
             offsets = dict(zip(task.candidates, offsets_k.tolist(), strict=True))
         known = has_finite_scores(examples, scores)

@@ -35,9 +35,8 @@ class Spread(NamedTuple):
 
     def along(self, slope_k: np.ndarray) -> tuple[float, float]:
         """Both variances of what changes with the moments by so much."""
-        return float(slope_k @ self.directions_kk @ slope_k), float(
-            slope_k @ self.both_kk @ slope_k
-        )
+        of_directions, of_both = (slope_k @ of_kk @ slope_k for of_kk in self)
+        return float(of_directions), float(of_both)
 
 
 def no_spread(*shape: int) -> Spread:
@@ -57,9 +56,8 @@ def spread(signal_gld: np.ndarray, squared_gld: np.ndarray) -> Spread:
         return no_spread(parts)
     figures_kgld = np.stack([signal_gld, squared_gld])
     of_directions_kld = _centred(figures_kgld.mean(1), -1)
-    weights_k = np.array(
-        [2 * (groups - 1) / (groups - 2), 1]
-    )  # a group is in a pair on either side
+    # A group is on either side of pairs.
+    weights_k = np.array([2 * (groups - 1) / (groups - 2), 1])
     both_kgld = _centred(_centred(figures_kgld, 1), -1) * weights_k[:, None, None, None]
     found = no_spread(parts)
     found.directions_kk[:, :2, :2] = np.einsum(
